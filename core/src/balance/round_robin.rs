@@ -1,0 +1,85 @@
+//! Each in turn, in proportion to the weights.
+
+use alloc::collections::BinaryHeap;
+use alloc::vec::Vec;
+use core::cmp::Reverse;
+use core::mem;
+
+use super::Member;
+use super::turn::Turn;
+use crate::backends::Backends;
+use crate::id::BackendId;
+
+/// How many backends in a row may be found unable before it is cheaper to look at all at once.
+const PATIENCE: usize = 32;
+
+/// Smooth weighted round-robin in O(log n): members wait in a queue for their next [`Turn`].
+///
+/// A turn that comes while its backend can take no flow is lost. The backend has no claim on it
+/// later, so it is not flooded when it comes back.
+#[derive(Clone, Debug)]
+pub(super) struct RoundRobin {
+    ids: Vec<BackendId>,
+    /// Soonest turn first.
+    queue: BinaryHeap<Reverse<Turn>>,
+    /// Turns that the current pick has taken out of the queue in vain. Empty between picks; kept
+    /// only so that a pick need not allocate.
+    passed_over: Vec<Turn>,
+}
+
+impl RoundRobin {
+    pub(super) fn new(members: &[Member]) -> Self {
+        let first = |(rank, member): (usize, &Member)| {
+            Reverse(Turn::first_staggered(rank, members.len(), member.weight))
+        };
+        Self {
+            ids: members.iter().map(|member| member.id).collect(),
+            queue: members.iter().enumerate().map(first).collect(),
+            passed_over: Vec::with_capacity(PATIENCE),
+        }
+    }
+
+    pub(super) fn pick(&mut self, backends: &Backends) -> Option<BackendId> {
+        let taken = self.take_next_turn(backends);
+        for turn in self.passed_over.drain(..) {
+            let next = taken.map_or(turn, |taken| turn.later_than(&taken));
+            self.queue.push(Reverse(next));
+        }
+        let taken = taken?;
+        self.queue.push(Reverse(taken.next()));
+        Some(self.ids[taken.member()])
+    }
+
+    /// Takes the soonest turn of a backend that can take a flow out of the queue.
+    fn take_next_turn(&mut self, backends: &Backends) -> Option<Turn> {
+        while self.passed_over.len() < PATIENCE {
+            let Reverse(turn) = self.queue.pop()?;
+            if backends.can_take_a_flow(self.ids[turn.member()]) {
+                return Some(turn);
+            }
+            self.passed_over.push(turn);
+        }
+        self.search_all_turns(backends)
+    }
+
+    /// The same in O(n), whatever the number of backends to pass over.
+    fn search_all_turns(&mut self, backends: &Backends) -> Option<Turn> {
+        let mut turns = mem::take(&mut self.queue).into_vec();
+        let soonest = turns
+            .iter()
+            .enumerate()
+            .filter(|(_, Reverse(turn))| backends.can_take_a_flow(self.ids[turn.member()]))
+            .min_by_key(|(_, Reverse(turn))| *turn)
+            .map(|(place, _)| place);
+        let taken = soonest.map(|place| turns.swap_remove(place).0);
+        if let Some(taken) = taken {
+            let passed_over = turns.iter_mut().filter(|turn| turn.0 < taken);
+            passed_over.for_each(|turn| turn.0 = turn.0.later_than(&taken));
+        }
+        self.queue = turns.into();
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! Stride scheduling (Waldspurger and Weihl, 1995): how weights become an order of turns.
+
+/// The next turn of one member, on a clock that all members share: a member of weight `w` has a
+/// turn every `1/w`. Turns taken in order of time are shared out by weight, and evenly mixed.
+///
+/// Turns at the same time are taken in order of rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Turn {
+    // The order of the fields is the order of the turns.
+    /// In units of 2^-64. Wide enough for 2^64 turns of the lightest member.
+    at: u128,
+    rank: u32,
+    stride: u64,
+}
+
+impl Turn {
+    /// The first turn of a member of `weight`, one stride from the start of the clock.
+    pub(super) fn first(rank: usize, weight: u32) -> Self {
+        let stride = u64::MAX / u64::from(weight.max(1));
+        Self { at: stride.into(), rank: rank as u32, stride }
+    }
+
+    /// The first turn of a member among `count`, staggered by rank.
+    ///
+    /// Members of equal weight begin in order of rank; light members are spread over the turns of
+    /// a heavy one rather than coming all at once.
+    pub(super) fn first_staggered(rank: usize, count: usize, weight: u32) -> Self {
+        let mut turn = Self::first(rank, weight);
+        turn.at = turn.at * (2 * rank as u128 + 1) / (2 * count as u128);
+        turn
+    }
+
+    /// The place of the member among all members.
+    pub(super) const fn member(&self) -> usize {
+        self.rank as usize
+    }
+
+    /// The member's next turn after this one.
+    pub(super) const fn next(self) -> Self {
+        Self { at: self.at + self.stride as u128, ..self }
+    }
+
+    /// The member's first turn that is later than `other`'s time; this one if it is.
+    ///
+    /// The turns in between are lost, and the rhythm is kept.
+    pub(super) const fn later_than(self, other: &Self) -> Self {
+        if self.at > other.at {
+            return self;
+        }
+        let missed = (other.at - self.at) / self.stride as u128 + 1;
+        Self { at: self.at + missed * self.stride as u128, ..self }
+    }
+}

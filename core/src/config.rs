@@ -1,0 +1,120 @@
+//! What a manager is told to do. The core checks nothing here: `flowgate-config` builds these from
+//! text and refuses what makes no sense, and every value is safe even where it makes none.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+/// How one listener's datagrams are to be balanced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManagerConfig {
+    /// The address and port that clients call, as a PROXY header is to tell it. Where the
+    /// listener is bound to a wildcard, each datagram's own local address takes its place.
+    pub address: SocketAddr,
+    /// The most flows alive at once. The flow table is allocated for this many at start.
+    pub max_flows: u32,
+    /// The longest datagram in bytes that is forwarded, either way. Longer ones are counted drops.
+    pub max_datagram_size: u16,
+    /// The cluster that serves the listener.
+    pub cluster: ClusterConfig,
+}
+
+/// A set of backends and how they share the work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// How a backend is chosen for a new flow.
+    pub balance: Balance,
+    /// What of the client's address [`Balance::Rendezvous`] and [`Balance::Maglev`] look at.
+    pub affinity: Affinity,
+    /// A flow with no datagram in either direction for this long is closed.
+    pub idle_timeout: Duration,
+    /// Close a flow after this many replies, once every request has had one. 0: no limit.
+    pub responses: u32,
+    /// Retire a flow after this many client datagrams: the next one starts a new flow, and the
+    /// retired one closes once its replies came or the idle timeout passed. 0: no limit.
+    pub requests: u32,
+    /// Which datagrams to a backend carry a PROXY protocol v2 header.
+    pub send_proxy_protocol: SendProxyProtocol,
+    /// The backends. A [`BackendId`](crate::BackendId) is an index into this list.
+    pub backends: Vec<BackendConfig>,
+}
+
+/// One server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendConfig {
+    /// Where its datagrams go.
+    pub address: SocketAddr,
+    /// Its share of new flows, relative to the other backends' weights. 0: no new flows.
+    pub weight: u32,
+    /// Used only while no other backend can take the flow.
+    pub backup: bool,
+    /// The most flows it has at once. 0: no limit.
+    pub max_flows: u32,
+}
+
+impl BackendConfig {
+    /// A backend of weight 1, no backup, without a flow limit.
+    pub const fn new(address: SocketAddr) -> Self {
+        Self { address, weight: 1, backup: false, max_flows: 0 }
+    }
+}
+
+/// How a backend is chosen for a new flow. All respect weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// Each in turn, in proportion to the weights.
+    RoundRobin,
+    /// At random, in proportion to the weights.
+    Random,
+    /// The one with the fewest flows for its weight.
+    LeastFlows,
+    /// The less loaded of two taken at random.
+    PowerOfTwo,
+    /// Highest random weight (Thaler and Ravishankar, 1998): a client keeps its backend, and
+    /// when a backend goes only its own clients move. Looks at every backend for each new flow.
+    Rendezvous,
+    /// Maglev hashing (Eisenbud et al., NSDI 2016): as rendezvous, in constant time for any number
+    /// of backends, at the price of moving a few other clients too.
+    Maglev,
+}
+
+impl Balance {
+    /// The name in configurations, reports and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::Random => "random",
+            Self::LeastFlows => "least-flows",
+            Self::PowerOfTwo => "power-of-two",
+            Self::Rendezvous => "rendezvous",
+            Self::Maglev => "maglev",
+        }
+    }
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What of a client's address decides its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Affinity {
+    /// The address: all flows of one host go to one backend.
+    SourceIp,
+    /// Address and port: the flows of one host spread.
+    SourceIpPort,
+}
+
+/// Which datagrams to a backend carry a PROXY protocol v2 header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendProxyProtocol {
+    /// None.
+    Off,
+    /// The first of each flow.
+    First,
+    /// All of them.
+    Every,
+}

@@ -1,0 +1,121 @@
+//! What a manager counts. The shell samples these; nothing is emitted per datagram.
+
+use crate::burst::Burst;
+use crate::output::{CloseReason, Direction, DropReason};
+
+/// All counters of a manager. They only grow, except that [`Ledger::forwarded`] gives back what
+/// the shell reports as undelivered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// What clients sent.
+    pub to_backend: Ledger,
+    /// What backends sent.
+    pub to_client: Ledger,
+    /// Flows opened.
+    pub flows_opened: u64,
+    /// Flows closed, indexed by [`CloseReason`].
+    pub flows_closed: [u64; CloseReason::COUNT],
+    /// ICMP errors reported by upstream sockets.
+    pub upstream_errors: u64,
+}
+
+impl Counters {
+    /// The ledger of one direction.
+    pub const fn ledger(&self, direction: Direction) -> &Ledger {
+        match direction {
+            Direction::ToBackend => &self.to_backend,
+            Direction::ToClient => &self.to_client,
+        }
+    }
+
+    /// Adds what another manager counted.
+    pub fn merge(&mut self, other: &Self) {
+        for direction in Direction::ALL {
+            self.ledger_mut(direction).merge(other.ledger(direction));
+        }
+        self.flows_opened += other.flows_opened;
+        for (sum, more) in self.flows_closed.iter_mut().zip(other.flows_closed) {
+            *sum += more;
+        }
+        self.upstream_errors += other.upstream_errors;
+    }
+
+    pub(crate) const fn ledger_mut(&mut self, direction: Direction) -> &mut Ledger {
+        match direction {
+            Direction::ToBackend => &mut self.to_backend,
+            Direction::ToClient => &mut self.to_client,
+        }
+    }
+
+    /// Flows closed for `reason`.
+    pub const fn closed(&self, reason: CloseReason) -> u64 {
+        self.flows_closed[reason as usize]
+    }
+}
+
+/// Where the datagrams of one direction went. Each is counted exactly once:
+/// `received = forwarded + dropped`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// All that arrived.
+    pub received: Traffic,
+    /// What was ordered to be sent on, and was not reported undelivered.
+    pub forwarded: Traffic,
+    /// What was dropped, indexed by [`DropReason`].
+    pub dropped: [Traffic; DropReason::COUNT],
+}
+
+impl Ledger {
+    /// What was dropped for `reason`.
+    pub const fn dropped_for(&self, reason: DropReason) -> Traffic {
+        self.dropped[reason as usize]
+    }
+
+    /// What was dropped, for whatever reason.
+    pub fn dropped_total(&self) -> Traffic {
+        self.dropped.iter().fold(Traffic::default(), |sum, &traffic| sum.plus(traffic))
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.received.add(other.received);
+        self.forwarded.add(other.forwarded);
+        for (sum, more) in self.dropped.iter_mut().zip(other.dropped) {
+            sum.add(more);
+        }
+    }
+
+    pub(crate) fn drop(&mut self, reason: DropReason, traffic: Traffic) {
+        self.dropped[reason as usize].add(traffic);
+    }
+}
+
+/// An amount of traffic. Bytes are payload bytes: no headers, no prefixes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Payload bytes.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    /// What a burst amounts to.
+    pub const fn of(burst: &Burst<'_>) -> Self {
+        Self { datagrams: burst.count() as u64, bytes: burst.bytes().len() as u64 }
+    }
+
+    /// Both together.
+    pub const fn plus(self, other: Self) -> Self {
+        Self { datagrams: self.datagrams + other.datagrams, bytes: self.bytes + other.bytes }
+    }
+
+    pub(crate) const fn add(&mut self, more: Self) {
+        *self = self.plus(more);
+    }
+
+    /// Takes back what was counted too early; never below zero.
+    pub(crate) const fn take_back(&mut self, less: Self) {
+        self.datagrams = self.datagrams.saturating_sub(less.datagrams);
+        self.bytes = self.bytes.saturating_sub(less.bytes);
+    }
+}

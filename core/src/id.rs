@@ -1,0 +1,45 @@
+//! Names for things that come and go.
+
+/// Names one flow of one manager, for as long as the flow lives and never again.
+///
+/// The index is small and dense: the shell uses it as its socket slot and its poll token. The
+/// generation tells apart the flows that use an index one after another, so an event that arrives
+/// for a flow already closed is recognised and ignored rather than given to its successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowId {
+    index: u32,
+    generation: u32,
+}
+
+impl FlowId {
+    pub(crate) const fn new(index: u32, generation: u32) -> Self {
+        Self { index, generation }
+    }
+
+    /// The slot of the flow: below the manager's `max_flows`, reused after the flow closes.
+    pub const fn index(self) -> usize {
+        self.index as usize
+    }
+
+    /// Which of the flows that have used this slot it is.
+    pub const fn generation(self) -> u32 {
+        self.generation
+    }
+}
+
+/// Names one backend of a manager's cluster: its place in [`ClusterConfig::backends`].
+///
+/// [`ClusterConfig::backends`]: crate::config::ClusterConfig::backends
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendId(u32);
+
+impl BackendId {
+    pub(crate) const fn new(index: usize) -> Self {
+        Self(index as u32)
+    }
+
+    /// The backend's place in the list it was configured from.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}

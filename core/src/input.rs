@@ -1,0 +1,97 @@
+//! What can happen to a manager. Each variant is named for the event, in the past.
+
+use core::net::{IpAddr, SocketAddr};
+
+use crate::burst::Burst;
+use crate::id::FlowId;
+use crate::output::{Direction, DropReason};
+use crate::time::Instant;
+
+/// Something that happened in the world, told to [`UdpManager::handle_input`].
+///
+/// [`UdpManager::handle_input`]: crate::UdpManager::handle_input
+#[derive(Clone, Copy, Debug)]
+pub enum ManagerInput<'p> {
+    /// The listener received datagrams of one client.
+    ClientBurst {
+        /// Who sent them. IPv4 clients of a dual-stack listener are [`SocketAddr::V4`].
+        source: SocketAddr,
+        /// The local address they were sent to, where the listener is bound to a wildcard.
+        local: Option<LocalAddr>,
+        /// The TOS or traffic-class byte they carried: DSCP (RFC 2474) and ECN (RFC 3168).
+        tos: u8,
+        /// The datagrams.
+        burst: Burst<'p>,
+    },
+    /// A flow's upstream socket received datagrams from its backend.
+    BackendBurst {
+        /// The flow that the socket serves.
+        flow: FlowId,
+        /// The TOS or traffic-class byte they carried.
+        tos: u8,
+        /// The datagrams.
+        burst: Burst<'p>,
+    },
+    /// Datagrams arrived that cannot be used: cut short, or not from the backend.
+    Unusable {
+        /// Which way they were going.
+        direction: Direction,
+        /// What is wrong with them.
+        reason: DropReason,
+        /// How many there were.
+        datagrams: u32,
+        /// How many payload bytes of them arrived.
+        bytes: u64,
+    },
+    /// Datagrams that an earlier [`Output`](crate::Output) told to send were not sent.
+    Undelivered {
+        /// The flow they belong to; it may have closed meanwhile.
+        flow: FlowId,
+        /// Which way they were going.
+        direction: Direction,
+        /// Why they were given up.
+        reason: DropReason,
+        /// How many there were.
+        datagrams: u32,
+        /// Their payload bytes, without any prefix.
+        bytes: u64,
+    },
+    /// A flow's upstream socket could not be opened, or reported an error of the network.
+    UpstreamFailed {
+        /// The flow that the socket serves, or was to serve.
+        flow: FlowId,
+        /// What failed.
+        failure: UpstreamFailure,
+    },
+    /// The operator asked for no new flows. Those that live may go on until `deadline`.
+    Drain {
+        /// When the flows that are left are closed.
+        deadline: Instant,
+    },
+    /// The deadline of [`poll_timeout`](crate::UdpManager::poll_timeout) may have passed.
+    ///
+    /// Calling too early or too often is harmless.
+    Timeout,
+}
+
+/// The local address that a datagram was sent to, and that its answer must come from
+/// (`IP_PKTINFO`, `IPV6_PKTINFO`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LocalAddr {
+    /// The address.
+    pub ip: IpAddr,
+    /// The index of the interface it belongs to, where that matters (IPv6 link-local); else 0.
+    pub interface: u32,
+}
+
+/// What is wrong with a flow's upstream socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UpstreamFailure {
+    /// There is no socket: out of descriptors, ports or memory, or no route. The flow ends.
+    NotOpened,
+    /// ICMP port unreachable: nothing listens on the backend's port. The flow goes on, since the
+    /// backend may come back, and since ICMP can be forged.
+    Refused,
+    /// ICMP host or network unreachable. The flow goes on.
+    Unreachable,
+}

@@ -1,0 +1,112 @@
+//! The decisions of a UDP load balancer as a pure state machine.
+//!
+//! A [`UdpManager`] decides about all datagrams of one listener socket: which flow a datagram
+//! belongs to, which backend serves it, whether a new flow is admitted, when a flow ends, what is
+//! counted. It has no sockets, no clock, no threads and no randomness of its own: a shell tells it
+//! what happened, in [`ManagerInput`]s, and carries out what it emits, in [`Output`]s. The same
+//! inputs give the same outputs, byte for byte.
+//!
+//! ```
+//! use flowgate_core::config::*;
+//! use flowgate_core::{Burst, Instant, ManagerInput, Output, UdpManager};
+//! use std::time::Duration;
+//!
+//! // 1. Make a manager. The seed is all the randomness it will ever have.
+//! let config = ManagerConfig {
+//!     address: "192.0.2.1:53".parse()?,
+//!     max_flows: 1_000,
+//!     max_datagram_size: 65_507,
+//!     cluster: ClusterConfig {
+//!         balance: Balance::RoundRobin,
+//!         affinity: Affinity::SourceIp,
+//!         idle_timeout: Duration::from_secs(60),
+//!         responses: 1,
+//!         requests: 0,
+//!         send_proxy_protocol: SendProxyProtocol::Off,
+//!         backends: vec![BackendConfig::new("10.0.0.1:53".parse()?)],
+//!     },
+//! };
+//! let mut manager = UdpManager::new(config, 42, Instant::ORIGIN);
+//!
+//! // 2. Tell it what happened, and when. It emits what is to be done.
+//! let mut outputs = Vec::new();
+//! let question = ManagerInput::ClientBurst {
+//!     source: "198.51.100.7:4711".parse()?,
+//!     local: None,
+//!     tos: 0,
+//!     burst: Burst::single(b"question").unwrap(),
+//! };
+//! manager.handle_input(question, Instant::from_millis(1), &mut outputs);
+//!
+//! // 3. Carry that out, in order. For one flow the order is always open, sends, close.
+//! let [Output::OpenUpstream { flow, address, .. }, Output::SendToBackend { burst, .. }] = outputs[..]
+//! else { panic!("expected a new flow") };
+//! assert_eq!(address, "10.0.0.1:53".parse()?);
+//! assert_eq!(burst.bytes(), b"question");
+//!
+//! // 4. Ask when it wants to be called at the latest, and wait for that or for a datagram.
+//! assert!(manager.poll_timeout().unwrap().at <= Instant::from_millis(60_001));
+//!
+//! // 5. Go to 2. The bytes are lent back, never copied; the outputs of one input may be kept
+//! //    as long as its payload lives.
+//! outputs.clear();
+//! let answer = ManagerInput::BackendBurst { flow, tos: 0, burst: Burst::single(b"answer").unwrap() };
+//! manager.handle_input(answer, Instant::from_millis(2), &mut outputs);
+//! assert!(matches!(outputs[..], [Output::SendToClient { .. }, Output::CloseFlow { .. }]));
+//! # Ok::<(), core::net::AddrParseError>(())
+//! ```
+//!
+//! # The contract
+//!
+//! 1. For one flow the outputs come in the order open, sends, close. The shell carries out a
+//!    flow's sends before it closes its socket.
+//! 2. [`Outputs::emit`] never calls back into the manager. What fails comes back as an input.
+//! 3. Every datagram is counted exactly once, in both directions, after every input:
+//!    `received = forwarded + dropped`.
+//! 4. Time and randomness are arguments. The same inputs give the same outputs.
+//! 5. Nothing that comes from the network can panic the manager. Bad input is a counted
+//!    [`Output::Drop`], an event for a flow that has closed does nothing but count, and a broken
+//!    invariant is an assertion.
+//! 6. The work of one timeout is bounded. After it the next deadline is strictly later; a timeout
+//!    that comes too early or twice is harmless.
+//! 7. A datagram that is not admitted costs no flow, no socket and no allocation.
+//! 8. Every table has a limit and is allocated at start: handling an input allocates nothing.
+//!
+//! # A datagram and a deadline at the same instant
+//!
+//! A flow ends when a [`Timeout`](ManagerInput::Timeout) finds its deadline passed, not before. A
+//! datagram handled first, even one handled later than the deadline, keeps the flow alive. A shell
+//! that reads its sockets before it fires timeouts therefore never closes a flow whose datagrams
+//! are waiting, however long it was held up.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod backends;
+pub mod balance;
+pub mod burst;
+pub mod config;
+pub mod counters;
+mod flow;
+mod flow_table;
+pub mod hash;
+mod id;
+mod input;
+mod manager;
+mod output;
+pub mod proxy_protocol;
+pub mod random;
+mod time;
+mod timer_wheel;
+
+pub use burst::Burst;
+pub use flow::UdpFlow;
+pub use id::{BackendId, FlowId};
+pub use input::{LocalAddr, ManagerInput, UpstreamFailure};
+pub use manager::{Deadline, DeadlineReason, UdpManager};
+pub use output::{CloseReason, Direction, DropReason, Output, Outputs};
+pub use time::Instant;

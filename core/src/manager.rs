@@ -1,0 +1,167 @@
+//! The manager: every decision about the flows of one listener socket.
+
+mod admit;
+mod close;
+mod expire;
+mod forward;
+mod invariants;
+
+use crate::backends::Backends;
+use crate::balance::Balancer;
+use crate::config::ManagerConfig;
+use crate::counters::{Counters, Traffic};
+use crate::flow::{FlowLimits, UdpFlow};
+use crate::flow_table::FlowTable;
+use crate::id::FlowId;
+use crate::input::{ManagerInput, UpstreamFailure};
+use crate::output::{CloseReason, Direction, DropReason, Outputs};
+use crate::random::Random;
+use crate::time::Instant;
+use crate::timer_wheel::TimerWheel;
+
+pub use expire::{Deadline, DeadlineReason};
+
+/// The flows of one listener socket, and all decisions about them.
+///
+/// # How to drive it
+///
+/// The methods fall into three kinds:
+///
+/// - the one handler, [`handle_input`](Self::handle_input): tell what happened, and when; it
+///   emits what is to be done;
+/// - the one poller, [`poll_timeout`](Self::poll_timeout): ask when to call next at the latest.
+///   Ask again after every input;
+/// - getters, which change nothing.
+///
+/// The order is always the same: input, carry out what was emitted, poll the timeout, wait. An
+/// order that cannot be carried out is told as an input of its own
+/// ([`Undelivered`](ManagerInput::Undelivered), [`UpstreamFailed`](ManagerInput::UpstreamFailed)).
+///
+/// A known flow's burst costs one table lookup and writes to one flow. The manager allocates when
+/// it is made and never again.
+#[derive(Clone, Debug)]
+pub struct UdpManager {
+    config: ManagerConfig,
+    limits: FlowLimits,
+    flows: FlowTable,
+    wheel: TimerWheel,
+    backends: Backends,
+    balancer: Balancer,
+    counters: Counters,
+    random: Random,
+    drain: Option<Instant>,
+    /// The time of the last timeout that left work behind, which the next must come after.
+    last_partial_timeout: Option<Instant>,
+}
+
+impl UdpManager {
+    /// A manager without flows. Every random choice it will make grows from `seed`: a shell must
+    /// take it from the operating system, since whoever knows it can attack the flow table.
+    pub fn new(config: ManagerConfig, seed: u64, now: Instant) -> Self {
+        let mut random = Random::new(seed);
+        let capacity = config.max_flows as usize;
+        let backends = Backends::new(&config.cluster.backends);
+        Self {
+            limits: FlowLimits::new(&config.cluster),
+            flows: FlowTable::new(capacity, &mut random),
+            wheel: TimerWheel::new(capacity, now),
+            balancer: Balancer::new(config.cluster.balance, &backends),
+            backends,
+            counters: Counters::default(),
+            random,
+            drain: None,
+            last_partial_timeout: None,
+            config,
+        }
+    }
+
+    /// Takes in what happened at `now` and emits what is to be done about it.
+    ///
+    /// `now` may stand still or jump ahead between calls. Never panics, whatever the input.
+    #[inline]
+    pub fn handle_input<'p>(
+        &mut self,
+        input: ManagerInput<'p>,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        match input {
+            ManagerInput::ClientBurst { source, local, tos, burst } => {
+                self.handle_client_burst(source, local, tos, burst, now, outputs);
+            }
+            ManagerInput::BackendBurst { flow, tos, burst } => {
+                self.handle_backend_burst(flow, tos, burst, now, outputs);
+            }
+            ManagerInput::Unusable { direction, reason, datagrams, bytes } => {
+                let traffic = Traffic { datagrams: u64::from(datagrams), bytes };
+                let ledger = self.counters.ledger_mut(direction);
+                ledger.received.add(traffic);
+                ledger.drop(reason, traffic);
+            }
+            ManagerInput::Undelivered { flow, direction, reason, datagrams, bytes } => {
+                let traffic = Traffic { datagrams: u64::from(datagrams), bytes };
+                self.handle_undelivered(flow, direction, reason, traffic);
+            }
+            ManagerInput::UpstreamFailed { flow, failure } => match failure {
+                UpstreamFailure::NotOpened => {
+                    self.close(flow, CloseReason::UpstreamFailed, outputs);
+                }
+                UpstreamFailure::Refused | UpstreamFailure::Unreachable => {
+                    self.counters.upstream_errors += 1;
+                }
+            },
+            ManagerInput::Drain { deadline } => self.drain = Some(deadline),
+            ManagerInput::Timeout => self.handle_timeout(now, outputs),
+        }
+    }
+
+    /// What it was told to do.
+    pub const fn config(&self) -> &ManagerConfig {
+        &self.config
+    }
+
+    /// What it has counted since it was made.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The backends and their live figures.
+    pub const fn backends(&self) -> &Backends {
+        &self.backends
+    }
+
+    /// How many flows are alive, retired ones too.
+    pub fn flow_count(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// One flow, if it is alive.
+    pub fn flow(&self, id: FlowId) -> Option<&UdpFlow> {
+        self.flows.get(id)
+    }
+
+    /// All flows alive, in no particular order. Looks at every slot: not for each datagram.
+    pub fn flows(&self) -> impl Iterator<Item = (FlowId, &UdpFlow)> {
+        self.flows.iter()
+    }
+
+    /// Whether it was told to drain and has no flow left.
+    pub fn is_drained(&self) -> bool {
+        self.drain.is_some() && self.flows.len() == 0
+    }
+
+    /// Counts datagrams that arrived or were accepted, and go no further.
+    fn drop_burst<'p>(
+        &mut self,
+        direction: Direction,
+        reason: DropReason,
+        burst: &crate::Burst<'p>,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        self.counters.ledger_mut(direction).drop(reason, Traffic::of(burst));
+        outputs.emit(crate::output::Output::Drop { direction, reason, datagrams: burst.count() });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+//! Timeouts: flows that fell silent, and the end of a drain.
+
+use super::UdpManager;
+use crate::output::{CloseReason, Outputs};
+use crate::time::Instant;
+use crate::timer_wheel::TICK;
+
+/// How many timers one [`Timeout`](crate::ManagerInput::Timeout) looks at. What is left waits
+/// for the next one, so that a million flows that end together hold up no datagram for long.
+const TIMERS_PER_TIMEOUT: usize = 1_024;
+
+/// When a manager wants a [`Timeout`](crate::ManagerInput::Timeout), and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    /// When.
+    pub at: Instant,
+    /// Why.
+    pub reason: DeadlineReason,
+}
+
+/// What a deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadlineReason {
+    /// A flow may have fallen silent: its timer wants to be looked at.
+    FlowTimer,
+    /// The drain ends, and what is left is closed.
+    DrainEnd,
+}
+
+impl UdpManager {
+    /// When to send the next [`Timeout`](crate::ManagerInput::Timeout) at the latest; `None`
+    /// while there is nothing to wait for. Constant time.
+    ///
+    /// After a timeout has been handled this is strictly later than the time it was handled at.
+    pub fn poll_timeout(&self) -> Option<Deadline> {
+        let flow_timer = self.wheel.next_due().map(|at| (at, DeadlineReason::FlowTimer));
+        let drain_end =
+            self.drain.filter(|_| self.flows.len() > 0).map(|at| (at, DeadlineReason::DrainEnd));
+        let (at, reason) = [drain_end, flow_timer].into_iter().flatten().min_by_key(|d| d.0)?;
+        let earliest = self.last_partial_timeout.map_or(at, |last| last + TICK);
+        Some(Deadline { at: at.max(earliest), reason })
+    }
+
+    pub(super) fn handle_timeout<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) {
+        let drained = self.drain.is_some_and(|deadline| deadline <= now);
+        let finished =
+            if drained { self.close_drained(outputs) } else { self.expire_flows(now, outputs) };
+        self.last_partial_timeout = (!finished).then_some(now);
+    }
+
+    /// Closes the flows whose deadline has passed, and says whether it got to the last of them.
+    fn expire_flows<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) -> bool {
+        for _ in 0..TIMERS_PER_TIMEOUT {
+            let Some(timer) = self.wheel.pop_due(now) else {
+                return true;
+            };
+            let (id, flow) = self.flows.at(timer);
+            if flow.deadline() <= now {
+                self.close(id, CloseReason::Idle, outputs);
+            } else {
+                self.wheel.schedule(timer, flow.deadline());
+            }
+        }
+        false
+    }
+
+    /// Closes whatever flows are left, and says whether it got to the last of them.
+    fn close_drained<'p>(&mut self, outputs: &mut impl Outputs<'p>) -> bool {
+        for _ in 0..TIMERS_PER_TIMEOUT {
+            let Some(timer) = self.wheel.pop_any() else {
+                return true;
+            };
+            let (id, _) = self.flows.at(timer);
+            self.close(id, CloseReason::Drained, outputs);
+        }
+        false
+    }
+}

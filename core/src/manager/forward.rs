@@ -1,0 +1,139 @@
+//! Datagrams on a flow, both ways.
+
+use super::UdpManager;
+use crate::burst::Burst;
+use crate::config::SendProxyProtocol;
+use crate::counters::Traffic;
+use crate::flow::Accepted;
+use crate::id::FlowId;
+use crate::output::{CloseReason, Direction, DropReason, Output, Outputs};
+use crate::proxy_protocol::ProxyHeader;
+use crate::time::Instant;
+
+impl UdpManager {
+    /// Forwards what the flow takes, and returns what belongs to the client's next flow.
+    #[inline]
+    pub(super) fn forward_requests<'p>(
+        &mut self,
+        id: FlowId,
+        tos: u8,
+        burst: Burst<'p>,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) -> Option<Burst<'p>> {
+        let flow = self.flows.get_mut(id)?;
+        let is_first = flow.to_backend().datagrams == 0;
+        let Accepted { now: accepted, beyond } = flow.accept_requests(burst, &self.limits, now);
+        let (is_retired, backend) = (flow.is_retired(), flow.backend());
+        if let Some(burst) = accepted {
+            let traffic = Traffic::of(&burst);
+            self.counters.to_backend.forwarded.add(traffic);
+            if let Some(backend) = self.backends.get_mut(backend) {
+                backend.to.add(traffic);
+            }
+            self.emit_requests(id, is_first, tos, burst, outputs);
+        }
+        if is_retired {
+            self.flows.unindex(id);
+        }
+        beyond
+    }
+
+    /// Emits a flow's datagrams with the PROXY headers they are to carry.
+    #[inline]
+    fn emit_requests<'p>(
+        &self,
+        flow: FlowId,
+        is_first: bool,
+        tos: u8,
+        burst: Burst<'p>,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        let with_header = match self.config.cluster.send_proxy_protocol {
+            SendProxyProtocol::Off => 0,
+            SendProxyProtocol::First => u16::from(is_first),
+            SendProxyProtocol::Every => burst.count(),
+        };
+        let (with, without) = burst.split_at(with_header);
+        if let Some(burst) = with {
+            let prefix = self.proxy_header(flow);
+            outputs.emit(Output::SendToBackend { flow, prefix, tos, burst });
+        }
+        if let Some(burst) = without {
+            outputs.emit(Output::SendToBackend { flow, prefix: None, tos, burst });
+        }
+    }
+
+    /// The header that tells the backend who the client is and whom it called.
+    fn proxy_header(&self, id: FlowId) -> Option<ProxyHeader> {
+        let flow = self.flows.get(id)?;
+        let mut called = self.config.address;
+        if let Some(local) = flow.local() {
+            called.set_ip(local.ip);
+        }
+        Some(ProxyHeader::new(flow.client(), called))
+    }
+
+    #[inline]
+    pub(super) fn handle_backend_burst<'p>(
+        &mut self,
+        id: FlowId,
+        tos: u8,
+        burst: Burst<'p>,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        self.counters.to_client.received.add(Traffic::of(&burst));
+        let Some(burst) = self.drop_too_large(Direction::ToClient, burst, outputs) else {
+            return;
+        };
+        let Some(flow) = self.flows.get_mut(id) else {
+            self.drop_burst(Direction::ToClient, DropReason::UnknownFlow, &burst, outputs);
+            return;
+        };
+        let Accepted { now: accepted, beyond } = flow.accept_replies(burst, &self.limits, now);
+        let is_complete = flow.is_complete(&self.limits);
+        if let Some(burst) = accepted {
+            let traffic = Traffic::of(&burst);
+            let (client, local, backend) = (flow.client(), flow.local(), flow.backend());
+            self.counters.to_client.forwarded.add(traffic);
+            if let Some(backend) = self.backends.get_mut(backend) {
+                backend.from.add(traffic);
+            }
+            outputs.emit(Output::SendToClient { flow: id, client, local, tos, burst });
+        }
+        if let Some(burst) = beyond {
+            self.drop_burst(Direction::ToClient, DropReason::AfterLastReply, &burst, outputs);
+        }
+        if is_complete {
+            self.close(id, CloseReason::Complete, outputs);
+        }
+    }
+
+    /// Moves datagrams that were counted as forwarded to the drops.
+    pub(super) fn handle_undelivered(
+        &mut self,
+        id: FlowId,
+        direction: Direction,
+        reason: DropReason,
+        traffic: Traffic,
+    ) {
+        let ledger = self.counters.ledger_mut(direction);
+        ledger.forwarded.take_back(traffic);
+        ledger.drop(reason, traffic);
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let backend = self.backends.get_mut(flow.backend());
+        match direction {
+            Direction::ToBackend => {
+                flow.take_back_requests(traffic);
+                backend.into_iter().for_each(|backend| backend.to.take_back(traffic));
+            }
+            Direction::ToClient => {
+                flow.take_back_replies(traffic);
+                backend.into_iter().for_each(|backend| backend.from.take_back(traffic));
+            }
+        }
+    }
+}

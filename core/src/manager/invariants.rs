@@ -1,0 +1,37 @@
+//! What must hold between any two inputs.
+
+use alloc::vec;
+
+use super::UdpManager;
+use crate::output::Direction;
+
+impl UdpManager {
+    /// Checks everything that must hold between two inputs: for tests, simulators and fuzzers.
+    /// Looks at every flow.
+    ///
+    /// # Panics
+    ///
+    /// When an invariant is broken, which is a bug in this crate.
+    pub fn assert_invariants(&self) {
+        self.flows.assert_invariants();
+
+        let mut flows_of_backend = vec![0; self.backends.len()];
+        for (id, flow) in self.flows.iter() {
+            assert!(self.wheel.is_scheduled(id.index()), "a flow without a timer never ends");
+            flows_of_backend[flow.backend().index()] += 1;
+        }
+        for (id, backend) in self.backends.iter() {
+            let flows = flows_of_backend[id.index()];
+            assert_eq!(backend.flows_active, flows, "miscounted flows of {}", backend.address());
+        }
+
+        let closed: u64 = self.counters.flows_closed.iter().sum();
+        let alive = self.flows.len() as u64;
+        assert_eq!(self.counters.flows_opened, closed + alive, "a flow was lost count of");
+        for direction in Direction::ALL {
+            let ledger = self.counters.ledger(direction);
+            let accounted = ledger.forwarded.plus(ledger.dropped_total());
+            assert_eq!(ledger.received, accounted, "the {} ledger is off", direction.as_str());
+        }
+    }
+}

@@ -1,0 +1,496 @@
+use super::*;
+use crate::config::*;
+use crate::input::LocalAddr;
+use crate::output::Output;
+use crate::proxy_protocol::ProxyHeader;
+use crate::{Burst, DropReason};
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::format;
+use std::vec;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn backend(number: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, number], 53))
+}
+
+fn client(number: u16) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], 1_000 + number))
+}
+
+fn at(millis: u64) -> Instant {
+    Instant::from_millis(millis)
+}
+
+fn config() -> ManagerConfig {
+    ManagerConfig {
+        address: "192.0.2.53:53".parse().unwrap(),
+        max_flows: 100,
+        max_datagram_size: 65_507,
+        cluster: ClusterConfig {
+            balance: Balance::RoundRobin,
+            affinity: Affinity::SourceIpPort,
+            idle_timeout: MINUTE,
+            responses: 0,
+            requests: 0,
+            send_proxy_protocol: SendProxyProtocol::Off,
+            backends: vec![BackendConfig::new(backend(1)), BackendConfig::new(backend(2))],
+        },
+    }
+}
+
+/// A manager and the outputs of its last input, checked after every input.
+struct Harness {
+    manager: UdpManager,
+}
+
+impl Harness {
+    fn new(change: impl FnOnce(&mut ManagerConfig)) -> Self {
+        let mut config = config();
+        change(&mut config);
+        Self { manager: UdpManager::new(config, 1, Instant::ORIGIN) }
+    }
+
+    fn input<'p>(&mut self, input: ManagerInput<'p>, now: Instant) -> Vec<Output<'p>> {
+        let mut outputs = vec![];
+        self.manager.handle_input(input, now, &mut outputs);
+        self.manager.assert_invariants();
+        outputs
+    }
+
+    fn request<'p>(
+        &mut self,
+        source: SocketAddr,
+        payload: &'p [u8],
+        now: Instant,
+    ) -> Vec<Output<'p>> {
+        let burst = Burst::single(payload).unwrap();
+        self.input(ManagerInput::ClientBurst { source, local: None, tos: 0, burst }, now)
+    }
+
+    fn requests<'p>(
+        &mut self,
+        source: SocketAddr,
+        bytes: &'p [u8],
+        stride: u16,
+    ) -> Vec<Output<'p>> {
+        let burst = Burst::segmented(bytes, stride).unwrap();
+        self.input(ManagerInput::ClientBurst { source, local: None, tos: 0, burst }, at(0))
+    }
+
+    fn reply<'p>(&mut self, flow: FlowId, payload: &'p [u8], now: Instant) -> Vec<Output<'p>> {
+        let burst = Burst::single(payload).unwrap();
+        self.input(ManagerInput::BackendBurst { flow, tos: 0, burst }, now)
+    }
+
+    /// Opens a flow with one request.
+    fn open(&mut self, source: SocketAddr, now: Instant) -> FlowId {
+        match self.request(source, b"hello", now)[..] {
+            [Output::OpenUpstream { flow, .. }, Output::SendToBackend { .. }] => flow,
+            ref other => panic!("no new flow: {other:?}"),
+        }
+    }
+
+    /// Sends timeouts as a shell would, until the clock reads `until`.
+    fn run_until(&mut self, until: Instant) -> Vec<Output<'static>> {
+        let mut outputs = vec![];
+        while let Some(deadline) = self.manager.poll_timeout().filter(|d| d.at <= until) {
+            outputs.extend(self.input(ManagerInput::Timeout, deadline.at));
+            let next = self.manager.poll_timeout();
+            assert!(next.is_none_or(|next| next.at > deadline.at), "the next deadline is later");
+        }
+        outputs
+    }
+
+    fn drops(&self, direction: Direction, reason: DropReason) -> u64 {
+        self.manager.counters().ledger(direction).dropped_for(reason).datagrams
+    }
+}
+
+#[test]
+fn the_first_datagram_opens_a_flow_and_the_next_ones_use_it() {
+    let mut harness = Harness::new(|_| {});
+    let flow = harness.open(client(1), at(0));
+    let again = harness.request(client(1), b"again", at(1));
+    assert!(matches!(again[..], [Output::SendToBackend { flow: f, .. }] if f == flow), "{again:?}");
+    assert_eq!(harness.manager.flow_count(), 1);
+}
+
+#[test]
+fn a_reply_goes_to_the_client_from_the_address_it_called() {
+    let mut harness = Harness::new(|_| {});
+    let local = Some(LocalAddr { ip: [127, 0, 0, 7].into(), interface: 0 });
+    let burst = Burst::single(b"hello").unwrap();
+    let input = ManagerInput::ClientBurst { source: client(1), local, tos: 0, burst };
+    let Output::OpenUpstream { flow, .. } = harness.input(input, at(0))[0] else { panic!() };
+    let reply = ManagerInput::BackendBurst { flow, tos: 3, burst };
+    assert_eq!(
+        harness.input(reply, at(1)),
+        [Output::SendToClient { flow, client: client(1), local, tos: 3, burst }]
+    );
+}
+
+#[test]
+fn a_client_that_calls_two_local_addresses_has_two_flows() {
+    let mut harness = Harness::new(|_| {});
+    for last in [1, 2, 1] {
+        let local = Some(LocalAddr { ip: [127, 0, 0, last].into(), interface: 0 });
+        let burst = Burst::single(b"x").unwrap();
+        harness.input(ManagerInput::ClientBurst { source: client(1), local, tos: 0, burst }, at(0));
+    }
+    assert_eq!(harness.manager.flow_count(), 2);
+}
+
+#[test]
+fn link_local_clients_with_one_address_on_two_interfaces_are_two() {
+    let mut harness = Harness::new(|_| {});
+    let on = |scope| -> SocketAddr {
+        core::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 9, 0, scope).into()
+    };
+    let flow = harness.open(on(2), at(0));
+    harness.open(on(3), at(0));
+    let reply = harness.reply(flow, b"y", at(1));
+    assert!(matches!(reply[..], [Output::SendToClient { client, .. }] if client == on(2)));
+}
+
+#[test]
+fn the_payload_is_lent_back_not_copied() {
+    let mut harness = Harness::new(|_| {});
+    let payload = *b"here";
+    let outputs = harness.request(client(1), &payload, at(0));
+    let Output::SendToBackend { burst, .. } = outputs[1] else { panic!() };
+    assert!(core::ptr::eq(burst.bytes(), payload.as_slice()));
+}
+
+#[test]
+fn an_idle_flow_closes_at_its_deadline() {
+    let mut harness = Harness::new(|_| {});
+    let flow = harness.open(client(1), at(0));
+    assert_eq!(harness.run_until(at(59_999)), []);
+    let closed = Output::CloseFlow { flow, reason: CloseReason::Idle };
+    assert_eq!(harness.run_until(at(60_000)), [closed]);
+    assert_eq!(harness.manager.poll_timeout(), None, "nothing left to wait for");
+}
+
+#[test]
+fn a_refreshed_flow_survives_its_old_deadline() {
+    let mut harness = Harness::new(|_| {});
+    let flow = harness.open(client(1), at(0));
+    harness.request(client(1), b"again", at(30_000));
+    assert_eq!(harness.run_until(at(89_999)), []);
+    harness.reply(flow, b"late", at(89_999));
+    assert_eq!(harness.run_until(at(149_998)), []);
+    assert_eq!(harness.run_until(at(149_999)).len(), 1);
+}
+
+#[test]
+fn a_datagram_at_the_instant_of_the_deadline_keeps_the_flow() {
+    let mut harness = Harness::new(|_| {});
+    harness.open(client(1), at(0));
+    harness.request(client(1), b"just in time", at(60_000));
+    assert_eq!(harness.input(ManagerInput::Timeout, at(60_000)), []);
+    assert_eq!(harness.manager.flow_count(), 1);
+}
+
+#[test]
+fn a_timeout_that_comes_early_or_twice_is_harmless() {
+    let mut harness = Harness::new(|_| {});
+    harness.open(client(1), at(0));
+    for millis in [0, 1, 1, 30_000, 59_999, 59_999] {
+        assert_eq!(harness.input(ManagerInput::Timeout, at(millis)), []);
+    }
+    assert_eq!(harness.input(ManagerInput::Timeout, at(60_000)).len(), 1);
+    assert_eq!(harness.input(ManagerInput::Timeout, at(60_000)), []);
+}
+
+#[test]
+fn a_clock_that_stands_still_never_asks_for_now_again() {
+    let mut harness = Harness::new(|c| c.max_flows = 5_000);
+    for port in 0..5_000 {
+        harness.manager.handle_input(
+            ManagerInput::ClientBurst {
+                source: client(port),
+                local: None,
+                tos: 0,
+                burst: Burst::single(b"").unwrap(),
+            },
+            at(0),
+            &mut Vec::new(),
+        );
+    }
+    let now = at(60_000);
+    let mut calls = 0;
+    while harness.manager.flow_count() > 0 {
+        harness.manager.handle_input(ManagerInput::Timeout, now, &mut Vec::new());
+        assert!(harness.manager.poll_timeout().is_none_or(|next| next.at > now));
+        calls += 1;
+    }
+    assert!(calls > 4, "one timeout may not close all flows at once, {calls} did");
+}
+
+#[test]
+fn a_clock_that_jumps_a_year_closes_idle_flows_and_keeps_busy_ones() {
+    let mut harness = Harness::new(|_| {});
+    harness.open(client(1), at(0));
+    harness.open(client(2), at(0));
+    let in_a_year = at(365 * 86_400_000);
+    harness.request(client(2), b"still here", in_a_year);
+    assert_eq!(harness.input(ManagerInput::Timeout, in_a_year).len(), 1);
+    assert_eq!(harness.manager.flow_count(), 1);
+    assert!(harness.manager.poll_timeout().unwrap().at > in_a_year);
+}
+
+#[test]
+fn an_event_for_a_closed_flow_does_not_reach_the_flow_that_took_its_slot() {
+    let mut harness = Harness::new(|_| {});
+    let old = harness.open(client(1), at(0));
+    harness.run_until(at(60_000));
+    let new = harness.open(client(2), at(60_001));
+    assert_eq!(old.index(), new.index(), "the slot is used again");
+
+    let late = harness.reply(old, b"late", at(60_002));
+    assert!(matches!(late[..], [Output::Drop { reason: DropReason::UnknownFlow, .. }]));
+    let failed = ManagerInput::UpstreamFailed { flow: old, failure: UpstreamFailure::NotOpened };
+    assert_eq!(harness.input(failed, at(60_003)), []);
+    assert_eq!(harness.manager.flow_count(), 1);
+}
+
+#[test]
+fn one_response_closes_the_flow_after_the_reply() {
+    let mut harness = Harness::new(|c| c.cluster.responses = 1);
+    let flow = harness.open(client(1), at(0));
+    let outputs = harness.reply(flow, b"answer", at(1));
+    assert!(matches!(
+        outputs[..],
+        [Output::SendToClient { .. }, Output::CloseFlow { reason: CloseReason::Complete, .. }]
+    ));
+}
+
+#[test]
+fn two_questions_from_one_port_both_get_their_answer() {
+    let mut harness = Harness::new(|c| c.cluster.responses = 1);
+    let flow = harness.open(client(1), at(0));
+    harness.request(client(1), b"AAAA", at(0));
+    assert_eq!(harness.reply(flow, b"a", at(1)).len(), 1);
+    assert_eq!(harness.reply(flow, b"aaaa", at(2)).len(), 2, "sent, then closed");
+}
+
+#[test]
+fn replies_beyond_the_last_are_dropped_wherever_the_burst_ends() {
+    let mut harness = Harness::new(|c| c.cluster.responses = 3);
+    let flow = harness.open(client(1), at(0));
+    let burst = Burst::segmented(b"aabbccdde", 2).unwrap();
+    let outputs = harness.input(ManagerInput::BackendBurst { flow, tos: 0, burst }, at(1));
+    let Output::SendToClient { burst, .. } = outputs[0] else { panic!("{outputs:?}") };
+    assert_eq!(burst.bytes(), b"aabbcc");
+    assert!(matches!(
+        outputs[1..],
+        [
+            Output::Drop { reason: DropReason::AfterLastReply, datagrams: 2, .. },
+            Output::CloseFlow { .. }
+        ]
+    ));
+}
+
+#[test]
+fn the_last_request_still_gets_its_reply() {
+    let mut harness = Harness::new(|c| c.cluster.requests = 2);
+    let first = harness.open(client(1), at(0));
+    harness.request(client(1), b"second", at(1));
+    let second = harness.open(client(1), at(2));
+    assert_ne!(first, second, "the third datagram starts a new flow");
+    assert_eq!(harness.manager.flow_count(), 2);
+
+    assert_eq!(harness.reply(first, b"1", at(3)).len(), 1);
+    let last = harness.reply(first, b"2", at(4));
+    assert!(matches!(last[..], [Output::SendToClient { .. }, Output::CloseFlow { .. }]));
+    assert_eq!(harness.reply(second, b"3", at(5)).len(), 1, "the new flow goes on");
+}
+
+#[test]
+fn a_retired_flow_without_replies_ends_by_idle_time() {
+    let mut harness = Harness::new(|c| c.cluster.requests = 1);
+    let flow = harness.open(client(1), at(0));
+    let closed = Output::CloseFlow { flow, reason: CloseReason::Idle };
+    assert_eq!(harness.run_until(at(60_000)), [closed]);
+}
+
+#[test]
+fn a_burst_is_cut_where_requests_says_so() {
+    let mut harness = Harness::new(|c| c.cluster.requests = 2);
+    let outputs = harness.requests(client(1), b"aabbccdde", 2);
+    let sent: Vec<(FlowId, &[u8])> = outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::SendToBackend { flow, burst, .. } => Some((*flow, burst.bytes())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(sent.iter().map(|s| s.1).collect::<Vec<_>>(), [b"aabb" as &[u8], b"ccdd", b"e"]);
+    assert_eq!(harness.manager.flow_count(), 3);
+}
+
+#[test]
+fn a_full_table_drops_new_clients_and_serves_old_ones() {
+    let mut harness = Harness::new(|c| c.max_flows = 2);
+    harness.open(client(1), at(0));
+    harness.open(client(2), at(0));
+    let refused = harness.request(client(3), b"x", at(1));
+    assert!(matches!(refused[..], [Output::Drop { reason: DropReason::MaxFlows, .. }]));
+    assert_eq!(harness.request(client(1), b"x", at(1)).len(), 1);
+    harness.run_until(at(60_000));
+    harness.open(client(3), at(60_001));
+}
+
+#[test]
+fn without_a_backend_datagrams_are_counted_drops() {
+    let mut harness = Harness::new(|c| c.cluster.backends.clear());
+    harness.requests(client(1), b"aabbc", 2);
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::NoBackend), 3);
+    assert_eq!(harness.manager.flow_count(), 0);
+}
+
+#[test]
+fn a_backend_at_its_limit_gets_no_more_flows() {
+    let mut harness = Harness::new(|c| c.cluster.backends[0].max_flows = 1);
+    for port in 0..10 {
+        harness.open(client(port), at(0));
+    }
+    let flows: Vec<u32> =
+        harness.manager.backends().iter().map(|(_, backend)| backend.flows_active).collect();
+    assert_eq!(flows, [1, 9]);
+}
+
+#[test]
+fn datagrams_longer_than_allowed_are_dropped_and_the_short_tail_is_not() {
+    let mut harness = Harness::new(|c| c.max_datagram_size = 3);
+    let outputs = harness.requests(client(1), b"aaaabbbbcc", 4);
+    let Some(Output::SendToBackend { burst, .. }) = outputs.last() else { panic!("{outputs:?}") };
+    assert_eq!(burst.bytes(), b"cc");
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::TooLarge), 2);
+    harness.requests(client(2), b"aaaabbbb", 4);
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::TooLarge), 4);
+    assert_eq!(harness.manager.flow_count(), 1, "nothing left to open a flow for");
+}
+
+#[test]
+fn a_datagram_from_port_zero_opens_no_flow() {
+    let mut harness = Harness::new(|_| {});
+    harness.request("192.0.2.1:0".parse().unwrap(), b"x", at(0));
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::PortZero), 1);
+    assert_eq!(harness.manager.flow_count(), 0);
+}
+
+#[test]
+fn only_the_first_datagram_carries_the_proxy_header() {
+    let mut harness = Harness::new(|c| c.cluster.send_proxy_protocol = SendProxyProtocol::First);
+    let outputs = harness.requests(client(1), b"aabbc", 2);
+    let [_, Output::SendToBackend { prefix: Some(prefix), burst: first, .. }, rest] = outputs[..]
+    else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(prefix, ProxyHeader::new(client(1), config().address));
+    assert_eq!(first.bytes(), b"aa");
+    assert!(matches!(rest, Output::SendToBackend { prefix: None, .. }));
+    let next = harness.request(client(1), b"dd", at(1));
+    assert!(matches!(next[..], [Output::SendToBackend { prefix: None, .. }]));
+}
+
+#[test]
+fn every_datagram_can_carry_the_proxy_header() {
+    let mut harness = Harness::new(|c| c.cluster.send_proxy_protocol = SendProxyProtocol::Every);
+    for _ in 0..2 {
+        let outputs = harness.requests(client(1), b"aabbc", 2);
+        let Some(Output::SendToBackend { prefix, burst, .. }) = outputs.last() else { panic!() };
+        assert!(prefix.is_some());
+        assert_eq!(burst.count(), 3);
+    }
+}
+
+#[test]
+fn the_proxy_header_names_the_address_that_was_called() {
+    let mut harness = Harness::new(|c| c.cluster.send_proxy_protocol = SendProxyProtocol::First);
+    let local = Some(LocalAddr { ip: [127, 0, 0, 9].into(), interface: 0 });
+    let burst = Burst::single(b"x").unwrap();
+    let input = ManagerInput::ClientBurst { source: client(1), local, tos: 0, burst };
+    let outputs = harness.input(input, at(0));
+    let Output::SendToBackend { prefix, .. } = outputs[1] else { panic!() };
+    assert_eq!(prefix, Some(ProxyHeader::new(client(1), "127.0.0.9:53".parse().unwrap())));
+}
+
+#[test]
+fn undelivered_datagrams_move_from_forwarded_to_dropped() {
+    let mut harness = Harness::new(|_| {});
+    let flow = harness.open(client(1), at(0));
+    let undelivered = ManagerInput::Undelivered {
+        flow,
+        direction: Direction::ToBackend,
+        reason: DropReason::NoBuffers,
+        datagrams: 1,
+        bytes: 5,
+    };
+    harness.input(undelivered, at(1));
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::NoBuffers), 1);
+    assert_eq!(harness.manager.counters().to_backend.forwarded, Traffic::default());
+    assert_eq!(harness.manager.flow(flow).unwrap().to_backend(), Traffic::default());
+}
+
+#[test]
+fn a_flow_whose_socket_cannot_be_opened_ends() {
+    let mut harness = Harness::new(|_| {});
+    let flow = harness.open(client(1), at(0));
+    let failed = ManagerInput::UpstreamFailed { flow, failure: UpstreamFailure::NotOpened };
+    let closed = Output::CloseFlow { flow, reason: CloseReason::UpstreamFailed };
+    assert_eq!(harness.input(failed, at(1)), [closed]);
+}
+
+#[test]
+fn an_icmp_error_is_counted_and_the_flow_goes_on() {
+    let mut harness = Harness::new(|_| {});
+    let flow = harness.open(client(1), at(0));
+    for failure in [UpstreamFailure::Refused, UpstreamFailure::Unreachable] {
+        assert_eq!(harness.input(ManagerInput::UpstreamFailed { flow, failure }, at(1)), []);
+    }
+    assert_eq!(harness.manager.counters().upstream_errors, 2);
+    assert_eq!(harness.manager.flow_count(), 1);
+}
+
+#[test]
+fn a_draining_manager_takes_no_new_flows_and_ends_the_old_ones_at_the_deadline() {
+    let mut harness = Harness::new(|_| {});
+    let flow = harness.open(client(1), at(0));
+    harness.input(ManagerInput::Drain { deadline: at(10_000) }, at(1));
+    harness.request(client(2), b"x", at(2));
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::Draining), 1);
+    assert_eq!(harness.reply(flow, b"old flows go on", at(3)).len(), 1);
+    assert!(!harness.manager.is_drained());
+
+    let closed = Output::CloseFlow { flow, reason: CloseReason::Drained };
+    assert_eq!(harness.run_until(at(9_999)), []);
+    assert_eq!(harness.run_until(at(10_000)), [closed]);
+    assert!(harness.manager.is_drained());
+}
+
+#[test]
+fn a_drain_ends_early_when_the_last_flow_does() {
+    let mut harness = Harness::new(|c| c.cluster.responses = 1);
+    let flow = harness.open(client(1), at(0));
+    harness.input(ManagerInput::Drain { deadline: at(10_000) }, at(1));
+    harness.reply(flow, b"done", at(2));
+    assert!(harness.manager.is_drained());
+    assert_eq!(harness.manager.poll_timeout(), None);
+}
+
+#[test]
+fn the_same_inputs_give_the_same_outputs() {
+    let trace = || {
+        let mut harness = Harness::new(|c| c.cluster.balance = Balance::Random);
+        let outputs: Vec<_> = (0..50)
+            .map(|port| format!("{:?}", harness.request(client(port), b"x", at(0))))
+            .collect();
+        outputs
+    };
+    assert_eq!(trace(), trace());
+}
