@@ -1,0 +1,158 @@
+//! What is wrong with a configuration, and how it is told.
+
+use std::fmt::{self, Display, Write};
+use std::sync::Arc;
+
+/// One thing wrong, or, among [`Config::warnings`](crate::Config::warnings), one thing odd.
+///
+/// Displayed as one line, with what the user wrote escaped where a terminal could act on it:
+/// `flowgate.toml:12:11: cluster.dns.balance: found "rendezvou"; allowed: …; did you mean "rendezvous"?`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The name of the file, as given to [`parse`](crate::parse).
+    pub file: Arc<str>,
+    /// The line, from 1.
+    pub line: u32,
+    /// The column in characters, from 1.
+    pub column: u32,
+    /// The path of the key, such as `listener[0].address`. Empty where the text is not TOML.
+    pub key: String,
+    /// What is wrong there.
+    pub fault: Fault,
+    /// What may stand there instead.
+    pub allowed: Option<String>,
+    /// What was probably meant, when the text looks like a typo.
+    pub suggestion: Option<String>,
+}
+
+/// What is wrong at a place. What was `found` is an excerpt of the file, escaped and cut to length.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The text is not TOML, for this reason.
+    Syntax(String),
+    /// No such key belongs here.
+    UnknownKey,
+    /// A key that must be there is not.
+    Missing,
+    /// The value is not one of those allowed.
+    Invalid {
+        /// The value.
+        found: String,
+    },
+    /// The value is valid, but this version cannot do what it asks for.
+    NotYetSupported {
+        /// The value.
+        found: String,
+    },
+    /// A warning: a cluster that serves no listener.
+    Unused,
+    /// A warning: a cluster without backends, which drops all that it is sent.
+    NoBackends,
+}
+
+impl Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: ", Printable(&self.file), self.line, self.column)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        write!(f, "{}", self.fault)?;
+        if let Some(allowed) = &self.allowed {
+            write!(f, "; allowed: {allowed}")?;
+        }
+        match &self.suggestion {
+            Some(key) if self.fault == Fault::UnknownKey => write!(f, "; did you mean `{key}`?"),
+            Some(value) => write!(f, "; did you mean {value:?}?"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax(reason) => write!(f, "not TOML: {reason}"),
+            Self::UnknownKey => f.write_str("unknown key"),
+            Self::Missing => f.write_str("missing"),
+            Self::Invalid { found } => write!(f, "found {found}"),
+            Self::NotYetSupported { found } => {
+                write!(f, "found {found}, which is not yet supported")
+            }
+            Self::Unused => f.write_str("no listener uses this cluster"),
+            Self::NoBackends => {
+                f.write_str("no backends: every datagram to this cluster is dropped")
+            }
+        }
+    }
+}
+
+/// Every problem of a text, at least one, in the order of the text.
+///
+/// Displayed as one line for each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Errors(Vec<Problem>);
+
+impl Errors {
+    pub(crate) fn new(problems: Vec<Problem>) -> Self {
+        debug_assert!(!problems.is_empty(), "a configuration is refused without a reason");
+        Self(problems)
+    }
+
+    /// The problems in the order of the text.
+    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
+        self.0.iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Errors {
+    type Item = &'a Problem;
+    type IntoIter = std::slice::Iter<'a, Problem>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.iter().enumerate() {
+            let separator = if i == 0 { "" } else { "\n" };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Errors {}
+
+/// Why there is no configuration in a file.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file cannot be read as text.
+    #[error("cannot read {}: {source}", Printable(.file))]
+    Unreadable {
+        /// The file's name.
+        file: String,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// The text is not a valid configuration.
+    #[error(transparent)]
+    Invalid(#[from] Errors),
+}
+
+/// Shows text of the user's with the characters escaped that would do more than be seen.
+pub(crate) struct Printable<'a>(pub(crate) &'a str);
+
+impl Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for char in self.0.chars() {
+            match char {
+                '"' | '\'' | '\\' => f.write_char(char)?,
+                _ => write!(f, "{}", char.escape_debug())?,
+            }
+        }
+        Ok(())
+    }
+}

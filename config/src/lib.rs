@@ -1,0 +1,196 @@
+//! Flowgate's configuration: TOML text in, a valid and typed [`Config`] out, or every reason why not.
+//!
+//! A [`Config`] is valid by construction. A listener holds the cluster that serves it, an address is
+//! an address, and a number is within its range, so whoever reads a `Config` checks nothing again.
+//! Text that is not valid gives [`Errors`]: all problems at once, in the order of the file, each with
+//! its line, column and key, what was found, what is allowed and the likeliest meaning of a typo.
+//! A key or value that belongs to the product but is not built yet is refused as such.
+//!
+//! ```
+//! let config = flowgate_config::parse(
+//!     r#"
+//!     [[listener]]
+//!     address = "0.0.0.0:53"
+//!     cluster = "resolvers"
+//!
+//!     [cluster.resolvers]
+//!     backends = ["10.0.0.1:53", { address = "10.0.0.2:53", weight = 2 }]
+//!     "#,
+//!     "flowgate.toml",
+//! )?;
+//! let listener = &config.listeners[0];
+//! assert_eq!(listener.name, "0.0.0.0:53");
+//! assert_eq!(listener.cluster.policy.backends[1].weight, 2);
+//!
+//! let errors = flowgate_config::parse(
+//!     "[[listener]]\naddress = \"0.0.0.0:53\"\ncluster = \"web\"\n[cluster.web]\nbackend = []\n",
+//!     "flowgate.toml",
+//! )
+//! .unwrap_err();
+//! assert_eq!(
+//!     errors.to_string(),
+//!     "flowgate.toml:4:1: cluster.web.backends: missing; allowed: a list of backends, such as [\"10.0.0.1:53\"]\n\
+//!      flowgate.toml:5:1: cluster.web.backend: unknown key; allowed: affinity, backends, balance, health, \
+//!      idle_timeout, limits, mode, on_backend_down, requests, responses, send_proxy_protocol; \
+//!      did you mean `backends`?",
+//! );
+//! # Ok::<(), flowgate_config::Errors>(())
+//! ```
+//!
+//! Nothing here panics, whatever the text. [`parse`] reads no file and no clock; [`load`] reads the
+//! one file that it is given.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod problems;
+mod read;
+mod reader;
+mod value;
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowgate_core::config::{ClusterConfig, ManagerConfig};
+use toml::de::DeTable;
+
+pub use error::{Errors, Fault, LoadError, Problem};
+
+/// A valid configuration.
+///
+/// Two are equal when they say the same, whatever the files they came from look like, as long as
+/// neither draws a warning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How many threads move datagrams.
+    pub workers: Workers,
+    /// How long a graceful stop waits for live flows to end. Zero: it does not wait.
+    pub drain_timeout: Duration,
+    /// What is logged, and how.
+    pub log: Log,
+    /// The listeners in the order of the file: at least one, names and addresses all different.
+    pub listeners: Vec<Listener>,
+    /// The clusters in the order of the file, with those that no listener uses.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// What is legal but hardly meant, such as a cluster that no listener uses.
+    pub warnings: Vec<Problem>,
+}
+
+/// How many threads move datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// One for each core that the process may use.
+    Auto,
+    /// This many, at most 1,024.
+    Count(NonZeroU16),
+}
+
+/// What is logged, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The least severe level that is written.
+    pub level: LogLevel,
+    /// The form of a line.
+    pub format: LogFormat,
+}
+
+/// How much the log tells, from least to most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// And what may fail.
+    Warn,
+    /// And what an operator did or wants to know.
+    Info,
+    /// And what a developer wants to know.
+    Debug,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON document a line.
+    Json,
+}
+
+/// An address that clients send to, and the cluster that serves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Its name in logs and metrics: different from every other listener's, never empty, and free
+    /// to hold any character, so escape it where it is shown. By default the address.
+    pub name: String,
+    /// Where it receives. Port 0: the kernel chooses one. Never an IPv4 address mapped into IPv6.
+    pub address: SocketAddr,
+    /// Whether `[::]` receives IPv6 only, rather than IPv4 too. Never true of an IPv4 address.
+    pub v6_only: bool,
+    /// The cluster that serves it: one of [`Config::clusters`].
+    pub cluster: Arc<Cluster>,
+    /// The most flows alive at once, over all workers. None: as many as file descriptors allow.
+    pub max_flows: Option<NonZeroU32>,
+    /// The longest datagram in bytes that is forwarded, either way: 1 to 65,507.
+    pub max_datagram_size: u16,
+    /// The receive buffer to ask of the kernel for the socket, in bytes.
+    pub receive_buffer: usize,
+    /// The send buffer to ask of the kernel for the socket, in bytes.
+    pub send_buffer: usize,
+}
+
+impl Listener {
+    /// What a manager that serves this listener is told to do.
+    ///
+    /// `address` is the one that the socket was given, which has a port even where the file says 0.
+    /// `max_flows` depends on the process's limits and on how many workers share the listener.
+    pub fn manager_config(&self, address: SocketAddr, max_flows: u32) -> ManagerConfig {
+        ManagerConfig {
+            address,
+            max_flows,
+            max_datagram_size: self.max_datagram_size,
+            cluster: self.cluster.policy.clone(),
+        }
+    }
+}
+
+/// A named set of backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Its name in the file: never empty, and free to hold any character, so escape it where it is
+    /// shown.
+    pub name: String,
+    /// Its backends, all of different addresses, and how they share the work.
+    pub policy: ClusterConfig,
+}
+
+/// Reads the configuration that `text` holds. `file` names the text in messages and is not opened.
+///
+/// # Errors
+/// Every problem of the text, in its order. Where the text is not TOML, what the parser could make
+/// out is still checked, but nothing is called missing that may stand in the part it could not.
+pub fn parse(text: &str, file: &str) -> Result<Config, Errors> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    let problems = problems::Problems::new(text, file, &syntax_errors);
+    let config = reader::Table::document(&problems, document.get_ref()).read(read::document);
+    let (errors, warnings) = problems.conclude();
+    match config {
+        Some(config) if errors.is_empty() => Ok(Config { warnings, ..config }),
+        _ => Err(Errors::new(errors)),
+    }
+}
+
+/// Reads the configuration in the file at `path`.
+///
+/// # Errors
+/// The file cannot be read, is not UTF-8, or is not a valid configuration.
+pub fn load(path: &Path) -> Result<Config, LoadError> {
+    let file = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(parse(&text, &file)?),
+        Err(source) => Err(LoadError::Unreadable { file, source }),
+    }
+}

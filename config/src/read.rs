@@ -1,0 +1,75 @@
+//! The keys of the configuration: each is named in one place, with how it is read and what stands in
+//! for it.
+//!
+//! A function here first asks for all the keys of its table and only then builds what they make, so
+//! that a key that is refused hides none of the others.
+
+mod cluster;
+mod listener;
+mod log;
+
+use std::collections::HashSet;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use crate::error::Fault;
+use crate::reader::{Field, Item, Table};
+use crate::value::{duration, listen_address, name, nearest, text, whole};
+use crate::{Config, Listener, Workers};
+use cluster::Clusters;
+
+/// The longest wait for flows to end at a graceful stop.
+const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The most threads: more than any machine has cores.
+const MOST_WORKERS: i128 = 1024;
+
+pub(crate) fn document(table: &Table<'_>) -> Option<Config> {
+    let workers = table.get("workers", workers).or(Workers::Count(NonZeroU16::MIN));
+    let drain_timeout = table
+        .get("drain_timeout", duration(Duration::ZERO..=LONGEST_DRAIN))
+        .or(Duration::from_secs(30));
+    let log = table.section("log", log::log);
+    table.section("admin", |admin| {
+        admin.get("socket", name).not_yet();
+        admin.get("http", listen_address).not_yet();
+        Some(())
+    });
+    let Field { item, value } = table.get("cluster", Clusters::read);
+    let clusters = value.unwrap_or_default();
+    let listeners = table.require("listener", |item| listener::listeners(item, &clusters)).value?;
+    warn_of_unused(&item, &listeners);
+    Some(Config {
+        workers,
+        drain_timeout,
+        log: log?,
+        listeners,
+        clusters: clusters.in_order()?,
+        warnings: Vec::new(),
+    })
+}
+
+fn workers(item: &Item<'_>) -> Option<Workers> {
+    let number = match item.value() {
+        Some(DeValue::Integer(number)) => whole(number),
+        _ if text(item) == Some("auto") => return Some(Workers::Auto),
+        _ => None,
+    };
+    let count = number.filter(|number| *number <= MOST_WORKERS);
+    let count = count.and_then(|count| NonZeroU16::new(u16::try_from(count).ok()?));
+    count.map(Workers::Count).or_else(|| {
+        let meant = text(item).and_then(|written| nearest(written, ["auto"].into_iter()));
+        item.refuse_typo(format_args!("\"auto\" or a whole number from 1 to {MOST_WORKERS}"), meant)
+    })
+}
+
+fn warn_of_unused(clusters: &Item<'_>, listeners: &[Listener]) {
+    let used: HashSet<&str> = listeners.iter().map(|l| l.cluster.name.as_str()).collect();
+    clusters.entries(cluster::TABLES, |name, cluster| {
+        if !used.contains(name) {
+            cluster.warn(Fault::Unused);
+        }
+    });
+}

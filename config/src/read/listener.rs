@@ -1,0 +1,98 @@
+//! `[[listener]]`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+
+use bytesize::ByteSize;
+use ipnet::IpNet;
+
+use super::cluster::Clusters;
+use crate::Listener;
+use crate::reader::{Claims, Item, Table};
+use crate::value::{boolean, integer, listen_address, name, network, size};
+
+const TABLES: &str = "one or more [[listener]] tables";
+
+/// The longest payload of a UDP datagram over IPv4.
+const LONGEST_DATAGRAM: u16 = 65_507;
+
+/// The most flows of a listener. Its flow table is allocated at start, so a slip of the finger must
+/// not ask for more than a machine has.
+const MOST_FLOWS: u32 = 1 << 24;
+
+/// What may be asked of the kernel. It doubles the number and keeps it as a signed 32-bit one.
+const BUFFER: RangeInclusive<ByteSize> = ByteSize::kib(4)..=ByteSize::mib(512);
+
+const DEFAULT_BUFFER: usize = 4 << 20;
+
+pub(super) fn listeners(item: &Item<'_>, clusters: &Clusters) -> Option<Vec<Listener>> {
+    let (mut names, mut addresses) = (Claims::new(), Claims::new());
+    let listeners = item.list(TABLES, |item| {
+        item.table(TABLES, |table| listener(table, clusters, &mut names, &mut addresses))
+    })?;
+    if listeners.is_empty() { item.refuse(TABLES) } else { Some(listeners) }
+}
+
+fn listener(
+    table: &Table<'_>,
+    clusters: &Clusters,
+    names: &mut Claims<String>,
+    addresses: &mut Claims<SocketAddr>,
+) -> Option<Listener> {
+    let address = table.require("address", listen_address);
+    let name = table.get("name", name);
+    let cluster = table.require("cluster", |item| clusters.named(item)).value;
+    let v6_only = table
+        .get("v6_only", boolean)
+        .when(
+            |only| !only || address.value.is_none_or(|a| a.is_ipv6()),
+            "false, as the address is IPv4",
+        )
+        .or(false);
+    let max_flows = table.get("max_flows", integer(0..=MOST_FLOWS)).or(0);
+    let max_datagram_size =
+        table.get("max_datagram_size", integer(1..=LONGEST_DATAGRAM)).or(LONGEST_DATAGRAM);
+    let receive_buffer = table.get("receive_buffer", size(BUFFER)).or(DEFAULT_BUFFER);
+    let send_buffer = table.get("send_buffer", size(BUFFER)).or(DEFAULT_BUFFER);
+    for key in ["accept_proxy_protocol", "allow", "deny"] {
+        table.get(key, networks).only([]);
+    }
+
+    let at = address.value?;
+    let taken = "an address that no other listener receives on";
+    let all_new =
+        covered(at, v6_only).into_iter().all(|a| addresses.claim(a, &address.item, taken));
+    let named = name.value.clone().unwrap_or_else(|| at.to_string());
+    if all_new {
+        names.claim(named.clone(), &name.item, "a name that no other listener has");
+    }
+    Some(Listener {
+        name: named,
+        address: at,
+        v6_only,
+        cluster: cluster?,
+        max_flows: NonZeroU32::new(max_flows),
+        max_datagram_size,
+        receive_buffer,
+        send_buffer,
+    })
+}
+
+fn networks(item: &Item<'_>) -> Option<Vec<IpNet>> {
+    item.list("a list of networks, such as [\"10.0.0.0/8\"]", network)
+}
+
+/// The addresses that are a listener's alone: its own, and for the dual-stack `[::]` all of IPv4.
+///
+/// A single address beside a wildcard is no clash: the kernel gives a datagram to the more specific
+/// of the two. Nor is port 0, which is another port each time.
+fn covered(address: SocketAddr, v6_only: bool) -> Vec<SocketAddr> {
+    let is_dual = address.is_ipv6() && address.ip().is_unspecified() && !v6_only;
+    let ipv4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+    match address.port() {
+        0 => vec![],
+        _ if is_dual => vec![address, ipv4],
+        _ => vec![address],
+    }
+}

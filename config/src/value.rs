@@ -1,0 +1,228 @@
+//! Readers of single values: each says what it allows and how to tell.
+
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use ipnet::IpNet;
+use toml::de::{DeInteger, DeValue};
+
+use crate::reader::Item;
+
+/// The longest name, in bytes.
+const NAME: usize = 255;
+
+pub(crate) fn boolean(item: &Item<'_>) -> Option<bool> {
+    match item.value() {
+        Some(DeValue::Boolean(value)) => Some(*value),
+        _ => item.refuse("true or false"),
+    }
+}
+
+/// A whole number within `range`.
+pub(crate) fn integer<T>(range: RangeInclusive<T>) -> impl Fn(&Item<'_>) -> Option<T>
+where
+    T: TryFrom<i128> + PartialOrd + Display,
+{
+    move |item| {
+        let written = match item.value() {
+            Some(DeValue::Integer(integer)) => whole(integer),
+            _ => None,
+        };
+        let value = written.and_then(|value| T::try_from(value).ok());
+        let allowed = format_args!("a whole number from {} to {}", range.start(), range.end());
+        value.filter(|value| range.contains(value)).or_else(|| item.refuse(allowed))
+    }
+}
+
+/// Any count that fits, zero included.
+pub(crate) fn count(item: &Item<'_>) -> Option<u32> {
+    integer(0..=u32::MAX)(item)
+}
+
+/// One of some words, each with what it means.
+pub(crate) fn choice<T: Copy>(
+    choices: &'static [(&'static str, T)],
+) -> impl Fn(&Item<'_>) -> Option<T> {
+    move |item| {
+        let written = text(item).unwrap_or_default();
+        let chosen = choices.iter().find(|(word, _)| *word == written);
+        chosen.map(|(_, value)| *value).or_else(|| refuse_word(item, choices.iter().map(|c| c.0)))
+    }
+}
+
+/// One of some words that mean nothing yet.
+pub(crate) fn word(words: &'static [&'static str]) -> impl Fn(&Item<'_>) -> Option<&'static str> {
+    move |item| {
+        let written = text(item).unwrap_or_default();
+        let chosen = words.iter().copied().find(|word| *word == written);
+        chosen.or_else(|| refuse_word(item, words.iter().copied()))
+    }
+}
+
+fn refuse_word<T>(item: &Item<'_>, words: impl Iterator<Item = &'static str> + Clone) -> Option<T> {
+    let allowed: Vec<_> = words.clone().collect();
+    item.refuse_typo(allowed.join(", "), text(item).and_then(|written| nearest(written, words)))
+}
+
+/// A string that is not empty.
+pub(crate) fn name(item: &Item<'_>) -> Option<String> {
+    match text(item) {
+        Some(name) if is_name(name) => Some(name.to_owned()),
+        _ => item.refuse(format_args!("a name of 1 to {NAME} bytes")),
+    }
+}
+
+/// Whether a key may serve as a name.
+pub(crate) fn is_name(text: &str) -> bool {
+    (1..=NAME).contains(&text.len())
+}
+
+/// A duration within `range`, such as `"1m 30s"`.
+pub(crate) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Item<'_>) -> Option<Duration> {
+    move |item| {
+        let written = text(item).and_then(|text| humantime::parse_duration(text).ok());
+        written.filter(|duration| range.contains(duration)).or_else(|| {
+            let [least, most] =
+                [range.start(), range.end()].map(|d| humantime::format_duration(*d));
+            let seconds = match item.value() {
+                Some(DeValue::Integer(number)) => whole(number).map(|number| format!("{number}s")),
+                _ => None,
+            };
+            let allowed = format_args!("a duration from {least} to {most}, such as \"5s\"");
+            item.refuse_typo(allowed, seconds.as_deref())
+        })
+    }
+}
+
+/// A number of bytes within `range`, such as `"4MiB"` or `4194304`.
+pub(crate) fn size(range: RangeInclusive<ByteSize>) -> impl Fn(&Item<'_>) -> Option<usize> {
+    move |item| {
+        let written = match item.value() {
+            Some(DeValue::String(text)) => text.parse().ok(),
+            Some(DeValue::Integer(bytes)) => {
+                whole(bytes).and_then(|bytes| u64::try_from(bytes).ok()).map(ByteSize)
+            }
+            _ => None,
+        };
+        let size = written.filter(|size| range.contains(size));
+        size.and_then(|size| usize::try_from(size.as_u64()).ok()).or_else(|| {
+            let (least, most) = (range.start(), range.end());
+            item.refuse(format_args!("a size from {least} to {most}, such as \"4MiB\""))
+        })
+    }
+}
+
+/// A network, such as `"10.0.0.0/8"`, or a single address.
+pub(crate) fn network(item: &Item<'_>) -> Option<IpNet> {
+    let written = text(item).and_then(|text| {
+        text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    });
+    written.or_else(|| item.refuse("a network such as \"10.0.0.0/8\", or an address"))
+}
+
+/// An address to receive on, of any port.
+pub(crate) fn listen_address(item: &Item<'_>) -> Option<SocketAddr> {
+    text(item)
+        .and_then(socket_address)
+        .or_else(|| item.refuse("an IP address and port, such as \"0.0.0.0:53\" or \"[::]:53\""))
+}
+
+/// An address to send to. A host's name in its place is not yet supported.
+pub(crate) fn server_address(item: &Item<'_>) -> Option<SocketAddr> {
+    let allowed = "an IP address and port, such as \"10.0.0.1:53\" or \"[2001:db8::1]:53\"";
+    let written = text(item).unwrap_or_default();
+    match socket_address(written) {
+        Some(address) if address.port() != 0 && !address.ip().is_unspecified() => Some(address),
+        None if is_host_and_port(written) => item.refuse_for_now(allowed),
+        _ => item.refuse(allowed),
+    }
+}
+
+/// An IPv4 address mapped into IPv6 is taken for the IPv4 address that it stands for, so that one
+/// address has one spelling.
+fn socket_address(text: &str) -> Option<SocketAddr> {
+    let mut address: SocketAddr = text.parse().ok()?;
+    if let IpAddr::V4(ip) = address.ip().to_canonical() {
+        address = (ip, address.port()).into();
+    }
+    Some(address)
+}
+
+/// Whether `text` looks like `resolver.internal:53`. A last label of digits makes it a malformed IPv4
+/// address instead, as in URLs.
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(is_letter);
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let last = host.rsplit('.').next().unwrap_or_default();
+    port.parse::<u16>().is_ok_and(|port| port != 0)
+        && host.len() <= 253
+        && host.split('.').all(is_label)
+        && !last.chars().all(|c| c.is_ascii_digit())
+}
+
+/// What a probe sends: one of some `words`, or bytes as `hex:` or `text:`.
+pub(crate) fn payload(
+    words: &'static [&'static str],
+    schemes: &'static [&'static str],
+) -> impl Fn(&Item<'_>) -> Option<String> {
+    move |item| {
+        let fits = |text: &&str| {
+            let (scheme, rest) = text.split_once(':').unwrap_or_default();
+            words.contains(text)
+                || schemes.contains(&scheme)
+                    && (scheme != "hex" || is_hex(rest))
+                    && !rest.is_empty()
+        };
+        text(item).filter(fits).map(str::to_owned).or_else(|| {
+            let words = words.iter().map(|word| format!("{word:?}"));
+            let schemes = schemes.iter().map(|scheme| format!("\"{scheme}:...\""));
+            item.refuse(words.chain(schemes).collect::<Vec<_>>().join(", "))
+        })
+    }
+}
+
+fn is_hex(digits: &str) -> bool {
+    digits.len().is_multiple_of(2) && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+}
+
+/// The string that an item holds.
+pub(crate) fn text<'a>(item: &Item<'a>) -> Option<&'a str> {
+    match item.value() {
+        Some(DeValue::String(text)) => Some(text),
+        _ => None,
+    }
+}
+
+/// The number that was written. None: none that any range here holds.
+pub(crate) fn whole(integer: &DeInteger<'_>) -> Option<i128> {
+    i128::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+/// The candidate that `written` is probably a misspelling of.
+///
+/// A candidate of very different length is passed over unmeasured, so that the cost does not grow
+/// with what the user wrote.
+pub(crate) fn nearest<'a>(
+    written: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let distance = |candidate: &'a str| {
+        let tolerance = candidate.len().div_ceil(3);
+        if written.len().abs_diff(candidate.len()) > tolerance {
+            return None;
+        }
+        let distance = strsim::osa_distance(&written.to_lowercase(), &candidate.to_lowercase());
+        (distance <= tolerance).then_some((distance, candidate))
+    };
+    candidates
+        .filter_map(distance)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, nearest)| nearest)
+}

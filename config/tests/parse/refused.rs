@@ -1,0 +1,208 @@
+//! Which values are refused, key by key.
+
+use crate::{at_top, in_cluster, in_listener, messages, without_place};
+
+#[test]
+fn a_number_out_of_range_is_refused_with_the_range() {
+    for (line, range) in [
+        ("max_datagram_size = 0", "1 to 65507"),
+        ("max_datagram_size = 65508", "1 to 65507"),
+        ("max_datagram_size = 18446744073709551616", "1 to 65507"),
+        ("max_flows = -1", "0 to 16777216"),
+        ("max_flows = 16777217", "0 to 16777216"),
+    ] {
+        let (key, value) = line.split_once(" = ").unwrap();
+        let expected = format!("{key}: found {value}; allowed: a whole number from {range}");
+        assert_eq!(in_listener(line), [expected]);
+    }
+    for key in ["responses", "requests"] {
+        let expected = "found 4294967296; allowed: a whole number from 0 to 4294967295";
+        assert_eq!(in_cluster(&format!("{key} = 4294967296")), [format!("{key}: {expected}")]);
+    }
+    for value in ["0", "1025", "-1", "70000", "1.0", "99999999999999999999999999999999999999999"] {
+        let allowed = "\"auto\" or a whole number from 1 to 1024";
+        let expected = format!("workers: found {value}; allowed: {allowed}");
+        assert_eq!(at_top(&format!("workers = {value}")), [expected]);
+    }
+}
+
+#[test]
+fn a_duration_is_refused_with_its_range() {
+    let allowed = "allowed: a duration from 1ms to 30days, such as \"5s\"";
+    for value in ["\"0s\"", "\"31days\"", "\"\"", "\"60\"", "\"a while\"", "\"-5s\"", "true"] {
+        let expected = format!("idle_timeout: found {value}; {allowed}");
+        assert_eq!(in_cluster(&format!("idle_timeout = {value}")), [expected]);
+    }
+    assert_eq!(
+        in_cluster("idle_timeout = 60"),
+        [format!("idle_timeout: found 60; {allowed}; did you mean \"60s\"?")]
+    );
+    assert_eq!(
+        at_top("drain_timeout = \"25h\""),
+        ["drain_timeout: found \"25h\"; allowed: a duration from 0s to 1day, such as \"5s\""]
+    );
+}
+
+#[test]
+fn a_size_is_refused_with_its_range() {
+    for value in ["\"4KB\"", "\"1GiB\"", "\"4 apples\"", "\"\"", "0", "-1", "\"inf\"", "[]"] {
+        let allowed = "allowed: a size from 4.0 KiB to 512.0 MiB, such as \"4MiB\"";
+        for key in ["receive_buffer", "send_buffer"] {
+            let expected = format!("{key}: found {value}; {allowed}");
+            assert_eq!(in_listener(&format!("{key} = {value}")), [expected]);
+        }
+    }
+}
+
+/// The messages about a cluster of these backends, without the place.
+fn in_backends(backends: &str) -> Vec<String> {
+    let text = format!(
+        "[[listener]]\naddress = \"[::1]:53\"\ncluster = \"web\"\n[cluster.web]\nbackends = {backends}"
+    );
+    without_place(messages(&text), "cluster.web.")
+}
+
+#[test]
+fn a_malformed_address_is_told_from_a_name() {
+    let allowed = "an IP address and port, such as \"10.0.0.1:53\" or \"[2001:db8::1]:53\"";
+    let malformed = [
+        "10.0.0.1",
+        "10.0.0:53",
+        "10.0.0.256:53",
+        "10.0.0.1:0",
+        "10.0.0.1:65536",
+        "0.0.0.0:53",
+        "[::]:53",
+        "::1:53:",
+        "[::1]",
+        "[::1:53",
+        "",
+        ":53",
+        "a..b:53",
+        "a b:53",
+        "host",
+        "host:0",
+        "host:dns",
+    ];
+    for address in malformed {
+        let expected = format!("backends[0]: found \"{address}\"; allowed: {allowed}");
+        assert_eq!(in_backends(&format!("[\"{address}\"]")), [expected]);
+    }
+    for address in ["host:53", "resolver.internal:53", "a.b.:1", "_dns.x-y.example:65535"] {
+        let found = format!("found \"{address}\", which is not yet supported; allowed: {allowed}");
+        assert_eq!(in_backends(&format!("[\"{address}\"]")), [format!("backends[0]: {found}")]);
+        assert_eq!(
+            in_backends(&format!("[{{ address = \"{address}\" }}]")),
+            [format!("backends[0].address: {found}")]
+        );
+    }
+}
+
+#[test]
+fn each_part_of_a_backend_is_checked() {
+    let address = "an IP address and port, such as \"10.0.0.1:53\" or \"[2001:db8::1]:53\"";
+    assert_eq!(
+        in_backends(
+            "[53, {}, { address = \"10.0.0.1:53\", weight = -1, backup = 1, max_flows = \"9\" }]"
+        ),
+        [
+            format!("backends[0]: found 53; allowed: {address}"),
+            format!("backends[1].address: missing; allowed: {address}"),
+            "backends[2].weight: found -1; allowed: a whole number from 0 to 4294967295".into(),
+            "backends[2].backup: found 1; allowed: true or false".into(),
+            "backends[2].max_flows: found \"9\"; allowed: a whole number from 0 to 4294967295"
+                .into(),
+        ]
+    );
+    assert_eq!(
+        in_backends("\"10.0.0.1:53\""),
+        ["backends: found \"10.0.0.1:53\"; allowed: a list of backends, such as [\"10.0.0.1:53\"]"]
+    );
+}
+
+#[test]
+fn one_backend_in_two_spellings_is_a_duplicate() {
+    assert_eq!(
+        in_backends("[\n\"10.0.0.1:53\",\n{ address = \"[::ffff:10.0.0.1]:53\" }]"),
+        [
+            "backends[1].address: found \"[::ffff:10.0.0.1]:53\"; allowed: a backend that the cluster does not have yet (line 6 has it)"
+        ]
+    );
+}
+
+/// The messages about a file of listeners with these lines.
+fn of_listeners(listeners: &[&str]) -> Vec<String> {
+    let listener = |lines: &&str| format!("[[listener]]\ncluster = \"web\"\n{lines}\n");
+    let listeners: String = listeners.iter().map(listener).collect();
+    messages(&format!("{listeners}[cluster.web]\nbackends = []\n"))
+}
+
+#[test]
+fn a_listeners_address_is_its_own() {
+    let clash = |found: &str| {
+        format!(
+            "6:11: listener[1].address: found \"{found}\"; allowed: an address that no other listener receives on (line 3 has it)"
+        )
+    };
+    for [first, second] in [
+        ["0.0.0.0:53", "0.0.0.0:53"],
+        ["[::1]:53", "[0::1]:53"],
+        ["127.0.0.1:53", "[::ffff:127.0.0.1]:53"],
+        ["0.0.0.0:53", "[::]:53"],
+        ["[::]:53", "0.0.0.0:53"],
+    ] {
+        let listeners = [first, second].map(|address| format!("address = \"{address}\""));
+        assert_eq!(of_listeners(&[&listeners[0], &listeners[1]]), [clash(second)]);
+    }
+}
+
+#[test]
+fn a_listeners_name_is_its_own() {
+    assert_eq!(
+        of_listeners(&[
+            "address = \"[::1]:1\"\nname = \"a\"",
+            "address = \"[::1]:2\"\nname = \"a\""
+        ]),
+        [
+            "8:8: listener[1].name: found \"a\"; allowed: a name that no other listener has (line 4 has it)"
+        ]
+    );
+    assert_eq!(
+        of_listeners(&["address = \"[::1]:1\"\nname = \"[::1]:2\"", "address = \"[::1]:2\""]),
+        [
+            "5:1: listener[1].name: missing; allowed: a name that no other listener has (line 4 has it)"
+        ]
+    );
+}
+
+#[test]
+fn names_are_not_empty() {
+    assert_eq!(in_listener("name = \"\""), ["name: found \"\"; allowed: a name of 1 to 255 bytes"]);
+    assert_eq!(
+        messages(
+            "[[listener]]\naddress = \"[::1]:1\"\ncluster = \"\"\n[cluster.\"\"]\nbackends = []"
+        ),
+        ["4:1: cluster.\"\": found [cluster.\"\"]; allowed: a [cluster.NAME] of 1 to 255 bytes"]
+    );
+}
+
+#[test]
+fn only_an_ipv6_listener_is_v6_only() {
+    assert_eq!(
+        of_listeners(&["address = \"0.0.0.0:53\"\nv6_only = true"]),
+        ["4:11: listener[0].v6_only: found true; allowed: false, as the address is IPv4"]
+    );
+}
+
+#[test]
+fn a_listener_address_is_never_a_name() {
+    let messages = messages(
+        "[[listener]]\naddress = \"localhost:53\"\ncluster = \"a\"\n[cluster.a]\nbackends = []",
+    );
+    assert_eq!(
+        messages,
+        [
+            "2:11: listener[0].address: found \"localhost:53\"; allowed: an IP address and port, such as \"0.0.0.0:53\" or \"[::]:53\""
+        ]
+    );
+}
