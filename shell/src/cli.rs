@@ -1,0 +1,94 @@
+//! The command line.
+
+mod check;
+mod demo;
+mod explain;
+mod run;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// A UDP load balancer: flows over many servers, replies back to their clients.
+#[derive(Debug, Parser)]
+#[command(name = "flowgate", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run in the foreground; SIGTERM drains then stops, a second SIGTERM or SIGINT stops at once
+    Run {
+        /// The configuration file
+        config: PathBuf,
+    },
+    /// Validate a configuration: exit 0 and a summary, or exit 1 and every error
+    Check {
+        /// The configuration file
+        config: PathBuf,
+    },
+    /// Echo backends, a balancer and a client in one process: see it work with no configuration
+    Demo {
+        /// How long to run
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+        seconds: u32,
+    },
+    /// Which listener, cluster and backend a client would get, and why
+    Explain {
+        /// The configuration file
+        config: PathBuf,
+        /// The client: an address, or an address and a port
+        #[arg(value_parser = parse_client)]
+        client: SocketAddr,
+    },
+    /// Print the completion script of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line of this process and returns its exit code: 0 done, 1 refused or failed,
+/// 2 wrong usage.
+pub fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Run { config } => run::run(&config),
+        Command::Check { config } => check::run(&config),
+        Command::Demo { seconds } => demo::run(seconds),
+        Command::Explain { config, client } => explain::run(&config, client),
+        Command::Completions { shell } => {
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "flowgate", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(message)) => {
+            eprintln!("{}", message.trim_end());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What went wrong, in words for the operator.
+#[derive(Debug)]
+struct Failure(String);
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// An address with a port, or without: then any port may be meant, and 0 stands for it.
+fn parse_client(text: &str) -> Result<SocketAddr, String> {
+    let without_port = || text.parse().map(|ip| SocketAddr::new(ip, 0));
+    text.parse().or_else(|_| without_port()).map_err(|_| {
+        "expected an address such as 192.0.2.7, 192.0.2.7:5353 or [2001:db8::7]:5353".to_owned()
+    })
+}

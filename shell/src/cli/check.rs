@@ -1,0 +1,26 @@
+//! `flowgate check`: is a configuration valid, and what does it say?
+
+use std::path::Path;
+
+use super::Failure;
+
+pub(super) fn run(path: &Path) -> Result<(), Failure> {
+    let config = flowgate_config::load(path)?;
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    println!("{}: valid", path.display());
+    for listener in &config.listeners {
+        let cluster = &listener.cluster;
+        println!(
+            "  listener {:?} on {} -> cluster {:?}: {}, {} backend{}",
+            listener.name,
+            listener.address,
+            cluster.name,
+            cluster.policy.balance,
+            cluster.policy.backends.len(),
+            if cluster.policy.backends.len() == 1 { "" } else { "s" },
+        );
+    }
+    Ok(())
+}

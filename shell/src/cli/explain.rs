@@ -1,0 +1,94 @@
+//! `flowgate explain`: where a client's datagrams would go, and why.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use flowgate_config::{Cluster, Listener};
+use flowgate_core::backends::{Backend, Backends};
+use flowgate_core::balance::Balancer;
+use flowgate_core::config::{Affinity, Balance};
+use flowgate_core::random::Random;
+
+use super::Failure;
+
+pub(super) fn run(path: &Path, client: SocketAddr) -> Result<(), Failure> {
+    let config = flowgate_config::load(path)?;
+    println!("client {}", describe_client(client));
+    for listener in &config.listeners {
+        println!("\nlistener {:?} on {}", listener.name, listener.address);
+        if !can_reach(client.ip(), listener) {
+            println!("  cannot be reached: it does not listen on the client's family");
+            continue;
+        }
+        println!("  cluster {:?}", listener.cluster.name);
+        for line in explain(&listener.cluster, client) {
+            println!("  {line}");
+        }
+    }
+    Ok(())
+}
+
+fn describe_client(client: SocketAddr) -> String {
+    match client.port() {
+        0 => format!("{} (any port)", client.ip()),
+        _ => client.to_string(),
+    }
+}
+
+/// Whether datagrams of the client's family can arrive at a listener.
+fn can_reach(client: IpAddr, listener: &Listener) -> bool {
+    match (client.to_canonical(), listener.address) {
+        (IpAddr::V4(_), SocketAddr::V4(_)) | (IpAddr::V6(_), SocketAddr::V6(_)) => true,
+        (IpAddr::V6(_), SocketAddr::V4(_)) => false,
+        (IpAddr::V4(_), SocketAddr::V6(on)) => on.ip().is_unspecified() && !listener.v6_only,
+    }
+}
+
+/// The lines that say which backend a new flow would get.
+fn explain(cluster: &Cluster, client: SocketAddr) -> Vec<String> {
+    let policy = &cluster.policy;
+    let backends = Backends::new(&policy.backends);
+    let mut balancer = Balancer::new(policy.balance, &backends);
+    let mut pick = |client| balancer.pick(&backends, client, policy.affinity, &mut Random::new(0));
+    let Some(picked) = pick(client).and_then(|id| backends.get(id)) else {
+        return vec!["no backend: datagrams are dropped (no_backend)".to_owned()];
+    };
+    let balance = policy.balance;
+    let is_hashed = matches!(balance, Balance::Rendezvous | Balance::Maglev);
+    if is_hashed && !(policy.affinity == Affinity::SourceIpPort && client.port() == 0) {
+        let key = match policy.affinity {
+            Affinity::SourceIp => "its address",
+            Affinity::SourceIpPort => "its address and port",
+        };
+        return vec![
+            format!("backend {}", picked.address()),
+            format!("because {balance} hashes {key} to it, here and on every other instance"),
+        ];
+    }
+    let mut lines = vec![match balance {
+        Balance::Rendezvous | Balance::Maglev => {
+            format!("backend by {balance} of address and port: give a port to see which")
+        }
+        Balance::RoundRobin => "backend by turns: whichever is next".to_owned(),
+        Balance::Random => "backend at random".to_owned(),
+        Balance::LeastFlows => "backend with the fewest flows for its weight".to_owned(),
+        Balance::PowerOfTwo => "backend with fewer flows of two taken at random".to_owned(),
+    }];
+    lines.extend(shares(&backends));
+    lines
+}
+
+/// What part of the new flows each backend gets, with none full.
+fn shares(backends: &Backends) -> Vec<String> {
+    let serves = |backend: &&Backend| backend.can_take_a_flow();
+    let all = || backends.iter().map(|(_, backend)| backend).filter(serves);
+    let are_backups = all().all(Backend::is_backup);
+    let serving = || all().filter(|backend| backend.is_backup() == are_backups);
+    let total: f64 = serving().map(|backend| f64::from(backend.weight())).sum();
+    serving()
+        .map(|backend| {
+            let share = 100.0 * f64::from(backend.weight()) / total;
+            format!("  {share:5.1} %  {} (weight {})", backend.address(), backend.weight())
+        })
+        .collect()
+}

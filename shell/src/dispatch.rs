@@ -1,0 +1,308 @@
+//! Carrying out what a manager emits.
+//!
+//! Sockets are opened and closed at once, in the order of the outputs. Sends are only noted, and
+//! go out together when the turn is over: then the datagrams of one flow lie next to each other,
+//! however they were mixed when they arrived, and leave as trains.
+
+use std::net::SocketAddr;
+
+use flowgate_core::{
+    Direction, DropReason, FlowId, ManagerInput, Output, Outputs, UpstreamFailure,
+};
+
+use crate::io::deliver::{Exit, Report, drop_reason};
+use crate::io::outbox::{Chain, Outbox, Outgoing};
+use crate::io::spill::Spill;
+use crate::io::train::Plan;
+use crate::kernel::Kernel;
+use crate::token::Token;
+use crate::upstream::{Upstream, Upstreams};
+
+/// How many bytes may wait for sockets of one shard, all spill queues together.
+const SPILL_BUDGET: usize = 16 << 20;
+
+/// The sockets of a shard.
+pub struct Sockets<K: Kernel> {
+    /// The shard's place in its worker, for tokens.
+    pub shard: u32,
+    /// Where clients send to, and answers leave from.
+    pub listener: K::Socket,
+    /// What waits for room in the listener's send buffer.
+    pub listener_spill: Spill,
+    /// One for each flow.
+    pub upstreams: Upstreams<K::Socket>,
+    spill_budget: usize,
+}
+
+impl<K: Kernel> Sockets<K> {
+    /// The sockets of a shard that has a listener, and room for `max_flows` upstream sockets.
+    pub fn new(shard: u32, listener: K::Socket, max_flows: usize) -> Self {
+        Self {
+            shard,
+            listener,
+            listener_spill: Spill::default(),
+            upstreams: Upstreams::new(max_flows),
+            spill_budget: SPILL_BUDGET,
+        }
+    }
+}
+
+/// Memory that one turn leaves to the next.
+#[derive(Default)]
+pub struct Scratch {
+    outbox: Outbox<'static>,
+    plan: Plan<'static>,
+    dirty: Vec<FlowId>,
+    reports: Vec<Report>,
+    not_opened: Vec<(FlowId, DropReason)>,
+}
+
+/// The orders of one turn.
+pub struct Dispatch<'a, 't, K: Kernel> {
+    kernel: &'a mut K,
+    sockets: &'a mut Sockets<K>,
+    outbox: Outbox<'t>,
+    plan: Plan<'static>,
+    /// What leaves by the listener.
+    to_clients: Chain,
+    /// The flows that have something to send to their backend.
+    dirty: Vec<FlowId>,
+    reports: Vec<Report>,
+    /// The flows whose socket could not be opened in this turn, and why.
+    not_opened: Vec<(FlowId, DropReason)>,
+}
+
+impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
+    /// Begins a turn.
+    pub fn begin(kernel: &'a mut K, sockets: &'a mut Sockets<K>, scratch: Scratch) -> Self {
+        Self {
+            kernel,
+            sockets,
+            outbox: scratch.outbox.recycle(),
+            plan: scratch.plan,
+            to_clients: Chain::EMPTY,
+            dirty: scratch.dirty,
+            reports: scratch.reports,
+            not_opened: scratch.not_opened,
+        }
+    }
+
+    /// The kernel and the sockets, for reading.
+    pub const fn parts(&mut self) -> (&mut K, &mut Sockets<K>) {
+        (self.kernel, self.sockets)
+    }
+
+    /// Ends the turn: sends all that was ordered. What went wrong goes to `tell`, which may emit
+    /// more.
+    pub fn finish(mut self, mut tell: impl FnMut(ManagerInput<'static>, &mut Self)) -> Scratch {
+        let mut reports = Vec::new();
+        loop {
+            self.flush();
+            std::mem::swap(&mut reports, &mut self.reports);
+            if reports.is_empty() {
+                break;
+            }
+            for report in reports.drain(..) {
+                match report {
+                    Report::Input(input) => tell(input, &mut self),
+                    Report::NoTrains { flow, direction } => self.forbid_trains(flow, direction),
+                }
+            }
+        }
+        Scratch {
+            outbox: self.outbox.recycle(),
+            plan: self.plan,
+            dirty: self.dirty,
+            reports: self.reports,
+            not_opened: self.not_opened,
+        }
+    }
+
+    /// Goes on sending what waits for a socket that can be written to again.
+    pub fn resume(&mut self, token: Token) {
+        let sockets = &mut *self.sockets;
+        let (socket, spill, direction) = match token {
+            Token::Wake => return,
+            Token::Listener { .. } => {
+                (&sockets.listener, &mut sockets.listener_spill, Direction::ToClient)
+            }
+            Token::Upstream { flow, .. } => match sockets.upstreams.at_mut(flow as usize) {
+                Some(upstream) => (&upstream.socket, &mut upstream.spill, Direction::ToBackend),
+                None => return,
+            },
+        };
+        if spill.is_empty() {
+            return;
+        }
+        let mut exit = Exit {
+            kernel: self.kernel,
+            socket,
+            spill,
+            spill_budget: &mut sockets.spill_budget,
+            reports: &mut self.reports,
+        };
+        if exit.resume(direction) {
+            // A socket that cannot be unwatched only causes idle wake-ups.
+            let _ = self.kernel.watch_writable(socket, token, false);
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for flow in dirty.drain(..) {
+            self.flush_upstream(flow);
+        }
+        self.dirty = dirty;
+        self.flush_listener();
+        for (flow, _) in self.not_opened.drain(..) {
+            let failure = UpstreamFailure::NotOpened;
+            self.reports.push(Report::Input(ManagerInput::UpstreamFailed { flow, failure }));
+        }
+    }
+
+    fn flush_upstream(&mut self, flow: FlowId) {
+        let sockets = &mut *self.sockets;
+        let Some(upstream) = sockets.upstreams.get_mut(flow) else {
+            return;
+        };
+        let chain = std::mem::replace(&mut upstream.outgoing, Chain::EMPTY);
+        let token = Token::Upstream { shard: sockets.shard, flow: flow.index() as u32 };
+        let exit = Exit {
+            kernel: self.kernel,
+            socket: &upstream.socket,
+            spill: &mut upstream.spill,
+            spill_budget: &mut sockets.spill_budget,
+            reports: &mut self.reports,
+        };
+        self.plan = send(exit, &self.outbox, chain, token, std::mem::take(&mut self.plan));
+    }
+
+    fn flush_listener(&mut self) {
+        let sockets = &mut *self.sockets;
+        let chain = std::mem::replace(&mut self.to_clients, Chain::EMPTY);
+        let exit = Exit {
+            kernel: self.kernel,
+            socket: &sockets.listener,
+            spill: &mut sockets.listener_spill,
+            spill_budget: &mut sockets.spill_budget,
+            reports: &mut self.reports,
+        };
+        let token = Token::Listener { shard: sockets.shard };
+        self.plan = send(exit, &self.outbox, chain, token, std::mem::take(&mut self.plan));
+    }
+
+    fn open_upstream(&mut self, flow: FlowId, address: SocketAddr) {
+        let token = Token::Upstream { shard: self.sockets.shard, flow: flow.index() as u32 };
+        match self.kernel.open_upstream(address, token) {
+            Ok(socket) => self.sockets.upstreams.insert(Upstream::new(socket, flow, address)),
+            Err(error) => self.not_opened.push((flow, drop_reason(&error))),
+        }
+    }
+
+    fn send_to_backend(&mut self, outgoing: Outgoing<'t>) {
+        let flow = outgoing.flow;
+        let Some(upstream) = self.sockets.upstreams.get_mut(flow) else {
+            self.lose_for_want_of_a_socket(&outgoing);
+            return;
+        };
+        if upstream.outgoing.is_empty() {
+            self.dirty.push(flow);
+        }
+        let may_be_train = upstream.may_send_trains(Direction::ToBackend);
+        self.outbox.push(&mut upstream.outgoing, Outgoing { may_be_train, ..outgoing });
+    }
+
+    fn lose_for_want_of_a_socket(&mut self, outgoing: &Outgoing<'_>) {
+        let failed = self.not_opened.iter().find(|(flow, _)| *flow == outgoing.flow);
+        self.reports.push(Report::Input(ManagerInput::Undelivered {
+            flow: outgoing.flow,
+            direction: Direction::ToBackend,
+            reason: failed.map_or(DropReason::Closed, |&(_, reason)| reason),
+            datagrams: u32::from(outgoing.burst.count()),
+            bytes: outgoing.burst.bytes().len() as u64,
+        }));
+    }
+
+    fn send_to_client(&mut self, outgoing: Outgoing<'t>) {
+        let upstream = self.sockets.upstreams.get_mut(outgoing.flow);
+        let may_be_train = upstream.is_none_or(|u| u.may_send_trains(Direction::ToClient));
+        self.outbox.push(&mut self.to_clients, Outgoing { may_be_train, ..outgoing });
+    }
+
+    /// Closes a flow's socket, once what was ordered before is sent. What still waits for room in
+    /// its send buffer is lost.
+    fn close(&mut self, flow: FlowId) {
+        self.flush_upstream(flow);
+        let Some(mut upstream) = self.sockets.upstreams.remove(flow) else {
+            return;
+        };
+        while let Some(lost) = upstream.spill.pop(&mut self.sockets.spill_budget) {
+            self.reports.push(Report::Input(ManagerInput::Undelivered {
+                flow: lost.flow,
+                direction: Direction::ToBackend,
+                reason: DropReason::Closed,
+                datagrams: 1,
+                bytes: lost.bytes as u64,
+            }));
+        }
+    }
+
+    fn forbid_trains(&mut self, flow: FlowId, direction: Direction) {
+        if let Some(upstream) = self.sockets.upstreams.get_mut(flow) {
+            upstream.forbid_trains(direction);
+        }
+    }
+}
+
+impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
+    #[inline]
+    fn emit(&mut self, output: Output<'t>) {
+        match output {
+            Output::OpenUpstream { flow, address, .. } => self.open_upstream(flow, address),
+            Output::SendToBackend { flow, prefix, tos, burst } => self.send_to_backend(Outgoing {
+                flow,
+                direction: Direction::ToBackend,
+                destination: None,
+                local: None,
+                prefix,
+                tos,
+                may_be_train: true,
+                burst,
+            }),
+            Output::SendToClient { flow, client, local, tos, burst } => {
+                self.send_to_client(Outgoing {
+                    flow,
+                    direction: Direction::ToClient,
+                    destination: Some(client),
+                    local,
+                    prefix: None,
+                    tos,
+                    may_be_train: true,
+                    burst,
+                });
+            }
+            Output::CloseFlow { flow, .. } => self.close(flow),
+            Output::Drop { .. } => {}
+        }
+    }
+}
+
+/// Sends a chain, and has the kernel say when to go on if it did not take all of it.
+fn send<K: Kernel>(
+    mut exit: Exit<'_, K>,
+    outbox: &Outbox<'_>,
+    chain: Chain,
+    token: Token,
+    plan: Plan<'static>,
+) -> Plan<'static> {
+    if chain.is_empty() {
+        return plan;
+    }
+    let waited = !exit.spill.is_empty();
+    let plan = exit.deliver(outbox, chain, plan).recycle();
+    if !waited && !exit.spill.is_empty() {
+        // A socket that cannot be watched is tried again with its next datagram.
+        let _ = exit.kernel.watch_writable(exit.socket, token, true);
+    }
+    plan
+}

@@ -1,0 +1,99 @@
+//! Where datagrams wait for a socket whose send buffer is full.
+//!
+//! Only here is payload copied, and only when the kernel would have blocked. Every queue is
+//! bounded, and so are all queues of a shard together: beyond that, datagrams are dropped and
+//! counted, as a router would.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+
+use flowgate_core::{FlowId, LocalAddr};
+
+use super::outbox::Outgoing;
+use crate::sys::mmsg::{Batch, Message};
+
+/// The most datagrams that wait for one socket.
+pub const MAX_DATAGRAMS: usize = 1_024;
+
+/// The most bytes that wait for one socket.
+pub const MAX_BYTES: usize = 1 << 20;
+
+/// The datagrams that wait for one socket, oldest first.
+#[derive(Debug, Default)]
+pub struct Spill {
+    waiting: VecDeque<Spilled>,
+    bytes: usize,
+}
+
+/// A datagram that waits, with a copy of its bytes.
+#[derive(Debug)]
+pub struct Spilled {
+    /// The flow it belongs to.
+    pub flow: FlowId,
+    /// Its payload bytes, without the prefix.
+    pub bytes: usize,
+    destination: Option<SocketAddr>,
+    local: Option<LocalAddr>,
+    tos: u8,
+    wire: Box<[u8]>,
+}
+
+impl Spill {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// How many datagrams wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Copies a datagram to the end of the queue; `false` if the queue, or the `budget` in bytes
+    /// of all queues together, has no room for it.
+    pub fn push(&mut self, outgoing: &Outgoing<'_>, datagram: &[u8], budget: &mut usize) -> bool {
+        let len = outgoing.prefix_bytes().len() + datagram.len();
+        if self.waiting.len() >= MAX_DATAGRAMS || self.bytes + len > MAX_BYTES || len > *budget {
+            return false;
+        }
+        *budget -= len;
+        self.bytes += len;
+        self.waiting.push_back(Spilled {
+            flow: outgoing.flow,
+            bytes: datagram.len(),
+            destination: outgoing.destination,
+            local: outgoing.local,
+            tos: outgoing.tos,
+            wire: [outgoing.prefix_bytes(), datagram].concat().into_boxed_slice(),
+        });
+        true
+    }
+
+    /// The flow of the oldest datagram.
+    pub fn first_flow(&self) -> Option<FlowId> {
+        self.waiting.front().map(|first| first.flow)
+    }
+
+    /// Gives the oldest datagram to `send` as a batch of one.
+    pub fn with_first<R>(&self, send: impl FnOnce(Batch<'_>) -> R) -> Option<R> {
+        let first = self.waiting.front()?;
+        let message = Message {
+            pieces: 0..1,
+            destination: first.destination,
+            local: first.local,
+            tos: first.tos,
+            segment: 0,
+        };
+        let pieces = [IoSlice::new(&first.wire)];
+        Some(send(Batch { pieces: &pieces, messages: std::slice::from_ref(&message) }))
+    }
+
+    /// Takes out the oldest datagram and gives its bytes back to the budget.
+    pub fn pop(&mut self, budget: &mut usize) -> Option<Spilled> {
+        let first = self.waiting.pop_front()?;
+        *budget += first.wire.len();
+        self.bytes -= first.wire.len();
+        Some(first)
+    }
+}

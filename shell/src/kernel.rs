@@ -1,0 +1,137 @@
+//! The kernel, as far as the data path uses it: behind a trait, so that simulations can stand in
+//! for it and do everything a kernel may do, partial work and errors included.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+
+use crate::sys::mmsg::{Batch, FreeSlots, Sender};
+use crate::sys::sockopt;
+use crate::token::Token;
+
+/// The system calls of the data path. None of them blocks.
+pub trait Kernel {
+    /// An open socket, closed when dropped.
+    type Socket;
+
+    /// Opens a socket connected to `backend`, whose readiness is told under `token`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `socket(2)` and `connect(2)`: out of descriptors, ports or memory, or no route.
+    fn open_upstream(&mut self, backend: SocketAddr, token: Token) -> io::Result<Self::Socket>;
+
+    /// Receives into free slots and says how many it filled. Fewer than there are means that the
+    /// socket is drained, unless it has an error pending.
+    ///
+    /// # Errors
+    ///
+    /// Those of `recvmmsg(2)`: `WouldBlock` where nothing waits.
+    fn receive(&mut self, socket: &Self::Socket, slots: &mut FreeSlots<'_>) -> io::Result<usize>;
+
+    /// Sends messages in order and says how many the kernel took.
+    ///
+    /// # Errors
+    ///
+    /// Those of `sendmmsg(2)` for the first message; none was sent then.
+    fn send(&mut self, socket: &Self::Socket, batch: Batch<'_>) -> io::Result<usize>;
+
+    /// Also tells, or no longer tells, under `token` when the socket can be written to.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl(2)`.
+    fn watch_writable(
+        &mut self,
+        socket: &Self::Socket,
+        token: Token,
+        watch: bool,
+    ) -> io::Result<()>;
+}
+
+/// The real one.
+pub struct Linux {
+    registry: Registry,
+    sender: Sender,
+}
+
+/// A UDP socket, and whether it is of IPv6.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    v6: bool,
+}
+
+impl Linux {
+    /// Registers sockets with `registry`.
+    pub fn new(registry: Registry) -> Self {
+        Self { registry, sender: Sender::default() }
+    }
+
+    /// Asks to be told under `token` when a listener can be read from.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl(2)`.
+    pub fn register_listener(&self, socket: &Socket, token: Token) -> io::Result<()> {
+        self.registry.register(
+            &mut SourceFd(&socket.fd.as_raw_fd()),
+            token.into(),
+            Interest::READABLE,
+        )
+    }
+}
+
+impl Socket {
+    /// Takes over a bound or connected UDP socket.
+    pub const fn new(fd: OwnedFd, v6: bool) -> Self {
+        Self { fd, v6 }
+    }
+
+    /// The local address the kernel gave it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        let address = socket2::SockRef::from(&self.fd).local_addr()?;
+        address.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Kernel for Linux {
+    type Socket = Socket;
+
+    fn open_upstream(&mut self, backend: SocketAddr, token: Token) -> io::Result<Socket> {
+        let socket = Socket::new(sockopt::connected_udp(backend)?, backend.is_ipv6());
+        // Without these a reply still arrives: alone, or with its TOS byte unknown.
+        let _ = sockopt::set_gro(socket.as_fd());
+        let _ = sockopt::set_receive_tos(socket.as_fd(), socket.v6);
+        let fd = socket.fd.as_raw_fd();
+        self.registry.register(&mut SourceFd(&fd), token.into(), Interest::READABLE)?;
+        Ok(socket)
+    }
+
+    fn receive(&mut self, socket: &Socket, slots: &mut FreeSlots<'_>) -> io::Result<usize> {
+        slots.receive_from(socket.as_fd())
+    }
+
+    fn send(&mut self, socket: &Socket, batch: Batch<'_>) -> io::Result<usize> {
+        self.sender.send(socket.as_fd(), socket.v6, batch)
+    }
+
+    fn watch_writable(&mut self, socket: &Socket, token: Token, watch: bool) -> io::Result<()> {
+        let interest =
+            if watch { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        self.registry.reregister(&mut SourceFd(&socket.fd.as_raw_fd()), token.into(), interest)
+    }
+}

@@ -1,0 +1,15 @@
+//! Flowgate shell.
+pub mod cli;
+pub mod clock;
+pub mod dispatch;
+pub mod io;
+pub mod kernel;
+pub mod listener;
+pub mod log;
+pub mod report;
+pub mod server;
+pub mod shard;
+pub mod sys;
+pub mod token;
+pub mod upstream;
+pub mod worker;

@@ -1,0 +1,298 @@
+//! One listener socket with its manager and its flows: all that a worker needs to serve it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+
+use flowgate_core::{
+    Burst, Deadline, Direction, DropReason, FlowId, Instant, ManagerInput, UdpManager,
+    UpstreamFailure,
+};
+
+use crate::dispatch::{Dispatch, Scratch, Sockets};
+use crate::kernel::Kernel;
+use crate::sys::mmsg::{Arena, Received, Turn};
+use crate::token::Token;
+
+/// The most bursts that one receive takes from a listener.
+const LISTENER_BATCH: usize = 64;
+
+/// The most bursts that one receive takes from an upstream socket.
+const UPSTREAM_BATCH: usize = 16;
+
+/// A turn takes in no more once it holds this many bytes: what is sent should still be in the
+/// processor's cache from when it was received.
+const TURN_BYTES: usize = 512 << 10;
+
+/// What the poll told of a socket.
+#[derive(Clone, Copy, Debug)]
+pub struct Readiness {
+    /// It may be read from.
+    pub readable: bool,
+    /// It may be written to.
+    pub writable: bool,
+    /// It has an error pending.
+    pub error: bool,
+}
+
+/// A listener, its manager, its flows.
+pub struct Shard<K: Kernel> {
+    manager: UdpManager,
+    sockets: Sockets<K>,
+    /// The sockets that may have something to read, least recently served first. Each is on it
+    /// at most once.
+    ready: VecDeque<Ready>,
+    is_listener_ready: bool,
+    scratch: Scratch,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ready {
+    Listener,
+    Upstream(FlowId),
+}
+
+impl<K: Kernel> Shard<K> {
+    /// A shard that serves `listener` as `manager` decides; `number` is its place in its worker.
+    pub fn new(number: u32, listener: K::Socket, manager: UdpManager) -> Self {
+        let max_flows = manager.config().max_flows as usize;
+        Self {
+            manager,
+            sockets: Sockets::new(number, listener, max_flows),
+            ready: VecDeque::with_capacity(max_flows + 1),
+            is_listener_ready: false,
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// The manager, for its counters and flows.
+    pub const fn manager(&self) -> &UdpManager {
+        &self.manager
+    }
+
+    /// When the manager wants to be called.
+    pub fn poll_timeout(&self) -> Option<Deadline> {
+        self.manager.poll_timeout()
+    }
+
+    /// Whether a turn would find something to read.
+    pub fn has_work(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Tells the manager of something other than traffic.
+    pub fn handle(&mut self, input: ManagerInput<'static>, kernel: &mut K, now: Instant) {
+        let dispatch =
+            Dispatch::begin(kernel, &mut self.sockets, std::mem::take(&mut self.scratch));
+        self.scratch = Self::finish(&mut self.manager, dispatch, Some(input), now);
+    }
+
+    /// Notes what the poll told. Sends what waited for a socket that can be written to again.
+    pub fn on_event(&mut self, token: Token, readiness: Readiness, kernel: &mut K, now: Instant) {
+        if readiness.writable {
+            let scratch = std::mem::take(&mut self.scratch);
+            let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
+            dispatch.resume(token);
+            self.scratch = Self::finish(&mut self.manager, dispatch, None, now);
+        }
+        if !readiness.readable && !readiness.error {
+            return;
+        }
+        match token {
+            Token::Wake => {}
+            Token::Listener { .. } => {
+                if !std::mem::replace(&mut self.is_listener_ready, true) {
+                    self.ready.push_back(Ready::Listener);
+                }
+            }
+            Token::Upstream { flow, .. } => {
+                let Some(upstream) = self.sockets.upstreams.at_mut(flow as usize) else {
+                    return;
+                };
+                upstream.has_error |= readiness.error;
+                if !std::mem::replace(&mut upstream.is_ready, true) {
+                    self.ready.push_back(Ready::Upstream(upstream.flow));
+                }
+            }
+        }
+    }
+
+    /// Reads from the sockets that are ready, one batch from each in turn, as much as the arena
+    /// holds; lets the manager decide on each burst; sends all of it.
+    pub fn turn(&mut self, kernel: &mut K, arena: &mut Arena, now: Instant) {
+        let mut turn = arena.begin();
+        let scratch = std::mem::take(&mut self.scratch);
+        let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
+        let mut bytes = 0;
+        while turn.free() > 0 && bytes < TURN_BYTES {
+            let Some(ready) = self.ready.pop_front() else {
+                break;
+            };
+            let is_drained = match ready {
+                Ready::Listener => {
+                    read_listener(&mut self.manager, &mut dispatch, &mut turn, &mut bytes, now)
+                }
+                Ready::Upstream(flow) => read_upstream(
+                    flow,
+                    &mut self.manager,
+                    &mut dispatch,
+                    &mut turn,
+                    &mut bytes,
+                    now,
+                ),
+            };
+            if !is_drained {
+                self.ready.push_back(ready);
+            } else if matches!(ready, Ready::Listener) {
+                self.is_listener_ready = false;
+            }
+        }
+        self.scratch = Self::finish(&mut self.manager, dispatch, None, now);
+    }
+
+    /// Ends a turn: tells the manager `input`, sends, and tells the manager what went wrong.
+    fn finish<'t>(
+        manager: &mut UdpManager,
+        mut dispatch: Dispatch<'_, 't, K>,
+        input: Option<ManagerInput<'static>>,
+        now: Instant,
+    ) -> Scratch {
+        if let Some(input) = input {
+            manager.handle_input(input, now, &mut dispatch);
+        }
+        dispatch.finish(|input, dispatch| manager.handle_input(input, now, dispatch))
+    }
+}
+
+/// Takes one batch from the listener; says whether nothing is left.
+fn read_listener<'t, K: Kernel>(
+    manager: &mut UdpManager,
+    dispatch: &mut Dispatch<'_, 't, K>,
+    turn: &mut Turn<'t>,
+    bytes: &mut usize,
+    now: Instant,
+) -> bool {
+    let (kernel, sockets) = dispatch.parts();
+    let max = LISTENER_BATCH.min(turn.free());
+    let received = match turn.receive(max, |slots| kernel.receive(&sockets.listener, slots)) {
+        Ok(received) => received,
+        Err(error) => return !is_passing(&error),
+    };
+    let is_drained = received.len() < max;
+    for datagrams in received {
+        *bytes += datagrams.bytes.len();
+        let input = match readable(&datagrams, Direction::ToBackend) {
+            Ok((source, burst)) => ManagerInput::ClientBurst {
+                source,
+                local: datagrams.control.local,
+                tos: datagrams.control.tos,
+                burst,
+            },
+            Err(unusable) => unusable,
+        };
+        manager.handle_input(input, now, dispatch);
+    }
+    is_drained
+}
+
+/// Takes one batch from a flow's upstream socket; says whether nothing is left.
+fn read_upstream<'t, K: Kernel>(
+    flow: FlowId,
+    manager: &mut UdpManager,
+    dispatch: &mut Dispatch<'_, 't, K>,
+    turn: &mut Turn<'t>,
+    bytes: &mut usize,
+    now: Instant,
+) -> bool {
+    let (kernel, sockets) = dispatch.parts();
+    // It may have closed since it became ready.
+    let Some(upstream) = sockets.upstreams.get_mut(flow) else {
+        return true;
+    };
+    let max = UPSTREAM_BATCH.min(turn.free());
+    let received = turn.receive(max, |slots| kernel.receive(&upstream.socket, slots));
+    let backend = upstream.backend;
+    let is_drained = match &received {
+        Ok(received) => received.len() < max && !upstream.has_error,
+        Err(error) => !is_passing(error),
+    };
+    if is_drained {
+        upstream.is_ready = false;
+        upstream.has_error = false;
+    }
+    let received = match received {
+        Ok(received) => received,
+        Err(error) => {
+            if let Some(failure) = failure(&error) {
+                manager.handle_input(ManagerInput::UpstreamFailed { flow, failure }, now, dispatch);
+            }
+            return is_drained;
+        }
+    };
+    for datagrams in received {
+        *bytes += datagrams.bytes.len();
+        let input = match readable(&datagrams, Direction::ToClient) {
+            Ok((source, burst)) if source == backend => {
+                ManagerInput::BackendBurst { flow, tos: datagrams.control.tos, burst }
+            }
+            // Between its birth and its connection a socket hears anyone who guesses its port.
+            Ok(_) => unusable(&datagrams, Direction::ToClient, DropReason::ForeignSource),
+            Err(unusable) => unusable,
+        };
+        manager.handle_input(input, now, dispatch);
+    }
+    is_drained
+}
+
+/// The sender and the datagrams, if they arrived whole.
+fn readable<'t>(
+    received: &Received<'t>,
+    direction: Direction,
+) -> Result<(SocketAddr, Burst<'t>), ManagerInput<'t>> {
+    let reason = if received.is_truncated {
+        DropReason::Truncated
+    } else if received.is_control_truncated {
+        DropReason::ControlTruncated
+    } else {
+        let burst = Burst::segmented(received.bytes, received.control.segment);
+        match (received.source, burst) {
+            (Some(source), Some(burst)) => return Ok((source, burst)),
+            (None, _) => DropReason::ForeignSource,
+            (_, None) => DropReason::Truncated,
+        }
+    };
+    Err(unusable(received, direction, reason))
+}
+
+fn unusable<'t>(
+    received: &Received<'_>,
+    direction: Direction,
+    reason: DropReason,
+) -> ManagerInput<'t> {
+    let burst = Burst::segmented(received.bytes, received.control.segment);
+    ManagerInput::Unusable {
+        direction,
+        reason,
+        datagrams: burst.map_or(1, |burst| u32::from(burst.count())),
+        bytes: received.bytes.len() as u64,
+    }
+}
+
+/// Whether an error of a receive says nothing about what is still to be read: the next receive
+/// may succeed at once.
+fn is_passing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted || failure(error).is_some()
+}
+
+/// What the network said of a datagram sent earlier (ICMP), if that is what the error tells.
+fn failure(error: &io::Error) -> Option<UpstreamFailure> {
+    match error.raw_os_error()? {
+        libc::ECONNREFUSED => Some(UpstreamFailure::Refused),
+        libc::EHOSTUNREACH
+        | libc::ENETUNREACH
+        | libc::EHOSTDOWN
+        | libc::ENOPROTOOPT
+        | libc::EPROTO => Some(UpstreamFailure::Unreachable),
+        _ => None,
+    }
+}

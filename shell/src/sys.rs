@@ -1,0 +1,8 @@
+//! The kernel's side of the data path: everything that needs `unsafe`, and the encodings that
+//! go with it. Nothing here decides anything.
+
+pub mod cmsg;
+pub mod mmsg;
+pub mod process;
+pub mod sockaddr;
+pub mod sockopt;

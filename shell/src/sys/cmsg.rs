@@ -1,0 +1,241 @@
+//! Control messages (`cmsg(3)`): what travels beside a datagram.
+//!
+//! Written and read as plain bytes: a header of length, level and type in native byte order, the
+//! data, and padding to the size of a word. Reading checks every length, so that no buffer,
+//! however broken, makes it read past the end or loop.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use flowgate_core::LocalAddr;
+
+const WORD: usize = size_of::<usize>();
+const HEADER: usize = size_of::<libc::cmsghdr>();
+
+// The layout that this module writes and reads: `size_t`, `int`, `int`.
+const _: () = assert!(HEADER == WORD + 8 && HEADER.is_multiple_of(WORD));
+
+/// Room for every control message that a receive asks for: packet info of IPv6, traffic class,
+/// TOS, segment size.
+pub const RECEIVE_BYTES: usize = 128;
+
+/// Room for every control message that a send carries: packet info, traffic class, segment size.
+pub const SEND_BYTES: usize = 96;
+
+/// A buffer of control messages, aligned as the kernel wants it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
+pub struct ControlBuffer<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
+
+/// What a received datagram's control messages say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReceivedControl {
+    /// The length of each datagram of a burst (`UDP_GRO`); 0 when nothing was coalesced.
+    pub segment: u16,
+    /// The TOS or traffic-class byte.
+    pub tos: u8,
+    /// The address it was sent to (`IP_PKTINFO`, `IPV6_PKTINFO`).
+    pub local: Option<LocalAddr>,
+}
+
+impl<const N: usize> ControlBuffer<N> {
+    /// A buffer without messages.
+    pub const fn new() -> Self {
+        Self { bytes: [0; N], len: 0 }
+    }
+
+    /// The messages written so far.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// The first `len` bytes, as the kernel wrote them.
+    pub(super) fn prefix(&self, len: usize) -> &[u8] {
+        &self.bytes[..len]
+    }
+
+    /// The whole buffer, for the kernel to write into.
+    pub(super) fn as_mut_ptr(&mut self) -> *mut libc::c_void {
+        self.bytes.as_mut_ptr().cast()
+    }
+
+    /// Forgets all messages.
+    pub const fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Appends the segment size of a burst, for a send (`UDP_SEGMENT`, `udp(7)`).
+    pub fn push_segment_size(&mut self, bytes: u16) {
+        self.push(libc::SOL_UDP, libc::UDP_SEGMENT, &bytes.to_ne_bytes());
+    }
+
+    /// Appends the segment size of a burst, as a receive delivers it (`UDP_GRO`).
+    pub fn push_received_segment_size(&mut self, bytes: u16) {
+        self.push(libc::SOL_UDP, libc::UDP_GRO, &i32::from(bytes).to_ne_bytes());
+    }
+
+    /// Appends the TOS or traffic-class byte. `v6` tells the family of the datagram itself, which
+    /// on a dual-stack socket is not that of the socket.
+    pub fn push_tos(&mut self, tos: u8, v6: bool) {
+        let (level, kind) =
+            if v6 { (libc::SOL_IPV6, libc::IPV6_TCLASS) } else { (libc::SOL_IP, libc::IP_TOS) };
+        self.push(level, kind, &i32::from(tos).to_ne_bytes());
+    }
+
+    /// Appends the local address: the source of a send, the destination of a receive. On an IPv6
+    /// socket an IPv4 address travels mapped.
+    pub fn push_local(&mut self, local: LocalAddr, v6_socket: bool) {
+        match local.ip {
+            IpAddr::V4(ip) if !v6_socket => {
+                // struct in_pktinfo: interface, local address, destination of the header.
+                let mut info = [0; 12];
+                info[4..8].copy_from_slice(&ip.octets());
+                info[8..].copy_from_slice(&ip.octets());
+                self.push(libc::SOL_IP, libc::IP_PKTINFO, &info);
+            }
+            ip => {
+                let octets = match ip {
+                    IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+                    IpAddr::V6(ip) => ip.octets(),
+                };
+                // struct in6_pktinfo: address, interface.
+                let mut info = [0; 20];
+                info[..16].copy_from_slice(&octets);
+                info[16..].copy_from_slice(&local.interface.to_ne_bytes());
+                self.push(libc::SOL_IPV6, libc::IPV6_PKTINFO, &info);
+            }
+        }
+    }
+
+    /// Appends one message. What does not fit is left out, and a debug build panics: buffers are
+    /// sized for all that is ever pushed.
+    fn push(&mut self, level: i32, kind: i32, data: &[u8]) {
+        let len = HEADER + data.len();
+        let Some(message) = self.bytes.get_mut(self.len..self.len + len.next_multiple_of(WORD))
+        else {
+            debug_assert!(false, "the control buffer is too small");
+            return;
+        };
+        message[..WORD].copy_from_slice(&len.to_ne_bytes());
+        message[WORD..WORD + 4].copy_from_slice(&level.to_ne_bytes());
+        message[WORD + 4..HEADER].copy_from_slice(&kind.to_ne_bytes());
+        message[HEADER..len].copy_from_slice(data);
+        self.len += message.len();
+    }
+}
+
+impl<const N: usize> Default for ControlBuffer<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Reads the control messages of a received datagram. Unknown ones are passed over; a message
+/// whose length makes no sense ends the reading.
+pub fn read(mut control: &[u8]) -> ReceivedControl {
+    let mut received = ReceivedControl::default();
+    while let Some((header, _)) = control.split_first_chunk::<HEADER>() {
+        let len = usize::from_ne_bytes(header[..WORD].try_into().unwrap_or_default());
+        let Some(data) = control.get(HEADER..len) else {
+            break;
+        };
+        let level = i32::from_ne_bytes(header[WORD..WORD + 4].try_into().unwrap_or_default());
+        let kind = i32::from_ne_bytes(header[WORD + 4..].try_into().unwrap_or_default());
+        received.take(level, kind, data);
+        let Some(next) = len.checked_next_multiple_of(WORD).and_then(|next| control.get(next..))
+        else {
+            break;
+        };
+        control = next;
+    }
+    received
+}
+
+impl ReceivedControl {
+    fn take(&mut self, level: i32, kind: i32, data: &[u8]) {
+        match (level, kind) {
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                self.segment = int(data).and_then(|size| u16::try_from(size).ok()).unwrap_or(0);
+            }
+            // One byte from the kernel, an int where it is written by hand.
+            (libc::SOL_IP, libc::IP_TOS) => self.tos = data.first().copied().unwrap_or(0),
+            (libc::SOL_IPV6, libc::IPV6_TCLASS) => self.tos = int(data).unwrap_or(0) as u8,
+            (libc::SOL_IP, libc::IP_PKTINFO) => {
+                // The second field is the address that answers should come from. It differs from
+                // the third, the header's own, for broadcasts, which nothing can be sent from.
+                let octets = data.get(4..8).and_then(|octets| <[u8; 4]>::try_from(octets).ok());
+                self.local = octets
+                    .map(|octets| LocalAddr { ip: Ipv4Addr::from(octets).into(), interface: 0 });
+            }
+            (libc::SOL_IPV6, libc::IPV6_PKTINFO) => {
+                self.local = data.first_chunk::<16>().map(|&octets| {
+                    let ip = Ipv6Addr::from(octets);
+                    let interface = int(&data[16..]).unwrap_or(0) as u32;
+                    let interface = if ip.is_unicast_link_local() { interface } else { 0 };
+                    LocalAddr { ip: ip.to_canonical(), interface }
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+fn int(data: &[u8]) -> Option<i32> {
+    data.first_chunk().map(|&bytes| i32::from_ne_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local(ip: &str, interface: u32) -> LocalAddr {
+        LocalAddr { ip: ip.parse().unwrap(), interface }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for (address, v6_socket) in [
+            (local("127.0.0.9", 0), false),
+            (local("127.0.0.9", 0), true),
+            (local("2001:db8::1", 0), true),
+            (local("fe80::1", 7), true),
+        ] {
+            let mut buffer = ControlBuffer::<RECEIVE_BYTES>::new();
+            buffer.push_local(address, v6_socket);
+            buffer.push_tos(0xB9, address.ip.is_ipv6());
+            buffer.push_received_segment_size(1_200);
+            let expected = ReceivedControl { segment: 1_200, tos: 0xB9, local: Some(address) };
+            assert_eq!(read(buffer.as_bytes()), expected);
+        }
+    }
+
+    #[test]
+    fn the_largest_set_of_messages_fits() {
+        let mut buffer = ControlBuffer::<SEND_BYTES>::new();
+        buffer.push_local(local("2001:db8::1", 0), true);
+        buffer.push_tos(1, true);
+        buffer.push_segment_size(1);
+        assert!(buffer.as_bytes().len() <= SEND_BYTES);
+    }
+
+    #[test]
+    fn every_cut_of_a_buffer_is_read_without_harm() {
+        let mut buffer = ControlBuffer::<RECEIVE_BYTES>::new();
+        buffer.push_local(local("2001:db8::1", 3), true);
+        buffer.push_received_segment_size(9);
+        for len in 0..buffer.as_bytes().len() {
+            read(&buffer.as_bytes()[..len]);
+        }
+    }
+
+    #[test]
+    fn a_length_that_lies_ends_the_reading() {
+        for lie in [0, 1, HEADER - 1, 1_000, usize::MAX, usize::MAX - 6] {
+            let mut bytes = [0xFF; 64];
+            bytes[..WORD].copy_from_slice(&lie.to_ne_bytes());
+            assert_eq!(read(&bytes), ReceivedControl::default());
+        }
+    }
+}

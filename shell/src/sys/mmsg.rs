@@ -1,0 +1,7 @@
+//! Many datagrams with one system call: `recvmmsg(2)` and `sendmmsg(2)`.
+
+mod receive;
+mod send;
+
+pub use receive::{Arena, Arrival, FreeSlots, Received, Turn};
+pub use send::{Batch, Message, Sender};

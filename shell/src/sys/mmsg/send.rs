@@ -1,0 +1,155 @@
+//! Sending: a batch of messages, each gathered from pieces, in one system call.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use flowgate_core::LocalAddr;
+
+use crate::sys::cmsg::{ControlBuffer, SEND_BYTES};
+use crate::sys::sockaddr::RawAddr;
+
+/// The most messages that one `sendmmsg(2)` is given; the kernel takes 1,024.
+const MAX_MESSAGES: usize = 256;
+
+/// Messages to be sent from one socket, in order.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'b> {
+    /// What the messages are made of.
+    pub pieces: &'b [IoSlice<'b>],
+    /// The messages.
+    pub messages: &'b [Message],
+}
+
+/// One datagram, or a train of them that the kernel cuts up (`UDP_SEGMENT`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Which of the batch's pieces make up the payload.
+    pub pieces: Range<usize>,
+    /// Where to; `None` on a connected socket.
+    pub destination: Option<SocketAddr>,
+    /// The address to send from, where the socket is bound to a wildcard.
+    pub local: Option<LocalAddr>,
+    /// The TOS or traffic-class byte.
+    pub tos: u8,
+    /// The length of every datagram but the last; 0 for a single datagram.
+    pub segment: u16,
+}
+
+/// The memory that a `sendmmsg(2)` is written in, kept from one to the next.
+#[derive(Default)]
+pub struct Sender {
+    addresses: Vec<RawAddr>,
+    controls: Vec<ControlBuffer<SEND_BYTES>>,
+    headers: Vec<libc::mmsghdr>,
+}
+
+// SAFETY: the pointers in `headers` are written before each call and not used after it.
+unsafe impl Send for Sender {}
+
+impl Sender {
+    /// Sends a batch from `socket`, without blocking, and returns how many messages the kernel
+    /// took: at least one, perhaps not all.
+    ///
+    /// # Errors
+    ///
+    /// Those of `sendmmsg(2)` for the first message. One that a later message meets is not
+    /// reported: that message is the first of the next call.
+    pub fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        v6: bool,
+        batch: Batch<'_>,
+    ) -> io::Result<usize> {
+        let sent = match batch.messages {
+            [] => return Ok(0),
+            [message] if message.is_plain() && message.pieces.len() == 1 => {
+                send_plain(socket, &batch.pieces[message.pieces.start])
+            }
+            messages => {
+                let messages = &messages[..messages.len().min(MAX_MESSAGES)];
+                self.write(v6, Batch { messages, ..batch });
+                // SAFETY: the headers point to addresses, control messages and pieces that
+                // outlive the call, and there are as many as is said.
+                unsafe {
+                    libc::sendmmsg(
+                        socket.as_raw_fd(),
+                        self.headers.as_mut_ptr(),
+                        self.headers.len() as libc::c_uint,
+                        libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+                    )
+                }
+            }
+        };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Writes the headers of a batch, and all that they point to.
+    fn write(&mut self, v6: bool, batch: Batch<'_>) {
+        self.addresses.clear();
+        self.controls.clear();
+        self.headers.clear();
+        for message in batch.messages {
+            let address = message.destination.map_or(RawAddr::EMPTY, |to| RawAddr::new(to, v6));
+            self.addresses.push(address);
+            self.controls.push(message.control(v6));
+        }
+        // Pointers are taken only now that nothing is pushed, and so moved, any more.
+        for ((message, address), control) in
+            batch.messages.iter().zip(&mut self.addresses).zip(&mut self.controls)
+        {
+            let pieces = &batch.pieces[message.pieces.clone()];
+            self.headers.push(libc::mmsghdr {
+                msg_hdr: libc::msghdr {
+                    msg_name: address.as_mut_ptr(),
+                    msg_namelen: address.len(),
+                    // `IoSlice` has the layout of `iovec`, and a send does not write to it.
+                    msg_iov: pieces.as_ptr().cast_mut().cast(),
+                    msg_iovlen: pieces.len(),
+                    msg_controllen: control.as_bytes().len(),
+                    msg_control: control.as_mut_ptr(),
+                    msg_flags: 0,
+                },
+                msg_len: 0,
+            });
+        }
+    }
+}
+
+impl Message {
+    /// Whether it needs neither an address nor control messages.
+    const fn is_plain(&self) -> bool {
+        self.destination.is_none() && self.local.is_none() && self.tos == 0 && self.segment == 0
+    }
+
+    fn control(&self, v6_socket: bool) -> ControlBuffer<SEND_BYTES> {
+        let mut control = ControlBuffer::new();
+        if let Some(local) = self.local {
+            control.push_local(local, v6_socket);
+        }
+        if self.tos != 0 {
+            // The family of the datagram, which on a dual-stack socket is the client's.
+            control.push_tos(self.tos, self.destination.map_or(v6_socket, |to| to.is_ipv6()));
+        }
+        if self.segment != 0 {
+            control.push_segment_size(self.segment);
+        }
+        control
+    }
+}
+
+/// Sends one datagram that needs nothing but its bytes: a cheaper call for the commonest case.
+fn send_plain(socket: BorrowedFd<'_>, payload: &[u8]) -> libc::c_int {
+    // SAFETY: the payload is readable for its length.
+    let sent = unsafe {
+        libc::send(
+            socket.as_raw_fd(),
+            payload.as_ptr().cast(),
+            payload.len(),
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    // In messages, as `sendmmsg` counts: a datagram goes as a whole or not at all.
+    if sent < 0 { -1 } else { 1 }
+}

@@ -1,0 +1,101 @@
+//! Socket options that the standard library and `socket2` do not offer.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::sockaddr::RawAddr;
+use std::net::SocketAddr;
+
+/// Opens a non-blocking UDP socket connected to `peer`, with two system calls.
+///
+/// # Errors
+///
+/// Those of `socket(2)` and `connect(2)`.
+pub fn connected_udp(peer: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if peer.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(family, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let address = RawAddr::new(peer, peer.is_ipv6());
+    // SAFETY: the address is readable for its length.
+    if unsafe { libc::connect(fd, address.as_ptr(), address.len()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(socket)
+}
+
+/// Asks for received datagrams of one sender to be joined into bursts (`UDP_GRO`, `udp(7)`).
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`; kernels before 5.0 do not know it.
+pub fn set_gro(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_int(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+/// Asks for the TOS or traffic-class byte of received datagrams (`IP_RECVTOS`,
+/// `IPV6_RECVTCLASS`). An IPv6 socket is asked for both, since it may receive IPv4.
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`.
+pub fn set_receive_tos(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
+    if v6 {
+        set_int(socket, libc::SOL_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+    }
+    set_int(socket, libc::SOL_IP, libc::IP_RECVTOS, 1)
+}
+
+/// Asks for the local address that datagrams were sent to (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`.
+pub fn set_receive_local_address(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
+    if v6 {
+        set_int(socket, libc::SOL_IPV6, libc::IPV6_RECVPKTINFO, 1)
+    } else {
+        set_int(socket, libc::SOL_IP, libc::IP_PKTINFO, 1)
+    }
+}
+
+/// Sets the receive buffer past `net.core.rmem_max` where the process may (`SO_RCVBUFFORCE`).
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`: `EPERM` without `CAP_NET_ADMIN`.
+pub fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, saturating_int(bytes))
+}
+
+/// Sets the send buffer past `net.core.wmem_max` where the process may (`SO_SNDBUFFORCE`).
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`: `EPERM` without `CAP_NET_ADMIN`.
+pub fn force_send_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, saturating_int(bytes))
+}
+
+fn saturating_int(bytes: usize) -> libc::c_int {
+    libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX)
+}
+
+fn set_int(socket: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the value is readable for the length that is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

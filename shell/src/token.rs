@@ -1,0 +1,68 @@
+//! Which socket an event of the poll is about.
+
+/// A socket of a worker, packed into the one number that the kernel hands back with an event:
+/// the shard in the upper half, the socket of the shard in the lower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// Another thread has a command for the worker.
+    Wake,
+    /// The listener of a shard.
+    Listener {
+        /// The shard's place in its worker.
+        shard: u32,
+    },
+    /// An upstream socket.
+    Upstream {
+        /// The shard's place in its worker.
+        shard: u32,
+        /// The index of the flow that the socket serves.
+        flow: u32,
+    },
+}
+
+const WAKE: u64 = u64::MAX;
+const LISTENER: u32 = u32::MAX;
+
+impl From<Token> for mio::Token {
+    fn from(token: Token) -> Self {
+        let pack = |shard: u32, socket: u32| (u64::from(shard) << 32) | u64::from(socket);
+        Self(match token {
+            Token::Wake => WAKE,
+            Token::Listener { shard } => pack(shard, LISTENER),
+            Token::Upstream { shard, flow } => pack(shard, flow),
+        } as usize)
+    }
+}
+
+impl From<mio::Token> for Token {
+    fn from(token: mio::Token) -> Self {
+        let bits = token.0 as u64;
+        let (shard, socket) = ((bits >> 32) as u32, bits as u32);
+        match (bits, socket) {
+            (WAKE, _) => Self::Wake,
+            (_, LISTENER) => Self::Listener { shard },
+            (_, flow) => Self::Upstream { shard, flow },
+        }
+    }
+}
+
+// The packing needs 64 bits.
+const _: () = assert!(size_of::<usize>() == 8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_survives_the_kernel() {
+        for token in [
+            Token::Wake,
+            Token::Listener { shard: 0 },
+            Token::Listener { shard: 7 },
+            Token::Upstream { shard: 0, flow: 0 },
+            Token::Upstream { shard: 7, flow: u32::MAX - 1 },
+        ] {
+            assert_eq!(Token::from(mio::Token::from(token)), token);
+        }
+    }
+}
