@@ -1,5 +1,7 @@
 //! All flows of a manager, found by id or by who sent to whom.
 
+use core::hash::Hasher;
+use core::hint::black_box;
 use core::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use hashbrown::HashTable;
@@ -15,67 +17,92 @@ use crate::random::Random;
 /// address they were sent to, from which the answers must come.
 ///
 /// IPv4 addresses are held mapped into IPv6 (RFC 4291, section 2.5.5.2), so that a key has one
-/// shape and is compared as plain words.
+/// shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlowKey {
+    pub(crate) client: ClientKey,
+    /// Zero unless the client's part says that there is one.
+    pub(crate) local: u128,
+}
+
+/// The client's part of a key, which is all of it where the listener has one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub(crate) struct FlowKey {
-    client: [u8; 16],
-    local: [u8; 16],
-    client_port: u16,
-    /// 0 where the local address is not part of the key.
-    has_local: u16,
-    /// The scope of a link-local client, and then of the local address too.
+pub(crate) struct ClientKey {
+    ip: [u64; 2],
+    /// The scope of a link-local client, which then is that of the local address too.
     scope: u32,
+    port: u16,
+    has_local: bool,
 }
 
 impl FlowKey {
+    #[inline]
     pub(crate) fn new(client: SocketAddr, local: Option<LocalAddr>) -> Self {
-        let scope = match client {
+        let client_scope = match client {
             SocketAddr::V4(_) => 0,
             SocketAddr::V6(client) => client.scope_id(),
         };
+        let local_scope = local.map_or(0, |local| local.interface);
+        let ip = mapped(client.ip());
         Self {
-            client: mapped(client.ip()),
-            local: local.map_or([0; 16], |local| mapped(local.ip)),
-            client_port: client.port(),
-            has_local: u16::from(local.is_some()),
-            scope: if scope == 0 { local.map_or(0, |local| local.interface) } else { scope },
+            client: ClientKey {
+                ip: [(ip >> 64) as u64, ip as u64],
+                scope: if client_scope == 0 { local_scope } else { client_scope },
+                port: client.port(),
+                has_local: local.is_some(),
+            },
+            local: local.map_or(0, |local| mapped(local.ip)),
         }
     }
 
-    pub(crate) fn client(&self) -> SocketAddr {
-        match canonical(self.client) {
-            IpAddr::V4(ip) => SocketAddr::from((ip, self.client_port)),
-            IpAddr::V6(ip) => SocketAddrV6::new(ip, self.client_port, 0, self.scope).into(),
-        }
-    }
-
-    pub(crate) fn local(&self) -> Option<LocalAddr> {
-        (self.has_local != 0)
-            .then(|| LocalAddr { ip: canonical(self.local), interface: self.scope })
-    }
-
+    #[inline]
     fn hash(&self, keys: (u64, u64)) -> u64 {
-        let mut bytes = [0; 40];
-        bytes[..16].copy_from_slice(&self.client);
-        bytes[16..32].copy_from_slice(&self.local);
-        bytes[32..34].copy_from_slice(&self.client_port.to_ne_bytes());
-        bytes[34..36].copy_from_slice(&self.has_local.to_ne_bytes());
-        bytes[36..].copy_from_slice(&self.scope.to_ne_bytes());
-        SipHasher13::new_with_keys(keys.0, keys.1).hash(&bytes)
+        let ClientKey { ip, scope, port, has_local } = self.client;
+        let mut hasher = SipHasher13::new_with_keys(keys.0, keys.1);
+        hasher.write_u64(ip[0]);
+        hasher.write_u64(ip[1]);
+        hasher.write_u64(u64::from(scope) << 32 | u64::from(port) << 16 | u64::from(has_local));
+        if has_local {
+            hasher.write_u64((self.local >> 64) as u64);
+            hasher.write_u64(self.local as u64);
+        }
+        hasher.finish()
     }
 }
 
-fn mapped(ip: IpAddr) -> [u8; 16] {
+impl ClientKey {
+    pub(crate) fn address(&self) -> SocketAddr {
+        match canonical(u128::from(self.ip[0]) << 64 | u128::from(self.ip[1])) {
+            IpAddr::V4(ip) => SocketAddr::from((ip, self.port)),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, self.port, 0, self.scope).into(),
+        }
+    }
+
+    /// The local address that goes with the client, if there is one.
+    pub(crate) fn local(&self, local: u128) -> Option<LocalAddr> {
+        self.has_local.then(|| LocalAddr { ip: canonical(local), interface: self.scope })
+    }
+
+    /// Whether a local address is part of the key.
+    pub(crate) const fn has_local(&self) -> bool {
+        self.has_local
+    }
+}
+
+fn mapped(ip: IpAddr) -> u128 {
     match ip {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-        IpAddr::V6(ip) => ip.octets(),
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(ip) => ip.to_bits(),
     }
 }
 
-fn canonical(octets: [u8; 16]) -> IpAddr {
-    Ipv6Addr::from(octets).to_canonical()
+fn canonical(bits: u128) -> IpAddr {
+    Ipv6Addr::from_bits(bits).to_canonical()
 }
+
+/// The most flows that one prefetch fetches.
+const PREFETCH_BATCH: usize = 64;
 
 /// The flows, in slots that are their ids' indices, and an index over those by key.
 ///
@@ -89,6 +116,26 @@ pub(crate) struct FlowTable {
     hash_keys: (u64, u64),
     capacity: usize,
     next_generation: u32,
+    expected: Expected,
+}
+
+/// Where the flows of the coming datagrams are likely to be. A wrong guess costs a comparison.
+#[derive(Clone, Debug)]
+struct Expected {
+    slots: [u32; PREFETCH_BATCH],
+    next: usize,
+}
+
+const NOWHERE: u32 = u32::MAX;
+
+impl Expected {
+    const NOTHING: Self = Self { slots: [NOWHERE; PREFETCH_BATCH], next: PREFETCH_BATCH };
+
+    fn take(&mut self) -> u32 {
+        let Some(&slot) = self.slots.get(self.next) else { return NOWHERE };
+        self.next += 1;
+        slot
+    }
 }
 
 impl FlowTable {
@@ -99,6 +146,7 @@ impl FlowTable {
             hash_keys: (random.next(), random.next()),
             capacity,
             next_generation: 0,
+            expected: Expected::NOTHING,
         }
     }
 
@@ -112,10 +160,52 @@ impl FlowTable {
 
     /// The flow that a client's next datagram belongs to. Retired flows are not found by key.
     #[inline]
-    pub(crate) fn find(&self, key: &FlowKey) -> Option<FlowId> {
-        let is_key = |&index: &u32| self.flows[index as usize].key() == key;
+    pub(crate) fn find(&mut self, key: &FlowKey) -> Option<FlowId> {
+        let expected = self.expected.take() as usize;
+        if let Some(flow) = self.flows.get(expected)
+            && flow.has_key(key)
+            && !flow.is_retired()
+        {
+            return Some(FlowId::new(expected as u32, flow.generation()));
+        }
+        self.look_up(key)
+    }
+
+    fn look_up(&self, key: &FlowKey) -> Option<FlowId> {
+        let is_key = |&index: &u32| self.flows[index as usize].has_key(key);
         let index = *self.index.find(key.hash(self.hash_keys), is_key)?;
         Some(self.id_at(index as usize))
+    }
+
+    /// Fetches the flows of the keys that will be looked for next from memory, all at once, and
+    /// remembers where they are.
+    ///
+    /// Each step is done for all keys before the next: the loads of one step do not wait for each
+    /// other, so that a batch of flows that are not in the cache costs little more than one.
+    pub(crate) fn prefetch(&mut self, keys: impl Iterator<Item = FlowKey>) {
+        let mut hashes = [0; PREFETCH_BATCH];
+        let mut count = 0;
+        for (hash, key) in hashes.iter_mut().zip(keys) {
+            *hash = key.hash(self.hash_keys);
+            count += 1;
+        }
+        self.expected = Expected { slots: [NOWHERE; PREFETCH_BATCH], next: 0 };
+        for (slot, &hash) in self.expected.slots.iter_mut().zip(&hashes[..count]) {
+            *slot = self.index.iter_hash(hash).next().copied().unwrap_or(NOWHERE);
+        }
+        for &slot in &self.expected.slots[..count] {
+            if let Some(flow) = self.flows.get(slot as usize) {
+                black_box(flow.generation());
+            }
+        }
+    }
+
+    /// Fetches flows from memory, all at once.
+    pub(crate) fn prefetch_ids(&self, ids: impl Iterator<Item = FlowId>) {
+        for flow in ids.filter_map(|id| self.flows.get(id.index())) {
+            // One word of each cache line.
+            black_box((flow.generation(), flow.to_client().datagrams));
+        }
     }
 
     pub(crate) fn get(&self, id: FlowId) -> Option<&UdpFlow> {
@@ -172,7 +262,7 @@ impl FlowTable {
         let mut findable = 0;
         for (id, flow) in self.iter().filter(|(_, flow)| !flow.is_retired()) {
             findable += 1;
-            assert_eq!(self.find(flow.key()), Some(id), "a live flow is not found by its key");
+            assert_eq!(self.look_up(&flow.key()), Some(id), "a live flow is not found by its key");
         }
         assert_eq!(self.index.len(), findable, "the index names flows that cannot be found");
     }

@@ -6,18 +6,23 @@ mod expire;
 mod forward;
 mod invariants;
 
+use core::net::SocketAddr;
+
 use crate::backends::Backends;
 use crate::balance::Balancer;
 use crate::config::ManagerConfig;
 use crate::counters::{Counters, Traffic};
 use crate::flow::{FlowLimits, UdpFlow};
-use crate::flow_table::FlowTable;
+use crate::flow_table::{FlowKey, FlowTable};
 use crate::id::FlowId;
-use crate::input::{ManagerInput, UpstreamFailure};
+use crate::input::{LocalAddr, ManagerInput, UpstreamFailure};
 use crate::output::{CloseReason, Direction, DropReason, Outputs};
 use crate::random::Random;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
+
+/// With fewer flows than this they stay in the cache by themselves.
+const PREFETCH_FROM: usize = 1_024;
 
 pub use expire::{Deadline, DeadlineReason};
 
@@ -112,6 +117,27 @@ impl UdpManager {
             },
             ManagerInput::Drain { deadline } => self.drain = Some(deadline),
             ManagerInput::Timeout => self.handle_timeout(now, outputs),
+        }
+    }
+
+    /// Fetches from memory the flows of the clients whose bursts are handled next, in that order,
+    /// up to 64. With many flows each lies somewhere in main memory, and this waits for all of
+    /// them together where handling one burst after another would wait for each.
+    ///
+    /// A hint: nothing depends on it but speed, also where it turns out wrong.
+    #[inline]
+    pub fn prefetch(&mut self, clients: impl Iterator<Item = (SocketAddr, Option<LocalAddr>)>) {
+        if self.flows.len() >= PREFETCH_FROM {
+            self.flows.prefetch(clients.map(|(source, local)| FlowKey::new(source, local)));
+        }
+    }
+
+    /// Fetches from memory the flows whose backends' bursts are handled next, as
+    /// [`prefetch`](Self::prefetch) does for clients.
+    #[inline]
+    pub fn prefetch_flows(&self, flows: impl Iterator<Item = FlowId>) {
+        if self.flows.len() >= PREFETCH_FROM {
+            self.flows.prefetch_ids(flows);
         }
     }
 

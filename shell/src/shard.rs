@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 
 use flowgate_core::{
     Burst, Deadline, Direction, DropReason, FlowId, Instant, ManagerInput, UdpManager,
-    UpstreamFailure,
 };
 
 use crate::dispatch::{Dispatch, Scratch, Sockets};
+use crate::io::deliver::upstream_failure;
 use crate::kernel::Kernel;
 use crate::sys::mmsg::{Arena, Received, Turn};
 use crate::token::Token;
@@ -73,6 +73,14 @@ impl<K: Kernel> Shard<K> {
     /// When the manager wants to be called.
     pub fn poll_timeout(&self) -> Option<Deadline> {
         self.manager.poll_timeout()
+    }
+
+    /// How many datagrams wait for room in send buffers, on their way in `direction`.
+    pub fn spilled(&self, direction: Direction) -> usize {
+        match direction {
+            Direction::ToBackend => self.sockets.upstreams.iter().map(|u| u.spill.len()).sum(),
+            Direction::ToClient => self.sockets.listener_spill.len(),
+        }
     }
 
     /// Whether a turn would find something to read.
@@ -176,9 +184,10 @@ fn read_listener<'t, K: Kernel>(
     let max = LISTENER_BATCH.min(turn.free());
     let received = match turn.receive(max, |slots| kernel.receive(&sockets.listener, slots)) {
         Ok(received) => received,
-        Err(error) => return !is_passing(&error),
+        Err(error) => return says_drained(&error),
     };
     let is_drained = received.len() < max;
+    manager.prefetch(received.clone().filter_map(|r| Some((r.source?, r.control.local))));
     for datagrams in received {
         *bytes += datagrams.bytes.len();
         let input = match readable(&datagrams, Direction::ToBackend) {
@@ -214,7 +223,7 @@ fn read_upstream<'t, K: Kernel>(
     let backend = upstream.backend;
     let is_drained = match &received {
         Ok(received) => received.len() < max && !upstream.has_error,
-        Err(error) => !is_passing(error),
+        Err(error) => says_drained(error),
     };
     if is_drained {
         upstream.is_ready = false;
@@ -223,7 +232,7 @@ fn read_upstream<'t, K: Kernel>(
     let received = match received {
         Ok(received) => received,
         Err(error) => {
-            if let Some(failure) = failure(&error) {
+            if let Some(failure) = upstream_failure(&error) {
                 manager.handle_input(ManagerInput::UpstreamFailed { flow, failure }, now, dispatch);
             }
             return is_drained;
@@ -278,21 +287,8 @@ fn unusable<'t>(
     }
 }
 
-/// Whether an error of a receive says nothing about what is still to be read: the next receive
-/// may succeed at once.
-fn is_passing(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Interrupted || failure(error).is_some()
-}
-
-/// What the network said of a datagram sent earlier (ICMP), if that is what the error tells.
-fn failure(error: &io::Error) -> Option<UpstreamFailure> {
-    match error.raw_os_error()? {
-        libc::ECONNREFUSED => Some(UpstreamFailure::Refused),
-        libc::EHOSTUNREACH
-        | libc::ENETUNREACH
-        | libc::EHOSTDOWN
-        | libc::ENOPROTOOPT
-        | libc::EPROTO => Some(UpstreamFailure::Unreachable),
-        _ => None,
-    }
+/// Whether an error of a receive says that nothing is left to be read. Any other is told once, and
+/// datagrams may wait behind it: of those no poll tells again.
+fn says_drained(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
 }

@@ -63,7 +63,7 @@ impl UdpManager {
         let affinity = self.config.cluster.affinity;
         let backend = self
             .balancer
-            .pick(&self.backends, key.client(), affinity, &mut self.random)
+            .pick(&self.backends, key.client.address(), affinity, &mut self.random)
             .ok_or(DropReason::NoBackend)?;
         let chosen = self.backends.get_mut(backend).ok_or(DropReason::NoBackend)?;
         chosen.flows_active += 1;
@@ -72,7 +72,7 @@ impl UdpManager {
         let limits = &self.limits;
         let flow = self
             .flows
-            .insert(key, |generation| UdpFlow::new(*key, generation, backend, limits, now));
+            .insert(key, |generation| UdpFlow::new(key, generation, backend, limits, now));
         self.wheel.schedule(flow.index(), self.flows.at(flow.index()).1.deadline());
         self.counters.flows_opened += 1;
         outputs.emit(Output::OpenUpstream { flow, backend, address });

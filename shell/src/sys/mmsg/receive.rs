@@ -141,6 +141,7 @@ impl<'t> Turn<'t> {
 }
 
 /// What one receive delivered, in order.
+#[derive(Clone)]
 pub struct ReceivedBatch<'t> {
     arena: *const Arena,
     slots: Range<usize>,
