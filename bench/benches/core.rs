@@ -1,0 +1,197 @@
+//! What the core costs: nanoseconds for each burst, by the number of flows.
+//!
+//! `cargo bench -p flowgate-bench --bench core`. Flows are visited in random order, so that with
+//! many of them the table does not fit the processor's caches, as with real clients.
+
+use std::array::from_fn;
+use std::hint::black_box;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use divan::counter::ItemsCount;
+use divan::{Bencher, Divan};
+use flowgate_core::config::*;
+use flowgate_core::random::Random;
+use flowgate_core::{Burst, FlowId, Instant, ManagerInput, Output, Outputs, UdpManager};
+
+const FLOWS: [usize; 4] = [100, 10_000, 100_000, 1_000_000];
+
+/// Bursts in one sample, so that reading the clock does not count.
+const BURSTS: usize = 1_024;
+
+/// Bursts in one receive of a listener.
+const BATCH: usize = 64;
+
+fn main() {
+    Divan::from_args().main();
+}
+
+/// Datagrams of known flows, from client to backend, in batches as a listener delivers them.
+#[divan::bench(args = FLOWS)]
+fn request_of_a_known_flow(bencher: Bencher, flows: usize) {
+    let mut world = World::new(flows);
+    bencher.counter(ItemsCount::new(BURSTS)).bench_local(|| {
+        for _ in 0..BURSTS / BATCH {
+            let clients: [SocketAddr; BATCH] = from_fn(|_| world.any_client(flows));
+            world.manager.prefetch(clients.iter().map(|&client| (client, None)));
+            for client in clients {
+                world.request(client);
+            }
+        }
+    });
+}
+
+/// The same datagrams one at a time, each waiting for its flow to come from memory.
+#[divan::bench(args = FLOWS)]
+fn lone_request_of_a_known_flow(bencher: Bencher, flows: usize) {
+    let mut world = World::new(flows);
+    bencher.counter(ItemsCount::new(BURSTS)).bench_local(|| {
+        for _ in 0..BURSTS {
+            let client = world.any_client(flows);
+            world.request(client);
+        }
+    });
+}
+
+/// Datagrams of known flows, from backend to client, in batches as a worker finds sockets ready.
+#[divan::bench(args = FLOWS)]
+fn reply_of_a_known_flow(bencher: Bencher, flows: usize) {
+    let mut world = World::new(flows);
+    bencher.counter(ItemsCount::new(BURSTS)).bench_local(|| {
+        for _ in 0..BURSTS / BATCH {
+            let ready: [FlowId; BATCH] =
+                from_fn(|_| world.flows[world.random.below(flows as u64) as usize]);
+            world.manager.prefetch_flows(ready.iter().copied());
+            for flow in ready {
+                world.reply(flow);
+            }
+        }
+    });
+}
+
+/// A whole flow: opened by a request, closed by its reply.
+#[divan::bench(args = FLOWS)]
+fn flow_of_one_question(bencher: Bencher, flows: usize) {
+    let mut world = World::new(flows);
+    world.manager = UdpManager::new(
+        config(flows + 1, |cluster| cluster.responses = 1),
+        1,
+        world.now,
+    );
+    bencher.counter(ItemsCount::new(BURSTS)).bench_local(|| {
+        for number in 0..BURSTS {
+            let flow = world.open(client(flows + number));
+            world.reply(flow);
+        }
+    });
+}
+
+/// Asking for the next deadline, which a worker does once for each turn.
+#[divan::bench(args = FLOWS)]
+fn next_deadline(bencher: Bencher, flows: usize) {
+    let world = World::new(flows);
+    bencher.counter(ItemsCount::new(BURSTS)).bench_local(|| {
+        for _ in 0..BURSTS {
+            black_box(black_box(&world.manager).poll_timeout());
+        }
+    });
+}
+
+/// A manager with flows, and a clock that ticks a microsecond for each burst.
+struct World {
+    manager: UdpManager,
+    flows: Vec<FlowId>,
+    random: Random,
+    now: Instant,
+}
+
+/// Takes outputs as a shell would, without carrying them out.
+struct Sink;
+
+impl<'p> Outputs<'p> for Sink {
+    #[inline(never)]
+    fn emit(&mut self, output: Output<'p>) {
+        black_box(&output);
+    }
+}
+
+impl World {
+    fn new(flows: usize) -> Self {
+        let manager = UdpManager::new(config(flows, |_| {}), 1, Instant::ORIGIN);
+        let (random, now) = (Random::new(1), Instant::ORIGIN);
+        let mut world = Self { manager, flows: Vec::new(), random, now };
+        for number in 0..flows {
+            let flow = world.open(client(number));
+            world.flows.push(flow);
+        }
+        world
+    }
+
+    fn open(&mut self, source: SocketAddr) -> FlowId {
+        let mut outputs = Opened::default();
+        self.manager.handle_input(request(source), self.now, &mut outputs);
+        outputs.flow.expect("a new flow")
+    }
+
+    fn any_client(&mut self, flows: usize) -> SocketAddr {
+        client(self.random.below(flows as u64) as usize)
+    }
+
+    fn request(&mut self, source: SocketAddr) {
+        self.now += Duration::from_micros(1);
+        self.manager.handle_input(request(source), self.now, &mut Sink);
+    }
+
+    fn reply(&mut self, flow: FlowId) {
+        self.now += Duration::from_micros(1);
+        let input = ManagerInput::BackendBurst { flow, tos: 0, burst: payload() };
+        self.manager.handle_input(input, self.now, &mut Sink);
+    }
+}
+
+/// Remembers which flow was opened.
+#[derive(Default)]
+struct Opened {
+    flow: Option<FlowId>,
+}
+
+impl<'p> Outputs<'p> for Opened {
+    fn emit(&mut self, output: Output<'p>) {
+        if let Output::OpenUpstream { flow, .. } = output {
+            self.flow = Some(flow);
+        }
+    }
+}
+
+fn payload() -> Burst<'static> {
+    Burst::single(&[7; 64]).expect("shorter than an IP packet")
+}
+
+fn request(source: SocketAddr) -> ManagerInput<'static> {
+    ManagerInput::ClientBurst { source, local: None, tos: 0, burst: payload() }
+}
+
+fn client(number: usize) -> SocketAddr {
+    let ip = Ipv4Addr::from(0x0A00_0000 + number as u32 / 50_000);
+    SocketAddr::from((ip, (number % 50_000) as u16 + 1_024))
+}
+
+fn config(max_flows: usize, change: impl FnOnce(&mut ClusterConfig)) -> ManagerConfig {
+    let backend = |number| BackendConfig::new(SocketAddr::from(([10, 1, 0, number], 53)));
+    let mut cluster = ClusterConfig {
+        balance: Balance::RoundRobin,
+        affinity: Affinity::SourceIpPort,
+        idle_timeout: Duration::from_secs(60),
+        responses: 0,
+        requests: 0,
+        send_proxy_protocol: SendProxyProtocol::Off,
+        backends: (1..=4).map(backend).collect(),
+    };
+    change(&mut cluster);
+    ManagerConfig {
+        address: SocketAddr::from(([192, 0, 2, 1], 53)),
+        max_flows: max_flows as u32,
+        max_datagram_size: 65_507,
+        cluster,
+    }
+}

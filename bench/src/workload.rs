@@ -1,0 +1,157 @@
+//! What is measured: each workload is one row of this file.
+
+use serde::{Deserialize, Serialize};
+
+use crate::backends::Behaviour;
+
+/// How fast the clients send.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pace {
+    /// As fast as datagrams arrive at the other end: so many may be under way at once. This finds the highest rate that
+    /// a balancer sustains without ever drowning it.
+    Window(u64),
+    /// So many a second, whatever happens to them.
+    PerSecond(u64),
+}
+
+/// The figure for which a workload exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Headline {
+    /// Datagrams (or round trips) per second; more is better.
+    Rate,
+    /// CPU time of the balancer per datagram (or round trip, or flow); less is better.
+    Cpu,
+    /// The 99th percentile of the latency; less is better.
+    Tail,
+}
+
+/// One kind of traffic.
+#[derive(Debug)]
+pub(crate) struct Workload {
+    /// The name on the command line.
+    pub(crate) name: &'static str,
+    /// The name in tables and charts.
+    pub(crate) title: &'static str,
+    /// What the figures count.
+    pub(crate) unit: &'static str,
+    pub(crate) headline: Headline,
+    pub(crate) behaviour: Behaviour,
+    pub(crate) clients: usize,
+    /// Bytes of payload in each datagram.
+    pub(crate) size: usize,
+    /// Datagrams that a client sends in a row, by one GSO send.
+    pub(crate) train: usize,
+    /// Sends that a client does in a row.
+    pub(crate) run: usize,
+    pub(crate) pace: Pace,
+    /// The balancer closes a flow after so many replies; 0 is never.
+    pub(crate) responses: u32,
+}
+
+/// Payload of a small datagram.
+const SMALL: usize = 64;
+
+/// A busy client sends a few datagrams whenever it has its turn, as the event loop of a real sender does. Each leaves by
+/// itself: they arrive next to each other, but not joined.
+const BUSY: usize = 4;
+
+/// Small datagrams under way at once: enough to keep a balancer busy, also one that has to wait for its core, and few
+/// enough for any socket buffer on the way.
+const SMALL_WINDOW: u64 = 2_048;
+
+/// All workloads, in the order of the report.
+pub(crate) const WORKLOADS: [Workload; 7] = [
+    Workload {
+        name: "one-way-64",
+        title: "one-way, 64 clients",
+        unit: "datagram",
+        headline: Headline::Rate,
+        behaviour: Behaviour::Sink,
+        clients: 64,
+        size: SMALL,
+        train: 1,
+        run: BUSY,
+        pace: Pace::Window(SMALL_WINDOW),
+        responses: 0,
+    },
+    Workload {
+        name: "one-way-4096",
+        title: "one-way, 4,096 clients",
+        unit: "datagram",
+        headline: Headline::Rate,
+        behaviour: Behaviour::Sink,
+        clients: 4_096,
+        size: SMALL,
+        train: 1,
+        run: 1,
+        pace: Pace::Window(SMALL_WINDOW),
+        responses: 0,
+    },
+    Workload {
+        name: "round-trip-64",
+        title: "round trips, 64 clients",
+        unit: "round trip",
+        headline: Headline::Rate,
+        behaviour: Behaviour::Echo,
+        clients: 64,
+        size: SMALL,
+        train: 1,
+        run: BUSY,
+        pace: Pace::Window(SMALL_WINDOW),
+        responses: 0,
+    },
+    Workload {
+        name: "round-trip-4096",
+        title: "round trips, 4,096 clients",
+        unit: "round trip",
+        headline: Headline::Rate,
+        behaviour: Behaviour::Echo,
+        clients: 4_096,
+        size: SMALL,
+        train: 1,
+        run: 1,
+        pace: Pace::Window(SMALL_WINDOW),
+        responses: 0,
+    },
+    Workload {
+        name: "bulk",
+        title: "bulk trains, round trips",
+        unit: "round trip",
+        headline: Headline::Rate,
+        behaviour: Behaviour::Echo,
+        clients: 16,
+        size: 1_200,
+        train: 32,
+        run: 1,
+        pace: Pace::Window(16 * 32),
+        responses: 0,
+    },
+    Workload {
+        name: "new-flows",
+        title: "new flow per datagram",
+        unit: "flow",
+        headline: Headline::Cpu,
+        behaviour: Behaviour::Echo,
+        // A client comes back after half a second, when its flow has long been closed.
+        clients: 4_096,
+        size: SMALL,
+        train: 1,
+        run: 1,
+        pace: Pace::PerSecond(8_000),
+        responses: 1,
+    },
+    Workload {
+        name: "latency",
+        title: "latency at 20,000/s",
+        unit: "round trip",
+        headline: Headline::Tail,
+        behaviour: Behaviour::Echo,
+        clients: 64,
+        size: SMALL,
+        train: 1,
+        run: 1,
+        pace: Pace::PerSecond(20_000),
+        responses: 0,
+    },
+];
