@@ -137,13 +137,14 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         let mut exit = Exit {
             kernel: self.kernel,
             socket,
-            spill,
+            spill: &mut *spill,
             spill_budget: &mut sockets.spill_budget,
             reports: &mut self.reports,
         };
         if exit.resume(direction) {
             // A socket that cannot be unwatched only causes idle wake-ups.
             let _ = self.kernel.watch_writable(socket, token, false);
+            spill.is_watched = false;
         }
     }
 
@@ -298,11 +299,10 @@ fn send<K: Kernel>(
     if chain.is_empty() {
         return plan;
     }
-    let waited = !exit.spill.is_empty();
     let plan = exit.deliver(outbox, chain, plan).recycle();
-    if !waited && !exit.spill.is_empty() {
+    if !exit.spill.is_empty() && !exit.spill.is_watched {
         // A socket that cannot be watched is tried again with its next datagram.
-        let _ = exit.kernel.watch_writable(exit.socket, token, true);
+        exit.spill.is_watched = exit.kernel.watch_writable(exit.socket, token, true).is_ok();
     }
     plan
 }

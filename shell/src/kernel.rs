@@ -39,6 +39,10 @@ pub trait Kernel {
     /// Those of `sendmmsg(2)` for the first message; none was sent then.
     fn send(&mut self, socket: &Self::Socket, batch: Batch<'_>) -> io::Result<usize>;
 
+    /// Asks for what arrives to be joined into bursts from now on (UDP GRO). A hint: where the
+    /// kernel cannot, datagrams come one by one.
+    fn coalesce(&mut self, socket: &Self::Socket);
+
     /// Also tells, or no longer tells, under `token` when the socket can be written to.
     ///
     /// # Errors
@@ -113,8 +117,7 @@ impl Kernel for Linux {
 
     fn open_upstream(&mut self, backend: SocketAddr, token: Token) -> io::Result<Socket> {
         let socket = Socket::new(sockopt::connected_udp(backend)?, backend.is_ipv6());
-        // Without these a reply still arrives: alone, or with its TOS byte unknown.
-        let _ = sockopt::set_gro(socket.as_fd());
+        // Without it a reply still arrives, with its TOS byte unknown.
         let _ = sockopt::set_receive_tos(socket.as_fd(), socket.v6);
         let fd = socket.fd.as_raw_fd();
         self.registry.register(&mut SourceFd(&fd), token.into(), Interest::READABLE)?;
@@ -127,6 +130,11 @@ impl Kernel for Linux {
 
     fn send(&mut self, socket: &Socket, batch: Batch<'_>) -> io::Result<usize> {
         self.sender.send(socket.as_fd(), socket.v6, batch)
+    }
+
+    fn coalesce(&mut self, socket: &Socket) {
+        // Kernels before 5.0 have no GRO.
+        let _ = sockopt::set_gro(socket.as_fd());
     }
 
     fn watch_writable(&mut self, socket: &Socket, token: Token, watch: bool) -> io::Result<()> {

@@ -35,8 +35,8 @@ pub struct Group {
 /// # Errors
 ///
 /// When the address is taken, by whatever process: sockets that share a port with `SO_REUSEPORT`
-/// would silently share its clients too, so first a socket without that option is tried. Also
-/// when the address is not this host's, or the port needs a capability.
+/// would silently share its clients too, so the first one is bound without that option. Also when
+/// the address is not this host's, or the port needs a capability.
 pub fn bind(listener: &Listener, workers: usize) -> Result<Group, BindError> {
     let fail = |source: io::Error| BindError {
         name: listener.name.clone(),
@@ -44,31 +44,35 @@ pub fn bind(listener: &Listener, workers: usize) -> Result<Group, BindError> {
         advice: advice(&source),
         source,
     };
-    let open = |address| open(listener, address);
-    let claim = open(listener.address).and_then(|socket| {
-        socket.bind(&listener.address.into())?;
-        socket.local_addr()
-    });
-    let address = claim.map_err(fail)?.as_socket().unwrap_or(listener.address);
-    let bind = |_| {
-        let socket = open(address)?;
-        socket.set_reuse_port(true)?;
-        socket.bind(&address.into())?;
-        Ok(Socket::new(OwnedFd::from(socket), address.is_ipv6()))
-    };
-    let sockets = (0..workers).map(bind).collect::<io::Result<_>>().map_err(fail)?;
+    bind_group(listener, workers).map_err(fail)
+}
+
+fn bind_group(listener: &Listener, workers: usize) -> io::Result<Group> {
+    let first = open(listener)?;
+    first.bind(&listener.address.into())?;
+    // Shared only once it is ours, so that nobody slips in between.
+    first.set_reuse_port(true)?;
+    let address = first.local_addr()?.as_socket().unwrap_or(listener.address);
+    let mut sockets = vec![Socket::new(OwnedFd::from(first), address.is_ipv6())];
+    while sockets.len() < workers {
+        let next = open(listener)?;
+        next.set_reuse_port(true)?;
+        next.bind(&address.into())?;
+        sockets.push(Socket::new(OwnedFd::from(next), address.is_ipv6()));
+    }
     Ok(Group { address, sockets })
 }
 
 /// Opens a socket that is ready to be bound.
-fn open(listener: &Listener, address: SocketAddr) -> io::Result<socket2::Socket> {
+fn open(listener: &Listener) -> io::Result<socket2::Socket> {
     let kind = Type::DGRAM.nonblocking().cloexec();
-    let socket = socket2::Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
-    let v6 = address.is_ipv6();
+    let domain = Domain::for_address(listener.address);
+    let socket = socket2::Socket::new(domain, kind, Some(Protocol::UDP))?;
+    let v6 = listener.address.is_ipv6();
     if v6 {
         socket.set_only_v6(listener.v6_only)?;
     }
-    if address.ip().is_unspecified() {
+    if listener.address.ip().is_unspecified() {
         // Only then is the address that a datagram was sent to in doubt.
         sockopt::set_receive_local_address(socket.as_fd(), v6)?;
     }

@@ -229,6 +229,10 @@ fn read_upstream<'t, K: Kernel>(
         upstream.is_ready = false;
         upstream.has_error = false;
     }
+    if !upstream.coalesces && received.as_ref().is_ok_and(|received| received.len() > 1) {
+        upstream.coalesces = true;
+        kernel.coalesce(&upstream.socket);
+    }
     let received = match received {
         Ok(received) => received,
         Err(error) => {

@@ -25,6 +25,9 @@ pub struct Upstream<S> {
     /// Whether the poll reported an error, behind which datagrams may hide: reading goes on until
     /// the kernel says that nothing is left.
     pub has_error: bool,
+    /// Whether the kernel was asked to join what arrives into bursts. Not from the start: a flow of
+    /// one question and one answer would pay for it in vain.
+    pub coalesces: bool,
     /// Whether trains have been refused for good on the way to the backend.
     no_trains_to_backend: bool,
     /// The same on the way to the client, which is a property of the client's route.
@@ -42,6 +45,7 @@ impl<S> Upstream<S> {
             spill: Spill::default(),
             is_ready: false,
             has_error: false,
+            coalesces: false,
             no_trains_to_backend: false,
             no_trains_to_client: false,
         }
@@ -93,6 +97,11 @@ impl<S> Upstreams<S> {
     /// The socket in a slot, whichever flow it serves.
     pub fn at_mut(&mut self, index: usize) -> Option<&mut Upstream<S>> {
         self.slots.get_mut(index)?.as_mut()
+    }
+
+    /// All open sockets. Looks at every slot: not for each datagram.
+    pub fn iter(&self) -> impl Iterator<Item = &Upstream<S>> {
+        self.slots.iter().flatten()
     }
 
     /// Takes a flow's socket out of its slot.

@@ -172,7 +172,8 @@ impl<K: Kernel> Exit<'_, K> {
 
 /// Sends a batch and says how many messages the kernel took, at least one, or why it did not
 /// take the first. An error that an earlier datagram caused is reported and the send repeated:
-/// the datagram that happened to meet it is not lost.
+/// the datagram that happened to meet it is not lost. What ICMP said is told once; what the
+/// routing table or a firewall says of this datagram, they say again.
 fn try_send<K: Kernel>(
     kernel: &mut K,
     socket: &K::Socket,
@@ -180,15 +181,19 @@ fn try_send<K: Kernel>(
     flow: FlowId,
     reports: &mut Vec<Report>,
 ) -> Result<usize, Refusal> {
-    let mut last = DropReason::SendFailed;
+    let first = batch.messages.first();
+    let is_connected = first.is_some_and(|message| message.destination.is_none());
+    let is_train = first.is_some_and(|message| message.segment > 0);
+    let mut last: Option<io::Error> = None;
     for _ in 0..=MAX_RETRIES {
         let error = match kernel.send(socket, batch) {
             Ok(0) => return Err(Refusal::Full),
             Ok(sent) => return Ok(sent),
             Err(error) => error,
         };
-        let reason = drop_reason(&error);
-        match error.raw_os_error() {
+        let (reason, code) = (drop_reason(&error), error.raw_os_error());
+        let is_repeated = last.is_some_and(|last| last.raw_os_error() == code);
+        match code {
             Some(libc::EINTR) => {}
             Some(libc::ECONNREFUSED) => {
                 let failure = UpstreamFailure::Refused;
@@ -197,15 +202,42 @@ fn try_send<K: Kernel>(
             Some(libc::EIO) => {
                 return Err(Refusal::NoTrain { for_good: true, reason });
             }
-            Some(libc::EINVAL | libc::EMSGSIZE) => {
+            Some(libc::EINVAL | libc::EMSGSIZE) if is_train => {
                 return Err(Refusal::NoTrain { for_good: false, reason });
+            }
+            _ if is_connected && !is_repeated && may_be_stale(&error) => {
+                let failed = upstream_failure(&error).map(|failure| {
+                    Report::Input(ManagerInput::UpstreamFailed { flow, failure })
+                });
+                reports.extend(failed);
             }
             _ if error.kind() == io::ErrorKind::WouldBlock => return Err(Refusal::Full),
             _ => return Err(Refusal::Lost(reason)),
         }
-        last = reason;
+        last = Some(error);
     }
-    Err(Refusal::Lost(last))
+    Err(Refusal::Lost(last.as_ref().map_or(DropReason::SendFailed, drop_reason)))
+}
+
+/// What the network said of an earlier datagram (ICMP), if an error may tell that.
+pub fn upstream_failure(error: &io::Error) -> Option<UpstreamFailure> {
+    match error.raw_os_error()? {
+        libc::ECONNREFUSED => Some(UpstreamFailure::Refused),
+        libc::EHOSTUNREACH
+        | libc::ENETUNREACH
+        | libc::EHOSTDOWN
+        | libc::ENONET
+        | libc::ENOPROTOOPT
+        | libc::EPROTO
+        | libc::EACCES => Some(UpstreamFailure::Unreachable),
+        _ => None,
+    }
+}
+
+/// Whether a connected socket may tell this of an earlier datagram: that it was unreachable, or
+/// too long for the path.
+fn may_be_stale(error: &io::Error) -> bool {
+    upstream_failure(error).is_some() || error.raw_os_error() == Some(libc::EMSGSIZE)
 }
 
 /// The name under which datagrams that met an error are counted.

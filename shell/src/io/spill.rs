@@ -24,6 +24,8 @@ pub const MAX_BYTES: usize = 1 << 20;
 pub struct Spill {
     waiting: VecDeque<Spilled>,
     bytes: usize,
+    /// Whether the poll was asked to tell when the socket can be written to again.
+    pub is_watched: bool,
 }
 
 /// A datagram that waits, with a copy of its bytes.
