@@ -55,6 +55,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowgate_core::config::{ClusterConfig, ManagerConfig};
+use ipnet::IpNet;
 use toml::de::DeTable;
 
 pub use error::{Errors, Fault, LoadError, Problem};
@@ -139,6 +140,10 @@ pub struct Listener {
     pub receive_buffer: usize,
     /// The send buffer to ask of the kernel for the socket, in bytes.
     pub send_buffer: usize,
+    /// Clients that may open flows; empty: all of them.
+    pub allow: Vec<IpNet>,
+    /// Clients that may not, also where they are allowed.
+    pub deny: Vec<IpNet>,
 }
 
 impl Listener {
@@ -151,6 +156,8 @@ impl Listener {
             address,
             max_flows,
             max_datagram_size: self.max_datagram_size,
+            allow: self.allow.clone(),
+            deny: self.deny.clone(),
             cluster: self.cluster.policy.clone(),
         }
     }

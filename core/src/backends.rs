@@ -53,6 +53,8 @@ impl Backend {
 #[derive(Clone, Debug, Default)]
 pub struct Backends {
     list: Vec<Backend>,
+    /// All addresses, sorted.
+    addresses: Vec<SocketAddr>,
 }
 
 impl Backends {
@@ -64,7 +66,9 @@ impl Backends {
             to: Traffic::default(),
             from: Traffic::default(),
         };
-        Self { list: configs.iter().map(fresh).collect() }
+        let mut addresses: Vec<_> = configs.iter().map(|config| config.address).collect();
+        addresses.sort_unstable();
+        Self { list: configs.iter().map(fresh).collect(), addresses }
     }
 
     /// How many there are, able to serve or not.
@@ -89,6 +93,11 @@ impl Backends {
     /// All of them with their ids, in configured order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (BackendId, &Backend)> {
         self.list.iter().enumerate().map(|(index, backend)| (BackendId::new(index), backend))
+    }
+
+    /// Whether one of them has this address.
+    pub(crate) fn has_address(&self, address: SocketAddr) -> bool {
+        self.addresses.binary_search(&address).is_ok()
     }
 
     /// Whether the backend called `id` exists and may be given one more flow now.

@@ -6,6 +6,8 @@ use core::fmt;
 use core::net::SocketAddr;
 use core::time::Duration;
 
+use ipnet::IpNet;
+
 /// How one listener's datagrams are to be balanced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManagerConfig {
@@ -16,6 +18,10 @@ pub struct ManagerConfig {
     pub max_flows: u32,
     /// The longest datagram in bytes that is forwarded, either way. Longer ones are counted drops.
     pub max_datagram_size: u16,
+    /// Clients that may open flows; empty: all of them.
+    pub allow: Vec<IpNet>,
+    /// Clients that may not, also where they are allowed.
+    pub deny: Vec<IpNet>,
     /// The cluster that serves the listener.
     pub cluster: ClusterConfig,
 }
@@ -36,8 +42,28 @@ pub struct ClusterConfig {
     pub requests: u32,
     /// Which datagrams to a backend carry a PROXY protocol v2 header.
     pub send_proxy_protocol: SendProxyProtocol,
+    /// What one client may take.
+    pub limits: Limits,
     /// The backends. A [`BackendId`](crate::BackendId) is an index into this list.
     pub backends: Vec<BackendConfig>,
+}
+
+/// What one client may take. 0 is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// The most flows of one client address.
+    pub flows_per_source: u32,
+    /// The most flows of one /24 of IPv4 or /56 of IPv6.
+    pub flows_per_subnet: u32,
+    /// How many flows one client address may open in a second.
+    pub new_flows_per_second_per_source: u32,
+    /// How many bytes go to a client for each byte that came from it, until it has sent a
+    /// datagram after an answer. One that spoofs its address never sees the answer.
+    pub amplification: u32,
+    /// The most flows that have not been answered yet; the oldest makes room for a new one.
+    pub unanswered_flows: u32,
+    /// The idle timeout of flows that have not been answered yet; zero: as for all.
+    pub unanswered_timeout: Duration,
 }
 
 /// One server.

@@ -26,6 +26,8 @@ pub struct UdpFlow {
     generation: u32,
     backend: BackendId,
     retired: bool,
+    answered: bool,
+    confirmed: bool,
 
     local: u128,
     to_client: Traffic,
@@ -38,26 +40,45 @@ const _: () = assert!(core::mem::offset_of!(UdpFlow, local) == 64 && size_of::<U
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FlowLimits {
     idle_timeout: Duration,
+    unanswered_timeout: Duration,
     responses: u64,
     requests: u64,
+    amplification: u64,
 }
 
 impl FlowLimits {
     pub(crate) fn new(cluster: &ClusterConfig) -> Self {
         Self {
             idle_timeout: cluster.idle_timeout,
+            unanswered_timeout: match cluster.limits.unanswered_timeout {
+                Duration::ZERO => cluster.idle_timeout,
+                timeout => timeout.min(cluster.idle_timeout),
+            },
             responses: u64::from(cluster.responses),
             requests: u64::from(cluster.requests),
+            amplification: u64::from(cluster.limits.amplification),
         }
     }
 }
 
-/// What of a burst a flow accepts.
-pub(crate) struct Accepted<'p> {
+/// What of a client's burst a flow accepts.
+pub(crate) struct AcceptedRequests<'p> {
     /// The datagrams that the flow carries.
     pub(crate) now: Option<Burst<'p>>,
-    /// The datagrams that come after its last one.
+    /// The datagrams that belong to the client's next flow.
     pub(crate) beyond: Option<Burst<'p>>,
+}
+
+/// What of a backend's burst a flow accepts.
+pub(crate) struct AcceptedReplies<'p> {
+    /// The datagrams that the flow carries.
+    pub(crate) now: Option<Burst<'p>>,
+    /// The datagrams that would amplify what the client sent by too much.
+    pub(crate) over_budget: Option<Burst<'p>>,
+    /// The datagrams that come after the last reply.
+    pub(crate) beyond: Option<Burst<'p>>,
+    /// Whether these are the first that the flow ever carries.
+    pub(crate) is_first_answer: bool,
 }
 
 impl UdpFlow {
@@ -71,10 +92,12 @@ impl UdpFlow {
         Self {
             client: key.client,
             local: key.local,
-            deadline: now + limits.idle_timeout,
+            deadline: now + limits.unanswered_timeout,
             generation,
             backend,
             retired: false,
+            answered: false,
+            confirmed: false,
             to_backend: Traffic::default(),
             to_client: Traffic::default(),
             opened: now,
@@ -122,6 +145,11 @@ impl UdpFlow {
         self.retired
     }
 
+    /// Whether it has had an answer.
+    pub const fn is_answered(&self) -> bool {
+        self.answered
+    }
+
     pub(crate) const fn key(&self) -> FlowKey {
         FlowKey { client: self.client, local: self.local }
     }
@@ -137,42 +165,71 @@ impl UdpFlow {
     }
 
     /// Takes datagrams of the client, as many as `requests` leaves room for.
+    #[inline]
     pub(crate) fn accept_requests<'p>(
         &mut self,
         burst: Burst<'p>,
         limits: &FlowLimits,
         now: Instant,
-    ) -> Accepted<'p> {
-        self.deadline = now + limits.idle_timeout;
+    ) -> AcceptedRequests<'p> {
+        self.confirmed |= self.answered;
+        self.postpone(limits, now);
         let room = match limits.requests {
             0 => u64::MAX,
             limit => limit.saturating_sub(self.to_backend.datagrams),
         };
-        let accepted = take_up_to(burst, room);
-        if let Some(burst) = &accepted.now {
+        let (accepted, beyond) = split_at(burst, room);
+        if let Some(burst) = &accepted {
             self.to_backend.add(Traffic::of(burst));
         }
         self.retired = limits.requests > 0 && self.to_backend.datagrams >= limits.requests;
-        accepted
+        AcceptedRequests { now: accepted, beyond }
     }
 
-    /// Takes datagrams of the backend, as many as the flow still expects.
+    /// Takes datagrams of the backend, as many as the flow still expects, and as many bytes as
+    /// may go to a client that has not shown yet that it hears them.
+    #[inline]
     pub(crate) fn accept_replies<'p>(
         &mut self,
         burst: Burst<'p>,
         limits: &FlowLimits,
         now: Instant,
-    ) -> Accepted<'p> {
-        self.deadline = now + limits.idle_timeout;
+    ) -> AcceptedReplies<'p> {
         let room = match self.last_reply(limits) {
             None => u64::MAX,
             Some(last) => last.saturating_sub(self.to_client.datagrams),
         };
-        let accepted = take_up_to(burst, room);
-        if let Some(burst) = &accepted.now {
+        let (expected, beyond) = split_at(burst, room);
+        let (accepted, over_budget) = match expected {
+            Some(burst) => split_at(burst, self.affordable(&burst, limits)),
+            None => (None, None),
+        };
+        let mut is_first_answer = false;
+        if let Some(burst) = &accepted {
             self.to_client.add(Traffic::of(burst));
+            is_first_answer = !core::mem::replace(&mut self.answered, true);
         }
-        accepted
+        self.postpone(limits, now);
+        AcceptedReplies { now: accepted, over_budget, beyond, is_first_answer }
+    }
+
+    /// How many datagrams of a burst may go to the client before it has sent anything after an
+    /// answer. Its own address is all that it has shown until then, and that may be forged.
+    fn affordable(&self, burst: &Burst<'_>, limits: &FlowLimits) -> u64 {
+        if limits.amplification == 0 || self.confirmed {
+            return u64::MAX;
+        }
+        let earned = self.to_backend.bytes.saturating_mul(limits.amplification);
+        let budget = earned.saturating_sub(self.to_client.bytes);
+        if burst.bytes().len() as u64 <= budget {
+            return u64::MAX;
+        }
+        budget / u64::from(burst.stride()).max(1)
+    }
+
+    fn postpone(&mut self, limits: &FlowLimits, now: Instant) {
+        let timeout = if self.answered { limits.idle_timeout } else { limits.unanswered_timeout };
+        self.deadline = now + timeout;
     }
 
     /// Whether nothing more is to come. Asked after a reply: a request always waits for one.
@@ -200,7 +257,7 @@ impl UdpFlow {
     }
 }
 
-fn take_up_to(burst: Burst<'_>, room: u64) -> Accepted<'_> {
-    let (now, beyond) = burst.split_at(u16::try_from(room).unwrap_or(u16::MAX));
-    Accepted { now, beyond }
+/// The first `datagrams` datagrams of a burst, and the rest.
+fn split_at(burst: Burst<'_>, datagrams: u64) -> (Option<Burst<'_>>, Option<Burst<'_>>) {
+    burst.split_at(u16::try_from(datagrams).unwrap_or(u16::MAX))
 }

@@ -56,6 +56,11 @@ impl FlowKey {
         }
     }
 
+    /// The local address, if it is part of the key.
+    pub(crate) fn local(&self) -> Option<LocalAddr> {
+        self.client.local(self.local)
+    }
+
     #[inline]
     fn hash(&self, keys: (u64, u64)) -> u64 {
         let ClientKey { ip, scope, port, has_local } = self.client;
@@ -72,8 +77,13 @@ impl FlowKey {
 }
 
 impl ClientKey {
+    /// The client's IP address, mapped into IPv6.
+    pub(crate) fn ip_bits(&self) -> u128 {
+        u128::from(self.ip[0]) << 64 | u128::from(self.ip[1])
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
-        match canonical(u128::from(self.ip[0]) << 64 | u128::from(self.ip[1])) {
+        match canonical(self.ip_bits()) {
             IpAddr::V4(ip) => SocketAddr::from((ip, self.port)),
             IpAddr::V6(ip) => SocketAddrV6::new(ip, self.port, 0, self.scope).into(),
         }
@@ -82,6 +92,10 @@ impl ClientKey {
     /// The local address that goes with the client, if there is one.
     pub(crate) fn local(&self, local: u128) -> Option<LocalAddr> {
         self.has_local.then(|| LocalAddr { ip: canonical(local), interface: self.scope })
+    }
+
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
     }
 
     /// Whether a local address is part of the key.
@@ -143,7 +157,7 @@ impl FlowTable {
         Self {
             flows: Slab::with_capacity(capacity),
             index: HashTable::with_capacity(capacity * 2),
-            hash_keys: (random.next(), random.next()),
+            hash_keys: (random.draw(), random.draw()),
             capacity,
             next_generation: 0,
             expected: Expected::NOTHING,

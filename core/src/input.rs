@@ -20,6 +20,8 @@ pub enum ManagerInput<'p> {
         local: Option<LocalAddr>,
         /// The TOS or traffic-class byte they carried: DSCP (RFC 2474) and ECN (RFC 3168).
         tos: u8,
+        /// The time to live or hop limit they arrived with.
+        ttl: u8,
         /// The datagrams.
         burst: Burst<'p>,
     },

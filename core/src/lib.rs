@@ -16,6 +16,8 @@
 //!     address: "192.0.2.1:53".parse()?,
 //!     max_flows: 1_000,
 //!     max_datagram_size: 65_507,
+//!     allow: vec![],
+//!     deny: vec![],
 //!     cluster: ClusterConfig {
 //!         balance: Balance::RoundRobin,
 //!         affinity: Affinity::SourceIp,
@@ -23,6 +25,7 @@
 //!         responses: 1,
 //!         requests: 0,
 //!         send_proxy_protocol: SendProxyProtocol::Off,
+//!         limits: Limits::default(),
 //!         backends: vec![BackendConfig::new("10.0.0.1:53".parse()?)],
 //!     },
 //! };
@@ -34,6 +37,7 @@
 //!     source: "198.51.100.7:4711".parse()?,
 //!     local: None,
 //!     tos: 0,
+//!     ttl: 64,
 //!     burst: Burst::single(b"question").unwrap(),
 //! };
 //! manager.handle_input(question, Instant::from_millis(1), &mut outputs);
@@ -99,7 +103,9 @@ mod input;
 mod manager;
 mod output;
 pub mod proxy_protocol;
+mod queue;
 pub mod random;
+mod source_limits;
 mod time;
 mod timer_wheel;
 

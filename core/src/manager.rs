@@ -17,7 +17,9 @@ use crate::flow_table::{FlowKey, FlowTable};
 use crate::id::FlowId;
 use crate::input::{LocalAddr, ManagerInput, UpstreamFailure};
 use crate::output::{CloseReason, Direction, DropReason, Outputs};
+use crate::queue::Queue;
 use crate::random::Random;
+use crate::source_limits::SourceLimits;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
 
@@ -52,6 +54,9 @@ pub struct UdpManager {
     wheel: TimerWheel,
     backends: Backends,
     balancer: Balancer,
+    /// The flows that have not been answered, oldest first.
+    unanswered: Queue,
+    source_limits: SourceLimits,
     counters: Counters,
     random: Random,
     drain: Option<Instant>,
@@ -72,6 +77,8 @@ impl UdpManager {
             wheel: TimerWheel::new(capacity, now),
             balancer: Balancer::new(config.cluster.balance, &backends),
             backends,
+            unanswered: Queue::new(capacity),
+            source_limits: SourceLimits::new(&config.cluster.limits, capacity, &mut random),
             counters: Counters::default(),
             random,
             drain: None,
@@ -91,8 +98,9 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) {
         match input {
-            ManagerInput::ClientBurst { source, local, tos, burst } => {
-                self.handle_client_burst(source, local, tos, burst, now, outputs);
+            ManagerInput::ClientBurst { source, local, tos, ttl, burst } => {
+                let client = FlowKey::new(source, local);
+                self.handle_client_burst(&client, tos, ttl, burst, now, outputs);
             }
             ManagerInput::BackendBurst { flow, tos, burst } => {
                 self.handle_backend_burst(flow, tos, burst, now, outputs);

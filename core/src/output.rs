@@ -20,6 +20,9 @@ pub enum Output<'p> {
         backend: BackendId,
         /// The backend's address.
         address: SocketAddr,
+        /// The time to live or hop limit to send with: one less than the client's datagram had
+        /// left, as a router does (RFC 1812), so that a loop of balancers comes to an end.
+        ttl: u8,
     },
     /// Send datagrams from the flow's upstream socket.
     SendToBackend {
@@ -141,6 +144,20 @@ reasons! {
         TooLarge = "too_large",
         /// Sent from port 0, where no answer can go.
         PortZero = "port_zero",
+        /// The client is not allowed, or denied.
+        Denied = "denied",
+        /// The sender is one of our own listeners or backends: a loop, or a forged address.
+        OwnAddress = "own_address",
+        /// The datagram that was to open a flow has been forwarded too often: a loop.
+        TtlExpired = "ttl_expired",
+        /// The client has `flows_per_source` flows.
+        SourceFlows = "source_flows",
+        /// The client's subnet has `flows_per_subnet` flows.
+        SubnetFlows = "subnet_flows",
+        /// The client opens flows faster than `new_flows_per_second_per_source`.
+        SourceRate = "source_rate",
+        /// More bytes than `amplification` allows to a client that may not be who it says.
+        Amplification = "amplification",
         /// A backend's answer to a flow that has closed.
         UnknownFlow = "unknown_flow",
         /// More replies than `responses` or `requests` allow the flow.
@@ -182,6 +199,8 @@ reasons! {
         Idle = "idle",
         /// It had the replies that `responses` or `requests` ask for.
         Complete = "complete",
+        /// It was never answered, and a new flow needed the room.
+        Evicted = "evicted",
         /// The drain deadline passed.
         Drained = "drained",
         /// Its upstream socket could not be opened.

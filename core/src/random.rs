@@ -13,8 +13,8 @@ impl Random {
         Self(seed)
     }
 
-    /// The next number of the sequence.
-    pub fn next(&mut self) -> u64 {
+    /// Draws the next number of the sequence.
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         mix(self.0)
     }
@@ -22,7 +22,7 @@ impl Random {
     /// A number below `bound`, evenly; 0 when `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         // Multiply-shift: the bias is below bound / 2^64.
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(bound)) >> 64) as u64
     }
 }
 

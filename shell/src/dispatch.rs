@@ -192,9 +192,9 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         self.plan = send(exit, &self.outbox, chain, token, std::mem::take(&mut self.plan));
     }
 
-    fn open_upstream(&mut self, flow: FlowId, address: SocketAddr) {
+    fn open_upstream(&mut self, flow: FlowId, address: SocketAddr, ttl: u8) {
         let token = Token::Upstream { shard: self.sockets.shard, flow: flow.index() as u32 };
-        match self.kernel.open_upstream(address, token) {
+        match self.kernel.open_upstream(address, ttl, token) {
             Ok(socket) => self.sockets.upstreams.insert(Upstream::new(socket, flow, address)),
             Err(error) => self.not_opened.push((flow, drop_reason(&error))),
         }
@@ -259,7 +259,9 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
     #[inline]
     fn emit(&mut self, output: Output<'t>) {
         match output {
-            Output::OpenUpstream { flow, address, .. } => self.open_upstream(flow, address),
+            Output::OpenUpstream { flow, address, ttl, .. } => {
+                self.open_upstream(flow, address, ttl)
+            }
             Output::SendToBackend { flow, prefix, tos, burst } => self.send_to_backend(Outgoing {
                 flow,
                 direction: Direction::ToBackend,

@@ -17,12 +17,18 @@ pub trait Kernel {
     /// An open socket, closed when dropped.
     type Socket;
 
-    /// Opens a socket connected to `backend`, whose readiness is told under `token`.
+    /// Opens a socket connected to `backend`, whose readiness is told under `token`, and which
+    /// sends with the given time to live or hop limit.
     ///
     /// # Errors
     ///
     /// Those of `socket(2)` and `connect(2)`: out of descriptors, ports or memory, or no route.
-    fn open_upstream(&mut self, backend: SocketAddr, token: Token) -> io::Result<Self::Socket>;
+    fn open_upstream(
+        &mut self,
+        backend: SocketAddr,
+        ttl: u8,
+        token: Token,
+    ) -> io::Result<Self::Socket>;
 
     /// Receives into free slots and says how many it filled. Fewer than there are means that the
     /// socket is drained, unless it has an error pending.
@@ -115,8 +121,9 @@ impl AsFd for Socket {
 impl Kernel for Linux {
     type Socket = Socket;
 
-    fn open_upstream(&mut self, backend: SocketAddr, token: Token) -> io::Result<Socket> {
+    fn open_upstream(&mut self, backend: SocketAddr, ttl: u8, token: Token) -> io::Result<Socket> {
         let socket = Socket::new(sockopt::connected_udp(backend)?, backend.is_ipv6());
+        sockopt::set_ttl(socket.as_fd(), socket.v6, ttl)?;
         // Without it a reply still arrives, with its TOS byte unknown.
         let _ = sockopt::set_receive_tos(socket.as_fd(), socket.v6);
         let fd = socket.fd.as_raw_fd();

@@ -77,6 +77,7 @@ fn open(listener: &Listener) -> io::Result<socket2::Socket> {
         sockopt::set_receive_local_address(socket.as_fd(), v6)?;
     }
     sockopt::set_receive_tos(socket.as_fd(), v6)?;
+    sockopt::set_receive_ttl(socket.as_fd(), v6)?;
     // Kernels before 5.0 have no GRO; datagrams then come one by one.
     let _ = sockopt::set_gro(socket.as_fd());
     Ok(socket)

@@ -195,6 +195,7 @@ fn read_listener<'t, K: Kernel>(
                 source,
                 local: datagrams.control.local,
                 tos: datagrams.control.tos,
+                ttl: datagrams.control.ttl,
                 burst,
             },
             Err(unusable) => unusable,

@@ -8,7 +8,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowgate_core::config::{Affinity, BackendConfig, Balance, ClusterConfig, SendProxyProtocol};
+use flowgate_core::config::{
+    Affinity, BackendConfig, Balance, ClusterConfig, Limits, SendProxyProtocol,
+};
 use toml::de::DeValue;
 
 use crate::Cluster;
@@ -85,7 +87,7 @@ fn policy(table: &Table<'_>, item: &Item<'_>) -> Option<ClusterConfig> {
     table.get("mode", word(&["session", "one-way", "fan-out"])).only("session");
     table.get("on_backend_down", word(&["pin", "rehash", "close"])).only("pin");
     table.section("health", health::health);
-    table.section("limits", limits);
+    let limits = table.section("limits", limits);
     let backends = table.require("backends", backends).value?;
     if backends.is_empty() {
         item.warn(Fault::NoBackends);
@@ -97,6 +99,7 @@ fn policy(table: &Table<'_>, item: &Item<'_>) -> Option<ClusterConfig> {
         responses,
         requests,
         send_proxy_protocol,
+        limits: limits?,
         backends,
     })
 }
@@ -119,12 +122,17 @@ const SEND_PROXY_PROTOCOL: &[(&str, SendProxyProtocol)] = &[
     ("every", SendProxyProtocol::Every),
 ];
 
-fn limits(table: &Table<'_>) -> Option<()> {
-    table.get("flows_per_source", count).only(0);
-    table.get("flows_per_subnet", count).only(0);
-    table.get("new_flows_per_second_per_source", count).only(0);
-    table.get("amplification", count).only(0);
-    Some(())
+fn limits(table: &Table<'_>) -> Option<Limits> {
+    Some(Limits {
+        flows_per_source: table.get("flows_per_source", count).or(0),
+        flows_per_subnet: table.get("flows_per_subnet", count).or(0),
+        new_flows_per_second_per_source: table.get("new_flows_per_second_per_source", count).or(0),
+        amplification: table.get("amplification", count).or(0),
+        unanswered_flows: table.get("unanswered_flows", count).or(0),
+        unanswered_timeout: table
+            .get("unanswered_timeout", duration(Duration::ZERO..=*IDLE.end()))
+            .or(Duration::ZERO),
+    })
 }
 
 fn backends(item: &Item<'_>) -> Option<Vec<BackendConfig>> {

@@ -55,9 +55,9 @@ fn listener(
         table.get("max_datagram_size", integer(1..=LONGEST_DATAGRAM)).or(LONGEST_DATAGRAM);
     let receive_buffer = table.get("receive_buffer", size(BUFFER)).or(DEFAULT_BUFFER);
     let send_buffer = table.get("send_buffer", size(BUFFER)).or(DEFAULT_BUFFER);
-    for key in ["accept_proxy_protocol", "allow", "deny"] {
-        table.get(key, networks).only([]);
-    }
+    table.get("accept_proxy_protocol", networks).only([]);
+    let allow = table.get("allow", networks).or(vec![]);
+    let deny = table.get("deny", networks).or(vec![]);
 
     let at = address.value?;
     let taken = "an address that no other listener receives on";
@@ -76,6 +76,8 @@ fn listener(
         max_datagram_size,
         receive_buffer,
         send_buffer,
+        allow,
+        deny,
     })
 }
 

@@ -21,8 +21,6 @@ const NOT_YET: &[(&str, &str, &str, &str)] = &[
     ("top", "log.flows", "\"stderr\"", "\"off\""),
     ("top", "log.flows", "\"/var/log/flows\"", "\"off\""),
     ("listener", "accept_proxy_protocol", "[\"10.0.0.0/8\"]", "[]"),
-    ("listener", "allow", "[\"10.0.0.1\", \"2001:db8::/32\"]", "[]"),
-    ("listener", "deny", "[\"::/0\"]", "[]"),
     ("cluster", "mode", "\"one-way\"", "\"session\""),
     ("cluster", "mode", "\"fan-out\"", "\"session\""),
     ("cluster", "on_backend_down", "\"rehash\"", "\"pin\""),
@@ -41,10 +39,6 @@ const NOT_YET: &[(&str, &str, &str, &str)] = &[
     ("cluster", "health.fall", "3", "to leave the key out"),
     ("cluster", "health.fail_open", "false", "true"),
     ("cluster", "health.passive", "true", "false"),
-    ("cluster", "limits.flows_per_source", "1", "0"),
-    ("cluster", "limits.flows_per_subnet", "1", "0"),
-    ("cluster", "limits.new_flows_per_second_per_source", "1", "0"),
-    ("cluster", "limits.amplification", "3", "0"),
 ];
 
 #[test]

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use flowgate_config::{
     Cluster, Config, Fault, Listener, LoadError, Log, LogFormat, LogLevel, Workers, load, parse,
 };
-use flowgate_core::config::{Affinity, BackendConfig, Balance, ClusterConfig, SendProxyProtocol};
+use flowgate_core::config::{
+    Affinity, BackendConfig, Balance, ClusterConfig, Limits, SendProxyProtocol,
+};
+use ipnet::IpNet;
 
 const MINIMAL: &str = r#"
 [[listener]]
@@ -64,6 +67,8 @@ flows_per_source = 0
 flows_per_subnet = 0
 new_flows_per_second_per_source = 0
 amplification = 0
+unanswered_flows = 0
+unanswered_timeout = "0s"
 "#;
 
 const FULL: &str = r#"
@@ -83,6 +88,8 @@ max_flows = 20_000
 max_datagram_size = 1472
 receive_buffer = "8MiB"
 send_buffer = 1048576
+allow = ["10.0.0.0/8", "2001:db8::/32"]
+deny = ["10.1.2.3"]
 
 [[listener]]
 address = "0.0.0.0:53"
@@ -100,6 +107,14 @@ backends = [
   { address = "[2001:db8::2]:53", weight = 7, backup = true, max_flows = 900 },
 ]
 
+[cluster.resolvers.limits]
+flows_per_source = 100
+flows_per_subnet = 1000
+new_flows_per_second_per_source = 50
+amplification = 3
+unanswered_flows = 5000
+unanswered_timeout = "2s"
+
 [cluster.games]
 balance = "least-flows"
 backends = [{ address = "10.0.0.3:27015" }]
@@ -111,6 +126,10 @@ fn valid(text: &str) -> Config {
 
 fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
+}
+
+fn network(text: &str) -> IpNet {
+    text.parse().expect("a network")
 }
 
 /// The minimal configuration with lines added to its cluster.
@@ -135,6 +154,14 @@ fn a_full_example_sets_every_supported_key() {
             responses: 1,
             requests: 2,
             send_proxy_protocol: SendProxyProtocol::Every,
+            limits: Limits {
+                flows_per_source: 100,
+                flows_per_subnet: 1000,
+                new_flows_per_second_per_source: 50,
+                amplification: 3,
+                unanswered_flows: 5000,
+                unanswered_timeout: Duration::from_secs(2),
+            },
             backends: vec![
                 BackendConfig::new(address("10.0.0.1:53")),
                 BackendConfig {
@@ -160,6 +187,8 @@ fn a_full_example_sets_every_supported_key() {
             max_datagram_size: 1472,
             receive_buffer: 8 << 20,
             send_buffer: 1 << 20,
+            allow: vec![network("10.0.0.0/8"), network("2001:db8::/32")],
+            deny: vec![network("10.1.2.3/32")],
         }
     );
     assert_eq!(config.clusters[0], resolvers);
@@ -193,6 +222,7 @@ fn the_defaults_are_those_of_the_manual() {
             responses: 0,
             requests: 0,
             send_proxy_protocol: SendProxyProtocol::Off,
+            limits: Limits::default(),
             backends: vec![BackendConfig::new(address("10.0.0.1:53"))],
         }
     );

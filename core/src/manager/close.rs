@@ -16,7 +16,9 @@ impl UdpManager {
             return;
         }
         self.wheel.cancel(id.index());
+        self.unanswered.remove(id.index());
         let flow = self.flows.remove(id);
+        self.source_limits.closed(flow.key().client.ip_bits());
         if let Some(backend) = self.backends.get_mut(flow.backend()) {
             backend.flows_active -= 1;
         }

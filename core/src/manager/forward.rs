@@ -4,7 +4,7 @@ use super::UdpManager;
 use crate::burst::Burst;
 use crate::config::SendProxyProtocol;
 use crate::counters::Traffic;
-use crate::flow::Accepted;
+use crate::flow::{AcceptedReplies, AcceptedRequests};
 use crate::id::FlowId;
 use crate::output::{CloseReason, Direction, DropReason, Output, Outputs};
 use crate::proxy_protocol::ProxyHeader;
@@ -23,7 +23,8 @@ impl UdpManager {
     ) -> Option<Burst<'p>> {
         let flow = self.flows.get_mut(id)?;
         let is_first = flow.to_backend().datagrams == 0;
-        let Accepted { now: accepted, beyond } = flow.accept_requests(burst, &self.limits, now);
+        let AcceptedRequests { now: accepted, beyond } =
+            flow.accept_requests(burst, &self.limits, now);
         let (is_retired, backend) = (flow.is_retired(), flow.backend());
         if let Some(burst) = accepted {
             let traffic = Traffic::of(&burst);
@@ -91,7 +92,8 @@ impl UdpManager {
             self.drop_burst(Direction::ToClient, DropReason::UnknownFlow, &burst, outputs);
             return;
         };
-        let Accepted { now: accepted, beyond } = flow.accept_replies(burst, &self.limits, now);
+        let AcceptedReplies { now: accepted, over_budget, beyond, is_first_answer } =
+            flow.accept_replies(burst, &self.limits, now);
         let is_complete = flow.is_complete(&self.limits);
         if let Some(burst) = accepted {
             let traffic = Traffic::of(&burst);
@@ -102,8 +104,15 @@ impl UdpManager {
             }
             outputs.emit(Output::SendToClient { flow: id, client, local, tos, burst });
         }
-        if let Some(burst) = beyond {
-            self.drop_burst(Direction::ToClient, DropReason::AfterLastReply, &burst, outputs);
+        if is_first_answer {
+            self.unanswered.remove(id.index());
+        }
+        let dropped =
+            [(over_budget, DropReason::Amplification), (beyond, DropReason::AfterLastReply)];
+        for (burst, reason) in dropped {
+            if let Some(burst) = burst {
+                self.drop_burst(Direction::ToClient, reason, &burst, outputs);
+            }
         }
         if is_complete {
             self.close(id, CloseReason::Complete, outputs);

@@ -18,11 +18,16 @@ impl UdpManager {
         let mut flows_of_backend = vec![0; self.backends.len()];
         for (id, flow) in self.flows.iter() {
             assert!(self.wheel.is_scheduled(id.index()), "a flow without a timer never ends");
+            assert_eq!(self.unanswered.contains(id.index()), !flow.is_answered());
             flows_of_backend[flow.backend().index()] += 1;
         }
         for (id, backend) in self.backends.iter() {
             let flows = flows_of_backend[id.index()];
             assert_eq!(backend.flows_active, flows, "miscounted flows of {}", backend.address());
+        }
+
+        for counted in self.source_limits.totals() {
+            assert_eq!(counted, self.flows.len() as u64, "a source's flows were lost count of");
         }
 
         let closed: u64 = self.counters.flows_closed.iter().sum();

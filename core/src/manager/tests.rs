@@ -29,6 +29,8 @@ fn config() -> ManagerConfig {
         address: "192.0.2.53:53".parse().unwrap(),
         max_flows: 100,
         max_datagram_size: 65_507,
+        allow: vec![],
+        deny: vec![],
         cluster: ClusterConfig {
             balance: Balance::RoundRobin,
             affinity: Affinity::SourceIpPort,
@@ -36,6 +38,7 @@ fn config() -> ManagerConfig {
             responses: 0,
             requests: 0,
             send_proxy_protocol: SendProxyProtocol::Off,
+            limits: Limits::default(),
             backends: vec![BackendConfig::new(backend(1)), BackendConfig::new(backend(2))],
         },
     }
@@ -67,7 +70,7 @@ impl Harness {
         now: Instant,
     ) -> Vec<Output<'p>> {
         let burst = Burst::single(payload).unwrap();
-        self.input(ManagerInput::ClientBurst { source, local: None, tos: 0, burst }, now)
+        self.input(ManagerInput::ClientBurst { source, local: None, tos: 0, ttl: 64, burst }, now)
     }
 
     fn requests<'p>(
@@ -77,7 +80,7 @@ impl Harness {
         stride: u16,
     ) -> Vec<Output<'p>> {
         let burst = Burst::segmented(bytes, stride).unwrap();
-        self.input(ManagerInput::ClientBurst { source, local: None, tos: 0, burst }, at(0))
+        self.input(ManagerInput::ClientBurst { source, local: None, tos: 0, ttl: 64, burst }, at(0))
     }
 
     fn reply<'p>(&mut self, flow: FlowId, payload: &'p [u8], now: Instant) -> Vec<Output<'p>> {
@@ -123,7 +126,7 @@ fn a_reply_goes_to_the_client_from_the_address_it_called() {
     let mut harness = Harness::new(|_| {});
     let local = Some(LocalAddr { ip: [127, 0, 0, 7].into(), interface: 0 });
     let burst = Burst::single(b"hello").unwrap();
-    let input = ManagerInput::ClientBurst { source: client(1), local, tos: 0, burst };
+    let input = ManagerInput::ClientBurst { source: client(1), local, tos: 0, ttl: 64, burst };
     let Output::OpenUpstream { flow, .. } = harness.input(input, at(0))[0] else { panic!() };
     let reply = ManagerInput::BackendBurst { flow, tos: 3, burst };
     assert_eq!(
@@ -138,7 +141,10 @@ fn a_client_that_calls_two_local_addresses_has_two_flows() {
     for last in [1, 2, 1] {
         let local = Some(LocalAddr { ip: [127, 0, 0, last].into(), interface: 0 });
         let burst = Burst::single(b"x").unwrap();
-        harness.input(ManagerInput::ClientBurst { source: client(1), local, tos: 0, burst }, at(0));
+        harness.input(
+            ManagerInput::ClientBurst { source: client(1), local, tos: 0, ttl: 64, burst },
+            at(0),
+        );
     }
     assert_eq!(harness.manager.flow_count(), 2);
 }
@@ -214,6 +220,7 @@ fn a_clock_that_stands_still_never_asks_for_now_again() {
                 source: client(port),
                 local: None,
                 tos: 0,
+                ttl: 64,
                 burst: Burst::single(b"").unwrap(),
             },
             at(0),
@@ -335,12 +342,137 @@ fn a_burst_is_cut_where_requests_says_so() {
 #[test]
 fn a_full_table_drops_new_clients_and_serves_old_ones() {
     let mut harness = Harness::new(|c| c.max_flows = 2);
-    harness.open(client(1), at(0));
-    harness.open(client(2), at(0));
+    let flows = [harness.open(client(1), at(0)), harness.open(client(2), at(0))];
+    for flow in flows {
+        harness.reply(flow, b"answered", at(0));
+    }
     let refused = harness.request(client(3), b"x", at(1));
     assert!(matches!(refused[..], [Output::Drop { reason: DropReason::MaxFlows, .. }]));
     assert_eq!(harness.request(client(1), b"x", at(1)).len(), 1);
     harness.run_until(at(60_000));
+    harness.open(client(3), at(60_001));
+}
+
+#[test]
+fn an_unanswered_flow_makes_room_for_a_new_one_oldest_first() {
+    let mut harness = Harness::new(|c| c.max_flows = 3);
+    let flows = [1, 2, 3].map(|port| harness.open(client(port), at(u64::from(port))));
+    harness.reply(flows[0], b"answered", at(4));
+    for (evicted, port) in [(flows[1], 4), (flows[2], 5)] {
+        let outputs = harness.request(client(port), b"x", at(5));
+        let closed = Output::CloseFlow { flow: evicted, reason: CloseReason::Evicted };
+        assert_eq!(outputs[0], closed);
+        assert!(matches!(outputs[1], Output::OpenUpstream { .. }));
+    }
+    assert!(harness.manager.flow(flows[0]).is_some(), "an answered flow is never evicted");
+}
+
+#[test]
+fn unanswered_flows_have_a_cap_and_a_timeout_of_their_own() {
+    let mut harness = Harness::new(|c| {
+        c.cluster.limits.unanswered_flows = 2;
+        c.cluster.limits.unanswered_timeout = Duration::from_secs(1);
+    });
+    let answered = harness.open(client(1), at(0));
+    harness.reply(answered, b"x", at(0));
+    let [first, second] = [2, 3].map(|port| harness.open(client(port), at(0)));
+    let outputs = harness.request(client(4), b"x", at(500));
+    let evicted = Output::CloseFlow { flow: first, reason: CloseReason::Evicted };
+    assert_eq!(outputs[0], evicted);
+    let idle = Output::CloseFlow { flow: second, reason: CloseReason::Idle };
+    assert_eq!(harness.run_until(at(1_000)), [idle]);
+    assert_eq!(harness.run_until(at(59_999)).len(), 1, "the last unanswered one");
+    assert_eq!(harness.run_until(at(60_000)).len(), 1, "the answered one has the idle timeout");
+}
+
+#[test]
+fn nothing_is_evicted_for_a_flow_that_cannot_open() {
+    let mut harness = Harness::new(|c| {
+        c.max_flows = 1;
+        c.cluster.backends.truncate(1);
+        c.cluster.backends[0].max_flows = 1;
+    });
+    harness.open(client(1), at(0));
+    let refused = harness.request(client(2), b"x", at(0));
+    assert!(matches!(refused[..], [Output::Drop { reason: DropReason::NoBackend, .. }]));
+    assert_eq!(harness.manager.flow_count(), 1);
+}
+
+#[test]
+fn a_silent_client_gets_no_more_than_its_budget() {
+    let mut harness = Harness::new(|c| c.cluster.limits.amplification = 3);
+    let flow = harness.open(client(1), at(0));
+    let burst = Burst::segmented(&[0; 23], 4).unwrap();
+    let reply = ManagerInput::BackendBurst { flow, tos: 0, burst };
+    let outputs = harness.input(reply, at(1));
+    let Output::SendToClient { burst: sent, .. } = outputs[0] else { panic!("{outputs:?}") };
+    assert_eq!(sent.bytes().len(), 12, "three datagrams of 4 bytes for 5 bytes of request");
+    assert_eq!(harness.drops(Direction::ToClient, DropReason::Amplification), 3);
+    assert_eq!(harness.input(reply, at(2)).len(), 1, "all of it dropped");
+
+    harness.request(client(1), b"I heard you", at(3));
+    assert_eq!(harness.input(reply, at(4)).len(), 1, "all of it sent");
+    assert_eq!(harness.drops(Direction::ToClient, DropReason::Amplification), 9);
+}
+
+#[test]
+fn clients_are_allowed_and_denied_by_network() {
+    let mut harness = Harness::new(|c| {
+        c.allow = vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+        c.deny = vec!["192.0.2.128/25".parse().unwrap()];
+    });
+    for (client, is_served) in [
+        ("192.0.2.1:9", true),
+        ("192.0.2.200:9", false),
+        ("198.51.100.1:9", false),
+        ("[2001:db8::1]:9", true),
+        ("[2001:db9::1]:9", false),
+    ] {
+        let outputs = harness.request(client.parse().unwrap(), b"x", at(0));
+        assert_eq!(outputs.len() == 2, is_served, "{client}: {outputs:?}");
+    }
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::Denied), 3);
+}
+
+#[test]
+fn our_own_listener_and_backends_are_no_clients() {
+    let mut harness = Harness::new(|_| {});
+    for own in [config().address, backend(1), backend(2)] {
+        harness.request(own, b"x", at(0));
+    }
+    let local = Some(LocalAddr { ip: [127, 0, 0, 1].into(), interface: 0 });
+    let burst = Burst::single(b"x").unwrap();
+    let source = "127.0.0.1:53".parse().unwrap();
+    harness.input(ManagerInput::ClientBurst { source, local, tos: 0, ttl: 64, burst }, at(0));
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::OwnAddress), 4);
+    assert_eq!(harness.manager.flow_count(), 0);
+}
+
+#[test]
+fn a_datagram_that_went_in_circles_opens_no_flow() {
+    let mut harness = Harness::new(|_| {});
+    let burst = Burst::single(b"round and round").unwrap();
+    let arrives =
+        |ttl| ManagerInput::ClientBurst { source: client(1), local: None, tos: 0, ttl, burst };
+    for ttl in [0, 1] {
+        let outputs = harness.input(arrives(ttl), at(0));
+        assert!(matches!(outputs[..], [Output::Drop { reason: DropReason::TtlExpired, .. }]));
+    }
+    let outputs = harness.input(arrives(2), at(0));
+    assert!(matches!(outputs[0], Output::OpenUpstream { ttl: 1, .. }));
+}
+
+#[test]
+fn one_source_cannot_take_every_flow() {
+    let mut harness = Harness::new(|c| c.cluster.limits.flows_per_source = 2);
+    let flow = harness.open(client(1), at(0));
+    harness.open(client(2), at(30_000));
+    let refused = harness.request(client(3), b"x", at(30_000));
+    assert!(matches!(refused[..], [Output::Drop { reason: DropReason::SourceFlows, .. }]));
+    harness.open("198.51.100.1:9".parse().unwrap(), at(30_000));
+
+    let closed = Output::CloseFlow { flow, reason: CloseReason::Idle };
+    assert_eq!(harness.run_until(at(60_000)), [closed]);
     harness.open(client(3), at(60_001));
 }
 
@@ -414,7 +546,7 @@ fn the_proxy_header_names_the_address_that_was_called() {
     let mut harness = Harness::new(|c| c.cluster.send_proxy_protocol = SendProxyProtocol::First);
     let local = Some(LocalAddr { ip: [127, 0, 0, 9].into(), interface: 0 });
     let burst = Burst::single(b"x").unwrap();
-    let input = ManagerInput::ClientBurst { source: client(1), local, tos: 0, burst };
+    let input = ManagerInput::ClientBurst { source: client(1), local, tos: 0, ttl: 64, burst };
     let outputs = harness.input(input, at(0));
     let Output::SendToBackend { prefix, .. } = outputs[1] else { panic!() };
     assert_eq!(prefix, Some(ProxyHeader::new(client(1), "127.0.0.9:53".parse().unwrap())));

@@ -206,9 +206,8 @@ fn try_send<K: Kernel>(
                 return Err(Refusal::NoTrain { for_good: false, reason });
             }
             _ if is_connected && !is_repeated && may_be_stale(&error) => {
-                let failed = upstream_failure(&error).map(|failure| {
-                    Report::Input(ManagerInput::UpstreamFailed { flow, failure })
-                });
+                let failed = upstream_failure(&error)
+                    .map(|failure| Report::Input(ManagerInput::UpstreamFailed { flow, failure }));
                 reports.extend(failed);
             }
             _ if error.kind() == io::ErrorKind::WouldBlock => return Err(Refusal::Full),

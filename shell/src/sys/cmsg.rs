@@ -14,8 +14,11 @@ const HEADER: usize = size_of::<libc::cmsghdr>();
 // The layout that this module writes and reads: `size_t`, `int`, `int`.
 const _: () = assert!(HEADER == WORD + 8 && HEADER.is_multiple_of(WORD));
 
-/// Room for every control message that a receive asks for: packet info of IPv6, traffic class,
-/// TOS, segment size.
+/// The time to live of a datagram that does not tell: what Linux sends with.
+const DEFAULT_TTL: u8 = 64;
+
+/// Room for every control message that a receive asks for: packet info of IPv6, TOS or traffic
+/// class, time to live or hop limit, segment size.
 pub const RECEIVE_BYTES: usize = 128;
 
 /// Room for every control message that a send carries: packet info, traffic class, segment size.
@@ -30,14 +33,22 @@ pub struct ControlBuffer<const N: usize> {
 }
 
 /// What a received datagram's control messages say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceivedControl {
     /// The length of each datagram of a burst (`UDP_GRO`); 0 when nothing was coalesced.
     pub segment: u16,
     /// The TOS or traffic-class byte.
     pub tos: u8,
+    /// The time to live or hop limit it had left.
+    pub ttl: u8,
     /// The address it was sent to (`IP_PKTINFO`, `IPV6_PKTINFO`).
     pub local: Option<LocalAddr>,
+}
+
+impl Default for ReceivedControl {
+    fn default() -> Self {
+        Self { segment: 0, tos: 0, ttl: DEFAULT_TTL, local: None }
+    }
 }
 
 impl<const N: usize> ControlBuffer<N> {
@@ -82,6 +93,13 @@ impl<const N: usize> ControlBuffer<N> {
         let (level, kind) =
             if v6 { (libc::SOL_IPV6, libc::IPV6_TCLASS) } else { (libc::SOL_IP, libc::IP_TOS) };
         self.push(level, kind, &i32::from(tos).to_ne_bytes());
+    }
+
+    /// Appends the time to live or hop limit, as a receive delivers it.
+    pub fn push_ttl(&mut self, ttl: u8, v6: bool) {
+        let (level, kind) =
+            if v6 { (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) } else { (libc::SOL_IP, libc::IP_TTL) };
+        self.push(level, kind, &i32::from(ttl).to_ne_bytes());
     }
 
     /// Appends the local address: the source of a send, the destination of a receive. On an IPv6
@@ -162,6 +180,9 @@ impl ReceivedControl {
             // One byte from the kernel, an int where it is written by hand.
             (libc::SOL_IP, libc::IP_TOS) => self.tos = data.first().copied().unwrap_or(0),
             (libc::SOL_IPV6, libc::IPV6_TCLASS) => self.tos = int(data).unwrap_or(0) as u8,
+            (libc::SOL_IP, libc::IP_TTL) | (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) => {
+                self.ttl = int(data).and_then(|ttl| u8::try_from(ttl).ok()).unwrap_or(DEFAULT_TTL);
+            }
             (libc::SOL_IP, libc::IP_PKTINFO) => {
                 // The second field is the address that answers should come from. It differs from
                 // the third, the header's own, for broadcasts, which nothing can be sent from.
@@ -205,8 +226,10 @@ mod tests {
             let mut buffer = ControlBuffer::<RECEIVE_BYTES>::new();
             buffer.push_local(address, v6_socket);
             buffer.push_tos(0xB9, address.ip.is_ipv6());
+            buffer.push_ttl(7, address.ip.is_ipv6());
             buffer.push_received_segment_size(1_200);
-            let expected = ReceivedControl { segment: 1_200, tos: 0xB9, local: Some(address) };
+            let expected =
+                ReceivedControl { segment: 1_200, tos: 0xB9, ttl: 7, local: Some(address) };
             assert_eq!(read(buffer.as_bytes()), expected);
         }
     }

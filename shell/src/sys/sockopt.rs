@@ -51,6 +51,30 @@ pub fn set_receive_tos(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     set_int(socket, libc::SOL_IP, libc::IP_RECVTOS, 1)
 }
 
+/// Asks for the time to live or hop limit of received datagrams (`IP_RECVTTL`,
+/// `IPV6_RECVHOPLIMIT`). An IPv6 socket is asked for both, since it may receive IPv4.
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`.
+pub fn set_receive_ttl(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
+    if v6 {
+        set_int(socket, libc::SOL_IPV6, libc::IPV6_RECVHOPLIMIT, 1)?;
+    }
+    set_int(socket, libc::SOL_IP, libc::IP_RECVTTL, 1)
+}
+
+/// Sends with this time to live or hop limit (`IP_TTL`, `IPV6_UNICAST_HOPS`).
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`: 0 is not allowed.
+pub fn set_ttl(socket: BorrowedFd<'_>, v6: bool, ttl: u8) -> io::Result<()> {
+    let (level, name) =
+        if v6 { (libc::SOL_IPV6, libc::IPV6_UNICAST_HOPS) } else { (libc::SOL_IP, libc::IP_TTL) };
+    set_int(socket, level, name, libc::c_int::from(ttl))
+}
+
 /// Asks for the local address that datagrams were sent to (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
 ///
 /// # Errors
