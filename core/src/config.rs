@@ -42,6 +42,11 @@ pub struct ClusterConfig {
     pub requests: u32,
     /// Which datagrams to a backend carry a PROXY protocol v2 header.
     pub send_proxy_protocol: SendProxyProtocol,
+    /// How long a finished flow's socket rests before another flow may have it; `None`: it closes
+    /// with its flow.
+    ///
+    /// While it rests, late answers to the former flow are dropped, and each makes it rest again.
+    pub upstream_reuse: Option<Duration>,
     /// What one client may take.
     pub limits: Limits,
     /// The backends. A [`BackendId`](crate::BackendId) is an index into this list.

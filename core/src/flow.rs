@@ -25,7 +25,7 @@ pub struct UdpFlow {
     to_backend: Traffic,
     generation: u32,
     backend: BackendId,
-    retired: bool,
+    stage: Stage,
     answered: bool,
     confirmed: bool,
 
@@ -35,6 +35,17 @@ pub struct UdpFlow {
 }
 
 const _: () = assert!(core::mem::offset_of!(UdpFlow, local) == 64 && size_of::<UdpFlow>() == 128);
+
+/// Where a flow is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It carries its client's datagrams.
+    Active,
+    /// It has had its last request and waits for replies.
+    Retired,
+    /// It has ended, and its socket rests until another flow takes it.
+    Resting,
+}
 
 /// How many datagrams a flow may carry, from [`ClusterConfig`].
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +106,7 @@ impl UdpFlow {
             deadline: now + limits.unanswered_timeout,
             generation,
             backend,
-            retired: false,
+            stage: Stage::Active,
             answered: false,
             confirmed: false,
             to_backend: Traffic::default(),
@@ -142,7 +153,19 @@ impl UdpFlow {
     /// Whether it has had its last request and only waits for replies. The client's next
     /// datagram belongs to another flow.
     pub const fn is_retired(&self) -> bool {
-        self.retired
+        matches!(self.stage, Stage::Retired)
+    }
+
+    /// Whether it has ended and only its socket is left.
+    #[inline]
+    pub(crate) const fn is_resting(&self) -> bool {
+        matches!(self.stage, Stage::Resting)
+    }
+
+    /// Ends the flow. Its socket is not to be used before `until`, which becomes its deadline.
+    pub(crate) const fn rest(&mut self, until: Instant) {
+        self.stage = Stage::Resting;
+        self.deadline = until;
     }
 
     /// Whether it has had an answer.
@@ -158,6 +181,18 @@ impl UdpFlow {
     pub(crate) fn has_key(&self, key: &FlowKey) -> bool {
         // The second cache line is left alone where it tells nothing.
         self.client == key.client && (!key.client.has_local() || self.local == key.local)
+    }
+
+    /// Whether the client's next datagram belongs to it.
+    #[inline]
+    pub(crate) const fn is_findable(&self) -> bool {
+        matches!(self.stage, Stage::Active)
+    }
+
+    /// Whether it is the flow of this generation, and has not ended.
+    #[inline]
+    pub(crate) const fn is_alive_as(&self, generation: u32) -> bool {
+        self.generation == generation && !self.is_resting()
     }
 
     pub(crate) const fn generation(&self) -> u32 {
@@ -182,7 +217,9 @@ impl UdpFlow {
         if let Some(burst) = &accepted {
             self.to_backend.add(Traffic::of(burst));
         }
-        self.retired = limits.requests > 0 && self.to_backend.datagrams >= limits.requests;
+        if limits.requests > 0 && self.to_backend.datagrams >= limits.requests {
+            self.stage = Stage::Retired;
+        }
         AcceptedRequests { now: accepted, beyond }
     }
 
@@ -242,7 +279,7 @@ impl UdpFlow {
     /// Every request gets a reply, even beyond `responses`: a resolver that asks two questions
     /// from one port (A and AAAA) must get both answers where `responses = 1`.
     fn last_reply(&self, limits: &FlowLimits) -> Option<u64> {
-        let has_a_last_reply = limits.responses > 0 || self.retired;
+        let has_a_last_reply = limits.responses > 0 || self.is_retired();
         has_a_last_reply.then(|| limits.responses.max(self.to_backend.datagrams))
     }
 

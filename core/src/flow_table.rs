@@ -12,6 +12,7 @@ use crate::flow::UdpFlow;
 use crate::id::FlowId;
 use crate::input::LocalAddr;
 use crate::random::Random;
+use crate::time::Instant;
 
 /// What makes two datagrams belong to one flow: the client's address and port, and the local
 /// address they were sent to, from which the answers must come.
@@ -126,6 +127,8 @@ const PREFETCH_BATCH: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct FlowTable {
     flows: Slab<UdpFlow>,
+    /// How many of them have ended and only keep their sockets.
+    resting: usize,
     index: HashTable<u32>,
     hash_keys: (u64, u64),
     capacity: usize,
@@ -156,6 +159,7 @@ impl FlowTable {
     pub(crate) fn new(capacity: usize, random: &mut Random) -> Self {
         Self {
             flows: Slab::with_capacity(capacity),
+            resting: 0,
             index: HashTable::with_capacity(capacity * 2),
             hash_keys: (random.draw(), random.draw()),
             capacity,
@@ -164,8 +168,14 @@ impl FlowTable {
         }
     }
 
+    /// How many flows are alive.
     pub(crate) fn len(&self) -> usize {
-        self.flows.len()
+        self.flows.len() - self.resting
+    }
+
+    /// How many flows have ended and keep their sockets.
+    pub(crate) const fn resting(&self) -> usize {
+        self.resting
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -178,7 +188,7 @@ impl FlowTable {
         let expected = self.expected.take() as usize;
         if let Some(flow) = self.flows.get(expected)
             && flow.has_key(key)
-            && !flow.is_retired()
+            && flow.is_findable()
         {
             return Some(FlowId::new(expected as u32, flow.generation()));
         }
@@ -223,33 +233,73 @@ impl FlowTable {
     }
 
     pub(crate) fn get(&self, id: FlowId) -> Option<&UdpFlow> {
-        self.flows.get(id.index()).filter(|flow| flow.generation() == id.generation())
+        self.flows.get(id.index()).filter(|flow| flow.is_alive_as(id.generation()))
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, id: FlowId) -> Option<&mut UdpFlow> {
-        self.flows.get_mut(id.index()).filter(|flow| flow.generation() == id.generation())
+        self.flows.get_mut(id.index()).filter(|flow| flow.is_alive_as(id.generation()))
     }
 
-    /// The flow in a slot that is known to hold one.
+    /// The flow in a slot that is known to hold one, alive or resting.
     pub(crate) fn at(&self, index: usize) -> (FlowId, &UdpFlow) {
         (self.id_at(index), &self.flows[index])
     }
 
+    /// All flows alive.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (FlowId, &UdpFlow)> {
-        self.flows.iter().map(|(index, flow)| (FlowId::new(index as u32, flow.generation()), flow))
+        let alive = self.flows.iter().filter(|(_, flow)| !flow.is_resting());
+        alive.map(|(index, flow)| (FlowId::new(index as u32, flow.generation()), flow))
     }
 
-    /// Adds the flow that `build` makes for the generation it is given. The caller has looked
-    /// that the table is not full and holds no flow of this key.
-    pub(crate) fn insert(&mut self, key: &FlowKey, build: impl FnOnce(u32) -> UdpFlow) -> FlowId {
+    /// Adds the flow that `build` makes for the generation it is given, in the slot of a resting
+    /// one if there is one to `reuse`. The caller has looked that there is room, and no flow of
+    /// this key.
+    pub(crate) fn insert(
+        &mut self,
+        key: &FlowKey,
+        reuse: Option<FlowId>,
+        build: impl FnOnce(u32) -> UdpFlow,
+    ) -> FlowId {
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
-        let index = self.flows.insert(build(generation)) as u32;
+        let flow = build(generation);
+        let index = match reuse {
+            Some(resting) => {
+                self.resting -= 1;
+                self.flows[resting.index()] = flow;
+                resting.index() as u32
+            }
+            None => self.flows.insert(flow) as u32,
+        };
         let Self { flows, index: by_key, hash_keys, .. } = self;
         let rehash = |&index: &u32| flows[index as usize].key().hash(*hash_keys);
         by_key.insert_unique(key.hash(*hash_keys), index, rehash);
         FlowId::new(index, generation)
+    }
+
+    /// Ends a flow and leaves its slot and its socket to rest until `until`.
+    pub(crate) fn rest(&mut self, id: FlowId, until: Instant) {
+        self.unindex(id);
+        self.flows[id.index()].rest(until);
+        self.resting += 1;
+    }
+
+    /// Makes a resting flow rest longer. Nothing happens if there is none of this id.
+    pub(crate) fn rest_longer(&mut self, id: FlowId, until: Instant) -> bool {
+        let resting = self
+            .flows
+            .get_mut(id.index())
+            .filter(|flow| flow.is_resting() && flow.generation() == id.generation());
+        resting.map(|flow| flow.rest(until)).is_some()
+    }
+
+    /// Gives up the slot of a resting flow.
+    pub(crate) fn remove_resting(&mut self, index: usize) -> FlowId {
+        let id = self.id_at(index);
+        self.flows.remove(index);
+        self.resting -= 1;
+        id
     }
 
     /// Makes a flow unfindable by key, so that another may take the key.

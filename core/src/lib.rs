@@ -25,6 +25,7 @@
 //!         responses: 1,
 //!         requests: 0,
 //!         send_proxy_protocol: SendProxyProtocol::Off,
+//!         upstream_reuse: None,
 //!         limits: Limits::default(),
 //!         backends: vec![BackendConfig::new("10.0.0.1:53".parse()?)],
 //!     },

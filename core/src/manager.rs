@@ -14,14 +14,22 @@ use crate::config::ManagerConfig;
 use crate::counters::{Counters, Traffic};
 use crate::flow::{FlowLimits, UdpFlow};
 use crate::flow_table::{FlowKey, FlowTable};
-use crate::id::FlowId;
+use crate::id::{BackendId, FlowId};
 use crate::input::{LocalAddr, ManagerInput, UpstreamFailure};
 use crate::output::{CloseReason, Direction, DropReason, Outputs};
-use crate::queue::Queue;
+use crate::queue::Queues;
 use crate::random::Random;
 use crate::source_limits::SourceLimits;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
+
+/// The queue of the flows that have not been answered, oldest first.
+const UNANSWERED: usize = 0;
+
+/// The queue of a backend's resting flows, in the order in which they began to rest.
+const fn resting_queue(backend: BackendId) -> usize {
+    1 + backend.index()
+}
 
 /// With fewer flows than this they stay in the cache by themselves.
 const PREFETCH_FROM: usize = 1_024;
@@ -54,8 +62,7 @@ pub struct UdpManager {
     wheel: TimerWheel,
     backends: Backends,
     balancer: Balancer,
-    /// The flows that have not been answered, oldest first.
-    unanswered: Queue,
+    queues: Queues,
     source_limits: SourceLimits,
     counters: Counters,
     random: Random,
@@ -76,8 +83,8 @@ impl UdpManager {
             flows: FlowTable::new(capacity, &mut random),
             wheel: TimerWheel::new(capacity, now),
             balancer: Balancer::new(config.cluster.balance, &backends),
+            queues: Queues::new(resting_queue(BackendId::new(backends.len())), capacity),
             backends,
-            unanswered: Queue::new(capacity),
             source_limits: SourceLimits::new(&config.cluster.limits, capacity, &mut random),
             counters: Counters::default(),
             random,
@@ -117,7 +124,7 @@ impl UdpManager {
             }
             ManagerInput::UpstreamFailed { flow, failure } => match failure {
                 UpstreamFailure::NotOpened => {
-                    self.close(flow, CloseReason::UpstreamFailed, outputs);
+                    self.close(flow, CloseReason::UpstreamFailed, now, outputs);
                 }
                 UpstreamFailure::Refused | UpstreamFailure::Unreachable => {
                     self.counters.upstream_errors += 1;

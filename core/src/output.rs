@@ -12,7 +12,8 @@ use crate::proxy_protocol::ProxyHeader;
 /// For one flow the order is always: open, sends, close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output<'p> {
-    /// Open a socket connected to `address` and name it `flow`.
+    /// Open a socket connected to `address` and name it `flow`; or name so the socket of a
+    /// finished flow, which is connected already.
     OpenUpstream {
         /// The flow that the socket is to serve.
         flow: FlowId,
@@ -23,6 +24,8 @@ pub enum Output<'p> {
         /// The time to live or hop limit to send with: one less than the client's datagram had
         /// left, as a router does (RFC 1812), so that a loop of balancers comes to an end.
         ttl: u8,
+        /// The finished flow whose socket is to be used. Its slot is the new flow's slot.
+        reuse: Option<FlowId>,
     },
     /// Send datagrams from the flow's upstream socket.
     SendToBackend {
@@ -48,12 +51,19 @@ pub enum Output<'p> {
         /// The datagrams.
         burst: Burst<'p>,
     },
-    /// Close the flow's upstream socket, once what was ordered before is sent.
+    /// The flow has ended. Close its upstream socket, once what was ordered before is sent.
     CloseFlow {
         /// The flow; its id is never used again.
         flow: FlowId,
         /// Why it ends.
         reason: CloseReason,
+        /// Whether to keep the socket open under the flow's id, for another flow to use.
+        keep_socket: bool,
+    },
+    /// Close the socket that a finished flow left behind.
+    CloseUpstream {
+        /// The finished flow.
+        flow: FlowId,
     },
     /// Nothing is to be done: datagrams were dropped, and counted.
     Drop {

@@ -1,78 +1,91 @@
-//! A queue of small dense numbers, from which any can leave in constant time.
+//! Queues of small dense numbers, from which any can leave in constant time.
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 const NIL: u32 = u32::MAX;
 
-/// Numbers in the order they were pushed, each at most once. Allocates nothing after it is made.
+/// Several queues over the same numbers, each of which is in at most one of them, once. Allocates
+/// nothing after it is made.
 #[derive(Clone, Debug)]
-pub(crate) struct Queue {
+pub(crate) struct Queues {
+    ends: Vec<Ends>,
+    links: Vec<Link>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ends {
     first: u32,
     last: u32,
-    len: usize,
-    links: Vec<Link>,
+    len: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Link {
     previous: u32,
     next: u32,
-    is_queued: bool,
+    /// The queue it is in; `NIL` for none.
+    queue: u32,
 }
 
 impl Link {
-    const ALONE: Self = Self { previous: NIL, next: NIL, is_queued: false };
+    const ALONE: Self = Self { previous: NIL, next: NIL, queue: NIL };
 }
 
-impl Queue {
-    /// An empty queue for numbers `0..capacity`.
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self { first: NIL, last: NIL, len: 0, links: Vec::with_capacity(capacity) }
+impl Queues {
+    /// So many empty queues for numbers `0..capacity`.
+    pub(crate) fn new(queues: usize, capacity: usize) -> Self {
+        let empty = Ends { first: NIL, last: NIL, len: 0 };
+        Self { ends: vec![empty; queues], links: Vec::with_capacity(capacity) }
     }
 
-    pub(crate) const fn len(&self) -> usize {
-        self.len
+    /// How many numbers a queue holds.
+    pub(crate) fn len(&self, queue: usize) -> usize {
+        self.ends[queue].len as usize
     }
 
-    pub(crate) fn contains(&self, number: usize) -> bool {
-        self.links.get(number).is_some_and(|link| link.is_queued)
+    /// The queue that a number is in.
+    pub(crate) fn queue_of(&self, number: usize) -> Option<usize> {
+        let link = self.links.get(number).filter(|link| link.queue != NIL)?;
+        Some(link.queue as usize)
     }
 
     /// The number that was pushed first.
-    pub(crate) fn first(&self) -> Option<usize> {
-        (self.first != NIL).then_some(self.first as usize)
+    pub(crate) fn first(&self, queue: usize) -> Option<usize> {
+        let first = self.ends[queue].first;
+        (first != NIL).then_some(first as usize)
     }
 
-    /// Appends a number; one that is in the queue goes to its end.
-    pub(crate) fn push(&mut self, number: usize) {
+    /// Appends a number, which leaves the place where it was.
+    pub(crate) fn push(&mut self, queue: usize, number: usize) {
         self.remove(number);
         if self.links.len() <= number {
             self.links.resize(number + 1, Link::ALONE);
         }
-        self.links[number] = Link { previous: self.last, next: NIL, is_queued: true };
-        match self.links.get_mut(self.last as usize) {
+        let ends = &mut self.ends[queue];
+        self.links[number] = Link { previous: ends.last, next: NIL, queue: queue as u32 };
+        match self.links.get_mut(ends.last as usize) {
             Some(last) => last.next = number as u32,
-            None => self.first = number as u32,
+            None => ends.first = number as u32,
         }
-        self.last = number as u32;
-        self.len += 1;
+        ends.last = number as u32;
+        ends.len += 1;
     }
 
-    /// Takes out a number, if it is there.
+    /// Takes a number out of its queue, if it is in one.
     pub(crate) fn remove(&mut self, number: usize) {
-        let Some(link) = self.links.get(number).copied().filter(|link| link.is_queued) else {
-            return;
-        };
+        let Some(queue) = self.queue_of(number) else { return };
+        let link = core::mem::replace(&mut self.links[number], Link::ALONE);
+        let ends = &mut self.ends[queue];
         match self.links.get_mut(link.previous as usize) {
             Some(previous) => previous.next = link.next,
-            None => self.first = link.next,
+            None => ends.first = link.next,
         }
         match self.links.get_mut(link.next as usize) {
             Some(next) => next.previous = link.previous,
-            None => self.last = link.previous,
+            None => ends.last = link.previous,
         }
-        self.links[number] = Link::ALONE;
-        self.len -= 1;
+        ends.len -= 1;
     }
 }
 
@@ -84,25 +97,31 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_queue_agrees_with_a_list(
-            steps in prop::collection::vec((0usize..10, prop::bool::ANY), 1..200),
+        fn the_queues_agree_with_lists(
+            steps in prop::collection::vec((0usize..10, 0usize..4), 1..200),
         ) {
-            let (mut queue, mut list) = (Queue::new(10), VecDeque::new());
-            for (number, is_push) in steps {
-                list.retain(|&other| other != number);
-                if is_push {
-                    queue.push(number);
+            const QUEUES: usize = 3;
+            let mut queues = Queues::new(QUEUES, 10);
+            let mut lists = vec![VecDeque::new(); QUEUES];
+            for (number, queue) in steps {
+                lists.iter_mut().for_each(|list| list.retain(|&other| other != number));
+                if let Some(list) = lists.get_mut(queue) {
+                    queues.push(queue, number);
                     list.push_back(number);
                 } else {
-                    queue.remove(number);
+                    queues.remove(number);
                 }
-                prop_assert_eq!(queue.first(), list.front().copied());
-                prop_assert_eq!(queue.len(), list.len());
-                prop_assert_eq!(queue.contains(number), is_push);
+                prop_assert_eq!(queues.queue_of(number), (queue < QUEUES).then_some(queue));
+                for (queue, list) in lists.iter().enumerate() {
+                    prop_assert_eq!(queues.first(queue), list.front().copied());
+                    prop_assert_eq!(queues.len(queue), list.len());
+                }
             }
-            while let Some(first) = queue.first() {
-                prop_assert_eq!(Some(first), list.pop_front());
-                queue.remove(first);
+            for (queue, list) in lists.iter_mut().enumerate() {
+                while let Some(first) = queues.first(queue) {
+                    prop_assert_eq!(Some(first), list.pop_front());
+                    queues.remove(first);
+                }
             }
         }
     }

@@ -195,8 +195,32 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
     fn open_upstream(&mut self, flow: FlowId, address: SocketAddr, ttl: u8) {
         let token = Token::Upstream { shard: self.sockets.shard, flow: flow.index() as u32 };
         match self.kernel.open_upstream(address, ttl, token) {
-            Ok(socket) => self.sockets.upstreams.insert(Upstream::new(socket, flow, address)),
+            Ok(socket) => {
+                self.sockets.upstreams.insert(Upstream::new(socket, flow, address, ttl));
+            }
             Err(error) => self.not_opened.push((flow, drop_reason(&error))),
+        }
+    }
+
+    /// Gives the socket of a finished flow to a new one. What came for the former flow until now is
+    /// thrown away first.
+    fn reuse_upstream(&mut self, former: FlowId, flow: FlowId, ttl: u8) {
+        let Some(upstream) = self.sockets.upstreams.get_mut(former) else {
+            self.not_opened.push((flow, DropReason::Closed));
+            return;
+        };
+        upstream.flow = flow;
+        if upstream.ttl != ttl && self.kernel.set_ttl(&upstream.socket, ttl).is_ok() {
+            upstream.ttl = ttl;
+        }
+        let (datagrams, bytes) = self.kernel.discard(&upstream.socket);
+        if datagrams > 0 {
+            self.reports.push(Report::Input(ManagerInput::Unusable {
+                direction: Direction::ToClient,
+                reason: DropReason::UnknownFlow,
+                datagrams,
+                bytes,
+            }));
         }
     }
 
@@ -230,13 +254,17 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         self.outbox.push(&mut self.to_clients, Outgoing { may_be_train, ..outgoing });
     }
 
-    /// Closes a flow's socket, once what was ordered before is sent. What still waits for room in
-    /// its send buffer is lost.
-    fn close(&mut self, flow: FlowId) {
+    /// Sends what a flow that ends has still to send.
+    fn end(&mut self, flow: FlowId, keep_socket: bool) {
         self.flush_upstream(flow);
-        let Some(mut upstream) = self.sockets.upstreams.remove(flow) else {
-            return;
-        };
+        if !keep_socket {
+            self.close(flow);
+        }
+    }
+
+    /// Closes a socket. What still waits for room in its send buffer is lost.
+    fn close(&mut self, flow: FlowId) {
+        let Some(mut upstream) = self.sockets.upstreams.remove(flow) else { return };
         while let Some(lost) = upstream.spill.pop(&mut self.sockets.spill_budget) {
             self.reports.push(Report::Input(ManagerInput::Undelivered {
                 flow: lost.flow,
@@ -259,8 +287,11 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
     #[inline]
     fn emit(&mut self, output: Output<'t>) {
         match output {
-            Output::OpenUpstream { flow, address, ttl, .. } => {
-                self.open_upstream(flow, address, ttl)
+            Output::OpenUpstream { flow, address, ttl, reuse: None, .. } => {
+                self.open_upstream(flow, address, ttl);
+            }
+            Output::OpenUpstream { flow, ttl, reuse: Some(former), .. } => {
+                self.reuse_upstream(former, flow, ttl);
             }
             Output::SendToBackend { flow, prefix, tos, burst } => self.send_to_backend(Outgoing {
                 flow,
@@ -284,7 +315,8 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                     burst,
                 });
             }
-            Output::CloseFlow { flow, .. } => self.close(flow),
+            Output::CloseFlow { flow, keep_socket, .. } => self.end(flow, keep_socket),
+            Output::CloseUpstream { flow } => self.close(flow),
             Output::Drop { .. } => {}
         }
     }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
-use crate::sys::mmsg::{Batch, FreeSlots, Sender};
+use crate::sys::mmsg::{self, Batch, FreeSlots, Sender};
 use crate::sys::sockopt;
 use crate::token::Token;
 
@@ -29,6 +29,16 @@ pub trait Kernel {
         ttl: u8,
         token: Token,
     ) -> io::Result<Self::Socket>;
+
+    /// Makes a socket send with another time to live or hop limit.
+    ///
+    /// # Errors
+    ///
+    /// Those of `setsockopt(2)`.
+    fn set_ttl(&mut self, socket: &Self::Socket, ttl: u8) -> io::Result<()>;
+
+    /// Throws away all that waits to be read, and says how many bursts and bytes that was.
+    fn discard(&mut self, socket: &Self::Socket) -> (u32, u64);
 
     /// Receives into free slots and says how many it filled. Fewer than there are means that the
     /// socket is drained, unless it has an error pending.
@@ -129,6 +139,14 @@ impl Kernel for Linux {
         let fd = socket.fd.as_raw_fd();
         self.registry.register(&mut SourceFd(&fd), token.into(), Interest::READABLE)?;
         Ok(socket)
+    }
+
+    fn set_ttl(&mut self, socket: &Socket, ttl: u8) -> io::Result<()> {
+        sockopt::set_ttl(socket.as_fd(), socket.v6, ttl)
+    }
+
+    fn discard(&mut self, socket: &Socket) -> (u32, u64) {
+        mmsg::discard(socket.as_fd())
     }
 
     fn receive(&mut self, socket: &Socket, slots: &mut FreeSlots<'_>) -> io::Result<usize> {

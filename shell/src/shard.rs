@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 
-use flowgate_core::{
-    Burst, Deadline, Direction, DropReason, FlowId, Instant, ManagerInput, UdpManager,
-};
+use flowgate_core::{Burst, Deadline, Direction, DropReason, Instant, ManagerInput, UdpManager};
 
 use crate::dispatch::{Dispatch, Scratch, Sockets};
 use crate::io::deliver::upstream_failure;
@@ -49,7 +47,8 @@ pub struct Shard<K: Kernel> {
 #[derive(Clone, Copy, Debug)]
 enum Ready {
     Listener,
-    Upstream(FlowId),
+    /// By its slot, since another flow may take the socket over.
+    Upstream(usize),
 }
 
 impl<K: Kernel> Shard<K> {
@@ -119,7 +118,7 @@ impl<K: Kernel> Shard<K> {
                 };
                 upstream.has_error |= readiness.error;
                 if !std::mem::replace(&mut upstream.is_ready, true) {
-                    self.ready.push_back(Ready::Upstream(upstream.flow));
+                    self.ready.push_back(Ready::Upstream(flow as usize));
                 }
             }
         }
@@ -140,8 +139,8 @@ impl<K: Kernel> Shard<K> {
                 Ready::Listener => {
                     read_listener(&mut self.manager, &mut dispatch, &mut turn, &mut bytes, now)
                 }
-                Ready::Upstream(flow) => read_upstream(
-                    flow,
+                Ready::Upstream(slot) => read_upstream(
+                    slot,
                     &mut self.manager,
                     &mut dispatch,
                     &mut turn,
@@ -207,7 +206,7 @@ fn read_listener<'t, K: Kernel>(
 
 /// Takes one batch from a flow's upstream socket; says whether nothing is left.
 fn read_upstream<'t, K: Kernel>(
-    flow: FlowId,
+    slot: usize,
     manager: &mut UdpManager,
     dispatch: &mut Dispatch<'_, 't, K>,
     turn: &mut Turn<'t>,
@@ -216,9 +215,10 @@ fn read_upstream<'t, K: Kernel>(
 ) -> bool {
     let (kernel, sockets) = dispatch.parts();
     // It may have closed since it became ready.
-    let Some(upstream) = sockets.upstreams.get_mut(flow) else {
+    let Some(upstream) = sockets.upstreams.at_mut(slot) else {
         return true;
     };
+    let flow = upstream.flow;
     let max = UPSTREAM_BATCH.min(turn.free());
     let received = turn.receive(max, |slots| kernel.receive(&upstream.socket, slots));
     let backend = upstream.backend;

@@ -16,6 +16,8 @@ pub struct Upstream<S> {
     pub flow: FlowId,
     /// The only address that may answer.
     pub backend: SocketAddr,
+    /// The time to live or hop limit it sends with.
+    pub ttl: u8,
     /// What this turn sends to it.
     pub outgoing: Chain,
     /// What waits for room in its send buffer.
@@ -36,11 +38,12 @@ pub struct Upstream<S> {
 
 impl<S> Upstream<S> {
     /// A socket that has just been connected to `backend`.
-    pub fn new(socket: S, flow: FlowId, backend: SocketAddr) -> Self {
+    pub fn new(socket: S, flow: FlowId, backend: SocketAddr, ttl: u8) -> Self {
         Self {
             socket,
             flow,
             backend,
+            ttl,
             outgoing: Chain::EMPTY,
             spill: Spill::default(),
             is_ready: false,

@@ -17,7 +17,7 @@ use crate::Cluster;
 use crate::error::Fault;
 use crate::reader::{Claims, Item, Table};
 use crate::value::{
-    boolean, choice, count, duration, is_name, nearest, server_address, text, word,
+    boolean, choice, count, duration, is_name, nearest, off_or, server_address, text, word,
 };
 
 pub(super) const TABLES: &str = "[cluster.NAME] tables";
@@ -27,6 +27,10 @@ const BACKENDS: &str = "a list of backends, such as [\"10.0.0.1:53\"]";
 /// How long a flow may be silent. The most is beyond what any network device remembers.
 const IDLE: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(30 * 24 * 60 * 60);
+
+/// How long a finished flow's socket may have to rest. Less than any server's answer takes would be
+/// no rest at all.
+const REST: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60 * 60);
 
 /// How many names a message lists.
 const NAMES_SHOWN: usize = 8;
@@ -84,6 +88,7 @@ fn policy(table: &Table<'_>, item: &Item<'_>) -> Option<ClusterConfig> {
     let requests = table.get("requests", count).or(0);
     let send_proxy_protocol =
         table.get("send_proxy_protocol", choice(SEND_PROXY_PROTOCOL)).or(SendProxyProtocol::Off);
+    let upstream_reuse = table.get("upstream_reuse", off_or(duration(REST))).or(None);
     table.get("mode", word(&["session", "one-way", "fan-out"])).only("session");
     table.get("on_backend_down", word(&["pin", "rehash", "close"])).only("pin");
     table.section("health", health::health);
@@ -99,6 +104,7 @@ fn policy(table: &Table<'_>, item: &Item<'_>) -> Option<ClusterConfig> {
         responses,
         requests,
         send_proxy_protocol,
+        upstream_reuse,
         limits: limits?,
         backends,
     })

@@ -54,6 +54,7 @@ idle_timeout = "60s"
 responses = 0
 requests = 0
 send_proxy_protocol = "off"
+upstream_reuse = "off"
 on_backend_down = "pin"
 backends = [{ address = "10.0.0.1:53", weight = 1, backup = false, max_flows = 0 }]
 
@@ -102,6 +103,7 @@ idle_timeout = "1500ms"
 responses = 1
 requests = 2
 send_proxy_protocol = "every"
+upstream_reuse = "5s"
 backends = [
   "10.0.0.1:53",
   { address = "[2001:db8::2]:53", weight = 7, backup = true, max_flows = 900 },
@@ -154,6 +156,7 @@ fn a_full_example_sets_every_supported_key() {
             responses: 1,
             requests: 2,
             send_proxy_protocol: SendProxyProtocol::Every,
+            upstream_reuse: Some(Duration::from_secs(5)),
             limits: Limits {
                 flows_per_source: 100,
                 flows_per_subnet: 1000,
@@ -222,6 +225,7 @@ fn the_defaults_are_those_of_the_manual() {
             responses: 0,
             requests: 0,
             send_proxy_protocol: SendProxyProtocol::Off,
+            upstream_reuse: None,
             limits: Limits::default(),
             backends: vec![BackendConfig::new(address("10.0.0.1:53"))],
         }

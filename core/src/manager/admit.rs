@@ -4,7 +4,7 @@ use core::net::SocketAddr;
 
 use ipnet::IpNet;
 
-use super::UdpManager;
+use super::{UNANSWERED, UdpManager};
 use crate::burst::Burst;
 use crate::config::ManagerConfig;
 use crate::counters::Traffic;
@@ -64,28 +64,26 @@ impl UdpManager {
             return Err(DropReason::Draining);
         }
         self.source_limits.admit(key.client.ip_bits(), now)?;
-        let to_evict = self.who_must_go()?;
+        self.check_room()?;
         let affinity = self.config.cluster.affinity;
         let backend = self
             .balancer
             .pick(&self.backends, client, affinity, &mut self.random)
             .ok_or(DropReason::NoBackend)?;
-        if let Some(unanswered) = to_evict {
-            self.close(unanswered, CloseReason::Evicted, outputs);
-        }
+        let reuse = self.rested(backend, now);
+        self.make_room(reuse.is_some(), now, outputs);
         let chosen = self.backends.get_mut(backend).ok_or(DropReason::NoBackend)?;
         chosen.flows_active += 1;
         let address = chosen.address();
 
         let limits = &self.limits;
-        let flow = self
-            .flows
-            .insert(key, |generation| UdpFlow::new(key, generation, backend, limits, now));
+        let build = |generation| UdpFlow::new(key, generation, backend, limits, now);
+        let flow = self.flows.insert(key, reuse, build);
         self.wheel.schedule(flow.index(), self.flows.at(flow.index()).1.deadline());
-        self.unanswered.push(flow.index());
+        self.queues.push(UNANSWERED, flow.index());
         self.source_limits.opened(key.client.ip_bits());
         self.counters.flows_opened += 1;
-        outputs.emit(Output::OpenUpstream { flow, backend, address, ttl });
+        outputs.emit(Output::OpenUpstream { flow, backend, address, ttl, reuse });
         Ok(flow)
     }
 
@@ -104,17 +102,38 @@ impl UdpManager {
         Ok(())
     }
 
-    /// Which flow must end so that one more can open: the oldest that has not been answered, if
-    /// there is no room. A flow that has been answered is never given up for a new one, since
-    /// whoever floods the listener from forged addresses gets no answers.
-    fn who_must_go(&self) -> Result<Option<FlowId>, DropReason> {
-        let limit = self.config.cluster.limits.unanswered_flows as usize;
-        let too_many_unanswered = limit > 0 && self.unanswered.len() >= limit;
-        if !self.flows.is_full() && !too_many_unanswered {
-            return Ok(None);
+    /// Whether there is room for one more flow, or could be made. A flow that has been answered is
+    /// never given up for a new one, since whoever floods the listener from forged addresses gets
+    /// no answers; one that has not been, and a socket that only rests, may be.
+    fn check_room(&self) -> Result<(), DropReason> {
+        let can_give_up = self.queues.len(UNANSWERED) + self.flows.resting() > 0;
+        if self.flows.is_full() && !can_give_up {
+            return Err(DropReason::MaxFlows);
         }
-        let oldest = self.unanswered.first().ok_or(DropReason::MaxFlows)?;
-        Ok(Some(self.flows.at(oldest).0))
+        Ok(())
+    }
+
+    /// Makes room for one more flow, which may reuse a resting socket and its slot.
+    fn make_room<'p>(&mut self, reuses: bool, now: Instant, outputs: &mut impl Outputs<'p>) {
+        let limit = self.config.cluster.limits.unanswered_flows as usize;
+        let has_room = reuses || !self.flows.is_full();
+        if limit > 0 && self.queues.len(UNANSWERED) >= limit {
+            self.evict_unanswered(now, outputs);
+        } else if has_room {
+            // Nobody has to go.
+        } else if let Some(resting) = self.any_resting() {
+            self.close_resting(resting.index(), outputs);
+        } else {
+            self.evict_unanswered(now, outputs);
+        }
+    }
+
+    /// Ends the oldest of the flows that have not been answered.
+    fn evict_unanswered<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) {
+        if let Some(oldest) = self.queues.first(UNANSWERED) {
+            let (oldest, _) = self.flows.at(oldest);
+            self.close(oldest, CloseReason::Evicted, now, outputs);
+        }
     }
 
     /// Drops the datagrams longer than `max_datagram_size` and returns the others. All datagrams

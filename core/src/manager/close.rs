@@ -1,28 +1,87 @@
-//! The end of a flow.
+//! The end of a flow, and what becomes of its socket.
 
-use super::UdpManager;
-use crate::id::FlowId;
+use core::time::Duration;
+
+use super::{UdpManager, resting_queue};
+use crate::id::{BackendId, FlowId};
 use crate::output::{CloseReason, Output, Outputs};
+use crate::time::Instant;
+
+/// How long a socket that has rested is kept for another flow before it closes.
+pub(super) const KEPT_FOR: Duration = Duration::from_secs(60);
 
 impl UdpManager {
-    /// Closes a flow. Nothing happens if the id is stale.
+    /// Ends a flow. Nothing happens if the id is stale.
     pub(super) fn close<'p>(
         &mut self,
         id: FlowId,
         reason: CloseReason,
+        now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
-        if self.flows.get(id).is_none() {
-            return;
-        }
+        let Some(flow) = self.flows.get(id) else { return };
+        let (client, backend) = (flow.key().client.ip_bits(), flow.backend());
         self.wheel.cancel(id.index());
-        self.unanswered.remove(id.index());
-        let flow = self.flows.remove(id);
-        self.source_limits.closed(flow.key().client.ip_bits());
-        if let Some(backend) = self.backends.get_mut(flow.backend()) {
+        self.queues.remove(id.index());
+        self.source_limits.closed(client);
+        if let Some(backend) = self.backends.get_mut(backend) {
             backend.flows_active -= 1;
         }
         self.counters.flows_closed[reason as usize] += 1;
-        outputs.emit(Output::CloseFlow { flow: id, reason });
+
+        let rest = self.rest_after(reason);
+        match rest {
+            Some(rest) => self.rest(id, backend, now + rest),
+            None => {
+                self.flows.remove(id);
+            }
+        }
+        outputs.emit(Output::CloseFlow { flow: id, reason, keep_socket: rest.is_some() });
+    }
+
+    /// How long the socket of a flow that ends for `reason` has to rest; `None` to close it.
+    fn rest_after(&self, reason: CloseReason) -> Option<Duration> {
+        let ends_by_itself = matches!(reason, CloseReason::Idle | CloseReason::Complete);
+        let is_wanted = ends_by_itself && self.drain.is_none();
+        self.config.cluster.upstream_reuse.filter(|_| is_wanted)
+    }
+
+    fn rest(&mut self, id: FlowId, backend: BackendId, until: Instant) {
+        self.flows.rest(id, until);
+        self.queues.push(resting_queue(backend), id.index());
+        self.wheel.schedule(id.index(), until + KEPT_FOR);
+    }
+
+    /// A resting socket has received something: its former flow is not over for the backend. It
+    /// rests again, behind those that have been quiet for longer.
+    pub(super) fn disturb(&mut self, id: FlowId, now: Instant) {
+        let Some(rest) = self.config.cluster.upstream_reuse else { return };
+        if self.flows.rest_longer(id, now + rest) {
+            let (_, flow) = self.flows.at(id.index());
+            self.queues.push(resting_queue(flow.backend()), id.index());
+        }
+    }
+
+    /// The flow of `backend` whose socket has rested longest, if it has rested enough.
+    pub(super) fn rested(&self, backend: BackendId, now: Instant) -> Option<FlowId> {
+        let (id, flow) = self.flows.at(self.queues.first(resting_queue(backend))?);
+        (flow.deadline() <= now).then_some(id)
+    }
+
+    /// Any flow that only keeps its socket.
+    pub(super) fn any_resting(&self) -> Option<FlowId> {
+        if self.flows.resting() == 0 {
+            return None;
+        }
+        let first = |(backend, _)| self.queues.first(resting_queue(backend));
+        self.backends.iter().find_map(first).map(|index| self.flows.at(index).0)
+    }
+
+    /// Closes the socket of a resting flow.
+    pub(super) fn close_resting<'p>(&mut self, index: usize, outputs: &mut impl Outputs<'p>) {
+        self.wheel.cancel(index);
+        self.queues.remove(index);
+        let flow = self.flows.remove_resting(index);
+        outputs.emit(Output::CloseUpstream { flow });
     }
 }

@@ -1,6 +1,9 @@
 //! Timeouts: flows that fell silent, and the end of a drain.
 
+use core::time::Duration;
+
 use super::UdpManager;
+use super::close::KEPT_FOR;
 use crate::output::{CloseReason, Outputs};
 use crate::time::Instant;
 use crate::timer_wheel::TICK;
@@ -43,8 +46,11 @@ impl UdpManager {
 
     pub(super) fn handle_timeout<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) {
         let drained = self.drain.is_some_and(|deadline| deadline <= now);
-        let finished =
-            if drained { self.close_drained(outputs) } else { self.expire_flows(now, outputs) };
+        let finished = if drained {
+            self.close_drained(now, outputs)
+        } else {
+            self.expire_flows(now, outputs)
+        };
         self.last_partial_timeout = (!finished).then_some(now);
     }
 
@@ -55,23 +61,31 @@ impl UdpManager {
                 return true;
             };
             let (id, flow) = self.flows.at(timer);
-            if flow.deadline() <= now {
-                self.close(id, CloseReason::Idle, outputs);
+            let kept_for = if flow.is_resting() { KEPT_FOR } else { Duration::ZERO };
+            let deadline = flow.deadline() + kept_for;
+            if deadline > now {
+                self.wheel.schedule(timer, deadline);
+            } else if flow.is_resting() {
+                self.close_resting(timer, outputs);
             } else {
-                self.wheel.schedule(timer, flow.deadline());
+                self.close(id, CloseReason::Idle, now, outputs);
             }
         }
         false
     }
 
     /// Closes whatever flows are left, and says whether it got to the last of them.
-    fn close_drained<'p>(&mut self, outputs: &mut impl Outputs<'p>) -> bool {
+    fn close_drained<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) -> bool {
         for _ in 0..TIMERS_PER_TIMEOUT {
             let Some(timer) = self.wheel.pop_any() else {
                 return true;
             };
-            let (id, _) = self.flows.at(timer);
-            self.close(id, CloseReason::Drained, outputs);
+            let (id, flow) = self.flows.at(timer);
+            if flow.is_resting() {
+                self.close_resting(timer, outputs);
+            } else {
+                self.close(id, CloseReason::Drained, now, outputs);
+            }
         }
         false
     }

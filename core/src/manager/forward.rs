@@ -89,6 +89,7 @@ impl UdpManager {
             return;
         };
         let Some(flow) = self.flows.get_mut(id) else {
+            self.disturb(id, now);
             self.drop_burst(Direction::ToClient, DropReason::UnknownFlow, &burst, outputs);
             return;
         };
@@ -105,7 +106,7 @@ impl UdpManager {
             outputs.emit(Output::SendToClient { flow: id, client, local, tos, burst });
         }
         if is_first_answer {
-            self.unanswered.remove(id.index());
+            self.queues.remove(id.index());
         }
         let dropped =
             [(over_budget, DropReason::Amplification), (beyond, DropReason::AfterLastReply)];
@@ -115,7 +116,7 @@ impl UdpManager {
             }
         }
         if is_complete {
-            self.close(id, CloseReason::Complete, outputs);
+            self.close(id, CloseReason::Complete, now, outputs);
         }
     }
 

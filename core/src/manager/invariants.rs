@@ -2,7 +2,7 @@
 
 use alloc::vec;
 
-use super::UdpManager;
+use super::{UNANSWERED, UdpManager, resting_queue};
 use crate::output::Direction;
 
 impl UdpManager {
@@ -18,13 +18,18 @@ impl UdpManager {
         let mut flows_of_backend = vec![0; self.backends.len()];
         for (id, flow) in self.flows.iter() {
             assert!(self.wheel.is_scheduled(id.index()), "a flow without a timer never ends");
-            assert_eq!(self.unanswered.contains(id.index()), !flow.is_answered());
+            let queue = (!flow.is_answered()).then_some(UNANSWERED);
+            assert_eq!(self.queues.queue_of(id.index()), queue, "a flow in the wrong queue");
             flows_of_backend[flow.backend().index()] += 1;
         }
         for (id, backend) in self.backends.iter() {
             let flows = flows_of_backend[id.index()];
             assert_eq!(backend.flows_active, flows, "miscounted flows of {}", backend.address());
         }
+
+        let resting: usize =
+            self.backends.iter().map(|(id, _)| self.queues.len(resting_queue(id))).sum();
+        assert_eq!(self.flows.resting(), resting, "a resting socket was lost");
 
         for counted in self.source_limits.totals() {
             assert_eq!(counted, self.flows.len() as u64, "a source's flows were lost count of");

@@ -38,6 +38,7 @@ fn config() -> ManagerConfig {
             responses: 0,
             requests: 0,
             send_proxy_protocol: SendProxyProtocol::Off,
+            upstream_reuse: None,
             limits: Limits::default(),
             backends: vec![BackendConfig::new(backend(1)), BackendConfig::new(backend(2))],
         },
@@ -175,7 +176,7 @@ fn an_idle_flow_closes_at_its_deadline() {
     let mut harness = Harness::new(|_| {});
     let flow = harness.open(client(1), at(0));
     assert_eq!(harness.run_until(at(59_999)), []);
-    let closed = Output::CloseFlow { flow, reason: CloseReason::Idle };
+    let closed = Output::CloseFlow { flow, reason: CloseReason::Idle, keep_socket: false };
     assert_eq!(harness.run_until(at(60_000)), [closed]);
     assert_eq!(harness.manager.poll_timeout(), None, "nothing left to wait for");
 }
@@ -320,7 +321,7 @@ fn the_last_request_still_gets_its_reply() {
 fn a_retired_flow_without_replies_ends_by_idle_time() {
     let mut harness = Harness::new(|c| c.cluster.requests = 1);
     let flow = harness.open(client(1), at(0));
-    let closed = Output::CloseFlow { flow, reason: CloseReason::Idle };
+    let closed = Output::CloseFlow { flow, reason: CloseReason::Idle, keep_socket: false };
     assert_eq!(harness.run_until(at(60_000)), [closed]);
 }
 
@@ -360,7 +361,8 @@ fn an_unanswered_flow_makes_room_for_a_new_one_oldest_first() {
     harness.reply(flows[0], b"answered", at(4));
     for (evicted, port) in [(flows[1], 4), (flows[2], 5)] {
         let outputs = harness.request(client(port), b"x", at(5));
-        let closed = Output::CloseFlow { flow: evicted, reason: CloseReason::Evicted };
+        let closed =
+            Output::CloseFlow { flow: evicted, reason: CloseReason::Evicted, keep_socket: false };
         assert_eq!(outputs[0], closed);
         assert!(matches!(outputs[1], Output::OpenUpstream { .. }));
     }
@@ -377,9 +379,10 @@ fn unanswered_flows_have_a_cap_and_a_timeout_of_their_own() {
     harness.reply(answered, b"x", at(0));
     let [first, second] = [2, 3].map(|port| harness.open(client(port), at(0)));
     let outputs = harness.request(client(4), b"x", at(500));
-    let evicted = Output::CloseFlow { flow: first, reason: CloseReason::Evicted };
+    let evicted =
+        Output::CloseFlow { flow: first, reason: CloseReason::Evicted, keep_socket: false };
     assert_eq!(outputs[0], evicted);
-    let idle = Output::CloseFlow { flow: second, reason: CloseReason::Idle };
+    let idle = Output::CloseFlow { flow: second, reason: CloseReason::Idle, keep_socket: false };
     assert_eq!(harness.run_until(at(1_000)), [idle]);
     assert_eq!(harness.run_until(at(59_999)).len(), 1, "the last unanswered one");
     assert_eq!(harness.run_until(at(60_000)).len(), 1, "the answered one has the idle timeout");
@@ -471,7 +474,7 @@ fn one_source_cannot_take_every_flow() {
     assert!(matches!(refused[..], [Output::Drop { reason: DropReason::SourceFlows, .. }]));
     harness.open("198.51.100.1:9".parse().unwrap(), at(30_000));
 
-    let closed = Output::CloseFlow { flow, reason: CloseReason::Idle };
+    let closed = Output::CloseFlow { flow, reason: CloseReason::Idle, keep_socket: false };
     assert_eq!(harness.run_until(at(60_000)), [closed]);
     harness.open(client(3), at(60_001));
 }
@@ -574,7 +577,8 @@ fn a_flow_whose_socket_cannot_be_opened_ends() {
     let mut harness = Harness::new(|_| {});
     let flow = harness.open(client(1), at(0));
     let failed = ManagerInput::UpstreamFailed { flow, failure: UpstreamFailure::NotOpened };
-    let closed = Output::CloseFlow { flow, reason: CloseReason::UpstreamFailed };
+    let closed =
+        Output::CloseFlow { flow, reason: CloseReason::UpstreamFailed, keep_socket: false };
     assert_eq!(harness.input(failed, at(1)), [closed]);
 }
 
@@ -599,7 +603,7 @@ fn a_draining_manager_takes_no_new_flows_and_ends_the_old_ones_at_the_deadline()
     assert_eq!(harness.reply(flow, b"old flows go on", at(3)).len(), 1);
     assert!(!harness.manager.is_drained());
 
-    let closed = Output::CloseFlow { flow, reason: CloseReason::Drained };
+    let closed = Output::CloseFlow { flow, reason: CloseReason::Drained, keep_socket: false };
     assert_eq!(harness.run_until(at(9_999)), []);
     assert_eq!(harness.run_until(at(10_000)), [closed]);
     assert!(harness.manager.is_drained());
@@ -613,6 +617,103 @@ fn a_drain_ends_early_when_the_last_flow_does() {
     harness.reply(flow, b"done", at(2));
     assert!(harness.manager.is_drained());
     assert_eq!(harness.manager.poll_timeout(), None);
+}
+
+/// Opens a flow, has it answered so that it completes, and returns it.
+fn one_question(harness: &mut Harness, port: u16, now: Instant) -> (FlowId, Option<FlowId>) {
+    let [Output::OpenUpstream { flow, reuse, .. }, _] =
+        harness.request(client(port), b"?", now)[..]
+    else {
+        panic!("no new flow")
+    };
+    let ended = harness.reply(flow, b"!", now)[1];
+    let complete = CloseReason::Complete;
+    assert_eq!(ended, Output::CloseFlow { flow, reason: complete, keep_socket: true });
+    (flow, reuse)
+}
+
+fn with_reuse(config: &mut ManagerConfig) {
+    config.cluster.responses = 1;
+    config.cluster.upstream_reuse = Some(Duration::from_secs(5));
+    config.cluster.backends.truncate(1);
+}
+
+#[test]
+fn a_finished_socket_serves_another_flow_once_it_has_rested() {
+    let mut harness = Harness::new(with_reuse);
+    let (first, reuse) = one_question(&mut harness, 1, at(0));
+    assert_eq!(reuse, None);
+    let (second, reuse) = one_question(&mut harness, 2, at(4_999));
+    assert_eq!(reuse, None, "the first has not rested long enough");
+    let (third, reuse) = one_question(&mut harness, 3, at(5_000));
+    assert_eq!(reuse, Some(first), "first in, first out");
+    assert_eq!(third.index(), first.index());
+    assert_ne!(third, first);
+    let (_, reuse) = one_question(&mut harness, 4, at(9_999));
+    assert_eq!(reuse, Some(second));
+}
+
+#[test]
+fn a_late_answer_is_dropped_and_its_socket_rests_again() {
+    let mut harness = Harness::new(with_reuse);
+    let (first, _) = one_question(&mut harness, 1, at(0));
+    let late = harness.reply(first, b"late", at(4_000));
+    assert!(matches!(late[..], [Output::Drop { reason: DropReason::UnknownFlow, .. }]));
+    let (_, reuse) = one_question(&mut harness, 2, at(5_000));
+    assert_eq!(reuse, None, "it has been quiet for one second only");
+    let (_, reuse) = one_question(&mut harness, 3, at(9_000));
+    assert_eq!(reuse, Some(first));
+}
+
+#[test]
+fn a_socket_that_nobody_wants_closes_a_minute_after_its_rest() {
+    let mut harness = Harness::new(with_reuse);
+    let (flow, _) = one_question(&mut harness, 1, at(0));
+    assert_eq!(harness.run_until(at(64_999)), []);
+    assert_eq!(harness.run_until(at(65_000)), [Output::CloseUpstream { flow }]);
+    assert_eq!(harness.manager.poll_timeout(), None);
+}
+
+#[test]
+fn a_resting_socket_makes_room_before_any_flow_does() {
+    let mut harness = Harness::new(|c| {
+        with_reuse(c);
+        c.max_flows = 2;
+    });
+    let (resting, _) = one_question(&mut harness, 1, at(0));
+    let unanswered = harness.open(client(2), at(1));
+    let outputs = harness.request(client(3), b"?", at(2));
+    assert_eq!(outputs[0], Output::CloseUpstream { flow: resting });
+    assert!(matches!(outputs[1], Output::OpenUpstream { reuse: None, .. }));
+    assert!(harness.manager.flow(unanswered).is_some());
+}
+
+#[test]
+fn each_backend_has_its_own_resting_sockets() {
+    let mut harness = Harness::new(|c| {
+        with_reuse(c);
+        c.cluster.backends = config().cluster.backends;
+    });
+    let mut backend_of_slot = std::collections::BTreeMap::new();
+    for round in 0..20 {
+        let outputs = harness.request(client(round), b"?", at(u64::from(round) * 6_000));
+        let Output::OpenUpstream { flow, backend, .. } = outputs[0] else { panic!() };
+        assert_eq!(*backend_of_slot.entry(flow.index()).or_insert(backend), backend);
+        harness.reply(flow, b"!", at(u64::from(round) * 6_000));
+    }
+    assert_eq!(backend_of_slot.len(), 2, "two sockets have served twenty flows");
+}
+
+#[test]
+fn a_drain_keeps_no_sockets() {
+    let mut harness = Harness::new(with_reuse);
+    one_question(&mut harness, 1, at(0));
+    let flow = harness.open(client(2), at(1));
+    harness.input(ManagerInput::Drain { deadline: at(10_000) }, at(2));
+    let ended = harness.reply(flow, b"!", at(3))[1];
+    let reason = CloseReason::Complete;
+    assert_eq!(ended, Output::CloseFlow { flow, reason, keep_socket: false });
+    assert!(harness.manager.is_drained());
 }
 
 #[test]

@@ -45,10 +45,10 @@ fn a_timer_comes_up_at_its_deadline_and_not_before() {
 #[test]
 fn a_deadline_between_two_ticks_waits_for_the_second() {
     let mut wheel = TimerWheel::new(1, Instant::ORIGIN);
-    wheel.schedule(0, Instant::from_nanos(1));
-    assert_eq!(wheel.next_due(), Some(Instant::from_millis(1)));
-    assert_eq!(wheel.pop_due(Instant::from_nanos(999_999)), None);
-    assert_eq!(wheel.pop_due(Instant::from_millis(1)), Some(0));
+    wheel.schedule(0, Instant::from_nanos(1_500_000));
+    assert_eq!(wheel.next_due(), Some(Instant::from_millis(2)));
+    assert_eq!(wheel.pop_due(Instant::from_nanos(1_999_999)), None);
+    assert_eq!(wheel.pop_due(Instant::from_millis(2)), Some(0));
 }
 
 #[test]

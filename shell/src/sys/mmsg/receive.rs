@@ -242,6 +242,32 @@ impl FreeSlots<'_> {
     }
 }
 
+/// More than a quiet socket's buffer holds; whoever floods it must not hold up the others.
+const MAX_DISCARDED: usize = 1_024;
+
+/// Throws away all that waits to be read from `socket`, and says how many bursts and bytes that
+/// was. An error of the network that waits is taken as well.
+pub fn discard(socket: BorrowedFd<'_>) -> (u32, u64) {
+    let (mut bursts, mut bytes) = (0, 0);
+    for _ in 0..MAX_DISCARDED {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        // SAFETY: an empty buffer is not written to.
+        let len = unsafe { libc::recv(socket.as_raw_fd(), ptr::null_mut(), 0, flags) };
+        match u64::try_from(len) {
+            Ok(len) => {
+                bursts += 1;
+                bytes += len;
+            }
+            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock => {
+                break;
+            }
+            // A signal, or what ICMP said of the former flow's datagrams: gone once it is told.
+            Err(_) => {}
+        }
+    }
+    (bursts, bytes)
+}
+
 /// What a receive delivered: one datagram, or several of one source (`UDP_GRO`).
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'t> {
