@@ -86,7 +86,11 @@ impl ClientKey {
     pub(crate) fn address(&self) -> SocketAddr {
         match canonical(self.ip_bits()) {
             IpAddr::V4(ip) => SocketAddr::from((ip, self.port)),
-            IpAddr::V6(ip) => SocketAddrV6::new(ip, self.port, 0, self.scope).into(),
+            IpAddr::V6(ip) => {
+                // The scope of a client that is not link-local is that of the address it called.
+                let scope = if ip.is_unicast_link_local() { self.scope } else { 0 };
+                SocketAddrV6::new(ip, self.port, 0, scope).into()
+            }
         }
     }
 

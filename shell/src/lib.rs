@@ -1,4 +1,24 @@
-//! Flowgate shell.
+//! Flowgate: the shell around [`flowgate_core`], and the `flowgate` command.
+//!
+//! The core decides; this crate moves the bytes. A datagram's way through it, in the order of the
+//! modules:
+//!
+//! | module | duty |
+//! |---|---|
+//! | [`listener`] | binds the sockets that clients send to, one for each worker |
+//! | [`worker`] | one thread: waits for events, gives every shard its turn, fires timeouts |
+//! | [`shard`] | one listener socket and its flows: reads what is ready, asks the core |
+//! | [`dispatch`] | carries out what the core emits: opens, notes sends, closes |
+//! | [`upstream`] | the sockets to backends, one for each flow |
+//! | [`io`] | turns what was noted into messages, and copes with kernels that do not take them |
+//! | [`kernel`] | the system calls, behind a trait, so that simulations can stand in |
+//! | [`sys`] | everything that needs `unsafe` |
+//!
+//! Around it: [`server`] starts and stops workers, [`report`] gathers their figures, [`cli`] is the
+//! command line, [`clock`] the only place that reads a clock, [`log`] what operators read.
+//!
+//! `LIFECYCLE.md` tells the life of a flow step by step.
+
 pub mod cli;
 pub mod clock;
 pub mod dispatch;

@@ -163,6 +163,18 @@ fn link_local_clients_with_one_address_on_two_interfaces_are_two() {
 }
 
 #[test]
+fn a_client_that_calls_a_link_local_address_keeps_its_own() {
+    let mut harness = Harness::new(|_| {});
+    let local = Some(LocalAddr { ip: "fe80::1".parse().unwrap(), interface: 3 });
+    let burst = Burst::single(b"x").unwrap();
+    let source = "[2001:db8::1]:9".parse().unwrap();
+    let input = ManagerInput::ClientBurst { source, local, tos: 0, ttl: 64, burst };
+    let Output::OpenUpstream { flow, .. } = harness.input(input, at(0))[0] else { panic!() };
+    assert_eq!(harness.manager.flow(flow).unwrap().client(), source);
+    assert_eq!(harness.manager.flow(flow).unwrap().local(), local);
+}
+
+#[test]
 fn the_payload_is_lent_back_not_copied() {
     let mut harness = Harness::new(|_| {});
     let payload = *b"here";
