@@ -1,7 +1,7 @@
 //! What a manager counts. The shell samples these; nothing is emitted per datagram.
 
 use crate::burst::Burst;
-use crate::output::{CloseReason, Direction, DropReason};
+use crate::reason::{CloseReason, Direction, DropReason};
 
 /// All counters of a manager. They only grow, except that [`Ledger::forwarded`] gives back what
 /// the shell reports as undelivered.

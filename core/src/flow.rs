@@ -6,9 +6,9 @@ use core::time::Duration;
 use crate::burst::Burst;
 use crate::config::ClusterConfig;
 use crate::counters::Traffic;
-use crate::flow_table::{ClientKey, FlowKey};
+use crate::flow_key::{ClientKey, FlowKey};
 use crate::id::BackendId;
-use crate::input::LocalAddr;
+use crate::local_addr::LocalAddr;
 use crate::time::Instant;
 
 /// A flow as a small state machine of its own: it knows how many datagrams it may still carry,

@@ -1,124 +1,15 @@
 //! All flows of a manager, found by id or by who sent to whom.
 
-use core::hash::Hasher;
 use core::hint::black_box;
-use core::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use hashbrown::HashTable;
-use siphasher::sip::SipHasher13;
 use slab::Slab;
 
 use crate::flow::UdpFlow;
+use crate::flow_key::FlowKey;
 use crate::id::FlowId;
-use crate::input::LocalAddr;
 use crate::random::Random;
 use crate::time::Instant;
-
-/// What makes two datagrams belong to one flow: the client's address and port, and the local
-/// address they were sent to, from which the answers must come.
-///
-/// IPv4 addresses are held mapped into IPv6 (RFC 4291, section 2.5.5.2), so that a key has one
-/// shape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FlowKey {
-    pub(crate) client: ClientKey,
-    /// Zero unless the client's part says that there is one.
-    pub(crate) local: u128,
-}
-
-/// The client's part of a key, which is all of it where the listener has one address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub(crate) struct ClientKey {
-    ip: [u64; 2],
-    /// The scope of a link-local client, which then is that of the local address too.
-    scope: u32,
-    port: u16,
-    has_local: bool,
-}
-
-impl FlowKey {
-    #[inline]
-    pub(crate) fn new(client: SocketAddr, local: Option<LocalAddr>) -> Self {
-        let client_scope = match client {
-            SocketAddr::V4(_) => 0,
-            SocketAddr::V6(client) => client.scope_id(),
-        };
-        let local_scope = local.map_or(0, |local| local.interface);
-        let ip = mapped(client.ip());
-        Self {
-            client: ClientKey {
-                ip: [(ip >> 64) as u64, ip as u64],
-                scope: if client_scope == 0 { local_scope } else { client_scope },
-                port: client.port(),
-                has_local: local.is_some(),
-            },
-            local: local.map_or(0, |local| mapped(local.ip)),
-        }
-    }
-
-    /// The local address, if it is part of the key.
-    pub(crate) fn local(&self) -> Option<LocalAddr> {
-        self.client.local(self.local)
-    }
-
-    #[inline]
-    fn hash(&self, keys: (u64, u64)) -> u64 {
-        let ClientKey { ip, scope, port, has_local } = self.client;
-        let mut hasher = SipHasher13::new_with_keys(keys.0, keys.1);
-        hasher.write_u64(ip[0]);
-        hasher.write_u64(ip[1]);
-        hasher.write_u64(u64::from(scope) << 32 | u64::from(port) << 16 | u64::from(has_local));
-        if has_local {
-            hasher.write_u64((self.local >> 64) as u64);
-            hasher.write_u64(self.local as u64);
-        }
-        hasher.finish()
-    }
-}
-
-impl ClientKey {
-    /// The client's IP address, mapped into IPv6.
-    pub(crate) fn ip_bits(&self) -> u128 {
-        u128::from(self.ip[0]) << 64 | u128::from(self.ip[1])
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        match canonical(self.ip_bits()) {
-            IpAddr::V4(ip) => SocketAddr::from((ip, self.port)),
-            IpAddr::V6(ip) => {
-                // The scope of a client that is not link-local is that of the address it called.
-                let scope = if ip.is_unicast_link_local() { self.scope } else { 0 };
-                SocketAddrV6::new(ip, self.port, 0, scope).into()
-            }
-        }
-    }
-
-    /// The local address that goes with the client, if there is one.
-    pub(crate) fn local(&self, local: u128) -> Option<LocalAddr> {
-        self.has_local.then(|| LocalAddr { ip: canonical(local), interface: self.scope })
-    }
-
-    pub(crate) const fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Whether a local address is part of the key.
-    pub(crate) const fn has_local(&self) -> bool {
-        self.has_local
-    }
-}
-
-fn mapped(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(ip) => ip.to_bits(),
-    }
-}
-
-fn canonical(bits: u128) -> IpAddr {
-    Ipv6Addr::from_bits(bits).to_canonical()
-}
 
 /// The most flows that one prefetch fetches.
 const PREFETCH_BATCH: usize = 64;

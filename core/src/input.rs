@@ -1,10 +1,11 @@
 //! What can happen to a manager. Each variant is named for the event, in the past.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 
 use crate::burst::Burst;
 use crate::id::FlowId;
-use crate::output::{Direction, DropReason};
+use crate::local_addr::LocalAddr;
+use crate::reason::{Direction, DropReason};
 use crate::time::Instant;
 
 /// Something that happened in the world, told to [`UdpManager::handle_input`].
@@ -74,16 +75,6 @@ pub enum ManagerInput<'p> {
     ///
     /// Calling too early or too often is harmless.
     Timeout,
-}
-
-/// The local address that a datagram was sent to, and that its answer must come from
-/// (`IP_PKTINFO`, `IPV6_PKTINFO`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LocalAddr {
-    /// The address.
-    pub ip: IpAddr,
-    /// The index of the interface it belongs to, where that matters (IPv6 link-local); else 0.
-    pub interface: u32,
 }
 
 /// What is wrong with a flow's upstream socket.

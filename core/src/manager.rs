@@ -13,12 +13,15 @@ use crate::balance::Balancer;
 use crate::config::ManagerConfig;
 use crate::counters::{Counters, Traffic};
 use crate::flow::{FlowLimits, UdpFlow};
-use crate::flow_table::{FlowKey, FlowTable};
+use crate::flow_key::FlowKey;
+use crate::flow_table::FlowTable;
 use crate::id::{BackendId, FlowId};
-use crate::input::{LocalAddr, ManagerInput, UpstreamFailure};
-use crate::output::{CloseReason, Direction, DropReason, Outputs};
+use crate::input::{ManagerInput, UpstreamFailure};
+use crate::local_addr::LocalAddr;
+use crate::output::Outputs;
 use crate::queue::Queues;
 use crate::random::Random;
+use crate::reason::{CloseReason, Direction, DropReason};
 use crate::source_limits::SourceLimits;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
@@ -31,8 +34,8 @@ const fn resting_queue(backend: BackendId) -> usize {
     1 + backend.index()
 }
 
-/// With fewer flows than this they stay in the cache by themselves.
-const PREFETCH_FROM: usize = 1_024;
+/// With fewer flows than this they stay in the cache by themselves. Unit tests prefetch always.
+const PREFETCH_FROM: usize = if cfg!(test) { 0 } else { 1_024 };
 
 pub use expire::{Deadline, DeadlineReason};
 

@@ -4,8 +4,9 @@ use core::net::SocketAddr;
 
 use crate::burst::Burst;
 use crate::id::{BackendId, FlowId};
-use crate::input::LocalAddr;
+use crate::local_addr::LocalAddr;
 use crate::proxy_protocol::ProxyHeader;
+use crate::reason::{CloseReason, Direction, DropReason};
 
 /// An order from [`UdpManager::handle_input`](crate::UdpManager::handle_input).
 ///
@@ -88,132 +89,5 @@ pub trait Outputs<'p> {
 impl<'p> Outputs<'p> for alloc::vec::Vec<Output<'p>> {
     fn emit(&mut self, output: Output<'p>) {
         self.push(output);
-    }
-}
-
-/// Which way a datagram goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Direction {
-    /// From a client to a backend.
-    ToBackend,
-    /// From a backend to a client.
-    ToClient,
-}
-
-impl Direction {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::ToBackend, Self::ToClient];
-
-    /// The name in metrics and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ToBackend => "to_backend",
-            Self::ToClient => "to_client",
-        }
-    }
-}
-
-/// Declares an enum of reasons once: variants, names in metrics and logs, and the list of all.
-macro_rules! reasons {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $label:literal,)* }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$doc])* $variant,)* }
-
-        impl $name {
-            /// All reasons, in the order of their discriminants.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// How many reasons there are.
-            pub const COUNT: usize = Self::ALL.len();
-
-            /// The name in metrics and logs.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $label,)* }
-            }
-        }
-
-        impl core::fmt::Display for $name {
-            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    };
-}
-
-reasons! {
-    /// Why datagrams were dropped.
-    DropReason {
-        /// No backend can take the new flow: there is none, or all are full or weightless.
-        NoBackend = "no_backend",
-        /// The flow table is full.
-        MaxFlows = "max_flows",
-        /// The manager is draining and takes no new flows.
-        Draining = "draining",
-        /// Longer than `max_datagram_size`.
-        TooLarge = "too_large",
-        /// Sent from port 0, where no answer can go.
-        PortZero = "port_zero",
-        /// The client is not allowed, or denied.
-        Denied = "denied",
-        /// The sender is one of our own listeners or backends: a loop, or a forged address.
-        OwnAddress = "own_address",
-        /// The datagram that was to open a flow has been forwarded too often: a loop.
-        TtlExpired = "ttl_expired",
-        /// The client has `flows_per_source` flows.
-        SourceFlows = "source_flows",
-        /// The client's subnet has `flows_per_subnet` flows.
-        SubnetFlows = "subnet_flows",
-        /// The client opens flows faster than `new_flows_per_second_per_source`.
-        SourceRate = "source_rate",
-        /// More bytes than `amplification` allows to a client that may not be who it says.
-        Amplification = "amplification",
-        /// A backend's answer to a flow that has closed.
-        UnknownFlow = "unknown_flow",
-        /// More replies than `responses` or `requests` allow the flow.
-        AfterLastReply = "after_last_reply",
-        /// The kernel delivered only a part (`MSG_TRUNC`).
-        Truncated = "truncated",
-        /// The kernel could not deliver all control messages (`MSG_CTRUNC`), so that where the
-        /// datagram was going, or where it ends, is not known.
-        ControlTruncated = "control_truncated",
-        /// Received on an upstream socket, but not from its backend.
-        ForeignSource = "foreign_source",
-        /// The socket's send buffer is full and so is the queue behind it.
-        QueueFull = "queue_full",
-        /// Out of file descriptors when the flow's socket was to be opened.
-        NoDescriptors = "no_descriptors",
-        /// Out of local ports when the flow's socket was to be connected.
-        NoPorts = "no_ports",
-        /// The kernel is out of memory or buffers (`ENOBUFS`, `ENOMEM`).
-        NoBuffers = "no_buffers",
-        /// A firewall or the routing table forbids it (`EPERM`, `EACCES`).
-        NotPermitted = "not_permitted",
-        /// No route (`ENETUNREACH`, `EHOSTUNREACH`, ...).
-        Unreachable = "unreachable",
-        /// The network refused it twice (`ECONNREFUSED`).
-        Refused = "refused",
-        /// Too long for the path even when sent alone (`EMSGSIZE`).
-        MessageSize = "message_size",
-        /// Any other error of the kernel.
-        SendFailed = "send_failed",
-        /// Still waiting to be sent when its flow or the listener closed.
-        Closed = "closed",
-    }
-}
-
-reasons! {
-    /// Why a flow ended.
-    CloseReason {
-        /// No datagram in either direction for `idle_timeout`.
-        Idle = "idle",
-        /// It had the replies that `responses` or `requests` ask for.
-        Complete = "complete",
-        /// It was never answered, and a new flow needed the room.
-        Evicted = "evicted",
-        /// The drain deadline passed.
-        Drained = "drained",
-        /// Its upstream socket could not be opened.
-        UpstreamFailed = "upstream_failed",
     }
 }

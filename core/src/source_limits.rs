@@ -11,8 +11,8 @@ use hashbrown::hash_table::Entry;
 use siphasher::sip::SipHasher13;
 
 use crate::config::Limits;
-use crate::output::DropReason;
 use crate::random::Random;
+use crate::reason::DropReason;
 use crate::time::Instant;
 
 /// The limits that hold for each source. Addresses are held mapped into IPv6.

@@ -9,10 +9,11 @@ use crate::burst::Burst;
 use crate::config::ManagerConfig;
 use crate::counters::Traffic;
 use crate::flow::UdpFlow;
-use crate::flow_table::FlowKey;
+use crate::flow_key::FlowKey;
 use crate::id::FlowId;
-use crate::input::LocalAddr;
-use crate::output::{CloseReason, Direction, DropReason, Output, Outputs};
+use crate::local_addr::LocalAddr;
+use crate::output::{Output, Outputs};
+use crate::reason::{CloseReason, Direction, DropReason};
 use crate::time::Instant;
 
 impl UdpManager {

@@ -4,7 +4,8 @@ use core::time::Duration;
 
 use super::{UdpManager, resting_queue};
 use crate::id::{BackendId, FlowId};
-use crate::output::{CloseReason, Output, Outputs};
+use crate::output::{Output, Outputs};
+use crate::reason::CloseReason;
 use crate::time::Instant;
 
 /// How long a socket that has rested is kept for another flow before it closes.

@@ -4,7 +4,8 @@ use core::time::Duration;
 
 use super::UdpManager;
 use super::close::KEPT_FOR;
-use crate::output::{CloseReason, Outputs};
+use crate::output::Outputs;
+use crate::reason::CloseReason;
 use crate::time::Instant;
 use crate::timer_wheel::TICK;
 

@@ -6,8 +6,9 @@ use crate::config::SendProxyProtocol;
 use crate::counters::Traffic;
 use crate::flow::{AcceptedReplies, AcceptedRequests};
 use crate::id::FlowId;
-use crate::output::{CloseReason, Direction, DropReason, Output, Outputs};
+use crate::output::{Output, Outputs};
 use crate::proxy_protocol::ProxyHeader;
+use crate::reason::{CloseReason, Direction, DropReason};
 use crate::time::Instant;
 
 impl UdpManager {

@@ -3,7 +3,7 @@
 use alloc::vec;
 
 use super::{UNANSWERED, UdpManager, resting_queue};
-use crate::output::Direction;
+use crate::reason::Direction;
 
 impl UdpManager {
     /// Checks everything that must hold between two inputs: for tests, simulators and fuzzers.

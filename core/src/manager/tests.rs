@@ -1,12 +1,13 @@
 use super::*;
 use crate::config::*;
-use crate::input::LocalAddr;
+use crate::local_addr::LocalAddr;
 use crate::output::Output;
 use crate::proxy_protocol::ProxyHeader;
 use crate::{Burst, DropReason};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
+use proptest::prelude::*;
 use std::format;
 use std::vec;
 
@@ -726,6 +727,51 @@ fn a_drain_keeps_no_sockets() {
     let reason = CloseReason::Complete;
     assert_eq!(ended, Output::CloseFlow { flow, reason, keep_socket: false });
     assert!(harness.manager.is_drained());
+}
+
+proptest! {
+    /// Prefetching is a hint: right, wrong or out of date, it changes nothing but speed.
+    #[test]
+    fn prefetching_changes_no_output(
+        rounds in prop::collection::vec(
+            (prop::collection::vec(0u16..8, 0..6), prop::collection::vec(0u16..8, 0..6)),
+            1..20,
+        ),
+    ) {
+        let new = || Harness::new(|c| c.cluster.requests = 2);
+        let (mut with, mut without) = (new(), new());
+        let deadlines = |harness: &Harness| -> Vec<_> {
+            harness.manager.flows().map(|(id, flow)| (id, flow.deadline())).collect()
+        };
+        for (round, (expected, arriving)) in rounds.into_iter().enumerate() {
+            with.manager.prefetch(expected.iter().map(|&port| (client(port), None)));
+            for (number, port) in arriving.into_iter().enumerate() {
+                let now = at((round * 10 + number) as u64);
+                let outputs = with.request(client(port), b"x", now);
+                prop_assert_eq!(outputs, without.request(client(port), b"x", now));
+                prop_assert_eq!(deadlines(&with), deadlines(&without));
+            }
+            with.manager.prefetch_flows(deadlines(&without).into_iter().map(|(id, _)| id));
+        }
+    }
+}
+
+#[test]
+fn many_flows_are_prefetched_and_found() {
+    let mut harness = Harness::new(|c| c.max_flows = 2_000);
+    for port in 0..2_000 {
+        let burst = Burst::single(b"x").unwrap();
+        let source = client(port);
+        let input = ManagerInput::ClientBurst { source, local: None, tos: 0, ttl: 64, burst };
+        harness.manager.handle_input(input, at(0), &mut Vec::new());
+    }
+    for first in (0..2_000).step_by(64) {
+        let ports = || (first..2_000).take(64);
+        harness.manager.prefetch(ports().map(|port| (client(port), None)));
+        for port in ports() {
+            assert_eq!(harness.request(client(port), b"x", at(1)).len(), 1, "a known flow");
+        }
+    }
 }
 
 #[test]

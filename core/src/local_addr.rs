@@ -1,0 +1,13 @@
+//! Which of our own addresses a client calls.
+
+use core::net::IpAddr;
+
+/// The local address that a datagram was sent to, and that its answer must come from
+/// (`IP_PKTINFO`, `IPV6_PKTINFO`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LocalAddr {
+    /// The address.
+    pub ip: IpAddr,
+    /// The index of the interface it belongs to, where that matters (IPv6 link-local); else 0.
+    pub interface: u32,
+}
