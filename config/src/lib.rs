@@ -43,6 +43,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod nearest;
 mod problems;
 mod read;
 mod reader;

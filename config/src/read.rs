@@ -15,8 +15,9 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use crate::error::Fault;
+use crate::nearest::nearest;
 use crate::reader::{Field, Item, Table};
-use crate::value::{duration, listen_address, name, nearest, text, whole};
+use crate::value::{duration, listen_address, name, text, whole};
 use crate::{Config, Listener, Workers};
 use cluster::Clusters;
 

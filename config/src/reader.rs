@@ -16,8 +16,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::Fault;
+use crate::nearest::nearest;
 use crate::problems::{Finding, Problems};
-use crate::value::nearest;
 
 /// A place in the document where a value is, or where a required one is missing.
 pub(crate) struct Item<'a> {

@@ -15,10 +15,9 @@ use toml::de::DeValue;
 
 use crate::Cluster;
 use crate::error::Fault;
+use crate::nearest::nearest;
 use crate::reader::{Claims, Item, Table};
-use crate::value::{
-    boolean, choice, count, duration, is_name, nearest, off_or, server_address, text, word,
-};
+use crate::value::{boolean, choice, count, duration, is_name, off_or, server_address, text, word};
 
 pub(super) const TABLES: &str = "[cluster.NAME] tables";
 
