@@ -209,7 +209,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             self.not_opened.push((flow, DropReason::Closed));
             return;
         };
-        upstream.flow = flow;
+        upstream.serve(flow);
         if upstream.ttl != ttl && self.kernel.set_ttl(&upstream.socket, ttl).is_ok() {
             upstream.ttl = ttl;
         }
@@ -254,17 +254,11 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         self.outbox.push(&mut self.to_clients, Outgoing { may_be_train, ..outgoing });
     }
 
-    /// Sends what a flow that ends has still to send.
+    /// Sends what a flow that ends has still to send. What waits for room in its socket's send
+    /// buffer is lost, also where the socket stays: its answers would go to the next flow.
     fn end(&mut self, flow: FlowId, keep_socket: bool) {
         self.flush_upstream(flow);
-        if !keep_socket {
-            self.close(flow);
-        }
-    }
-
-    /// Closes a socket. What still waits for room in its send buffer is lost.
-    fn close(&mut self, flow: FlowId) {
-        let Some(mut upstream) = self.sockets.upstreams.remove(flow) else { return };
+        let Some(upstream) = self.sockets.upstreams.get_mut(flow) else { return };
         while let Some(lost) = upstream.spill.pop(&mut self.sockets.spill_budget) {
             self.reports.push(Report::Input(ManagerInput::Undelivered {
                 flow: lost.flow,
@@ -274,6 +268,13 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
                 bytes: lost.bytes as u64,
             }));
         }
+        if !keep_socket {
+            self.close(flow);
+        }
+    }
+
+    fn close(&mut self, flow: FlowId) {
+        self.sockets.upstreams.remove(flow);
     }
 
     fn forbid_trains(&mut self, flow: FlowId, direction: Direction) {

@@ -54,6 +54,12 @@ impl<S> Upstream<S> {
         }
     }
 
+    /// Serves another flow from now on. What was learned of the way to the backend still holds.
+    pub const fn serve(&mut self, flow: FlowId) {
+        self.flow = flow;
+        self.no_trains_to_client = false;
+    }
+
     /// Whether datagrams of the flow may travel as trains.
     pub const fn may_send_trains(&self, direction: Direction) -> bool {
         match direction {
