@@ -30,25 +30,40 @@ pub struct Group {
     pub sockets: Vec<Socket>,
 }
 
-/// Binds the sockets of a listener.
+/// Binds the sockets of a listener, beside `ours`, the addresses of those that are bound already.
 ///
 /// # Errors
 ///
 /// When the address is taken, by whatever process: sockets that share a port with `SO_REUSEPORT`
 /// would silently share its clients too, so the first one is bound without that option. Also when
 /// the address is not this host's, or the port needs a capability.
-pub fn bind(listener: &Listener, workers: usize) -> Result<Group, BindError> {
+pub fn bind(
+    listener: &Listener,
+    workers: usize,
+    ours: impl Iterator<Item = SocketAddr>,
+) -> Result<Group, BindError> {
     let fail = |source: io::Error| BindError {
         name: listener.name.clone(),
         address: listener.address,
         advice: advice(&source),
         source,
     };
-    bind_group(listener, workers).map_err(fail)
+    let is_beside_ours = overlaps(listener.address, ours);
+    bind_group(listener, workers, is_beside_ours).map_err(fail)
 }
 
-fn bind_group(listener: &Listener, workers: usize) -> io::Result<Group> {
+/// Whether one of our own listeners would make the kernel refuse `address`: a wildcard beside a
+/// single address of the same port. Datagrams go to the more specific of the two.
+fn overlaps(address: SocketAddr, mut ours: impl Iterator<Item = SocketAddr>) -> bool {
+    ours.any(|other| {
+        other.port() == address.port()
+            && (other.ip().is_unspecified() || address.ip().is_unspecified())
+    })
+}
+
+fn bind_group(listener: &Listener, workers: usize, is_beside_ours: bool) -> io::Result<Group> {
     let first = open(listener)?;
+    first.set_reuse_port(is_beside_ours)?;
     first.bind(&listener.address.into())?;
     // Shared only once it is ours, so that nobody slips in between.
     first.set_reuse_port(true)?;

@@ -170,7 +170,7 @@ impl Server {
         affordable: u64,
     ) -> Result<(), StartError> {
         let Group { address, sockets } = {
-            let group = listener::bind(listener, workers.len())?;
+            let group = listener::bind(listener, workers.len(), self.addresses())?;
             listener::size_buffers(listener, &group);
             group
         };
