@@ -73,11 +73,8 @@ fn reply_of_a_known_flow(bencher: Bencher, flows: usize) {
 #[divan::bench(args = FLOWS)]
 fn flow_of_one_question(bencher: Bencher, flows: usize) {
     let mut world = World::new(flows);
-    world.manager = UdpManager::new(
-        config(flows + 1, |cluster| cluster.responses = 1),
-        1,
-        world.now,
-    );
+    world.manager =
+        UdpManager::new(config(flows + 1, |cluster| cluster.responses = 1), 1, world.now);
     bencher.counter(ItemsCount::new(BURSTS)).bench_local(|| {
         for number in 0..BURSTS {
             let flow = world.open(client(flows + number));
@@ -168,7 +165,7 @@ fn payload() -> Burst<'static> {
 }
 
 fn request(source: SocketAddr) -> ManagerInput<'static> {
-    ManagerInput::ClientBurst { source, local: None, tos: 0, burst: payload() }
+    ManagerInput::ClientBurst { source, local: None, tos: 0, ttl: 64, burst: payload() }
 }
 
 fn client(number: usize) -> SocketAddr {
@@ -185,6 +182,8 @@ fn config(max_flows: usize, change: impl FnOnce(&mut ClusterConfig)) -> ManagerC
         responses: 0,
         requests: 0,
         send_proxy_protocol: SendProxyProtocol::Off,
+        upstream_reuse: None,
+        limits: Limits::default(),
         backends: (1..=4).map(backend).collect(),
     };
     change(&mut cluster);
@@ -192,6 +191,8 @@ fn config(max_flows: usize, change: impl FnOnce(&mut ClusterConfig)) -> ManagerC
         address: SocketAddr::from(([192, 0, 2, 1], 53)),
         max_flows: max_flows as u32,
         max_datagram_size: 65_507,
+        allow: vec![],
+        deny: vec![],
         cluster,
     }
 }

@@ -226,3 +226,6 @@ impl FlowTable {
         assert_eq!(self.index.len(), findable, "the index names flows that cannot be found");
     }
 }
+
+#[cfg(test)]
+mod tests;

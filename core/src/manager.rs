@@ -35,7 +35,7 @@ const fn resting_queue(backend: BackendId) -> usize {
 }
 
 /// With fewer flows than this they stay in the cache by themselves. Unit tests prefetch always.
-const PREFETCH_FROM: usize = if cfg!(test) { 0 } else { 1_024 };
+const PREFETCH_FROM: usize = if cfg!(test) { 1 } else { 1_024 };
 
 pub use expire::{Deadline, DeadlineReason};
 

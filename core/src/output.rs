@@ -36,6 +36,10 @@ pub enum Output<'p> {
         prefix: Option<ProxyHeader>,
         /// The TOS or traffic-class byte to send with.
         tos: u8,
+        /// The time to live or hop limit to send with, as in [`Output::OpenUpstream`]. It follows
+        /// the client's datagrams, so that also a loop through flows that are open already, as
+        /// one is when a port is used again, comes to an end.
+        ttl: u8,
         /// The datagrams.
         burst: Burst<'p>,
     },

@@ -224,6 +224,20 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         }
     }
 
+    /// Has a socket send with another time to live from now on. What was ordered before is sent
+    /// first, with the former one.
+    fn set_ttl(&mut self, flow: FlowId, ttl: u8) {
+        if self.sockets.upstreams.get_mut(flow).is_none_or(|upstream| upstream.ttl == ttl) {
+            return;
+        }
+        self.flush_upstream(flow);
+        if let Some(upstream) = self.sockets.upstreams.get_mut(flow)
+            && self.kernel.set_ttl(&upstream.socket, ttl).is_ok()
+        {
+            upstream.ttl = ttl;
+        }
+    }
+
     fn send_to_backend(&mut self, outgoing: Outgoing<'t>) {
         let flow = outgoing.flow;
         let Some(upstream) = self.sockets.upstreams.get_mut(flow) else {
@@ -294,16 +308,19 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
             Output::OpenUpstream { flow, ttl, reuse: Some(former), .. } => {
                 self.reuse_upstream(former, flow, ttl);
             }
-            Output::SendToBackend { flow, prefix, tos, burst } => self.send_to_backend(Outgoing {
-                flow,
-                direction: Direction::ToBackend,
-                destination: None,
-                local: None,
-                prefix,
-                tos,
-                may_be_train: true,
-                burst,
-            }),
+            Output::SendToBackend { flow, prefix, tos, ttl, burst } => {
+                self.set_ttl(flow, ttl);
+                self.send_to_backend(Outgoing {
+                    flow,
+                    direction: Direction::ToBackend,
+                    destination: None,
+                    local: None,
+                    prefix,
+                    tos,
+                    may_be_train: true,
+                    burst,
+                });
+            }
             Output::SendToClient { flow, client, local, tos, burst } => {
                 self.send_to_client(Outgoing {
                     flow,

@@ -33,6 +33,13 @@ impl UdpManager {
             return;
         }
         let mut rest = self.drop_too_large(Direction::ToBackend, burst, outputs);
+        let ttl = ttl.saturating_sub(1);
+        if ttl == 0 {
+            if let Some(burst) = rest {
+                self.drop_burst(Direction::ToBackend, DropReason::TtlExpired, &burst, outputs);
+            }
+            return;
+        }
         // One turn, unless `requests` makes the burst reach into a next flow.
         while let Some(burst) = rest {
             let flow = match self.flows.find(key) {
@@ -45,7 +52,7 @@ impl UdpManager {
                     }
                 },
             };
-            rest = self.forward_requests(flow, tos, burst, now, outputs);
+            rest = self.forward_requests(flow, tos, ttl, burst, now, outputs);
         }
     }
 
@@ -58,7 +65,6 @@ impl UdpManager {
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) -> Result<FlowId, DropReason> {
-        let ttl = ttl.checked_sub(1).filter(|&left| left > 0).ok_or(DropReason::TtlExpired)?;
         let client = key.client.address();
         self.check_client(client, key.local())?;
         if self.drain.is_some() {
@@ -90,8 +96,12 @@ impl UdpManager {
 
     /// Whether a client may have flows here at all.
     fn check_client(&self, client: SocketAddr, local: Option<LocalAddr>) -> Result<(), DropReason> {
-        let called = local.map_or(self.config.address.ip(), |local| local.ip);
-        let is_listener = client == SocketAddr::new(called, self.config.address.port());
+        let listener = self.config.address;
+        // A client and the local address it calls are on one link, if on any.
+        let is_listener = match local {
+            Some(local) => (client.ip(), client.port()) == (local.ip, listener.port()),
+            None => client == listener,
+        };
         if is_listener || self.backends.has_address(client) {
             return Err(DropReason::OwnAddress);
         }

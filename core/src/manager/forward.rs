@@ -18,6 +18,7 @@ impl UdpManager {
         &mut self,
         id: FlowId,
         tos: u8,
+        ttl: u8,
         burst: Burst<'p>,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
@@ -33,7 +34,7 @@ impl UdpManager {
             if let Some(backend) = self.backends.get_mut(backend) {
                 backend.to.add(traffic);
             }
-            self.emit_requests(id, is_first, tos, burst, outputs);
+            self.emit_requests(id, is_first, tos, ttl, burst, outputs);
         }
         if is_retired {
             self.flows.unindex(id);
@@ -48,6 +49,7 @@ impl UdpManager {
         flow: FlowId,
         is_first: bool,
         tos: u8,
+        ttl: u8,
         burst: Burst<'p>,
         outputs: &mut impl Outputs<'p>,
     ) {
@@ -59,10 +61,10 @@ impl UdpManager {
         let (with, without) = burst.split_at(with_header);
         if let Some(burst) = with {
             let prefix = self.proxy_header(flow);
-            outputs.emit(Output::SendToBackend { flow, prefix, tos, burst });
+            outputs.emit(Output::SendToBackend { flow, prefix, tos, ttl, burst });
         }
         if let Some(burst) = without {
-            outputs.emit(Output::SendToBackend { flow, prefix: None, tos, burst });
+            outputs.emit(Output::SendToBackend { flow, prefix: None, tos, ttl, burst });
         }
     }
 
@@ -86,14 +88,15 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) {
         self.counters.to_client.received.add(Traffic::of(&burst));
-        let Some(burst) = self.drop_too_large(Direction::ToClient, burst, outputs) else {
-            return;
-        };
+        let burst = self.drop_too_large(Direction::ToClient, burst, outputs);
         let Some(flow) = self.flows.get_mut(id) else {
             self.disturb(id, now);
-            self.drop_burst(Direction::ToClient, DropReason::UnknownFlow, &burst, outputs);
+            if let Some(burst) = burst {
+                self.drop_burst(Direction::ToClient, DropReason::UnknownFlow, &burst, outputs);
+            }
             return;
         };
+        let Some(burst) = burst else { return };
         let AcceptedReplies { now: accepted, over_budget, beyond, is_first_answer } =
             flow.accept_replies(burst, &self.limits, now);
         let is_complete = flow.is_complete(&self.limits);

@@ -465,6 +465,16 @@ fn our_own_listener_and_backends_are_no_clients() {
 }
 
 #[test]
+fn our_own_link_local_address_is_no_client_on_its_own_link() {
+    let mut harness = Harness::new(|_| {});
+    let local = Some(LocalAddr { ip: "fe80::5".parse().unwrap(), interface: 2 });
+    let burst = Burst::single(b"x").unwrap();
+    let source = "[fe80::5%2]:53".parse().unwrap();
+    harness.input(ManagerInput::ClientBurst { source, local, tos: 0, ttl: 64, burst }, at(0));
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::OwnAddress), 1);
+}
+
+#[test]
 fn a_datagram_that_went_in_circles_opens_no_flow() {
     let mut harness = Harness::new(|_| {});
     let burst = Burst::single(b"round and round").unwrap();
@@ -476,6 +486,22 @@ fn a_datagram_that_went_in_circles_opens_no_flow() {
     }
     let outputs = harness.input(arrives(2), at(0));
     assert!(matches!(outputs[0], Output::OpenUpstream { ttl: 1, .. }));
+}
+
+#[test]
+fn a_flow_sends_each_datagram_with_one_hop_less_than_it_had_left() {
+    let mut harness = Harness::new(|_| {});
+    let burst = Burst::single(b"round and round").unwrap();
+    let arrives =
+        |ttl| ManagerInput::ClientBurst { source: client(1), local: None, tos: 0, ttl, burst };
+    harness.input(arrives(64), at(0));
+    for left in [64, 40, 2, 255] {
+        let outputs = harness.input(arrives(left), at(0));
+        let [Output::SendToBackend { ttl, .. }] = outputs[..] else { panic!("{outputs:?}") };
+        assert_eq!(ttl, left - 1);
+    }
+    let outputs = harness.input(arrives(1), at(0));
+    assert!(matches!(outputs[..], [Output::Drop { reason: DropReason::TtlExpired, .. }]));
 }
 
 #[test]
@@ -676,6 +702,19 @@ fn a_late_answer_is_dropped_and_its_socket_rests_again() {
     assert_eq!(reuse, None, "it has been quiet for one second only");
     let (_, reuse) = one_question(&mut harness, 3, at(9_000));
     assert_eq!(reuse, Some(first));
+}
+
+#[test]
+fn a_late_answer_that_is_too_large_makes_its_socket_rest_again_too() {
+    let mut harness = Harness::new(|c| {
+        with_reuse(c);
+        c.max_datagram_size = 8;
+    });
+    let (first, _) = one_question(&mut harness, 1, at(0));
+    let late = harness.reply(first, b"late and long", at(4_000));
+    assert!(matches!(late[..], [Output::Drop { reason: DropReason::TooLarge, .. }]));
+    let (_, reuse) = one_question(&mut harness, 2, at(5_000));
+    assert_eq!(reuse, None, "it has been quiet for one second only");
 }
 
 #[test]

@@ -1,0 +1,5 @@
+//! The `flowgate` command, for tests to run.
+
+fn main() -> std::process::ExitCode {
+    flowgate::cli::main()
+}

@@ -1,0 +1,264 @@
+//! Flowgate in this process, over real sockets, with clients and backends that the test plays
+//! itself.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use flowgate::report::{ListenerReport, ShardReport};
+use flowgate::server::Server;
+use flowgate_core::counters::Ledger;
+use flowgate_core::{Direction, DropReason};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
+    sockopt,
+};
+
+/// How long anything that must happen may take. It is reached only where it does not happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Repeats `look` until it finds something.
+///
+/// # Panics
+///
+/// When it does not in time.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A running balancer. It stops when dropped.
+pub struct Balancer {
+    server: Server,
+}
+
+impl Balancer {
+    /// Starts what a configuration says.
+    ///
+    /// # Panics
+    ///
+    /// When it is not valid, or cannot be started.
+    pub fn start(toml: &str) -> Self {
+        let config = flowgate_config::parse(toml, "test.toml").unwrap_or_else(|e| panic!("{e}"));
+        let server = Server::start(&config, |end| {
+            assert!(matches!(end, flowgate::server::WorkerEnd::Done), "a worker {end}");
+        });
+        Self { server: server.unwrap_or_else(|e| panic!("{e}")) }
+    }
+
+    /// Starts a listener at `address` in front of `backends`. `more` holds further lines of the
+    /// cluster's table.
+    pub fn between(address: &str, backends: &[&Peer], more: &str) -> Self {
+        Self::start(&simple_config(address, backends, more))
+    }
+
+    /// The address of the first listener.
+    pub fn address(&self) -> SocketAddr {
+        self.server.addresses().next().expect("a listener")
+    }
+
+    /// The same port at another address of this host.
+    pub fn at(&self, ip: &str) -> SocketAddr {
+        SocketAddr::new(ip.parse().expect("an address"), self.address().port())
+    }
+
+    /// How things stand at the first listener.
+    pub fn figures(&self) -> ShardReport {
+        let report = self.server.report().into_iter().next();
+        report.map(|ListenerReport { figures, .. }| figures).expect("a listener")
+    }
+
+    /// How things stand once `is_so`.
+    #[track_caller]
+    pub fn eventually(&self, what: &str, is_so: impl Fn(&ShardReport) -> bool) -> ShardReport {
+        eventually(what, || Some(self.figures()).filter(&is_so))
+    }
+
+    /// How many datagrams were dropped for `reason` so far.
+    pub fn dropped(&self, direction: Direction, reason: DropReason) -> u64 {
+        self.figures().counters.ledger(direction).dropped_for(reason).datagrams
+    }
+
+    /// Checks that everything received so far was forwarded: `to_backend` and `to_client` many.
+    #[track_caller]
+    pub fn assert_lossless(&self, to_backend: u64, to_client: u64) {
+        let figures = self.figures();
+        let check = |ledger: &Ledger, expected: u64| {
+            assert_eq!(ledger.received.datagrams, expected, "{ledger:?}");
+            assert_eq!(ledger.received, ledger.forwarded, "{ledger:?}");
+        };
+        check(&figures.counters.to_backend, to_backend);
+        check(&figures.counters.to_client, to_client);
+    }
+}
+
+/// The five lines that everybody begins with, and `more` for the cluster.
+pub fn simple_config(address: &str, backends: &[&Peer], more: &str) -> String {
+    let backends: Vec<_> = backends.iter().map(|peer| peer.address().to_string()).collect();
+    format!(
+        "[[listener]]\naddress = {address:?}\ncluster = \"test\"\n\
+         [cluster.test]\nbackends = {backends:?}\n{more}\n"
+    )
+}
+
+/// A client or a backend: a socket, and what the test makes it do.
+pub struct Peer {
+    socket: UdpSocket,
+}
+
+/// A datagram that came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// What it holds.
+    pub bytes: Vec<u8>,
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// Its TOS or traffic-class byte.
+    pub tos: u8,
+}
+
+impl Peer {
+    /// A socket at `address`, where port 0 is any.
+    ///
+    /// # Panics
+    ///
+    /// When there can be none, here and in all that follows.
+    pub fn bind(address: &str) -> Self {
+        Self::try_bind(address).unwrap_or_else(|e| panic!("{address}: {e}"))
+    }
+
+    /// The same, where the address may be taken.
+    ///
+    /// # Errors
+    ///
+    /// Those of `bind(2)` and `setsockopt(2)`.
+    pub fn try_bind(address: &str) -> io::Result<Self> {
+        let socket = UdpSocket::bind(address)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        // As much as root may have, or as much as there is.
+        if setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20)).is_err() {
+            setsockopt(&socket, sockopt::RcvBuf, &(4 << 20))?;
+        }
+        setsockopt(&socket, sockopt::IpRecvTos, &true)?;
+        if socket.local_addr()?.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)?;
+        }
+        Ok(Self { socket })
+    }
+
+    /// A socket on 127.0.0.1.
+    pub fn v4() -> Self {
+        Self::bind("127.0.0.1:0")
+    }
+
+    /// A socket on `[::1]`.
+    pub fn v6() -> Self {
+        Self::bind("[::1]:0")
+    }
+
+    /// A socket that hears nobody but `address`, and learns what ICMP says of it.
+    pub fn connected(address: SocketAddr) -> Self {
+        let any = if address.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+        let peer = Self::bind(any);
+        peer.socket.connect(address).unwrap();
+        peer
+    }
+
+    /// Its own address.
+    pub fn address(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
+    }
+
+    /// Marks all that it sends from now on.
+    pub fn set_tos(&self, tos: u8) {
+        if self.address().is_ipv6() {
+            setsockopt(&self.socket, sockopt::Ipv6TClass, &i32::from(tos)).unwrap();
+        } else {
+            setsockopt(&self.socket, sockopt::Ipv4Tos, &i32::from(tos)).unwrap();
+        }
+    }
+
+    /// Sends a datagram to whom it is connected to.
+    pub fn send(&self, bytes: &[u8]) {
+        assert_eq!(self.socket.send(bytes).unwrap(), bytes.len());
+    }
+
+    /// Sends a datagram.
+    pub fn send_to(&self, bytes: &[u8], to: SocketAddr) {
+        assert_eq!(self.socket.send_to(bytes, to).unwrap(), bytes.len());
+    }
+
+    /// Sends datagrams of `segment` bytes each with one system call, as a GSO sender does; over
+    /// loopback a receiver with GRO gets them as one burst.
+    pub fn send_train(&self, bytes: &[u8], segment: u16, to: SocketAddr) {
+        let to = SockaddrStorage::from(to);
+        let control = [ControlMessage::UdpGsoSegments(&segment)];
+        let (fd, pieces) = (self.socket.as_raw_fd(), [IoSlice::new(bytes)]);
+        let sent = sendmsg(fd, &pieces, &control, MsgFlags::empty(), Some(&to)).unwrap();
+        assert_eq!(sent, bytes.len());
+    }
+
+    /// The next datagram, waited for.
+    #[track_caller]
+    pub fn receive(&self) -> Datagram {
+        self.try_receive().unwrap_or_else(|e| panic!("{} waited in vain: {e}", self.address()))
+    }
+
+    /// The next datagram, waited for, or what the kernel says instead.
+    ///
+    /// # Errors
+    ///
+    /// Those of `recvmsg(2)`: on a connected socket what ICMP said.
+    pub fn try_receive(&self) -> io::Result<Datagram> {
+        loop {
+            match self.receive_once() {
+                Err(Errno::EINTR) => {}
+                outcome => return Ok(outcome?),
+            }
+        }
+    }
+
+    fn receive_once(&self) -> Result<Datagram, Errno> {
+        let mut bytes = vec![0; 65_536];
+        let mut control = nix::cmsg_space!([i32; 4]);
+        let mut pieces = [IoSliceMut::new(&mut bytes)];
+        let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::empty());
+        let message = recvmsg::<SockaddrStorage>(fd, &mut pieces, Some(&mut control), flags)?;
+        let tos = message.cmsgs()?.find_map(|control| match control {
+            ControlMessageOwned::Ipv4Tos(tos) => Some(tos),
+            ControlMessageOwned::Ipv6TClass(class) => Some(class as u8),
+            _ => None,
+        });
+        let from = message.address.as_ref().and_then(socket_address).expect("a sender");
+        let len = message.bytes;
+        bytes.truncate(len);
+        Ok(Datagram { bytes, from, tos: tos.unwrap_or(0) })
+    }
+
+    /// Answers the next datagram with `reply`, and returns it.
+    #[track_caller]
+    pub fn answer(&self, reply: &[u8]) -> Datagram {
+        let request = self.receive();
+        self.send_to(reply, request.from);
+        request
+    }
+}
+
+fn socket_address(storage: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = storage.as_sockaddr_in().map(|v4| SocketAddrV4::from(*v4).into());
+    v4.or_else(|| storage.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into()))
+}
+
+/// Bytes that differ from place to place, and from `salt` to `salt`.
+pub fn pattern(len: usize, salt: u8) -> Vec<u8> {
+    (0..len).map(|at| (at as u8).wrapping_mul(31) ^ (at >> 8) as u8 ^ salt).collect()
+}

@@ -1,0 +1,12 @@
+//! Support for the tests.
+
+pub mod e2e;
+pub mod echo_server;
+pub mod fake_kernel;
+pub mod forger;
+pub mod fuzz;
+pub mod netns;
+pub mod process;
+pub mod resolver;
+pub mod shell_world;
+pub mod sim;

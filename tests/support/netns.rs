@@ -1,0 +1,119 @@
+//! Network namespaces of the test's own, to have routes, links and packet sizes that this host
+//! does not. They need root and `ip` (iproute2).
+
+use std::fs::File;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::e2e::eventually;
+
+/// A network namespace, deleted when dropped. Loopback is up.
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// A new namespace; `None`, with the reason printed, where there can be none.
+    pub fn new() -> Option<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("flowgate-{}-{number}", std::process::id());
+        if let Err(error) = run("ip", &["netns", "add", &name]) {
+            return skip(&format!("network namespaces need root and iproute2: {error}"));
+        }
+        let namespace = Self { name };
+        namespace.ip("link set lo up");
+        Some(namespace)
+    }
+
+    /// Two namespaces joined by a cable: `one` and `two` are its ends, with addresses 10.9.0.1 and
+    /// 10.9.0.2, fd09::1 and fd09::2, fe80::1 and fe80::2.
+    pub fn pair() -> Option<[Self; 2]> {
+        let (one, two) = (Self::new()?, Self::new()?);
+        one.ip(&format!("link add one type veth peer name two netns {}", two.name));
+        for (namespace, end, number) in [(&one, "one", 1), (&two, "two", 2)] {
+            namespace.ip(&format!("link set {end} addrgenmode none"));
+            namespace.ip(&format!("link set {end} up"));
+            namespace.ip(&format!("address add 10.9.0.{number}/24 dev {end}"));
+            // Without duplicate address detection they can be used at once.
+            namespace.ip(&format!("address add fd09::{number}/64 dev {end} nodad"));
+            namespace.ip(&format!("address add fe80::{number}/64 dev {end} nodad"));
+        }
+        for (namespace, end) in [(&one, "one"), (&two, "two")] {
+            // Until then the kernel throws away what is sent.
+            eventually("the cable carries", || {
+                let state = namespace.tool("ip", &format!("-brief link show {end}"));
+                state.contains(" UP ").then_some(())
+            });
+        }
+        Some([one, two])
+    }
+
+    /// Runs `ip` inside.
+    ///
+    /// # Panics
+    ///
+    /// When it fails.
+    #[track_caller]
+    pub fn ip(&self, arguments: &str) {
+        self.tool("ip", arguments);
+    }
+
+    /// Runs `tc` (traffic control) inside.
+    ///
+    /// # Panics
+    ///
+    /// When it fails.
+    #[track_caller]
+    pub fn tc(&self, arguments: &str) {
+        self.tool("tc", arguments);
+    }
+
+    #[track_caller]
+    fn tool(&self, tool: &str, arguments: &str) -> String {
+        let arguments: Vec<_> =
+            ["-n", &self.name].into_iter().chain(arguments.split(' ')).collect();
+        run(tool, &arguments).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Does something inside, on a thread of its own: the sockets and threads that it makes stay
+    /// inside, also when they are handed out.
+    ///
+    /// # Panics
+    ///
+    /// When that panics, or the namespace cannot be entered.
+    #[track_caller]
+    pub fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/run/netns/{}", self.name)).expect("the namespace");
+        let thread = || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).expect("to enter the namespace");
+            act()
+        };
+        let outcome = std::thread::scope(|scope| scope.spawn(thread).join());
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = run("ip", &["netns", "delete", &self.name]);
+    }
+}
+
+/// Says why a test does not take place.
+pub fn skip<T>(reason: &str) -> Option<T> {
+    eprintln!("SKIPPED: {reason}");
+    None
+}
+
+/// Runs a tool and returns what it prints, or what it complains of.
+fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(tool).args(arguments).output().map_err(|e| format!("{tool}: {e}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{tool} {}: {}", arguments.join(" "), said.trim()))
+}

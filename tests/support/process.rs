@@ -1,0 +1,168 @@
+//! The `flowgate` command as a child process.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::e2e::{PATIENCE, eventually};
+
+/// A configuration in a file of its own, deleted when dropped.
+pub struct ConfigFile(PathBuf);
+
+impl ConfigFile {
+    /// Writes `toml` into a new file.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be written.
+    pub fn new(toml: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("flowgate-test-{}-{number}.toml", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, toml).expect("a temporary file");
+        Self(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &str {
+        self.0.to_str().expect("a plain path")
+    }
+}
+
+impl Drop for ConfigFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A running `flowgate run`, killed when dropped.
+pub struct Process {
+    child: Child,
+    log: Receiver<String>,
+    heard: Vec<String>,
+    _config: ConfigFile,
+}
+
+impl Process {
+    /// Runs `binary run` with a configuration.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be run.
+    pub fn run(binary: &str, toml: &str) -> Self {
+        Self::spawn(Command::new(binary), toml)
+    }
+
+    /// The same with a limit on its open files, the hard one too.
+    pub fn run_with_descriptors(binary: &str, toml: &str, limit: u32) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {limit} && exec \"$@\""), "sh", binary]);
+        Self::spawn(shell, toml)
+    }
+
+    fn spawn(mut command: Command, toml: &str) -> Self {
+        let config = ConfigFile::new(toml);
+        command.args(["run", config.path()]).stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("a child process");
+        let (lines, log) = channel();
+        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        std::thread::spawn(move || {
+            // Ends with the child, or with the test.
+            stderr.lines().map_while(Result::ok).all(|line| lines.send(line).is_ok())
+        });
+        Self { child, log, heard: Vec::new(), _config: config }
+    }
+
+    /// The next line of its log that contains `text`.
+    #[track_caller]
+    pub fn line(&mut self, text: &str) -> String {
+        loop {
+            match self.log.recv_timeout(PATIENCE) {
+                Ok(line) if line.contains(text) => return line,
+                Ok(line) => self.heard.push(line),
+                Err(_) => panic!("no line with {text:?} after {:#?}", self.heard),
+            }
+        }
+    }
+
+    /// The address of its listener, once it runs.
+    #[track_caller]
+    pub fn address(&mut self) -> SocketAddr {
+        let line = self.line("listening");
+        let word = line.split_whitespace().find_map(|word| word.strip_prefix("address="));
+        let address = word.expect("an address").parse().expect("an address");
+        self.line("started");
+        address
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("it runs");
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        eventually("the process ends", || self.child.try_wait().expect("a child"))
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
+    }
+
+    /// How many sockets it has open.
+    pub fn sockets(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs");
+        let links = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+    }
+
+    /// How many bytes of memory it has.
+    pub fn resident_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        number.expect("a number of kibibytes") << 10
+    }
+
+    /// Its threads: name, and how often each was put on a processor so far.
+    pub fn threads(&self) -> Vec<(String, u64)> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        let describe = |task: std::fs::DirEntry| {
+            let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+            // Time on the processor, time waiting for it, and how often.
+            let stat = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+            Some((name.trim().to_owned(), stat.split_whitespace().nth(2)?.parse().ok()?))
+        };
+        tasks.filter_map(|task| describe(task.ok()?)).collect()
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a command to its end.
+///
+/// # Panics
+///
+/// When it cannot be run.
+pub fn output(binary: &str, arguments: &[&str]) -> Output {
+    Command::new(binary).args(arguments).stdin(Stdio::null()).output().expect("a child process")
+}

@@ -1,0 +1,67 @@
+//! Real DNS servers, and `dig` to ask them.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::{Child, Command, Stdio};
+
+use crate::e2e::eventually;
+use crate::netns::skip;
+
+/// A `dnsmasq`; stopped when dropped.
+pub struct Resolver {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Resolver {
+    /// A server that knows these names, and answers; `None`, with the reason printed, where it or
+    /// `dig` is not installed.
+    pub fn start(names: &[(String, Ipv4Addr)]) -> Option<Self> {
+        // It takes no port 0, so one that was free a moment ago must do.
+        let address = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).ok()?;
+        let child = Command::new("dnsmasq")
+            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--pid-file", "--user="])
+            .args(["--bind-interfaces", "--listen-address=127.0.0.1", "--no-resolv", "--no-hosts"])
+            .arg(format!("--port={}", address.port()))
+            .args(names.iter().map(|(name, ip)| format!("--address=/{name}/{ip}")))
+            .stderr(Stdio::null())
+            .spawn();
+        let resolver = match child {
+            Ok(child) => Self { child, address },
+            Err(error) => return skip(&format!("dnsmasq (Debian: dnsmasq-base): {error}")),
+        };
+        let (name, ip) = names.first().expect("a name");
+        let is_there = eventually("the resolver answers", || match dig(address, &[name]) {
+            Some(said) => (said == [ip.to_string()]).then_some(true),
+            None => Some(false),
+        });
+        is_there.then_some(resolver)
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines that `dig` prints about some names; `None`, with the reason printed, where it is not
+/// installed.
+pub fn dig(server: SocketAddr, names: &[impl AsRef<str>]) -> Option<Vec<String>> {
+    let output = Command::new("dig")
+        .args([&format!("@{}", server.ip()), "-p", &server.port().to_string()])
+        .args(["+short", "+time=5", "+tries=3"])
+        .args(names.iter().map(AsRef::as_ref))
+        .output();
+    match output {
+        Ok(output) => {
+            Some(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+        }
+        Err(error) => skip(&format!("dig (Debian: bind9-dnsutils): {error}")),
+    }
+}

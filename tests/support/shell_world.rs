@@ -1,0 +1,267 @@
+//! A real shard on a [`FakeKernel`], with clients and backends around it whose every datagram can
+//! be told from every other.
+//!
+//! After every step the world checks what must hold: each datagram was taken by the kernel once,
+//! waits once, or is counted as dropped once; it went where it belongs, with the marks it had, and
+//! not before one that came earlier on its flow.
+
+mod payload;
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use flowgate::shard::{Readiness, Shard};
+use flowgate::sys::mmsg::Arena;
+use flowgate::token::Token;
+use flowgate_core::config::{ManagerConfig, SendProxyProtocol};
+use flowgate_core::{Direction, Instant, LocalAddr, ManagerInput, UdpManager};
+
+use crate::fake_kernel::{FakeKernel, Faults, Incoming, Sent, SocketId};
+use payload::{Payload, strip_proxy_header};
+
+/// The world.
+pub struct ShellWorld {
+    /// The kernel that the shard runs on.
+    pub kernel: FakeKernel,
+    /// The shard under test.
+    pub shard: Shard<FakeKernel>,
+    /// The shard's listener.
+    pub listener: SocketId,
+    now: Instant,
+    arena: Arena,
+    clients: Vec<Client>,
+    /// Whether sockets may serve one client after another.
+    reuses_sockets: bool,
+    send_proxy_protocol: SendProxyProtocol,
+    /// Whose datagrams left by each upstream socket last.
+    owners: BTreeMap<SocketId, u32>,
+    /// The last datagram of each client that left by each upstream socket.
+    last_requests: BTreeMap<(SocketId, u32), u32>,
+    /// The socket that each reply was sent to.
+    replies: Vec<SocketId>,
+    /// The last reply that was sent to each upstream socket and passed on to its client.
+    last_replies: BTreeMap<SocketId, u32>,
+    /// How many datagrams the kernel took, by direction.
+    taken: [u64; 2],
+    trace: DefaultHasher,
+}
+
+/// A client, as an address and the local address it calls.
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    address: SocketAddr,
+    local: Option<LocalAddr>,
+    next: u32,
+}
+
+/// Datagrams that are to be made up: so many, so long, the last one perhaps shorter, marked so.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// How many, at least one.
+    pub datagrams: usize,
+    /// How long each is; shorter than [`Shape::SHORTEST`] is made longer.
+    pub len: usize,
+    /// How much shorter the last one is.
+    pub short_by: usize,
+    /// The TOS byte.
+    pub tos: u8,
+}
+
+impl Shape {
+    /// The fewest bytes in which a datagram says who it is.
+    pub const SHORTEST: usize = payload::LEN;
+
+    /// Equal datagrams without marks.
+    pub const fn new(datagrams: usize, len: usize) -> Self {
+        Self { datagrams, len, short_by: 0, tos: 0 }
+    }
+}
+
+impl ShellWorld {
+    /// A world of `clients` clients in which the kernel fails as `faults` say.
+    pub fn new(config: ManagerConfig, clients: u32, seed: u64, faults: Faults) -> Self {
+        let kernel = FakeKernel::new(faults);
+        let socket = kernel.listen(Token::Listener { shard: 0 });
+        let listener = socket.id();
+        let now = Instant::from_millis(1);
+        let client = |number: u32| Client {
+            address: ([10, 0, 0, 1], 10_000 + number as u16).into(),
+            local: Some(LocalAddr { ip: [127, 0, 0, 1 + number as u8 % 2].into(), interface: 0 }),
+            next: 0,
+        };
+        Self {
+            reuses_sockets: config.cluster.upstream_reuse.is_some(),
+            send_proxy_protocol: config.cluster.send_proxy_protocol,
+            shard: Shard::new(0, socket, UdpManager::new(config, seed, now)),
+            kernel,
+            listener,
+            now,
+            arena: Arena::new(32),
+            clients: (0..clients).map(client).collect(),
+            owners: BTreeMap::new(),
+            last_requests: BTreeMap::new(),
+            replies: Vec::new(),
+            last_replies: BTreeMap::new(),
+            taken: [0; 2],
+            trace: DefaultHasher::new(),
+        }
+    }
+
+    /// Has a client send datagrams to the listener.
+    pub fn request(&mut self, client: u32, shape: Shape) {
+        let sender = &mut self.clients[client as usize];
+        let next = &mut sender.next;
+        let (bytes, segment) = payload::train(shape, || {
+            *next += 1;
+            Payload {
+                direction: Direction::ToBackend,
+                tos: shape.tos,
+                party: client,
+                number: *next,
+            }
+        });
+        let (source, local, tos) = (sender.address, sender.local, shape.tos);
+        let incoming = Incoming { local, tos, ..Incoming::new(source, bytes, segment) };
+        self.kernel.arrive(self.listener, incoming);
+    }
+
+    /// Has the backend behind an upstream socket answer whom it heard there last. Nothing happens
+    /// before it has heard anybody.
+    pub fn reply(&mut self, socket: SocketId, backend: SocketAddr, shape: Shape) {
+        let Some(&party) = self.owners.get(&socket) else { return };
+        let replies = &mut self.replies;
+        let (bytes, segment) = payload::train(shape, || {
+            replies.push(socket);
+            let number = replies.len() as u32 - 1;
+            Payload { direction: Direction::ToClient, tos: shape.tos, party, number }
+        });
+        let incoming = Incoming { tos: shape.tos, ..Incoming::new(backend, bytes, segment) };
+        self.kernel.arrive(socket, incoming);
+    }
+
+    /// Lets time pass, and fires what is due, as a worker does.
+    pub fn pass(&mut self, time: Duration) {
+        self.now += time;
+        if self.shard.poll_timeout().is_some_and(|deadline| deadline.at <= self.now) {
+            self.shard.handle(ManagerInput::Timeout, &mut self.kernel, self.now);
+        }
+        self.check();
+    }
+
+    /// Tells the shard of at most `max` events, and of one that is not so.
+    pub fn poll(&mut self, max: usize, spurious: Option<Token>) {
+        let everything = Readiness { readable: true, writable: true, error: true };
+        let events = self.kernel.poll(max).into_iter();
+        for (token, readiness) in events.chain(spurious.map(|token| (token, everything))) {
+            self.shard.on_event(token, readiness, &mut self.kernel, self.now);
+        }
+        self.check();
+    }
+
+    /// Gives the shard a turn.
+    pub fn turn(&mut self) {
+        self.shard.turn(&mut self.kernel, &mut self.arena, self.now);
+        self.check();
+    }
+
+    /// Polls and turns, as a worker does, until there is neither news nor work.
+    ///
+    /// # Panics
+    ///
+    /// When that does not come to an end.
+    pub fn settle(&mut self) {
+        for _ in 0..100_000 {
+            if !self.kernel.has_news() && !self.shard.has_work() {
+                return;
+            }
+            self.poll(8, None);
+            self.turn();
+        }
+        panic!("the shard goes on without end");
+    }
+
+    /// Closes all flows, by letting them all be idle for a day.
+    pub fn end_flows(&mut self) {
+        for _ in 0..self.clients.len() + 2 {
+            self.pass(Duration::from_secs(86_400));
+        }
+    }
+
+    /// The upstream socket by which a client's datagrams leave, if it has sent any.
+    pub fn upstream_of(&self, client: u32) -> Option<SocketId> {
+        let mut mine = self.owners.iter().filter(|(_, owner)| **owner == client);
+        mine.next_back().map(|(socket, _)| *socket)
+    }
+
+    /// The address of a client.
+    pub fn address_of(&self, client: u32) -> SocketAddr {
+        self.clients[client as usize].address
+    }
+
+    /// A number that stands for all that ever left, in its order.
+    pub fn fingerprint(&self) -> u64 {
+        self.trace.finish()
+    }
+
+    /// Checks what left since the last time, and that the books balance.
+    fn check(&mut self) {
+        for (socket, peer) in self.kernel.sockets() {
+            for sent in self.kernel.take_sent(socket) {
+                (socket, &sent).hash(&mut self.trace);
+                match peer {
+                    Some(_) => self.check_request(socket, &sent),
+                    None => self.check_reply(&sent),
+                }
+            }
+        }
+        let manager = self.shard.manager();
+        manager.assert_invariants();
+        for direction in Direction::ALL {
+            let ledger = manager.counters().ledger(direction);
+            let waiting = self.shard.spilled(direction) as u64;
+            let context = direction.as_str();
+            assert_eq!(ledger.received.datagrams, self.kernel.received(direction), "{context}");
+            let sent = ledger.forwarded.datagrams - waiting;
+            assert_eq!(sent, self.taken[direction as usize], "{context}, {waiting} waiting");
+        }
+    }
+
+    fn check_request(&mut self, socket: SocketId, sent: &Sent) {
+        self.taken[Direction::ToBackend as usize] += 1;
+        let (header, rest) = strip_proxy_header(&sent.bytes);
+        let payload = Payload::read(rest).expect("a datagram cut or made up");
+        assert_eq!(payload.direction, Direction::ToBackend);
+        assert_eq!(payload.tos, sent.tos, "the TOS byte of another datagram");
+        let client = &self.clients[payload.party as usize];
+        match self.send_proxy_protocol {
+            SendProxyProtocol::Off => assert_eq!(header, None),
+            // The first one of a flow may have been lost.
+            SendProxyProtocol::First => {}
+            SendProxyProtocol::Every => assert_ne!(header, None),
+        }
+        if let Some((source, destination)) = header {
+            assert_eq!(source, client.address);
+            assert_eq!(Some(destination.ip()), client.local.map(|local| local.ip));
+        }
+        let owner = self.owners.insert(socket, payload.party);
+        let is_handed_over = owner.is_some_and(|owner| owner != payload.party);
+        assert!(!is_handed_over || self.reuses_sockets, "it left by another client's socket");
+        let last = self.last_requests.insert((socket, payload.party), payload.number);
+        assert!(last < Some(payload.number), "repeated, or out of order");
+    }
+
+    fn check_reply(&mut self, sent: &Sent) {
+        self.taken[Direction::ToClient as usize] += 1;
+        let payload = Payload::read(&sent.bytes).expect("a datagram cut or made up");
+        assert_eq!(payload.direction, Direction::ToClient);
+        assert_eq!(payload.tos, sent.tos, "the TOS byte of another datagram");
+        let client = &self.clients[payload.party as usize];
+        assert_eq!(sent.destination, Some(client.address), "a reply for another client");
+        assert_eq!(sent.local, client.local, "a reply from an address that was not called");
+        let socket = self.replies[payload.number as usize];
+        let last = self.last_replies.insert(socket, payload.number);
+        assert!(last < Some(payload.number), "repeated, or out of order");
+    }
+}

@@ -1,0 +1,36 @@
+//! Ids that the balancer under test has not given out.
+
+use std::sync::OnceLock;
+
+use flowgate_core::config::{BackendConfig, Limits};
+use flowgate_core::{Burst, FlowId, ManagerInput, UdpManager};
+
+use super::choice::SeededChoices;
+use super::setting::{PARTIES, Party, Setting};
+
+/// Ids that another manager has given out: of slots and generations of all kinds.
+pub(super) fn forged_ids() -> &'static [FlowId] {
+    static IDS: OnceLock<Vec<FlowId>> = OnceLock::new();
+    IDS.get_or_init(|| {
+        let mut setting = Setting::choose(&mut SeededChoices::new(0));
+        setting.config.max_flows = 200;
+        setting.config.allow = vec![];
+        setting.config.deny = vec![];
+        setting.config.cluster.limits = Limits::default();
+        setting.config.cluster.backends = vec![BackendConfig::new(([10, 0, 0, 1], 53).into())];
+        setting.config.cluster.requests = 1;
+        let mut forger = UdpManager::from(&setting);
+        let mut outputs = vec![];
+        for n in 0..PARTIES {
+            let input = ManagerInput::ClientBurst {
+                source: Party::new(n).source(),
+                local: Party::new(n).local(),
+                tos: 0,
+                ttl: 64,
+                burst: Burst::single(b"").expect("an empty datagram is a burst"),
+            };
+            forger.handle_input(input, setting.start, &mut outputs);
+        }
+        forger.flows().map(|(id, _)| id).collect()
+    })
+}

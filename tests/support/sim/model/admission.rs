@@ -1,0 +1,226 @@
+//! Whether a client may have another flow, and who has to go for it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use flowgate_core::{BackendId, CloseReason, DropReason, FlowId, Instant, LocalAddr};
+use ipnet::IpNet;
+
+use super::balance::Load;
+use super::effect::Effect;
+use super::{Model, Violation, require};
+
+/// What the outputs of one input say that the model cannot know.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The flows that were opened, in order.
+    pub(super) opened: VecDeque<(FlowId, BackendId)>,
+    /// The resting sockets that were closed, in order.
+    closed_sockets: VecDeque<FlowId>,
+    /// Whether anything was dropped because a source opens flows too fast.
+    is_too_fast: bool,
+}
+
+impl Seen {
+    pub(super) fn of(effects: &[Effect<'_>]) -> Self {
+        let mut seen = Self::default();
+        for effect in effects {
+            match *effect {
+                Effect::Open { flow, backend, .. } => seen.opened.push_back((flow, backend)),
+                Effect::CloseSocket { flow } => seen.closed_sockets.push_back(flow),
+                Effect::Drop { reason: DropReason::SourceRate, .. } => seen.is_too_fast = true,
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+impl Model {
+    /// Whether a client has a flow, or would get one.
+    pub fn would_serve(&self, client: SocketAddr, local: Option<LocalAddr>, now: Instant) -> bool {
+        let mut asked = self.clone();
+        let refusal = asked.refusal(client, local, now, &Seen::default());
+        self.flow_of(client, local).is_some() || matches!(refusal, Ok(None))
+    }
+
+    /// Why there can be no new flow for a client, if there can be none.
+    pub(super) fn refusal(
+        &mut self,
+        client: SocketAddr,
+        local: Option<LocalAddr>,
+        now: Instant,
+        seen: &Seen,
+    ) -> Result<Option<DropReason>, Violation> {
+        let limits = &self.config.cluster.limits;
+        let is_over = |limit: u32, flows: usize| limit > 0 && flows >= limit as usize;
+        let reason = if self.is_ours(client, local) {
+            DropReason::OwnAddress
+        } else if !self.is_allowed(client.ip()) {
+            DropReason::Denied
+        } else if self.drain.is_some() {
+            DropReason::Draining
+        } else if is_over(limits.flows_per_source, self.flows_of(client.ip(), Width::Host)) {
+            DropReason::SourceFlows
+        } else if is_over(limits.flows_per_subnet, self.flows_of(client.ip(), Width::Subnet)) {
+            DropReason::SubnetFlows
+        } else if self.is_too_fast(client.ip(), now, seen)? {
+            DropReason::SourceRate
+        } else if self.is_full() && self.oldest_unanswered().is_none() && self.resting.is_empty() {
+            DropReason::MaxFlows
+        } else if !self.loads.iter().any(Load::can_take_a_flow) {
+            DropReason::NoBackend
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(reason))
+    }
+
+    fn is_ours(&self, client: SocketAddr, local: Option<LocalAddr>) -> bool {
+        let listener = local.map_or(self.config.address.ip(), |local| local.ip);
+        let is_listener = (client.ip(), client.port()) == (listener, self.config.address.port());
+        is_listener || self.loads.iter().any(|load| load.config.address == client)
+    }
+
+    fn is_allowed(&self, client: IpAddr) -> bool {
+        let is_in = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&client));
+        let is_on_the_list = self.config.allow.is_empty() || is_in(&self.config.allow);
+        is_on_the_list && !is_in(&self.config.deny)
+    }
+
+    fn flows_of(&self, client: IpAddr, width: Width) -> usize {
+        let is_neighbour = |other: IpAddr| network(other, width) == network(client, width);
+        self.flows.iter().filter(|flow| is_neighbour(flow.client.ip())).count()
+    }
+
+    fn is_too_fast(
+        &mut self,
+        client: IpAddr,
+        now: Instant,
+        seen: &Seen,
+    ) -> Result<bool, Violation> {
+        match self.config.cluster.limits.new_flows_per_second_per_source {
+            0 => Ok(false),
+            rate => {
+                let is_refused = seen.is_too_fast && seen.opened.is_empty();
+                self.rates.is_too_fast(client, SECOND / rate, now, is_refused)
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.flows.len() + self.resting.len() >= self.config.max_flows as usize
+    }
+
+    fn oldest_unanswered(&self) -> Option<usize> {
+        self.flows.iter().position(|flow| !flow.answered)
+    }
+
+    /// Who has to go for a new flow, which may use a socket that has rested.
+    pub(super) fn make_room<'p>(
+        &mut self,
+        reuses: bool,
+        now: Instant,
+        seen: &mut Seen,
+    ) -> Result<Option<Effect<'p>>, Violation> {
+        let limit = self.config.cluster.limits.unanswered_flows as usize;
+        let unanswered = self.flows.iter().filter(|flow| !flow.answered).count();
+        let has_too_many_unanswered = limit > 0 && unanswered >= limit;
+        let needs_a_slot = self.is_full() && !reuses;
+        if needs_a_slot && !has_too_many_unanswered && !self.resting.is_empty() {
+            return self.close_the_longest_rested(seen).map(Some);
+        }
+        let oldest = self.oldest_unanswered();
+        let evicted = oldest.filter(|_| has_too_many_unanswered || needs_a_slot);
+        Ok(evicted.map(|place| self.close(place, CloseReason::Evicted, now)))
+    }
+
+    /// One of those that have rested longest on their backends: which backend is left open.
+    fn close_the_longest_rested<'p>(&mut self, seen: &mut Seen) -> Result<Effect<'p>, Violation> {
+        let closed = seen.closed_sockets.pop_front();
+        let place = self.resting.iter().position(|resting| Some(resting.id) == closed);
+        let Some(place) = place else {
+            return Err(Violation(format!("a resting socket has to make room, not {closed:?}")));
+        };
+        let resting = self.resting.remove(place);
+        let is_first = self.resting[..place].iter().all(|other| other.backend != resting.backend);
+        require!(is_first, "{:?} makes room before one that rests for longer", resting.id);
+        Ok(Effect::CloseSocket { flow: resting.id })
+    }
+}
+
+/// Who is counted together.
+#[derive(Clone, Copy)]
+enum Width {
+    Host,
+    Subnet,
+}
+
+/// The address, or the /24 of IPv4 or /56 of IPv6 that it lies in.
+fn network(ip: IpAddr, width: Width) -> Vec<u8> {
+    let (octets, subnet) = match ip {
+        IpAddr::V4(ip) => (ip.octets().to_vec(), 24 / 8),
+        IpAddr::V6(ip) => (ip.octets().to_vec(), 56 / 8),
+    };
+    match width {
+        Width::Host => octets,
+        Width::Subnet => octets[..subnet].to_vec(),
+    }
+}
+
+/// How fast each source opens flows: a bucket for each, which holds a second's worth and leaks.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rates {
+    buckets: BTreeMap<IpAddr, Bucket>,
+    /// The sources that were refused for what others had opened.
+    unlucky: BTreeSet<IpAddr>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    level: Duration,
+    at: Instant,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The balancer hashes sources to buckets, two of two thousand for each, and refuses when both
+/// are full. So a source may be refused for what others do that share both. Among the few sources
+/// of a simulation that happens to two at most, but for once in a billion settings.
+const MOST_UNLUCKY: usize = 2;
+
+impl Rates {
+    /// Whether a source opens flows too fast, and if not, counts one more.
+    fn is_too_fast(
+        &mut self,
+        source: IpAddr,
+        interval: Duration,
+        now: Instant,
+        is_refused: bool,
+    ) -> Result<bool, Violation> {
+        let own = self.buckets.get(&source).map_or(Duration::ZERO, |bucket| bucket.level(now));
+        if own + interval > SECOND {
+            return Ok(true);
+        }
+        if is_refused {
+            let all: Duration = self.buckets.values().map(|bucket| bucket.level(now)).sum();
+            require!(all + interval > SECOND, "{source} is refused and nobody opens flows fast");
+            self.unlucky.insert(source);
+            require!(
+                self.unlucky.len() <= MOST_UNLUCKY,
+                "{:?} are refused for what others do",
+                self.unlucky
+            );
+            return Ok(true);
+        }
+        self.buckets.insert(source, Bucket { level: own + interval, at: now });
+        Ok(false)
+    }
+}
+
+impl Bucket {
+    fn level(&self, now: Instant) -> Duration {
+        self.level.saturating_sub(now - self.at)
+    }
+}

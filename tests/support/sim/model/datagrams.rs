@@ -1,0 +1,233 @@
+//! What becomes of datagrams, one by one.
+
+use std::net::SocketAddr;
+
+use flowgate_core::config::{ClusterConfig, SendProxyProtocol};
+use flowgate_core::counters::Traffic;
+use flowgate_core::proxy_protocol::ProxyHeader;
+use flowgate_core::{Burst, CloseReason, Direction, DropReason, FlowId, Instant, LocalAddr};
+
+use super::admission::Seen;
+use super::effect::Effect;
+use super::{Flow, Model, Sender, Violation, count, require};
+use crate::sim::setting::canonical;
+
+impl Model {
+    pub(super) fn requests<'p>(
+        &mut self,
+        from: Sender,
+        burst: &Burst<'p>,
+        now: Instant,
+        seen: &mut Seen,
+    ) -> Result<Vec<Effect<'p>>, Violation> {
+        let client = canonical(from.source);
+        let local = from.local.map(|local| LocalAddr { ip: local.ip.to_canonical(), ..local });
+        let mut effects = vec![];
+        // A burst is one attempt: what is left of it when a flow is refused is refused too.
+        let mut refused = None;
+        for datagram in burst.datagrams() {
+            count(&mut self.counters.to_backend.received, datagram);
+            let unfit = if client.port() == 0 {
+                Some(DropReason::PortZero)
+            } else if datagram.len() > usize::from(self.config.max_datagram_size) {
+                Some(DropReason::TooLarge)
+            } else if from.ttl <= 1 {
+                Some(DropReason::TtlExpired)
+            } else {
+                refused
+            };
+            if let Some(reason) = unfit {
+                effects.push(self.drop(Direction::ToBackend, reason, datagram));
+                continue;
+            }
+            let place = match self.flow_of(client, local) {
+                Some(place) => place,
+                None => {
+                    refused = self.refusal(client, local, now, seen)?;
+                    if let Some(reason) = refused {
+                        effects.push(self.drop(Direction::ToBackend, reason, datagram));
+                        continue;
+                    }
+                    effects.extend(self.open(client, local, from.ttl, now, seen)?);
+                    self.flows.len() - 1
+                }
+            };
+            effects.push(self.request(place, from, datagram, now));
+        }
+        Ok(effects)
+    }
+
+    pub(super) fn flow_of(&self, client: SocketAddr, local: Option<LocalAddr>) -> Option<usize> {
+        let is_this = |flow: &Flow| !flow.retired && flow.client == client && flow.local == local;
+        self.flows.iter().position(is_this)
+    }
+
+    fn open<'p>(
+        &mut self,
+        client: SocketAddr,
+        local: Option<LocalAddr>,
+        ttl: u8,
+        now: Instant,
+        seen: &mut Seen,
+    ) -> Result<Vec<Effect<'p>>, Violation> {
+        let Some((id, backend)) = seen.opened.pop_front() else {
+            return Err(Violation(format!("no flow was opened for {client}")));
+        };
+        require!(self.used_ids.insert(id), "{id:?} is given out again");
+        let table = self.config.max_flows as usize;
+        require!(id.index() < table, "{id:?} lies beyond the table of {table}");
+        self.balance.check(client, backend.index(), &self.loads)?;
+        let reuse = self.take_rested(backend.index(), now);
+        require!(reuse.is_none_or(|rested| rested.index() == id.index()), "{id:?} takes {reuse:?}");
+        let mut effects = Vec::from_iter(self.make_room(reuse.is_some(), now, seen)?);
+        self.loads[backend.index()].flows += 1;
+        self.counters.flows_opened += 1;
+        let mut flow = Flow {
+            id,
+            client,
+            local,
+            backend: backend.index(),
+            opened: now,
+            deadline: now,
+            requests: Traffic::default(),
+            replies: Traffic::default(),
+            retired: false,
+            answered: false,
+            confirmed: false,
+        };
+        flow.postpone(&self.config.cluster, now);
+        self.flows.push(flow);
+        let address = self.config.cluster.backends[backend.index()].address;
+        effects.push(Effect::Open { flow: id, backend, address, ttl: ttl - 1, reuse });
+        Ok(effects)
+    }
+
+    fn request<'p>(
+        &mut self,
+        place: usize,
+        from: Sender,
+        datagram: &'p [u8],
+        now: Instant,
+    ) -> Effect<'p> {
+        let cluster = &self.config.cluster;
+        let flow = &mut self.flows[place];
+        let has_header = match cluster.send_proxy_protocol {
+            SendProxyProtocol::Off => false,
+            SendProxyProtocol::First => flow.requests.datagrams == 0,
+            SendProxyProtocol::Every => true,
+        };
+        flow.postpone(cluster, now);
+        flow.confirmed |= flow.answered;
+        count(&mut flow.requests, datagram);
+        flow.retired =
+            cluster.requests > 0 && flow.requests.datagrams >= u64::from(cluster.requests);
+        count(&mut self.loads[flow.backend].to, datagram);
+        count(&mut self.counters.to_backend.forwarded, datagram);
+
+        let called = match flow.local {
+            None => self.config.address,
+            Some(local) => SocketAddr::new(local.ip, self.config.address.port()),
+        };
+        Effect::Request {
+            flow: flow.id,
+            prefix: has_header.then(|| ProxyHeader::new(flow.client, called)),
+            tos: from.tos,
+            ttl: from.ttl - 1,
+            datagram,
+        }
+    }
+
+    pub(super) fn replies<'p>(
+        &mut self,
+        id: FlowId,
+        tos: u8,
+        burst: &Burst<'p>,
+        now: Instant,
+    ) -> Vec<Effect<'p>> {
+        let place = self.flows.iter().position(|flow| flow.id == id);
+        if place.is_none() {
+            self.disturb(id, now);
+        }
+        let mut expected = place.map_or(0, |place| self.replies_expected(place));
+        let mut is_over_budget = false;
+        let mut may_complete = None;
+        let mut effects = vec![];
+        for datagram in burst.datagrams() {
+            count(&mut self.counters.to_client.received, datagram);
+            let unfit = if datagram.len() > usize::from(self.config.max_datagram_size) {
+                Some(DropReason::TooLarge)
+            } else if let Some(place) = place {
+                may_complete = Some(place);
+                // Once one cannot be afforded, none behind it may overtake it.
+                is_over_budget |= !self.can_afford(place, datagram);
+                let is_expected = expected > 0;
+                expected = expected.saturating_sub(1);
+                match (is_expected, is_over_budget) {
+                    (false, _) => Some(DropReason::AfterLastReply),
+                    (true, true) => Some(DropReason::Amplification),
+                    (true, false) => None,
+                }
+            } else {
+                Some(DropReason::UnknownFlow)
+            };
+            effects.push(match (unfit, place) {
+                (None, Some(place)) => self.reply(place, tos, datagram),
+                (reason, _) => {
+                    let reason = reason.unwrap_or(DropReason::UnknownFlow);
+                    self.drop(Direction::ToClient, reason, datagram)
+                }
+            });
+        }
+        // A burst is one event: the flow goes on or ends after all of it, not in the middle.
+        if let Some(place) = may_complete {
+            self.flows[place].postpone(&self.config.cluster, now);
+            if self.replies_expected(place) == 0 {
+                effects.push(self.close(place, CloseReason::Complete, now));
+            }
+        }
+        effects
+    }
+
+    fn reply<'p>(&mut self, place: usize, tos: u8, datagram: &'p [u8]) -> Effect<'p> {
+        let flow = &mut self.flows[place];
+        flow.answered = true;
+        count(&mut flow.replies, datagram);
+        count(&mut self.loads[flow.backend].from, datagram);
+        count(&mut self.counters.to_client.forwarded, datagram);
+        Effect::Reply { flow: flow.id, client: flow.client, local: flow.local, tos, datagram }
+    }
+
+    /// How many replies may still come. With a limit there are as many as it says, but no fewer
+    /// than requests.
+    fn replies_expected(&self, place: usize) -> u64 {
+        let flow = &self.flows[place];
+        let responses = u64::from(self.config.cluster.responses);
+        if responses == 0 && !flow.retired {
+            return u64::MAX;
+        }
+        responses.max(flow.requests.datagrams).saturating_sub(flow.replies.datagrams)
+    }
+
+    /// Whether a reply may go to a client that may not be who it says: one that has sent nothing
+    /// since it was answered gets so many bytes for each of its own, and no more.
+    fn can_afford(&self, place: usize, reply: &[u8]) -> bool {
+        let flow = &self.flows[place];
+        let factor = u64::from(self.config.cluster.limits.amplification);
+        let after = flow.replies.bytes + reply.len() as u64;
+        factor == 0 || flow.confirmed || reply.is_empty() || after <= factor * flow.requests.bytes
+    }
+}
+
+impl Flow {
+    /// Something has come on it: it ends later.
+    fn postpone(&mut self, cluster: &ClusterConfig, now: Instant) {
+        let for_the_unanswered = cluster.limits.unanswered_timeout;
+        let is_shorter = !self.answered && !for_the_unanswered.is_zero();
+        let timeout = if is_shorter {
+            cluster.idle_timeout.min(for_the_unanswered)
+        } else {
+            cluster.idle_timeout
+        };
+        self.deadline = now + timeout;
+    }
+}

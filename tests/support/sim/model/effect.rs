@@ -1,0 +1,125 @@
+//! Outputs, taken apart into single datagrams.
+
+use std::net::SocketAddr;
+
+use flowgate_core::proxy_protocol::ProxyHeader;
+use flowgate_core::{BackendId, CloseReason, Direction, DropReason, FlowId, LocalAddr, Output};
+
+use super::Violation;
+
+/// What an output does about one datagram or one flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect<'p> {
+    Open {
+        flow: FlowId,
+        backend: BackendId,
+        address: SocketAddr,
+        ttl: u8,
+        reuse: Option<FlowId>,
+    },
+    Request {
+        flow: FlowId,
+        prefix: Option<ProxyHeader>,
+        tos: u8,
+        ttl: u8,
+        datagram: &'p [u8],
+    },
+    Reply {
+        flow: FlowId,
+        client: SocketAddr,
+        local: Option<LocalAddr>,
+        tos: u8,
+        datagram: &'p [u8],
+    },
+    Close {
+        flow: FlowId,
+        reason: CloseReason,
+        keep_socket: bool,
+    },
+    CloseSocket {
+        flow: FlowId,
+    },
+    Drop {
+        direction: Direction,
+        reason: DropReason,
+    },
+}
+
+/// Everything that the outputs do, in order.
+pub(super) fn of_outputs<'p>(outputs: &[Output<'p>]) -> Vec<Effect<'p>> {
+    let mut effects = Vec::with_capacity(outputs.len());
+    for output in outputs {
+        match *output {
+            Output::OpenUpstream { flow, backend, address, ttl, reuse } => {
+                effects.push(Effect::Open { flow, backend, address, ttl, reuse })
+            }
+            Output::SendToBackend { flow, prefix, tos, ttl, burst } => {
+                effects.extend(burst.datagrams().map(|datagram| Effect::Request {
+                    flow,
+                    prefix,
+                    tos,
+                    ttl,
+                    datagram,
+                }))
+            }
+            Output::SendToClient { flow, client, local, tos, burst } => {
+                effects.extend(burst.datagrams().map(|datagram| Effect::Reply {
+                    flow,
+                    client,
+                    local,
+                    tos,
+                    datagram,
+                }))
+            }
+            Output::CloseFlow { flow, reason, keep_socket } => {
+                effects.push(Effect::Close { flow, reason, keep_socket })
+            }
+            Output::CloseUpstream { flow } => effects.push(Effect::CloseSocket { flow }),
+            Output::Drop { direction, reason, datagrams } => {
+                let effect = Effect::Drop { direction, reason };
+                effects.extend((0..datagrams).map(|_| effect));
+            }
+        }
+    }
+    effects
+}
+
+impl Effect<'_> {
+    /// The flow that ends, or whose socket closes.
+    pub(super) fn ended(&self) -> Option<FlowId> {
+        match *self {
+            Self::Close { flow, .. } | Self::CloseSocket { flow } => Some(flow),
+            _ => None,
+        }
+    }
+
+    /// Whether one output can hold this and the effect before it.
+    fn joins(&self, before: &Self) -> bool {
+        match (*self, *before) {
+            (
+                Self::Request { flow, prefix, .. },
+                Self::Request { flow: flow_before, prefix: prefix_before, .. },
+            ) => (flow, prefix) == (flow_before, prefix_before),
+            (Self::Reply { .. }, Self::Reply { .. }) => true,
+            (Self::Drop { reason, .. }, Self::Drop { reason: before, .. }) => reason == before,
+            _ => false,
+        }
+    }
+}
+
+/// How few outputs can hold these effects: a burst is cut only where it must be.
+pub(super) fn fewest_outputs(effects: &[Effect<'_>]) -> usize {
+    let cuts = effects.windows(2).filter(|pair| !pair[1].joins(&pair[0])).count();
+    effects.len().min(1) + cuts
+}
+
+/// Says where two lists of effects part.
+pub(super) fn difference(observed: &[Effect<'_>], expected: &[Effect<'_>]) -> Violation {
+    let same = observed.iter().zip(expected).take_while(|(is, should)| is == should).count();
+    let show = |effects: &[Effect<'_>]| match effects.get(same) {
+        Some(effect) => format!("{effect:?}"),
+        None => "nothing more".into(),
+    };
+    let (is, should) = (show(observed), show(expected));
+    Violation(format!("effect {same} is     {is}\n       and should be {should}"))
+}

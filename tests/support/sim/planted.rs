@@ -1,0 +1,316 @@
+//! Bugs made on purpose: what the simulator must find, or it proves nothing.
+
+mod config;
+mod outputs;
+
+use std::time::Duration;
+
+use flowgate_core::counters::Counters;
+use flowgate_core::{
+    Deadline, DeadlineReason, Direction, DropReason, FlowId, Instant, ManagerInput, Output,
+    UdpManager,
+};
+
+use super::forge::forged_ids;
+use super::{Setting, Subject};
+
+/// A promise of a balancer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Promise {
+    /// A rule of the contract, by its number in the documentation of `flowgate-core`.
+    Rule(u8),
+    /// Every datagram reaches whom it is for, uncut, marked and sent as it should be.
+    Fidelity,
+    /// A flow ends when the configuration says so, and not before.
+    Lifetime,
+    /// A new flow goes to a backend that the configuration allows.
+    Balance,
+    /// Nobody takes more than the configuration allows, and nothing goes in circles.
+    Limits,
+    /// A socket serves another flow only once nothing is to come for the former one.
+    Reuse,
+}
+
+impl std::fmt::Display for Promise {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Rule(number) => write!(f, "rule {number}"),
+            Self::Fidelity => f.write_str("fidelity"),
+            Self::Lifetime => f.write_str("lifetime"),
+            Self::Balance => f.write_str("balance"),
+            Self::Limits => f.write_str("limits"),
+            Self::Reuse => f.write_str("reuse"),
+        }
+    }
+}
+
+/// Declares the bugs once: the variants, what they break, and the list of all.
+macro_rules! bugs {
+    ($($promise:expr => { $($variant:ident = $label:literal,)* })*) => {
+        /// Something that a manager might do wrong.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Bug { $($(#[doc = $label] $variant,)*)* }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$($(Self::$variant,)*)*];
+
+            /// The promise that it breaks.
+            pub const fn breaks(self) -> Promise {
+                match self { $($(Self::$variant => $promise,)*)* }
+            }
+
+            /// What it does.
+            pub const fn as_str(self) -> &'static str {
+                match self { $($(Self::$variant => $label,)*)* }
+            }
+        }
+    };
+}
+
+bugs! {
+    Promise::Rule(1) => {
+        SendsBeforeItOpens = "sends on a flow before it opens it",
+        ClosesBeforeItSends = "closes a flow before it sends the last reply",
+        OpensTwice = "opens the socket of a flow twice",
+    }
+    Promise::Rule(3) => {
+        DropsSilently = "forgets to forward one burst in a hundred",
+        CountsTwice = "counts an empty datagram twice",
+        CountsNoDrop = "does not count what it drops while draining",
+        ForgetsTheUndelivered = "does not count what the shell could not send",
+    }
+    Promise::Rule(4) => {
+        HasAMood = "closes idle flows in an order that differs from run to run",
+    }
+    Promise::Rule(5) => {
+        PanicsOnEmpty = "panics on an empty datagram of a backend",
+        ServesStaleReplies = "gives a late reply to the flow that took the slot",
+        ClosesTheSuccessor = "closes the flow that took the slot when a stale socket fails",
+        GivesIdsAgain = "names a flow by its slot alone",
+    }
+    Promise::Rule(6) => {
+        AsksForNowAgain = "asks for a timeout at the time of the last one",
+        Oversleeps = "asks for a timeout a millisecond too late",
+        ForgetsTheTimer = "asks for no timeout when one flow is left",
+        EndsEarly = "believes that it is a nanosecond later",
+        ForgetsTheDrainEnd = "asks for no timeout at the end of a drain",
+    }
+    Promise::Rule(7) => {
+        OpensForTheRefused = "opens a socket for a datagram that it drops",
+        AdmitsOneTooMany = "admits one flow more than the table may hold",
+        AdmitsWhileDraining = "admits new flows while it drains",
+    }
+    Promise::Fidelity => {
+        SwapsClients = "sends a reply to the client that was answered before",
+        MixesLinks = "sends a reply to the same link-local address on another link",
+        ForgetsLocal = "sends replies from any local address",
+        CutsTheTail = "loses the short tail of a burst",
+        MergesDatagrams = "sends a burst of two as one datagram",
+        SendsTwice = "sends a burst of five twice",
+        Reorders = "sends the second half of a burst first",
+        ForgetsTos = "forgets the TOS byte of replies",
+        ForgetsTheHeader = "leaves the PROXY header out behind an IPv6 client",
+        RepeatsTheHeader = "puts a PROXY header on the second datagram too",
+        ForwardsTheTooLarge = "forwards datagrams longer than it may",
+        CutsNeedlessly = "cuts bursts where it need not",
+    }
+    Promise::Lifetime => {
+        ForgetsToClose = "forgets to close the socket of a complete flow",
+        IgnoresResponses = "ignores `responses`",
+        IgnoresRequests = "ignores `requests`",
+        LivesTooLong = "keeps flows a millisecond too long",
+        MixesReasons = "calls a complete flow idle",
+    }
+    Promise::Balance => {
+        IgnoresLimits = "ignores `max_flows` of backends",
+        IgnoresBackups = "uses backups as primaries",
+        IgnoresWeights = "ignores weights",
+        UsesTheWeightless = "uses backends of weight 0",
+        IgnoresAffinity = "looks at the port where it must not",
+        WrongAddress = "opens a socket to another backend than it says",
+    }
+    Promise::Limits => {
+        IgnoresAllow = "serves clients that are not on the list",
+        IgnoresDeny = "serves clients that are denied",
+        ServesItself = "serves datagrams from its own address",
+        IgnoresTtl = "opens a flow for a datagram that went in circles",
+        KeepsTheTtl = "sends with the time to live that the datagram had",
+        IgnoresFlowsPerSource = "ignores `flows_per_source`",
+        IgnoresFlowsPerSubnet = "ignores `flows_per_subnet`",
+        IgnoresTheRate = "ignores `new_flows_per_second_per_source`",
+        ForgetsWhoOpens = "refuses one source for what others open",
+        AllowsAFasterRate = "lets each source open one flow a second too many",
+        IgnoresAmplification = "ignores `amplification`",
+        AmplifiesABitMore = "sends a silent client one byte too many for each of its own",
+        IgnoresUnansweredFlows = "ignores `unanswered_flows`",
+        IgnoresUnansweredTimeout = "ignores `unanswered_timeout`",
+        EvictsAYoungerOne = "evicts a flow that is not the oldest without an answer",
+        EvictsTheAnswered = "evicts a flow that was answered",
+    }
+    Promise::Reuse => {
+        ReusesTooSoon = "gives a finished flow's socket to the next one at once",
+        RestsTooShort = "lets sockets rest a millisecond too short",
+        IgnoresLateAnswers = "does not let a socket rest again after a late answer",
+        ForgetsToReuse = "opens a socket where one has rested",
+        ForgetsTheRested = "never closes the sockets that nobody wants",
+        KeepsTheSocketsOfTheEvicted = "keeps the sockets of flows that it evicts",
+    }
+}
+
+/// A manager with a bug.
+#[derive(Clone, Debug)]
+pub struct Planted {
+    manager: UdpManager,
+    bug: Bug,
+    counters: Counters,
+    /// Datagrams that were counted and should not have been.
+    overcounted: u64,
+    last_timeout: Option<Instant>,
+    last_opened: Option<Instant>,
+    memory: outputs::Memory,
+}
+
+impl Planted {
+    /// A manager with a bug.
+    pub fn new(setting: &Setting, bug: Bug) -> Self {
+        let mut setting = setting.clone();
+        config::misread(&mut setting.config, bug);
+        Self {
+            manager: UdpManager::from(&setting),
+            bug,
+            counters: Counters::default(),
+            overcounted: 0,
+            last_timeout: None,
+            last_opened: None,
+            memory: outputs::Memory::default(),
+        }
+    }
+
+    /// What it believes to have been told; `None` where it does not listen.
+    fn mishear<'p>(&self, input: ManagerInput<'p>) -> Option<ManagerInput<'p>> {
+        let in_the_slot_of = |stale: FlowId| {
+            let mut ids = self.manager.flows().map(|(id, _)| id);
+            ids.find(|id| id.index() == stale.index()).unwrap_or(stale)
+        };
+        match (self.bug, input) {
+            (Bug::ForgetsTheUndelivered, ManagerInput::Undelivered { .. })
+            | (Bug::AdmitsWhileDraining, ManagerInput::Drain { .. }) => None,
+            (
+                Bug::ServesStaleReplies | Bug::GivesIdsAgain,
+                ManagerInput::BackendBurst { flow, tos, burst },
+            ) => Some(ManagerInput::BackendBurst { flow: in_the_slot_of(flow), tos, burst }),
+            (Bug::ClosesTheSuccessor, ManagerInput::UpstreamFailed { flow, failure }) => {
+                let flow = in_the_slot_of(flow);
+                Some(ManagerInput::UpstreamFailed { flow, failure })
+            }
+            (Bug::IgnoresLateAnswers, ManagerInput::BackendBurst { flow, tos, burst })
+                if self.manager.flow(flow).is_none() =>
+            {
+                Some(ManagerInput::BackendBurst { flow: of_another_manager(), tos, burst })
+            }
+            (Bug::IgnoresTtl, ManagerInput::ClientBurst { source, local, tos, ttl, burst }) => {
+                let ttl = ttl.max(2);
+                Some(ManagerInput::ClientBurst { source, local, tos, ttl, burst })
+            }
+            (Bug::PanicsOnEmpty, ManagerInput::BackendBurst { burst, .. }) => {
+                assert!(!burst.bytes().is_empty(), "an empty datagram");
+                Some(input)
+            }
+            _ => Some(input),
+        }
+    }
+
+    /// Whether it takes a client without a flow for whoever has opened one at the same moment.
+    fn blames_another(&self, input: &ManagerInput<'_>, now: Instant) -> bool {
+        let ManagerInput::ClientBurst { source, .. } = input else { return false };
+        let limits = &self.manager.config().cluster.limits;
+        self.bug == Bug::ForgetsWhoOpens
+            && limits.new_flows_per_second_per_source == 1
+            && self.last_opened == Some(now)
+            && self.manager.flows().all(|(_, flow)| flow.client().ip() != source.ip())
+    }
+
+    fn miscount(&mut self, input: &ManagerInput<'_>) {
+        if let ManagerInput::ClientBurst { burst, .. } = input
+            && burst.bytes().is_empty()
+        {
+            self.overcounted += 1;
+        }
+        self.counters = self.manager.counters().clone();
+        let ledger = &mut self.counters.to_backend;
+        match self.bug {
+            Bug::CountsTwice => {
+                ledger.received.datagrams += self.overcounted;
+                ledger.forwarded.datagrams += self.overcounted;
+            }
+            Bug::CountsNoDrop => {
+                let dropped = std::mem::take(&mut ledger.dropped[DropReason::Draining as usize]);
+                ledger.received.datagrams -= dropped.datagrams;
+                ledger.received.bytes -= dropped.bytes;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Counts and drops what it was given, as if its source opened flows too fast.
+fn refuse<'p>(manager: &mut UdpManager, input: &ManagerInput<'p>, outputs: &mut Vec<Output<'p>>) {
+    let ManagerInput::ClientBurst { burst, .. } = input else { return };
+    let (direction, reason) = (Direction::ToBackend, DropReason::SourceRate);
+    let (datagrams, bytes) = (burst.count(), burst.bytes().len() as u64);
+    let refused = ManagerInput::Unusable { direction, reason, datagrams: datagrams.into(), bytes };
+    manager.handle_input(refused, Instant::ORIGIN, outputs);
+    outputs.push(Output::Drop { direction, reason, datagrams });
+}
+
+/// An id that no table of a setting is large enough for.
+fn of_another_manager() -> FlowId {
+    *forged_ids().iter().max_by_key(|id| id.index()).expect("some are forged")
+}
+
+impl Subject for Planted {
+    fn handle_input<'p>(
+        &mut self,
+        input: ManagerInput<'p>,
+        now: Instant,
+        outputs: &mut Vec<Output<'p>>,
+    ) {
+        let believed_time = match self.bug {
+            Bug::EndsEarly => now + Duration::from_nanos(1),
+            _ => now,
+        };
+        let opened_before = self.manager.counters().flows_opened;
+        if self.blames_another(&input, now) {
+            refuse(&mut self.manager, &input, outputs);
+        } else if let Some(believed) = self.mishear(input) {
+            self.manager.handle_input(believed, believed_time, outputs);
+        }
+        self.memory.corrupt(self.bug, &self.manager, outputs);
+        if self.manager.counters().flows_opened > opened_before {
+            self.last_opened = Some(now);
+        }
+        self.miscount(&input);
+        self.last_timeout = matches!(input, ManagerInput::Timeout).then_some(now);
+    }
+
+    fn poll_timeout(&self) -> Option<Deadline> {
+        let mut asked = self.manager.poll_timeout()?;
+        match self.bug {
+            Bug::AsksForNowAgain => asked.at = self.last_timeout.unwrap_or(asked.at),
+            Bug::Oversleeps => asked.at += Duration::from_millis(1),
+            Bug::ForgetsTheTimer if self.manager.flow_count() == 1 => return None,
+            Bug::ForgetsTheDrainEnd if asked.reason == DeadlineReason::DrainEnd => return None,
+            _ => {}
+        }
+        Some(asked)
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn manager(&self) -> &UdpManager {
+        &self.manager
+    }
+}

@@ -1,0 +1,59 @@
+//! Bugs that amount to another configuration.
+
+use std::time::Duration;
+
+use flowgate_core::config::{Affinity, BackendConfig, Limits, ManagerConfig, SendProxyProtocol};
+
+use super::Bug;
+
+/// Makes a manager believe that it was told something else.
+pub(super) fn misread(config: &mut ManagerConfig, bug: Bug) {
+    let cluster = &mut config.cluster;
+    let mut each_backend = |change: fn(&mut BackendConfig)| {
+        cluster.backends.iter_mut().for_each(change);
+    };
+    match bug {
+        Bug::IgnoresLimits => each_backend(|backend| backend.max_flows = 0),
+        Bug::IgnoresBackups => each_backend(|backend| backend.backup = false),
+        Bug::IgnoresWeights => each_backend(|backend| backend.weight = backend.weight.min(1)),
+        Bug::UsesTheWeightless => each_backend(|backend| backend.weight = backend.weight.max(1)),
+        Bug::IgnoresAffinity => cluster.affinity = Affinity::SourceIpPort,
+        Bug::IgnoresResponses => cluster.responses = 0,
+        Bug::IgnoresRequests => cluster.requests = 0,
+        Bug::LivesTooLong => cluster.idle_timeout += Duration::from_millis(1),
+        Bug::AdmitsOneTooMany => config.max_flows += 1,
+        Bug::ForwardsTheTooLarge => config.max_datagram_size = u16::MAX,
+        Bug::RepeatsTheHeader if cluster.send_proxy_protocol == SendProxyProtocol::First => {
+            cluster.send_proxy_protocol = SendProxyProtocol::Every;
+        }
+        Bug::IgnoresAllow => config.allow.clear(),
+        Bug::IgnoresDeny => config.deny.clear(),
+        // What a header says of the address would give it away.
+        Bug::ServesItself if cluster.send_proxy_protocol == SendProxyProtocol::Off => {
+            config.address.set_port(54);
+        }
+        Bug::ReusesTooSoon => {
+            cluster.upstream_reuse = cluster.upstream_reuse.map(|_| Duration::ZERO)
+        }
+        Bug::RestsTooShort => {
+            let shorter = |rest: Duration| rest.saturating_sub(Duration::from_millis(1));
+            cluster.upstream_reuse = cluster.upstream_reuse.map(shorter);
+        }
+        _ => misread_limits(&mut cluster.limits, bug),
+    }
+}
+
+fn misread_limits(limits: &mut Limits, bug: Bug) {
+    let raise = |limit: &mut u32| *limit += u32::from(*limit > 0);
+    match bug {
+        Bug::IgnoresFlowsPerSource => limits.flows_per_source = 0,
+        Bug::IgnoresFlowsPerSubnet => limits.flows_per_subnet = 0,
+        Bug::IgnoresTheRate => limits.new_flows_per_second_per_source = 0,
+        Bug::AllowsAFasterRate => raise(&mut limits.new_flows_per_second_per_source),
+        Bug::IgnoresAmplification => limits.amplification = 0,
+        Bug::AmplifiesABitMore => raise(&mut limits.amplification),
+        Bug::IgnoresUnansweredFlows => limits.unanswered_flows = 0,
+        Bug::IgnoresUnansweredTimeout => limits.unanswered_timeout = Duration::ZERO,
+        _ => {}
+    }
+}

@@ -1,0 +1,186 @@
+//! Bugs in what is emitted.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flowgate_core::{Burst, CloseReason, DropReason, FlowId, Output, UdpManager};
+
+use super::Bug;
+
+/// What a bug remembers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
+    /// How many bursts were sent to backends.
+    sent: u64,
+    last_client: Option<SocketAddr>,
+    last_opened: Option<Output<'static>>,
+    /// The first id of each slot.
+    first_ids: BTreeMap<usize, FlowId>,
+}
+
+impl Memory {
+    /// Makes wrong what a manager has emitted.
+    pub(super) fn corrupt<'p>(
+        &mut self,
+        bug: Bug,
+        manager: &UdpManager,
+        outputs: &mut Vec<Output<'p>>,
+    ) {
+        let honest = std::mem::take(outputs);
+        for output in honest {
+            match output {
+                Output::OpenUpstream { .. } => self.corrupt_open(bug, output, outputs),
+                Output::SendToBackend { .. } => self.corrupt_request(bug, manager, output, outputs),
+                Output::SendToClient { .. } => self.corrupt_reply(bug, output, outputs),
+                Output::CloseFlow { .. } => corrupt_close(bug, manager, output, outputs),
+                Output::CloseUpstream { .. } if bug == Bug::ForgetsTheRested => {}
+                Output::CloseUpstream { .. } => outputs.push(output),
+                Output::Drop { reason, .. } => {
+                    let is_refused = reason == DropReason::MaxFlows;
+                    if bug == Bug::OpensForTheRefused && is_refused {
+                        outputs.extend(self.last_opened);
+                    }
+                    outputs.push(output);
+                }
+            }
+        }
+        corrupt_order(bug, outputs);
+    }
+
+    fn corrupt_open<'p>(&mut self, bug: Bug, output: Output<'p>, outputs: &mut Vec<Output<'p>>) {
+        let Output::OpenUpstream { mut flow, backend, mut address, mut ttl, mut reuse } = output
+        else {
+            return;
+        };
+        self.last_opened = Some(Output::OpenUpstream { flow, backend, address, ttl, reuse });
+        let first_id = *self.first_ids.entry(flow.index()).or_insert(flow);
+        match bug {
+            Bug::GivesIdsAgain => flow = first_id,
+            Bug::WrongAddress => address.set_port(address.port() ^ 1),
+            Bug::OpensTwice => outputs.push(output),
+            Bug::KeepsTheTtl => ttl += 1,
+            Bug::ForgetsToReuse => reuse = None,
+            _ => {}
+        }
+        outputs.push(Output::OpenUpstream { flow, backend, address, ttl, reuse });
+    }
+
+    fn corrupt_request<'p>(
+        &mut self,
+        bug: Bug,
+        manager: &UdpManager,
+        output: Output<'p>,
+        outputs: &mut Vec<Output<'p>>,
+    ) {
+        let Output::SendToBackend { flow, mut prefix, tos, ttl, burst } = output else {
+            return;
+        };
+        self.sent += 1;
+        if bug == Bug::DropsSilently && self.sent.is_multiple_of(100) {
+            return;
+        }
+        let is_ipv6 = manager.flow(flow).is_some_and(|flow| flow.client().is_ipv6());
+        if bug == Bug::ForgetsTheHeader && is_ipv6 {
+            prefix = None;
+        }
+        outputs.extend(corrupt_burst(bug, burst).into_iter().map(|burst| Output::SendToBackend {
+            flow,
+            prefix,
+            tos,
+            ttl,
+            burst,
+        }));
+    }
+
+    fn corrupt_reply<'p>(&mut self, bug: Bug, output: Output<'p>, outputs: &mut Vec<Output<'p>>) {
+        let Output::SendToClient { flow, mut client, mut local, mut tos, burst } = output else {
+            return;
+        };
+        let last_client = self.last_client.replace(client);
+        match bug {
+            Bug::SwapsClients => client = last_client.unwrap_or(client),
+            Bug::MixesLinks => client = on_another_link(client),
+            Bug::ForgetsLocal => local = None,
+            Bug::ForgetsTos => tos = 0,
+            _ => {}
+        }
+        outputs.extend(corrupt_burst(bug, burst).into_iter().map(|burst| Output::SendToClient {
+            flow,
+            client,
+            local,
+            tos,
+            burst,
+        }));
+    }
+}
+
+fn on_another_link(client: SocketAddr) -> SocketAddr {
+    match client {
+        SocketAddr::V6(mut v6) if v6.scope_id() == 2 => {
+            v6.set_scope_id(3);
+            v6.into()
+        }
+        _ => client,
+    }
+}
+
+fn corrupt_close<'p>(
+    bug: Bug,
+    manager: &UdpManager,
+    output: Output<'p>,
+    outputs: &mut Vec<Output<'p>>,
+) {
+    let Output::CloseFlow { mut flow, mut reason, mut keep_socket } = output else {
+        return;
+    };
+    match (bug, reason) {
+        (Bug::ForgetsToClose, CloseReason::Complete) => return,
+        (Bug::MixesReasons, CloseReason::Complete) => reason = CloseReason::Idle,
+        (Bug::KeepsTheSocketsOfTheEvicted, CloseReason::Evicted) => keep_socket = true,
+        (Bug::EvictsAYoungerOne, CloseReason::Evicted) => {
+            let unanswered = manager.flows().filter(|(_, flow)| !flow.is_answered());
+            flow = unanswered.map(|(id, _)| id).min_by_key(|id| id.generation()).unwrap_or(flow);
+        }
+        (Bug::EvictsTheAnswered, CloseReason::Evicted) => {
+            let answered = manager.flows().find(|(_, flow)| flow.is_answered());
+            flow = answered.map_or(flow, |(id, _)| id);
+        }
+        _ => {}
+    }
+    outputs.push(Output::CloseFlow { flow, reason, keep_socket });
+}
+
+/// What is sent in place of a burst.
+fn corrupt_burst(bug: Bug, burst: Burst<'_>) -> Vec<Burst<'_>> {
+    let count = burst.count();
+    let has_short_tail = burst.last_len() < usize::from(burst.stride());
+    let (head, tail) = burst.split_at(count / 2);
+    match bug {
+        Bug::CutsTheTail if has_short_tail => burst.split_at(count - 1).0.into_iter().collect(),
+        Bug::MergesDatagrams if count == 2 => Burst::single(burst.bytes()).into_iter().collect(),
+        Bug::SendsTwice if count == 5 => vec![burst, burst],
+        Bug::Reorders => tail.into_iter().chain(head).collect(),
+        Bug::CutsNeedlessly => head.into_iter().chain(tail).collect(),
+        _ => vec![burst],
+    }
+}
+
+fn corrupt_order(bug: Bug, outputs: &mut [Output<'_>]) {
+    /// Shared by all managers of a process, as a clock or an address in memory would be.
+    static MOOD: AtomicU64 = AtomicU64::new(0);
+    match (bug, &mut *outputs) {
+        (Bug::SendsBeforeItOpens, [first @ Output::OpenUpstream { .. }, second, ..]) => {
+            std::mem::swap(first, second);
+        }
+        (Bug::ClosesBeforeItSends, [.., send, close @ Output::CloseFlow { .. }]) => {
+            std::mem::swap(send, close);
+        }
+        (Bug::HasAMood, [Output::CloseFlow { .. }, .., Output::CloseFlow { .. }])
+            if MOOD.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) =>
+        {
+            outputs.reverse();
+        }
+        _ => {}
+    }
+}

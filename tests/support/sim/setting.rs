@@ -1,0 +1,316 @@
+//! What a simulation is built of: a configuration, the cast, and how each backend behaves.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::time::Duration;
+
+use flowgate_core::config::{
+    Affinity, BackendConfig, Balance, ClusterConfig, Limits, ManagerConfig, SendProxyProtocol,
+};
+use flowgate_core::{Instant, LocalAddr};
+use ipnet::IpNet;
+
+use super::choice::Choices;
+
+/// What is built before anything happens.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// What the manager is told to do.
+    pub config: ManagerConfig,
+    /// All the randomness it gets.
+    pub manager_seed: u64,
+    /// When it is made.
+    pub start: Instant,
+    /// How each backend behaves, in the order of the configuration.
+    pub tempers: Vec<Temper>,
+}
+
+/// How a backend behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Temper {
+    /// Answers each datagram with one.
+    Echo,
+    /// Answers each datagram with three, of other lengths.
+    Chatty,
+    /// Never answers.
+    Silent,
+    /// Answers from another address.
+    Stranger,
+}
+
+/// The most flows of a setting. Small enough that one timeout gets to all of them, so that the
+/// model need not know how large the budget of a timeout is.
+const LARGEST_TABLE: u32 = 64;
+
+/// None, below and at the tick of the timer wheel, within its lowest level, and far beyond.
+const IDLE_TIMEOUTS: [Duration; 9] = [
+    Duration::ZERO,
+    Duration::from_nanos(1),
+    Duration::from_nanos(1_500_001),
+    Duration::from_millis(64),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(60),
+    Duration::from_secs(60),
+    Duration::from_secs(86_400),
+];
+
+/// How long sockets rest: not at all, within a tick, and longer than most idle timeouts.
+const RESTS: [Option<Duration>; 8] = [
+    None,
+    None,
+    None,
+    Some(Duration::ZERO),
+    Some(Duration::from_nanos(1_500_001)),
+    Some(Duration::from_millis(64)),
+    Some(Duration::from_secs(5)),
+    Some(Duration::from_secs(3_600)),
+];
+
+/// Some of the cast; none of it has an address in the last one.
+const NETWORKS: [&str; 6] = [
+    "198.51.100.0/24",
+    "198.51.100.1/32",
+    "2001:db8::/56",
+    "2001:db8::2/128",
+    "fe80::/10",
+    "0.0.0.0/32",
+];
+
+impl Setting {
+    /// Any setting. Each one is small in some way, so that limits are met often.
+    pub fn choose(choices: &mut impl Choices) -> Self {
+        let count = choices.one_of(&[0, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 4, 5, 6]);
+        let backends: Vec<_> = (0..count).map(|place| choose_backend(place, choices)).collect();
+        let tempers = backends.iter().map(|_| choose_temper(choices)).collect();
+        let config = ManagerConfig {
+            address: choices.one_of(&["192.0.2.53:53", "[2001:db8::53]:53"]).parse().unwrap(),
+            max_flows: choices.one_of(&[
+                0,
+                1,
+                2,
+                8,
+                8,
+                16,
+                16,
+                32,
+                32,
+                32,
+                LARGEST_TABLE,
+                LARGEST_TABLE,
+            ]),
+            max_datagram_size: choices.one_of(&[8, 300, 1_200, 65_507, 65_507, 65_535]),
+            allow: choose_networks(choices),
+            deny: choose_networks(choices),
+            cluster: ClusterConfig {
+                balance: choose_balance(choices),
+                affinity: choices.one_of(&[Affinity::SourceIp, Affinity::SourceIpPort]),
+                idle_timeout: choices.one_of(&IDLE_TIMEOUTS),
+                responses: choices.one_of(&[0, 0, 0, 1, 1, 2, 5]),
+                requests: choices.one_of(&[0, 0, 0, 0, 1, 2, 3, 7]),
+                send_proxy_protocol: choices.one_of(&[
+                    SendProxyProtocol::Off,
+                    SendProxyProtocol::First,
+                    SendProxyProtocol::Every,
+                ]),
+                upstream_reuse: choices.one_of(&RESTS),
+                limits: choose_limits(choices),
+                backends,
+            },
+        };
+        Self {
+            config,
+            manager_seed: choices.below(u64::MAX),
+            start: Instant::from_nanos(choices.one_of(&[0, 1, 999_999, 86_400_000_000_000])),
+            tempers,
+        }
+    }
+}
+
+/// Mostly none. Where a list is given, it has more than one entry.
+fn choose_networks(choices: &mut impl Choices) -> Vec<IpNet> {
+    let count = choices.one_of(&[0, 0, 0, 0, 0, 0, 0, 2]);
+    (0..count).map(|_| choices.one_of(&NETWORKS).parse().unwrap()).collect()
+}
+
+/// Half of the settings have no limits. Among the others each limit is set about as often as not.
+fn choose_limits(choices: &mut impl Choices) -> Limits {
+    if choices.one_in(2) {
+        return Limits::default();
+    }
+    Limits {
+        flows_per_source: choices.one_of(&[0, 0, 0, 1, 3, 8]),
+        flows_per_subnet: choices.one_of(&[0, 0, 0, 1, 5, 10]),
+        new_flows_per_second_per_source: choices.one_of(&[0, 0, 0, 1, 3, 10, 1_000]),
+        amplification: choices.one_of(&[0, 0, 1, 3]),
+        unanswered_flows: choices.one_of(&[0, 0, 0, 1, 3, 10]),
+        unanswered_timeout: choices.one_of(&[
+            Duration::ZERO,
+            Duration::ZERO,
+            Duration::from_nanos(1),
+            Duration::from_millis(64),
+            Duration::from_secs(5),
+        ]),
+    }
+}
+
+/// A table for Maglev takes as long to build as a simulation takes to run, so it is rarer.
+fn choose_balance(choices: &mut impl Choices) -> Balance {
+    if choices.one_in(48) {
+        return Balance::Maglev;
+    }
+    choices.one_of(&[
+        Balance::RoundRobin,
+        Balance::Random,
+        Balance::LeastFlows,
+        Balance::PowerOfTwo,
+        Balance::Rendezvous,
+    ])
+}
+
+fn choose_backend(place: u8, choices: &mut impl Choices) -> BackendConfig {
+    let ip: IpAddr = if choices.one_in(4) {
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 10, 0, 0, 0, place.into()).into()
+    } else {
+        Ipv4Addr::new(10, 0, 0, place).into()
+    };
+    BackendConfig {
+        weight: choices.one_of(&[1, 1, 1, 1, 1, 1, 2, 2, 3, 3, 5, 0, 100, u32::MAX]),
+        backup: choices.one_in(4),
+        max_flows: choices.one_of(&[0, 0, 0, 0, 1, 3, 10, 10]),
+        ..BackendConfig::new((ip, 53).into())
+    }
+}
+
+fn choose_temper(choices: &mut impl Choices) -> Temper {
+    choices.one_of(&[
+        Temper::Echo,
+        Temper::Echo,
+        Temper::Echo,
+        Temper::Chatty,
+        Temper::Silent,
+        Temper::Stranger,
+    ])
+}
+
+/// A client in one of its roles: who it is, and which local address it calls.
+///
+/// There are clients of both families, one host with several ports, one address on two links, an
+/// IPv4 client that also appears mapped into IPv6, one that sends from port 0, and some that claim
+/// to be the balancer or one of its backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Party {
+    client: u8,
+    local: u8,
+}
+
+/// How many roles there are.
+pub(super) const PARTIES: u8 = CLIENTS * LOCALS;
+const CLIENTS: u8 = KINDS * 4;
+const KINDS: u8 = 8;
+const LOCALS: u8 = 3;
+
+const PLAIN: u8 = 0;
+const MAPPED: u8 = 2;
+const LINK_LOCAL: [u8; 2] = [4, 5];
+const IMPOSTOR: u8 = 7;
+
+impl Party {
+    /// One of the cast, whatever the number.
+    pub(super) const fn new(number: u8) -> Self {
+        Self { client: number / LOCALS % CLIENTS, local: number % LOCALS }
+    }
+
+    /// A number for each party, the same for an IPv4 client and its mapped appearance.
+    pub(super) const fn identity(self) -> u16 {
+        let client = if self.kind() == MAPPED { self.client - MAPPED + PLAIN } else { self.client };
+        client as u16 * LOCALS as u16 + self.local as u16
+    }
+
+    /// The party that has an identity, if there is one.
+    pub(super) fn of_identity(identity: u16) -> Option<Self> {
+        let number = u8::try_from(identity).ok().filter(|&number| number < PARTIES)?;
+        Some(Self::new(number))
+    }
+
+    /// The address it sends from.
+    pub(super) fn source(self) -> SocketAddr {
+        let turn = self.client / KINDS;
+        let port = 4_000 + u16::from(turn);
+        match self.kind() {
+            PLAIN => SocketAddr::from(([198, 51, 100, 1], port)),
+            MAPPED => SocketAddr::from((Ipv4Addr::new(198, 51, 100, 1).to_ipv6_mapped(), port)),
+            1 => SocketAddr::from(([198, 51, 100, 2], port)),
+            IMPOSTOR => match turn {
+                0 => SocketAddr::from(([198, 51, 101, 1], 0)),
+                1 => SocketAddr::from(([10, 0, 0, 0], 53)),
+                2 => SocketAddr::from(([192, 0, 2, 53], 53)),
+                _ => SocketAddr::from(([192, 0, 2, 1], 53)),
+            },
+            3 => SocketAddr::from((documentation_address(1), port)),
+            // A flow label says nothing about who sends.
+            6 => SocketAddrV6::new(documentation_address(2), port, 0xF10, 0).into(),
+            _ => SocketAddrV6::new(link_local_address(1), port, 0, self.link()).into(),
+        }
+    }
+
+    /// The local address it calls, where the listener is bound to a wildcard.
+    pub(super) fn local(self) -> Option<LocalAddr> {
+        let number = self.local;
+        let ip: IpAddr = match self.source().ip() {
+            _ if number == 0 => return None,
+            IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, number).into(),
+            IpAddr::V6(_) if self.kind() == MAPPED => {
+                Ipv4Addr::new(192, 0, 2, number).to_ipv6_mapped().into()
+            }
+            IpAddr::V6(_) if self.link() > 0 => link_local_address(0x50 + number).into(),
+            IpAddr::V6(_) => documentation_address(0x50 + number).into(),
+        };
+        let interface = self.link();
+        Some(LocalAddr { ip, interface })
+    }
+
+    /// Its address and the local one as the balancer uses them: IPv4 is never mapped, and there are
+    /// no flow labels.
+    pub(super) fn canonical(self) -> (SocketAddr, Option<LocalAddr>) {
+        let local = self.local().map(|local| LocalAddr { ip: local.ip.to_canonical(), ..local });
+        (canonical(self.source()), local)
+    }
+
+    /// Whether this is who is reached at an address, from a local address.
+    pub(super) fn is_at(self, client: SocketAddr, local: Option<LocalAddr>) -> bool {
+        self.canonical() == (client, local)
+    }
+
+    /// Whether an answer can reach it.
+    pub(super) fn can_be_answered(self) -> bool {
+        self.source().port() != 0
+    }
+
+    const fn kind(self) -> u8 {
+        self.client % KINDS
+    }
+
+    /// The interface of a link-local client; 0 for all others.
+    fn link(self) -> u32 {
+        let place = LINK_LOCAL.iter().position(|&kind| kind == self.kind());
+        place.map_or(0, |place| place as u32 + 2)
+    }
+}
+
+/// An address as the balancer tells it: IPv4 where it is IPv4 mapped, and without a flow label.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    match (address.ip().to_canonical(), address) {
+        (IpAddr::V6(ip), SocketAddr::V6(v6)) => {
+            SocketAddrV6::new(ip, v6.port(), 0, v6.scope_id()).into()
+        }
+        (ip, _) => SocketAddr::new(ip, address.port()),
+    }
+}
+
+fn documentation_address(host: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host.into())
+}
+
+fn link_local_address(host: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, host.into())
+}

@@ -1,0 +1,168 @@
+//! What a run did: as a number to compare, and as lines to read.
+
+use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use flowgate_core::{Burst, Deadline, FlowId, Instant, ManagerInput, Output};
+
+use super::action::Action;
+
+/// The record of a run. Equal runs have equal hashes.
+#[derive(Clone, Debug, Default)]
+pub struct Trace {
+    hash: DefaultHasher,
+    lines: Option<String>,
+}
+
+impl Trace {
+    /// A record that only hashes.
+    pub fn hashed() -> Self {
+        Self::default()
+    }
+
+    /// A record that can also be read.
+    pub fn readable() -> Self {
+        Self { lines: Some(String::new()), ..Self::default() }
+    }
+
+    /// The hash of all that has been recorded.
+    pub fn hash(&self) -> u64 {
+        self.hash.finish()
+    }
+
+    /// The lines, where they were asked for.
+    pub fn lines(&self) -> &str {
+        self.lines.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn action(&mut self, number: usize, action: Action) {
+        if let Some(lines) = &mut self.lines {
+            let _ = writeln!(lines, "{number:>5} {action:?}");
+        }
+    }
+
+    pub(super) fn note(&mut self, note: &str) {
+        if let Some(lines) = &mut self.lines {
+            let _ = writeln!(lines, "      {note}");
+        }
+    }
+
+    pub(super) fn exchange(
+        &mut self,
+        now: Instant,
+        input: &ManagerInput<'_>,
+        outputs: &[Output<'_>],
+        deadline: Option<Deadline>,
+    ) {
+        now.hash(&mut self.hash);
+        outputs.len().hash(&mut self.hash);
+        for output in outputs {
+            hash_output(output, &mut self.hash);
+        }
+        deadline.map(|deadline| deadline.at).hash(&mut self.hash);
+        if let Some(lines) = &mut self.lines {
+            let seconds = now.as_nanos() as f64 / 1e9;
+            let _ = writeln!(lines, "      > {} at {seconds:.9}", Input(input));
+            for output in outputs {
+                let _ = writeln!(lines, "      = {}", Order(output));
+            }
+        }
+    }
+}
+
+fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
+    std::mem::discriminant(output).hash(hash);
+    match output {
+        Output::OpenUpstream { flow, backend, address, ttl, reuse } => {
+            (flow, backend, address, ttl, reuse).hash(hash);
+        }
+        Output::SendToBackend { flow, prefix, tos, ttl, burst } => {
+            let prefix = prefix.as_ref().map(|prefix| prefix.as_bytes());
+            (flow, prefix, tos, ttl).hash(hash);
+            hash_burst(burst, hash);
+        }
+        Output::SendToClient { flow, client, local, tos, burst } => {
+            (flow, client, local, tos).hash(hash);
+            hash_burst(burst, hash);
+        }
+        Output::CloseFlow { flow, reason, keep_socket } => (flow, reason, keep_socket).hash(hash),
+        Output::CloseUpstream { flow } => flow.hash(hash),
+        Output::Drop { direction, reason, datagrams } => (direction, reason, datagrams).hash(hash),
+    }
+}
+
+/// Every datagram begins with a number of its own, so that the first bytes tell bursts apart.
+fn hash_burst(burst: &Burst<'_>, hash: &mut impl Hasher) {
+    let bytes = burst.bytes();
+    let start = &bytes[..bytes.len().min(8)];
+    (burst.stride(), burst.count(), bytes.len(), start).hash(hash);
+}
+
+struct Input<'a>(&'a ManagerInput<'a>);
+
+impl std::fmt::Display for Input<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            ManagerInput::ClientBurst { source, local, ttl, burst, .. } => {
+                write!(f, "{} of client {source}, ttl {ttl}", Size(burst))?;
+                local.map_or(Ok(()), |local| write!(f, " to {}", local.ip))
+            }
+            ManagerInput::BackendBurst { flow, burst, .. } => {
+                write!(f, "{} of the backend of {}", Size(burst), Name(*flow))
+            }
+            ManagerInput::UpstreamFailed { flow, failure } => {
+                write!(f, "socket of {}: {failure:?}", Name(*flow))
+            }
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
+struct Order<'a>(&'a Output<'a>);
+
+impl std::fmt::Display for Order<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Output::OpenUpstream { flow, address, ttl, reuse, .. } => {
+                write!(f, "open {} to {address}, ttl {ttl}", Name(*flow))?;
+                reuse.map_or(Ok(()), |rested| write!(f, ", by the socket of {}", Name(rested)))
+            }
+            Output::SendToBackend { flow, prefix, burst, .. } => {
+                let header = if prefix.is_some() { ", with header" } else { "" };
+                write!(f, "send {} to the backend of {}{header}", Size(burst), Name(*flow))
+            }
+            Output::SendToClient { flow, client, burst, .. } => {
+                write!(f, "send {} to {client}, {}", Size(burst), Name(*flow))
+            }
+            Output::CloseFlow { flow, reason, keep_socket } => {
+                let rests = if *keep_socket { ", and its socket rests" } else { "" };
+                write!(f, "close {}: {reason}{rests}", Name(*flow))
+            }
+            Output::CloseUpstream { flow } => write!(f, "close the socket of {}", Name(*flow)),
+            Output::Drop { direction, reason, datagrams } => {
+                write!(f, "drop {datagrams} {}: {reason}", direction.as_str())
+            }
+        }
+    }
+}
+
+struct Size<'a>(&'a Burst<'a>);
+
+impl std::fmt::Display for Size<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (count, stride, last) = (self.0.count(), self.0.stride(), self.0.last_len());
+        write!(f, "{count} x {stride} B")?;
+        if last < usize::from(stride) {
+            write!(f, " (last {last} B)")?;
+        }
+        Ok(())
+    }
+}
+
+struct Name(FlowId);
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "flow {}#{}", self.0.index(), self.0.generation())
+    }
+}

@@ -1,0 +1,113 @@
+//! The network: parcels of datagrams that wait, overtake each other, and are joined.
+
+use std::net::SocketAddr;
+
+use flowgate_core::burst::MAX_BURST_BYTES;
+use flowgate_core::{Burst, FlowId, LocalAddr, ManagerInput};
+
+use super::action::Train;
+use super::payload::Tag;
+
+/// Datagrams on their way to the balancer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Parcel {
+    pub(super) route: Route,
+    pub(super) tos: u8,
+    pub(super) stride: u16,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Whom they come from, and which of the balancer's sockets they will arrive at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    FromClient { source: SocketAddr, local: Option<LocalAddr>, ttl: u8 },
+    FromBackend(FlowId),
+}
+
+/// What the kernel joins at most.
+const MOST_COALESCED: usize = 64;
+
+impl Parcel {
+    /// Datagrams that all carry the tag of one party, each with a number of its own.
+    pub(super) fn new(
+        route: Route,
+        tos: u8,
+        train: Train,
+        party: u16,
+        next_number: &mut u32,
+    ) -> Self {
+        let mut bytes = vec![0; train.total_len()];
+        // One empty datagram has no bytes to fill.
+        for datagram in bytes.chunks_mut(usize::from(train.len).max(1)) {
+            *next_number = next_number.wrapping_add(1);
+            let number = *next_number;
+            Tag { party, number }.fill(datagram);
+        }
+        let stride = train.len;
+        Self { route, tos, stride, bytes }
+    }
+
+    pub(super) fn burst(&self) -> Burst<'_> {
+        Burst::segmented(&self.bytes, self.stride).expect("a parcel fits a burst")
+    }
+
+    pub(super) fn input(&self) -> ManagerInput<'_> {
+        let (tos, burst) = (self.tos, self.burst());
+        match self.route {
+            Route::FromClient { source, local, ttl } => {
+                ManagerInput::ClientBurst { source, local, tos, ttl, burst }
+            }
+            Route::FromBackend(flow) => ManagerInput::BackendBurst { flow, tos, burst },
+        }
+    }
+
+    /// Each datagram as a parcel of its own.
+    pub(super) fn singly(&self) -> Vec<Self> {
+        let single = |datagram: &[u8]| Self {
+            stride: datagram.len() as u16,
+            bytes: datagram.to_vec(),
+            ..*self
+        };
+        self.burst().datagrams().map(single).collect()
+    }
+
+    /// Whether the kernel may append another parcel's datagrams: same way, same marks, same
+    /// length, and nothing short in between.
+    fn can_absorb(&self, other: &Self) -> bool {
+        let stride = usize::from(self.stride);
+        let bytes = self.bytes.len() + other.bytes.len();
+        (self.route, self.tos, self.stride) == (other.route, other.tos, other.stride)
+            && stride > 0
+            && self.bytes.len().is_multiple_of(stride)
+            && bytes <= MAX_BURST_BYTES
+            && bytes.div_ceil(stride) <= MOST_COALESCED
+    }
+}
+
+/// Parcels that wait. A full wire loses what comes, as a network does.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wire(Vec<Parcel>);
+
+const MOST_PARCELS: usize = 32;
+
+impl Wire {
+    pub(super) fn hold(&mut self, parcel: Parcel) {
+        if self.0.len() < MOST_PARCELS {
+            self.0.push(parcel);
+        }
+    }
+
+    /// Takes one parcel, and joins to it those behind that the kernel would.
+    pub(super) fn take(&mut self, pick: u8, coalesced: bool) -> Option<Parcel> {
+        let place = usize::from(pick).checked_rem(self.0.len())?;
+        let mut parcel = self.0.remove(place);
+        while coalesced && self.0.get(place).is_some_and(|next| parcel.can_absorb(next)) {
+            parcel.bytes.extend(self.0.remove(place).bytes);
+        }
+        Some(parcel)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}

@@ -1,0 +1,159 @@
+//! The shell's side of the world: orders are carried out, and looked at closely.
+
+use flowgate_core::{Burst, Direction, DropReason, FlowId, Instant, ManagerInput, Output};
+
+use super::sockets::{Upstream, not_open};
+use super::{Event, NOBODY, UNTAGGED, Unsent, World};
+use crate::sim::account::Account;
+use crate::sim::action::Train;
+use crate::sim::payload::Tag;
+use crate::sim::setting::{Party, Temper};
+use crate::sim::wire::{Parcel, Route};
+use crate::sim::{Violation, require};
+
+const MOST_CLOSED: usize = 32;
+const MOST_UNSENT: usize = 64;
+
+impl World {
+    /// Carries out what the balancer ordered, and checks that every datagram that arrived goes to
+    /// whom it is for, or is dropped: once, in order, uncut.
+    pub(in crate::sim) fn carry_out(
+        &mut self,
+        input: &ManagerInput<'_>,
+        now: Instant,
+        outputs: &[Output<'_>],
+    ) -> Result<(), Violation> {
+        self.note(input, now);
+        let mut account = Account::open(input);
+        for output in outputs {
+            match *output {
+                Output::OpenUpstream { flow, backend, reuse, .. } => {
+                    self.open(flow, backend, reuse, input, now)?;
+                }
+                Output::SendToBackend { flow, tos, burst, .. } => {
+                    account.forward(&burst)?;
+                    self.send_to_backend(flow, tos, &burst)?;
+                }
+                Output::SendToClient { flow, burst, .. } => {
+                    account.forward(&burst)?;
+                    self.send_to_client(flow, output, &burst)?;
+                }
+                Output::CloseFlow { flow, reason, keep_socket } => {
+                    self.close(flow, reason, keep_socket, now)?;
+                }
+                Output::CloseUpstream { flow } => self.close_resting(flow)?,
+                Output::Drop { datagrams, .. } => account.drop(datagrams),
+            }
+        }
+        account.close()
+    }
+
+    fn send_to_backend(
+        &mut self,
+        flow: FlowId,
+        tos: u8,
+        burst: &Burst<'_>,
+    ) -> Result<(), Violation> {
+        let upstream = self.upstreams.get_mut(&flow).ok_or_else(|| not_open("sent on", flow))?;
+        for tag in burst.datagrams().filter_map(Tag::read) {
+            let party = *upstream.party.get_or_insert(tag.party);
+            require!(
+                party == tag.party,
+                "{flow:?} carries datagrams of two clients: {party} and {}",
+                tag.party
+            );
+        }
+        upstream.forward(Direction::ToBackend, burst, &self.limits)?;
+        let upstream = *upstream;
+        self.queue(flow, Direction::ToBackend, burst);
+        self.answer(flow, upstream, tos, burst);
+        Ok(())
+    }
+
+    fn send_to_client(
+        &mut self,
+        flow: FlowId,
+        output: &Output<'_>,
+        burst: &Burst<'_>,
+    ) -> Result<(), Violation> {
+        let upstream = self.upstreams.get_mut(&flow);
+        let upstream = upstream.ok_or_else(|| not_open("answered on", flow))?;
+        upstream.forward(Direction::ToClient, burst, &self.limits)?;
+        let &Output::SendToClient { client, local, .. } = output else {
+            return Ok(());
+        };
+        for tag in burst.datagrams().filter_map(Tag::read) {
+            let meant = Party::of_identity(tag.party);
+            let Some(meant) = meant.filter(|meant| meant.is_at(client, local)) else {
+                return Err(Violation(format!(
+                    "{client} at {local:?} gets a datagram that is for {meant:?}"
+                )));
+            };
+            require!(meant.can_be_answered(), "a datagram goes to port 0");
+        }
+        self.queue(flow, Direction::ToClient, burst);
+        Ok(())
+    }
+
+    pub(super) fn remember_closed(&mut self, flow: FlowId, upstream: Upstream) {
+        self.closed.push_back((flow, upstream));
+        if self.closed.len() > MOST_CLOSED {
+            self.closed.pop_front();
+        }
+    }
+
+    fn queue(&mut self, flow: FlowId, direction: Direction, burst: &Burst<'_>) {
+        if !self.blocked {
+            return;
+        }
+        self.outbox.push_back(Unsent {
+            flow,
+            direction,
+            stride: burst.stride(),
+            datagrams: burst.count(),
+            bytes: burst.bytes().len(),
+        });
+        if self.outbox.len() > MOST_UNSENT {
+            // The kernel takes one after all.
+            self.outbox.pop_front();
+        }
+    }
+
+    /// Some of what waits for the sockets is never sent.
+    pub(super) fn give_up(&mut self, pick: u8, datagrams: u8, reason: DropReason) -> Option<Event> {
+        let place = usize::from(pick).checked_rem(self.outbox.len())?;
+        let unsent = self.outbox.remove(place)?;
+        let given_up = 1 + u16::from(datagrams) % unsent.datagrams;
+        let sent = usize::from(unsent.datagrams - given_up) * usize::from(unsent.stride);
+        Some(Event::Told(ManagerInput::Undelivered {
+            flow: unsent.flow,
+            direction: unsent.direction,
+            reason,
+            datagrams: given_up.into(),
+            bytes: (unsent.bytes - sent) as u64,
+        }))
+    }
+
+    /// What a backend does about datagrams that it gets.
+    fn answer(&mut self, flow: FlowId, upstream: Upstream, tos: u8, burst: &Burst<'_>) {
+        let asked = Train {
+            len: burst.stride(),
+            count: burst.count() as u8,
+            short_by: (usize::from(burst.stride()) - burst.last_len()) as u16,
+        };
+        let answer = match self.temper(upstream.backend) {
+            Temper::Silent => return,
+            Temper::Echo | Temper::Stranger => asked,
+            Temper::Chatty => {
+                Train { len: asked.len / 2 + 9, count: asked.count.saturating_mul(3), short_by: 1 }
+            }
+        };
+        let (party, answer) = match upstream.party {
+            Some(party) => (party, answer),
+            None => (NOBODY, UNTAGGED),
+        };
+        let route = Route::FromBackend(flow);
+        let parcel = Parcel::new(route, tos, answer, party, &mut self.next_number);
+        self.from_backends.hold(parcel);
+    }
+}

@@ -1,0 +1,244 @@
+//! The `flowgate` command: what it prints, what it returns, how it stops.
+
+use flowgate_tests::e2e::{Peer, eventually, simple_config};
+use flowgate_tests::process::{ConfigFile, Process, output};
+use nix::sys::signal::Signal;
+
+const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
+
+/// Runs the command and returns its exit code, what it printed and what it complained of.
+fn flowgate(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = output(FLOWGATE, arguments);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+const VALID: &str = r#"
+[[listener]]
+name = "dns"
+address = "127.0.0.1:5300"
+cluster = "resolvers"
+[cluster.resolvers]
+backends = ["10.0.0.1:53", { address = "10.0.0.2:53", weight = 3 }]
+"#;
+
+const INVALID: &str = r#"
+wrokers = 2
+[[listener]]
+address = "nowhere"
+cluster = "resolver"
+[cluster.resolvers]
+backends = ["10.0.0.1:53"]
+idle_timeout = 5
+"#;
+
+#[test]
+fn check_says_what_a_valid_configuration_means_and_returns_0() {
+    let config = ConfigFile::new(VALID);
+    let (code, printed, complaints) = flowgate(&["check", config.path()]);
+    assert_eq!((code, complaints.as_str()), (Some(0), ""));
+    let summary =
+        "listener \"dns\" on 127.0.0.1:5300 -> cluster \"resolvers\": rendezvous, 2 backends";
+    assert!(printed.contains(summary), "{printed}");
+}
+
+#[test]
+fn check_tells_every_error_with_its_line_and_returns_1() {
+    let config = ConfigFile::new(INVALID);
+    let (code, printed, complaints) = flowgate(&["check", config.path()]);
+    assert_eq!((code, printed.as_str()), (Some(1), ""));
+    for (line, key) in [(2, "wrokers"), (4, "address"), (5, "cluster"), (8, "idle_timeout")] {
+        let place = format!("{}:{line}:", config.path());
+        let told = complaints.lines().any(|line| line.starts_with(&place) && line.contains(key));
+        assert!(told, "{key} in {complaints}");
+    }
+}
+
+#[test]
+fn run_and_explain_refuse_what_check_refuses() {
+    let config = ConfigFile::new(INVALID);
+    let (_, _, expected) = flowgate(&["check", config.path()]);
+    for arguments in [&["run", config.path()][..], &["explain", config.path(), "192.0.2.1"]] {
+        let (code, printed, complaints) = flowgate(arguments);
+        assert_eq!((code, printed.as_str()), (Some(1), ""));
+        assert_eq!(complaints, expected);
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let (code, _, complaints) = flowgate(&["check", "/nonexistent/flowgate.toml"]);
+    assert_eq!(code, Some(1));
+    assert!(complaints.contains("/nonexistent/flowgate.toml"), "{complaints}");
+}
+
+#[test]
+fn wrong_usage_returns_2_and_says_what_is_right() {
+    for arguments in [&[][..], &["fly"], &["check"], &["run", "a", "b"], &["explain", "a", "b"]] {
+        let (code, _, complaints) = flowgate(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}");
+        assert!(complaints.contains("Usage: ") || complaints.contains("expected"), "{complaints}");
+    }
+}
+
+#[test]
+fn help_and_version_return_0() {
+    for argument in ["--help", "--version"] {
+        let (code, printed, _) = flowgate(&[argument]);
+        assert_eq!(code, Some(0));
+        assert!(printed.contains("flowgate") || printed.contains("Usage"), "{printed}");
+    }
+}
+
+#[test]
+fn explain_names_the_backend_that_a_client_then_gets() {
+    let backends = [(); 5].map(|()| Peer::v4());
+    let peers: Vec<_> = backends.iter().collect();
+    let toml = simple_config("127.0.0.1:0", &peers, "affinity = \"source-ip-port\"");
+    let mut running = Process::run(FLOWGATE, &toml);
+    let address = running.address();
+    let config = ConfigFile::new(&toml);
+    for _ in 0..10 {
+        let client = Peer::v4();
+        let (code, printed, complaints) =
+            flowgate(&["explain", config.path(), &client.address().to_string()]);
+        assert_eq!((code, complaints.as_str()), (Some(0), ""));
+        let is_named = |peer: &&Peer| printed.contains(&format!("backend {}", peer.address()));
+        let chosen = backends.iter().find(is_named).unwrap_or_else(|| panic!("{printed}"));
+        client.send_to(b"hello", address);
+        assert_eq!(chosen.receive().bytes, b"hello");
+    }
+}
+
+#[test]
+fn explain_gives_the_shares_where_the_client_does_not_decide() {
+    let config = ConfigFile::new(&format!("{VALID}balance = \"random\"\n"));
+    let (code, printed, _) = flowgate(&["explain", config.path(), "192.0.2.7"]);
+    assert_eq!(code, Some(0));
+    assert!(printed.contains("25.0 %  10.0.0.1:53 (weight 1)"), "{printed}");
+    assert!(printed.contains("75.0 %  10.0.0.2:53 (weight 3)"), "{printed}");
+}
+
+#[test]
+fn a_second_instance_is_refused_and_the_first_one_unharmed() {
+    for workers in [1, 2] {
+        let (client, backend) = (Peer::v4(), Peer::v4());
+        let toml = |address: &str| {
+            format!("workers = {workers}\n{}", simple_config(address, &[&backend], ""))
+        };
+        let mut first = Process::run(FLOWGATE, &toml("127.0.0.1:0"));
+        let address = first.address();
+        let config = ConfigFile::new(&toml(&address.to_string()));
+        let (code, _, complaints) = flowgate(&["run", config.path()]);
+        assert_eq!(code, Some(1));
+        assert!(complaints.contains(&format!("cannot listen on {address}")), "{complaints}");
+        assert!(complaints.contains("another process has the port"), "{complaints}");
+        for _ in 0..8 {
+            client.send_to(b"still there?", address);
+            backend.answer(b"yes");
+            assert_eq!(client.receive().bytes, b"yes");
+        }
+    }
+}
+
+#[test]
+fn of_two_instances_that_start_at_once_one_is_refused() {
+    let backend = Peer::v4();
+    for _ in 0..10 {
+        // A port that was free a moment ago.
+        let address = Peer::v4().address().to_string();
+        let toml = simple_config(&address, &[&backend], "");
+        let mut instances = [(); 2].map(|()| Process::run(FLOWGATE, &toml));
+        let ended = eventually("one is refused", || {
+            instances.iter_mut().position(|instance| !instance.is_running())
+        });
+        assert_eq!(instances[ended].wait().code(), Some(1));
+        let other = &mut instances[1 - ended];
+        other.line("started");
+        assert!(other.is_running());
+    }
+}
+
+#[test]
+fn sigterm_without_flows_stops_at_once_and_so_does_sigint_with_them() {
+    let (client, backend) = (Peer::v4(), Peer::v4());
+    let toml = simple_config("127.0.0.1:0", &[&backend], "");
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut flowgate = Process::run(FLOWGATE, &toml);
+        let address = flowgate.address();
+        if signal == Signal::SIGINT {
+            client.send_to(b"hello", address);
+            backend.receive();
+        }
+        flowgate.signal(signal);
+        assert_eq!(flowgate.wait().code(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+fn sigterm_lets_flows_go_on_refuses_new_ones_and_ends_with_the_last() {
+    let (old, backend) = (Peer::v4(), Peer::v4());
+    let mut flowgate =
+        Process::run(FLOWGATE, &simple_config("127.0.0.1:0", &[&backend], "responses = 1"));
+    let address = flowgate.address();
+    old.send_to(b"old", address);
+    let mut unanswered = vec![backend.receive()];
+    flowgate.signal(Signal::SIGTERM);
+    flowgate.line("draining");
+    // Just after that line the workers are told. What a refused client sends never comes, so what
+    // the old one sends after it comes first.
+    eventually("new flows are refused", || {
+        Peer::v4().send_to(b"new", address);
+        old.send_to(b"old", address);
+        let first = backend.receive();
+        let was_admitted = first.bytes == b"new";
+        unanswered.push(first);
+        if was_admitted {
+            unanswered.push(backend.receive());
+        }
+        (!was_admitted).then_some(())
+    });
+    assert!(flowgate.is_running());
+    for request in unanswered {
+        backend.send_to(b"answer", request.from);
+    }
+    assert_eq!(old.receive().bytes, b"answer");
+    assert_eq!(flowgate.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_sigterm_stops_at_once() {
+    let (client, backend) = (Peer::v4(), Peer::v4());
+    let mut flowgate = Process::run(FLOWGATE, &simple_config("127.0.0.1:0", &[&backend], ""));
+    let address = flowgate.address();
+    client.send_to(b"hello", address);
+    backend.receive();
+    flowgate.signal(Signal::SIGTERM);
+    flowgate.line("draining");
+    assert!(flowgate.is_running());
+    flowgate.signal(Signal::SIGTERM);
+    assert_eq!(flowgate.wait().code(), Some(0));
+}
+
+#[test]
+fn the_drain_timeout_ends_what_does_not_end_by_itself() {
+    let (client, backend) = (Peer::v4(), Peer::v4());
+    let config = simple_config("127.0.0.1:0", &[&backend], "");
+    let mut flowgate = Process::run(FLOWGATE, &format!("drain_timeout = \"200ms\"\n{config}"));
+    let address = flowgate.address();
+    client.send_to(b"hello", address);
+    backend.receive();
+    flowgate.signal(Signal::SIGTERM);
+    assert_eq!(flowgate.wait().code(), Some(0));
+}
+
+#[test]
+fn sighup_changes_nothing_yet_and_says_so() {
+    let (client, backend) = (Peer::v4(), Peer::v4());
+    let mut flowgate = Process::run(FLOWGATE, &simple_config("127.0.0.1:0", &[&backend], ""));
+    let address = flowgate.address();
+    flowgate.signal(Signal::SIGHUP);
+    flowgate.line("reload is not yet supported");
+    client.send_to(b"hello", address);
+    assert_eq!(backend.receive().bytes, b"hello");
+}

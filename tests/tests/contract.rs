@@ -1,0 +1,272 @@
+//! The contract, rule by rule, as the documentation of `flowgate-core` numbers it.
+//!
+//! Each rule is watched while the simulator does its worst. The watchers share nothing with the
+//! model: they are a second opinion. Rule 2, that a sink never calls back, is kept by the compiler:
+//! a sink has no way to reach the manager that is emitting.
+
+use std::collections::BTreeSet;
+use std::hint;
+use std::time::Duration;
+
+use flowgate_core::{
+    Burst, Direction, DropReason, FlowId, Instant, ManagerInput, Output, UdpManager,
+};
+use flowgate_tests::sim::{
+    Choices, SeededChoices, Setting, Subject, first_failing_seed, report, sweep,
+};
+
+const SEEDS: u64 = 96;
+const STEPS: usize = 300;
+
+/// Looks at a manager after every input.
+trait Watch: Clone + Default + Sync {
+    /// Panics where a rule is broken. `before` is the manager as it was before the input.
+    fn look(&mut self, seen: &Seen<'_, '_>, before: &UdpManager, after: &UdpManager);
+}
+
+/// An input and what came of it.
+struct Seen<'a, 'p> {
+    input: ManagerInput<'p>,
+    now: Instant,
+    outputs: &'a [Output<'p>],
+}
+
+/// A manager and its watcher.
+#[derive(Clone)]
+struct Watched<W> {
+    manager: UdpManager,
+    watch: W,
+}
+
+impl<W: Watch> Subject for Watched<W> {
+    fn handle_input<'p>(
+        &mut self,
+        input: ManagerInput<'p>,
+        now: Instant,
+        outputs: &mut Vec<Output<'p>>,
+    ) {
+        let before = self.manager.clone();
+        self.manager.handle_input(input, now, outputs);
+        let seen = Seen { input, now, outputs };
+        self.watch.look(&seen, &before, &self.manager);
+    }
+
+    fn manager(&self) -> &UdpManager {
+        &self.manager
+    }
+}
+
+fn assert_holds<W: Watch>() {
+    let make =
+        |setting: &Setting| Watched { manager: UdpManager::from(setting), watch: W::default() };
+    if let Err(seed) = sweep(0..SEEDS, STEPS, make) {
+        panic!("{}", report(seed, STEPS, make));
+    }
+}
+
+#[test]
+fn rule_1_for_one_flow_open_comes_first_and_close_last() {
+    #[derive(Clone, Default)]
+    struct Order {
+        open: BTreeSet<FlowId>,
+        ever_opened: BTreeSet<FlowId>,
+    }
+    impl Watch for Order {
+        fn look(&mut self, seen: &Seen<'_, '_>, _: &UdpManager, _: &UdpManager) {
+            for output in seen.outputs {
+                match output {
+                    Output::OpenUpstream { flow, .. } => {
+                        assert!(self.ever_opened.insert(*flow) && self.open.insert(*flow));
+                    }
+                    Output::SendToBackend { flow, .. } | Output::SendToClient { flow, .. } => {
+                        assert!(self.open.contains(flow));
+                    }
+                    Output::CloseFlow { flow, .. } => assert!(self.open.remove(flow)),
+                    Output::CloseUpstream { .. } | Output::Drop { .. } => {}
+                }
+            }
+        }
+    }
+    assert_holds::<Order>();
+}
+
+#[test]
+fn rule_3_every_datagram_is_counted_exactly_once() {
+    #[derive(Clone, Default)]
+    struct Count;
+    impl Watch for Count {
+        fn look(&mut self, seen: &Seen<'_, '_>, before: &UdpManager, after: &UdpManager) {
+            let arrived = match seen.input {
+                ManagerInput::ClientBurst { burst, .. } => [burst.count().into(), 0],
+                ManagerInput::BackendBurst { burst, .. } => [0, burst.count().into()],
+                ManagerInput::Unusable { direction, datagrams, .. } => {
+                    Direction::ALL.map(|d| if d == direction { datagrams.into() } else { 0 })
+                }
+                _ => [0, 0],
+            };
+            for direction in Direction::ALL {
+                let [old, new] = [before, after].map(|m| m.counters().ledger(direction));
+                let received = new.received.datagrams - old.received.datagrams;
+                assert_eq!(received, arrived[direction as usize]);
+                assert_eq!(new.received, new.forwarded.plus(new.dropped_total()));
+            }
+        }
+    }
+    assert_holds::<Count>();
+}
+
+#[test]
+fn rule_4_the_same_inputs_give_the_same_outputs() {
+    #[derive(Clone, Default)]
+    struct Twin;
+    impl Watch for Twin {
+        fn look(&mut self, seen: &Seen<'_, '_>, before: &UdpManager, after: &UdpManager) {
+            let (mut twin, mut outputs) = (before.clone(), vec![]);
+            twin.handle_input(seen.input, seen.now, &mut outputs);
+            assert_eq!(outputs, seen.outputs);
+            assert_eq!(twin.poll_timeout(), after.poll_timeout());
+        }
+    }
+    assert_holds::<Twin>();
+}
+
+/// Configurations and inputs beyond reason: no timeout, endless ones, no room, false reports.
+#[test]
+fn rule_5_nothing_can_panic_the_manager() {
+    for seed in 0..256 {
+        let mut choices = SeededChoices::new(seed);
+        let mut setting = Setting::choose(&mut choices);
+        setting.config.max_datagram_size = choices.one_of(&[0, 1, u16::MAX]);
+        setting.config.cluster.idle_timeout = choices.one_of(&[Duration::ZERO, Duration::MAX]);
+        let mut manager = UdpManager::from(&setting);
+        let mut now = setting.start;
+        let payload = vec![0; 65_535];
+        for _ in 0..200 {
+            let mut outputs = vec![];
+            let input = any_input(&mut choices, &manager, &payload);
+            now = choices.one_of(&[now, now + Duration::from_secs(1), Instant::FAR_FUTURE]);
+            manager.handle_input(input, now, &mut outputs);
+            let _ = manager.poll_timeout();
+        }
+    }
+}
+
+fn any_input<'p>(
+    choices: &mut impl Choices,
+    manager: &UdpManager,
+    payload: &'p [u8],
+) -> ManagerInput<'p> {
+    let bytes = &payload[..choices.below(65_536) as usize];
+    let stride = choices.below(65_536) as u16;
+    let burst = Burst::segmented(bytes, stride).expect("no longer than a burst may be");
+    let alive = manager.flow_count().max(1);
+    let flow = manager.flows().map(|(id, _)| id).nth(choices.below(alive as u64) as usize);
+    let direction = choices.one_of(&Direction::ALL);
+    let reason = choices.one_of(DropReason::ALL);
+    let (datagrams, bytes) = (choices.below(1 << 32) as u32, choices.below(1 << 40));
+    match (choices.below(6), flow) {
+        (0, Some(flow)) => ManagerInput::BackendBurst { flow, tos: 0, burst },
+        (1, Some(flow)) => ManagerInput::Undelivered { flow, direction, reason, datagrams, bytes },
+        (2, _) => ManagerInput::Unusable { direction, reason, datagrams, bytes },
+        (3, _) => ManagerInput::Timeout,
+        _ => ManagerInput::ClientBurst {
+            source: ([choices.byte(), 0, 0, 1], u16::from(choices.byte())).into(),
+            local: None,
+            tos: choices.byte(),
+            ttl: choices.byte(),
+            burst,
+        },
+    }
+}
+
+#[test]
+fn rule_6_after_a_timeout_the_next_is_later_and_another_at_once_does_nothing() {
+    #[derive(Clone, Default)]
+    struct Later;
+    impl Watch for Later {
+        fn look(&mut self, seen: &Seen<'_, '_>, _: &UdpManager, after: &UdpManager) {
+            let ManagerInput::Timeout = seen.input else {
+                return;
+            };
+            assert!(after.poll_timeout().is_none_or(|deadline| deadline.at > seen.now));
+            let (mut again, mut outputs) = (after.clone(), vec![]);
+            again.handle_input(ManagerInput::Timeout, seen.now, &mut outputs);
+            assert_eq!(outputs, []);
+            assert_eq!(again.poll_timeout(), after.poll_timeout());
+        }
+    }
+    assert_holds::<Later>();
+}
+
+#[test]
+fn rule_7_a_datagram_that_is_not_admitted_leaves_nothing_behind() {
+    #[derive(Clone, Default)]
+    struct Nothing;
+    impl Watch for Nothing {
+        fn look(&mut self, seen: &Seen<'_, '_>, before: &UdpManager, after: &UdpManager) {
+            let is_drop = |output: &Output<'_>| matches!(output, Output::Drop { .. });
+            let is_request = matches!(seen.input, ManagerInput::ClientBurst { .. });
+            if is_request && seen.outputs.iter().all(is_drop) {
+                assert_eq!(before.flow_count(), after.flow_count());
+                assert_eq!(before.poll_timeout(), after.poll_timeout());
+                assert_eq!(before.counters().flows_opened, after.counters().flows_opened);
+            }
+        }
+    }
+    assert_holds::<Nothing>();
+}
+
+#[test]
+fn rule_8_handling_an_input_allocates_nothing() {
+    let make = |setting: &Setting| Frugal::new(setting, 0);
+    if let Err(seed) = sweep(0..SEEDS, STEPS, make) {
+        panic!("{}", report(seed, STEPS, make));
+    }
+}
+
+#[test]
+fn rule_8_an_allocation_would_be_seen() {
+    let make = |setting: &Setting| Frugal::new(setting, 1);
+    assert_eq!(first_failing_seed(0..1, STEPS, make), Some(0));
+}
+
+/// A manager that may not allocate while it handles an input.
+struct Frugal {
+    setting: Setting,
+    manager: UdpManager,
+    /// How many bytes it allocates nevertheless.
+    waste: usize,
+}
+
+impl Frugal {
+    fn new(setting: &Setting, waste: usize) -> Self {
+        Self { setting: setting.clone(), manager: UdpManager::from(setting), waste }
+    }
+}
+
+/// Made anew: a vector that is cloned has no room to spare. Only fresh managers are cloned.
+impl Clone for Frugal {
+    fn clone(&self) -> Self {
+        Self::new(&self.setting, self.waste)
+    }
+}
+
+impl Subject for Frugal {
+    fn handle_input<'p>(
+        &mut self,
+        input: ManagerInput<'p>,
+        now: Instant,
+        outputs: &mut Vec<Output<'p>>,
+    ) {
+        outputs.reserve(4_096);
+        let allocated = allocation_counter::measure(|| {
+            drop(hint::black_box(Vec::<u8>::with_capacity(self.waste)));
+            self.manager.handle_input(input, now, outputs);
+        });
+        assert_eq!(allocated.count_total, 0, "{input:?} makes the manager allocate");
+    }
+
+    fn manager(&self) -> &UdpManager {
+        &self.manager
+    }
+}

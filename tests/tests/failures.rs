@@ -1,0 +1,150 @@
+//! What the system refuses costs what it must and nothing else, and is over when the system
+//! relents (SCENARIOS.md, rows 16 and 17).
+
+use flowgate_core::{CloseReason, Direction, DropReason};
+use flowgate_tests::e2e::{Balancer, Peer, eventually, simple_config};
+use flowgate_tests::netns::Namespace;
+use flowgate_tests::process::Process;
+
+const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
+
+#[test]
+fn out_of_descriptors_new_flows_are_refused_old_ones_go_on_and_it_recovers_by_itself() {
+    let backend = Peer::v4();
+    let config = simple_config("127.0.0.1:0", &[&backend], "idle_timeout = \"2s\"");
+    let config = config.replace("[[listener]]", "[[listener]]\nmax_flows = 1000");
+    let mut flowgate = Process::run_with_descriptors(FLOWGATE, &config, 40);
+    let warning = flowgate.line("RLIMIT_NOFILE");
+    assert!(warning.contains("max_flows is 1000"), "{warning}");
+    let address = flowgate.address();
+
+    // Each flow until there are no more is told by its datagram at the backend. One of an old flow
+    // comes after the one that was refused, since all pass through one socket in their order.
+    let old = Peer::v4();
+    let mut refused = None;
+    for number in 0..60u8 {
+        let client = Peer::v4();
+        client.send_to(&[number], address);
+        old.send_to(b"old", address);
+        if backend.receive().bytes == b"old" {
+            refused = Some(client);
+            break;
+        }
+        assert_eq!(backend.answer(b"still here").bytes, b"old");
+        assert_eq!(old.receive().bytes, b"still here");
+    }
+    let refused = refused.expect("forty descriptors are not enough for sixty flows");
+    eventually("flows end, and the refused client gets one", || {
+        refused.send_to(b"new", address);
+        old.send_to(b"old", address);
+        let first = backend.receive();
+        if first.bytes == b"new" {
+            assert_eq!(backend.receive().bytes, b"old");
+        }
+        (first.bytes == b"new").then_some(())
+    });
+}
+
+/// A client and a balancer in a namespace, in front of a backend that the test's routes lead to.
+fn behind_routes(namespace: &Namespace, backend: &str) -> (Balancer, Peer) {
+    namespace.inside(|| {
+        let config = "[[listener]]\naddress = \"127.0.0.1:0\"\ncluster = \"test\"\n\
+                      [cluster.test]\nbackends = [\"BACKEND\"]\n";
+        (Balancer::start(&config.replace("BACKEND", backend)), Peer::v4())
+    })
+}
+
+#[test]
+fn a_backend_without_a_route_is_a_counted_drop_until_there_is_one() {
+    let Some(namespace) = Namespace::new() else { return };
+    let (balancer, client) = behind_routes(&namespace, "10.9.9.1:53");
+    let routes = [
+        ("unreachable", DropReason::Unreachable),
+        ("prohibit", DropReason::NotPermitted),
+        ("blackhole", DropReason::SendFailed),
+    ];
+    client.send_to(b"no route at all", balancer.address());
+    wait_for_drops(&balancer, DropReason::Unreachable, 1);
+    for (kind, reason) in routes {
+        let before = balancer.dropped(Direction::ToBackend, reason);
+        namespace.ip(&format!("route replace {kind} 10.9.9.1/32"));
+        client.send_to(b"no way", balancer.address());
+        wait_for_drops(&balancer, reason, before + 1);
+        namespace.ip(&format!("route del {kind} 10.9.9.1/32"));
+    }
+    assert_eq!(balancer.figures().counters.closed(CloseReason::UpstreamFailed), 4);
+
+    namespace.ip("address add 10.9.9.1/32 dev lo");
+    let backend = namespace.inside(|| Peer::bind("10.9.9.1:53"));
+    client.send_to(b"at last", balancer.address());
+    assert_eq!(backend.answer(b"welcome").bytes, b"at last");
+    assert_eq!(client.receive().bytes, b"welcome");
+}
+
+#[test]
+fn a_route_that_goes_away_under_a_flow_costs_its_datagrams_and_not_the_flow() {
+    let Some([near, far]) = Namespace::pair() else { return };
+    let backend = far.inside(|| Peer::bind("10.9.0.2:53"));
+    let (balancer, client) = behind_routes(&near, "10.9.0.2:53");
+    client.send_to(b"before", balancer.address());
+    let upstream = backend.receive().from;
+    for (kind, reason) in
+        [("prohibit", DropReason::NotPermitted), ("unreachable", DropReason::Unreachable)]
+    {
+        near.ip(&format!("route add {kind} 10.9.0.2/32"));
+        client.send_to(b"meanwhile", balancer.address());
+        client.send_to(b"meanwhile", balancer.address());
+        wait_for_drops(&balancer, reason, 2);
+        near.ip(&format!("route del {kind} 10.9.0.2/32"));
+
+        client.send_to(b"after", balancer.address());
+        let received = backend.receive();
+        assert_eq!((received.from, &received.bytes[..]), (upstream, &b"after"[..]));
+    }
+}
+
+#[test]
+fn a_slow_way_to_one_backend_fills_its_queue_and_holds_up_no_other_flow() {
+    const DATAGRAMS: u64 = 4_000;
+    let Some([near, far]) = Namespace::pair() else { return };
+    // A link of 16 Mbit/s that keeps what it cannot carry yet, charged to whoever sent it.
+    near.tc("qdisc add dev one root tbf rate 16mbit burst 32k limit 4m");
+    let slow = far.inside(|| Peer::bind("10.9.0.2:0"));
+    let (quick, [bulk, other]) = near.inside(|| (Peer::v4(), [(); 2].map(|()| Peer::v4())));
+    let config = "balance = \"round-robin\"";
+    let balancer = near.inside(|| Balancer::between("127.0.0.1:0", &[&slow, &quick], config));
+
+    bulk.send_to(&[0; 1_000], balancer.address());
+    slow.receive();
+    other.send_to(b"hello", balancer.address());
+    let other_upstream = quick.receive().from;
+    for number in 1..DATAGRAMS {
+        bulk.send_to(&[number as u8; 1_000], balancer.address());
+        if number % 100 == 0 {
+            other.send_to(b"quick", balancer.address());
+            assert_eq!(quick.receive().bytes, b"quick");
+            quick.send_to(b"back", other_upstream);
+            assert_eq!(other.receive().bytes, b"back");
+        }
+    }
+    let settled = balancer.eventually("all were received", |figures| {
+        figures.counters.to_backend.received.datagrams >= DATAGRAMS + 1 + (DATAGRAMS - 1) / 100
+    });
+    let ledger = settled.counters.ledger(Direction::ToBackend);
+    let lost = ledger.dropped_for(DropReason::QueueFull).datagrams;
+    assert!(lost > 0, "the queue has an end");
+    assert_eq!(ledger.dropped_total().datagrams, lost);
+
+    // Whatever was not counted as lost arrives, in its order.
+    let mut order = vec![];
+    for _ in 1..DATAGRAMS - lost {
+        order.push(slow.receive().bytes[0]);
+    }
+    let mut sent = (1..DATAGRAMS).map(|number| number as u8);
+    assert!(order.iter().all(|number| sent.any(|sent| sent == *number)), "out of order");
+}
+
+fn wait_for_drops(balancer: &Balancer, reason: DropReason, datagrams: u64) {
+    let dropped = || balancer.dropped(Direction::ToBackend, reason);
+    eventually(reason.as_str(), || (dropped() >= datagrams).then_some(()));
+}

@@ -1,0 +1,38 @@
+//! Every promise is broken on purpose, and the simulator must see it.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use flowgate_tests::sim::first_failing_seed;
+use flowgate_tests::sim::planted::{Bug, Planted};
+
+/// A bug that takes more than this is as good as not found.
+const SEEDS: u64 = 64;
+const STEPS: usize = 400;
+
+/// The first seed that finds a bug, counted from one.
+fn seeds_needed(bug: Bug) -> Option<u64> {
+    first_failing_seed(0..SEEDS, STEPS, |setting| Planted::new(setting, bug)).map(|seed| seed + 1)
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    let missed = |&&bug: &&Bug| seeds_needed(bug).is_none();
+    let missed: Vec<&str> = Bug::ALL.iter().filter(missed).map(|bug| bug.as_str()).collect();
+    assert!(missed.is_empty(), "not found within {SEEDS} seeds: {missed:#?}");
+}
+
+#[test]
+fn the_guide_lists_every_planted_bug() {
+    let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/testing.md");
+    let guide = fs::read_to_string(guide).expect("docs/testing.md is there");
+    let mut missing = String::new();
+    for &bug in Bug::ALL {
+        let row = format!("| {} | {} |", bug.breaks(), bug.as_str());
+        if !guide.contains(&row) {
+            let seeds = seeds_needed(bug).map_or_else(|| "?".into(), |seeds| seeds.to_string());
+            let _ = writeln!(missing, "{row} {seeds} |");
+        }
+    }
+    assert!(missing.is_empty(), "docs/testing.md lacks these rows:\n{missing}");
+}

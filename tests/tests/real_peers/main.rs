@@ -1,0 +1,165 @@
+//! Programs that others wrote, for protocols that others designed, talk through `flowgate run`.
+
+mod quic;
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use flowgate_tests::e2e::{Peer, simple_config};
+use flowgate_tests::netns::skip;
+use flowgate_tests::process::{ConfigFile, Process};
+use flowgate_tests::resolver::{Resolver, dig};
+use quic::QuicServer;
+
+const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
+
+/// `flowgate run` in front of `backends`. `more` holds further lines of the cluster's table.
+fn run(listener: &str, backends: &[SocketAddr], more: &str) -> (Process, SocketAddr) {
+    let backends: Vec<_> = backends.iter().map(SocketAddr::to_string).collect();
+    let mut flowgate = Process::run(
+        FLOWGATE,
+        &format!(
+            "[[listener]]\naddress = {listener:?}\ncluster = \"peers\"\n\
+             [cluster.peers]\nbackends = {backends:?}\n{more}\n"
+        ),
+    );
+    let address = flowgate.address();
+    (flowgate, address)
+}
+
+/// Names, each with an address of its own, so that a wrong answer shows.
+fn names() -> Vec<(String, Ipv4Addr)> {
+    let host = |n| (format!("host{n}.flowgate.test"), Ipv4Addr::new(192, 0, 2, n));
+    (1..=100).map(host).collect()
+}
+
+/// Has `dnsperf` ask for all names many times, many at once. `None`, with the reason printed,
+/// where it is not installed.
+fn dnsperf(server: SocketAddr, names: &[(String, Ipv4Addr)], rounds: usize) -> Option<String> {
+    let questions: String = names.iter().map(|(name, _)| format!("{name} A\n")).collect();
+    let questions = ConfigFile::new(&questions);
+    let output = Command::new("dnsperf")
+        .args(["-s", &server.ip().to_string(), "-p", &server.port().to_string()])
+        .args(["-d", questions.path(), "-n", &rounds.to_string()])
+        // Twenty clients with forty questions under way among them; five seconds for an answer.
+        .args(["-c", "20", "-q", "40", "-t", "5"])
+        .output();
+    match output {
+        Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Err(error) => skip(&format!("dnsperf (Debian: dnsperf): {error}")),
+    }
+}
+
+/// The first number behind `label` in what `dnsperf` prints.
+#[track_caller]
+fn figure(report: &str, label: &str) -> usize {
+    let line = report.lines().find_map(|line| line.trim().strip_prefix(label));
+    let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("no {label:?} in {report}"))
+}
+
+/// Asks two real resolvers through a cluster with `more` lines, with `dig` and with `dnsperf`.
+#[track_caller]
+fn resolvers_answer_everything(more: &str) {
+    const ROUNDS: usize = 100;
+    let names = names();
+    let [Some(one), Some(two)] = [(); 2].map(|()| Resolver::start(&names)) else { return };
+    let (_flowgate, address) = run("127.0.0.1:0", &[one.address(), two.address()], more);
+
+    let questions: Vec<_> = names.iter().map(|(name, _)| name).collect();
+    let answers: Vec<_> = names.iter().map(|(_, ip)| ip.to_string()).collect();
+    assert_eq!(dig(address, &questions).expect("dig"), answers);
+
+    let Some(report) = dnsperf(address, &names, ROUNDS) else { return };
+    let asked = ROUNDS * names.len();
+    assert_eq!(figure(&report, "Queries sent:"), asked, "{report}");
+    assert_eq!(figure(&report, "Queries completed:"), asked, "{report}");
+    assert_eq!(figure(&report, "Queries lost:"), 0, "{report}");
+    assert_eq!(figure(&report, "Response codes:       NOERROR"), asked, "{report}");
+
+    // Also after so many flows came and went.
+    assert_eq!(dig(address, &questions).expect("dig"), answers);
+}
+
+#[test]
+fn no_question_to_a_resolver_is_lost_where_flows_end_with_their_answer() {
+    resolvers_answer_everything("balance = \"round-robin\"\nresponses = 1");
+}
+
+#[test]
+fn no_question_to_a_resolver_is_lost_where_sockets_are_used_again() {
+    resolvers_answer_everything(
+        "balance = \"round-robin\"\nresponses = 1\nupstream_reuse = \"1s\"",
+    );
+}
+
+/// How long a QUIC transfer may take.
+const TRANSFER: Duration = Duration::from_secs(60);
+
+/// Sends `len` bytes each way by QUIC, by each of the listener's addresses, and checks that nothing
+/// lost its ECN mark on the way.
+#[track_caller]
+fn quic_transfers(listener: &str, called: &[&str], len: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let server = QuicServer::start("127.0.0.1");
+        let (_flowgate, address) = run(listener, &[server.address()], "");
+        for ip in called {
+            let called = SocketAddr::new(ip.parse().unwrap(), address.port());
+            let transfer = server.transfer(called, len);
+            let marks = tokio::time::timeout(TRANSFER, transfer).await.expect("in time");
+            for end in marks {
+                assert!(end.marked > 0 && end.unmarked == 0, "{marks:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn quic_carries_fifty_megabytes_each_way_and_keeps_its_ecn_marks() {
+    quic_transfers("127.0.0.1:0", &["127.0.0.1"], 50_000_000);
+}
+
+#[test]
+fn quic_reaches_a_wildcard_listener_at_each_address_of_the_host() {
+    quic_transfers("[::]:0", &["127.0.0.1", "127.0.0.7", "::1"], 2_000_000);
+}
+
+#[test]
+fn syslog_messages_of_logger_arrive_whole_and_none_is_missing() {
+    const MESSAGES: usize = 50;
+    let sink = Peer::v4();
+    let config = simple_config("127.0.0.1:0", &[&sink], "");
+    let mut flowgate = Process::run(FLOWGATE, &config);
+    let port = flowgate.address().port().to_string();
+    let child = Command::new("logger")
+        .args(["--udp", "--server", "127.0.0.1", "--port", &port, "--tag", "flowgate-test"])
+        .args(["--priority", "local3.notice", "--rfc5424"])
+        .stdin(Stdio::piped())
+        .spawn();
+    let mut logger = match child {
+        Ok(child) => child,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return skip("logger (Debian: bsdutils) is not installed").unwrap_or_default();
+        }
+        Err(error) => panic!("logger: {error}"),
+    };
+    let message = |number: usize| format!("message {number}: {}", "abc ".repeat(number));
+    let lines: String = (1..=MESSAGES).map(|number| message(number) + "\n").collect();
+    logger.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("a reader");
+    assert!(logger.wait().expect("its end").success());
+
+    let mut senders = BTreeSet::new();
+    for number in 1..=MESSAGES {
+        let datagram = sink.receive();
+        let text = String::from_utf8(datagram.bytes).expect("text");
+        // 19 * 8 + 5: local3, notice.
+        assert!(text.starts_with("<157>1 ") && text.contains(" flowgate-test "), "{text:?}");
+        assert!(text.trim_end().ends_with(message(number).trim_end()), "{number}: {text:?}");
+        senders.insert(datagram.from);
+    }
+    assert_eq!(senders.len(), 1, "one sender, one flow");
+}

@@ -1,0 +1,71 @@
+//! Several workers share the clients of a listener, and each client stays with one.
+
+use std::collections::{BTreeMap, HashSet};
+
+use flowgate_tests::e2e::{Balancer, Peer, eventually, simple_config};
+use flowgate_tests::process::Process;
+use nix::sys::signal::Signal;
+
+const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
+
+fn config(workers: u32, backends: &[&Peer]) -> String {
+    format!("workers = {workers}\n{}", simple_config("127.0.0.1:0", backends, ""))
+}
+
+#[test]
+fn each_client_keeps_its_flow_whichever_worker_it_is_with() {
+    let backend = Peer::v4();
+    let balancer = Balancer::start(&config(2, &[&backend]));
+    let clients: Vec<_> = (0..64u8).map(|number| (number, Peer::v4())).collect();
+    let mut upstreams: BTreeMap<u8, HashSet<_>> = BTreeMap::new();
+    for round in 0..5 {
+        for (number, client) in &clients {
+            client.send_to(&[*number, round], balancer.address());
+        }
+        for _ in &clients {
+            let request = backend.receive();
+            assert_eq!(request.bytes[1], round);
+            upstreams.entry(request.bytes[0]).or_default().insert(request.from);
+            backend.send_to(&request.bytes, request.from);
+        }
+        for (number, client) in &clients {
+            assert_eq!(client.receive().bytes, [*number, round]);
+        }
+    }
+    assert_eq!(upstreams.len(), clients.len());
+    assert!(upstreams.values().all(|ports| ports.len() == 1), "{upstreams:?}");
+    let figures = balancer.figures();
+    assert_eq!((figures.flows_active, figures.counters.flows_opened), (64, 64));
+    balancer.assert_lossless(5 * 64, 5 * 64);
+}
+
+#[test]
+fn the_clients_are_spread_over_all_workers() {
+    let backend = Peer::v4();
+    let mut flowgate = Process::run(FLOWGATE, &config(2, &[&backend]));
+    let address = flowgate.address();
+    let workers = || {
+        let threads = flowgate.threads().into_iter();
+        threads.filter(|(name, _)| name.starts_with("worker-")).collect::<BTreeMap<_, _>>()
+    };
+    // A thread takes its name once it runs.
+    let before = eventually("two workers", || Some(workers()).filter(|found| found.len() == 2));
+    for _ in 0..64 {
+        Peer::v4().send_to(b"hello", address);
+        backend.receive();
+    }
+    // Each client wakes one of them. That one gets fewer than eight of 64 does not happen.
+    eventually("both workers had something to do", || {
+        let after = workers();
+        before.iter().all(|(name, runs)| after[name] >= runs + 8).then_some(())
+    });
+}
+
+#[test]
+fn a_group_of_workers_stops_as_one() {
+    let backend = Peer::v4();
+    let mut flowgate = Process::run(FLOWGATE, &config(4, &[&backend]));
+    flowgate.address();
+    flowgate.signal(Signal::SIGINT);
+    assert_eq!(flowgate.wait().code(), Some(0));
+}
