@@ -31,11 +31,16 @@ impl Usage {
         };
         for thread in fs::read_dir(process.join("task"))? {
             let thread = thread?.path();
-            let (cpu, waited) = scheduled(&fs::read_to_string(thread.join("schedstat"))?);
+            let read = |file| fs::read_to_string(thread.join(file));
+            // A thread may end, and a child with it, while it is looked at.
+            let (Ok(schedstat), Ok(children)) = (read("schedstat"), read("children")) else {
+                continue;
+            };
+            let (cpu, waited) = scheduled(&schedstat);
             usage.cpu += cpu;
             usage.waited += waited;
-            for child in fs::read_to_string(thread.join("children"))?.split_whitespace() {
-                let child = Usage::of(child.parse().map_err(io::Error::other)?)?;
+            let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+            for child in children.filter_map(|child| Usage::of(child).ok()) {
                 usage.cpu += child.cpu;
                 usage.waited += child.waited;
                 usage.resident = usage.resident.max(child.resident);
@@ -66,15 +71,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_busy_process_has_used_cpu_and_memory() {
-        let before = Usage::of(std::process::id()).unwrap();
-        let begin = std::time::Instant::now();
-        while begin.elapsed() < Duration::from_millis(50) {
-            std::hint::spin_loop();
+    fn a_busy_process_uses_cpu_and_memory() {
+        let mut busy =
+            std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let mut usage = Usage::of(busy.id()).unwrap();
+        while usage.cpu < Duration::from_millis(5) {
+            usage = Usage::of(busy.id()).unwrap();
         }
-        let after = Usage::of(std::process::id()).unwrap();
-        assert!(after.cpu > before.cpu);
-        assert!(after.resident > 0 && after.peak >= after.resident);
+        assert!(usage.resident > 0 && usage.peak >= usage.resident);
+        busy.kill().unwrap();
+        busy.wait().unwrap();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the fuzzers have found, played again: a crash found once stays found.
 //!
-//! `fuzz/corpus/TARGET` holds inputs that together reach all that the target has ever reached, and
-//! every input that has ever failed.
+//! `fuzz/corpus/TARGET` holds inputs chosen for how much of the target they reach, and every input
+//! that has ever failed.
 
 use std::fs;
 use std::path::Path;
