@@ -199,7 +199,9 @@ fn machine() -> String {
         processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let processor = model.map_or("unknown processor", |(_, name)| name);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("{processor}, Linux {}", kernel.trim())
+    // The version alone: what follows the dash names a distribution's or a provider's build.
+    let version = kernel.trim().split('-').next().unwrap_or_default();
+    format!("{processor}, Linux {version}")
 }
 
 #[cfg(test)]

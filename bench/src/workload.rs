@@ -47,6 +47,8 @@ pub(crate) struct Workload {
     pub(crate) pace: Pace,
     /// The balancer closes a flow after so many replies; 0 is never.
     pub(crate) responses: u32,
+    /// Flowgate lets sockets of closed flows rest for this long and uses them again (`upstream_reuse`).
+    pub(crate) reuse: &'static str,
 }
 
 /// Payload of a small datagram.
@@ -61,7 +63,7 @@ const BUSY: usize = 4;
 const SMALL_WINDOW: u64 = 2_048;
 
 /// All workloads, in the order of the report.
-pub(crate) const WORKLOADS: [Workload; 7] = [
+pub(crate) const WORKLOADS: [Workload; 8] = [
     Workload {
         name: "one-way-64",
         title: "one-way, 64 clients",
@@ -74,6 +76,7 @@ pub(crate) const WORKLOADS: [Workload; 7] = [
         run: BUSY,
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
+        reuse: "off",
     },
     Workload {
         name: "one-way-4096",
@@ -87,6 +90,7 @@ pub(crate) const WORKLOADS: [Workload; 7] = [
         run: 1,
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
+        reuse: "off",
     },
     Workload {
         name: "round-trip-64",
@@ -100,6 +104,7 @@ pub(crate) const WORKLOADS: [Workload; 7] = [
         run: BUSY,
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
+        reuse: "off",
     },
     Workload {
         name: "round-trip-4096",
@@ -113,6 +118,7 @@ pub(crate) const WORKLOADS: [Workload; 7] = [
         run: 1,
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
+        reuse: "off",
     },
     Workload {
         name: "bulk",
@@ -126,6 +132,7 @@ pub(crate) const WORKLOADS: [Workload; 7] = [
         run: 1,
         pace: Pace::Window(16 * 32),
         responses: 0,
+        reuse: "off",
     },
     Workload {
         name: "new-flows",
@@ -140,6 +147,21 @@ pub(crate) const WORKLOADS: [Workload; 7] = [
         run: 1,
         pace: Pace::PerSecond(8_000),
         responses: 1,
+        reuse: "off",
+    },
+    Workload {
+        name: "new-flows-reuse",
+        title: "new flow, sockets reused",
+        unit: "flow",
+        headline: Headline::Cpu,
+        behaviour: Behaviour::Echo,
+        clients: 4_096,
+        size: SMALL,
+        train: 1,
+        run: 1,
+        pace: Pace::PerSecond(8_000),
+        responses: 1,
+        reuse: "1s",
     },
     Workload {
         name: "latency",
@@ -153,5 +175,6 @@ pub(crate) const WORKLOADS: [Workload; 7] = [
         run: 1,
         pace: Pace::PerSecond(20_000),
         responses: 0,
+        reuse: "off",
     },
 ];

@@ -38,8 +38,10 @@ cluster = "bench"
 balance = "round-robin"
 idle_timeout = "60s"
 responses = {responses}
+upstream_reuse = "{reuse}"
 backends = [{backends}]
 "#,
         responses = workload.responses,
+        reuse = workload.reuse,
     )
 }
