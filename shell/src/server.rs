@@ -25,6 +25,9 @@ use crate::worker::{Command, Worker};
 /// each worker, and some to spare.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
+/// The most descriptors whose place in the kernel's table is taken up at start: 8 MiB of it.
+const MOST_RESERVED: u64 = 1 << 20;
+
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -92,6 +95,8 @@ impl Server {
         let clock = Clock::start();
         let count = worker_count(config.workers);
         let descriptors = process::raise_descriptor_limit()?;
+        // If it fails, the table grows when it must.
+        let _ = process::reserve_descriptors(descriptors.min(MOST_RESERVED));
         let mut server = Self { clock, listeners: Vec::new(), workers: Vec::new() };
         let mut workers = Vec::new();
         for _ in 0..count {

@@ -1,6 +1,7 @@
 //! What the process asks of the system for itself.
 
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Raises the soft limit on open files to the hard one and returns it (`RLIMIT_NOFILE`).
 ///
@@ -19,6 +20,28 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(limit.rlim_cur)
+}
+
+/// Makes the kernel's table of the process's descriptors large enough for `count` of them, at once.
+///
+/// Otherwise it doubles when it is full, and in a process of several threads each doubling waits
+/// for every processor to pass a quiescent state (RCU): some milliseconds, in which whoever opens
+/// a socket stands still.
+///
+/// # Errors
+///
+/// Those of `open(2)` and `fcntl(2)`; the table then grows as it must.
+pub fn reserve_descriptors(count: u64) -> io::Result<()> {
+    let any = std::fs::File::open("/dev/null")?;
+    let last = libc::c_int::try_from(count.saturating_sub(1)).unwrap_or(libc::c_int::MAX);
+    // SAFETY: no pointers; the descriptor is open.
+    let highest = unsafe { libc::fcntl(any.as_raw_fd(), libc::F_DUPFD_CLOEXEC, last) };
+    if highest < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was opened just now, and nobody else has it.
+    drop(unsafe { OwnedFd::from_raw_fd(highest) });
+    Ok(())
 }
 
 /// A random number from the operating system (`getrandom(2)`).
