@@ -119,3 +119,28 @@ impl Traffic {
         self.bytes = self.bytes.saturating_sub(less.bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merging_adds_every_figure() {
+        let one = Traffic { datagrams: 1, bytes: 10 };
+        let mut sum = Counters { flows_opened: 3, upstream_errors: 5, ..Counters::default() };
+        sum.flows_closed[CloseReason::Idle as usize] = 2;
+        sum.to_client.received = one;
+        sum.to_backend.forwarded = one;
+        sum.to_backend.drop(DropReason::MaxFlows, one);
+        let other = sum.clone();
+        sum.merge(&other);
+
+        let two = Traffic { datagrams: 2, bytes: 20 };
+        assert_eq!((sum.flows_opened, sum.upstream_errors), (6, 10));
+        assert_eq!(sum.closed(CloseReason::Idle), 4);
+        assert_eq!(sum.to_client.received, two);
+        assert_eq!(sum.to_backend.forwarded, two);
+        assert_eq!(sum.to_backend.dropped_for(DropReason::MaxFlows), two);
+        assert_eq!(sum.to_backend.dropped_total(), two);
+    }
+}
