@@ -119,14 +119,6 @@ impl FlowTable {
         }
     }
 
-    /// Fetches flows from memory, all at once.
-    pub(crate) fn prefetch_ids(&self, ids: impl Iterator<Item = FlowId>) {
-        for flow in ids.filter_map(|id| self.flows.get(id.index())) {
-            // One word of each cache line.
-            black_box((flow.generation(), flow.to_client().datagrams));
-        }
-    }
-
     pub(crate) fn get(&self, id: FlowId) -> Option<&UdpFlow> {
         self.flows.get(id.index()).filter(|flow| flow.is_alive_as(id.generation()))
     }

@@ -150,15 +150,6 @@ impl UdpManager {
         }
     }
 
-    /// Fetches from memory the flows whose backends' bursts are handled next, as
-    /// [`prefetch`](Self::prefetch) does for clients.
-    #[inline]
-    pub fn prefetch_flows(&self, flows: impl Iterator<Item = FlowId>) {
-        if self.flows.len() >= PREFETCH_FROM {
-            self.flows.prefetch_ids(flows);
-        }
-    }
-
     /// What it was told to do.
     pub const fn config(&self) -> &ManagerConfig {
         &self.config

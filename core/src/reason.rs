@@ -65,7 +65,7 @@ reasons! {
         PortZero = "port_zero",
         /// The client is not allowed, or denied.
         Denied = "denied",
-        /// The sender is one of our own listeners or backends: a loop, or a forged address.
+        /// The sender is the listener itself or one of its backends: a loop, or a forged address.
         OwnAddress = "own_address",
         /// The datagram that was to open a flow has been forwarded too often: a loop.
         TtlExpired = "ttl_expired",

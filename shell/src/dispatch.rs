@@ -204,15 +204,12 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
 
     /// Gives the socket of a finished flow to a new one. What came for the former flow until now is
     /// thrown away first.
-    fn reuse_upstream(&mut self, former: FlowId, flow: FlowId, ttl: u8) {
+    fn reuse_upstream(&mut self, former: FlowId, flow: FlowId) {
         let Some(upstream) = self.sockets.upstreams.get_mut(former) else {
             self.not_opened.push((flow, DropReason::Closed));
             return;
         };
         upstream.serve(flow);
-        if upstream.ttl != ttl && self.kernel.set_ttl(&upstream.socket, ttl).is_ok() {
-            upstream.ttl = ttl;
-        }
         let (datagrams, bytes) = self.kernel.discard(&upstream.socket);
         if datagrams > 0 {
             self.reports.push(Report::Input(ManagerInput::Unusable {
@@ -305,8 +302,9 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
             Output::OpenUpstream { flow, address, ttl, reuse: None, .. } => {
                 self.open_upstream(flow, address, ttl);
             }
-            Output::OpenUpstream { flow, ttl, reuse: Some(former), .. } => {
-                self.reuse_upstream(former, flow, ttl);
+            // Its first send brings the time to live.
+            Output::OpenUpstream { flow, reuse: Some(former), .. } => {
+                self.reuse_upstream(former, flow);
             }
             Output::SendToBackend { flow, prefix, tos, ttl, burst } => {
                 self.set_ttl(flow, ttl);

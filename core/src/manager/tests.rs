@@ -790,7 +790,6 @@ proptest! {
                 prop_assert_eq!(outputs, without.request(client(port), b"x", now));
                 prop_assert_eq!(deadlines(&with), deadlines(&without));
             }
-            with.manager.prefetch_flows(deadlines(&without).into_iter().map(|(id, _)| id));
         }
     }
 }
