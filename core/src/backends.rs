@@ -1,17 +1,27 @@
-//! The backends of a cluster, as the balancer sees them: what they may take and what they have.
+//! The backends of a cluster: what they may take, what they have, and how they stand.
+
+mod standing;
 
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 use core::net::SocketAddr;
 
-use crate::config::BackendConfig;
+use crate::config::{BackendConfig, HealthPolicy, OnBackendDown, Passive};
 use crate::counters::Traffic;
 use crate::id::BackendId;
+use crate::input::BackendNews;
+use crate::reason::CloseReason;
+use crate::time::Instant;
+use standing::{Drain, Standing};
 
 /// One backend and its live figures.
 #[derive(Clone, Debug)]
 pub struct Backend {
     config: BackendConfig,
+    standing: Standing,
+    verdict: Verdict,
+    /// Whether new flows may go to it, as far as that does not depend on how many it has.
+    is_in_service: bool,
     /// Live flows on it.
     pub flows_active: u32,
     /// What was sent to it.
@@ -20,7 +30,52 @@ pub struct Backend {
     pub from: Traffic,
 }
 
+/// How a backend stands, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BackendState {
+    /// It may have new flows.
+    Up,
+    /// Its probes fail, or datagrams say that nobody is there.
+    Down,
+    /// The operator wants it to have no new flows.
+    Draining,
+}
+
+impl BackendState {
+    /// The name in reports and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// What is to become of the flows of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// They stay.
+    Stay,
+    /// Each goes on with another backend from its client's next datagram on.
+    Move,
+    /// They end.
+    Close(CloseReason),
+}
+
 impl Backend {
+    fn new(config: BackendConfig) -> Self {
+        Self {
+            config,
+            standing: Standing::default(),
+            verdict: Verdict::Stay,
+            is_in_service: false,
+            flows_active: 0,
+            to: Traffic::default(),
+            from: Traffic::default(),
+        }
+    }
+
     /// Where its datagrams go.
     pub const fn address(&self) -> SocketAddr {
         self.config.address
@@ -36,10 +91,29 @@ impl Backend {
         self.config.backup
     }
 
+    /// Whether it has been removed from the configuration, and is known for its last flows only.
+    pub const fn is_removed(&self) -> bool {
+        self.config.removed
+    }
+
+    /// Whether its probes and the datagrams have nothing against it.
+    pub const fn is_up(&self) -> bool {
+        self.standing.is_up()
+    }
+
+    /// How it stands.
+    pub const fn state(&self) -> BackendState {
+        match self.standing.drain {
+            Drain::No if self.is_up() => BackendState::Up,
+            Drain::No => BackendState::Down,
+            Drain::Until(_) | Drain::Over => BackendState::Draining,
+        }
+    }
+
     /// Whether it may be given one more flow now.
     pub const fn can_take_a_flow(&self) -> bool {
         let below_limit = self.config.max_flows == 0 || self.flows_active < self.config.max_flows;
-        self.config.weight > 0 && below_limit
+        self.is_in_service && below_limit
     }
 
     /// Which of the two has more flows for its weight. Exact: nothing is rounded.
@@ -47,31 +121,36 @@ impl Backend {
         let cross = |a: &Self, b: &Self| u64::from(a.flows_active) * u64::from(b.weight());
         cross(self, other).cmp(&cross(other, self))
     }
+
+    /// Whether it could serve if it were up.
+    const fn is_wanted(&self) -> bool {
+        !self.config.removed && self.config.weight > 0 && matches!(self.standing.drain, Drain::No)
+    }
 }
 
 /// All backends of a cluster, in configured order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Backends {
     list: Vec<Backend>,
-    /// All addresses, sorted.
+    /// All addresses but those of removed ones, sorted.
     addresses: Vec<SocketAddr>,
+    policy: HealthPolicy,
+    /// When time alone changes how one of them stands next.
+    next_event: Option<Instant>,
 }
 
 impl Backends {
-    /// Backends without flows, one for each entry, in the same order.
-    pub fn new(configs: &[BackendConfig]) -> Self {
-        let fresh = |&config: &BackendConfig| Backend {
-            config,
-            flows_active: 0,
-            to: Traffic::default(),
-            from: Traffic::default(),
-        };
-        let mut addresses: Vec<_> = configs.iter().map(|config| config.address).collect();
-        addresses.sort_unstable();
-        Self { list: configs.iter().map(fresh).collect(), addresses }
+    /// Backends without flows, one for each entry, in the same order, all of them up.
+    pub fn new(configs: &[BackendConfig], policy: HealthPolicy) -> Self {
+        let list = configs.iter().map(|&config| Backend::new(config)).collect();
+        let mut backends = Self { list, addresses: Vec::new(), policy, next_event: None };
+        backends.list_addresses();
+        backends.judge();
+        backends
     }
 
-    /// How many there are, able to serve or not.
+    /// How many there are, able to serve or not, with those that have been removed and not been
+    /// replaced.
     pub fn len(&self) -> usize {
         self.list.len()
     }
@@ -95,13 +174,147 @@ impl Backends {
         self.list.iter().enumerate().map(|(index, backend)| (BackendId::new(index), backend))
     }
 
-    /// Whether one of them has this address.
-    pub(crate) fn has_address(&self, address: SocketAddr) -> bool {
+    /// Whether one of them that has not been removed has this address.
+    pub fn has_address(&self, address: SocketAddr) -> bool {
         self.addresses.binary_search(&address).is_ok()
     }
 
     /// Whether the backend called `id` exists and may be given one more flow now.
     pub(crate) fn can_take_a_flow(&self, id: BackendId) -> bool {
         self.get(id).is_some_and(Backend::can_take_a_flow)
+    }
+
+    /// What is to become of the flows of a backend.
+    #[inline]
+    pub(crate) fn verdict(&self, id: BackendId) -> Verdict {
+        self.get(id).map_or(Verdict::Move, |backend| backend.verdict)
+    }
+
+    /// Takes in what the probes or the operator say.
+    pub(crate) fn hear(&mut self, id: BackendId, news: BackendNews) {
+        if let Some(backend) = self.get_mut(id) {
+            backend.standing.hear(news);
+            self.judge();
+        }
+    }
+
+    /// Counts an answer, which clears what datagrams have said against the backend. Says whether
+    /// there was anything: then others may not be needed any more while all were down.
+    #[inline]
+    pub(crate) fn answered(&mut self, id: BackendId, answer: Traffic) -> bool {
+        let Some(backend) = self.list.get_mut(id.index()) else { return false };
+        backend.from.add(answer);
+        let had_signs = backend.standing.has_signs();
+        if had_signs {
+            backend.standing.answered();
+            self.judge();
+        }
+        had_signs
+    }
+
+    /// The network has reported an error on the way to a backend. Says whether that puts it out
+    /// of service.
+    pub(crate) fn network_failed(&mut self, id: BackendId, now: Instant) -> bool {
+        self.note(id, |standing, passive| standing.network_failed(passive, now))
+    }
+
+    /// A flow has ended without the answer that it expected. Says whether that puts its backend
+    /// out of service.
+    pub(crate) fn was_silent(&mut self, id: BackendId, now: Instant) -> bool {
+        self.note(id, |standing, passive| standing.was_silent(passive, now))
+    }
+
+    fn note(
+        &mut self,
+        id: BackendId,
+        sign: impl FnOnce(&mut Standing, &Passive) -> bool,
+    ) -> bool {
+        let Some(passive) = self.policy.passive else { return false };
+        let leaves = self.get_mut(id).is_some_and(|backend| sign(&mut backend.standing, &passive));
+        if leaves {
+            self.judge();
+        }
+        leaves
+    }
+
+    /// When time alone changes how one of them stands next.
+    pub(crate) const fn next_event(&self) -> Option<Instant> {
+        self.next_event
+    }
+
+    /// Lets time change what it does up to `now`, and says whether that is anything.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
+        let is_due = self.next_event.is_some_and(|at| at <= now);
+        if is_due {
+            self.list.iter_mut().for_each(|backend| backend.standing.handle_timeout(now));
+            self.judge();
+        }
+        is_due
+    }
+
+    /// Whether some of them are to lose their flows at once.
+    pub(crate) fn has_flows_to_close(&self) -> bool {
+        let is_to_lose =
+            |b: &Backend| matches!(b.verdict, Verdict::Close(_)) && b.flows_active > 0;
+        self.list.iter().any(is_to_lose)
+    }
+
+    /// Takes over a new configuration. A backend that is there already, in the same place, keeps
+    /// its flows, figures and standing; one that the list does not reach counts as removed.
+    /// Returns the places that have another backend now, whose former flows have no home.
+    pub(crate) fn configure(
+        &mut self,
+        configs: &[BackendConfig],
+        policy: HealthPolicy,
+    ) -> Vec<BackendId> {
+        let mut replaced = Vec::new();
+        for (place, backend) in self.list.iter_mut().enumerate() {
+            let Some(&config) = configs.get(place) else {
+                backend.config.removed = true;
+                continue;
+            };
+            if backend.address() != config.address {
+                let flows_active = backend.flows_active;
+                *backend = Backend { flows_active, ..Backend::new(config) };
+                replaced.push(BackendId::new(place));
+            } else if backend.is_removed() && !config.removed {
+                backend.standing = Standing::default();
+            }
+            backend.config = config;
+        }
+        let known = self.list.len().min(configs.len());
+        self.list.extend(configs[known..].iter().map(|&config| Backend::new(config)));
+        self.policy = policy;
+        self.list_addresses();
+        self.judge();
+        replaced
+    }
+
+    fn list_addresses(&mut self) {
+        let present = self.list.iter().filter(|backend| !backend.is_removed());
+        self.addresses = present.map(Backend::address).collect();
+        self.addresses.sort_unstable();
+    }
+
+    /// Draws the conclusions from how all of them stand.
+    fn judge(&mut self) {
+        let wanted = || self.list.iter().filter(|backend| backend.is_wanted());
+        let is_open = self.policy.fail_open && !wanted().any(Backend::is_up);
+        for backend in &mut self.list {
+            let serves = backend.is_up() || is_open;
+            backend.is_in_service = backend.is_wanted() && serves;
+            backend.verdict = match (self.policy.on_backend_down, backend.standing.drain) {
+                (OnBackendDown::Close, _) if backend.is_removed() => {
+                    Verdict::Close(CloseReason::BackendRemoved)
+                }
+                _ if backend.is_removed() => Verdict::Move,
+                (_, Drain::Over) => Verdict::Close(CloseReason::Drained),
+                _ if serves => Verdict::Stay,
+                (OnBackendDown::Pin, _) => Verdict::Stay,
+                (OnBackendDown::Rehash, _) => Verdict::Move,
+                (OnBackendDown::Close, _) => Verdict::Close(CloseReason::BackendDown),
+            };
+        }
+        self.next_event = self.list.iter().filter_map(|b| b.standing.next_event()).min();
     }
 }

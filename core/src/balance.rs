@@ -126,6 +126,7 @@ fn members(backends: &Backends, backup: bool) -> Vec<Member> {
     backends
         .iter()
         .filter(|(_, backend)| backend.is_backup() == backup && backend.weight() > 0)
+        .filter(|(_, backend)| !backend.is_removed())
         .map(|(id, backend)| Member {
             id,
             weight: backend.weight(),

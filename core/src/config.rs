@@ -22,6 +22,11 @@ pub struct ManagerConfig {
     pub allow: Vec<IpNet>,
     /// Clients that may not, also where they are allowed.
     pub deny: Vec<IpNet>,
+    /// The addresses of all our listeners; `address` is one in any case. A datagram that comes from
+    /// one of them is in a loop. A wildcard stands for the address that the datagram was sent to.
+    pub own_addresses: Vec<SocketAddr>,
+    /// Whether to emit [`Output::RecordFlow`](crate::Output::RecordFlow) for each flow that ends.
+    pub record_flows: bool,
     /// The cluster that serves the listener.
     pub cluster: ClusterConfig,
 }
@@ -47,11 +52,65 @@ pub struct ClusterConfig {
     ///
     /// While it rests, late answers to the former flow are dropped, and each makes it rest again.
     pub upstream_reuse: Option<Duration>,
+    /// When a backend is out of service, and what that means for its flows.
+    pub health: HealthPolicy,
     /// What one client may take.
     pub limits: Limits,
     /// The backends. A [`BackendId`](crate::BackendId) is an index into this list.
     pub backends: Vec<BackendConfig>,
 }
+
+/// When a backend is out of service, and what that means for its flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthPolicy {
+    /// What a live flow does when its backend goes down.
+    pub on_backend_down: OnBackendDown,
+    /// Whether to balance over all backends, as if all were up, while all are down.
+    pub fail_open: bool,
+    /// Whether a backend's silence and the network's errors count against it, and how.
+    pub passive: Option<Passive>,
+}
+
+/// Flows stay where they are, no datagram counts against a backend, and none is used that is down.
+impl Default for HealthPolicy {
+    fn default() -> Self {
+        Self { on_backend_down: OnBackendDown::Pin, fail_open: false, passive: None }
+    }
+}
+
+/// What a live flow does when its backend goes down. One whose backend is removed never stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBackendDown {
+    /// It stays, and hopes.
+    Pin,
+    /// It goes on with another backend from the client's next datagram on.
+    Rehash,
+    /// It ends.
+    Close,
+}
+
+/// When the signs that datagrams themselves give put a backend out of service for a while.
+///
+/// Network errors and silence are counted apart. Any answer of the backend starts both anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passive {
+    /// How many flows in a row may end without the answer that they expect: those of a cluster
+    /// where `responses` says that there is one. At least 1.
+    pub silent_flows: u32,
+    /// For how long a backend is out of service the first time. It doubles with every further time
+    /// up to [`MOST_PATIENCE`], until the backend answers.
+    pub back_off: Duration,
+}
+
+/// How many errors of the network in a row put a backend out of service. One is not enough, since
+/// it can be forged; each is a datagram lost.
+pub const NETWORK_ERRORS: u32 = 2;
+
+/// The shortest that a backend is left out of service by what datagrams say of it.
+pub const LEAST_PATIENCE: Duration = Duration::from_millis(1);
+
+/// The longest that a backend is left out of service by what datagrams say of it.
+pub const MOST_PATIENCE: Duration = Duration::from_secs(300);
 
 /// What one client may take. 0 is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,12 +141,15 @@ pub struct BackendConfig {
     pub backup: bool,
     /// The most flows it has at once. 0: no limit.
     pub max_flows: u32,
+    /// Whether it has been removed from the configuration. Its place in the list is kept for as long
+    /// as flows refer to it.
+    pub removed: bool,
 }
 
 impl BackendConfig {
     /// A backend of weight 1, no backup, without a flow limit.
     pub const fn new(address: SocketAddr) -> Self {
-        Self { address, weight: 1, backup: false, max_flows: 0 }
+        Self { address, weight: 1, backup: false, max_flows: 0, removed: false }
     }
 }
 

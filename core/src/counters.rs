@@ -15,6 +15,8 @@ pub struct Counters {
     pub flows_opened: u64,
     /// Flows closed, indexed by [`CloseReason`].
     pub flows_closed: [u64; CloseReason::COUNT],
+    /// Flows that went on with another backend, since theirs was down or removed.
+    pub flows_moved: u64,
     /// ICMP errors reported by upstream sockets.
     pub upstream_errors: u64,
 }
@@ -37,6 +39,7 @@ impl Counters {
         for (sum, more) in self.flows_closed.iter_mut().zip(other.flows_closed) {
             *sum += more;
         }
+        self.flows_moved += other.flows_moved;
         self.upstream_errors += other.upstream_errors;
     }
 
@@ -127,7 +130,8 @@ mod tests {
     #[test]
     fn merging_adds_every_figure() {
         let one = Traffic { datagrams: 1, bytes: 10 };
-        let mut sum = Counters { flows_opened: 3, upstream_errors: 5, ..Counters::default() };
+        let mut sum =
+            Counters { flows_opened: 3, flows_moved: 4, upstream_errors: 5, ..Counters::default() };
         sum.flows_closed[CloseReason::Idle as usize] = 2;
         sum.to_client.received = one;
         sum.to_backend.forwarded = one;
@@ -136,7 +140,7 @@ mod tests {
         sum.merge(&other);
 
         let two = Traffic { datagrams: 2, bytes: 20 };
-        assert_eq!((sum.flows_opened, sum.upstream_errors), (6, 10));
+        assert_eq!((sum.flows_opened, sum.flows_moved, sum.upstream_errors), (6, 8, 10));
         assert_eq!(sum.closed(CloseReason::Idle), 4);
         assert_eq!(sum.to_client.received, two);
         assert_eq!(sum.to_backend.forwarded, two);

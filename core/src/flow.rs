@@ -9,6 +9,8 @@ use crate::counters::Traffic;
 use crate::flow_key::{ClientKey, FlowKey};
 use crate::id::BackendId;
 use crate::local_addr::LocalAddr;
+use crate::output::FlowRecord;
+use crate::reason::CloseReason;
 use crate::time::Instant;
 
 /// A flow as a small state machine of its own: it knows how many datagrams it may still carry,
@@ -28,10 +30,15 @@ pub struct UdpFlow {
     stage: Stage,
     answered: bool,
     confirmed: bool,
+    /// Whether it has sent anything to the backend that it has now.
+    introduced: bool,
+    /// Whether anything has come from a backend, if only to be dropped.
+    heard: bool,
 
     local: u128,
     to_client: Traffic,
     opened: Instant,
+    first_answer: Instant,
 }
 
 const _: () = assert!(core::mem::offset_of!(UdpFlow, local) == 64 && size_of::<UdpFlow>() == 128);
@@ -69,6 +76,16 @@ impl FlowLimits {
             requests: u64::from(cluster.requests),
             amplification: u64::from(cluster.limits.amplification),
         }
+    }
+
+    /// How long a flow lives without a datagram.
+    const fn timeout(&self, is_answered: bool) -> Duration {
+        if is_answered { self.idle_timeout } else { self.unanswered_timeout }
+    }
+
+    /// Whether some flow is to live for less long than by `other`.
+    pub(crate) fn has_shorter_timeouts_than(&self, other: &Self) -> bool {
+        [false, true].into_iter().any(|answered| self.timeout(answered) < other.timeout(answered))
     }
 }
 
@@ -109,9 +126,12 @@ impl UdpFlow {
             stage: Stage::Active,
             answered: false,
             confirmed: false,
+            introduced: false,
+            heard: false,
             to_backend: Traffic::default(),
             to_client: Traffic::default(),
             opened: now,
+            first_answer: now,
         }
     }
 
@@ -128,6 +148,18 @@ impl UdpFlow {
     /// The backend that serves it.
     pub const fn backend(&self) -> BackendId {
         self.backend
+    }
+
+    /// Goes on with another backend, which has not heard of it.
+    pub(crate) const fn move_to(&mut self, backend: BackendId) {
+        self.backend = backend;
+        self.introduced = false;
+    }
+
+    /// Whether its backend has had nothing of it yet.
+    #[inline]
+    pub(crate) const fn is_new_to_its_backend(&self) -> bool {
+        !self.introduced || self.to_backend.datagrams == 0
     }
 
     /// When it opened.
@@ -173,6 +205,35 @@ impl UdpFlow {
         self.answered
     }
 
+    /// How long after it opened it had its first answer, if it has had one.
+    pub fn first_answer_after(&self) -> Option<Duration> {
+        self.answered.then(|| self.first_answer - self.opened)
+    }
+
+    /// What it was, when it ends at `now` for `reason`.
+    pub(crate) fn record(&self, reason: CloseReason, now: Instant) -> FlowRecord {
+        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        FlowRecord {
+            client: self.client(),
+            backend: self.backend,
+            reason,
+            to_backend: self.to_backend,
+            to_client: self.to_client,
+            lasted_ns: nanos(now - self.opened),
+            first_answer_ns: self.first_answer_after().map(nanos),
+        }
+    }
+
+    /// Notes that its backend is there, whatever becomes of what it says.
+    pub(crate) const fn hear(&mut self) {
+        self.heard = true;
+    }
+
+    /// Whether nothing has come from its backend where there should have been an answer.
+    pub(crate) const fn is_owed_an_answer(&self, limits: &FlowLimits) -> bool {
+        !self.heard && limits.responses > 0 && self.to_backend.datagrams > 0
+    }
+
     pub(crate) const fn key(&self) -> FlowKey {
         FlowKey { client: self.client, local: self.local }
     }
@@ -216,6 +277,7 @@ impl UdpFlow {
         let (accepted, beyond) = split_at(burst, room);
         if let Some(burst) = &accepted {
             self.to_backend.add(Traffic::of(burst));
+            self.introduced = true;
         }
         if limits.requests > 0 && self.to_backend.datagrams >= limits.requests {
             self.stage = Stage::Retired;
@@ -241,10 +303,14 @@ impl UdpFlow {
             Some(burst) => split_at(burst, self.affordable(&burst, limits)),
             None => (None, None),
         };
+        self.hear();
         let mut is_first_answer = false;
         if let Some(burst) = &accepted {
             self.to_client.add(Traffic::of(burst));
             is_first_answer = !core::mem::replace(&mut self.answered, true);
+        }
+        if is_first_answer {
+            self.first_answer = now;
         }
         self.postpone(limits, now);
         AcceptedReplies { now: accepted, over_budget, beyond, is_first_answer }
@@ -265,8 +331,13 @@ impl UdpFlow {
     }
 
     fn postpone(&mut self, limits: &FlowLimits, now: Instant) {
-        let timeout = if self.answered { limits.idle_timeout } else { limits.unanswered_timeout };
-        self.deadline = now + timeout;
+        self.deadline = now + limits.timeout(self.answered);
+    }
+
+    /// Makes it end no later than as if it had had its last datagram now, and returns when that is.
+    pub(crate) fn hasten(&mut self, limits: &FlowLimits, now: Instant) -> Instant {
+        self.deadline = self.deadline.min(now + limits.timeout(self.answered));
+        self.deadline
     }
 
     /// Whether nothing more is to come. Asked after a reply: a request always waits for one.

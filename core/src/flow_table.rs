@@ -27,6 +27,8 @@ pub(crate) struct FlowTable {
     index: HashTable<u32>,
     hash_keys: (u64, u64),
     capacity: usize,
+    /// No slot from here on has ever been used.
+    slots_used: usize,
     next_generation: u32,
     expected: Expected,
 }
@@ -58,6 +60,7 @@ impl FlowTable {
             index: HashTable::with_capacity(capacity * 2),
             hash_keys: (random.draw(), random.draw()),
             capacity,
+            slots_used: 0,
             next_generation: 0,
             expected: Expected::NOTHING,
         }
@@ -73,8 +76,33 @@ impl FlowTable {
         self.resting
     }
 
+    /// Allows another number of flows. Where there are more, they may stay.
+    pub(crate) fn set_capacity(&mut self, capacity: usize) {
+        let Self { flows, index, hash_keys, .. } = self;
+        flows.reserve_exact(capacity.saturating_sub(flows.len()));
+        let rehash = |&at: &u32| flows[at as usize].key().hash(*hash_keys);
+        index.reserve((capacity * 2).saturating_sub(index.len()), rehash);
+        self.capacity = capacity;
+    }
+
+    /// How many slots there are to look at for whoever wants to see every flow.
+    pub(crate) const fn slots(&self) -> usize {
+        self.slots_used
+    }
+
+    /// The flow in a slot, if there is one alive.
+    pub(crate) fn alive_at(&self, index: usize) -> Option<(FlowId, &UdpFlow)> {
+        let flow = self.flows.get(index).filter(|flow| !flow.is_resting())?;
+        Some((FlowId::new(index as u32, flow.generation()), flow))
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.flows.len() >= self.capacity
+    }
+
+    /// Whether one more may be alive, as far as sockets that only rest do not count.
+    pub(crate) fn has_fewer_than_allowed(&self) -> bool {
+        self.len() < self.capacity
     }
 
     /// The flow that a client's next datagram belongs to. Retired flows are not found by key.
@@ -159,6 +187,7 @@ impl FlowTable {
             }
             None => self.flows.insert(flow) as u32,
         };
+        self.slots_used = self.slots_used.max(index as usize + 1);
         let Self { flows, index: by_key, hash_keys, .. } = self;
         let rehash = |&index: &u32| flows[index as usize].key().hash(*hash_keys);
         by_key.insert_unique(key.hash(*hash_keys), index, rehash);
@@ -178,7 +207,8 @@ impl FlowTable {
             .flows
             .get_mut(id.index())
             .filter(|flow| flow.is_resting() && flow.generation() == id.generation());
-        resting.map(|flow| flow.rest(until)).is_some()
+        // Never shorter, though the configuration may say so now: its timer must not be late.
+        resting.map(|flow| flow.rest(until.max(flow.deadline()))).is_some()
     }
 
     /// Gives up the slot of a resting flow.
@@ -209,7 +239,7 @@ impl FlowTable {
 
     /// Panics unless the index and the slots tell the same.
     pub(crate) fn assert_invariants(&self) {
-        assert!(self.flows.len() <= self.capacity, "more flows than the table may hold");
+        assert!(self.flows.iter().all(|(slot, _)| slot < self.slots_used), "a slot out of sight");
         let mut findable = 0;
         for (id, flow) in self.iter().filter(|(_, flow)| !flow.is_retired()) {
             findable += 1;

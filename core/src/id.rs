@@ -34,7 +34,8 @@ impl FlowId {
 pub struct BackendId(u32);
 
 impl BackendId {
-    pub(crate) const fn new(index: usize) -> Self {
+    /// Names the backend at a place in that list.
+    pub const fn new(index: usize) -> Self {
         Self(index as u32)
     }
 

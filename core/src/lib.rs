@@ -18,6 +18,8 @@
 //!     max_datagram_size: 65_507,
 //!     allow: vec![],
 //!     deny: vec![],
+//!     own_addresses: vec![],
+//!     record_flows: false,
 //!     cluster: ClusterConfig {
 //!         balance: Balance::RoundRobin,
 //!         affinity: Affinity::SourceIp,
@@ -26,6 +28,7 @@
 //!         requests: 0,
 //!         send_proxy_protocol: SendProxyProtocol::Off,
 //!         upstream_reuse: None,
+//!         health: HealthPolicy::default(),
 //!         limits: Limits::default(),
 //!         backends: vec![BackendConfig::new("10.0.0.1:53".parse()?)],
 //!     },
@@ -75,7 +78,8 @@
 //! 6. The work of one timeout is bounded. After it the next deadline is strictly later; a timeout
 //!    that comes too early or twice is harmless.
 //! 7. A datagram that is not admitted costs no flow, no socket and no allocation.
-//! 8. Every table has a limit and is allocated at start: handling an input allocates nothing.
+//! 8. Every table has a limit and is allocated at start: handling an input allocates nothing, unless
+//!    it changes the configuration.
 //!
 //! # A datagram and a deadline at the same instant
 //!
@@ -100,6 +104,7 @@ mod flow;
 mod flow_key;
 mod flow_table;
 pub mod hash;
+pub mod health;
 mod id;
 mod input;
 mod local_addr;
@@ -116,9 +121,9 @@ mod timer_wheel;
 pub use burst::Burst;
 pub use flow::UdpFlow;
 pub use id::{BackendId, FlowId};
-pub use input::{ManagerInput, UpstreamFailure};
+pub use input::{BackendNews, Configuration, ManagerInput, UpstreamFailure};
 pub use local_addr::LocalAddr;
 pub use manager::{Deadline, DeadlineReason, UdpManager};
-pub use output::{Output, Outputs};
+pub use output::{FlowRecord, Output, Outputs};
 pub use reason::{CloseReason, Direction, DropReason};
 pub use time::Instant;

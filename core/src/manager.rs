@@ -2,11 +2,14 @@
 
 mod admit;
 mod close;
+mod configure;
 mod expire;
+mod failover;
 mod forward;
 mod invariants;
 
 use core::net::SocketAddr;
+use core::ops::Range;
 
 use crate::backends::Backends;
 use crate::balance::Balancer;
@@ -16,12 +19,12 @@ use crate::flow::{FlowLimits, UdpFlow};
 use crate::flow_key::FlowKey;
 use crate::flow_table::FlowTable;
 use crate::id::{BackendId, FlowId};
-use crate::input::{ManagerInput, UpstreamFailure};
+use crate::input::{Configuration, ManagerInput};
 use crate::local_addr::LocalAddr;
 use crate::output::Outputs;
 use crate::queue::Queues;
 use crate::random::Random;
-use crate::reason::{CloseReason, Direction, DropReason};
+use crate::reason::{Direction, DropReason};
 use crate::source_limits::SourceLimits;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
@@ -36,6 +39,8 @@ const fn resting_queue(backend: BackendId) -> usize {
 
 /// With fewer flows than this they stay in the cache by themselves. Unit tests prefetch always.
 const PREFETCH_FROM: usize = if cfg!(test) { 1 } else { 1_024 };
+
+use failover::Sweep;
 
 pub use expire::{Deadline, DeadlineReason};
 
@@ -56,7 +61,7 @@ pub use expire::{Deadline, DeadlineReason};
 /// ([`Undelivered`](ManagerInput::Undelivered), [`UpstreamFailed`](ManagerInput::UpstreamFailed)).
 ///
 /// A known flow's burst costs one table lookup and writes to one flow. The manager allocates when
-/// it is made and never again.
+/// it is made and when it is configured anew, and at no other time.
 #[derive(Clone, Debug)]
 pub struct UdpManager {
     config: ManagerConfig,
@@ -70,6 +75,8 @@ pub struct UdpManager {
     counters: Counters,
     random: Random,
     drain: Option<Instant>,
+    /// The search for flows that have to end, while one is under way.
+    sweep: Option<Sweep>,
     /// The time of the last timeout that left work behind, which the next must come after.
     last_partial_timeout: Option<Instant>,
 }
@@ -78,20 +85,28 @@ impl UdpManager {
     /// A manager without flows. Every random choice it will make grows from `seed`: a shell must
     /// take it from the operating system, since whoever knows it can attack the flow table.
     pub fn new(config: ManagerConfig, seed: u64, now: Instant) -> Self {
+        Self::configured(&Configuration::new(config), seed, now)
+    }
+
+    /// The same from a configuration that is prepared already: several managers that serve the same
+    /// backends share what is large in it.
+    pub fn configured(configuration: &Configuration, seed: u64, now: Instant) -> Self {
         let mut random = Random::new(seed);
+        let config = configuration.config().clone();
         let capacity = config.max_flows as usize;
-        let backends = Backends::new(&config.cluster.backends);
+        let backends = Backends::new(&config.cluster.backends, config.cluster.health);
         Self {
             limits: FlowLimits::new(&config.cluster),
             flows: FlowTable::new(capacity, &mut random),
             wheel: TimerWheel::new(capacity, now),
-            balancer: Balancer::new(config.cluster.balance, &backends),
+            balancer: configuration.balancer().clone(),
             queues: Queues::new(resting_queue(BackendId::new(backends.len())), capacity),
             backends,
             source_limits: SourceLimits::new(&config.cluster.limits, capacity, &mut random),
             counters: Counters::default(),
             random,
             drain: None,
+            sweep: None,
             last_partial_timeout: None,
             config,
         }
@@ -125,14 +140,13 @@ impl UdpManager {
                 let traffic = Traffic { datagrams: u64::from(datagrams), bytes };
                 self.handle_undelivered(flow, direction, reason, traffic);
             }
-            ManagerInput::UpstreamFailed { flow, failure } => match failure {
-                UpstreamFailure::NotOpened => {
-                    self.close(flow, CloseReason::UpstreamFailed, now, outputs);
-                }
-                UpstreamFailure::Refused | UpstreamFailure::Unreachable => {
-                    self.counters.upstream_errors += 1;
-                }
-            },
+            ManagerInput::UpstreamFailed { flow, failure } => {
+                self.handle_upstream_failure(flow, failure, now, outputs);
+            }
+            ManagerInput::BackendChanged { backend, news } => {
+                self.handle_backend_news(backend, news, now);
+            }
+            ManagerInput::Configured(configuration) => self.configure(configuration, now, outputs),
             ManagerInput::Drain { deadline } => self.drain = Some(deadline),
             ManagerInput::Timeout => self.handle_timeout(now, outputs),
         }
@@ -175,9 +189,29 @@ impl UdpManager {
         self.flows.get(id)
     }
 
-    /// All flows alive, in no particular order. Looks at every slot: not for each datagram.
+    /// All flows alive, in no particular order. Looks at every slot: not for each datagram. Its
+    /// bounded twin is [`flows_in`](Self::flows_in).
     pub fn flows(&self) -> impl Iterator<Item = (FlowId, &UdpFlow)> {
         self.flows.iter()
+    }
+
+    /// The flows alive in some of the [slots](Self::slots), to look at all of them bit by bit.
+    pub fn flows_in(&self, slots: Range<usize>) -> impl Iterator<Item = (FlowId, &UdpFlow)> {
+        slots.filter_map(|slot| self.flows.alive_at(slot))
+    }
+
+    /// How many slots there are to look at for whoever wants to see every flow.
+    pub fn slots(&self) -> usize {
+        self.flows.slots()
+    }
+
+    /// How many sockets of finished flows rest for a backend.
+    pub fn resting_for(&self, backend: BackendId) -> usize {
+        if backend.index() < self.backends.len() {
+            self.queues.len(resting_queue(backend))
+        } else {
+            0
+        }
     }
 
     /// Whether it was told to drain and has no flow left.

@@ -3,6 +3,7 @@
 use core::net::SocketAddr;
 
 use crate::burst::Burst;
+use crate::counters::Traffic;
 use crate::id::{BackendId, FlowId};
 use crate::local_addr::LocalAddr;
 use crate::proxy_protocol::ProxyHeader;
@@ -14,7 +15,8 @@ use crate::reason::{CloseReason, Direction, DropReason};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output<'p> {
     /// Open a socket connected to `address` and name it `flow`; or name so the socket of a
-    /// finished flow, which is connected already.
+    /// finished flow, which is connected already. For a flow that goes on with another backend this
+    /// comes again, after [`Output::CloseUpstream`].
     OpenUpstream {
         /// The flow that the socket is to serve.
         flow: FlowId,
@@ -65,10 +67,18 @@ pub enum Output<'p> {
         /// Whether to keep the socket open under the flow's id, for another flow to use.
         keep_socket: bool,
     },
-    /// Close the socket that a finished flow left behind.
+    /// Close the upstream socket of a flow, once what was ordered before is sent: one that a
+    /// finished flow left behind, or one of a flow that goes on with another backend.
     CloseUpstream {
-        /// The finished flow.
+        /// The flow.
         flow: FlowId,
+    },
+    /// A flow is about to end: write down what it was, where that is wanted.
+    RecordFlow {
+        /// The flow, whose upstream socket is still open if it ever was.
+        flow: FlowId,
+        /// What it was.
+        record: FlowRecord,
     },
     /// Nothing is to be done: datagrams were dropped, and counted.
     Drop {
@@ -79,6 +89,25 @@ pub enum Output<'p> {
         /// How many.
         datagrams: u16,
     },
+}
+
+/// What a flow was, for the log of flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRecord {
+    /// The client's address.
+    pub client: SocketAddr,
+    /// The backend that served it last.
+    pub backend: BackendId,
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// What the client sent and was forwarded.
+    pub to_backend: Traffic,
+    /// What its backends answered and was forwarded.
+    pub to_client: Traffic,
+    /// How long it was open, in nanoseconds.
+    pub lasted_ns: u64,
+    /// How long after it opened the first answer came, in nanoseconds.
+    pub first_answer_ns: Option<u64>,
 }
 
 // Outputs are passed by value on the hot path.

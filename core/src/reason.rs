@@ -124,5 +124,9 @@ reasons! {
         Drained = "drained",
         /// Its upstream socket could not be opened.
         UpstreamFailed = "upstream_failed",
+        /// Its backend went down, and `on_backend_down` is `close`.
+        BackendDown = "backend_down",
+        /// Its backend was removed from the configuration.
+        BackendRemoved = "backend_removed",
     }
 }

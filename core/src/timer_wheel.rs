@@ -62,6 +62,11 @@ impl TimerWheel {
         }
     }
 
+    /// Makes room for timers `0..capacity`, if there is less.
+    pub(crate) fn reserve(&mut self, capacity: usize) {
+        self.links.reserve_exact(capacity.saturating_sub(self.links.len()));
+    }
+
     /// Makes `timer` come up at `deadline`, or at the next tick where that has passed. A timer
     /// that is already scheduled moves.
     pub(crate) fn schedule(&mut self, timer: usize, deadline: Instant) {

@@ -29,6 +29,7 @@
 //! back. Rendezvous decides after a few attempts in vain, which keeps all that true.
 
 use alloc::collections::BinaryHeap;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
@@ -49,7 +50,8 @@ const ATTEMPTS: usize = 16;
 pub(super) struct Maglev {
     /// Ordered by hash, so that the order of the configuration does not count.
     ids: Vec<BackendId>,
-    table: Table,
+    /// Shared by all clones: it is large, and never changes.
+    table: Arc<Table>,
     last_resort: Rendezvous,
 }
 
@@ -59,7 +61,7 @@ impl Maglev {
         members.sort_by_key(|member| member.hash);
         Self {
             ids: members.iter().map(|member| member.id).collect(),
-            table: build_table(&members),
+            table: Arc::new(build_table(&members)),
             last_resort: Rendezvous::new(&members),
         }
     }

@@ -8,7 +8,7 @@ use proptest::collection::vec as vec_of;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::BackendConfig;
+use crate::config::{BackendConfig, HealthPolicy};
 
 pub(super) const ALL: [Balance; 6] = [
     Balance::RoundRobin,
@@ -29,7 +29,7 @@ pub(super) struct Cluster {
 
 impl Cluster {
     pub(super) fn new(balance: Balance, configs: &[BackendConfig]) -> Self {
-        let backends = Backends::new(configs);
+        let backends = Backends::new(configs, HealthPolicy::default());
         Self { balancer: Balancer::new(balance, &backends), backends, random: Random::new(1) }
     }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{Affinity, Balance, ClusterConfig, Limits, SendProxyProtocol};
+use crate::config::{HealthPolicy, Affinity, Balance, ClusterConfig, Limits, SendProxyProtocol};
 use crate::flow::FlowLimits;
 use crate::id::BackendId;
 use alloc::vec;
@@ -33,6 +33,7 @@ fn limits() -> FlowLimits {
         requests: 0,
         send_proxy_protocol: SendProxyProtocol::Off,
         upstream_reuse: None,
+        health: HealthPolicy::default(),
         limits: Limits::default(),
         backends: vec![],
     })

@@ -1,6 +1,6 @@
 //! A client's datagrams: which flow they belong to, and whether there may be one.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -42,18 +42,32 @@ impl UdpManager {
         }
         // One turn, unless `requests` makes the burst reach into a next flow.
         while let Some(burst) = rest {
-            let flow = match self.flows.find(key) {
-                Some(flow) => flow,
-                None => match self.admit(key, ttl, now, outputs) {
-                    Ok(flow) => flow,
-                    Err(reason) => {
-                        self.drop_burst(Direction::ToBackend, reason, &burst, outputs);
-                        return;
-                    }
-                },
+            let flow = match self.flow_for(key, ttl, now, outputs) {
+                Ok(flow) => flow,
+                Err(reason) => {
+                    self.drop_burst(Direction::ToBackend, reason, &burst, outputs);
+                    return;
+                }
             };
             rest = self.forward_requests(flow, tos, ttl, burst, now, outputs);
         }
+    }
+
+    /// The flow that takes a client's next datagram, or why there is none.
+    #[inline]
+    fn flow_for<'p>(
+        &mut self,
+        key: &FlowKey,
+        ttl: u8,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) -> Result<FlowId, DropReason> {
+        if let Some(flow) = self.flows.find(key)
+            && let Some(flow) = self.settle(flow, ttl, now, outputs)?
+        {
+            return Ok(flow);
+        }
+        self.admit(key, ttl, now, outputs)
     }
 
     /// Opens a flow, or says why there can be none. Nothing is allocated or asked of the shell
@@ -96,16 +110,14 @@ impl UdpManager {
 
     /// Whether a client may have flows here at all.
     fn check_client(&self, client: SocketAddr, local: Option<LocalAddr>) -> Result<(), DropReason> {
-        let listener = self.config.address;
+        let ManagerConfig { address, own_addresses, allow, deny, .. } = &self.config;
         // A client and the local address it calls are on one link, if on any.
-        let is_listener = match local {
-            Some(local) => (client.ip(), client.port()) == (local.ip, listener.port()),
-            None => client == listener,
-        };
-        if is_listener || self.backends.has_address(client) {
+        let called = SocketAddr::new(local.map_or(address.ip(), |local| local.ip), address.port());
+        let is_this = (client.ip(), client.port()) == (called.ip(), called.port());
+        let is_ours = || own_addresses.iter().any(|own| is_at(client, own, called.ip()));
+        if is_this || is_ours() || self.backends.has_address(client) {
             return Err(DropReason::OwnAddress);
         }
-        let ManagerConfig { allow, deny, .. } = &self.config;
         let is_in = |networks: &[IpNet]| networks.iter().any(|net| net.contains(&client.ip()));
         if is_in(deny) || !(allow.is_empty() || is_in(allow)) {
             return Err(DropReason::Denied);
@@ -117,7 +129,8 @@ impl UdpManager {
     /// never given up for a new one, since whoever floods the listener from forged addresses gets
     /// no answers; one that has not been, and a socket that only rests, may be.
     fn check_room(&self) -> Result<(), DropReason> {
-        let can_give_up = self.queues.len(UNANSWERED) + self.flows.resting() > 0;
+        let rests_can_go = self.flows.has_fewer_than_allowed() && self.flows.resting() > 0;
+        let can_give_up = self.queues.len(UNANSWERED) > 0 || rests_can_go;
         if self.flows.is_full() && !can_give_up {
             return Err(DropReason::MaxFlows);
         }
@@ -127,12 +140,15 @@ impl UdpManager {
     /// Makes room for one more flow, which may reuse a resting socket and its slot.
     fn make_room<'p>(&mut self, reuses: bool, now: Instant, outputs: &mut impl Outputs<'p>) {
         let limit = self.config.cluster.limits.unanswered_flows as usize;
-        let has_room = reuses || !self.flows.is_full();
+        // More may be alive than are allowed, where that has changed: then resting sockets that go
+        // make no room for another.
+        let is_allowed = self.flows.has_fewer_than_allowed();
+        let has_room = (reuses && is_allowed) || !self.flows.is_full();
         if limit > 0 && self.queues.len(UNANSWERED) >= limit {
             self.evict_unanswered(now, outputs);
         } else if has_room {
             // Nobody has to go.
-        } else if let Some(resting) = self.any_resting() {
+        } else if let Some(resting) = self.any_resting().filter(|_| is_allowed) {
             self.close_resting(resting.index(), outputs);
         } else {
             self.evict_unanswered(now, outputs);
@@ -170,4 +186,15 @@ impl UdpManager {
         }
         fits
     }
+}
+
+/// Whether a client that called us at `called` has the address of one of our listeners.
+fn is_at(client: SocketAddr, listener: &SocketAddr, called: IpAddr) -> bool {
+    let has_ip = match listener.ip() {
+        // A wildcard receives at every address of the host. Which those are the core does not
+        // know, but for the one that the client has just called, and the loopback.
+        ip if ip.is_unspecified() => client.ip() == called || client.ip().is_loopback(),
+        ip => client.ip() == ip,
+    };
+    has_ip && client.port() == listener.port()
 }

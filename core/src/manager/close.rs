@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use super::{UdpManager, resting_queue};
+use crate::backends::Verdict;
 use crate::id::{BackendId, FlowId};
 use crate::output::{Output, Outputs};
 use crate::reason::CloseReason;
@@ -21,7 +22,14 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) {
         let Some(flow) = self.flows.get(id) else { return };
+        if self.config.record_flows {
+            outputs.emit(Output::RecordFlow { flow: id, record: flow.record(reason, now) });
+        }
         let (client, backend) = (flow.key().client.ip_bits(), flow.backend());
+        let is_silence = reason == CloseReason::Idle && flow.is_owed_an_answer(&self.limits);
+        if is_silence && self.backends.was_silent(backend, now) {
+            self.sweep_if_needed(now);
+        }
         self.wheel.cancel(id.index());
         self.queues.remove(id.index());
         self.source_limits.closed(client);
@@ -30,7 +38,7 @@ impl UdpManager {
         }
         self.counters.flows_closed[reason as usize] += 1;
 
-        let rest = self.rest_after(reason);
+        let rest = self.rest_after(reason, backend);
         match rest {
             Some(rest) => self.rest(id, backend, now + rest),
             None => {
@@ -41,9 +49,10 @@ impl UdpManager {
     }
 
     /// How long the socket of a flow that ends for `reason` has to rest; `None` to close it.
-    fn rest_after(&self, reason: CloseReason) -> Option<Duration> {
+    fn rest_after(&self, reason: CloseReason, backend: BackendId) -> Option<Duration> {
         let ends_by_itself = matches!(reason, CloseReason::Idle | CloseReason::Complete);
-        let is_wanted = ends_by_itself && self.drain.is_none();
+        let has_a_use = self.drain.is_none() && self.backends.verdict(backend) == Verdict::Stay;
+        let is_wanted = ends_by_itself && has_a_use;
         self.config.cluster.upstream_reuse.filter(|_| is_wanted)
     }
 
@@ -65,6 +74,7 @@ impl UdpManager {
 
     /// The flow of `backend` whose socket has rested longest, if it has rested enough.
     pub(super) fn rested(&self, backend: BackendId, now: Instant) -> Option<FlowId> {
+        self.config.cluster.upstream_reuse?;
         let (id, flow) = self.flows.at(self.queues.first(resting_queue(backend))?);
         (flow.deadline() <= now).then_some(id)
     }

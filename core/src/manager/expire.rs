@@ -27,6 +27,10 @@ pub struct Deadline {
 pub enum DeadlineReason {
     /// A flow may have fallen silent: its timer wants to be looked at.
     FlowTimer,
+    /// Flows have to end, since their backend is to have none.
+    Sweep,
+    /// A backend returns to service by itself, or its drain ends.
+    BackendEvent,
     /// The drain ends, and what is left is closed.
     DrainEnd,
 }
@@ -40,19 +44,27 @@ impl UdpManager {
         let flow_timer = self.wheel.next_due().map(|at| (at, DeadlineReason::FlowTimer));
         let drain_end =
             self.drain.filter(|_| self.flows.len() > 0).map(|at| (at, DeadlineReason::DrainEnd));
-        let (at, reason) = [drain_end, flow_timer].into_iter().flatten().min_by_key(|d| d.0)?;
+        let backend_event = self.backends.next_event().map(|at| (at, DeadlineReason::BackendEvent));
+        let sweep = self.sweep.map(|sweep| (sweep.at, DeadlineReason::Sweep));
+        let all = [drain_end, sweep, backend_event, flow_timer];
+        let (at, reason) = all.into_iter().flatten().min_by_key(|d| d.0)?;
         let earliest = self.last_partial_timeout.map_or(at, |last| last + TICK);
         Some(Deadline { at: at.max(earliest), reason })
     }
 
     pub(super) fn handle_timeout<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) {
+        if self.backends.handle_timeout(now) {
+            self.sweep_if_needed(now);
+        }
         let drained = self.drain.is_some_and(|deadline| deadline <= now);
         let finished = if drained {
             self.close_drained(now, outputs)
         } else {
             self.expire_flows(now, outputs)
         };
-        self.last_partial_timeout = (!finished).then_some(now);
+        // Last: a flow that has ended in silence may have put its backend out of service.
+        let is_swept = self.sweep(now, outputs);
+        self.last_partial_timeout = (!(finished && is_swept)).then_some(now);
     }
 
     /// Closes the flows whose deadline has passed, and says whether it got to the last of them.

@@ -5,7 +5,7 @@ use crate::burst::Burst;
 use crate::config::SendProxyProtocol;
 use crate::counters::Traffic;
 use crate::flow::{AcceptedReplies, AcceptedRequests};
-use crate::id::FlowId;
+use crate::id::{BackendId, FlowId};
 use crate::output::{Output, Outputs};
 use crate::proxy_protocol::ProxyHeader;
 use crate::reason::{CloseReason, Direction, DropReason};
@@ -24,7 +24,7 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) -> Option<Burst<'p>> {
         let flow = self.flows.get_mut(id)?;
-        let is_first = flow.to_backend().datagrams == 0;
+        let is_first = flow.is_new_to_its_backend();
         let AcceptedRequests { now: accepted, beyond } =
             flow.accept_requests(burst, &self.limits, now);
         let (is_retired, backend) = (flow.is_retired(), flow.backend());
@@ -96,19 +96,22 @@ impl UdpManager {
             }
             return;
         };
-        let Some(burst) = burst else { return };
+        let backend = flow.backend();
+        let Some(burst) = burst else {
+            flow.hear();
+            self.count_answer(backend, Traffic::default(), now);
+            return;
+        };
         let AcceptedReplies { now: accepted, over_budget, beyond, is_first_answer } =
             flow.accept_replies(burst, &self.limits, now);
         let is_complete = flow.is_complete(&self.limits);
+        let traffic = accepted.as_ref().map(Traffic::of).unwrap_or_default();
         if let Some(burst) = accepted {
-            let traffic = Traffic::of(&burst);
-            let (client, local, backend) = (flow.client(), flow.local(), flow.backend());
+            let (client, local) = (flow.client(), flow.local());
             self.counters.to_client.forwarded.add(traffic);
-            if let Some(backend) = self.backends.get_mut(backend) {
-                backend.from.add(traffic);
-            }
             outputs.emit(Output::SendToClient { flow: id, client, local, tos, burst });
         }
+        self.count_answer(backend, traffic, now);
         if is_first_answer {
             self.queues.remove(id.index());
         }
@@ -121,6 +124,15 @@ impl UdpManager {
         }
         if is_complete {
             self.close(id, CloseReason::Complete, now, outputs);
+        }
+    }
+
+    /// Counts what a backend has answered, as far as it is passed on. That it answers at all shows
+    /// that it is there.
+    #[inline]
+    fn count_answer(&mut self, backend: BackendId, passed_on: Traffic, now: Instant) {
+        if self.backends.answered(backend, passed_on) {
+            self.sweep_if_needed(now);
         }
     }
 

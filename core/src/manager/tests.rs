@@ -3,7 +3,7 @@ use crate::config::*;
 use crate::local_addr::LocalAddr;
 use crate::output::Output;
 use crate::proxy_protocol::ProxyHeader;
-use crate::{Burst, DropReason};
+use crate::{BackendNews, Burst, CloseReason, DropReason, UpstreamFailure};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -32,6 +32,8 @@ fn config() -> ManagerConfig {
         max_datagram_size: 65_507,
         allow: vec![],
         deny: vec![],
+        own_addresses: vec![],
+        record_flows: false,
         cluster: ClusterConfig {
             balance: Balance::RoundRobin,
             affinity: Affinity::SourceIpPort,
@@ -40,6 +42,7 @@ fn config() -> ManagerConfig {
             requests: 0,
             send_proxy_protocol: SendProxyProtocol::Off,
             upstream_reuse: None,
+            health: HealthPolicy::default(),
             limits: Limits::default(),
             backends: vec![BackendConfig::new(backend(1)), BackendConfig::new(backend(2))],
         },
@@ -823,3 +826,5 @@ fn the_same_inputs_give_the_same_outputs() {
     };
     assert_eq!(trace(), trace());
 }
+
+mod failover;

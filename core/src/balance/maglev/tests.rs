@@ -6,14 +6,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::balance::members;
 use crate::balance::tests::{Cluster, of_weights, shares_follow};
-use crate::config::{BackendConfig, Balance};
+use crate::config::{BackendConfig, Balance, HealthPolicy};
 
 fn cluster(weights: &[u32]) -> Cluster {
     Cluster::of_weights(Balance::Maglev, weights)
 }
 
 fn maglev(configs: &[BackendConfig]) -> Maglev {
-    Maglev::new(&members(&Backends::new(configs), false))
+    Maglev::new(&members(&Backends::new(configs, HealthPolicy::default()), false))
 }
 
 impl Maglev {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::balance::members;
 use crate::balance::tests::{Cluster, address_of, of_weights};
-use crate::config::{Affinity, BackendConfig, Balance};
+use crate::config::{Affinity, BackendConfig, Balance, HealthPolicy};
 
 fn cluster(weights: &[u32]) -> Cluster {
     Cluster::of_weights(Balance::Rendezvous, weights)
@@ -118,7 +118,7 @@ proptest! {
 
     #[test]
     fn equal_weights_need_no_logarithm(weight in 1..=u32::MAX, count in 1..50usize) {
-        let backends = Backends::new(&of_weights(&std::vec![weight; count]));
+        let backends = Backends::new(&of_weights(&std::vec![weight; count]), HealthPolicy::default());
         let rendezvous = Rendezvous::new(&members(&backends, false));
         for client in 0..200 {
             let client = ClientHash::new(address_of(client), Affinity::SourceIp);

@@ -1,0 +1,71 @@
+//! A change of the configuration.
+
+use super::{UdpManager, resting_queue};
+use crate::flow::FlowLimits;
+use crate::id::BackendId;
+use crate::input::Configuration;
+use crate::output::Outputs;
+use crate::source_limits::SourceLimits;
+use crate::time::Instant;
+
+impl UdpManager {
+    /// Works by the new configuration from now on. Flows stay, with their deadlines unless timeouts
+    /// are shorter now, and so do backends that stay in their places. Costs a few steps for each
+    /// backend; where [`Limits`](crate::config::Limits) or `max_flows` change, timeouts become
+    /// shorter, or another backend takes a place in the list, a look at every flow too.
+    pub(super) fn configure<'p>(
+        &mut self,
+        new: &Configuration,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        let config = new.config();
+        // One that serves on keeps its place in the order of turns.
+        if !new.has_the_turns_of(&self.config.cluster) {
+            self.balancer = new.balancer().clone();
+        }
+        let replaced = self.backends.configure(&config.cluster.backends, config.cluster.health);
+        self.queues.grow(resting_queue(BackendId::new(self.backends.len())));
+        self.close_flows_of(&replaced, now, outputs);
+        if config.cluster.upstream_reuse.is_none() {
+            while let Some(resting) = self.any_resting() {
+                self.close_resting(resting.index(), outputs);
+            }
+        }
+
+        let is_resized = config.max_flows != self.config.max_flows;
+        if is_resized {
+            let capacity = config.max_flows as usize;
+            self.flows.set_capacity(capacity);
+            self.wheel.reserve(capacity);
+            self.queues.reserve(capacity);
+        }
+        if is_resized || config.cluster.limits != self.config.cluster.limits {
+            let capacity = self.flows.len().max(config.max_flows as usize);
+            let limits = &config.cluster.limits;
+            self.source_limits = SourceLimits::new(limits, capacity, &mut self.random);
+            for (_, flow) in self.flows.iter() {
+                self.source_limits.opened(flow.key().client.ip_bits());
+            }
+        }
+        self.set_flow_limits(FlowLimits::new(&config.cluster), now);
+        self.config.clone_from(config);
+        self.sweep_if_needed(now);
+    }
+
+    /// A timer may come too early but never too late: where flows are to end sooner, what is
+    /// scheduled for them moves now, and not with every datagram.
+    fn set_flow_limits(&mut self, limits: FlowLimits, now: Instant) {
+        let are_shorter = limits.has_shorter_timeouts_than(&self.limits);
+        self.limits = limits;
+        if !are_shorter {
+            return;
+        }
+        for slot in 0..self.flows.slots() {
+            let Some((id, _)) = self.flows.alive_at(slot) else { continue };
+            if let Some(flow) = self.flows.get_mut(id) {
+                self.wheel.schedule(slot, flow.hasten(&self.limits, now));
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Flows whose backend is down, removed, or to be free of them.
+
+use super::{UdpManager, resting_queue};
+use crate::backends::Verdict;
+use crate::id::{BackendId, FlowId};
+use crate::input::{BackendNews, UpstreamFailure};
+use crate::output::{Output, Outputs};
+use crate::reason::{CloseReason, DropReason};
+use crate::time::Instant;
+
+/// How many slots of the flow table one timeout looks at for flows that have to end.
+const SLOTS_PER_TIMEOUT: usize = 1_024;
+
+/// A walk over all flows in search of those that have to end, in steps, so that a million of them
+/// hold up no datagram for long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sweep {
+    /// When it is to go on.
+    pub(super) at: Instant,
+    next_slot: usize,
+}
+
+impl UdpManager {
+    pub(super) fn handle_backend_news(
+        &mut self,
+        backend: BackendId,
+        news: BackendNews,
+        now: Instant,
+    ) {
+        self.backends.hear(backend, news);
+        self.sweep_if_needed(now);
+    }
+
+    pub(super) fn handle_upstream_failure<'p>(
+        &mut self,
+        id: FlowId,
+        failure: UpstreamFailure,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        match failure {
+            UpstreamFailure::NotOpened => {
+                self.close(id, CloseReason::UpstreamFailed, now, outputs);
+            }
+            UpstreamFailure::Refused | UpstreamFailure::Unreachable => {
+                self.counters.upstream_errors += 1;
+                let Some(flow) = self.flows.get(id) else { return };
+                if self.backends.network_failed(flow.backend(), now) {
+                    self.sweep_if_needed(now);
+                }
+            }
+        }
+    }
+
+    /// The flow, if it may have its client's next datagram: with the backend it has, or with
+    /// another. `None` where it has ended instead.
+    ///
+    /// # Errors
+    ///
+    /// When it has to go on with another backend and none can take it. It stays as it is then, and
+    /// the next datagram tries again.
+    #[inline]
+    pub(super) fn settle<'p>(
+        &mut self,
+        id: FlowId,
+        ttl: u8,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) -> Result<Option<FlowId>, DropReason> {
+        let (_, flow) = self.flows.at(id.index());
+        match self.backends.verdict(flow.backend()) {
+            Verdict::Stay => Ok(Some(id)),
+            Verdict::Move => self.move_flow(id, ttl, outputs).map(|()| Some(id)),
+            Verdict::Close(reason) => {
+                self.close(id, reason, now, outputs);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Gives a flow another backend. To the client it is the same flow.
+    fn move_flow<'p>(
+        &mut self,
+        id: FlowId,
+        ttl: u8,
+        outputs: &mut impl Outputs<'p>,
+    ) -> Result<(), DropReason> {
+        let Some(flow) = self.flows.get_mut(id) else { return Ok(()) };
+        let (client, former) = (flow.client(), flow.backend());
+        let affinity = self.config.cluster.affinity;
+        let backend = self
+            .balancer
+            .pick(&self.backends, client, affinity, &mut self.random)
+            .ok_or(DropReason::NoBackend)?;
+        flow.move_to(backend);
+        if let Some(former) = self.backends.get_mut(former) {
+            former.flows_active -= 1;
+        }
+        let chosen = self.backends.get_mut(backend).ok_or(DropReason::NoBackend)?;
+        chosen.flows_active += 1;
+        let address = chosen.address();
+        self.counters.flows_moved += 1;
+        outputs.emit(Output::CloseUpstream { flow: id });
+        outputs.emit(Output::OpenUpstream { flow: id, backend, address, ttl, reuse: None });
+        Ok(())
+    }
+
+    /// Begins a sweep, from the start if one is under way, where flows have to end.
+    pub(super) fn sweep_if_needed(&mut self, now: Instant) {
+        if self.backends.has_flows_to_close() {
+            self.sweep = Some(Sweep { at: now, next_slot: 0 });
+        }
+    }
+
+    /// Ends some of the flows that have to, and says whether it got to the last of them.
+    pub(super) fn sweep<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) -> bool {
+        let Some(Sweep { next_slot, .. }) = self.sweep else { return true };
+        let end = self.flows.slots().min(next_slot + SLOTS_PER_TIMEOUT);
+        for slot in next_slot..end {
+            let Some((id, flow)) = self.flows.alive_at(slot) else { continue };
+            if let Verdict::Close(reason) = self.backends.verdict(flow.backend()) {
+                self.close(id, reason, now, outputs);
+            }
+        }
+        let is_over = end == self.flows.slots();
+        self.sweep = (!is_over).then_some(Sweep { at: now, next_slot: end });
+        is_over
+    }
+
+    /// Ends all flows of some backends, and closes the sockets that rest for them. Looks at every
+    /// flow.
+    pub(super) fn close_flows_of<'p>(
+        &mut self,
+        backends: &[BackendId],
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        if backends.is_empty() {
+            return;
+        }
+        for slot in 0..self.flows.slots() {
+            let Some((id, flow)) = self.flows.alive_at(slot) else { continue };
+            if backends.contains(&flow.backend()) {
+                self.close(id, CloseReason::BackendRemoved, now, outputs);
+            }
+        }
+        for &backend in backends {
+            while let Some(slot) = self.queues.first(resting_queue(backend)) {
+                self.close_resting(slot, outputs);
+            }
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! Flows whose backend goes down, drains or is removed, and changes of the configuration.
+
+use super::*;
+
+const PASSIVE: Passive = Passive { silent_flows: 2, back_off: Duration::from_secs(5) };
+
+fn first() -> BackendId {
+    BackendId::new(0)
+}
+
+impl Harness {
+    fn with_policy(on_backend_down: OnBackendDown) -> Self {
+        Self::new(|c| c.cluster.health.on_backend_down = on_backend_down)
+    }
+
+    fn news(&mut self, backend: BackendId, news: BackendNews, now: Instant) {
+        let outputs = self.input(ManagerInput::BackendChanged { backend, news }, now);
+        assert_eq!(outputs, []);
+    }
+
+    fn refused(&mut self, flow: FlowId, now: Instant) {
+        let failure = UpstreamFailure::Refused;
+        self.input(ManagerInput::UpstreamFailed { flow, failure }, now);
+    }
+
+    fn configure(
+        &mut self,
+        now: Instant,
+        change: impl FnOnce(&mut ManagerConfig),
+    ) -> Vec<Output<'static>> {
+        let mut config = self.manager.config().clone();
+        change(&mut config);
+        let configuration = Configuration::new(config);
+        let mut outputs = vec![];
+        self.manager.handle_input(ManagerInput::Configured(&configuration), now, &mut outputs);
+        self.manager.assert_invariants();
+        outputs.into_iter().map(without_payload).collect()
+    }
+
+    fn backend_of(&self, flow: FlowId) -> usize {
+        self.manager.flow(flow).unwrap().backend().index()
+    }
+
+    fn state(&self, place: usize) -> crate::backends::BackendState {
+        self.manager.backends().get(BackendId::new(place)).unwrap().state()
+    }
+}
+
+/// What a change of the configuration emits carries no datagrams.
+fn without_payload(output: Output<'_>) -> Output<'static> {
+    match output {
+        Output::CloseFlow { flow, reason, keep_socket } => {
+            Output::CloseFlow { flow, reason, keep_socket }
+        }
+        Output::CloseUpstream { flow } => Output::CloseUpstream { flow },
+        other => panic!("unexpected: {other:?}"),
+    }
+}
+
+#[test]
+fn a_pinned_flow_stays_with_a_backend_that_is_down_and_new_ones_go_elsewhere() {
+    let mut harness = Harness::with_policy(OnBackendDown::Pin);
+    let flow = harness.open(client(1), at(0));
+    harness.news(first(), BackendNews::Down, at(1));
+    let again = harness.request(client(1), b"again", at(2));
+    assert!(matches!(again[..], [Output::SendToBackend { flow: f, .. }] if f == flow));
+    for number in 2..6 {
+        let flow = harness.open(client(number), at(3));
+        assert_eq!(harness.backend_of(flow), 1);
+    }
+}
+
+#[test]
+fn a_flow_moves_at_its_clients_next_datagram_and_keeps_its_id() {
+    let mut harness = Harness::with_policy(OnBackendDown::Rehash);
+    let flow = harness.open(client(1), at(0));
+    assert_eq!(harness.backend_of(flow), 0);
+    harness.news(first(), BackendNews::Down, at(1));
+    let burst = Burst::single(b"again").unwrap();
+    assert_eq!(
+        harness.request(client(1), b"again", at(2)),
+        [
+            Output::CloseUpstream { flow },
+            Output::OpenUpstream {
+                flow,
+                backend: BackendId::new(1),
+                address: backend(2),
+                ttl: 63,
+                reuse: None
+            },
+            Output::SendToBackend { flow, prefix: None, tos: 0, ttl: 63, burst },
+        ]
+    );
+    assert_eq!(harness.manager.counters().flows_moved, 1);
+    assert_eq!(harness.manager.counters().flows_opened, 1);
+    // Once it has moved it stays, also when the first one is back.
+    harness.news(first(), BackendNews::Up, at(3));
+    let third = harness.request(client(1), b"third", at(4));
+    assert!(matches!(third[..], [Output::SendToBackend { .. }]), "{third:?}");
+}
+
+#[test]
+fn the_backend_a_flow_moves_to_is_told_who_the_client_is() {
+    let mut harness = Harness::new(|c| {
+        c.cluster.health.on_backend_down = OnBackendDown::Rehash;
+        c.cluster.send_proxy_protocol = SendProxyProtocol::First;
+    });
+    harness.open(client(1), at(0));
+    harness.news(first(), BackendNews::Down, at(1));
+    let moved = harness.request(client(1), b"again", at(2));
+    assert!(matches!(moved[2], Output::SendToBackend { prefix: Some(_), .. }), "{moved:?}");
+    let next = harness.request(client(1), b"again", at(2));
+    assert!(matches!(next[0], Output::SendToBackend { prefix: None, .. }), "{next:?}");
+}
+
+#[test]
+fn a_flow_that_cannot_move_is_kept_and_its_datagrams_are_dropped_until_it_can() {
+    let mut harness = Harness::with_policy(OnBackendDown::Rehash);
+    let flow = harness.open(client(1), at(0));
+    harness.news(first(), BackendNews::Down, at(1));
+    harness.news(BackendId::new(1), BackendNews::Down, at(1));
+    let lost = harness.request(client(1), b"lost", at(2));
+    assert!(matches!(lost[..], [Output::Drop { reason: DropReason::NoBackend, .. }]), "{lost:?}");
+    harness.news(first(), BackendNews::Up, at(3));
+    let again = harness.request(client(1), b"again", at(4));
+    assert!(matches!(again[..], [Output::SendToBackend { flow: f, .. }] if f == flow));
+}
+
+#[test]
+fn with_close_the_flows_of_a_backend_that_goes_down_end_by_themselves() {
+    let mut harness = Harness::with_policy(OnBackendDown::Close);
+    let flow = harness.open(client(1), at(0));
+    let other = harness.open(client(2), at(0));
+    harness.news(first(), BackendNews::Down, at(10));
+    let deadline = harness.manager.poll_timeout().unwrap();
+    assert_eq!(deadline.reason, DeadlineReason::Sweep);
+    let closed = harness.run_until(at(20));
+    let reason = CloseReason::BackendDown;
+    assert_eq!(closed, [Output::CloseFlow { flow, reason, keep_socket: false }]);
+    assert!(harness.manager.flow(other).is_some());
+}
+
+#[test]
+fn with_close_a_datagram_that_comes_before_the_timeout_opens_a_new_flow() {
+    let mut harness = Harness::with_policy(OnBackendDown::Close);
+    let flow = harness.open(client(1), at(0));
+    harness.news(first(), BackendNews::Down, at(10));
+    let outputs = harness.request(client(1), b"again", at(10));
+    let [Output::CloseFlow { flow: closed, .. }, Output::OpenUpstream { address, .. }, ..] =
+        outputs[..]
+    else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!((closed, address), (flow, backend(2)));
+}
+
+#[test]
+fn a_sweep_gets_to_every_flow_and_does_a_bounded_part_at_a_time() {
+    let mut harness = Harness::new(|c| {
+        c.max_flows = 3_000;
+        c.cluster.health.on_backend_down = OnBackendDown::Close;
+        c.cluster.backends.truncate(1);
+    });
+    for number in 0..3_000 {
+        harness.manager.handle_input(
+            ManagerInput::ClientBurst {
+                source: client(number),
+                local: None,
+                tos: 0,
+                ttl: 64,
+                burst: Burst::single(b"hello").unwrap(),
+            },
+            at(0),
+            &mut vec![],
+        );
+    }
+    harness.news(first(), BackendNews::Down, at(10));
+    let first_part = harness.input(ManagerInput::Timeout, at(10));
+    assert_eq!(first_part.len(), 1_024);
+    let rest = harness.run_until(at(20));
+    assert_eq!((rest.len(), harness.manager.flow_count()), (3_000 - 1_024, 0));
+}
+
+#[test]
+fn while_all_are_down_they_are_used_as_if_all_were_up_if_so_configured() {
+    for fail_open in [false, true] {
+        let mut harness = Harness::new(|c| c.cluster.health.fail_open = fail_open);
+        harness.news(first(), BackendNews::Down, at(0));
+        harness.news(BackendId::new(1), BackendNews::Down, at(0));
+        let outputs = harness.request(client(1), b"hello", at(1));
+        match outputs[..] {
+            [Output::OpenUpstream { .. }, Output::SendToBackend { .. }] => assert!(fail_open),
+            [Output::Drop { reason: DropReason::NoBackend, .. }] => assert!(!fail_open),
+            ref other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn two_errors_of_the_network_put_a_backend_out_of_service_for_a_while() {
+    let mut harness = Harness::new(|c| {
+        c.cluster.health.passive = Some(PASSIVE);
+        c.cluster.health.on_backend_down = OnBackendDown::Rehash;
+    });
+    let flow = harness.open(client(1), at(0));
+    harness.refused(flow, at(1));
+    assert_eq!(harness.state(0).as_str(), "up", "one error can be forged");
+    harness.request(client(1), b"second", at(10));
+    harness.refused(flow, at(11));
+    assert_eq!(harness.state(0).as_str(), "down");
+    let third = harness.request(client(1), b"third", at(20));
+    assert!(matches!(third[1], Output::OpenUpstream { address, .. } if address == backend(2)));
+
+    let back = harness.manager.poll_timeout().unwrap();
+    assert_eq!((back.at, back.reason), (at(5_011), DeadlineReason::BackendEvent));
+    harness.run_until(at(5_011));
+    assert_eq!(harness.state(0).as_str(), "up");
+}
+
+#[test]
+fn an_answer_puts_a_backend_back_into_service() {
+    let mut harness = Harness::new(|c| c.cluster.health.passive = Some(PASSIVE));
+    let flow = harness.open(client(1), at(0));
+    harness.refused(flow, at(1));
+    harness.refused(flow, at(1));
+    assert_eq!(harness.state(0).as_str(), "down");
+    harness.reply(flow, b"here", at(2));
+    assert_eq!(harness.state(0).as_str(), "up");
+}
+
+#[test]
+fn silence_counts_only_where_answers_are_expected() {
+    for responses in [0, 1] {
+        let mut harness = Harness::new(|c| {
+            c.cluster.health.passive = Some(PASSIVE);
+            c.cluster.responses = responses;
+            c.cluster.backends.truncate(1);
+        });
+        harness.open(client(1), at(0));
+        harness.open(client(2), at(0));
+        harness.run_until(at(60_001));
+        let expected = if responses == 1 { "down" } else { "up" };
+        assert_eq!(harness.state(0).as_str(), expected, "with responses = {responses}");
+    }
+}
+
+#[test]
+fn without_passive_checks_errors_are_counted_and_nothing_more() {
+    let mut harness = Harness::new(|_| {});
+    let flow = harness.open(client(1), at(0));
+    for _ in 0..10 {
+        harness.refused(flow, at(1));
+    }
+    assert_eq!(harness.state(0).as_str(), "up");
+    assert_eq!(harness.manager.counters().upstream_errors, 10);
+}
+
+#[test]
+fn a_draining_backend_keeps_its_flows_until_the_deadline() {
+    let mut harness = Harness::new(|_| {});
+    let flow = harness.open(client(1), at(0));
+    harness.news(first(), BackendNews::Drain { deadline: Some(at(1_000)) }, at(10));
+    assert_eq!(harness.state(0).as_str(), "draining");
+    let new = harness.open(client(2), at(20));
+    let other = harness.open(client(3), at(20));
+    assert_eq!((harness.backend_of(new), harness.backend_of(other)), (1, 1));
+    let again = harness.request(client(1), b"again", at(999));
+    assert!(matches!(again[..], [Output::SendToBackend { .. }]));
+    let closed = harness.run_until(at(1_010));
+    let reason = CloseReason::Drained;
+    assert_eq!(closed, [Output::CloseFlow { flow, reason, keep_socket: false }]);
+    harness.news(first(), BackendNews::Undrain, at(2_000));
+    let back = [4, 5].map(|number| harness.open(client(number), at(2_001)));
+    assert!(back.iter().any(|&flow| harness.backend_of(flow) == 0));
+}
+
+#[test]
+fn a_removed_backend_gets_nothing_any_more_whatever_the_policy() {
+    for policy in [OnBackendDown::Pin, OnBackendDown::Rehash, OnBackendDown::Close] {
+        let mut harness = Harness::with_policy(policy);
+        harness.open(client(1), at(0));
+        harness.configure(at(1), |c| c.cluster.backends[0].removed = true);
+        let outputs = harness.request(client(1), b"again", at(2));
+        let to_second = |output: &Output<'_>| {
+            matches!(output, Output::OpenUpstream { address, .. } if *address == backend(2))
+        };
+        assert!(outputs.iter().any(to_second), "{policy:?}: {outputs:?}");
+    }
+}
+
+#[test]
+fn a_backend_can_be_added_at_the_end_and_is_used() {
+    let mut harness = Harness::new(|_| {});
+    harness.configure(at(0), |c| c.cluster.backends.push(BackendConfig::new(backend(3))));
+    let used = [1, 2, 3].map(|number| {
+        let flow = harness.open(client(number), at(1));
+        harness.backend_of(flow)
+    });
+    assert!(used.contains(&2), "{used:?}");
+}
+
+#[test]
+fn the_last_backend_can_be_removed_and_added_again() {
+    let mut harness = Harness::new(|c| c.cluster.backends.truncate(1));
+    let flow = harness.open(client(1), at(0));
+    harness.configure(at(1), |c| c.cluster.backends[0].removed = true);
+    harness.request(client(1), b"lost", at(2));
+    harness.request(client(2), b"lost", at(2));
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::NoBackend), 2);
+    harness.configure(at(3), |c| c.cluster.backends[0].removed = false);
+    let again = harness.request(client(1), b"again", at(4));
+    assert!(matches!(again[..], [Output::SendToBackend { flow: f, .. }] if f == flow));
+    harness.open(client(2), at(4));
+}
+
+#[test]
+fn the_flows_of_a_backend_whose_place_another_takes_end() {
+    let mut harness = Harness::new(|_| {});
+    let flow = harness.open(client(1), at(0));
+    let outputs = harness.configure(at(1), |c| {
+        c.cluster.backends[0] = BackendConfig::new(backend(9));
+    });
+    let reason = CloseReason::BackendRemoved;
+    assert_eq!(outputs, [Output::CloseFlow { flow, reason, keep_socket: false }]);
+}
+
+#[test]
+fn sockets_that_rest_for_a_backend_whose_place_another_takes_close() {
+    let mut harness = Harness::new(|c| {
+        c.cluster.responses = 1;
+        c.cluster.upstream_reuse = Some(Duration::from_secs(1));
+    });
+    let flow = harness.open(client(1), at(0));
+    harness.reply(flow, b"answer", at(1));
+    assert_eq!(harness.manager.resting_for(first()), 1);
+    let outputs = harness.configure(at(2), |c| {
+        c.cluster.backends[0] = BackendConfig::new(backend(9));
+    });
+    assert_eq!(outputs, [Output::CloseUpstream { flow }]);
+    assert_eq!(harness.manager.resting_for(first()), 0);
+    assert_eq!(harness.manager.resting_for(BackendId::new(77)), 0);
+}
+
+#[test]
+fn a_change_of_something_else_does_not_disturb_whose_turn_it_is() {
+    let mut harness = Harness::new(|_| {});
+    let flow = harness.open(client(1), at(0));
+    assert_eq!(harness.backend_of(flow), 0);
+    harness.configure(at(1), |c| c.cluster.idle_timeout = Duration::from_secs(1));
+    let flow = harness.open(client(2), at(1));
+    assert_eq!(harness.backend_of(flow), 1);
+    assert_eq!(harness.manager.flow(flow).unwrap().deadline(), at(1_001));
+}
+
+#[test]
+fn flow_limits_that_are_set_later_count_the_flows_that_are_there() {
+    let mut harness = Harness::new(|_| {});
+    harness.open(client(1), at(0));
+    harness.configure(at(1), |c| c.cluster.limits.flows_per_source = 2);
+    harness.open(client(2), at(2));
+    harness.request(client(3), b"one too many", at(3));
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::SourceFlows), 1);
+}
+
+#[test]
+fn the_flow_table_can_be_made_smaller_and_larger() {
+    let mut harness = Harness::new(|c| c.max_flows = 2);
+    let flows = [1, 2].map(|number| harness.open(client(number), at(0)));
+    for flow in flows {
+        harness.reply(flow, b"answered, so never given up for another", at(0));
+    }
+    harness.configure(at(1), |c| c.max_flows = 3);
+    let third = harness.open(client(3), at(1));
+    harness.reply(third, b"here", at(1));
+    harness.configure(at(2), |c| c.max_flows = 1);
+    assert_eq!(harness.manager.flow_count(), 3, "those that live may stay");
+    harness.request(client(4), b"full", at(3));
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::MaxFlows), 1);
+}
+
+#[test]
+fn a_flow_that_ends_is_recorded_where_that_is_wanted() {
+    let mut harness = Harness::new(|c| {
+        c.record_flows = true;
+        c.cluster.responses = 1;
+    });
+    let flow = harness.open(client(1), at(5));
+    let outputs = harness.reply(flow, b"answer", at(8));
+    let [_, Output::RecordFlow { flow: recorded, record }, Output::CloseFlow { .. }] = outputs[..]
+    else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(recorded, flow);
+    assert_eq!((record.client, record.backend), (client(1), first()));
+    assert_eq!((record.to_backend.bytes, record.to_client.bytes), (5, 6));
+    assert_eq!((record.lasted_ns, record.first_answer_ns), (3_000_000, Some(3_000_000)));
+    assert_eq!(record.reason, CloseReason::Complete);
+}
+
+#[test]
+fn a_datagram_from_another_of_our_listeners_opens_no_flow() {
+    let other: SocketAddr = "192.0.2.53:5353".parse().unwrap();
+    let mut harness = Harness::new(|c| c.own_addresses = vec![other]);
+    harness.request(other, b"loop", at(0));
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::OwnAddress), 1);
+}
+
+#[test]
+fn a_listener_on_a_wildcard_is_known_by_the_address_it_is_called_at_and_by_the_loopback() {
+    let mut harness = Harness::new(|c| c.own_addresses = vec!["0.0.0.0:5353".parse().unwrap()]);
+    harness.request("192.0.2.53:5353".parse().unwrap(), b"loop", at(0));
+    harness.request("127.0.0.1:5353".parse().unwrap(), b"loop", at(0));
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::OwnAddress), 2);
+    harness.open("192.0.2.99:5353".parse().unwrap(), at(0));
+}
