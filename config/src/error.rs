@@ -49,6 +49,13 @@ pub enum Fault {
     Unused,
     /// A warning: a cluster without backends, which drops all that it is sent.
     NoBackends,
+    /// A warning: a key that changes nothing beside the others.
+    NoEffect {
+        /// What makes it so.
+        because: &'static str,
+    },
+    /// A warning: an address of the administration that other hosts may reach.
+    OpenToOthers,
 }
 
 impl Display for Problem {
@@ -82,6 +89,10 @@ impl Display for Fault {
             Self::Unused => f.write_str("no listener uses this cluster"),
             Self::NoBackends => {
                 f.write_str("no backends: every datagram to this cluster is dropped")
+            }
+            Self::NoEffect { because } => write!(f, "has no effect, as {because}"),
+            Self::OpenToOthers => {
+                f.write_str("other hosts may reach this address, and no password is asked for")
             }
         }
     }

@@ -5,6 +5,7 @@
 //! Text that is not valid gives [`Errors`]: all problems at once, in the order of the file, each with
 //! its line, column and key, what was found, what is allowed and the likeliest meaning of a typo.
 //! A key or value that belongs to the product but is not built yet is refused as such.
+//! [`Config::difference_to`] says what a reload has to do.
 //!
 //! ```
 //! let config = flowgate_config::parse(
@@ -42,8 +43,11 @@
 
 #![forbid(unsafe_code)]
 
+mod cluster;
+mod difference;
 mod error;
 mod nearest;
+mod probing;
 mod problems;
 mod read;
 mod reader;
@@ -51,15 +55,18 @@ mod value;
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowgate_core::config::{ClusterConfig, ManagerConfig};
+use flowgate_core::config::{BackendConfig, ClusterConfig, ManagerConfig};
 use ipnet::IpNet;
 use toml::de::DeTable;
 
+pub use cluster::{Cluster, Member, Target};
+pub use difference::{ClusterChanges, Difference, ListenerChanges};
 pub use error::{Errors, Fault, LoadError, Problem};
+pub use probing::{Expect, Payload, Probe, Probing};
 
 /// A valid configuration.
 ///
@@ -71,6 +78,8 @@ pub struct Config {
     pub workers: Workers,
     /// How long a graceful stop waits for live flows to end. Zero: it does not wait.
     pub drain_timeout: Duration,
+    /// Where operators reach the process.
+    pub admin: Admin,
     /// What is logged, and how.
     pub log: Log,
     /// The listeners in the order of the file: at least one, names and addresses all different.
@@ -79,6 +88,18 @@ pub struct Config {
     pub clusters: Vec<Arc<Cluster>>,
     /// What is legal but hardly meant, such as a cluster that no listener uses.
     pub warnings: Vec<Problem>,
+}
+
+impl Config {
+    /// The listener of this name.
+    pub fn listener(&self, name: &str) -> Option<&Listener> {
+        self.listeners.iter().find(|listener| listener.name == name)
+    }
+
+    /// The cluster of this name.
+    pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.clusters.iter().find(|cluster| cluster.name == name)
+    }
 }
 
 /// How many threads move datagrams.
@@ -90,13 +111,25 @@ pub enum Workers {
     Count(NonZeroU16),
 }
 
+/// Where operators reach the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admin {
+    /// Where the control socket is, in a path that fits a socket address. None: at the usual place.
+    pub socket: Option<PathBuf>,
+    /// Where metrics and the status page are served over HTTP. None: nowhere. Port 0: the kernel
+    /// chooses one.
+    pub http: Option<SocketAddr>,
+}
+
 /// What is logged, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// The least severe level that is written.
     pub level: LogLevel,
     /// The form of a line.
     pub format: LogFormat,
+    /// Where finished flows are told of.
+    pub flows: FlowLog,
 }
 
 /// How much the log tells, from least to most.
@@ -119,6 +152,17 @@ pub enum LogFormat {
     Text,
     /// One JSON document a line.
     Json,
+}
+
+/// Where finished flows are told of: one JSON document a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FlowLog {
+    /// Nowhere.
+    Off,
+    /// On standard error, among the other lines.
+    Stderr,
+    /// At the end of this file.
+    File(PathBuf),
 }
 
 /// An address that clients send to, and the cluster that serves it.
@@ -150,28 +194,29 @@ pub struct Listener {
 impl Listener {
     /// What a manager that serves this listener is told to do.
     ///
-    /// `address` is the one that the socket was given, which has a port even where the file says 0.
-    /// `max_flows` depends on the process's limits and on how many workers share the listener.
-    pub fn manager_config(&self, address: SocketAddr, max_flows: u32) -> ManagerConfig {
+    /// `address` is the one that the socket was given, which has a port even where the file says 0,
+    /// and `own_addresses` are those of all listeners. `max_flows` depends on the process's limits and
+    /// on how many workers share the listener. `backends` are those of the cluster, each at the place
+    /// where it is to stay: see [`Cluster::backends`].
+    pub fn manager_config(
+        &self,
+        address: SocketAddr,
+        max_flows: u32,
+        own_addresses: Vec<SocketAddr>,
+        record_flows: bool,
+        backends: Vec<BackendConfig>,
+    ) -> ManagerConfig {
         ManagerConfig {
             address,
             max_flows,
             max_datagram_size: self.max_datagram_size,
             allow: self.allow.clone(),
             deny: self.deny.clone(),
-            cluster: self.cluster.policy.clone(),
+            own_addresses,
+            record_flows,
+            cluster: ClusterConfig { backends, ..self.cluster.policy.clone() },
         }
     }
-}
-
-/// A named set of backends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cluster {
-    /// Its name in the file: never empty, and free to hold any character, so escape it where it is
-    /// shown.
-    pub name: String,
-    /// Its backends, all of different addresses, and how they share the work.
-    pub policy: ClusterConfig,
 }
 
 /// Reads the configuration that `text` holds. `file` names the text in messages and is not opened.

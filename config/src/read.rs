@@ -4,6 +4,7 @@
 //! A function here first asks for all the keys of its table and only then builds what they make, so
 //! that a key that is refused hides none of the others.
 
+mod admin;
 mod cluster;
 mod listener;
 mod log;
@@ -17,7 +18,7 @@ use toml::de::DeValue;
 use crate::error::Fault;
 use crate::nearest::nearest;
 use crate::reader::{Field, Item, Table};
-use crate::value::{duration, listen_address, name, text, whole};
+use crate::value::{duration, text, whole};
 use crate::{Config, Listener, Workers};
 use cluster::Clusters;
 
@@ -33,11 +34,7 @@ pub(crate) fn document(table: &Table<'_>) -> Option<Config> {
         .get("drain_timeout", duration(Duration::ZERO..=LONGEST_DRAIN))
         .or(Duration::from_secs(30));
     let log = table.section("log", log::log);
-    table.section("admin", |admin| {
-        admin.get("socket", name).not_yet();
-        admin.get("http", listen_address).not_yet();
-        Some(())
-    });
+    let admin = table.section("admin", admin::admin);
     let Field { item, value } = table.get("cluster", Clusters::read);
     let clusters = value.unwrap_or_default();
     let listeners = table.require("listener", |item| listener::listeners(item, &clusters)).value?;
@@ -45,6 +42,7 @@ pub(crate) fn document(table: &Table<'_>) -> Option<Config> {
     Some(Config {
         workers,
         drain_timeout,
+        admin: admin?,
         log: log?,
         listeners,
         clusters: clusters.in_order()?,

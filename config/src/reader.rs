@@ -3,7 +3,7 @@
 //! A *reader* is a function from an [`Item`] to an `Option`: `None` says that the problem has been
 //! reported. Tables are read by asking for each key once, by name and with its reader; a key that
 //! was not asked for is unknown. A key that is read may be narrowed to what is built so far: see
-//! [`Field::only`] and [`Field::not_yet`].
+//! [`Field::only`].
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -257,10 +257,9 @@ impl<T> Field<'_, T> {
         Self { value, ..self }
     }
 
-    /// No value is supported yet.
-    pub(crate) fn not_yet(self) -> Self {
-        let value = self.value.and_then(|_| self.item.refuse_for_now("to leave the key out"));
-        Self { value, ..self }
+    /// Whether there is a value, and it has been refused.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.value.is_none() && self.item.value.is_some()
     }
 
     /// Refuses a value that does not fit the rest.

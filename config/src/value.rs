@@ -141,66 +141,14 @@ pub(crate) fn listen_address(item: &Item<'_>) -> Option<SocketAddr> {
         .or_else(|| item.refuse("an IP address and port, such as \"0.0.0.0:53\" or \"[::]:53\""))
 }
 
-/// An address to send to. A host's name in its place is not yet supported.
-pub(crate) fn server_address(item: &Item<'_>) -> Option<SocketAddr> {
-    let allowed = "an IP address and port, such as \"10.0.0.1:53\" or \"[2001:db8::1]:53\"";
-    let written = text(item).unwrap_or_default();
-    match socket_address(written) {
-        Some(address) if address.port() != 0 && !address.ip().is_unspecified() => Some(address),
-        None if is_host_and_port(written) => item.refuse_for_now(allowed),
-        _ => item.refuse(allowed),
-    }
-}
-
-/// An IPv4 address mapped into IPv6 is taken for the IPv4 address that it stands for, so that one
+/// An address and port. An IPv4 address mapped into IPv6 is taken for the IPv4 address that it stands for, so that one
 /// address has one spelling.
-fn socket_address(text: &str) -> Option<SocketAddr> {
+pub(crate) fn socket_address(text: &str) -> Option<SocketAddr> {
     let mut address: SocketAddr = text.parse().ok()?;
     if let IpAddr::V4(ip) = address.ip().to_canonical() {
         address = (ip, address.port()).into();
     }
     Some(address)
-}
-
-/// Whether `text` looks like `resolver.internal:53`. A last label of digits makes it a malformed IPv4
-/// address instead, as in URLs.
-fn is_host_and_port(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return false;
-    };
-    let is_letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(is_letter);
-    let host = host.strip_suffix('.').unwrap_or(host);
-    let last = host.rsplit('.').next().unwrap_or_default();
-    port.parse::<u16>().is_ok_and(|port| port != 0)
-        && host.len() <= 253
-        && host.split('.').all(is_label)
-        && !last.chars().all(|c| c.is_ascii_digit())
-}
-
-/// What a probe sends: one of some `words`, or bytes as `hex:` or `text:`.
-pub(crate) fn payload(
-    words: &'static [&'static str],
-    schemes: &'static [&'static str],
-) -> impl Fn(&Item<'_>) -> Option<String> {
-    move |item| {
-        let fits = |text: &&str| {
-            let (scheme, rest) = text.split_once(':').unwrap_or_default();
-            words.contains(text)
-                || schemes.contains(&scheme)
-                    && (scheme != "hex" || is_hex(rest))
-                    && !rest.is_empty()
-        };
-        text(item).filter(fits).map(str::to_owned).or_else(|| {
-            let words = words.iter().map(|word| format!("{word:?}"));
-            let schemes = schemes.iter().map(|scheme| format!("\"{scheme}:...\""));
-            item.refuse(words.chain(schemes).collect::<Vec<_>>().join(", "))
-        })
-    }
-}
-
-fn is_hex(digits: &str) -> bool {
-    digits.len().is_multiple_of(2) && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
 /// The string that an item holds.

@@ -1,27 +1,25 @@
 //! `[cluster.NAME]`.
 
 mod health;
+mod members;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flowgate_core::config::{
-    Affinity, BackendConfig, Balance, ClusterConfig, Limits, SendProxyProtocol,
+    Affinity, Balance, ClusterConfig, HealthPolicy, Limits, OnBackendDown, SendProxyProtocol,
 };
-use toml::de::DeValue;
 
-use crate::Cluster;
+use crate::cluster::{Cluster, backends};
 use crate::error::Fault;
 use crate::nearest::nearest;
-use crate::reader::{Claims, Item, Table};
-use crate::value::{boolean, choice, count, duration, is_name, off_or, server_address, text, word};
+use crate::reader::{Item, Table};
+use crate::value::{choice, count, duration, is_name, off_or, text, word};
+use health::Health;
 
 pub(super) const TABLES: &str = "[cluster.NAME] tables";
-
-const BACKENDS: &str = "a list of backends, such as [\"10.0.0.1:53\"]";
 
 /// How long a flow may be silent. The most is beyond what any network device remembers.
 const IDLE: RangeInclusive<Duration> =
@@ -49,10 +47,9 @@ impl Clusters {
             if !is_name(name) {
                 item.refuse::<()>("a [cluster.NAME] of 1 to 255 bytes");
             }
-            let policy = item.table("a [cluster.NAME] table", |table| policy(table, item));
-            let cluster = policy.map(|policy| Arc::new(Cluster { name: name.to_owned(), policy }));
+            let cluster = item.table("a [cluster.NAME] table", |table| cluster(name, table, item));
             clusters.names.push(name.to_owned());
-            clusters.by_name.insert(name.to_owned(), cluster);
+            clusters.by_name.insert(name.to_owned(), cluster.map(Arc::new));
         });
         Some(clusters)
     }
@@ -79,7 +76,7 @@ impl Clusters {
     }
 }
 
-fn policy(table: &Table<'_>, item: &Item<'_>) -> Option<ClusterConfig> {
+fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>) -> Option<Cluster> {
     let balance = table.get("balance", choice(BALANCE)).or(Balance::Rendezvous);
     let affinity = table.get("affinity", choice(AFFINITY)).or(Affinity::SourceIp);
     let idle_timeout = table.get("idle_timeout", duration(IDLE)).or(Duration::from_secs(60));
@@ -89,14 +86,16 @@ fn policy(table: &Table<'_>, item: &Item<'_>) -> Option<ClusterConfig> {
         table.get("send_proxy_protocol", choice(SEND_PROXY_PROTOCOL)).or(SendProxyProtocol::Off);
     let upstream_reuse = table.get("upstream_reuse", off_or(duration(REST))).or(None);
     table.get("mode", word(&["session", "one-way", "fan-out"])).only("session");
-    table.get("on_backend_down", word(&["pin", "rehash", "close"])).only("pin");
-    table.section("health", health::health);
+    let on_backend_down =
+        table.get("on_backend_down", choice(ON_BACKEND_DOWN)).or(OnBackendDown::Rehash);
+    let health = table.section("health", health::health);
     let limits = table.section("limits", limits);
-    let backends = table.require("backends", backends).value?;
-    if backends.is_empty() {
+    let members = table.require("backends", members::members).value?;
+    if members.is_empty() {
         item.warn(Fault::NoBackends);
     }
-    Some(ClusterConfig {
+    let Health { probing, fail_open, passive } = health?;
+    let policy = ClusterConfig {
         balance,
         affinity,
         idle_timeout,
@@ -104,9 +103,11 @@ fn policy(table: &Table<'_>, item: &Item<'_>) -> Option<ClusterConfig> {
         requests,
         send_proxy_protocol,
         upstream_reuse,
+        health: HealthPolicy { on_backend_down, fail_open, passive },
         limits: limits?,
-        backends,
-    })
+        backends: backends(&members, |_| Vec::new()),
+    };
+    Some(Cluster { name: name.to_owned(), members, health: probing, policy })
 }
 
 const BALANCE: &[(&str, Balance)] = &[
@@ -127,6 +128,12 @@ const SEND_PROXY_PROTOCOL: &[(&str, SendProxyProtocol)] = &[
     ("every", SendProxyProtocol::Every),
 ];
 
+const ON_BACKEND_DOWN: &[(&str, OnBackendDown)] = &[
+    ("pin", OnBackendDown::Pin),
+    ("rehash", OnBackendDown::Rehash),
+    ("close", OnBackendDown::Close),
+];
+
 fn limits(table: &Table<'_>) -> Option<Limits> {
     Some(Limits {
         flows_per_source: table.get("flows_per_source", count).or(0),
@@ -137,30 +144,5 @@ fn limits(table: &Table<'_>) -> Option<Limits> {
         unanswered_timeout: table
             .get("unanswered_timeout", duration(Duration::ZERO..=*IDLE.end()))
             .or(Duration::ZERO),
-    })
-}
-
-fn backends(item: &Item<'_>) -> Option<Vec<BackendConfig>> {
-    let mut taken = Claims::new();
-    item.list(BACKENDS, |item| backend(item, &mut taken))
-}
-
-/// A backend is a table, or its address alone.
-fn backend(item: &Item<'_>, taken: &mut Claims<SocketAddr>) -> Option<BackendConfig> {
-    let mut address = |item: &Item<'_>| {
-        let address = server_address(item)?;
-        taken
-            .claim(address, item, "a backend that the cluster does not have yet")
-            .then_some(address)
-    };
-    let Some(DeValue::Table(_)) = item.value() else {
-        return address(item).map(BackendConfig::new);
-    };
-    item.table("a backend", |table| {
-        let address = table.require("address", address).value;
-        let weight = table.get("weight", count).or(1);
-        let backup = table.get("backup", boolean).or(false);
-        let max_flows = table.get("max_flows", count).or(0);
-        Some(BackendConfig { address: address?, weight, backup, max_flows })
     })
 }

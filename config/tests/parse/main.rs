@@ -1,5 +1,9 @@
 //! From text to configuration, or to every reason why not.
 
+mod backends;
+mod difference;
+mod examples;
+mod health;
 mod messages;
 mod properties;
 mod refused;
@@ -7,7 +11,31 @@ mod syntax;
 mod unsupported;
 mod valid;
 
-use flowgate_config::parse;
+use std::net::SocketAddr;
+
+use flowgate_config::{Config, parse};
+
+const MINIMAL: &str = r#"
+[[listener]]
+address = "0.0.0.0:53"
+cluster = "resolvers"
+
+[cluster.resolvers]
+backends = ["10.0.0.1:53"]
+"#;
+
+fn valid(text: &str) -> Config {
+    parse(text, "flowgate.toml").unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+/// The minimal configuration with lines added to its cluster.
+fn with_cluster_lines(lines: &str) -> Config {
+    valid(&format!("{MINIMAL}\n{lines}"))
+}
 
 /// The messages about a text, without the file's name.
 fn messages(text: &str) -> Vec<String> {

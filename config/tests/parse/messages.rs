@@ -10,7 +10,7 @@ fn every_problem_is_reported_at_once_in_the_order_of_the_file() {
 workers = 0
 [log]
 level = "verbose"
-flows = "stderr"
+flows = "sterr"
 
 [[listener]]
 address = "0.0.0.0:99999"
@@ -21,14 +21,14 @@ colour = "red"
 [cluster.resolvers]
 balance = "rendezvou"
 mode = "one-way"
-backends = ["10.0.0.1:53", { address = "10.0.0.2:53", weigth = 2 }, "10.0.0.1:53", "dns.internal:53"]
+backends = ["10.0.0.1:53", { address = "10.0.0.2:53", weigth = 2 }, "10.0.0.1:53", "dns.internal"]
 
 [cluster.empty]
 "#;
     let expected = [
         "2:11: workers: found 0; allowed: \"auto\" or a whole number from 1 to 1024",
         "4:9: log.level: found \"verbose\"; allowed: error, warn, info, debug",
-        "5:9: log.flows: found \"stderr\", which is not yet supported; allowed: \"off\"",
+        "5:9: log.flows: found \"sterr\"; allowed: off, stderr, or the path of a file, such as \"/var/log/flowgate/flows.json\"; did you mean \"stderr\"?",
         "8:11: listener[0].address: found \"0.0.0.0:99999\"; allowed: an IP address and port, such as \"0.0.0.0:53\" or \"[::]:53\"",
         "9:11: listener[0].cluster: found \"resolver\"; allowed: \"resolvers\", \"empty\"; did you mean \"resolvers\"?",
         "10:21: listener[0].max_datagram_size: found 70000; allowed: a whole number from 1 to 65507",
@@ -37,7 +37,7 @@ backends = ["10.0.0.1:53", { address = "10.0.0.2:53", weigth = 2 }, "10.0.0.1:53
         "15:8: cluster.resolvers.mode: found \"one-way\", which is not yet supported; allowed: \"session\"",
         "16:55: cluster.resolvers.backends[1].weigth: unknown key; allowed: address, backup, max_flows, weight; did you mean `weight`?",
         "16:69: cluster.resolvers.backends[2]: found \"10.0.0.1:53\"; allowed: a backend that the cluster does not have yet (line 16 has it)",
-        "16:84: cluster.resolvers.backends[3]: found \"dns.internal:53\", which is not yet supported; allowed: an IP address and port, such as \"10.0.0.1:53\" or \"[2001:db8::1]:53\"",
+        "16:84: cluster.resolvers.backends[3]: found \"dns.internal\"; allowed: a port from 1 to 65535 after the name, such as \"dns.internal:53\"",
         "18:1: cluster.empty.backends: missing; allowed: a list of backends, such as [\"10.0.0.1:53\"]",
     ];
     assert_eq!(messages(text), expected);

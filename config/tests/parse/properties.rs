@@ -11,6 +11,9 @@ const VALID: &str = r#"workers = 4
 drain_timeout = "10s"
 [log]
 level = "warn"
+flows = "/var/log/flows"
+[admin]
+http = "127.0.0.1:9464"
 [[listener]]
 name = "dns"
 address = "[::]:53"
@@ -23,9 +26,13 @@ allow = []
 balance = "maglev"
 idle_timeout = "2m 5s"
 responses = 1
-backends = ["10.0.0.1:53", { address = "10.0.0.2:53", weight = 2, backup = true }]
+backends = ["10.0.0.1:53", { address = "10.0.0.2:53", weight = 2, backup = true }, "a.example:53"]
 [cluster.resolvers.health]
-probe = "off"
+probe = "udp"
+send = "hex:00ff"
+expect = "regex:^a+\\\\d"
+timeout = "1s"
+passive = true
 "#;
 
 /// What a slip or an attacker may put into a text.
@@ -89,6 +96,11 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
     #[test]
+    fn any_host_is_answered(host in "[a-zA-Z0-9._:%\\[\\]-]{0,80}") {
+        check(&format!("[cluster.a]\nbackends = [{host:?}]"))?;
+    }
+
+    #[test]
     fn any_text_is_answered(text in "(?s).{0,200}") {
         check(&text)?;
     }
@@ -118,10 +130,20 @@ proptest! {
 
     #[test]
     fn any_value_of_any_key_is_answered(
-        key in select(&["idle_timeout", "balance", "backends", "health", "responses"]),
+        key in select(&[
+            "idle_timeout", "balance", "backends", "health", "responses", "health.probe",
+            "health.send", "health.expect", "health.interval",
+        ]),
+        scheme in select(&["", "hex:", "text:", "regex:"]),
         value in "(?s).{0,40}",
     ) {
-        check(&format!("[cluster.a]\n{key} = {value:?}"))?;
+        let value = format!("{scheme}{value}");
+        let probe = match key {
+            "health.send" | "health.expect" | "health.interval" => "health.probe = \"udp\"\n",
+            _ => "",
+        };
+        check(&format!("[cluster.a]\n{probe}{key} = {value:?}"))?;
+        check(&format!("[log]\nflows = {value:?}\n[admin]\nsocket = {value:?}\nhttp = {value:?}"))?;
     }
 
     #[test]
@@ -148,6 +170,11 @@ proptest! {
         prop_assert_eq!(policy.idle_timeout, Duration::from_millis(millis));
         prop_assert!(policy.backends.iter().map(|backend| backend.weight).eq(weights));
     }
+}
+
+#[test]
+fn the_text_to_mutate_is_valid() {
+    assert_eq!(parse(VALID, "f").map(|config| config.warnings), Ok(vec![]));
 }
 
 #[test]

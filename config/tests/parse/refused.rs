@@ -1,6 +1,6 @@
 //! Which values are refused, key by key.
 
-use crate::{at_top, in_cluster, in_listener, messages, without_place};
+use crate::{at_top, in_cluster, in_listener, messages};
 
 #[test]
 fn a_number_out_of_range_is_refused_with_the_range() {
@@ -52,82 +52,6 @@ fn a_size_is_refused_with_its_range() {
             assert_eq!(in_listener(&format!("{key} = {value}")), [expected]);
         }
     }
-}
-
-/// The messages about a cluster of these backends, without the place.
-fn in_backends(backends: &str) -> Vec<String> {
-    let text = format!(
-        "[[listener]]\naddress = \"[::1]:53\"\ncluster = \"web\"\n[cluster.web]\nbackends = {backends}"
-    );
-    without_place(messages(&text), "cluster.web.")
-}
-
-#[test]
-fn a_malformed_address_is_told_from_a_name() {
-    let allowed = "an IP address and port, such as \"10.0.0.1:53\" or \"[2001:db8::1]:53\"";
-    let malformed = [
-        "10.0.0.1",
-        "10.0.0:53",
-        "10.0.0.256:53",
-        "10.0.0.1:0",
-        "10.0.0.1:65536",
-        "0.0.0.0:53",
-        "[::]:53",
-        "::1:53:",
-        "[::1]",
-        "[::1:53",
-        "",
-        ":53",
-        "a..b:53",
-        "a b:53",
-        "host",
-        "host:0",
-        "host:dns",
-    ];
-    for address in malformed {
-        let expected = format!("backends[0]: found \"{address}\"; allowed: {allowed}");
-        assert_eq!(in_backends(&format!("[\"{address}\"]")), [expected]);
-    }
-    for address in ["host:53", "resolver.internal:53", "a.b.:1", "_dns.x-y.example:65535"] {
-        let found = format!("found \"{address}\", which is not yet supported; allowed: {allowed}");
-        assert_eq!(in_backends(&format!("[\"{address}\"]")), [format!("backends[0]: {found}")]);
-        assert_eq!(
-            in_backends(&format!("[{{ address = \"{address}\" }}]")),
-            [format!("backends[0].address: {found}")]
-        );
-    }
-}
-
-#[test]
-fn each_part_of_a_backend_is_checked() {
-    let address = "an IP address and port, such as \"10.0.0.1:53\" or \"[2001:db8::1]:53\"";
-    assert_eq!(
-        in_backends(
-            "[53, {}, { address = \"10.0.0.1:53\", weight = -1, backup = 1, max_flows = \"9\" }]"
-        ),
-        [
-            format!("backends[0]: found 53; allowed: {address}"),
-            format!("backends[1].address: missing; allowed: {address}"),
-            "backends[2].weight: found -1; allowed: a whole number from 0 to 4294967295".into(),
-            "backends[2].backup: found 1; allowed: true or false".into(),
-            "backends[2].max_flows: found \"9\"; allowed: a whole number from 0 to 4294967295"
-                .into(),
-        ]
-    );
-    assert_eq!(
-        in_backends("\"10.0.0.1:53\""),
-        ["backends: found \"10.0.0.1:53\"; allowed: a list of backends, such as [\"10.0.0.1:53\"]"]
-    );
-}
-
-#[test]
-fn one_backend_in_two_spellings_is_a_duplicate() {
-    assert_eq!(
-        in_backends("[\n\"10.0.0.1:53\",\n{ address = \"[::ffff:10.0.0.1]:53\" }]"),
-        [
-            "backends[1].address: found \"[::ffff:10.0.0.1]:53\"; allowed: a backend that the cluster does not have yet (line 6 has it)"
-        ]
-    );
 }
 
 /// The messages about a file of listeners with these lines.
@@ -205,4 +129,44 @@ fn a_listener_address_is_never_a_name() {
             "2:11: listener[0].address: found \"localhost:53\"; allowed: an IP address and port, such as \"0.0.0.0:53\" or \"[::]:53\""
         ]
     );
+}
+
+#[test]
+fn each_key_of_the_administration_is_checked() {
+    let socket = "a path of 1 to 107 bytes, such as \"/run/flowgate/control.sock\"";
+    let http = "an IP address and port, such as \"127.0.0.1:9464\"";
+    let long = format!("\"/{}\"", "a".repeat(107));
+    for (key, value, allowed) in [
+        ("socket", "\"\"", socket),
+        ("socket", "1", socket),
+        ("socket", "\"a\\u0000b\"", socket),
+        ("http", "\"9464\"", http),
+        ("http", "\"localhost:9464\"", http),
+        ("http", "true", http),
+    ] {
+        let expected = format!("admin.{key}: found {value}; allowed: {allowed}");
+        assert_eq!(at_top(&format!("[admin]\n{key} = {value}")), [expected]);
+    }
+    assert!(at_top(&format!("[admin]\nsocket = {long}"))[0].ends_with(socket));
+    assert_eq!(
+        at_top("[admin]\nsockets = \"/a\""),
+        ["admin.sockets: unknown key; allowed: http, socket; did you mean `socket`?"]
+    );
+}
+
+#[test]
+fn a_misspelt_word_is_no_path_of_a_flow_log() {
+    let allowed = "off, stderr, or the path of a file, such as \"/var/log/flowgate/flows.json\"";
+    for (value, meant) in [
+        ("\"sterr\"", "; did you mean \"stderr\"?"),
+        ("\"Off\"", "; did you mean \"off\"?"),
+        ("\"stdout\"", ""),
+        ("\"/var/log/\"", ""),
+        ("\"/var/\\u0000\"", ""),
+        ("\"\"", ""),
+        ("false", ""),
+    ] {
+        let expected = format!("log.flows: found {value}; allowed: {allowed}{meant}");
+        assert_eq!(at_top(&format!("[log]\nflows = {value}")), [expected]);
+    }
 }

@@ -1,235 +1,17 @@
-//! What valid text means: every key, every default.
+//! What valid text means.
 
-use std::net::SocketAddr;
-use std::num::{NonZeroU16, NonZeroU32};
-use std::sync::Arc;
+use std::num::NonZeroU16;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use flowgate_config::{
-    Cluster, Config, Fault, Listener, LoadError, Log, LogFormat, LogLevel, Workers, load, parse,
-};
-use flowgate_core::config::{
-    Affinity, BackendConfig, Balance, ClusterConfig, Limits, SendProxyProtocol,
-};
-use ipnet::IpNet;
+use flowgate_config::{Config, Fault, FlowLog, LoadError, LogLevel, Workers, load};
+use flowgate_core::config::{Affinity, Balance, OnBackendDown, SendProxyProtocol};
 
-const MINIMAL: &str = r#"
-[[listener]]
-address = "0.0.0.0:53"
-cluster = "resolvers"
-
-[cluster.resolvers]
-backends = ["10.0.0.1:53"]
-"#;
-
-const DEFAULTS: &str = r#"
-workers = 1
-drain_timeout = "30s"
-
-[admin]
-
-[log]
-level = "info"
-format = "text"
-flows = "off"
-
-[[listener]]
-name = "0.0.0.0:53"
-address = "0.0.0.0:53"
-v6_only = false
-cluster = "resolvers"
-max_flows = 0
-max_datagram_size = 65507
-receive_buffer = "4MiB"
-send_buffer = "4MiB"
-accept_proxy_protocol = []
-allow = []
-deny = []
-
-[cluster.resolvers]
-balance = "rendezvous"
-affinity = "source-ip"
-mode = "session"
-idle_timeout = "60s"
-responses = 0
-requests = 0
-send_proxy_protocol = "off"
-upstream_reuse = "off"
-on_backend_down = "pin"
-backends = [{ address = "10.0.0.1:53", weight = 1, backup = false, max_flows = 0 }]
-
-[cluster.resolvers.health]
-probe = "off"
-fail_open = true
-passive = false
-
-[cluster.resolvers.limits]
-flows_per_source = 0
-flows_per_subnet = 0
-new_flows_per_second_per_source = 0
-amplification = 0
-unanswered_flows = 0
-unanswered_timeout = "0s"
-"#;
-
-const FULL: &str = r#"
-workers = "auto"
-drain_timeout = "1m 30s"
-
-[log]
-level = "debug"
-format = "json"
-
-[[listener]]
-name = "dns"
-address = "[::]:53"
-v6_only = true
-cluster = "resolvers"
-max_flows = 20_000
-max_datagram_size = 1472
-receive_buffer = "8MiB"
-send_buffer = 1048576
-allow = ["10.0.0.0/8", "2001:db8::/32"]
-deny = ["10.1.2.3"]
-
-[[listener]]
-address = "0.0.0.0:53"
-cluster = "games"
-
-[cluster.resolvers]
-balance = "maglev"
-affinity = "source-ip-port"
-idle_timeout = "1500ms"
-responses = 1
-requests = 2
-send_proxy_protocol = "every"
-upstream_reuse = "5s"
-backends = [
-  "10.0.0.1:53",
-  { address = "[2001:db8::2]:53", weight = 7, backup = true, max_flows = 900 },
-]
-
-[cluster.resolvers.limits]
-flows_per_source = 100
-flows_per_subnet = 1000
-new_flows_per_second_per_source = 50
-amplification = 3
-unanswered_flows = 5000
-unanswered_timeout = "2s"
-
-[cluster.games]
-balance = "least-flows"
-backends = [{ address = "10.0.0.3:27015" }]
-"#;
-
-fn valid(text: &str) -> Config {
-    parse(text, "flowgate.toml").unwrap_or_else(|errors| panic!("{errors}"))
-}
-
-fn address(text: &str) -> SocketAddr {
-    text.parse().expect("an address")
-}
-
-fn network(text: &str) -> IpNet {
-    text.parse().expect("a network")
-}
-
-/// The minimal configuration with lines added to its cluster.
-fn with_cluster_lines(lines: &str) -> Config {
-    valid(&format!("{MINIMAL}\n{lines}"))
-}
+use crate::{MINIMAL, address, valid, with_cluster_lines};
 
 /// The minimal configuration with lines added to its listener.
 fn with_listener_lines(lines: &str) -> Config {
     valid(&MINIMAL.replace("\n\n[cluster", &format!("\n{lines}\n\n[cluster")))
-}
-
-#[test]
-fn a_full_example_sets_every_supported_key() {
-    let config = valid(FULL);
-    let resolvers = Arc::new(Cluster {
-        name: "resolvers".into(),
-        policy: ClusterConfig {
-            balance: Balance::Maglev,
-            affinity: Affinity::SourceIpPort,
-            idle_timeout: Duration::from_millis(1500),
-            responses: 1,
-            requests: 2,
-            send_proxy_protocol: SendProxyProtocol::Every,
-            upstream_reuse: Some(Duration::from_secs(5)),
-            limits: Limits {
-                flows_per_source: 100,
-                flows_per_subnet: 1000,
-                new_flows_per_second_per_source: 50,
-                amplification: 3,
-                unanswered_flows: 5000,
-                unanswered_timeout: Duration::from_secs(2),
-            },
-            backends: vec![
-                BackendConfig::new(address("10.0.0.1:53")),
-                BackendConfig {
-                    address: address("[2001:db8::2]:53"),
-                    weight: 7,
-                    backup: true,
-                    max_flows: 900,
-                },
-            ],
-        },
-    });
-    assert_eq!(config.workers, Workers::Auto);
-    assert_eq!(config.drain_timeout, Duration::from_secs(90));
-    assert_eq!(config.log, Log { level: LogLevel::Debug, format: LogFormat::Json });
-    assert_eq!(
-        config.listeners[0],
-        Listener {
-            name: "dns".into(),
-            address: address("[::]:53"),
-            v6_only: true,
-            cluster: Arc::clone(&resolvers),
-            max_flows: NonZeroU32::new(20_000),
-            max_datagram_size: 1472,
-            receive_buffer: 8 << 20,
-            send_buffer: 1 << 20,
-            allow: vec![network("10.0.0.0/8"), network("2001:db8::/32")],
-            deny: vec![network("10.1.2.3/32")],
-        }
-    );
-    assert_eq!(config.clusters[0], resolvers);
-    assert_eq!(config.clusters[1], config.listeners[1].cluster);
-    assert_eq!(config.clusters[1].policy.balance, Balance::LeastFlows);
-    assert_eq!(config.warnings, []);
-}
-
-#[test]
-fn the_minimal_configuration_equals_the_defaults_written_out() {
-    assert_eq!(valid(MINIMAL), valid(DEFAULTS));
-}
-
-#[test]
-fn the_defaults_are_those_of_the_manual() {
-    let config = valid(MINIMAL);
-    let listener = &config.listeners[0];
-    assert_eq!(config.workers, Workers::Count(NonZeroU16::MIN));
-    assert_eq!(config.drain_timeout, Duration::from_secs(30));
-    assert_eq!(config.log, Log { level: LogLevel::Info, format: LogFormat::Text });
-    assert_eq!(listener.name, "0.0.0.0:53");
-    assert_eq!(listener.max_flows, None);
-    assert_eq!(listener.max_datagram_size, 65_507);
-    assert_eq!((listener.receive_buffer, listener.send_buffer), (4 << 20, 4 << 20));
-    assert_eq!(
-        listener.cluster.policy,
-        ClusterConfig {
-            balance: Balance::Rendezvous,
-            affinity: Affinity::SourceIp,
-            idle_timeout: Duration::from_secs(60),
-            responses: 0,
-            requests: 0,
-            send_proxy_protocol: SendProxyProtocol::Off,
-            upstream_reuse: None,
-            limits: Limits::default(),
-            backends: vec![BackendConfig::new(address("10.0.0.1:53"))],
-        }
-    );
 }
 
 #[test]
@@ -259,6 +41,14 @@ fn each_word_of_a_choice_has_its_meaning() {
         let config = with_cluster_lines(&format!("send_proxy_protocol = \"{word}\""));
         assert_eq!(config.clusters[0].policy.send_proxy_protocol, header);
     }
+    for (word, on_backend_down) in [
+        ("pin", OnBackendDown::Pin),
+        ("rehash", OnBackendDown::Rehash),
+        ("close", OnBackendDown::Close),
+    ] {
+        let config = with_cluster_lines(&format!("on_backend_down = \"{word}\""));
+        assert_eq!(config.clusters[0].policy.health.on_backend_down, on_backend_down);
+    }
     for (word, level) in [
         ("error", LogLevel::Error),
         ("warn", LogLevel::Warn),
@@ -268,6 +58,44 @@ fn each_word_of_a_choice_has_its_meaning() {
         let config = with_cluster_lines(&format!("[log]\nlevel = \"{word}\""));
         assert_eq!(config.log.level, level);
     }
+}
+
+#[test]
+fn the_flow_log_goes_nowhere_to_standard_error_or_to_a_file() {
+    for (word, flows) in [
+        ("off", FlowLog::Off),
+        ("stderr", FlowLog::Stderr),
+        ("/var/log/flows", FlowLog::File("/var/log/flows".into())),
+        ("./stderr", FlowLog::File("./stderr".into())),
+    ] {
+        let config = with_cluster_lines(&format!("[log]\nflows = \"{word}\""));
+        assert_eq!(config.log.flows, flows);
+    }
+}
+
+#[test]
+fn administration_over_http_that_others_reach_draws_a_warning() {
+    for http in ["127.0.0.1:9464", "[::1]:9464", "127.9.9.9:0", "[::ffff:127.0.0.1]:1"] {
+        assert_eq!(with_cluster_lines(&format!("[admin]\nhttp = \"{http}\"")).warnings, []);
+    }
+    for http in ["0.0.0.0:9464", "[::]:9464", "192.0.2.1:9464"] {
+        let config = with_cluster_lines(&format!("[admin]\nhttp = \"{http}\""));
+        assert_eq!(config.admin.http, Some(address(http)));
+        let [warning] = &config.warnings[..] else {
+            panic!("{:?}", config.warnings);
+        };
+        assert_eq!(
+            warning.to_string(),
+            "flowgate.toml:10:8: admin.http: other hosts may reach this address, and no password is asked for"
+        );
+    }
+}
+
+#[test]
+fn the_longest_path_of_a_socket_is_that_of_the_system() {
+    let path = format!("/{}", "a".repeat(106));
+    let config = with_cluster_lines(&format!("[admin]\nsocket = \"{path}\""));
+    assert_eq!(config.admin.socket.as_deref(), Some(Path::new(&path)));
 }
 
 #[test]
@@ -375,16 +203,6 @@ fn a_hundred_thousand_backends_are_read_in_a_moment() {
     let started = Instant::now();
     assert_eq!(valid(&text).clusters[0].policy.backends.len(), 100_000);
     assert!(started.elapsed() < Duration::from_secs(10), "took {:?}", started.elapsed());
-}
-
-#[test]
-fn a_listener_tells_its_manager_what_to_do() {
-    let config = valid(FULL);
-    let manager = config.listeners[0].manager_config(address("[::]:53"), 300);
-    assert_eq!(manager.address, address("[::]:53"));
-    assert_eq!(manager.max_flows, 300);
-    assert_eq!(manager.max_datagram_size, 1472);
-    assert_eq!(manager.cluster, config.clusters[0].policy);
 }
 
 #[test]

@@ -1,0 +1,111 @@
+//! A named set of backends, as the file describes it.
+
+use std::collections::HashSet;
+use std::fmt::{self, Display};
+use std::net::{IpAddr, SocketAddr};
+
+use flowgate_core::config::{BackendConfig, ClusterConfig};
+
+use crate::Probing;
+
+/// A named set of backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Its name in the file: never empty, and free to hold any character, so escape it where it is
+    /// shown.
+    pub name: String,
+    /// Its backends as the file lists them, no two with the same target.
+    pub members: Vec<Member>,
+    /// How its backends are probed. None: they are not.
+    pub health: Option<Probing>,
+    /// How its backends share the work. Its `backends` are those that need no resolving: all members
+    /// where none is a name. See [`backends`](Self::backends) for the others.
+    pub policy: ClusterConfig,
+}
+
+impl Cluster {
+    /// The hosts to resolve, once for each member that is a name.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().filter_map(|member| match &member.target {
+            Target::Address(_) => None,
+            Target::Name { host, .. } => Some(host.as_str()),
+        })
+    }
+
+    /// The backends that the members stand for while each name has the addresses that `resolve` says.
+    ///
+    /// They come in the order of the members, those of a name in the order of their addresses, so
+    /// that the order of an answer changes nothing. An address that an earlier member has is left
+    /// out, as is one that nothing can be sent to.
+    pub fn backends(&self, resolve: impl Fn(&str) -> Vec<IpAddr>) -> Vec<BackendConfig> {
+        backends(&self.members, resolve)
+    }
+}
+
+pub(crate) fn backends(
+    members: &[Member],
+    resolve: impl Fn(&str) -> Vec<IpAddr>,
+) -> Vec<BackendConfig> {
+    let mut taken = HashSet::new();
+    let mut backends = Vec::with_capacity(members.len());
+    for member in members {
+        let addresses = match &member.target {
+            Target::Address(address) => vec![*address],
+            Target::Name { host, port } => {
+                let mut ips: Vec<_> = resolve(host).iter().map(IpAddr::to_canonical).collect();
+                ips.sort_unstable();
+                ips.retain(|ip| !ip.is_unspecified());
+                ips.into_iter().map(|ip| SocketAddr::from((ip, *port))).collect()
+            }
+        };
+        let fresh = addresses.into_iter().filter(|address| taken.insert(*address));
+        backends.extend(fresh.map(|address| member.at(address)));
+    }
+    backends
+}
+
+/// An element of a cluster's list of backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Where its datagrams go.
+    pub target: Target,
+    /// The share of new flows, relative to the other backends' weights, of each address that it has.
+    /// 0: no new flows.
+    pub weight: u32,
+    /// Whether it is used only while no other backend can take the flow.
+    pub backup: bool,
+    /// The most flows at once of each address that it has. 0: no limit.
+    pub max_flows: u32,
+}
+
+impl Member {
+    /// The backend that it stands for at one of its addresses.
+    fn at(&self, address: SocketAddr) -> BackendConfig {
+        let Self { weight, backup, max_flows, .. } = *self;
+        BackendConfig { weight, backup, max_flows, ..BackendConfig::new(address) }
+    }
+}
+
+/// Where a member's datagrams go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// To one address: never an unspecified one, port 0 or an IPv4 address mapped into IPv6.
+    Address(SocketAddr),
+    /// To every address of a host.
+    Name {
+        /// The name in lower case: letters, digits, hyphens, underscores and dots, never the look of
+        /// an IPv4 address. A dot at its end says that no search domain is to be tried.
+        host: String,
+        /// The port of all of them, never 0.
+        port: u16,
+    },
+}
+
+impl Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}

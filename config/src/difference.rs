@@ -1,0 +1,120 @@
+//! What changes between two configurations, for a process that goes on from one to the other.
+
+use std::collections::HashMap;
+
+use crate::{Config, Listener};
+
+/// What is different in a new configuration, by name. The order of listeners and of clusters in the
+/// file is no difference.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// What becomes of the listeners.
+    pub listeners: ListenerChanges,
+    /// What becomes of the clusters, with those that no listener uses.
+    pub clusters: ClusterChanges,
+    /// The keys beside listeners and clusters that a running process can follow.
+    pub settings: Vec<&'static str>,
+    /// The keys that a running process cannot follow: their new values wait for a restart.
+    pub needs_restart: Vec<&'static str>,
+}
+
+/// What becomes of the listeners: each of the old and of the new ones is in exactly one list. The
+/// lists are in the order of the new file, that of the removed ones in the order of the old.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenerChanges {
+    /// There was none of this name.
+    pub added: Vec<String>,
+    /// There is none of this name any more.
+    pub removed: Vec<String>,
+    /// It receives elsewhere, so that it needs another socket. Anything else may differ too.
+    pub rebound: Vec<String>,
+    /// Its socket stays; something else of it, or its cluster, differs.
+    pub changed: Vec<String>,
+    /// It is as before, and so is its cluster.
+    pub unchanged: Vec<String>,
+}
+
+/// What becomes of the clusters: each of the old and of the new ones is in exactly one list. The
+/// lists are in the order of the new file, that of the removed ones in the order of the old.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterChanges {
+    /// There was none of this name.
+    pub added: Vec<String>,
+    /// There is none of this name any more.
+    pub removed: Vec<String>,
+    /// Something of it differs.
+    pub changed: Vec<String>,
+    /// It is as before.
+    pub unchanged: Vec<String>,
+}
+
+impl Difference {
+    /// Whether the two say the same.
+    pub fn is_empty(&self) -> bool {
+        let Self { listeners, clusters, settings, needs_restart } = self;
+        let ListenerChanges { added, removed, rebound, changed, unchanged: _ } = listeners;
+        let no_listener = [added, removed, rebound, changed].into_iter().all(Vec::is_empty);
+        let ClusterChanges { added, removed, changed, unchanged: _ } = clusters;
+        let no_cluster = [added, removed, changed].into_iter().all(Vec::is_empty);
+        no_listener && no_cluster && settings.is_empty() && needs_restart.is_empty()
+    }
+}
+
+impl Config {
+    /// What is different in `new`.
+    pub fn difference_to(&self, new: &Self) -> Difference {
+        let changed = |keys: &[(&'static str, bool)]| {
+            keys.iter().filter(|(_, is_same)| !is_same).map(|(key, _)| *key).collect()
+        };
+        Difference {
+            listeners: listener_changes(&self.listeners, &new.listeners),
+            clusters: cluster_changes(self, new),
+            settings: changed(&[
+                ("drain_timeout", self.drain_timeout == new.drain_timeout),
+                ("log.level", self.log.level == new.log.level),
+            ]),
+            needs_restart: changed(&[
+                ("workers", self.workers == new.workers),
+                ("admin.socket", self.admin.socket == new.admin.socket),
+                ("admin.http", self.admin.http == new.admin.http),
+                ("log.format", self.log.format == new.log.format),
+                ("log.flows", self.log.flows == new.log.flows),
+            ]),
+        }
+    }
+}
+
+fn listener_changes(old: &[Listener], new: &[Listener]) -> ListenerChanges {
+    let mut left: HashMap<_, _> = old.iter().map(|old| (&old.name, old)).collect();
+    let mut changes = ListenerChanges::default();
+    for new in new {
+        let list = match left.remove(&new.name) {
+            None => &mut changes.added,
+            Some(old) if (old.address, old.v6_only) != (new.address, new.v6_only) => {
+                &mut changes.rebound
+            }
+            Some(old) if old == new => &mut changes.unchanged,
+            Some(_) => &mut changes.changed,
+        };
+        list.push(new.name.clone());
+    }
+    let removed = old.iter().map(|old| &old.name).filter(|name| left.contains_key(name));
+    changes.removed = removed.cloned().collect();
+    changes
+}
+
+fn cluster_changes(old: &Config, new: &Config) -> ClusterChanges {
+    let mut left: HashMap<_, _> = old.clusters.iter().map(|old| (&old.name, old)).collect();
+    let mut changes = ClusterChanges::default();
+    for new in &new.clusters {
+        let list = match left.remove(&new.name) {
+            None => &mut changes.added,
+            Some(old) if old == new => &mut changes.unchanged,
+            Some(_) => &mut changes.changed,
+        };
+        list.push(new.name.clone());
+    }
+    let removed = old.clusters.iter().map(|old| &old.name).filter(|name| left.contains_key(name));
+    changes.removed = removed.cloned().collect();
+    changes
+}

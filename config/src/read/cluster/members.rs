@@ -1,0 +1,102 @@
+//! `backends` of a `[cluster.NAME]`.
+
+use toml::de::DeValue;
+
+use crate::reader::{Claims, Item};
+use crate::value::{boolean, count, socket_address, text};
+use crate::{Member, Target};
+
+const LIST: &str = "a list of backends, such as [\"10.0.0.1:53\"]";
+
+const ADDRESS: &str = "an IP address and port, such as \"10.0.0.1:53\" or \"[2001:db8::1]:53\"";
+
+const TARGET: &str = "an IP address or a name, and a port, such as \"10.0.0.1:53\", \
+                      \"[2001:db8::1]:53\" or \"resolver.internal:53\"";
+
+/// The longest host name and the longest part between its dots, in bytes: those of DNS.
+const HOST: usize = 253;
+const LABEL: usize = 63;
+
+pub(super) fn members(item: &Item<'_>) -> Option<Vec<Member>> {
+    let mut taken = Claims::new();
+    item.list(LIST, |item| member(item, &mut taken))
+}
+
+/// A member is a table, or its target alone.
+fn member(item: &Item<'_>, taken: &mut Claims<Target>) -> Option<Member> {
+    let mut target = |item: &Item<'_>| {
+        let target = target(item)?;
+        let allowed = "a backend that the cluster does not have yet";
+        taken.claim(without_final_dot(&target), item, allowed).then_some(target)
+    };
+    let Some(DeValue::Table(_)) = item.value() else {
+        let target = target(item)?;
+        return Some(Member { target, weight: 1, backup: false, max_flows: 0 });
+    };
+    item.table("a backend", |table| {
+        let target = table.require("address", target).value;
+        let weight = table.get("weight", count).or(1);
+        let backup = table.get("backup", boolean).or(false);
+        let max_flows = table.get("max_flows", count).or(0);
+        Some(Member { target: target?, weight, backup, max_flows })
+    })
+}
+
+/// A target in the spelling that all names of one host share.
+fn without_final_dot(target: &Target) -> Target {
+    match target {
+        Target::Name { host, port } => {
+            Target::Name { host: host.trim_end_matches('.').to_owned(), port: *port }
+        }
+        Target::Address(_) => target.clone(),
+    }
+}
+
+/// An address or a name to send to.
+fn target(item: &Item<'_>) -> Option<Target> {
+    let written = text(item).unwrap_or_default();
+    if let Some(address) = socket_address(written) {
+        let can_be_sent_to = address.port() != 0 && !address.ip().is_unspecified();
+        let target = can_be_sent_to.then_some(Target::Address(address));
+        return target.or_else(|| item.refuse(ADDRESS));
+    }
+    let (host, digits) = written.rsplit_once(':').unwrap_or((written, ""));
+    let host = host.to_ascii_lowercase();
+    if looks_like_address(&host) {
+        return item.refuse(ADDRESS);
+    }
+    if !is_host(&host) {
+        return item.refuse(TARGET);
+    }
+    match digits.parse() {
+        Ok(port @ 1..) if is_number(digits) => Some(Target::Name { host, port }),
+        _ => item
+            .refuse(format_args!("a port from 1 to 65535 after the name, such as \"{host}:53\"")),
+    }
+}
+
+/// Whether what should be a host is rather an IP address with a slip in it. As in URLs, one whose
+/// last label is a number, in hexadecimal digits too, cannot be a name.
+fn looks_like_address(host: &str) -> bool {
+    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x");
+    let is_hex = hex.is_some_and(|digits| digits.chars().all(|c| c.is_ascii_hexdigit()));
+    host.contains([':', '[', ']']) || is_number(last) || is_hex
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_digit())
+}
+
+/// Whether `host` is a name as RFC 1123 has it. Underscores are tolerated, as DNS does.
+fn is_host(host: &str) -> bool {
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let is_label = |label: &str| {
+        (1..=LABEL).contains(&label.len())
+            && label.chars().all(is_letter)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.len() <= HOST && host.split('.').all(is_label)
+}
