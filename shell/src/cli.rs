@@ -1,9 +1,15 @@
 //! The command line.
 
+mod ask;
 mod check;
+mod columns;
 mod demo;
 mod explain;
+mod flows;
+mod human;
 mod run;
+mod status;
+mod top;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,6 +51,20 @@ enum Command {
         #[arg(value_parser = parse_client)]
         client: SocketAddr,
     },
+    /// Show how a running Flowgate stands: listeners, backends, datagrams, drops
+    Status(status::StatusArguments),
+    /// List the flows of a running Flowgate
+    Flows(flows::FlowsArguments),
+    /// Have a running Flowgate read its configuration again
+    Reload(ask::ReloadArguments),
+    /// Give a backend no new flows, and let those that it has come to their end
+    Drain(ask::DrainArguments),
+    /// Give a drained backend new flows again
+    Undrain(ask::UndrainArguments),
+    /// Stop a running Flowgate once its flows have ended, or at once
+    Stop(ask::StopArguments),
+    /// Watch a running Flowgate live in the terminal
+    Top(top::TopArguments),
     /// Print the completion script of a shell
     Completions {
         /// The shell
@@ -60,6 +80,13 @@ pub fn main() -> ExitCode {
         Command::Check { config } => check::run(&config),
         Command::Demo { seconds } => demo::run(seconds),
         Command::Explain { config, client } => explain::run(&config, client),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Flows(arguments) => flows::run(&arguments),
+        Command::Reload(arguments) => ask::reload(&arguments),
+        Command::Drain(arguments) => ask::drain(&arguments),
+        Command::Undrain(arguments) => ask::undrain(&arguments),
+        Command::Stop(arguments) => ask::stop(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             clap_complete::generate(shell, &mut command, "flowgate", &mut std::io::stdout());

@@ -26,4 +26,9 @@ impl Clock {
     pub fn uptime(&self) -> Duration {
         self.origin.elapsed()
     }
+
+    /// The time of day: how long ago 1970 began (UTC). It may jump; only for people to read.
+    pub fn unix_time(&self) -> Duration {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+    }
 }

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use flowgate_core::{
-    Direction, DropReason, FlowId, ManagerInput, Output, Outputs, UpstreamFailure,
+    Direction, DropReason, FlowId, FlowRecord, ManagerInput, Output, Outputs, UpstreamFailure,
 };
 
 use crate::io::deliver::{Exit, Report, drop_reason};
@@ -55,6 +55,17 @@ pub struct Scratch {
     dirty: Vec<FlowId>,
     reports: Vec<Report>,
     not_opened: Vec<(FlowId, DropReason)>,
+    /// The flows that have ended and are to be written down, for whoever takes them from here.
+    pub records: Vec<EndedFlow>,
+}
+
+/// What a flow was, and where its upstream socket led, if it had one.
+#[derive(Clone, Copy, Debug)]
+pub struct EndedFlow {
+    /// What it was.
+    pub record: FlowRecord,
+    /// The backend's address.
+    pub backend: Option<SocketAddr>,
 }
 
 /// The orders of one turn.
@@ -70,6 +81,7 @@ pub struct Dispatch<'a, 't, K: Kernel> {
     reports: Vec<Report>,
     /// The flows whose socket could not be opened in this turn, and why.
     not_opened: Vec<(FlowId, DropReason)>,
+    records: Vec<EndedFlow>,
 }
 
 impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
@@ -84,6 +96,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             dirty: scratch.dirty,
             reports: scratch.reports,
             not_opened: scratch.not_opened,
+            records: scratch.records,
         }
     }
 
@@ -115,6 +128,18 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             dirty: self.dirty,
             reports: self.reports,
             not_opened: self.not_opened,
+            records: self.records,
+        }
+    }
+
+    /// Gives up what waits for room in the send buffers of sockets to backends that `is_gone` says
+    /// are to have nothing any more.
+    pub fn abandon(&mut self, is_gone: impl Fn(SocketAddr) -> bool) {
+        let sockets = &mut *self.sockets;
+        for upstream in sockets.upstreams.iter_mut() {
+            if !upstream.spill.is_empty() && is_gone(upstream.backend) {
+                give_up(&mut upstream.spill, &mut sockets.spill_budget, &mut self.reports);
+            }
         }
     }
 
@@ -270,22 +295,17 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
     fn end(&mut self, flow: FlowId, keep_socket: bool) {
         self.flush_upstream(flow);
         let Some(upstream) = self.sockets.upstreams.get_mut(flow) else { return };
-        while let Some(lost) = upstream.spill.pop(&mut self.sockets.spill_budget) {
-            self.reports.push(Report::Input(ManagerInput::Undelivered {
-                flow: lost.flow,
-                direction: Direction::ToBackend,
-                reason: DropReason::Closed,
-                datagrams: 1,
-                bytes: lost.bytes as u64,
-            }));
-        }
+        give_up(&mut upstream.spill, &mut self.sockets.spill_budget, &mut self.reports);
         if !keep_socket {
-            self.close(flow);
+            self.sockets.upstreams.remove(flow);
         }
     }
 
-    fn close(&mut self, flow: FlowId) {
-        self.sockets.upstreams.remove(flow);
+    /// Notes what a flow was. Its socket tells the backend's address also where another backend
+    /// has taken the place in the configuration.
+    fn record(&mut self, flow: FlowId, record: FlowRecord) {
+        let backend = self.sockets.upstreams.get_mut(flow).map(|upstream| upstream.backend);
+        self.records.push(EndedFlow { record, backend });
     }
 
     fn forbid_trains(&mut self, flow: FlowId, direction: Direction) {
@@ -332,9 +352,23 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                 });
             }
             Output::CloseFlow { flow, keep_socket, .. } => self.end(flow, keep_socket),
-            Output::CloseUpstream { flow } => self.close(flow),
+            Output::CloseUpstream { flow } => self.end(flow, false),
+            Output::RecordFlow { flow, record } => self.record(flow, record),
             Output::Drop { .. } => {}
         }
+    }
+}
+
+/// Reports what waits to go to a backend as lost.
+fn give_up(spill: &mut Spill, budget: &mut usize, reports: &mut Vec<Report>) {
+    while let Some(lost) = spill.pop(budget) {
+        reports.push(Report::Input(ManagerInput::Undelivered {
+            flow: lost.flow,
+            direction: Direction::ToBackend,
+            reason: DropReason::Closed,
+            datagrams: 1,
+            bytes: lost.bytes as u64,
+        }));
     }
 }
 

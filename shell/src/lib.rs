@@ -21,14 +21,21 @@
 
 pub mod cli;
 pub mod clock;
+pub mod control;
 pub mod dispatch;
+pub mod flow_log;
+pub mod http;
 pub mod io;
 pub mod kernel;
 pub mod listener;
 pub mod log;
+pub mod notify;
+pub mod probe;
 pub mod report;
+pub mod resolve;
 pub mod server;
 pub mod shard;
+pub mod supervisor;
 pub mod sys;
 pub mod token;
 pub mod upstream;

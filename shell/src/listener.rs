@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use flowgate_config::Listener;
 use socket2::{Domain, Protocol, Type};
@@ -31,6 +31,7 @@ pub struct Group {
 }
 
 /// Binds the sockets of a listener, beside `ours`, the addresses of those that are bound already.
+/// Sockets among the `inherited` that are bound to its address are used first.
 ///
 /// # Errors
 ///
@@ -41,6 +42,7 @@ pub fn bind(
     listener: &Listener,
     workers: usize,
     ours: impl Iterator<Item = SocketAddr>,
+    inherited: &mut Vec<(SocketAddr, OwnedFd)>,
 ) -> Result<Group, BindError> {
     let fail = |source: io::Error| BindError {
         name: listener.name.clone(),
@@ -48,8 +50,10 @@ pub fn bind(
         advice: advice(&source),
         source,
     };
+    let is_meant = |(address, _): &mut (SocketAddr, OwnedFd)| *address == listener.address;
+    let inherited = inherited.extract_if(.., is_meant).map(|(_, fd)| fd);
     let is_beside_ours = overlaps(listener.address, ours);
-    bind_group(listener, workers, is_beside_ours).map_err(fail)
+    bind_group(listener, workers, is_beside_ours, inherited.collect()).map_err(fail)
 }
 
 /// Whether one of our own listeners would make the kernel refuse `address`: a wildcard beside a
@@ -61,21 +65,36 @@ fn overlaps(address: SocketAddr, mut ours: impl Iterator<Item = SocketAddr>) -> 
     })
 }
 
-fn bind_group(listener: &Listener, workers: usize, is_beside_ours: bool) -> io::Result<Group> {
-    let first = open(listener)?;
-    first.set_reuse_port(is_beside_ours)?;
-    first.bind(&listener.address.into())?;
+fn bind_group(
+    listener: &Listener,
+    workers: usize,
+    is_beside_ours: bool,
+    inherited: Vec<OwnedFd>,
+) -> io::Result<Group> {
+    let mut bound: Vec<socket2::Socket> = inherited.into_iter().map(Into::into).collect();
+    bound.truncate(workers);
+    if bound.is_empty() {
+        let first = open(listener)?;
+        first.set_reuse_port(is_beside_ours)?;
+        first.bind(&listener.address.into())?;
+        bound.push(first);
+    }
     // Shared only once it is ours, so that nobody slips in between.
-    first.set_reuse_port(true)?;
-    let address = first.local_addr()?.as_socket().unwrap_or(listener.address);
-    let mut sockets = vec![Socket::new(OwnedFd::from(first), address.is_ipv6())];
-    while sockets.len() < workers {
+    bound[0].set_reuse_port(true)?;
+    let address = bound[0].local_addr()?.as_socket().unwrap_or(listener.address);
+    while bound.len() < workers {
         let next = open(listener)?;
         next.set_reuse_port(true)?;
         next.bind(&address.into())?;
-        sockets.push(Socket::new(OwnedFd::from(next), address.is_ipv6()));
+        bound.push(next);
     }
-    Ok(Group { address, sockets })
+    // Those that were inherited were opened by somebody who does not know what is relied on.
+    for socket in &bound {
+        prepare(socket, listener)?;
+    }
+    let of_ipv6 = address.is_ipv6();
+    let sockets = bound.into_iter().map(|socket| Socket::new(OwnedFd::from(socket), of_ipv6));
+    Ok(Group { address, sockets: sockets.collect() })
 }
 
 /// Opens a socket that is ready to be bound.
@@ -83,10 +102,17 @@ fn open(listener: &Listener) -> io::Result<socket2::Socket> {
     let kind = Type::DGRAM.nonblocking().cloexec();
     let domain = Domain::for_address(listener.address);
     let socket = socket2::Socket::new(domain, kind, Some(Protocol::UDP))?;
-    let v6 = listener.address.is_ipv6();
-    if v6 {
+    if listener.address.is_ipv6() {
         socket.set_only_v6(listener.v6_only)?;
     }
+    // What arrives as soon as it is bound must say what the data path relies on.
+    prepare(&socket, listener)?;
+    Ok(socket)
+}
+
+/// Asks for everything that the data path relies on.
+fn prepare(socket: &socket2::Socket, listener: &Listener) -> io::Result<()> {
+    let v6 = listener.address.is_ipv6();
     if listener.address.ip().is_unspecified() {
         // Only then is the address that a datagram was sent to in doubt.
         sockopt::set_receive_local_address(socket.as_fd(), v6)?;
@@ -95,31 +121,49 @@ fn open(listener: &Listener) -> io::Result<socket2::Socket> {
     sockopt::set_receive_ttl(socket.as_fd(), v6)?;
     // Kernels before 5.0 have no GRO; datagrams then come one by one.
     let _ = sockopt::set_gro(socket.as_fd());
-    Ok(socket)
+    Ok(())
+}
+
+/// The buffers to ask of the kernel for a listener's sockets, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffers {
+    receive: usize,
+    send: usize,
+}
+
+impl Buffers {
+    /// What a listener asks for.
+    pub const fn of(listener: &Listener) -> Self {
+        Self { receive: listener.receive_buffer, send: listener.send_buffer }
+    }
+
+    /// Asks for them.
+    pub fn set(self, fd: BorrowedFd<'_>) {
+        let socket = socket2::SockRef::from(&fd);
+        // Past the sysctl's limit where the process may, up to it where it may not.
+        if sockopt::force_receive_buffer(fd, self.receive).is_err() {
+            let _ = socket.set_recv_buffer_size(self.receive);
+        }
+        if sockopt::force_send_buffer(fd, self.send).is_err() {
+            let _ = socket.set_send_buffer_size(self.send);
+        }
+    }
 }
 
 /// Gives a listener's sockets the buffers it asks for, and warns where the kernel grants less.
 pub fn size_buffers(listener: &Listener, group: &Group) {
+    let asked = Buffers::of(listener);
+    group.sockets.iter().for_each(|socket| asked.set(socket.as_fd()));
     let Some(first) = group.sockets.first() else {
         return;
     };
-    for socket in &group.sockets {
-        let (fd, socket) = (socket.as_fd(), socket2::SockRef::from(socket));
-        // Past the sysctl's limit where the process may, up to it where it may not.
-        if sockopt::force_receive_buffer(fd, listener.receive_buffer).is_err() {
-            let _ = socket.set_recv_buffer_size(listener.receive_buffer);
-        }
-        if sockopt::force_send_buffer(fd, listener.send_buffer).is_err() {
-            let _ = socket.set_send_buffer_size(listener.send_buffer);
-        }
-    }
     // The kernel doubles what it is asked for, to pay for its own bookkeeping (`socket(7)`).
     let first = socket2::SockRef::from(first);
     let receive = first.recv_buffer_size().unwrap_or(0) / 2;
     let send = first.send_buffer_size().unwrap_or(0) / 2;
     let sizes = [
-        ("receive_buffer", listener.receive_buffer, receive, "net.core.rmem_max"),
-        ("send_buffer", listener.send_buffer, send, "net.core.wmem_max"),
+        ("receive_buffer", asked.receive, receive, "net.core.rmem_max"),
+        ("send_buffer", asked.send, send, "net.core.wmem_max"),
     ];
     for (key, asked, granted, sysctl) in sizes {
         if granted < asked {

@@ -2,23 +2,42 @@
 
 use flowgate_config::{Log, LogFormat, LogLevel};
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
-/// Starts logging as configured. A second call does nothing.
-pub fn init(log: &Log) {
-    let level = match log.level {
+/// Changes how much is logged while the process runs.
+pub struct LevelHandle(reload::Handle<LevelFilter, Registry>);
+
+impl LevelHandle {
+    /// Logs this much from now on.
+    pub fn set(&self, level: LogLevel) {
+        // Fails only where the subscriber is gone, which lives as long as the process.
+        let _ = self.0.modify(|filter| *filter = filter_of(level));
+    }
+}
+
+/// Starts logging as configured. A second call does nothing but return a handle without effect.
+pub fn init(log: &Log) -> LevelHandle {
+    let (filter, handle) = reload::Layer::new(filter_of(log.level));
+    let lines = fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false);
+    let lines = match log.format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    // Fails only where a subscriber is set already.
+    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    LevelHandle(handle)
+}
+
+const fn filter_of(level: LogLevel) -> LevelFilter {
+    match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
-    };
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_target(false);
-    // Fails only where a subscriber is set already.
-    let _ = match log.format {
-        LogFormat::Text => subscriber.try_init(),
-        LogFormat::Json => subscriber.json().try_init(),
-    };
+    }
 }

@@ -1,8 +1,11 @@
 //! How things stand, gathered from all workers when somebody asks.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 
+use flowgate_core::backends::{Backend, BackendState};
 use flowgate_core::counters::{Counters, Traffic};
+use flowgate_core::{Instant, LocalAddr, UdpManager};
 
 use crate::kernel::Kernel;
 use crate::shard::Shard;
@@ -27,9 +30,11 @@ pub struct ListenerReport {
 pub struct ShardReport {
     /// Flows alive.
     pub flows_active: u64,
+    /// Datagrams that the kernel dropped since the listener's receive buffer was full.
+    pub socket_drops: u64,
     /// What was counted since the start.
     pub counters: Counters,
-    /// Each backend, in the order of the configuration.
+    /// Each backend by its place, with those that have been removed and not been replaced.
     pub backends: Vec<BackendReport>,
 }
 
@@ -40,8 +45,16 @@ pub struct BackendReport {
     pub address: SocketAddr,
     /// Its weight.
     pub weight: u32,
+    /// How it stands.
+    pub state: BackendState,
+    /// Whether its probes and the datagrams have nothing against it.
+    pub is_up: bool,
+    /// Whether it has been removed from the configuration.
+    pub is_removed: bool,
     /// Flows alive on it.
     pub flows_active: u64,
+    /// Sockets of finished flows that rest for it.
+    pub sockets_resting: u64,
     /// What was sent to it.
     pub to: Traffic,
     /// What came from it.
@@ -49,18 +62,23 @@ pub struct BackendReport {
 }
 
 impl ShardReport {
-    /// How things stand on one shard.
-    pub fn of<K: Kernel>(shard: &Shard<K>) -> Self {
+    /// How things stand on one shard, whose listener has lost so many datagrams.
+    pub fn of<K: Kernel>(shard: &Shard<K>, socket_drops: u64) -> Self {
         let manager = shard.manager();
-        let backends = manager.backends().iter().map(|(_, backend)| BackendReport {
+        let backends = manager.backends().iter().map(|(id, backend)| BackendReport {
             address: backend.address(),
             weight: backend.weight(),
+            state: backend.state(),
+            is_up: backend.is_up(),
+            is_removed: backend.is_removed(),
             flows_active: u64::from(backend.flows_active),
+            sockets_resting: manager.resting_for(id) as u64,
             to: backend.to,
             from: backend.from,
         });
         Self {
             flows_active: manager.flow_count() as u64,
+            socket_drops,
             counters: manager.counters().clone(),
             backends: backends.collect(),
         }
@@ -69,15 +87,75 @@ impl ShardReport {
     /// Adds the figures of another shard of the same listener.
     pub fn add(&mut self, other: &Self) {
         self.flows_active += other.flows_active;
+        self.socket_drops += other.socket_drops;
         self.counters.merge(&other.counters);
         if self.backends.is_empty() {
             self.backends.clone_from(&other.backends);
             return;
         }
         for (sum, other) in self.backends.iter_mut().zip(&other.backends) {
-            sum.flows_active += other.flows_active;
-            sum.to = sum.to.plus(other.to);
-            sum.from = sum.from.plus(other.from);
+            sum.add(other);
         }
+    }
+}
+
+impl BackendReport {
+    /// Adds the figures of the same backend elsewhere. Where one finds it down, it is down.
+    pub fn add(&mut self, other: &Self) {
+        if other.state == BackendState::Down {
+            self.state = BackendState::Down;
+        }
+        self.is_up &= other.is_up;
+        self.flows_active += other.flows_active;
+        self.sockets_resting += other.sockets_resting;
+        self.to = self.to.plus(other.to);
+        self.from = self.from.plus(other.from);
+    }
+}
+
+/// One flow.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowFigures {
+    /// The client.
+    pub client: SocketAddr,
+    /// The address that the client sends to, where the listener is on a wildcard.
+    pub local: Option<LocalAddr>,
+    /// The backend that serves it.
+    pub backend: SocketAddr,
+    /// When it opened.
+    pub opened: Instant,
+    /// When it closes, unless a datagram comes before.
+    pub deadline: Instant,
+    /// When it looked like this.
+    pub now: Instant,
+    /// What the client sent.
+    pub to_backend: Traffic,
+    /// What the backend sent.
+    pub to_client: Traffic,
+    /// Whether it has been answered.
+    pub is_answered: bool,
+}
+
+impl FlowFigures {
+    /// The flows in some slots of a manager.
+    pub fn of(
+        manager: &UdpManager,
+        slots: Range<usize>,
+        now: Instant,
+    ) -> impl Iterator<Item = Self> {
+        let slots = slots.start..slots.end.min(manager.slots());
+        manager.flows_in(slots).filter_map(move |(_, flow)| {
+            Some(Self {
+                client: flow.client(),
+                local: flow.local(),
+                backend: manager.backends().get(flow.backend()).map(Backend::address)?,
+                opened: flow.opened(),
+                deadline: flow.deadline(),
+                now,
+                to_backend: flow.to_backend(),
+                to_client: flow.to_client(),
+                is_answered: flow.is_answered(),
+            })
+        })
     }
 }

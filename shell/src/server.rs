@@ -1,34 +1,40 @@
-//! A running balancer: listeners bound, workers started, and the handle to ask and stop them.
+//! A running balancer: listeners bound, workers started, and the handle to change, ask and stop
+//! them.
 
+mod apply;
+mod ask;
+mod places;
+mod standings;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use flowgate_config::{Config, Listener, Workers};
-use flowgate_core::UdpManager;
-use flowgate_core::config::ManagerConfig;
+use flowgate_config::{Cluster, Config, Listener, Workers};
+use flowgate_core::counters::Counters;
+use flowgate_core::{BackendId, Configuration};
 use mio::{Poll, Waker};
-use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::listener::{self, BindError, Group};
-use crate::report::{ListenerReport, ShardReport};
+use crate::flow_log::FlowLogger;
+use crate::kernel::Socket;
+use crate::listener::{BindError, Buffers};
 use crate::sys::process;
 use crate::token::Token;
 use crate::worker::{Command, Worker};
-
-/// Descriptors that are not upstream sockets: the standard streams, logs, a poll and a waker for
-/// each worker, and some to spare.
-const RESERVED_DESCRIPTORS: u64 = 64;
+use standings::{Standing, Standings};
 
 /// The most descriptors whose place in the kernel's table is taken up at start: 8 MiB of it.
 const MOST_RESERVED: u64 = 1 << 20;
 
-/// Why a server did not start.
+/// Why a server did not start, or did not go over to another configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A listener could not be bound.
@@ -64,15 +70,48 @@ impl fmt::Display for WorkerEnd {
 /// A running balancer. Dropping it stops it.
 pub struct Server {
     clock: Clock,
-    listeners: Vec<BoundListener>,
+    /// How many files the process may open.
+    descriptors: u64,
     workers: Vec<WorkerHandle>,
+    /// In the order of the configuration.
+    listeners: Vec<BoundListener>,
+    /// In the order of the configuration, with those that no listener uses.
+    clusters: Vec<Arc<Cluster>>,
+    record_flows: bool,
+    /// The addresses of each host that clusters name, as they were last resolved.
+    hosts: BTreeMap<String, Vec<IpAddr>>,
+    standings: Standings,
+    /// Sockets that were open before the process began and no listener has asked for yet.
+    inherited: Vec<(SocketAddr, OwnedFd)>,
+    /// What listeners counted that are no more.
+    past: Counters,
 }
 
+/// What a server begins with, beside its configuration.
+#[derive(Default)]
+pub struct Beginnings {
+    /// The addresses of the hosts that clusters name, as far as they are known already.
+    pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// Sockets that are bound already, by address: listeners of these addresses use them.
+    pub inherited: Vec<(SocketAddr, OwnedFd)>,
+    /// Where to log the flows that end.
+    pub flow_log: FlowLogger,
+}
+
+/// A listener, and what the workers know of it.
 struct BoundListener {
-    name: String,
-    cluster: String,
+    /// The number that it has with all workers.
+    shard: u32,
+    settings: Listener,
     address: SocketAddr,
     flows_max: u64,
+    /// Its sockets, until the workers have them, and a seed for each one's manager.
+    sockets: Vec<(Socket, u64)>,
+    buffers: Buffers,
+    /// What each worker's manager is told to do.
+    configurations: Vec<Configuration>,
+    /// What the managers have been told of each backend, by place.
+    told: Vec<Standing>,
 }
 
 struct WorkerHandle {
@@ -82,7 +121,7 @@ struct WorkerHandle {
 }
 
 impl Server {
-    /// Binds all listeners and starts all workers. `on_end` is called from each worker's thread
+    /// Starts all workers and binds all listeners. `on_end` is called from each worker's thread
     /// when it ends, for whatever reason.
     ///
     /// # Errors
@@ -90,30 +129,34 @@ impl Server {
     /// When a listener cannot be bound or a worker cannot start. Nothing is left running then.
     pub fn start(
         config: &Config,
+        clock: Clock,
+        beginnings: Beginnings,
         on_end: impl Fn(WorkerEnd) + Clone + Send + 'static,
     ) -> Result<Self, StartError> {
-        let clock = Clock::start();
-        let count = worker_count(config.workers);
         let descriptors = process::raise_descriptor_limit()?;
         // If it fails, the table grows when it must.
         let _ = process::reserve_descriptors(descriptors.min(MOST_RESERVED));
-        let mut server = Self { clock, listeners: Vec::new(), workers: Vec::new() };
-        let mut workers = Vec::new();
-        for _ in 0..count {
+        let mut server = Self {
+            clock,
+            descriptors,
+            workers: Vec::new(),
+            listeners: Vec::new(),
+            clusters: Vec::new(),
+            record_flows: false,
+            hosts: beginnings.hosts,
+            inherited: beginnings.inherited,
+            standings: Standings::default(),
+            past: Counters::default(),
+        };
+        for number in 0..worker_count(config.workers) {
             let poll = Poll::new()?;
             let waker = Waker::new(poll.registry(), Token::Wake.into())?;
             let (commands, inbox) = mpsc::channel();
-            workers.push(Worker::new(poll, clock, inbox)?);
-            server.workers.push(WorkerHandle { commands, waker, thread: None });
+            let worker = Worker::new(poll, clock, inbox, beginnings.flow_log.clone())?;
+            let thread = Some(spawn(number, worker, on_end.clone())?);
+            server.workers.push(WorkerHandle { commands, waker, thread });
         }
-        for listener in &config.listeners {
-            let shards = count * config.listeners.len();
-            let affordable = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / shards as u64;
-            server.add_listener(listener, &mut workers, affordable)?;
-        }
-        for ((number, worker), handle) in workers.into_iter().enumerate().zip(&mut server.workers) {
-            handle.thread = Some(spawn(number, worker, on_end.clone())?);
-        }
+        server.apply(config)?;
         Ok(server)
     }
 
@@ -127,15 +170,60 @@ impl Server {
         self.workers.len()
     }
 
+    /// Takes in the addresses that a host has now, and says whether anything changes for a cluster.
+    pub fn resolved(&mut self, host: &str, addresses: Vec<IpAddr>) -> bool {
+        let is_new = self.hosts.get(host) != Some(&addresses);
+        if is_new {
+            self.hosts.insert(host.to_owned(), addresses);
+            self.reconfigure();
+        }
+        is_new
+    }
+
+    /// Takes in what the probes find of a backend of a cluster.
+    pub fn probed(&mut self, cluster: &str, backend: SocketAddr, is_up: bool) {
+        self.standings.change(cluster, backend, |standing| standing.is_down = !is_up);
+        self.spread_news();
+    }
+
+    /// Gives a backend of a cluster no new flows. Those that it has may go on until `patience` is
+    /// over, if any is given.
+    pub fn drain_backend(
+        &mut self,
+        cluster: &str,
+        backend: SocketAddr,
+        patience: Option<Duration>,
+    ) {
+        let deadline = patience.map(|patience| self.clock.now() + patience);
+        self.standings.change(cluster, backend, |standing| standing.drain = Some(deadline));
+        self.spread_news();
+    }
+
+    /// Gives a backend of a cluster new flows again.
+    pub fn undrain_backend(&mut self, cluster: &str, backend: SocketAddr) {
+        self.standings.change(cluster, backend, |standing| standing.drain = None);
+        self.spread_news();
+    }
+
+    /// The clusters in the order of the configuration.
+    pub fn clusters(&self) -> &[Arc<Cluster>] {
+        &self.clusters
+    }
+
+    /// The addresses that a host has, as it was last resolved.
+    pub fn addresses_of(&self, host: &str) -> Vec<IpAddr> {
+        self.hosts.get(host).cloned().unwrap_or_default()
+    }
+
     /// Lets flows end for `patience`, then closes what is left. New flows are refused from now on.
     pub fn drain(&self, patience: Duration) {
         let deadline = self.clock.now() + patience;
-        self.command_all(|| Command::Drain { deadline });
+        self.command_all(|_| Command::Drain { deadline });
     }
 
     /// Ends all workers now.
     pub fn stop(&self) {
-        self.command_all(|| Command::Stop);
+        self.command_all(|_| Command::Stop);
     }
 
     /// Waits until all workers have ended.
@@ -148,73 +236,45 @@ impl Server {
         }
     }
 
-    /// How things stand, asked of all workers. Those that have ended are left out.
-    pub fn report(&self) -> Vec<ListenerReport> {
-        let (sender, reports) = mpsc::channel();
-        self.command_all(|| Command::Report(sender.clone()));
-        drop(sender);
-        let mut sums = vec![ShardReport::default(); self.listeners.len()];
-        for worker in reports {
-            sums.iter_mut().zip(&worker).for_each(|(sum, shard)| sum.add(shard));
-        }
-        let described = self.listeners.iter().zip(sums).map(|(listener, figures)| ListenerReport {
-            name: listener.name.clone(),
-            address: listener.address,
-            cluster: listener.cluster.clone(),
-            flows_max: listener.flows_max,
-            figures,
-        });
-        described.collect()
-    }
-
-    /// Binds a listener and gives each worker its shard.
-    fn add_listener(
-        &mut self,
-        listener: &Listener,
-        workers: &mut [Worker],
-        affordable: u64,
-    ) -> Result<(), StartError> {
-        let Group { address, sockets } = {
-            let group = listener::bind(listener, workers.len(), self.addresses())?;
-            listener::size_buffers(listener, &group);
-            group
-        };
-        let asked = listener.max_flows.map(|flows| u64::from(flows.get()));
-        let affordable = affordable * workers.len() as u64;
-        let flows_max = asked.unwrap_or(affordable);
-        if flows_max > affordable {
-            warn!(
-                listener = ?listener.name,
-                "max_flows is {flows_max}, but the limit on open files (RLIMIT_NOFILE) leaves \
-                 room for {affordable}; raise it, for systemd with LimitNOFILE="
-            );
-        }
-        let shards = workers.len() as u64;
-        for (number, (worker, socket)) in workers.iter_mut().zip(sockets).enumerate() {
-            let share = |total: u64| total / shards + u64::from((number as u64) < total % shards);
-            let max_flows = u32::try_from(share(flows_max)).unwrap_or(u32::MAX);
-            let mut config = listener.manager_config(address, max_flows);
-            share_backend_limits(&mut config, share);
-            let manager = UdpManager::new(config, process::random_seed()?, self.clock.now());
-            worker.add_shard(socket, manager)?;
-        }
-        let cluster = &listener.cluster.name;
-        info!(listener = ?listener.name, %address, ?cluster, max_flows = flows_max, "listening");
-        self.listeners.push(BoundListener {
-            name: listener.name.clone(),
-            cluster: cluster.clone(),
-            address,
-            flows_max,
-        });
-        Ok(())
-    }
-
-    fn command_all(&self, command: impl Fn() -> Command) {
-        for worker in &self.workers {
-            // A worker that has ended takes no commands, and needs none.
-            if worker.commands.send(command()).is_ok() {
-                let _ = worker.waker.wake();
+    /// Tells all managers what has been said of backends since they were told last.
+    fn spread_news(&mut self) {
+        let Self { listeners, workers, standings, .. } = self;
+        for listener in listeners {
+            let Some(first) = listener.configurations.first() else { continue };
+            let cluster = &listener.settings.cluster.name;
+            let backends = &first.config().cluster.backends;
+            for (place, (backend, told)) in backends.iter().zip(&mut listener.told).enumerate() {
+                let known = std::mem::replace(told, standings.get(cluster, backend.address));
+                for news in told.news_since(known) {
+                    let (shard, backend) = (listener.shard, BackendId::new(place));
+                    let command = || Command::BackendChanged { shard, backend, news };
+                    workers.iter().for_each(|worker| worker.command(command()));
+                }
             }
+        }
+    }
+
+    fn command_all(&self, command: impl Fn(usize) -> Command) {
+        for (number, worker) in self.workers.iter().enumerate() {
+            worker.command(command(number));
+        }
+    }
+
+    /// Waits until all workers have done what they were told.
+    pub fn acknowledged(&self) {
+        let (sender, done) = mpsc::channel();
+        self.command_all(|_| Command::Acknowledge(sender.clone()));
+        drop(sender);
+        // One that has ended drops its sender.
+        done.iter().for_each(drop);
+    }
+}
+
+impl WorkerHandle {
+    fn command(&self, command: Command) {
+        // A worker that has ended takes no commands, and needs none.
+        if self.commands.send(command).is_ok() {
+            let _ = self.waker.wake();
         }
     }
 }
@@ -231,15 +291,6 @@ fn worker_count(workers: Workers) -> usize {
     match workers {
         Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
         Workers::Count(count) => usize::from(count.get()),
-    }
-}
-
-/// Gives a shard its share of each backend's `max_flows`: at least one, since 0 means no limit.
-fn share_backend_limits(config: &mut ManagerConfig, share: impl Fn(u64) -> u64) {
-    for backend in &mut config.cluster.backends {
-        if backend.max_flows > 0 {
-            backend.max_flows = share(u64::from(backend.max_flows)).max(1) as u32;
-        }
     }
 }
 

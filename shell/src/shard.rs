@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use flowgate_core::{Burst, Deadline, Direction, DropReason, Instant, ManagerInput, UdpManager};
 
-use crate::dispatch::{Dispatch, Scratch, Sockets};
+use crate::dispatch::{Dispatch, EndedFlow, Scratch, Sockets};
 use crate::io::deliver::upstream_failure;
 use crate::kernel::Kernel;
 use crate::sys::mmsg::{Arena, Received, Turn};
@@ -87,11 +87,39 @@ impl<K: Kernel> Shard<K> {
         !self.ready.is_empty()
     }
 
+    /// Its listener socket.
+    pub const fn listener(&self) -> &K::Socket {
+        &self.sockets.listener
+    }
+
     /// Tells the manager of something other than traffic.
-    pub fn handle(&mut self, input: ManagerInput<'static>, kernel: &mut K, now: Instant) {
-        let dispatch =
+    pub fn handle(&mut self, input: ManagerInput<'_>, kernel: &mut K, now: Instant) {
+        let mut dispatch =
             Dispatch::begin(kernel, &mut self.sockets, std::mem::take(&mut self.scratch));
-        self.scratch = Self::finish(&mut self.manager, dispatch, Some(input), now);
+        self.manager.handle_input(input, now, &mut dispatch);
+        if matches!(input, ManagerInput::Configured(_)) {
+            // Nothing goes to a removed backend from now on, not even what waits.
+            let backends = self.manager.backends();
+            dispatch.abandon(|address| !backends.has_address(address));
+        }
+        self.scratch = Self::finish(&mut self.manager, dispatch, now);
+    }
+
+    /// Ends all flows.
+    pub fn close_all(&mut self, kernel: &mut K, now: Instant) {
+        self.handle(ManagerInput::Drain { deadline: now }, kernel, now);
+        while !self.manager.is_drained() {
+            self.handle(ManagerInput::Timeout, kernel, now);
+        }
+    }
+
+    /// Takes what is to be written down of flows that have ended since the last time.
+    pub fn take_records(&mut self) -> impl Iterator<Item = EndedFlow> {
+        let backends = self.manager.backends();
+        self.scratch.records.drain(..).map(|ended| EndedFlow {
+            backend: ended.backend.or_else(|| Some(backends.get(ended.record.backend)?.address())),
+            ..ended
+        })
     }
 
     /// Notes what the poll told. Sends what waited for a socket that can be written to again.
@@ -100,7 +128,7 @@ impl<K: Kernel> Shard<K> {
             let scratch = std::mem::take(&mut self.scratch);
             let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
             dispatch.resume(token);
-            self.scratch = Self::finish(&mut self.manager, dispatch, None, now);
+            self.scratch = Self::finish(&mut self.manager, dispatch, now);
         }
         if !readiness.readable && !readiness.error {
             return;
@@ -154,19 +182,11 @@ impl<K: Kernel> Shard<K> {
                 self.is_listener_ready = false;
             }
         }
-        self.scratch = Self::finish(&mut self.manager, dispatch, None, now);
+        self.scratch = Self::finish(&mut self.manager, dispatch, now);
     }
 
-    /// Ends a turn: tells the manager `input`, sends, and tells the manager what went wrong.
-    fn finish<'t>(
-        manager: &mut UdpManager,
-        mut dispatch: Dispatch<'_, 't, K>,
-        input: Option<ManagerInput<'static>>,
-        now: Instant,
-    ) -> Scratch {
-        if let Some(input) = input {
-            manager.handle_input(input, now, &mut dispatch);
-        }
+    /// Ends a turn: sends, and tells the manager what went wrong.
+    fn finish(manager: &mut UdpManager, dispatch: Dispatch<'_, '_, K>, now: Instant) -> Scratch {
         dispatch.finish(|input, dispatch| manager.handle_input(input, now, dispatch))
     }
 }

@@ -2,6 +2,7 @@
 //! go with it. Nothing here decides anything.
 
 pub mod cmsg;
+pub mod inherited;
 pub mod mmsg;
 pub mod process;
 pub mod sockaddr;

@@ -113,6 +113,11 @@ impl<S> Upstreams<S> {
         self.slots.iter().flatten()
     }
 
+    /// The same, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Upstream<S>> {
+        self.slots.iter_mut().flatten()
+    }
+
     /// Takes a flow's socket out of its slot.
     pub fn remove(&mut self, flow: FlowId) -> Option<Upstream<S>> {
         let slot = self.slots.get_mut(flow.index())?;

@@ -1,17 +1,23 @@
 //! A worker: one thread, its poll loop, and a shard of every listener.
 
 use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
-use flowgate_core::{Instant, ManagerInput};
+use flowgate_core::{BackendId, BackendNews, Configuration, Instant, ManagerInput, UdpManager};
 use mio::{Events, Poll};
 
 use crate::clock::Clock;
+use crate::flow_log::FlowLogger;
 use crate::kernel::{Linux, Socket};
-use crate::report::ShardReport;
+use crate::listener::Buffers;
+use crate::report::{FlowFigures, ShardReport};
 use crate::shard::{Readiness, Shard};
 use crate::sys::mmsg::Arena;
+use crate::sys::sockopt;
 use crate::token::Token;
 
 /// How many bursts one turn can hold.
@@ -20,9 +26,46 @@ const ARENA_SLOTS: usize = 256;
 /// How many events one poll can return.
 const EVENTS: usize = 1_024;
 
-/// What other threads ask of a worker.
-#[derive(Debug)]
+/// What other threads ask of a worker. It does so in the order in which it is asked.
 pub enum Command {
+    /// Serve a listener too, as the shard of this number.
+    AddShard {
+        /// The shard.
+        shard: u32,
+        /// The name of the listener.
+        name: Arc<str>,
+        /// Its socket.
+        socket: Socket,
+        /// What decides for it.
+        manager: Box<UdpManager>,
+    },
+    /// End all flows of a shard and close its listener.
+    RemoveShard {
+        /// The shard.
+        shard: u32,
+        /// Where to report how things stood in the end.
+        reply: Sender<ShardReport>,
+    },
+    /// Work by another configuration.
+    Configure {
+        /// The shard.
+        shard: u32,
+        /// The name of the listener.
+        name: Arc<str>,
+        /// The buffers to ask of the kernel for its socket.
+        buffers: Buffers,
+        /// What its manager is told to do.
+        configuration: Box<Configuration>,
+    },
+    /// There is news of a backend.
+    BackendChanged {
+        /// The shard.
+        shard: u32,
+        /// The backend.
+        backend: BackendId,
+        /// The news.
+        news: BackendNews,
+    },
     /// Take no new flows; end when the last one has, or at `deadline`.
     Drain {
         /// When the flows that are left are closed.
@@ -30,8 +73,28 @@ pub enum Command {
     },
     /// End now.
     Stop,
-    /// Say how things stand: one report for each shard.
-    Report(Sender<Vec<ShardReport>>),
+    /// Say how things stand: a report for each shard, with its number.
+    Report(Sender<Vec<(u32, ShardReport)>>),
+    /// Describe the flows in some slots of a shard. They are to be few: nothing is forwarded
+    /// meanwhile.
+    Flows {
+        /// The shard.
+        shard: u32,
+        /// The slots.
+        slots: Range<usize>,
+        /// Where to.
+        reply: Sender<Flows>,
+    },
+    /// Say that all that was asked before is done.
+    Acknowledge(Sender<()>),
+}
+
+/// Some flows of a shard.
+pub struct Flows {
+    /// The flows.
+    pub flows: Vec<FlowFigures>,
+    /// How many slots the shard has in all.
+    pub slots: usize,
 }
 
 /// All that one thread runs.
@@ -41,9 +104,16 @@ pub struct Worker {
     kernel: Linux,
     clock: Clock,
     arena: Arena,
-    shards: Vec<Shard<Linux>>,
+    /// By their numbers.
+    shards: Vec<Option<NamedShard>>,
     commands: Receiver<Command>,
+    flow_log: FlowLogger,
     is_stopped: bool,
+}
+
+struct NamedShard {
+    name: Arc<str>,
+    shard: Shard<Linux>,
 }
 
 impl Worker {
@@ -52,7 +122,12 @@ impl Worker {
     /// # Errors
     ///
     /// When the poll cannot be duplicated: out of descriptors.
-    pub fn new(poll: Poll, clock: Clock, commands: Receiver<Command>) -> io::Result<Self> {
+    pub fn new(
+        poll: Poll,
+        clock: Clock,
+        commands: Receiver<Command>,
+        flow_log: FlowLogger,
+    ) -> io::Result<Self> {
         Ok(Self {
             kernel: Linux::new(poll.registry().try_clone()?),
             poll,
@@ -61,24 +136,9 @@ impl Worker {
             arena: Arena::new(ARENA_SLOTS),
             shards: Vec::new(),
             commands,
+            flow_log,
             is_stopped: false,
         })
-    }
-
-    /// Adds the shard of a listener.
-    ///
-    /// # Errors
-    ///
-    /// Those of `epoll_ctl(2)`.
-    pub fn add_shard(
-        &mut self,
-        listener: Socket,
-        manager: flowgate_core::UdpManager,
-    ) -> io::Result<()> {
-        let shard = self.shards.len() as u32;
-        self.kernel.register_listener(&listener, Token::Listener { shard })?;
-        self.shards.push(Shard::new(shard, listener, manager));
-        Ok(())
     }
 
     /// Runs until it is stopped, or drained.
@@ -88,27 +148,31 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// Those of `epoll_wait(2)`, which a running kernel does not give.
+    /// Those of `epoll_wait(2)`, which a running kernel does not give, and of registering a
+    /// listener with `epoll_ctl(2)`: out of memory.
     pub fn run(&mut self) -> io::Result<()> {
         while !self.is_stopped && !self.is_drained() {
             self.wait()?;
             let now = self.clock.now();
-            self.take_events(now);
-            for shard in self.shards.iter_mut().filter(|shard| shard.has_work()) {
-                shard.turn(&mut self.kernel, &mut self.arena, now);
+            self.take_events(now)?;
+            for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
+                if shard.has_work() {
+                    shard.turn(&mut self.kernel, &mut self.arena, now);
+                }
             }
             self.fire_timeouts(now);
+            self.log_flows();
         }
         Ok(())
     }
 
     /// Waits for events until the first deadline, or not at all while there is work left.
     fn wait(&mut self) -> io::Result<()> {
-        let timeout = if self.shards.iter().any(Shard::has_work) {
+        let shards = || self.shards.iter().flatten().map(|named| &named.shard);
+        let timeout = if shards().any(Shard::has_work) {
             Some(Duration::ZERO)
         } else {
-            let deadline =
-                self.shards.iter().filter_map(|shard| shard.poll_timeout()).map(|d| d.at).min();
+            let deadline = shards().filter_map(Shard::poll_timeout).map(|d| d.at).min();
             deadline.map(|at| at.saturating_since(self.clock.now()))
         };
         match self.poll.poll(&mut self.events, timeout) {
@@ -117,7 +181,7 @@ impl Worker {
         }
     }
 
-    fn take_events(&mut self, now: Instant) {
+    fn take_events(&mut self, now: Instant) -> io::Result<()> {
         let mut is_woken = false;
         for event in &self.events {
             let token = Token::from(event.token());
@@ -130,41 +194,120 @@ impl Worker {
                 writable: event.is_writable(),
                 error: event.is_error(),
             };
-            if let Some(shard) = self.shards.get_mut(shard as usize) {
+            if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
                 shard.on_event(token, readiness, &mut self.kernel, now);
             }
         }
-        if is_woken {
-            self.take_commands(now);
-        }
+        // Only now, so that no event of a shard that was removed meets its successor.
+        if is_woken { self.take_commands(now) } else { Ok(()) }
     }
 
-    fn take_commands(&mut self, now: Instant) {
+    fn take_commands(&mut self, now: Instant) -> io::Result<()> {
         while let Ok(command) = self.commands.try_recv() {
-            match command {
-                Command::Drain { deadline } => {
-                    for shard in &mut self.shards {
-                        shard.handle(ManagerInput::Drain { deadline }, &mut self.kernel, now);
-                    }
-                }
-                Command::Stop => self.is_stopped = true,
-                Command::Report(reply) => {
-                    // Whoever asked may have gone; then nobody needs the answer.
-                    let _ = reply.send(self.shards.iter().map(ShardReport::of).collect());
+            self.obey(command, now)?;
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, command: Command, now: Instant) -> io::Result<()> {
+        // Whoever asks for an answer may have gone; then nobody needs it.
+        match command {
+            Command::AddShard { shard, name, socket, manager } => {
+                self.add_shard(shard, name, socket, *manager)?;
+            }
+            Command::RemoveShard { shard, reply } => {
+                if let Some(last) = self.remove_shard(shard, now) {
+                    let _ = reply.send(last);
                 }
             }
+            Command::Configure { shard, name, buffers, configuration } => {
+                if let Some(Some(named)) = self.shards.get_mut(shard as usize) {
+                    named.name = name;
+                    buffers.set(named.shard.listener().as_fd());
+                }
+                self.tell(shard, ManagerInput::Configured(&configuration), now);
+            }
+            Command::BackendChanged { shard, backend, news } => {
+                self.tell(shard, ManagerInput::BackendChanged { backend, news }, now);
+            }
+            Command::Drain { deadline } => {
+                for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
+                    shard.handle(ManagerInput::Drain { deadline }, &mut self.kernel, now);
+                }
+            }
+            Command::Stop => self.is_stopped = true,
+            Command::Report(reply) => {
+                let numbered = (0..).zip(&self.shards);
+                let report = |(number, named): (u32, &Option<NamedShard>)| {
+                    Some((number, report_of(&named.as_ref()?.shard)))
+                };
+                let _ = reply.send(numbered.filter_map(report).collect());
+            }
+            Command::Flows { shard, slots, reply } => {
+                if let Some(Some(NamedShard { shard, .. })) = self.shards.get(shard as usize) {
+                    let flows = FlowFigures::of(shard.manager(), slots, now).collect();
+                    let _ = reply.send(Flows { flows, slots: shard.manager().slots() });
+                }
+            }
+            Command::Acknowledge(reply) => {
+                let _ = reply.send(());
+            }
+        }
+        Ok(())
+    }
+
+    fn add_shard(
+        &mut self,
+        number: u32,
+        name: Arc<str>,
+        listener: Socket,
+        manager: UdpManager,
+    ) -> io::Result<()> {
+        self.kernel.register_listener(&listener, Token::Listener { shard: number })?;
+        let place = number as usize;
+        if self.shards.len() <= place {
+            self.shards.resize_with(place + 1, || None);
+        }
+        self.shards[place] =
+            Some(NamedShard { name, shard: Shard::new(number, listener, manager) });
+        Ok(())
+    }
+
+    fn remove_shard(&mut self, number: u32, now: Instant) -> Option<ShardReport> {
+        let NamedShard { name, mut shard } = self.shards.get_mut(number as usize)?.take()?;
+        shard.close_all(&mut self.kernel, now);
+        shard.take_records().for_each(|ended| self.flow_log.log(&name, &ended));
+        Some(report_of(&shard))
+    }
+
+    fn tell(&mut self, shard: u32, input: ManagerInput<'_>, now: Instant) {
+        if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
+            shard.handle(input, &mut self.kernel, now);
         }
     }
 
     fn fire_timeouts(&mut self, now: Instant) {
-        for shard in &mut self.shards {
+        for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
             if shard.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
                 shard.handle(ManagerInput::Timeout, &mut self.kernel, now);
             }
         }
     }
 
-    fn is_drained(&self) -> bool {
-        !self.shards.is_empty() && self.shards.iter().all(|shard| shard.manager().is_drained())
+    fn log_flows(&mut self) {
+        for NamedShard { name, shard } in self.shards.iter_mut().flatten() {
+            shard.take_records().for_each(|ended| self.flow_log.log(name, &ended));
+        }
     }
+
+    fn is_drained(&self) -> bool {
+        let mut shards = self.shards.iter().flatten().peekable();
+        shards.peek().is_some() && shards.all(|named| named.shard.manager().is_drained())
+    }
+}
+
+fn report_of(shard: &Shard<Linux>) -> ShardReport {
+    // Kernels before 4.12 do not tell.
+    let drops = sockopt::receive_drops(shard.listener().as_fd()).unwrap_or(0);
+    ShardReport::of(shard, drops.into())
 }

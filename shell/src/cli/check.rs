@@ -18,8 +18,8 @@ pub(super) fn run(path: &Path) -> Result<(), Failure> {
             listener.address,
             cluster.name,
             cluster.policy.balance,
-            cluster.policy.backends.len(),
-            if cluster.policy.backends.len() == 1 { "" } else { "s" },
+            cluster.members.len(),
+            if cluster.members.len() == 1 { "" } else { "s" },
         );
     }
     Ok(())

@@ -5,7 +5,6 @@
 
 mod backends;
 mod clients;
-mod human;
 mod message;
 mod paint;
 mod sample;
@@ -24,9 +23,9 @@ use self::backends::{Backends, Kind};
 use self::clients::{CLIENTS, Clients};
 use self::sample::{Sample, Stretch};
 use self::screen::Screen;
-use super::Failure;
+use super::{Failure, human};
 use crate::clock::Clock;
-use crate::server::{Server, WorkerEnd};
+use crate::server::{Beginnings, Server, WorkerEnd};
 
 /// How long the slow backend sleeps before it answers what has come meanwhile.
 const NAP: Duration = Duration::from_millis(2);
@@ -94,7 +93,7 @@ impl Demo {
             .map_err(|error| Failure(format!("cannot start backends on 127.0.0.1: {error}")))?;
         let config = configuration(backends.addresses());
         let config = flowgate_config::parse(&config, "the demo's configuration")?;
-        let server = Server::start(&config, move |end| {
+        let server = Server::start(&config, clock, Beginnings::default(), move |end| {
             // The main thread may be on its way out already.
             let _ = sender.send(Event::WorkerEnded(end));
         })?;

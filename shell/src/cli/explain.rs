@@ -47,7 +47,7 @@ fn can_reach(client: IpAddr, listener: &Listener) -> bool {
 /// The lines that say which backend a new flow would get.
 fn explain(cluster: &Cluster, client: SocketAddr) -> Vec<String> {
     let policy = &cluster.policy;
-    let backends = Backends::new(&policy.backends);
+    let backends = Backends::new(&policy.backends, policy.health);
     let mut balancer = Balancer::new(policy.balance, &backends);
     let mut pick = |client| balancer.pick(&backends, client, policy.affinity, &mut Random::new(0));
     let Some(picked) = pick(client).and_then(|id| backends.get(id)) else {

@@ -106,6 +106,31 @@ pub fn force_send_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()>
     set_int(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, saturating_int(bytes))
 }
 
+/// How many datagrams the kernel has dropped since the receive buffer was full (`SO_MEMINFO`,
+/// `SK_MEMINFO_DROPS`): the count that `SO_RXQ_OVFL` brings with a datagram, without one.
+///
+/// # Errors
+///
+/// Those of `getsockopt(2)`; kernels before 4.12 do not know it.
+pub fn receive_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    /// The place of the count, and the number of places, in `linux/sock_diag.h`.
+    const DROPS: usize = 8;
+    const FIGURES: usize = 9;
+    let mut figures = [0_u32; FIGURES];
+    let mut len = size_of_val(&figures) as libc::socklen_t;
+    // SAFETY: the figures are writable for the length that is given, and so is the length.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            figures.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 { Ok(figures[DROPS]) } else { Err(io::Error::last_os_error()) }
+}
+
 fn saturating_int(bytes: usize) -> libc::c_int {
     libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX)
 }

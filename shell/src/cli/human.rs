@@ -26,6 +26,26 @@ pub(super) fn time(nanos: u64) -> String {
     scaled(nanos as f64 / 1e3, &["µs", "ms", "s"])
 }
 
+/// `1_900_000` bytes as `1.9 MB`.
+pub(super) fn bytes(bytes: u64) -> String {
+    scaled(bytes as f64, &["B", "kB", "MB", "GB", "TB", "PB"])
+}
+
+/// A stretch of time in its two largest units: `3d 4h`, `3m 12s`; below a second, `420 ms`.
+pub(super) fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    if seconds == 0 {
+        return format!("{} ms", span.as_millis());
+    }
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, _, _) => format!("{hours}h {}m", minutes % 60),
+        _ => format!("{days}d {}h", hours % 24),
+    }
+}
+
 /// `1` of `3` as `33.3 %`.
 pub(super) fn percent(part: u64, whole: u64) -> String {
     format!("{:.1} %", 100.0 * fraction(part, whole))
@@ -86,6 +106,23 @@ mod tests {
         assert_eq!(time(999_600), "1.0 ms");
         assert_eq!(time(12_340_000), "12.3 ms");
         assert_eq!(time(2_000_000_000), "2.0 s");
+    }
+
+    #[test]
+    fn bytes_have_three_digits_and_a_unit() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(1_900_000), "1.9 MB");
+        assert_eq!(bytes(u64::MAX), "18447 PB");
+    }
+
+    #[test]
+    fn spans_have_two_units() {
+        assert_eq!(span(Duration::from_millis(420)), "420 ms");
+        assert_eq!(span(Duration::from_millis(59_999)), "59s");
+        assert_eq!(span(Duration::from_secs(192)), "3m 12s");
+        assert_eq!(span(Duration::from_secs(7_260)), "2h 1m");
+        assert_eq!(span(Duration::from_secs(273_125)), "3d 3h");
     }
 
     #[test]

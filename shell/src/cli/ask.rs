@@ -1,0 +1,222 @@
+//! What all commands share that ask a running Flowgate, and those that have it do something.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::Failure;
+use crate::control::client;
+use crate::control::escape::{escaped, escaped_json};
+use crate::control::place;
+use crate::control::request::{Request, Response};
+
+/// How long an answer may take. A reload may wait for names to be resolved.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Which Flowgate is meant.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Door {
+    /// The control socket of the running Flowgate
+    ///
+    /// Unless it is given: control.sock in $RUNTIME_DIRECTORY, else in $XDG_RUNTIME_DIR/flowgate,
+    /// else in /tmp/flowgate-UID; and if there is none, in /run/flowgate, where the system's service
+    /// has it.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl Door {
+    /// Where to ask.
+    pub(super) fn path(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(place::path_to_ask)
+    }
+
+    /// Asks, and returns what is answered.
+    fn ask(&self, request: &Request) -> Result<Response, Failure> {
+        Ok(client::request(&self.path(), request, PATIENCE)?)
+    }
+}
+
+/// Which Flowgate is meant, and how its answer is printed.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Asking {
+    #[command(flatten)]
+    door: Door,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Asking {
+    /// Asks for a document, which `pick` finds in the answer, and prints it, as JSON or as `text`
+    /// says.
+    pub(super) fn print<D: Serialize>(
+        &self,
+        request: &Request,
+        pick: impl FnOnce(&Response) -> Option<&D>,
+        text: impl FnOnce(&D) -> String,
+    ) -> Result<(), Failure> {
+        let answer = self.door.ask(request)?;
+        match pick(&answer) {
+            Some(document) if self.json => put(&json(document)?),
+            Some(document) => put(&text(document)),
+            None => self.fail(&answer),
+        }
+    }
+
+    /// Has something done and says `done`, with whatever there is to note about it.
+    fn have_done(&self, request: &Request, done: &str) -> Result<(), Failure> {
+        match self.door.ask(request)? {
+            answer @ Response::Done { .. } if self.json => put(&json(&answer)?),
+            Response::Done { notes } => {
+                let notes = notes.iter().map(|note| format!("  {}\n", escaped(note)));
+                put(&format!("{done}\n{}", notes.collect::<String>()))
+            }
+            answer => self.fail(&answer),
+        }
+    }
+
+    /// Says why there is not what was asked for.
+    fn fail(&self, answer: &Response) -> Result<(), Failure> {
+        if self.json {
+            put(&json(answer)?)?;
+        }
+        Err(Failure(match answer {
+            Response::Refused { reasons } => refusal(reasons),
+            _ => {
+                "the answer is not one to this question; use the `flowgate` of the version that is \
+                  running"
+                    .to_owned()
+            }
+        }))
+    }
+}
+
+fn refusal(reasons: &[String]) -> String {
+    match reasons {
+        [] => "refused, and no reason is given".to_owned(),
+        [reason] => format!("refused: {}", escaped(reason)),
+        reasons => {
+            let lines = reasons.iter().map(|reason| format!("\n  {}", escaped(reason)));
+            format!("refused for {} reasons:{}", reasons.len(), lines.collect::<String>())
+        }
+    }
+}
+
+fn json(document: &impl Serialize) -> Result<String, Failure> {
+    Ok(escaped_json(&serde_json::to_string_pretty(document)?) + "\n")
+}
+
+/// Writes to standard output. Whoever reads it may have seen enough before the end, as `head` does.
+pub(super) fn put(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The arguments of `flowgate reload`.
+#[derive(Args, Debug)]
+pub(super) struct ReloadArguments {
+    #[command(flatten)]
+    asking: Asking,
+}
+
+pub(super) fn reload(arguments: &ReloadArguments) -> Result<(), Failure> {
+    arguments.asking.have_done(&Request::Reload, "reloaded")
+}
+
+/// The arguments of `flowgate drain`.
+#[derive(Args, Debug)]
+pub(super) struct DrainArguments {
+    /// The backend, as `flowgate status` names it: resolvers/10.0.0.1:53
+    #[arg(value_name = "CLUSTER/BACKEND", value_parser = parse_backend)]
+    backend: String,
+    /// After this time its flows are closed or go to other backends, as with a backend that is down
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    deadline: Option<Duration>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+pub(super) fn drain(arguments: &DrainArguments) -> Result<(), Failure> {
+    let DrainArguments { backend, deadline, asking } = arguments;
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let request =
+        Request::Drain { backend: backend.clone(), deadline_ms: deadline.map(milliseconds) };
+    asking.have_done(&request, &format!("{} gets no new flows", escaped(backend)))
+}
+
+/// The arguments of `flowgate undrain`.
+#[derive(Args, Debug)]
+pub(super) struct UndrainArguments {
+    /// The backend, as `flowgate status` names it: resolvers/10.0.0.1:53
+    #[arg(value_name = "CLUSTER/BACKEND", value_parser = parse_backend)]
+    backend: String,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+pub(super) fn undrain(arguments: &UndrainArguments) -> Result<(), Failure> {
+    let UndrainArguments { backend, asking } = arguments;
+    let request = Request::Undrain { backend: backend.clone() };
+    asking.have_done(&request, &format!("{} gets new flows again", escaped(backend)))
+}
+
+/// The arguments of `flowgate stop`.
+#[derive(Args, Debug)]
+pub(super) struct StopArguments {
+    /// Stop at once: flows are not waited for
+    #[arg(long)]
+    now: bool,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+pub(super) fn stop(arguments: &StopArguments) -> Result<(), Failure> {
+    let StopArguments { now, asking } = arguments;
+    let done = if *now { "stopping" } else { "stopping when the flows have ended" };
+    asking.have_done(&Request::Stop { now: *now }, done)
+}
+
+fn parse_backend(text: &str) -> Result<String, String> {
+    match text.rsplit_once('/') {
+        Some((cluster, backend)) if !cluster.is_empty() && !backend.is_empty() => {
+            Ok(text.to_owned())
+        }
+        _ => Err("expected a cluster and one of its backends, such as \
+                  resolvers/10.0.0.1:53; `flowgate status` lists them"
+            .to_owned()),
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "expected a duration such as 30s or \"1m 30s\"".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_of_a_refusal_is_shown_escaped() {
+        assert_eq!(refusal(&["no\x1b[2J".into()]), "refused: no\\u{1b}[2J");
+        let reasons = ["a\nb".to_owned(), "c".to_owned()];
+        assert_eq!(refusal(&reasons), "refused for 2 reasons:\n  a\\nb\n  c");
+    }
+
+    #[test]
+    fn a_backend_is_named_with_its_cluster() {
+        assert_eq!(parse_backend("a/b/[::1]:53").as_deref(), Ok("a/b/[::1]:53"));
+        for wrong in ["", "/", "dns/", "/10.0.0.1:53", "10.0.0.1:53"] {
+            assert!(parse_backend(wrong).is_err(), "{wrong}");
+        }
+    }
+}

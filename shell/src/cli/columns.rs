@@ -1,0 +1,76 @@
+//! Tables of aligned columns.
+
+use std::fmt;
+
+use unicode_width::UnicodeWidthStr;
+
+/// How the cells of a column stand in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Align {
+    Left,
+    Right,
+}
+
+/// A table. Its cells are [escaped](crate::control::escape) already.
+pub(super) struct Table<const N: usize> {
+    heads: [(&'static str, Align); N],
+    rows: Vec<[String; N]>,
+}
+
+impl<const N: usize> Table<N> {
+    pub(super) const fn new(heads: [(&'static str, Align); N]) -> Self {
+        Self { heads, rows: Vec::new() }
+    }
+
+    pub(super) fn row(&mut self, cells: [String; N]) {
+        self.rows.push(cells);
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// How wide a column is: as its widest cell.
+    fn width(&self, column: usize) -> usize {
+        let cells = self.rows.iter().map(|row| row[column].width());
+        cells.chain([self.heads[column].0.width()]).max().unwrap_or(0)
+    }
+}
+
+impl<const N: usize> fmt::Display for Table<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let widths: [usize; N] = std::array::from_fn(|column| self.width(column));
+        let heads = self.heads.map(|(head, _)| head.to_owned());
+        for row in [&heads].into_iter().chain(&self.rows) {
+            let mut line = String::new();
+            for ((cell, width), (_, align)) in row.iter().zip(widths).zip(self.heads) {
+                let space = " ".repeat(width.saturating_sub(cell.width()));
+                line += &match align {
+                    Align::Left => format!("{cell}{space}  "),
+                    Align::Right => format!("{space}{cell}  "),
+                };
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell_on_the_screen() {
+        let mut table = Table::new([("NAME", Align::Left), ("N", Align::Right), ("", Align::Left)]);
+        assert!(table.is_empty());
+        table.row(["東京".into(), "1,000".into(), "x".into()]);
+        table.row(["zürich".into(), "7".into(), String::new()]);
+        let expected = "\
+NAME        N
+東京    1,000  x
+zürich      7
+";
+        assert_eq!(table.to_string(), expected);
+    }
+}

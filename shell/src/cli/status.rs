@@ -1,0 +1,198 @@
+//! `flowgate status`: how things stand, in tables or as JSON.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Failure;
+use super::ask::Asking;
+use super::columns::{Align, Table};
+use super::human;
+use crate::control::escape::escaped;
+use crate::control::request::{Request, Response};
+use crate::control::status::{
+    BackendStatus, ClusterStatus, LedgerDoc, ListenerStatus, StatusDocument,
+};
+
+/// The arguments of `flowgate status`.
+#[derive(Args, Debug)]
+pub(super) struct StatusArguments {
+    #[command(flatten)]
+    asking: Asking,
+}
+
+pub(super) fn run(arguments: &StatusArguments) -> Result<(), Failure> {
+    arguments.asking.print(
+        &Request::Status,
+        |answer| match answer {
+            Response::Status(status) => Some(status),
+            _ => None,
+        },
+        text,
+    )
+}
+
+/// The document as people read it.
+fn text(status: &StatusDocument) -> String {
+    let counters = &status.counters;
+    format!(
+        "Flowgate {}, up {}; reloads: {}, refused: {}\n\n{}\n{}\n{}\n{}",
+        escaped(&status.version),
+        uptime(status),
+        human::count(counters.reloads_ok),
+        human::count(counters.reloads_failed),
+        listeners(&status.listeners),
+        datagrams(&status.listeners),
+        backends(&status.clusters),
+        drops(&status.listeners),
+    )
+}
+
+/// How long it has been running.
+pub(super) fn uptime(status: &StatusDocument) -> String {
+    // A document of whatever origin: a number that is no time is none.
+    human::span(Duration::try_from_secs_f64(status.uptime_seconds).unwrap_or_default())
+}
+
+fn listeners(listeners: &[ListenerStatus]) -> Table<6> {
+    let mut table = Table::new([
+        ("LISTENER", Align::Left),
+        ("ADDRESS", Align::Left),
+        ("CLUSTER", Align::Left),
+        ("FLOWS", Align::Right),
+        ("AT MOST", Align::Right),
+        ("OPENED", Align::Right),
+    ]);
+    for listener in listeners {
+        table.row([
+            escaped(&listener.name),
+            listener.address.to_string(),
+            escaped(&listener.cluster),
+            human::count(listener.flows_active),
+            human::count(listener.flows_max),
+            human::count(listener.flows_opened),
+        ]);
+    }
+    table
+}
+
+/// Both ways through a listener.
+pub(super) fn ways(listener: &ListenerStatus) -> [(&'static str, &LedgerDoc); 2] {
+    [("clients → backends", &listener.to_backend), ("backends → clients", &listener.to_client)]
+}
+
+fn datagrams(listeners: &[ListenerStatus]) -> Table<6> {
+    let mut table = Table::new([
+        ("DATAGRAMS", Align::Left),
+        ("DIRECTION", Align::Left),
+        ("RECEIVED", Align::Right),
+        ("FORWARDED", Align::Right),
+        ("DROPPED", Align::Right),
+        ("BYTES", Align::Right),
+    ]);
+    for listener in listeners {
+        for (way, ledger) in ways(listener) {
+            table.row([
+                escaped(&listener.name),
+                way.to_owned(),
+                human::count(ledger.received.datagrams),
+                human::count(ledger.forwarded.datagrams),
+                human::count(ledger.dropped_total().datagrams),
+                human::bytes(ledger.forwarded.bytes),
+            ]);
+        }
+    }
+    table
+}
+
+/// The first column is what `flowgate drain` takes.
+fn backends(clusters: &[ClusterStatus]) -> Table<10> {
+    let mut table = Table::new([
+        ("BACKEND", Align::Left),
+        ("BALANCE", Align::Left),
+        ("STATE", Align::Left),
+        ("WEIGHT", Align::Right),
+        ("SHARE", Align::Right),
+        ("FLOWS", Align::Right),
+        ("SENT", Align::Right),
+        ("BYTES", Align::Right),
+        ("RECEIVED", Align::Right),
+        ("BYTES", Align::Right),
+    ]);
+    for cluster in clusters {
+        let (name, balance) = (escaped(&cluster.name), escaped(&cluster.balance));
+        if cluster.backends.is_empty() {
+            let mut cells = [const { String::new() }; 10];
+            (cells[0], cells[1], cells[2]) = (format!("{name}/"), balance, "no backends".into());
+            table.row(cells);
+            continue;
+        }
+        let all = cluster.backends.iter().map(|backend| backend.datagrams_to).sum();
+        for backend in &cluster.backends {
+            table.row([
+                format!("{name}/{}", backend_name(backend)),
+                balance.clone(),
+                state(backend),
+                backend.weight.to_string(),
+                if all == 0 { "-".into() } else { human::percent(backend.datagrams_to, all) },
+                human::count(backend.flows_active),
+                human::count(backend.datagrams_to),
+                human::bytes(backend.bytes_to),
+                human::count(backend.datagrams_from),
+                human::bytes(backend.bytes_from),
+            ]);
+        }
+    }
+    table
+}
+
+/// A backend's address, and the name that it was resolved from.
+pub(super) fn backend_name(backend: &BackendStatus) -> String {
+    match &backend.name {
+        Some(name) => format!("{} ({})", backend.address, escaped(name)),
+        None => backend.address.to_string(),
+    }
+}
+
+fn state(backend: &BackendStatus) -> String {
+    let state = backend.state.as_str();
+    if backend.backup { format!("{state} (backup)") } else { state.to_owned() }
+}
+
+/// What was dropped, with what the kernel dropped before Flowgate could see it.
+fn drops(listeners: &[ListenerStatus]) -> String {
+    let mut table = Table::new([
+        ("DROPPED BY", Align::Left),
+        ("DIRECTION", Align::Left),
+        ("REASON", Align::Left),
+        ("DATAGRAMS", Align::Right),
+        ("BYTES", Align::Right),
+    ]);
+    for listener in listeners {
+        let name = escaped(&listener.name);
+        for (way, ledger) in ways(listener) {
+            for (reason, dropped) in &ledger.dropped {
+                table.row([
+                    name.clone(),
+                    way.to_owned(),
+                    escaped(reason),
+                    human::count(dropped.datagrams),
+                    human::bytes(dropped.bytes),
+                ]);
+            }
+        }
+        if listener.socket_drops > 0 {
+            table.row([
+                name,
+                ways(listener)[0].0.to_owned(),
+                "full receive buffer, before Flowgate saw them".to_owned(),
+                human::count(listener.socket_drops),
+                "-".to_owned(),
+            ]);
+        }
+    }
+    if table.is_empty() { "Nothing was dropped.\n".to_owned() } else { table.to_string() }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,123 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::control::status::{BackendState, ByDirection, CountersDoc, TrafficDoc};
+
+fn traffic(datagrams: u64) -> TrafficDoc {
+    TrafficDoc { datagrams, bytes: datagrams * 100 }
+}
+
+/// A document with something of everything, and names that a terminal would obey.
+pub(in crate::cli) fn document() -> StatusDocument {
+    let dropped = BTreeMap::from([("max_flows".to_owned(), traffic(10))]);
+    let dns = ListenerStatus {
+        name: "dns".into(),
+        address: "0.0.0.0:53".parse().unwrap(),
+        cluster: "resolvers".into(),
+        flows_active: 1_234,
+        flows_max: 65_536,
+        flows_opened: 40_000,
+        flows_closed: BTreeMap::from([("idle".to_owned(), 38_766)]),
+        socket_drops: 0,
+        to_backend: LedgerDoc {
+            received: traffic(1_000_000),
+            forwarded: traffic(999_990),
+            dropped,
+        },
+        to_client: LedgerDoc {
+            received: traffic(999_000),
+            forwarded: traffic(999_000),
+            dropped: BTreeMap::new(),
+        },
+    };
+    let odd = ListenerStatus {
+        name: "o\x1b[2Jd\nd".into(),
+        address: "[::]:5060".parse().unwrap(),
+        cluster: "e\x1b]0;mpty\x07".into(),
+        flows_active: 0,
+        flows_opened: 0,
+        flows_closed: BTreeMap::new(),
+        socket_drops: 7,
+        to_backend: LedgerDoc::default(),
+        to_client: LedgerDoc::default(),
+        ..dns.clone()
+    };
+    let backend = |address: &str, state, part: u64| BackendStatus {
+        address: address.parse().unwrap(),
+        name: None,
+        weight: 1,
+        backup: false,
+        state,
+        flows_active: part * 2,
+        datagrams_to: part * 1_000,
+        datagrams_from: part * 999,
+        bytes_to: part * 100_000,
+        bytes_from: part * 99_900,
+    };
+    let mut backends = vec![
+        backend("10.0.0.1:53", BackendState::Up, 600),
+        backend("10.0.0.2:53", BackendState::Draining, 300),
+        backend("[2001:db8::3]:53", BackendState::Down, 99),
+    ];
+    backends[1].name = Some("re\x1bsolver.internal".into());
+    backends[2].backup = true;
+    StatusDocument {
+        version: "0.1.0".into(),
+        uptime_seconds: 273_125.5,
+        listeners: vec![dns, odd],
+        clusters: vec![
+            ClusterStatus { name: "resolvers".into(), balance: "rendezvous".into(), backends },
+            ClusterStatus {
+                name: "e\x1b]0;mpty\x07".into(),
+                balance: "maglev".into(),
+                backends: Vec::new(),
+            },
+        ],
+        counters: CountersDoc {
+            datagrams_received: ByDirection { to_backend: 1_000_000, to_client: 999_000 },
+            datagrams_forwarded: ByDirection { to_backend: 999_990, to_client: 999_000 },
+            datagrams_dropped: ByDirection { to_backend: 10, to_client: 0 },
+            flows_opened: 40_000,
+            flows_closed: 38_766,
+            reloads_ok: 2,
+            reloads_failed: 1,
+            ..CountersDoc::default()
+        },
+    }
+}
+
+#[test]
+fn the_document_is_shown_in_columns_with_escaped_names() {
+    let expected = r"
+Flowgate 0.1.0, up 3d 3h; reloads: 2, refused: 1
+
+LISTENER        ADDRESS     CLUSTER              FLOWS  AT MOST  OPENED
+dns             0.0.0.0:53  resolvers            1,234   65,536  40,000
+o\u{1b}[2Jd\nd  [::]:5060   e\u{1b}]0;mpty\u{7}      0   65,536       0
+
+DATAGRAMS       DIRECTION            RECEIVED  FORWARDED  DROPPED    BYTES
+dns             clients → backends  1,000,000    999,990       10   100 MB
+dns             backends → clients    999,000    999,000        0  99.9 MB
+o\u{1b}[2Jd\nd  clients → backends          0          0        0      0 B
+o\u{1b}[2Jd\nd  backends → clients          0          0        0      0 B
+
+BACKEND                                          BALANCE     STATE          WEIGHT   SHARE  FLOWS     SENT    BYTES  RECEIVED    BYTES
+resolvers/10.0.0.1:53                            rendezvous  up                  1  60.1 %  1,200  600,000  60.0 MB   599,400  59.9 MB
+resolvers/10.0.0.2:53 (re\u{1b}solver.internal)  rendezvous  draining            1  30.0 %    600  300,000  30.0 MB   299,700  30.0 MB
+resolvers/[2001:db8::3]:53                       rendezvous  down (backup)       1   9.9 %    198   99,000   9.9 MB    98,901   9.9 MB
+e\u{1b}]0;mpty\u{7}/                             maglev      no backends
+
+DROPPED BY      DIRECTION           REASON                                         DATAGRAMS   BYTES
+dns             clients → backends  max_flows                                             10  1.0 kB
+o\u{1b}[2Jd\nd  clients → backends  full receive buffer, before Flowgate saw them          7       -
+";
+    let text = text(&document());
+    assert_eq!(text, expected.trim_start(), "\n{text}");
+    assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
+}
+
+#[test]
+fn a_document_without_drops_says_so() {
+    let status = text(&StatusDocument::default());
+    assert!(status.ends_with("Nothing was dropped.\n"), "{status}");
+}

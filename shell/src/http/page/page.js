@@ -1,0 +1,194 @@
+// Asks for /status every second, and shows what it says and how it changes.
+
+const EVERY = 1000;
+const PATIENCE = 4000;
+const KERNEL = 'receive buffer full (kernel)';
+const MOST_REASONS = 8;
+
+const traffic = new Chart('traffic', { stacked: false });
+const drops = new Chart('drops', { stacked: true, quiet: 'no drops' });
+const directions = [
+  { key: 'toBackend', label: 'to backends', color: '--to-backend' },
+  { key: 'toClient', label: 'to clients', color: '--to-client' },
+];
+
+let last = null; // The last report: { at, document }.
+let rates = noRates();
+let history = []; // { at, gap, values } of both directions.
+let dropHistory = []; // The same by reason.
+let reasons = []; // Those seen so far, in the order in which they keep their colors.
+let failures = 0;
+let timer = null;
+let request = null;
+
+function noRates() {
+  return { listeners: new Map(), backends: new Map(), bytes: null };
+}
+
+// How much a counter grew in a second. A counter that fell begins anew.
+function growth(before, now, seconds) {
+  return before === undefined || now < before ? 0 : (now - before) / seconds;
+}
+
+function measure(before, now, seconds) {
+  const measured = noRates();
+  const old = new Map(before.listeners.map((listener) => [listener.name, listener]));
+  for (const listener of now.listeners) {
+    const was = old.get(listener.name);
+    const of = (read) => growth(was && read(was), read(listener), seconds);
+    measured.listeners.set(listener.name, {
+      toBackend: of((l) => l.to_backend.forwarded.datagrams),
+      toClient: of((l) => l.to_client.forwarded.datagrams),
+      dropped: of(droppedBy),
+    });
+  }
+  const oldBackends = new Map(before.clusters.flatMap((cluster) =>
+    cluster.backends.map((backend) => [backendKey(cluster, backend), backend])));
+  const weight = Math.exp(-seconds / 5);
+  for (const cluster of now.clusters) {
+    for (const backend of cluster.backends) {
+      const key = backendKey(cluster, backend);
+      const was = oldBackends.get(key);
+      const to = growth(was?.datagrams_to, backend.datagrams_to, seconds);
+      const from = growth(was?.datagrams_from, backend.datagrams_from, seconds);
+      const smooth = rates.backends.get(key)?.smooth ?? to;
+      measured.backends.set(key, { to, from, smooth: weight * smooth + (1 - weight) * to });
+    }
+  }
+  const bytes = (direction) => growth(
+    before.counters.bytes_forwarded[direction], now.counters.bytes_forwarded[direction], seconds);
+  measured.bytes = { toBackend: bytes('to_backend'), toClient: bytes('to_client') };
+  return measured;
+}
+
+// What was dropped so far, by reason.
+function dropsByReason(document) {
+  const sums = new Map();
+  const add = (reason, datagrams) => sums.set(reason, (sums.get(reason) ?? 0) + datagrams);
+  for (const listener of document.listeners) {
+    for (const ledger of [listener.to_backend, listener.to_client]) {
+      for (const [reason, dropped] of Object.entries(ledger.dropped)) add(reason, dropped.datagrams);
+    }
+    if (listener.socket_drops > 0) add(KERNEL, listener.socket_drops);
+  }
+  return sums;
+}
+
+function remember(at, gap, before, now, seconds) {
+  const sum = (read) => [...rates.listeners.values()].reduce((total, of) => total + read(of), 0);
+  const directed = new Map([['toBackend', sum((of) => of.toBackend)], ['toClient', sum((of) => of.toClient)]]);
+  const old = dropsByReason(before);
+  const byReason = new Map();
+  for (const [reason, datagrams] of dropsByReason(now)) {
+    const grew = growth(old.get(reason) ?? 0, datagrams, seconds);
+    if (grew === 0) continue;
+    if (!reasons.includes(reason)) reasons.push(reason);
+    const place = reasons.indexOf(reason) < MOST_REASONS - 1 ? reason : 'others';
+    byReason.set(place, (byReason.get(place) ?? 0) + grew);
+  }
+  history.push({ at, gap, values: directed });
+  dropHistory.push({ at, gap, values: byReason });
+  const isRecent = (sample) => at - sample.at <= SPAN + 5000;
+  history = history.filter(isRecent);
+  dropHistory = dropHistory.filter(isRecent);
+}
+
+function take(document, at) {
+  const seconds = last ? (at - last.at) / 1000 : 0;
+  // Another process, or the same one started again: what was seen before is no comparison.
+  const isAnother = last && document.uptime_seconds + 1 < last.document.uptime_seconds;
+  if (last && !isAnother && seconds > 0) {
+    rates = measure(last.document, document, seconds);
+    remember(at, seconds > 3 * EVERY / 1000, last.document, document, seconds);
+  } else {
+    rates = noRates();
+  }
+  last = { at, document };
+}
+
+function show() {
+  const { document: status, at } = last;
+  write(byId('version'), visible(status.version));
+  write(byId('uptime'), `up ${duration(status.uptime_seconds)}`);
+  showTiles(status);
+  traffic.show(directions, history, at);
+  const shown = reasons.filter((reason) => dropHistory.some((sample) => sample.values.has(reason)));
+  const others = dropHistory.some((sample) => sample.values.has('others')) ? ['others'] : [];
+  const color = (reason) => reason === 'others' ? MOST_REASONS : reasons.indexOf(reason) + 1;
+  drops.show(
+    [...shown, ...others].map((key) => ({ key, label: key, color: `--c${color(key)}` })), dropHistory, at);
+  showListeners(status.listeners, rates);
+  showClusters(status.clusters, rates);
+  const { datagrams_received: r, datagrams_forwarded: f, datagrams_dropped: d } = status.counters;
+  const both = (figure) => count(figure.to_backend + figure.to_client);
+  write(byId('ledger'), `${both(r)} datagrams received = ${both(f)} forwarded + ${both(d)} dropped`);
+}
+
+function showTiles(status) {
+  const now = history.length > 0 && rates.bytes ? history[history.length - 1].values : null;
+  write(byId('now-to-backend'), rate(now?.get('toBackend') ?? null));
+  write(byId('now-to-client'), rate(now?.get('toClient') ?? null));
+  write(byId('sub-to-backend'), rates.bytes ? bits(rates.bytes.toBackend) : '');
+  write(byId('sub-to-client'), rates.bytes ? bits(rates.bytes.toClient) : '');
+  const dropped = now && [...dropHistory[dropHistory.length - 1].values.values()].reduce((a, b) => a + b, 0);
+  write(byId('now-dropped'), rate(dropped));
+  byId('now-dropped').classList.toggle('warn', dropped > 0);
+  const soFar = [...dropsByReason(status).values()].reduce((a, b) => a + b, 0);
+  write(byId('sub-dropped'), `${count(soFar)} so far`);
+  const sum = (read) => status.listeners.reduce((total, listener) => total + read(listener), 0);
+  write(byId('now-flows'), count(sum((listener) => listener.flows_active)));
+  write(byId('sub-flows'), `of ${count(sum((listener) => listener.flows_max))} at most`);
+  const backends = status.clusters.flatMap((cluster) => cluster.backends);
+  const inState = (state) => backends.filter((backend) => backend.state === state).length;
+  write(byId('now-backends'), count(inState('up')));
+  write(byId('unit-backends'), `of ${count(backends.length)} up`);
+  const rest = ['down', 'draining'].filter((state) => inState(state) > 0);
+  write(byId('sub-backends'), rest.map((state) => `${count(inState(state))} ${state}`).join(', '));
+  byId('now-backends').classList.toggle('bad', inState('down') > 0);
+}
+
+function connection(state, text) {
+  const pill = byId('connection');
+  pill.dataset.state = byId('main').dataset.state = state;
+  write(pill, text);
+  const up = last ? ` · ${byId('now-to-backend').textContent}/s` : '';
+  document.title = state === 'lost' ? '✕ Flowgate' : `Flowgate${state === 'live' ? up : ''}`;
+}
+
+async function poll() {
+  const started = performance.now();
+  request = new AbortController();
+  const mine = request;
+  const patience = setTimeout(() => mine.abort(), PATIENCE);
+  try {
+    const response = await fetch('/status', { cache: 'no-store', signal: mine.signal });
+    if (!response.ok) throw new Error(await response.text());
+    const status = await response.json();
+    if (mine !== request) return;
+    failures = 0;
+    take(status, performance.now());
+    show();
+    connection('live', 'live');
+  } catch (error) {
+    if (mine !== request) return;
+    failures += 1;
+    const since = last ? ` for ${duration((performance.now() - last.at) / 1000)}` : '';
+    connection('lost', `no answer${since}`);
+  } finally {
+    clearTimeout(patience);
+  }
+  const pause = EVERY * Math.min(5, Math.max(1, failures));
+  timer = setTimeout(poll, Math.max(200, pause - (performance.now() - started)));
+}
+
+// Nobody looks at a hidden tab: it asks nothing until it is seen again.
+document.addEventListener('visibilitychange', () => {
+  clearTimeout(timer);
+  request?.abort();
+  request = null;
+  if (document.hidden) connection('paused', 'paused');
+  else poll();
+});
+
+if (document.hidden) connection('paused', 'paused');
+else poll();

@@ -1,0 +1,57 @@
+//! A probe that connects.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use flowgate_core::health::ProbeOutcome;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+
+use super::failure;
+
+/// A connection that is being made.
+pub(super) struct TcpProbe {
+    stream: TcpStream,
+}
+
+impl TcpProbe {
+    /// Begins to connect.
+    pub(super) fn start(
+        address: SocketAddr,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Self> {
+        let mut stream = TcpStream::connect(address)?;
+        // Closed by a reset rather than in good order, it leaves no port in TIME_WAIT.
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        registry.register(&mut stream, token, Interest::WRITABLE)?;
+        Ok(Self { stream })
+    }
+
+    /// How it has ended; `None` while it has not.
+    pub(super) fn outcome(&self) -> Option<ProbeOutcome> {
+        match self.stream.take_error() {
+            Ok(None) => {}
+            // Only a connection that was made can be reset: one that is not taken is refused.
+            Ok(Some(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Some(ProbeOutcome::Answered);
+            }
+            Ok(Some(error)) | Err(error) => return Some(failure(&error)),
+        }
+        match self.stream.peer_addr() {
+            Ok(peer) => Some(self.connected(peer)),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => None,
+            Err(error) => Some(failure(&error)),
+        }
+    }
+
+    fn connected(&self, peer: SocketAddr) -> ProbeOutcome {
+        match self.stream.local_addr() {
+            // The kernel chose the very port that is probed, which therefore nobody has, and TCP
+            // connects it with itself.
+            Ok(local) if local == peer => ProbeOutcome::Refused,
+            _ => ProbeOutcome::Answered,
+        }
+    }
+}

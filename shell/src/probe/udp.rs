@@ -1,0 +1,70 @@
+//! A probe that asks a question.
+
+use std::io;
+use std::net::SocketAddr;
+
+use flowgate_core::health::ProbeOutcome;
+use mio::net::UdpSocket;
+use mio::{Interest, Registry, Token};
+
+use super::failure;
+use super::question::{Expect, Payload, Question};
+use crate::sys::{process, sockopt};
+
+/// A probe listens to no more wrong answers than this.
+const MOST_WRONG_ANSWERS: u32 = 64;
+
+/// A question that waits for its answer.
+pub(super) struct UdpProbe {
+    socket: UdpSocket,
+    question: Question,
+    wrong_answers: u32,
+}
+
+impl UdpProbe {
+    /// Asks.
+    pub(super) fn start(
+        address: SocketAddr,
+        payload: &Payload,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Self> {
+        let socket = std::net::UdpSocket::from(sockopt::connected_udp(address)?);
+        let local = socket.local_addr()?;
+        if local == address {
+            // The kernel chose the very port that is probed, which therefore nobody has: the probe
+            // would answer itself.
+            return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
+        }
+        let mut socket = UdpSocket::from_std(socket);
+        registry.register(&mut socket, token, Interest::READABLE)?;
+        let ids = u128::from(process::random_seed()?) << 64 | u128::from(process::random_seed()?);
+        let question = payload.question(ids, local, address);
+        socket.send(question.bytes())?;
+        Ok(Self { socket, question, wrong_answers: 0 })
+    }
+
+    /// How it has ended; `None` while the right answer may still come.
+    pub(super) fn outcome(&mut self, expect: &Expect, buffer: &mut [u8]) -> Option<ProbeOutcome> {
+        while self.wrong_answers < MOST_WRONG_ANSWERS {
+            match self.socket.recv(buffer) {
+                Ok(length) => {
+                    let answer = &buffer[..length];
+                    if self.question.accepts(answer) && expect.accepts(answer) {
+                        return Some(ProbeOutcome::Answered);
+                    }
+                    self.wrong_answers += 1;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) => return Some(failure(&error)),
+            }
+        }
+        Some(ProbeOutcome::WrongAnswer)
+    }
+
+    /// Whether something came, but not the right answer.
+    pub(super) const fn got_wrong_answers(&self) -> bool {
+        self.wrong_answers > 0
+    }
+}

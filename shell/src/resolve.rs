@@ -1,0 +1,220 @@
+//! Backends by name: a thread that resolves host names and keeps what they resolve to fresh.
+//!
+//! A name is looked up again when its answer has lived its time (TTL), at least every five minutes
+//! and at most once a second. Whoever starts a [`Resolver`] is told the addresses of a name when
+//! they are first known and whenever they change; never that there are none. While a name cannot
+//! be resolved, whatever the reason, the last good answer stands, the log says so once, and the
+//! lookup is tried again after 1, 2, 4, ... up to 30 seconds.
+//!
+//! Workers never wait for any of this: they see no names, only addresses.
+
+mod lookup;
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::AbortHandle;
+use tracing::{info, warn};
+
+use lookup::Lookups;
+use state::{NameState, News};
+
+pub use state::{LONGEST_TTL, MOST_ADDRESSES, SHORTEST_TTL};
+
+/// A host's name as the configuration spells it.
+pub type HostName = String;
+
+/// How many names are looked up at the same time. The others wait their turn.
+const CONCURRENT_LOOKUPS: usize = 32;
+
+/// What a name resolves to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The name.
+    pub name: HostName,
+    /// Its IPv4 and IPv6 addresses, sorted, all different: at least one, at most
+    /// [`MOST_ADDRESSES`], and none that no backend can have, such as `0.0.0.0`.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Keeps the addresses of names fresh, on a thread of its own. Dropping it stops it.
+#[derive(Debug)]
+pub struct Resolver {
+    /// None while it is being dropped.
+    names: Option<UnboundedSender<BTreeSet<HostName>>>,
+    known: Arc<Known>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Resolver {
+    /// Starts without names. Names are resolved as the system does it: by `/etc/hosts`, then by the
+    /// servers of `/etc/resolv.conf`, in both cases as the file is at that time.
+    ///
+    /// `on_answer` is called on the resolver's thread, and keeps it from resolving meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be started.
+    pub fn start(on_answer: impl Fn(Answer) + Send + 'static) -> io::Result<Self> {
+        Self::start_lookups(Lookups::of_system(), on_answer)
+    }
+
+    /// The same, asking nobody but these DNS servers. Each has `timeout` to answer a question, twice.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be started.
+    pub fn start_with(
+        servers: &[SocketAddr],
+        timeout: Duration,
+        on_answer: impl Fn(Answer) + Send + 'static,
+    ) -> io::Result<Self> {
+        Self::start_lookups(Lookups::of_servers(servers, timeout), on_answer)
+    }
+
+    fn start_lookups(
+        lookups: Lookups,
+        on_answer: impl Fn(Answer) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (names, orders) = unbounded_channel();
+        let known = Arc::new(Known::default());
+        let duty = Duty {
+            lookups,
+            known: Arc::clone(&known),
+            on_answer: Mutex::new(on_answer),
+            turns: Semaphore::new(CONCURRENT_LOOKUPS),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new()
+            .name("resolver".into())
+            .spawn(move || runtime.block_on(follow(orders, Arc::new(duty))))?;
+        Ok(Self { names: Some(names), known, thread: Some(thread) })
+    }
+
+    /// Keeps these names fresh from now on, and no others. A name that was among the names before
+    /// keeps its answer, and is not told again.
+    pub fn set_names(&self, names: BTreeSet<HostName>) {
+        self.known.lock().retain(|name, _| names.contains(name));
+        if let Some(sender) = &self.names {
+            // Fails only where the thread has ended, by a panic that has been printed.
+            let _ = sender.send(names);
+        }
+    }
+
+    /// As [`Resolver::set_names`], then waits until all of them have been looked up, with success
+    /// or without, but not longer than `patience`. Returns what is known then, by name; names that
+    /// have no good answer yet are missing. All of it is told to `on_answer` too.
+    pub fn resolve_now(
+        &self,
+        names: BTreeSet<HostName>,
+        patience: Duration,
+    ) -> BTreeMap<HostName, Vec<IpAddr>> {
+        self.set_names(names.clone());
+        let has_untried = |known: &mut BTreeMap<HostName, Vec<IpAddr>>| {
+            names.iter().any(|name| !known.contains_key(name))
+        };
+        let waited = self.known.tried.wait_timeout_while(self.known.lock(), patience, has_untried);
+        drop(waited);
+        self.known()
+    }
+
+    /// What is known now: the last good answers of the names that have one.
+    pub fn known(&self) -> BTreeMap<HostName, Vec<IpAddr>> {
+        let known = self.known.lock();
+        let good = known.iter().filter(|(_, addresses)| !addresses.is_empty());
+        good.map(|(name, addresses)| (name.clone(), addresses.clone())).collect()
+    }
+}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        self.names = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic has been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The last good answers, shared with the thread: of all names that have been looked up. Empty
+/// where there has been none.
+#[derive(Debug, Default)]
+struct Known {
+    answers: Mutex<BTreeMap<HostName, Vec<IpAddr>>>,
+    tried: Condvar,
+}
+
+impl Known {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<HostName, Vec<IpAddr>>> {
+        // Each change of the map is one call, which leaves it whole.
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the tasks of all names share.
+struct Duty<F> {
+    lookups: Lookups,
+    known: Arc<Known>,
+    on_answer: Mutex<F>,
+    turns: Semaphore,
+}
+
+/// Keeps one task for each name, until nobody can send names any more.
+async fn follow<F: Fn(Answer) + Send + 'static>(
+    mut orders: UnboundedReceiver<BTreeSet<HostName>>,
+    duty: Arc<Duty<F>>,
+) {
+    let mut tasks = BTreeMap::<HostName, AbortHandle>::new();
+    while let Some(names) = orders.recv().await {
+        tasks.retain(|name, task| {
+            let stays = names.contains(name);
+            if !stays {
+                task.abort();
+                duty.known.lock().remove(name);
+            }
+            stays
+        });
+        for name in names {
+            tasks.entry(name).or_insert_with_key(|name| {
+                tokio::spawn(keep_fresh(name.clone(), Arc::clone(&duty))).abort_handle()
+            });
+        }
+    }
+}
+
+/// Looks a name up again and again, until it is aborted.
+async fn keep_fresh<F: Fn(Answer) + Send>(name: HostName, duty: Arc<Duty<F>>) {
+    let mut state = NameState::default();
+    loop {
+        let outcome = {
+            let _turn = duty.turns.acquire().await;
+            duty.lookups.look_up(&name).await
+        };
+        let step = state.learn(outcome);
+        duty.known.lock().insert(name.clone(), state.addresses());
+        duty.known.tried.notify_all();
+        match step.news {
+            Some(News::Trouble(why)) if state.addresses().is_empty() => {
+                warn!(?name, "cannot resolve a backend's name: {why}; trying again");
+            }
+            Some(News::Trouble(why)) => {
+                warn!(?name, "cannot resolve a backend's name: {why}; keeping the last answer");
+            }
+            Some(News::Recovered) => info!(?name, "a backend's name resolves again"),
+            None => {}
+        }
+        if let Some(addresses) = step.changed {
+            info!(?name, ?addresses, "resolved a backend's name");
+            let on_answer = duty.on_answer.lock().unwrap_or_else(PoisonError::into_inner);
+            on_answer(Answer { name: name.clone(), addresses });
+        }
+        tokio::time::sleep(step.wait).await;
+    }
+}

@@ -1,0 +1,161 @@
+//! What is known about one name: what a lookup's outcome means for it. No input, no output, no
+//! clock.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// A name is looked up again no sooner than this.
+pub const SHORTEST_TTL: Duration = Duration::from_secs(1);
+
+/// A name is looked up again no later than this.
+pub const LONGEST_TTL: Duration = Duration::from_secs(300);
+
+/// The most addresses that one name gives: the least ones, if it has more.
+pub const MOST_ADDRESSES: usize = 256;
+
+/// How long it takes at most until a lookup that failed is tried again.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// What came of looking a name up.
+#[derive(Clone, Debug)]
+pub(super) struct Outcome {
+    /// Of looking for IPv4 addresses.
+    pub v4: Family,
+    /// Of looking for IPv6 addresses.
+    pub v6: Family,
+}
+
+/// What came of looking for the addresses of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    /// There are some, good for this long.
+    Found { addresses: Vec<IpAddr>, ttl: Duration },
+    /// The name has none.
+    Nothing,
+    /// The name does not exist (`NXDOMAIN`).
+    NoName,
+    /// It is not known whether there are any.
+    Failed(String),
+}
+
+/// What is known about one name.
+#[derive(Debug, Default)]
+pub(super) struct NameState {
+    v4: Vec<IpAddr>,
+    v6: Vec<IpAddr>,
+    failures: u32,
+    trouble: Option<Trouble>,
+}
+
+/// Why a name could not be resolved. The same trouble is told once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    NoName,
+    Nothing,
+    Failed,
+    /// One family failed, the other did not.
+    Partly,
+}
+
+/// What follows from an outcome.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    /// The addresses, if they are others than before.
+    pub changed: Option<Vec<IpAddr>>,
+    /// What an operator wants to know.
+    pub news: Option<News>,
+    /// When to look it up again.
+    pub wait: Duration,
+}
+
+/// What an operator wants to know.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// The name cannot be resolved; the reason.
+    Trouble(String),
+    /// It can be again.
+    Recovered,
+}
+
+impl NameState {
+    /// The last good answer, sorted; empty if there has been none.
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        let mut addresses = [self.v4.as_slice(), self.v6.as_slice()].concat();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses.truncate(MOST_ADDRESSES);
+        addresses
+    }
+
+    /// Takes note of what came of a lookup.
+    pub(super) fn learn(&mut self, Outcome { v4, v6 }: Outcome) -> Step {
+        let before = self.addresses();
+        let trouble = trouble(&v4, &v6);
+        // Unless some address was found, nothing that was known is given up.
+        let mut wait = LONGEST_TTL;
+        if is_found(&v4) || is_found(&v6) {
+            for (family, kept) in [(v4, &mut self.v4), (v6, &mut self.v6)] {
+                match family {
+                    Family::Found { addresses, ttl } => {
+                        *kept = addresses;
+                        wait = wait.min(ttl.max(SHORTEST_TTL));
+                    }
+                    Family::Nothing | Family::NoName => kept.clear(),
+                    Family::Failed(_) => {}
+                }
+            }
+        }
+        if trouble.is_some() {
+            self.failures = self.failures.saturating_add(1);
+            wait = wait.min(retry_after(self.failures));
+        } else {
+            self.failures = 0;
+        }
+        let addresses = self.addresses();
+        let changed = (addresses != before).then_some(addresses);
+        Step { changed, news: self.news(trouble), wait }
+    }
+
+    /// What there is to tell, once for each change.
+    fn news(&mut self, now: Option<(Trouble, String)>) -> Option<News> {
+        let before = self.trouble;
+        self.trouble = now.as_ref().map(|(trouble, _)| *trouble);
+        match now {
+            Some((trouble, why)) if before != Some(trouble) => Some(News::Trouble(why)),
+            None if before.is_some() => Some(News::Recovered),
+            _ => None,
+        }
+    }
+}
+
+const fn is_found(family: &Family) -> bool {
+    matches!(family, Family::Found { .. })
+}
+
+/// What is wrong with an outcome, and how to say it.
+fn trouble(v4: &Family, v6: &Family) -> Option<(Trouble, String)> {
+    let is_partial = is_found(v4) || is_found(v6);
+    match (v4, v6) {
+        (Family::Failed(why), _) if is_partial => {
+            Some((Trouble::Partly, format!("of its IPv4 addresses nothing is known: {why}")))
+        }
+        (_, Family::Failed(why)) if is_partial => {
+            Some((Trouble::Partly, format!("of its IPv6 addresses nothing is known: {why}")))
+        }
+        _ if is_partial => None,
+        (Family::Failed(why), _) | (_, Family::Failed(why)) => Some((Trouble::Failed, why.clone())),
+        (Family::NoName, _) | (_, Family::NoName) => {
+            Some((Trouble::NoName, "it does not exist (NXDOMAIN)".into()))
+        }
+        _ => Some((Trouble::Nothing, "it has no addresses".into())),
+    }
+}
+
+/// How long to wait after so many failures in a row: 1 s, 2 s, 4 s, ...
+fn retry_after(failures: u32) -> Duration {
+    let seconds = 1_u64.checked_shl(failures.saturating_sub(1)).unwrap_or(u64::MAX);
+    Duration::from_secs(seconds).min(LONGEST_RETRY)
+}
+
+#[cfg(test)]
+mod tests;

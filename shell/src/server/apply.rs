@@ -1,0 +1,266 @@
+//! Going over to a configuration: the first one at start, another one at a reload.
+//!
+//! Everything that can fail comes first, and changes nothing. Then the workers are told, all of
+//! them the same in the same order, and have done it when this returns. What is the same before and
+//! after is left alone.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, mpsc};
+
+use flowgate_config::{Config, FlowLog, Listener};
+use flowgate_core::config::{BackendConfig, ManagerConfig};
+use flowgate_core::{Configuration, UdpManager};
+use tracing::{info, warn};
+
+use super::standings::Standing;
+use super::{BoundListener, Server, StartError, places};
+use crate::listener::{self, Buffers};
+use crate::sys::process;
+use crate::worker::Command;
+
+/// Descriptors that are not upstream sockets: the standard streams, logs, a poll and a waker for
+/// each worker, probes, the control socket, and some to spare.
+const RESERVED_DESCRIPTORS: u64 = 128;
+
+impl Server {
+    /// Goes over to a configuration. How many workers there are does not change.
+    ///
+    /// # Errors
+    ///
+    /// When a new listener cannot be bound. Then everything stays as it is.
+    pub fn apply(&mut self, config: &Config) -> Result<(), StartError> {
+        let mut fresh = self.bind_new(config)?;
+
+        let mut former = std::mem::take(&mut self.listeners);
+        for settings in &config.listeners {
+            let kept = former.iter().position(|listener| listener.can_serve(settings));
+            let new = || fresh.iter().position(|listener| listener.settings == *settings);
+            let listener = match kept {
+                Some(place) => former.remove(place),
+                None => match new() {
+                    Some(place) => fresh.remove(place),
+                    None => continue,
+                },
+            };
+            self.listeners.push(BoundListener { settings: settings.clone(), ..listener });
+        }
+        former.into_iter().for_each(|listener| self.remove(&listener));
+        self.number_the_new();
+        self.clusters.clone_from(&config.clusters);
+        self.record_flows = config.log.flows != FlowLog::Off;
+        self.reconfigure();
+        Ok(())
+    }
+
+    /// Binds what the configuration has and we have not.
+    fn bind_new(&mut self, config: &Config) -> Result<Vec<BoundListener>, StartError> {
+        let mut kept: Vec<&BoundListener> = self.listeners.iter().collect();
+        let mut fresh: Vec<BoundListener> = Vec::new();
+        for settings in &config.listeners {
+            if let Some(place) = kept.iter().position(|listener| listener.can_serve(settings)) {
+                kept.remove(place);
+                continue;
+            }
+            let all = self.listeners.iter().chain(&fresh);
+            let ours = all.map(|listener| listener.address);
+            let group =
+                listener::bind(settings, self.workers.len(), ours, &mut self.inherited)?;
+            listener::size_buffers(settings, &group);
+            let mut sockets = Vec::new();
+            for socket in group.sockets {
+                sockets.push((socket, process::random_seed()?));
+            }
+            fresh.push(BoundListener {
+                shard: u32::MAX,
+                settings: settings.clone(),
+                address: group.address,
+                flows_max: 0,
+                sockets,
+                buffers: Buffers::of(settings),
+                configurations: Vec::new(),
+                told: Vec::new(),
+            });
+        }
+        Ok(fresh)
+    }
+
+    /// Gives the listeners that no worker knows yet the lowest numbers that are free.
+    fn number_the_new(&mut self) {
+        for place in 0..self.listeners.len() {
+            if self.listeners[place].shard == u32::MAX {
+                let is_taken = |number: &u32| self.listeners.iter().any(|l| l.shard == *number);
+                let free = (0..).find(|number| !is_taken(number));
+                self.listeners[place].shard = free.unwrap_or_default();
+            }
+        }
+    }
+
+    /// Ends a listener and all its flows, and keeps what it counted.
+    fn remove(&mut self, listener: &BoundListener) {
+        let (sender, reports) = mpsc::channel();
+        self.command_all(|_| Command::RemoveShard {
+            shard: listener.shard,
+            reply: sender.clone(),
+        });
+        drop(sender);
+        reports.iter().for_each(|report| self.past.merge(&report.counters));
+        info!(listener = ?listener.settings.name, address = %listener.address, "closed");
+    }
+
+    /// Brings all managers up to date with what is configured, resolved and said of backends.
+    pub(super) fn reconfigure(&mut self) {
+        for number in 0..self.listeners.len() {
+            let configs = self.manager_configs(number);
+            self.listeners[number].warn_of_limit(self.affordable());
+            self.configure(number, configs);
+        }
+        let mut standings = std::mem::take(&mut self.standings);
+        standings.retain(|cluster, address| self.has_backend(cluster, address));
+        self.standings = standings;
+        self.spread_news();
+        self.acknowledged();
+    }
+
+    /// What each worker's manager of a listener is to be told to do.
+    fn manager_configs(&mut self, number: usize) -> Vec<ManagerConfig> {
+        let places = self.places(number);
+        let affordable = self.affordable();
+        let own_addresses: Vec<SocketAddr> = self.addresses().collect();
+        let shards = self.workers.len() as u64;
+        let listener = &mut self.listeners[number];
+        listener.flows_max = listener.asked_flows().unwrap_or(affordable);
+        let config_of = |shard: u64| {
+            let share = |total: u64| total / shards + u64::from(shard < total % shards);
+            let max_flows = u32::try_from(share(listener.flows_max)).unwrap_or(u32::MAX);
+            let mut backends = places.clone();
+            for backend in backends.iter_mut().filter(|backend| backend.max_flows > 0) {
+                // At least one, since 0 means no limit.
+                backend.max_flows = share(u64::from(backend.max_flows)).max(1) as u32;
+            }
+            listener.settings.manager_config(
+                listener.address,
+                max_flows,
+                own_addresses.clone(),
+                self.record_flows,
+                backends,
+            )
+        };
+        (0..shards).map(config_of).collect()
+    }
+
+    /// The backends that a listener is to have, each in its place.
+    fn places(&self, number: usize) -> Vec<BackendConfig> {
+        let listener = &self.listeners[number];
+        let wanted = listener.settings.cluster.backends(|host| self.addresses_of(host));
+        let present = match listener.configurations.first() {
+            Some(first) => &first.config().cluster.backends[..],
+            None => &[],
+        };
+        let figures = if present.iter().any(|backend| backend.removed) {
+            self.figures_of(listener.shard).backends
+        } else {
+            Vec::new()
+        };
+        places::assign(present, &wanted, |place| {
+            let unused = |b: &crate::report::BackendReport| b.flows_active + b.sockets_resting == 0;
+            figures.get(place).is_some_and(unused)
+        })
+    }
+
+    /// Tells the workers what to do for a listener, unless they do it already.
+    fn configure(&mut self, number: usize, configs: Vec<ManagerConfig>) {
+        let now = self.clock.now();
+        let listener = &mut self.listeners[number];
+        let shard = listener.shard;
+        let name: Arc<str> = listener.settings.name.as_str().into();
+        let buffers = Buffers::of(&listener.settings);
+        let mut configurations: Vec<Configuration> = Vec::with_capacity(configs.len());
+        for config in configs {
+            let like = configurations.first().or(listener.configurations.first());
+            configurations.push(match like {
+                Some(like) => like.updated(config),
+                None => Configuration::new(config),
+            });
+        }
+        let Some(first) = configurations.first() else { return };
+
+        if let Some(former) = listener.configurations.first() {
+            let backends = |c: &Configuration| c.config().cluster.backends.clone();
+            listener.forget_news_of_strangers(&backends(former), &backends(first));
+        } else {
+            info!(
+                listener = ?listener.settings.name,
+                address = %listener.address,
+                cluster = ?listener.settings.cluster.name,
+                max_flows = listener.flows_max,
+                "listening"
+            );
+        }
+        listener.told.resize(first.config().cluster.backends.len(), Standing::default());
+        let is_same = |pair: (&Configuration, &Configuration)| pair.0.config() == pair.1.config();
+        let is_up_to_date = listener.configurations.len() == configurations.len()
+            && listener.configurations.iter().zip(&configurations).all(is_same)
+            && listener.buffers == buffers;
+        let mut sockets = std::mem::take(&mut listener.sockets).into_iter();
+        for (worker, configuration) in self.workers.iter().zip(&configurations) {
+            let name = Arc::clone(&name);
+            if let Some((socket, seed)) = sockets.next() {
+                let manager = Box::new(UdpManager::configured(configuration, seed, now));
+                worker.command(Command::AddShard { shard, name, socket, manager });
+            } else if !is_up_to_date {
+                let configuration = Box::new(configuration.clone());
+                worker.command(Command::Configure { shard, name, buffers, configuration });
+            }
+        }
+        listener.configurations = configurations;
+        listener.buffers = buffers;
+    }
+
+    /// How many flows each listener can have, as far as open files go.
+    fn affordable(&self) -> u64 {
+        let listeners = self.listeners.len().max(1) as u64;
+        self.descriptors.saturating_sub(RESERVED_DESCRIPTORS) / listeners
+    }
+
+    fn has_backend(&self, cluster: &str, address: SocketAddr) -> bool {
+        let cluster = self.clusters.iter().find(|other| other.name == cluster);
+        cluster.is_some_and(|cluster| {
+            let backends = cluster.backends(|host| self.addresses_of(host));
+            backends.iter().any(|backend| backend.address == address)
+        })
+    }
+}
+
+impl BoundListener {
+    /// Whether its socket is what a configuration asks for.
+    fn can_serve(&self, settings: &Listener) -> bool {
+        let ours = &self.settings;
+        let is_same_port_0 = settings.address.port() != 0 || ours.name == settings.name;
+        (ours.address, ours.v6_only) == (settings.address, settings.v6_only) && is_same_port_0
+    }
+
+    fn asked_flows(&self) -> Option<u64> {
+        self.settings.max_flows.map(|flows| u64::from(flows.get()))
+    }
+
+    fn warn_of_limit(&self, affordable: u64) {
+        let is_new = self.configurations.is_empty();
+        if let Some(asked) = self.asked_flows().filter(|&asked| is_new && asked > affordable) {
+            warn!(
+                listener = ?self.settings.name,
+                "max_flows is {asked}, but the limit on open files (RLIMIT_NOFILE) leaves \
+                 room for {affordable}; raise it, for systemd with LimitNOFILE="
+            );
+        }
+    }
+
+    /// Where another backend takes a place, or one that was removed comes back, the managers know
+    /// nothing of it.
+    fn forget_news_of_strangers(&mut self, former: &[BackendConfig], new: &[BackendConfig]) {
+        for ((told, former), new) in self.told.iter_mut().zip(former).zip(new) {
+            if former.address != new.address || former.removed && !new.removed {
+                *told = Standing::default();
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! How things stand, asked of all workers.
+
+use std::sync::mpsc;
+
+use flowgate_core::Instant;
+use flowgate_core::counters::Counters;
+
+use super::{BoundListener, Server};
+use crate::control::request::FlowFilter;
+use crate::control::status::{FlowStatus, FlowsDocument};
+use crate::report::{FlowFigures, ListenerReport, ShardReport};
+use crate::worker::{Command, Flows};
+
+/// How many slots of the flow table a worker looks at in one go: some tens of microseconds.
+const SLOTS_AT_ONCE: usize = 2_048;
+
+impl Server {
+    /// How things stand on each listener, in the order of the configuration. Workers that have
+    /// ended are left out.
+    pub fn report(&self) -> Vec<ListenerReport> {
+        let figures = self.figures();
+        let of = |shard: u32| figures.get(shard as usize).cloned().unwrap_or_default();
+        let described = self.listeners.iter().map(|listener| ListenerReport {
+            name: listener.settings.name.clone(),
+            address: listener.address,
+            cluster: listener.settings.cluster.name.clone(),
+            flows_max: listener.flows_max,
+            figures: of(listener.shard),
+        });
+        described.collect()
+    }
+
+    /// What listeners counted that a reload has removed.
+    pub const fn past(&self) -> &Counters {
+        &self.past
+    }
+
+    /// The flows that fit a filter.
+    pub fn flows(&self, filter: &FlowFilter) -> FlowsDocument {
+        let mut document = FlowsDocument::default();
+        let is_meant = |listener: &&BoundListener| {
+            filter.listener.as_ref().is_none_or(|name| *name == listener.settings.name)
+        };
+        let limit = filter.limit.min(FlowFilter::MOST);
+        for listener in self.listeners.iter().filter(is_meant) {
+            for worker in 0..self.workers.len() {
+                let all = self.flows_of(listener, worker);
+                for flow in all.filter(|flow| fits(flow, filter)) {
+                    if document.flows.len() == limit {
+                        document.truncated = true;
+                        return document;
+                    }
+                    document.flows.push(describe(&flow, listener));
+                }
+            }
+        }
+        document
+    }
+
+    /// The flows of a listener with one worker, asked for bit by bit.
+    fn flows_of(
+        &self,
+        listener: &BoundListener,
+        worker: usize,
+    ) -> impl Iterator<Item = FlowFigures> {
+        let mut next = 0;
+        let batches = std::iter::from_fn(move || {
+            let (sender, reply) = mpsc::channel();
+            let slots = next..next + SLOTS_AT_ONCE;
+            next = slots.end;
+            let shard = listener.shard;
+            self.workers[worker].command(Command::Flows { shard, slots, reply: sender });
+            let Flows { flows, slots } = reply.recv().ok()?;
+            (next < slots + SLOTS_AT_ONCE).then_some(flows)
+        });
+        batches.flatten()
+    }
+
+    /// The figures of a shard, of all workers together.
+    pub(super) fn figures_of(&self, shard: u32) -> ShardReport {
+        self.figures().into_iter().nth(shard as usize).unwrap_or_default()
+    }
+
+    /// The figures of all shards, by their numbers.
+    fn figures(&self) -> Vec<ShardReport> {
+        let (sender, reports) = mpsc::channel();
+        self.command_all(|_| Command::Report(sender.clone()));
+        drop(sender);
+        let mut sums: Vec<ShardReport> = Vec::new();
+        for (shard, report) in reports.iter().flatten() {
+            let place = shard as usize;
+            if sums.len() <= place {
+                sums.resize_with(place + 1, ShardReport::default);
+            }
+            sums[place].add(&report);
+        }
+        sums
+    }
+}
+
+fn fits(flow: &FlowFigures, filter: &FlowFilter) -> bool {
+    filter.client.is_none_or(|network| network.contains(&flow.client.ip()))
+        && filter.backend.is_none_or(|backend| backend == flow.backend)
+}
+
+fn describe(flow: &FlowFigures, listener: &BoundListener) -> FlowStatus {
+    let millis = |from: Instant, to: Instant| (to - from).as_millis().try_into().unwrap_or(u64::MAX);
+    let local = flow.local.map(|local| (local.ip, listener.address.port()).into());
+    FlowStatus {
+        listener: listener.settings.name.clone(),
+        client: flow.client,
+        local,
+        backend: flow.backend,
+        age_ms: millis(flow.opened, flow.now),
+        idle_deadline_ms: millis(flow.now, flow.deadline),
+        to_backend: flow.to_backend.into(),
+        to_client: flow.to_client.into(),
+        answered: flow.is_answered,
+    }
+}

@@ -1,0 +1,91 @@
+//! What the probes and the operator have said of each backend of each cluster.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use flowgate_core::{BackendNews, Instant};
+
+/// What was said of one backend. Nothing was: it is up and not draining.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// The probes find it out of order.
+    pub(super) is_down: bool,
+    /// The operator wants it free of flows: at this time, or whenever they end.
+    pub(super) drain: Option<Option<Instant>>,
+}
+
+impl Standing {
+    /// What to tell somebody who knows `known` so that they know this.
+    pub(super) fn news_since(self, known: Self) -> impl Iterator<Item = BackendNews> {
+        let health = if self.is_down { BackendNews::Down } else { BackendNews::Up };
+        let drain = match self.drain {
+            Some(deadline) => BackendNews::Drain { deadline },
+            None => BackendNews::Undrain,
+        };
+        let health = (self.is_down != known.is_down).then_some(health);
+        let drain = (self.drain != known.drain).then_some(drain);
+        health.into_iter().chain(drain)
+    }
+}
+
+/// All backends of which anything was said.
+#[derive(Debug, Default)]
+pub(super) struct Standings {
+    by_cluster: HashMap<String, HashMap<SocketAddr, Standing>>,
+}
+
+impl Standings {
+    pub(super) fn get(&self, cluster: &str, backend: SocketAddr) -> Standing {
+        let found = self.by_cluster.get(cluster).and_then(|cluster| cluster.get(&backend));
+        found.copied().unwrap_or_default()
+    }
+
+    pub(super) fn change(
+        &mut self,
+        cluster: &str,
+        backend: SocketAddr,
+        change: impl FnOnce(&mut Standing),
+    ) {
+        let cluster = self.by_cluster.entry(cluster.to_owned()).or_default();
+        change(cluster.entry(backend).or_default());
+    }
+
+    /// Forgets the backends that are no more: if one comes back, nothing is held against it.
+    pub(super) fn retain(&mut self, exists: impl Fn(&str, SocketAddr) -> bool) {
+        for (name, cluster) in &mut self.by_cluster {
+            cluster.retain(|&backend, _| exists(name, backend));
+        }
+        self.by_cluster.retain(|_, cluster| !cluster.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_new_is_told() {
+        let now = Instant::from_millis(5);
+        let nothing = Standing::default();
+        let both = Standing { is_down: true, drain: Some(Some(now)) };
+        let news = |to: Standing, from| to.news_since(from).collect::<Vec<_>>();
+        assert_eq!(news(nothing, nothing), []);
+        assert_eq!(
+            news(both, nothing),
+            [BackendNews::Down, BackendNews::Drain { deadline: Some(now) }]
+        );
+        assert_eq!(news(nothing, both), [BackendNews::Up, BackendNews::Undrain]);
+        assert_eq!(news(both, both), []);
+    }
+
+    #[test]
+    fn a_backend_that_is_gone_is_forgotten() {
+        let backend = "10.0.0.1:53".parse().unwrap();
+        let mut standings = Standings::default();
+        standings.change("dns", backend, |standing| standing.is_down = true);
+        assert!(standings.get("dns", backend).is_down);
+        assert!(!standings.get("web", backend).is_down);
+        standings.retain(|_, _| false);
+        assert!(!standings.get("dns", backend).is_down);
+    }
+}
