@@ -1,0 +1,65 @@
+//! The configurations that are shipped as examples: each is valid as it is.
+
+use std::path::{Path, PathBuf};
+
+const EXAMPLES: [&str; 7] = [
+    "dns.toml",
+    "game.toml",
+    "quic.toml",
+    "radius.toml",
+    "sip.toml",
+    "syslog.toml",
+    "wireguard.toml",
+];
+
+fn dist() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("dist")
+}
+
+/// The configuration in a file, which must draw no warning.
+#[track_caller]
+fn valid(path: &Path) -> flowgate_config::Config {
+    let config = flowgate_config::load(path).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.warnings, [], "{}", path.display());
+    config
+}
+
+#[test]
+fn there_is_an_example_for_each_use() {
+    let folder = std::fs::read_dir(dist().join("examples")).expect("a folder");
+    let names = folder.map(|entry| entry.expect("an entry").file_name());
+    let mut names: Vec<String> =
+        names.map(|name| name.into_string().expect("a plain name")).collect();
+    names.sort_unstable();
+    assert_eq!(names, EXAMPLES);
+}
+
+#[test]
+fn each_example_is_valid_and_draws_no_warning() {
+    for name in EXAMPLES {
+        let config = valid(&dist().join("examples").join(name));
+        assert!(config.listeners.iter().all(|l| l.address.port() != 0), "{name}");
+        // Nobody wants to learn from an example that leaves a dead server in service.
+        let watched = config.clusters.iter().all(|cluster| cluster.health.is_some());
+        assert!(watched, "{name}: a cluster without probes");
+    }
+}
+
+#[test]
+fn each_line_of_an_example_is_short_enough_to_be_read() {
+    for name in EXAMPLES {
+        let path = dist().join("examples").join(name);
+        let text = std::fs::read_to_string(&path).expect("an example");
+        let longest = text.lines().map(|line| line.chars().count()).max();
+        let is_data = |line: &str| line.starts_with("send = ");
+        let is_short = |line: &str| line.chars().count() <= 110 || is_data(line);
+        assert!(text.lines().all(is_short), "{name}: {longest:?}");
+    }
+}
+
+#[test]
+fn the_configuration_that_a_package_installs_is_valid() {
+    let config = valid(&dist().join("debian/flowgate.toml"));
+    // It is there before anybody has thought about who may use it.
+    assert!(config.listeners.iter().all(|listener| listener.address.ip().is_loopback()));
+}
