@@ -180,6 +180,7 @@ fn config(max_flows: usize, change: impl FnOnce(&mut ClusterConfig)) -> ManagerC
         requests: 0,
         send_proxy_protocol: SendProxyProtocol::Off,
         upstream_reuse: None,
+        health: HealthPolicy::default(),
         limits: Limits::default(),
         backends: (1..=4).map(backend).collect(),
     };
@@ -190,6 +191,8 @@ fn config(max_flows: usize, change: impl FnOnce(&mut ClusterConfig)) -> ManagerC
         max_datagram_size: 65_507,
         allow: vec![],
         deny: vec![],
+        own_addresses: vec![],
+        record_flows: false,
         cluster,
     }
 }

@@ -115,7 +115,7 @@ fn class(peer: Peer) -> &'static str {
     match peer {
         Peer::Flowgate => "flowgate",
         Peer::Relay => "relay",
-        Peer::Nginx | Peer::Direct => "bar",
+        Peer::Nginx | Peer::Scraped | Peer::Direct => "bar",
     }
 }
 

@@ -22,6 +22,7 @@ mod peers;
 mod process;
 mod relay;
 mod report;
+mod scraper;
 mod table;
 mod train;
 mod workload;

@@ -4,7 +4,7 @@ mod flowgate;
 mod nginx;
 
 use std::env;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::meter::Usage;
 use crate::process::{Guarded, Scratch};
+use crate::scraper::Scraper;
 use crate::workload::Workload;
 
 /// A way from the clients to the backends.
@@ -23,6 +24,8 @@ pub(crate) enum Peer {
     Nginx,
     /// Flowgate, with one worker.
     Flowgate,
+    /// Flowgate, while somebody reads its metrics ten times a second.
+    Scraped,
     /// The bare relay of this crate: the limit of a balancer that is made of sockets.
     Relay,
     /// No balancer at all: the limit of the clients and backends themselves.
@@ -34,6 +37,7 @@ impl Peer {
         match self {
             Peer::Nginx => "nginx",
             Peer::Flowgate => "Flowgate",
+            Peer::Scraped => "scraped",
             Peer::Relay => "bare relay",
             Peer::Direct => "direct",
         }
@@ -57,11 +61,11 @@ impl Programs {
     pub(crate) fn missing(&self, peer: Peer) -> Option<String> {
         match peer {
             Peer::Nginx => self.nginx.as_ref().err().cloned(),
-            Peer::Flowgate if !self.flowgate.is_file() => Some(format!(
+            Peer::Flowgate | Peer::Scraped if !self.flowgate.is_file() => Some(format!(
                 "{} does not exist; build it with `cargo build --release -p flowgate`, or name it with --flowgate",
                 self.flowgate.display()
             )),
-            Peer::Flowgate | Peer::Relay | Peer::Direct => None,
+            Peer::Flowgate | Peer::Scraped | Peer::Relay | Peer::Direct => None,
         }
     }
 
@@ -77,6 +81,7 @@ pub(crate) struct Balancer {
     /// Where the clients send to.
     pub(crate) targets: Vec<SocketAddr>,
     process: Option<Guarded>,
+    _scraper: Option<Scraper>,
 }
 
 impl Balancer {
@@ -90,9 +95,13 @@ impl Balancer {
     ) -> Result<Self> {
         let scratch = Scratch::new(&format!("{peer:?}"))?;
         let address = free_address()?;
+        let http = match peer {
+            Peer::Scraped => Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?),
+            _ => None,
+        };
         let command = match peer {
             Peer::Direct => {
-                return Ok(Balancer { targets: backends.to_vec(), process: None });
+                return Ok(Balancer { targets: backends.to_vec(), process: None, _scraper: None });
             }
             Peer::Relay => relay_command(address, backends)?,
             Peer::Nginx => programs
@@ -100,12 +109,14 @@ impl Balancer {
                 .as_ref()
                 .map_err(String::clone)?
                 .command(address, workload, backends, &scratch)?,
-            Peer::Flowgate => {
-                flowgate::command(&programs.flowgate, address, workload, backends, &scratch)?
+            Peer::Flowgate | Peer::Scraped => {
+                let admin = flowgate::Admin { http, socket: scratch.path("control.sock") };
+                flowgate::command(&programs.flowgate, address, workload, backends, &admin, &scratch)?
             }
         };
         let process = Guarded::start(core, &command, scratch)?;
-        Ok(Balancer { targets: vec![address], process: Some(process) })
+        let scraper = http.map(Scraper::start);
+        Ok(Balancer { targets: vec![address], process: Some(process), _scraper: scraper })
     }
 
     /// What the balancer has used until now; nothing if there is none.

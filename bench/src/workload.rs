@@ -63,7 +63,7 @@ const BUSY: usize = 4;
 const SMALL_WINDOW: u64 = 2_048;
 
 /// All workloads, in the order of the report.
-pub(crate) const WORKLOADS: [Workload; 8] = [
+pub(crate) const WORKLOADS: [Workload; 9] = [
     Workload {
         name: "one-way-64",
         title: "one-way, 64 clients",
@@ -113,6 +113,20 @@ pub(crate) const WORKLOADS: [Workload; 8] = [
         headline: Headline::Rate,
         behaviour: Behaviour::Echo,
         clients: 4_096,
+        size: SMALL,
+        train: 1,
+        run: 1,
+        pace: Pace::Window(SMALL_WINDOW),
+        responses: 0,
+        reuse: "off",
+    },
+    Workload {
+        name: "round-trip-10000",
+        title: "round trips, 10,000 clients",
+        unit: "round trip",
+        headline: Headline::Rate,
+        behaviour: Behaviour::Echo,
+        clients: 10_000,
         size: SMALL,
         train: 1,
         run: 1,

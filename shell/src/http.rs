@@ -28,7 +28,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::control::request::Handler;
 use reports::Reports;
@@ -88,6 +88,7 @@ impl HttpServer {
             // Does not wait for the handler, which may be waiting for whoever stops this.
             runtime.shutdown_background();
         })?;
+        info!(url = %format_args!("http://{address}/"), "serving the status page and metrics");
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
 

@@ -72,7 +72,7 @@ fn bind_group(
     inherited: Vec<OwnedFd>,
 ) -> io::Result<Group> {
     let mut bound: Vec<socket2::Socket> = inherited.into_iter().map(Into::into).collect();
-    bound.truncate(workers);
+    check_inherited(&bound, listener, workers)?;
     if bound.is_empty() {
         let first = open(listener)?;
         first.set_reuse_port(is_beside_ours)?;
@@ -95,6 +95,33 @@ fn bind_group(
     let of_ipv6 = address.is_ipv6();
     let sockets = bound.into_iter().map(|socket| Socket::new(OwnedFd::from(socket), of_ipv6));
     Ok(Group { address, sockets: sockets.collect() })
+}
+
+/// Whether the sockets that somebody else has opened for a listener will do: as many as there are
+/// workers, since the kernel spreads the clients over all of them, or none.
+fn check_inherited(
+    inherited: &[socket2::Socket],
+    listener: &Listener,
+    workers: usize,
+) -> io::Result<()> {
+    let unfit = |message: String| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    if !inherited.is_empty() && inherited.len() != workers {
+        return unfit(format!(
+            "the service manager has opened {} sockets for it, and there are {workers} workers",
+            inherited.len()
+        ));
+    }
+    if listener.address.is_ipv6() && listener.address.ip().is_unspecified() {
+        for socket in inherited {
+            if socket.only_v6()? != listener.v6_only {
+                return unfit(format!(
+                    "the service manager has opened its socket with v6_only = {}",
+                    !listener.v6_only
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Opens a socket that is ready to be bound.
@@ -137,14 +164,20 @@ impl Buffers {
         Self { receive: listener.receive_buffer, send: listener.send_buffer }
     }
 
-    /// Asks for them.
+    /// Asks for them. What is larger already stays: a service manager may have done what this
+    /// process may not.
     pub fn set(self, fd: BorrowedFd<'_>) {
         let socket = socket2::SockRef::from(&fd);
+        let is_short = |actual: io::Result<usize>, asked: usize| granted(actual) < asked;
         // Past the sysctl's limit where the process may, up to it where it may not.
-        if sockopt::force_receive_buffer(fd, self.receive).is_err() {
+        if is_short(socket.recv_buffer_size(), self.receive)
+            && sockopt::force_receive_buffer(fd, self.receive).is_err()
+        {
             let _ = socket.set_recv_buffer_size(self.receive);
         }
-        if sockopt::force_send_buffer(fd, self.send).is_err() {
+        if is_short(socket.send_buffer_size(), self.send)
+            && sockopt::force_send_buffer(fd, self.send).is_err()
+        {
             let _ = socket.set_send_buffer_size(self.send);
         }
     }
@@ -157,10 +190,8 @@ pub fn size_buffers(listener: &Listener, group: &Group) {
     let Some(first) = group.sockets.first() else {
         return;
     };
-    // The kernel doubles what it is asked for, to pay for its own bookkeeping (`socket(7)`).
     let first = socket2::SockRef::from(first);
-    let receive = first.recv_buffer_size().unwrap_or(0) / 2;
-    let send = first.send_buffer_size().unwrap_or(0) / 2;
+    let (receive, send) = (granted(first.recv_buffer_size()), granted(first.send_buffer_size()));
     let sizes = [
         ("receive_buffer", asked.receive, receive, "net.core.rmem_max"),
         ("send_buffer", asked.send, send, "net.core.wmem_max"),
@@ -176,6 +207,12 @@ pub fn size_buffers(listener: &Listener, group: &Group) {
     }
 }
 
+/// What a buffer can hold. The kernel doubles what it is asked for, to pay for its own bookkeeping
+/// (`socket(7)`).
+fn granted(actual: io::Result<usize>) -> usize {
+    actual.unwrap_or(0) / 2
+}
+
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -183,6 +220,9 @@ fn advice(error: &io::Error) -> &'static str {
         }
         io::ErrorKind::AddrNotAvailable => {
             "the address is not one of this host: see `ip address`, or change listener.address"
+        }
+        io::ErrorKind::InvalidInput => {
+            "make the .socket unit and the configuration agree, on workers and BindIPv6Only= too"
         }
         io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
         _ => "change listener.address",

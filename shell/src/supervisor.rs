@@ -15,6 +15,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use flowgate_config::{Config, FlowLog as FlowLogConfig};
+use flowgate_core::Instant;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
@@ -97,6 +98,8 @@ pub struct Supervisor {
     _control: Option<ControlSocket>,
     _http: Option<HttpServer>,
     notifier: Notifier,
+    /// When the service manager heard last that all is well.
+    last_alive: Instant,
     reloads: Reloads,
     is_draining: bool,
 }
@@ -152,6 +155,7 @@ impl Supervisor {
             _control: control,
             _http: http,
             notifier: Notifier::from_environment(),
+            last_alive: clock.now(),
             reloads: Reloads::default(),
             is_draining: false,
         };
@@ -191,18 +195,21 @@ impl Supervisor {
     }
 
     /// What happens next; `None` where the service manager is to hear first that all is well.
-    fn next_event(&self) -> Option<Event> {
+    fn next_event(&mut self) -> Option<Event> {
         let Some(interval) = self.notifier.watchdog_interval() else {
             // Those who hold senders live as long as this.
             return self.events.recv().ok();
         };
-        let event = self.events.recv_timeout(interval).ok();
-        if event.is_none() {
-            // All is well when every worker says so: one that hangs hangs this too.
-            self.server.acknowledged();
+        let due = self.last_alive + interval;
+        let now = self.clock.now();
+        if now < due {
+            return self.events.recv_timeout(due - now).ok();
         }
+        // All is well when every worker says so: one that hangs hangs this too.
+        self.server.acknowledged();
         self.notifier.alive();
-        event
+        self.last_alive = now;
+        None
     }
 
     /// Lets flows end, and the process with the last of them.

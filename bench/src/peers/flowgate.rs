@@ -3,11 +3,19 @@
 use std::fmt::Write;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::Result;
 use crate::process::Scratch;
 use crate::workload::Workload;
+
+/// Where it can be asked how it is.
+pub(super) struct Admin {
+    /// Its metrics; none: it shows none.
+    pub(super) http: Option<SocketAddr>,
+    /// Its control socket.
+    pub(super) socket: PathBuf,
+}
 
 /// The command that runs Flowgate with one worker in front of `backends`.
 pub(super) fn command(
@@ -15,20 +23,31 @@ pub(super) fn command(
     address: SocketAddr,
     workload: &Workload,
     backends: &[SocketAddr],
+    admin: &Admin,
     scratch: &Scratch,
 ) -> Result<Vec<String>> {
     let file = scratch.path("flowgate.toml");
-    fs::write(&file, configuration(address, workload, backends))?;
+    fs::write(&file, configuration(address, workload, backends, admin))?;
     Ok(vec![program.display().to_string(), "run".to_owned(), file.display().to_string()])
 }
 
-fn configuration(address: SocketAddr, workload: &Workload, backends: &[SocketAddr]) -> String {
+fn configuration(
+    address: SocketAddr,
+    workload: &Workload,
+    backends: &[SocketAddr],
+    admin: &Admin,
+) -> String {
+    let http = admin.http.map(|http| format!("http = \"{http}\"")).unwrap_or_default();
     let backends: String = backends.iter().fold(String::new(), |mut list, backend| {
         let _ = write!(list, "\"{backend}\", ");
         list
     });
     format!(
         r#"workers = 1
+
+[admin]
+socket = {socket:?}
+{http}
 
 [[listener]]
 address = "{address}"
@@ -41,6 +60,7 @@ responses = {responses}
 upstream_reuse = "{reuse}"
 backends = [{backends}]
 "#,
+        socket = admin.socket,
         responses = workload.responses,
         reuse = workload.reuse,
     )

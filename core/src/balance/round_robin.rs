@@ -17,7 +17,7 @@ const PATIENCE: usize = 32;
 ///
 /// A turn that comes while its backend can take no flow is lost. The backend has no claim on it
 /// later, so it is not flooded when it comes back.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct RoundRobin {
     ids: Vec<BackendId>,
     /// Soonest turn first.
@@ -25,6 +25,14 @@ pub(super) struct RoundRobin {
     /// Turns that the current pick has taken out of the queue in vain. Empty between picks; kept
     /// only so that a pick need not allocate.
     passed_over: Vec<Turn>,
+}
+
+/// With room to pass over as many turns as the original: a vector that is cloned has none to spare.
+impl Clone for RoundRobin {
+    fn clone(&self) -> Self {
+        let (ids, queue) = (self.ids.clone(), self.queue.clone());
+        Self { ids, queue, passed_over: Vec::with_capacity(PATIENCE) }
+    }
 }
 
 impl RoundRobin {

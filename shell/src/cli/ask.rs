@@ -138,7 +138,7 @@ pub(super) struct DrainArguments {
     /// The backend, as `flowgate status` names it: resolvers/10.0.0.1:53
     #[arg(value_name = "CLUSTER/BACKEND", value_parser = parse_backend)]
     backend: String,
-    /// After this time its flows are closed or go to other backends, as with a backend that is down
+    /// After this time its flows are closed; their clients' next datagrams open new ones elsewhere
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     deadline: Option<Duration>,
     #[command(flatten)]

@@ -1,6 +1,6 @@
 //! `flowgate explain`: where a client's datagrams would go, and why.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
 use flowgate_config::{Cluster, Listener};
@@ -44,10 +44,16 @@ fn can_reach(client: IpAddr, listener: &Listener) -> bool {
     }
 }
 
+/// What a host's name resolves to at this moment; nothing where it does not.
+fn addresses_of(host: &str) -> Vec<IpAddr> {
+    let resolved = (host, 0).to_socket_addrs();
+    resolved.map(|all| all.map(|address| address.ip()).collect()).unwrap_or_default()
+}
+
 /// The lines that say which backend a new flow would get.
 fn explain(cluster: &Cluster, client: SocketAddr) -> Vec<String> {
     let policy = &cluster.policy;
-    let backends = Backends::new(&policy.backends, policy.health);
+    let backends = Backends::new(&cluster.backends(addresses_of), policy.health);
     let mut balancer = Balancer::new(policy.balance, &backends);
     let mut pick = |client| balancer.pick(&backends, client, policy.affinity, &mut Random::new(0));
     let Some(picked) = pick(client).and_then(|id| backends.get(id)) else {

@@ -46,7 +46,7 @@ pub enum Request {
     Drain {
         /// The backend, as `CLUSTER/ADDRESS`.
         backend: String,
-        /// After so many milliseconds its flows are closed or go elsewhere. None: they may take as
+        /// After so many milliseconds its flows are closed. None: they may take as
         /// long as they like.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         deadline_ms: Option<u64>,

@@ -45,6 +45,9 @@ impl Server {
             self.listeners.push(BoundListener { settings: settings.clone(), ..listener });
         }
         former.into_iter().for_each(|listener| self.remove(&listener));
+        for (address, _) in &self.inherited {
+            warn!(%address, "nobody reads a socket of the service manager: no listener has its address");
+        }
         self.number_the_new();
         self.clusters.clone_from(&config.clusters);
         self.record_flows = config.log.flows != FlowLog::Off;

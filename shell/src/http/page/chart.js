@@ -168,7 +168,7 @@ class Chart {
   say(pen, area, text) {
     pen.fillStyle = colors()('--soft');
     pen.textAlign = 'center';
-    pen.fillText(text, (area.left + area.right) / 2, (area.top + area.bottom) / 2);
+    pen.fillText(text, (area.left + area.right) / 2, (5 * area.top + 3 * area.bottom) / 8 + 4);
   }
 
   describe(at) {
