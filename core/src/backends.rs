@@ -224,11 +224,7 @@ impl Backends {
         self.note(id, |standing, passive| standing.was_silent(passive, now))
     }
 
-    fn note(
-        &mut self,
-        id: BackendId,
-        sign: impl FnOnce(&mut Standing, &Passive) -> bool,
-    ) -> bool {
+    fn note(&mut self, id: BackendId, sign: impl FnOnce(&mut Standing, &Passive) -> bool) -> bool {
         let Some(passive) = self.policy.passive else { return false };
         let leaves = self.get_mut(id).is_some_and(|backend| sign(&mut backend.standing, &passive));
         if leaves {
@@ -254,8 +250,7 @@ impl Backends {
 
     /// Whether some of them are to lose their flows at once.
     pub(crate) fn has_flows_to_close(&self) -> bool {
-        let is_to_lose =
-            |b: &Backend| matches!(b.verdict, Verdict::Close(_)) && b.flows_active > 0;
+        let is_to_lose = |b: &Backend| matches!(b.verdict, Verdict::Close(_)) && b.flows_active > 0;
         self.list.iter().any(is_to_lose)
     }
 

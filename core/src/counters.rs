@@ -132,7 +132,7 @@ mod tests {
         let one = Traffic { datagrams: 1, bytes: 10 };
         let mut sum =
             Counters { flows_opened: 3, flows_moved: 4, upstream_errors: 5, ..Counters::default() };
-        sum.flows_closed[CloseReason::Idle as usize] = 2;
+        sum.flows_closed[CloseReason::Idle as usize] = 3;
         sum.to_client.received = one;
         sum.to_backend.forwarded = one;
         sum.to_backend.drop(DropReason::MaxFlows, one);
@@ -141,7 +141,7 @@ mod tests {
 
         let two = Traffic { datagrams: 2, bytes: 20 };
         assert_eq!((sum.flows_opened, sum.flows_moved, sum.upstream_errors), (6, 8, 10));
-        assert_eq!(sum.closed(CloseReason::Idle), 4);
+        assert_eq!(sum.closed(CloseReason::Idle), 6);
         assert_eq!(sum.to_client.received, two);
         assert_eq!(sum.to_backend.forwarded, two);
         assert_eq!(sum.to_backend.dropped_for(DropReason::MaxFlows), two);

@@ -112,3 +112,45 @@ fn mapped(ip: IpAddr) -> u128 {
 fn canonical(bits: u128) -> IpAddr {
     Ipv6Addr::from_bits(bits).to_canonical()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn key(client: &str, local: Option<(&str, u32)>) -> FlowKey {
+        let local = local.map(|(ip, interface)| LocalAddr { ip: ip.parse().unwrap(), interface });
+        FlowKey::new(client.parse().unwrap(), local)
+    }
+
+    #[test]
+    fn keys_that_differ_in_anything_have_different_hashes() {
+        let keys = [
+            key("10.0.0.1:7", None),
+            key("10.0.0.2:7", None),
+            key("10.0.0.1:8", None),
+            key("10.0.0.1:263", None),
+            key("10.0.0.1:7", Some(("127.0.0.1", 0))),
+            key("10.0.0.1:7", Some(("127.0.0.2", 0))),
+            key("[2001:db8::1]:7", None),
+            key("[2001:db8::1]:7", Some(("::1", 0))),
+            key("[fe80::1%2]:7", Some(("fe80::5", 2))),
+            key("[fe80::1%3]:7", Some(("fe80::5", 3))),
+            key("[fe80::1%65536]:7", Some(("fe80::5", 65_536))),
+        ];
+        let hashes: BTreeSet<u64> = keys.iter().map(|key| key.hash((1, 2))).collect();
+        assert_eq!(hashes.len(), keys.len());
+        assert!(!hashes.contains(&keys[0].hash((1, 3))), "the secret counts");
+    }
+
+    #[test]
+    fn a_key_is_made_of_the_local_address_only_where_there_is_one() {
+        assert!(!key("10.0.0.1:7", None).client.has_local());
+        let with = key("10.0.0.1:7", Some(("127.0.0.1", 4)));
+        assert!(with.client.has_local());
+        assert_eq!(
+            with.local(),
+            Some(LocalAddr { ip: "127.0.0.1".parse().unwrap(), interface: 4 })
+        );
+    }
+}

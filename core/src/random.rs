@@ -32,3 +32,18 @@ pub(crate) const fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sequence_is_that_of_split_mix_64() {
+        // From the reference implementation (Vigna, 2015), for the seed 1234567.
+        let mut random = Random::new(1_234_567);
+        let drawn = [(); 3].map(|()| random.draw());
+        let expected =
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        assert_eq!(drawn, expected);
+    }
+}

@@ -130,3 +130,22 @@ reasons! {
         BackendRemoved = "backend_removed",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::collections::BTreeSet;
+
+    #[test]
+    fn every_reason_and_direction_has_a_name_of_its_own() {
+        let drops: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(drops.len(), DropReason::COUNT);
+        let closes: BTreeSet<_> = CloseReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(closes.len(), CloseReason::COUNT);
+        let is_a_label = |name: &&str| {
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        };
+        assert!(drops.iter().chain(&closes).all(is_a_label));
+        assert_eq!(Direction::ALL.map(Direction::as_str), ["to_backend", "to_client"]);
+    }
+}

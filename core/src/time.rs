@@ -67,3 +67,20 @@ impl Sub for Instant {
         self.saturating_since(earlier)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_and_durations_add_up_and_never_overflow() {
+        let mut now = Instant::from_millis(5);
+        now += Duration::from_nanos(7);
+        assert_eq!(now, Instant::from_nanos(5_000_007));
+        assert_eq!(now - Instant::from_millis(5), Duration::from_nanos(7));
+        assert_eq!(Instant::from_millis(5) - now, Duration::ZERO, "later than it");
+        assert_eq!(Instant::FAR_FUTURE + Duration::from_secs(1), Instant::FAR_FUTURE);
+        assert_eq!(Instant::ORIGIN + Duration::MAX, Instant::FAR_FUTURE);
+        assert_eq!((now.as_nanos(), now.as_millis()), (5_000_007, 5));
+    }
+}

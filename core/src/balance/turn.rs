@@ -51,3 +51,34 @@ impl Turn {
         Self { at: self.at + missed * self.stride as u128, ..self }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STRIDE: u128 = (u64::MAX / 4) as u128;
+
+    /// The `n`th turn of a member of weight 4.
+    fn turn(n: u128) -> Turn {
+        Turn { at: n * STRIDE, ..Turn::first(0, 4) }
+    }
+
+    #[test]
+    fn a_turn_that_is_later_already_stays() {
+        assert_eq!(turn(5).later_than(&turn(4)), turn(5));
+    }
+
+    #[test]
+    fn a_turn_at_the_same_time_is_not_later() {
+        assert_eq!(turn(5).later_than(&turn(5)), turn(6));
+    }
+
+    #[test]
+    fn as_many_turns_are_lost_as_have_passed_and_the_rhythm_is_kept() {
+        assert_eq!(turn(1).later_than(&turn(7)), turn(8));
+        let between = Turn { at: 7 * STRIDE + 1, ..turn(0) };
+        assert_eq!(turn(1).later_than(&between), turn(8));
+        let just_before = Turn { at: 7 * STRIDE - 1, ..turn(0) };
+        assert_eq!(turn(1).later_than(&just_before), turn(7));
+    }
+}

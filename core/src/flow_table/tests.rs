@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{HealthPolicy, Affinity, Balance, ClusterConfig, Limits, SendProxyProtocol};
+use crate::config::{Affinity, Balance, ClusterConfig, HealthPolicy, Limits, SendProxyProtocol};
 use crate::flow::FlowLimits;
 use crate::id::BackendId;
 use alloc::vec;
@@ -66,4 +66,21 @@ fn keys_that_collide_in_one_table_spread_in_every_other() {
         keys.iter().for_each(|key| load[place(key, &table)] += 1);
         assert!(load.iter().all(|&keys| keys <= MOST_ON_ONE_PLACE), "seed {seed}");
     }
+}
+
+#[test]
+fn only_a_resting_flow_of_the_same_generation_rests_longer() {
+    let mut table = table(1);
+    let (limits, now) = (limits(), Instant::ORIGIN);
+    let key = FlowKey::new(SocketAddr::from(([10, 0, 0, 1], 7)), None);
+    let build = |generation| UdpFlow::new(&key, generation, BackendId::new(0), &limits, now);
+    let first = table.insert(&key, None, build);
+    let until = Instant::from_millis(5);
+    assert!(!table.rest_longer(first, until), "it does not rest");
+    table.rest(first, until);
+    assert!(table.rest_longer(first, until));
+    let second = table.insert(&key, Some(first), build);
+    table.rest(second, until);
+    assert!(!table.rest_longer(first, until), "another has its slot");
+    assert!(table.rest_longer(second, until));
 }

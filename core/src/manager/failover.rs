@@ -18,6 +18,9 @@ pub(super) struct Sweep {
     /// When it is to go on.
     pub(super) at: Instant,
     next_slot: usize,
+    /// How many slots it has still to look at. It goes once round from where it is when the last
+    /// news came, so that it gets to every slot however often news come.
+    left: usize,
 }
 
 impl UdpManager {
@@ -105,25 +108,28 @@ impl UdpManager {
         Ok(())
     }
 
-    /// Begins a sweep, from the start if one is under way, where flows have to end.
+    /// Begins a sweep where flows have to end. One that is under way goes once round from where it
+    /// is.
     pub(super) fn sweep_if_needed(&mut self, now: Instant) {
         if self.backends.has_flows_to_close() {
-            self.sweep = Some(Sweep { at: now, next_slot: 0 });
+            let next_slot = self.sweep.map_or(0, |sweep| sweep.next_slot);
+            self.sweep = Some(Sweep { at: now, next_slot, left: self.flows.slots() });
         }
     }
 
     /// Ends some of the flows that have to, and says whether it got to the last of them.
     pub(super) fn sweep<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) -> bool {
-        let Some(Sweep { next_slot, .. }) = self.sweep else { return true };
-        let end = self.flows.slots().min(next_slot + SLOTS_PER_TIMEOUT);
-        for slot in next_slot..end {
+        let Some(Sweep { mut next_slot, mut left, .. }) = self.sweep else { return true };
+        for _ in 0..left.min(SLOTS_PER_TIMEOUT) {
+            let slot = next_slot % self.flows.slots();
+            (next_slot, left) = (slot + 1, left - 1);
             let Some((id, flow)) = self.flows.alive_at(slot) else { continue };
             if let Verdict::Close(reason) = self.backends.verdict(flow.backend()) {
                 self.close(id, reason, now, outputs);
             }
         }
-        let is_over = end == self.flows.slots();
-        self.sweep = (!is_over).then_some(Sweep { at: now, next_slot: end });
+        let is_over = left == 0;
+        self.sweep = (!is_over).then_some(Sweep { at: now, next_slot, left });
         is_over
     }
 

@@ -88,3 +88,10 @@ fn without_limits_nothing_is_refused_or_held() {
     assert_eq!(open(&mut limits, 1, 5_000, Instant::ORIGIN), 5_000);
     assert_eq!(limits.totals().count(), 0);
 }
+
+#[test]
+fn sources_are_spread_over_the_tables() {
+    let hashes: std::collections::BTreeSet<u64> =
+        (0..100).flat_map(|n: u128| [hash(n, (1, 2)), hash(n << 64, (1, 2))]).collect();
+    assert_eq!(hashes.len(), 199, "only 0 and 0 are the same");
+}

@@ -281,9 +281,7 @@ fn a_removed_backend_gets_nothing_any_more_whatever_the_policy() {
         harness.open(client(1), at(0));
         harness.configure(at(1), |c| c.cluster.backends[0].removed = true);
         let outputs = harness.request(client(1), b"again", at(2));
-        let to_second = |output: &Output<'_>| {
-            matches!(output, Output::OpenUpstream { address, .. } if *address == backend(2))
-        };
+        let to_second = |output: &Output<'_>| matches!(output, Output::OpenUpstream { address, .. } if *address == backend(2));
         assert!(outputs.iter().any(to_second), "{policy:?}: {outputs:?}");
     }
 }
@@ -412,4 +410,24 @@ fn a_listener_on_a_wildcard_is_known_by_the_address_it_is_called_at_and_by_the_l
     harness.request("127.0.0.1:5353".parse().unwrap(), b"loop", at(0));
     assert_eq!(harness.drops(Direction::ToBackend, DropReason::OwnAddress), 2);
     harness.open("192.0.2.99:5353".parse().unwrap(), at(0));
+}
+
+#[test]
+fn a_sweep_gets_to_every_flow_however_often_news_come() {
+    let mut harness = Harness::new(|c| {
+        c.max_flows = 3_000;
+        c.cluster.health.on_backend_down = OnBackendDown::Close;
+        c.cluster.backends.truncate(1);
+    });
+    for number in 0..3_000 {
+        let burst = Burst::single(b"hello").unwrap();
+        let source = client(number);
+        let input = ManagerInput::ClientBurst { source, local: None, tos: 0, ttl: 64, burst };
+        harness.manager.handle_input(input, at(0), &mut vec![]);
+    }
+    for millis in 10..13 {
+        harness.news(first(), BackendNews::Down, at(millis));
+        harness.input(ManagerInput::Timeout, at(millis));
+    }
+    assert_eq!(harness.manager.flow_count(), 0);
 }
