@@ -12,8 +12,11 @@ use flowgate::listener;
 use flowgate::shard::{Readiness, Shard};
 use flowgate::sys::mmsg::Arena;
 use flowgate::token::Token;
+use flowgate_config::Config;
 use flowgate_core::config::ManagerConfig;
-use flowgate_core::{Burst, Direction, DropReason, ManagerInput, Output, Outputs, UdpManager};
+use flowgate_core::{
+    BackendNews, Burst, Direction, DropReason, ManagerInput, Output, Outputs, UdpManager,
+};
 use flowgate_tests::e2e::PATIENCE;
 use mio::{Events, Poll};
 
@@ -26,6 +29,13 @@ fn allocations(act: impl FnMut()) -> u64 {
 fn the_counter_counts() {
     assert_eq!(allocations(|| drop(std::hint::black_box(vec![1]))), 1);
     assert_eq!(allocations(|| {}), 0);
+}
+
+/// What a manager of the only listener is told, which is at `address`.
+fn manager_config(config: &Config, address: SocketAddr, max_flows: u32) -> ManagerConfig {
+    let listener = &config.listeners[0];
+    let backends = listener.cluster.policy.backends.clone();
+    listener.manager_config(address, max_flows, vec![], false, backends)
 }
 
 /// A worker with one shard, whose loop the test turns by hand.
@@ -49,13 +59,14 @@ impl Worker {
              [cluster.test]\nbackends = {backends:?}\n{more}\n"
         );
         let config = flowgate_config::parse(&toml, "test.toml").unwrap();
-        let group = listener::bind(&config.listeners[0], 1, std::iter::empty()).unwrap();
+        let group =
+            listener::bind(&config.listeners[0], 1, std::iter::empty(), &mut vec![]).unwrap();
         let socket = group.sockets.into_iter().next().unwrap();
         let poll = Poll::new().unwrap();
         let kernel = Linux::new(poll.registry().try_clone().unwrap());
         kernel.register_listener(&socket, Token::Listener { shard: 0 }).unwrap();
         let clock = Clock::start();
-        let manager = config.listeners[0].manager_config(group.address, 2);
+        let manager = manager_config(&config, group.address, 2);
         Self {
             shard: Shard::new(0, socket, UdpManager::new(manager, 1, clock.now())),
             poll,
@@ -230,24 +241,36 @@ fn manager(toml: &str) -> UdpManager {
          [cluster.test]\nbackends = [\"10.0.0.1:53\", \"10.0.0.2:53\", \"10.0.0.3:53\"]\n{toml}\n"
     );
     let config = flowgate_config::parse(&toml, "test.toml").unwrap();
-    let config: ManagerConfig =
-        config.listeners[0].manager_config("127.0.0.1:53".parse().unwrap(), 1_000);
-    UdpManager::new(config, 1, flowgate_core::Instant::ORIGIN)
+    let address = config.listeners[0].address;
+    UdpManager::new(manager_config(&config, address, 1_000), 1, flowgate_core::Instant::ORIGIN)
 }
+
+const REHASH: &str = "on_backend_down = \"rehash\"";
 
 #[test]
 fn the_core_never_allocates_after_it_was_made() {
     for balance in ["round-robin", "random", "least-flows", "power-of-two", "rendezvous", "maglev"]
     {
         let mut manager =
-            manager(&format!("balance = {balance:?}\nsend_proxy_protocol = \"first\""));
+            manager(&format!("balance = {balance:?}\nsend_proxy_protocol = \"first\"\n{REHASH}"));
         let mut sink = Sink::default();
+        let backends: Vec<_> = manager.backends().iter().map(|(id, _)| id).collect();
         let allocated = allocations(|| {
             let mut now = flowgate_core::Instant::ORIGIN;
             let burst = Burst::segmented(&[1; 4_000], 1_000).unwrap();
             // More clients than there may be flows, answers, and all that time brings.
             for number in 0..5_000u16 {
                 now += Duration::from_millis(20);
+                // One backend is down at any time, and its flows move on.
+                if number % 100 == 0 {
+                    let turn = usize::from(number / 100) % backends.len();
+                    for (place, &backend) in backends.iter().enumerate() {
+                        let is_down = place == turn;
+                        let news = if is_down { BackendNews::Down } else { BackendNews::Up };
+                        let input = ManagerInput::BackendChanged { backend, news };
+                        manager.handle_input(input, now, &mut sink);
+                    }
+                }
                 let source = ([192, 0, 2, 1], 1 + number % 2_500).into();
                 let (local, tos, ttl) = (None, 0, 64);
                 let request = ManagerInput::ClientBurst { source, local, tos, ttl, burst };
@@ -268,6 +291,7 @@ fn the_core_never_allocates_after_it_was_made() {
         assert_eq!(allocated, 0, "{balance}");
         let counters = manager.counters();
         assert!(counters.to_backend.dropped_for(DropReason::MaxFlows).datagrams > 0);
+        assert!(counters.flows_moved > 100, "{balance}: {} moved", counters.flows_moved);
         assert_eq!(manager.flow_count(), 0);
     }
 }

@@ -9,7 +9,8 @@ use std::io::{self, Write as _};
 
 use flowgate_core::{CloseReason, Direction, DropReason, UdpManager};
 use flowgate_tests::sim::{
-    Action, Choices, SeededChoices, Setting, Tally, replay, report, run_bytes, sweep,
+    Action, CHANGES, Choices, SeededChoices, Setting, TURNS, Tally, replay, report, run_bytes,
+    sweep,
 };
 
 /// Few enough for a debug build to take seconds.
@@ -41,6 +42,7 @@ fn the_manager_does_what_the_model_says_whatever_happens() {
     match sweep(first..first + seeds, steps, manager) {
         Ok(tally) => {
             println!("{seeds} seeds x {steps} actions, each twice: {} inputs", 2 * tally.inputs);
+            println!("{} flows moved; {:?}", tally.moved, tally.met);
             assert_meets_every_limit(&tally);
         }
         Err(seed) => panic!("{}", report(seed, steps, manager)),
@@ -69,6 +71,10 @@ fn assert_meets_every_limit(tally: &Tally) {
         let dropped = Direction::ALL.map(|direction| tally.dropped_for(direction, reason));
         assert!(dropped.iter().sum::<u64>() > 0, "nothing is dropped as {reason}");
     }
+    for name in CHANGES.iter().chain(&TURNS) {
+        assert!(tally.met.contains_key(name), "this never happens: {name}");
+    }
+    assert!(tally.moved > 0, "no flow moves");
     assert!(tally.forwarded.iter().all(|&datagrams| datagrams > tally.inputs / 8), "{tally:?}");
 }
 

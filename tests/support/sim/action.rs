@@ -1,11 +1,14 @@
 //! The grammar: everything that can happen to a balancer.
 
+mod change;
+mod choose;
+
 use std::time::Duration;
 
 use flowgate_core::burst::MAX_BURST_BYTES;
 use flowgate_core::{Direction, DropReason, UpstreamFailure};
 
-use super::choice::Choices;
+pub use change::{CHANGES, Change, Newcomer};
 
 /// One thing that happens.
 ///
@@ -22,6 +25,19 @@ pub enum Action {
         tos: u8,
         /// The time to live that they have left on arrival.
         ttl: u8,
+        /// The datagrams.
+        train: Train,
+        /// What the network does with them.
+        fate: Fate,
+    },
+    /// Clients that have flows send something more.
+    Again {
+        /// Which of the flows that are open.
+        flow: u8,
+        /// How many flows from there on.
+        flows: u8,
+        /// The TOS byte.
+        tos: u8,
         /// The datagrams.
         train: Train,
         /// What the network does with them.
@@ -82,6 +98,21 @@ pub enum Action {
         flow: FlowPick,
         /// How.
         failure: UpstreamFailure,
+    },
+    /// Somebody has news of a backend.
+    News {
+        /// Which backend.
+        backend: BackendPick,
+        /// What is said of it.
+        news: News,
+    },
+    /// The configuration changes.
+    Reconfigure {
+        /// What is different.
+        change: Change,
+        /// Whether it may take as long as a table for Maglev takes, which is as long as a
+        /// simulation. One that is not patient leaves a configuration with Maglev as it is.
+        patient: bool,
     },
     /// The operator drains the manager. Once it is empty, a new one takes its place.
     Drain {
@@ -155,6 +186,30 @@ pub enum FlowPick {
     Forged(u8),
 }
 
+/// A backend, as an action names one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendPick {
+    /// One that there is.
+    Known(u8),
+    /// The one that serves a flow.
+    Serving(u8),
+    /// One that another manager knows.
+    Forged(u8),
+}
+
+/// What is said of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Its probes find it in order.
+    Up,
+    /// They find it out of order.
+    Down,
+    /// It is to have no new flows, and none at all after so long.
+    Drain(Option<Duration>),
+    /// It may have flows again.
+    Undrain,
+}
+
 /// How long nothing happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pause {
@@ -185,157 +240,4 @@ pub enum When {
     Twice,
     /// Some milliseconds after it asked to be called.
     Late(u16),
-}
-
-/// Why the kernel cannot deliver a datagram whole.
-const ON_ARRIVAL: [DropReason; 3] =
-    [DropReason::Truncated, DropReason::ControlTruncated, DropReason::ForeignSource];
-
-/// Why the shell cannot send a datagram.
-const ON_SENDING: [DropReason; 10] = [
-    DropReason::QueueFull,
-    DropReason::NoDescriptors,
-    DropReason::NoPorts,
-    DropReason::NoBuffers,
-    DropReason::NotPermitted,
-    DropReason::Unreachable,
-    DropReason::Refused,
-    DropReason::MessageSize,
-    DropReason::SendFailed,
-    DropReason::Closed,
-];
-
-/// Of clients near and far; the last ones have gone in circles.
-const TTLS: [u8; 16] = [64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 55, 128, 255, 2, 1, 0];
-
-impl Action {
-    /// Any action.
-    pub fn choose(choices: &mut impl Choices) -> Self {
-        match choices.below(64) {
-            0..22 => Self::Send {
-                party: choices.byte(),
-                tos: choices.byte(),
-                ttl: choices.one_of(&TTLS),
-                train: Train::choose(choices),
-                fate: Fate::choose(choices),
-            },
-            22..27 => Self::Arrive {
-                pick: choices.byte(),
-                coalesced: choices.one_in(2),
-                fate: Fate::choose(choices),
-            },
-            27..42 => Self::Answer {
-                pick: choices.byte(),
-                coalesced: choices.one_in(2),
-                fate: Fate::choose(choices),
-            },
-            42..45 => Self::Push {
-                flow: FlowPick::choose(choices),
-                tos: choices.byte(),
-                train: Train::choose(choices),
-            },
-            45 => Self::Unusable {
-                direction: choices.one_of(&Direction::ALL),
-                reason: choices.one_of(&ON_ARRIVAL),
-                datagrams: choices.below(70) as u32,
-            },
-            46 => Self::Block,
-            47 => Self::Unblock,
-            48..51 => Self::GiveUp {
-                pick: choices.byte(),
-                datagrams: choices.byte(),
-                reason: choices.one_of(&ON_SENDING),
-            },
-            51..53 => Self::Fail {
-                flow: FlowPick::choose(choices),
-                failure: choices.one_of(&[
-                    UpstreamFailure::NotOpened,
-                    UpstreamFailure::Refused,
-                    UpstreamFailure::Unreachable,
-                ]),
-            },
-            53 if choices.one_in(16) => Self::Drain {
-                patience: Duration::from_micros(choices.one_of(&[0, 1, 3_000, 90_000_000])),
-            },
-            53..59 => Self::Wait(Pause::choose(choices)),
-            _ => Self::Timeout(When::choose(choices)),
-        }
-    }
-
-    /// Actions without end.
-    pub fn stream(mut choices: impl Choices) -> impl Iterator<Item = Self> {
-        std::iter::from_fn(move || Some(Self::choose(&mut choices)))
-    }
-}
-
-impl Train {
-    /// Mostly short and single; lengths at which something changes are met often.
-    fn choose(choices: &mut impl Choices) -> Self {
-        let len = match choices.below(64) {
-            0..4 => 0,
-            4..8 => choices.one_of(&[1, 5, 6, 7]),
-            8..10 => choices.one_of(&[299, 300, 301, 1_199, 1_200, 1_201]),
-            10 if choices.one_in(16) => choices.one_of(&[32_768, 65_506, 65_507, 65_508, u16::MAX]),
-            _ => 8 + choices.below(40) as u16,
-        };
-        let count = match choices.below(16) {
-            0..10 => 1,
-            10..13 => 2,
-            13..15 => 3 + choices.below(6) as u8,
-            _ => choices.one_of(&[16, 63, 64]),
-        };
-        let short_by = match choices.below(2) {
-            0 => 0,
-            _ => choices.below(u64::from(len)) as u16,
-        };
-        Self { len, count, short_by }
-    }
-}
-
-impl Fate {
-    fn choose(choices: &mut impl Choices) -> Self {
-        match choices.below(16) {
-            0..10 => Self::Now,
-            10 => Self::Singly,
-            11 => Self::Lost,
-            12 => Self::Twice,
-            _ => Self::Later,
-        }
-    }
-}
-
-impl FlowPick {
-    fn choose(choices: &mut impl Choices) -> Self {
-        match choices.below(8) {
-            0..4 => Self::Live(choices.byte()),
-            4..7 => Self::Stale(choices.byte()),
-            _ => Self::Forged(choices.byte()),
-        }
-    }
-}
-
-impl Pause {
-    fn choose(choices: &mut impl Choices) -> Self {
-        match choices.below(64) {
-            0..24 => Self::Nanos(choices.below(1 << 16) as u16),
-            24..44 => Self::Millis(choices.below(100) as u16),
-            44..54 => Self::Third,
-            54..58 => Self::AlmostIdle,
-            58..62 => Self::Idle,
-            62 => Self::Millis(choices.below(1 << 16) as u16),
-            _ => Self::Year,
-        }
-    }
-}
-
-impl When {
-    fn choose(choices: &mut impl Choices) -> Self {
-        match choices.below(8) {
-            0..2 => Self::Now,
-            2 => Self::Early,
-            3..6 => Self::Due,
-            6 => Self::Twice,
-            _ => Self::Late(choices.below(1 << 12) as u16),
-        }
-    }
 }

@@ -2,11 +2,26 @@
 
 use std::sync::OnceLock;
 
-use flowgate_core::config::{BackendConfig, Limits};
-use flowgate_core::{Burst, FlowId, ManagerInput, UdpManager};
+use flowgate_core::backends::Backends;
+use flowgate_core::config::{BackendConfig, HealthPolicy, Limits};
+use flowgate_core::{BackendId, Burst, FlowId, ManagerInput, UdpManager};
 
 use super::choice::SeededChoices;
 use super::setting::{PARTIES, Party, Setting};
+
+/// How many backends can be named.
+const BACKENDS: usize = 256;
+
+/// The name of a backend, whether a manager knows it or not.
+pub(super) fn backend_id(place: u8) -> BackendId {
+    static IDS: OnceLock<Vec<BackendId>> = OnceLock::new();
+    let ids = IDS.get_or_init(|| {
+        let any = BackendConfig::new(([10, 0, 0, 1], 53).into());
+        let backends = Backends::new(&[any; BACKENDS], HealthPolicy::default());
+        backends.iter().map(|(id, _)| id).collect()
+    });
+    ids[usize::from(place)]
+}
 
 /// Ids that another manager has given out: of slots and generations of all kinds.
 pub(super) fn forged_ids() -> &'static [FlowId] {
@@ -16,6 +31,7 @@ pub(super) fn forged_ids() -> &'static [FlowId] {
         setting.config.max_flows = 200;
         setting.config.allow = vec![];
         setting.config.deny = vec![];
+        setting.config.own_addresses = vec![];
         setting.config.cluster.limits = Limits::default();
         setting.config.cluster.backends = vec![BackendConfig::new(([10, 0, 0, 1], 53).into())];
         setting.config.cluster.requests = 1;

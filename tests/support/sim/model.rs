@@ -11,26 +11,31 @@
 
 mod admission;
 mod balance;
+mod change;
 mod datagrams;
 mod deadline;
 mod effect;
+mod health;
 mod sockets;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use flowgate_core::backends::Backends;
-use flowgate_core::config::ManagerConfig;
+use flowgate_core::config::{ClusterConfig, ManagerConfig};
 use flowgate_core::counters::{Counters, Ledger, Traffic};
 use flowgate_core::{
-    CloseReason, Direction, DropReason, FlowId, Instant, LocalAddr, ManagerInput, Output,
-    UdpManager, UpstreamFailure,
+    CloseReason, Direction, DropReason, FlowId, FlowRecord, Instant, LocalAddr, ManagerInput,
+    Output, UdpManager, UpstreamFailure,
 };
 
 use self::admission::{Rates, Seen};
 use self::balance::{Balance, Load};
 use self::effect::Effect;
+use self::health::Sign;
 use self::sockets::Resting;
+use super::forge::backend_id;
 use super::setting::Setting;
 use super::{Violation, require};
 
@@ -49,6 +54,10 @@ pub struct Model {
     rates: Rates,
     counters: Counters,
     drain: Option<Instant>,
+    /// The most flows that were ever allowed: as many slots there may be.
+    largest_table: usize,
+    /// Whether flows had to end since the last timeout.
+    has_to_sweep: bool,
     /// When it was made, or had its last timeout.
     timers_seen: Instant,
 }
@@ -60,6 +69,7 @@ struct Flow {
     local: Option<LocalAddr>,
     backend: usize,
     opened: Instant,
+    first_answer: Option<Instant>,
     deadline: Instant,
     requests: Traffic,
     replies: Traffic,
@@ -69,6 +79,12 @@ struct Flow {
     answered: bool,
     /// The client has sent something after that.
     confirmed: bool,
+    /// It has sent something to the backend that it has now.
+    introduced: bool,
+    /// It has had another backend before.
+    has_moved: bool,
+    /// Something has come from a backend, if only to be dropped.
+    heard: bool,
 }
 
 /// Whom a burst comes from, and how it is marked.
@@ -94,6 +110,8 @@ impl Model {
             rates: Rates::default(),
             counters: Counters::default(),
             drain: None,
+            largest_table: setting.config.max_flows as usize,
+            has_to_sweep: false,
             timers_seen: setting.start,
         }
     }
@@ -113,6 +131,7 @@ impl Model {
             }
             ManagerInput::BackendBurst { flow, tos, burst } => self.replies(flow, tos, &burst, now),
             ManagerInput::Timeout => self.timeout(now, &observed),
+            ManagerInput::Configured(new) => self.configure(new.config(), now, &observed),
             _ => self.told(input, now),
         };
         if observed != expected {
@@ -121,6 +140,9 @@ impl Model {
         let fewest = effect::fewest_outputs(&expected);
         let emitted = outputs.len();
         require!(emitted == fewest, "{emitted} outputs where {fewest} would do: {outputs:?}");
+        let is_timeout = matches!(input, ManagerInput::Timeout);
+        let has_to_end = (0..self.flows.len()).any(|place| self.must_end(place).is_some());
+        self.has_to_sweep = has_to_end || (self.has_to_sweep && !is_timeout);
         Ok(())
     }
 
@@ -133,6 +155,11 @@ impl Model {
             flow.check(manager)?;
         }
         check_loads(&self.loads, manager.backends())?;
+        for (id, _) in manager.backends().iter() {
+            let is = manager.resting_for(id);
+            let should = self.resting.iter().filter(|rests| rests.backend == id.index()).count();
+            require!(is == should, "{is} sockets rest for {id:?}, and {should} should");
+        }
         let should = self.drain.is_some() && self.flows.is_empty();
         require!(manager.is_drained() == should, "drained is {}, not {should}", !should);
         Ok(())
@@ -156,7 +183,8 @@ impl Model {
                 require!(is == should, "{direction} {name} is {is:?}, and should be {should:?}");
             }
         }
-        let flows = |c: &Counters| (c.flows_opened, c.flows_closed, c.upstream_errors);
+        let flows =
+            |c: &Counters| (c.flows_opened, c.flows_closed, c.flows_moved, c.upstream_errors);
         let (is, should) = (flows(counters), flows(&self.counters));
         Err(Violation(format!("flows are counted {is:?}, and should be {should:?}")))
     }
@@ -185,14 +213,25 @@ impl Model {
                 self.undelivered(flow, direction, reason, traffic(datagrams, bytes))
             }
             ManagerInput::UpstreamFailed { flow, failure: UpstreamFailure::NotOpened } => {
-                let place = self.flows.iter().position(|f| f.id == flow);
+                let place = self.place_of(flow);
                 let close = |place| self.close(place, CloseReason::UpstreamFailed, now);
-                return place.map(close).into_iter().collect();
+                return place.map(close).unwrap_or_default();
             }
-            ManagerInput::UpstreamFailed { .. } => self.counters.upstream_errors += 1,
+            ManagerInput::UpstreamFailed { flow, .. } => {
+                self.counters.upstream_errors += 1;
+                if let Some(place) = self.place_of(flow) {
+                    self.note(self.flows[place].backend, Sign::Error, now);
+                }
+            }
+            ManagerInput::BackendChanged { backend, news } => {
+                if let Some(load) = self.loads.get_mut(backend.index()) {
+                    load.health.hear(news);
+                }
+            }
             ManagerInput::Drain { deadline } => self.drain = Some(deadline),
             ManagerInput::ClientBurst { .. }
             | ManagerInput::BackendBurst { .. }
+            | ManagerInput::Configured(_)
             | ManagerInput::Timeout => {}
         }
         vec![]
@@ -216,19 +255,45 @@ impl Model {
                 Direction::ToClient => (&mut flow.replies, &mut load.from),
             };
             *of_flow = minus(*of_flow, traffic);
-            *of_backend = minus(*of_backend, traffic);
+            // It may have been the former backend's, and then there is less to take back from.
+            *of_backend = if flow.has_moved {
+                at_most_minus(*of_backend, traffic)
+            } else {
+                minus(*of_backend, traffic)
+            };
         }
     }
 
-    fn close<'p>(&mut self, place: usize, reason: CloseReason, now: Instant) -> Effect<'p> {
+    fn close<'p>(&mut self, place: usize, reason: CloseReason, now: Instant) -> Vec<Effect<'p>> {
         let flow = self.flows.remove(place);
+        let record = self.config.record_flows.then(|| flow.record(reason, now));
+        let has_asked = self.config.cluster.responses > 0 && flow.requests.datagrams > 0;
+        if reason == CloseReason::Idle && has_asked && !flow.heard {
+            self.note(flow.backend, Sign::Silence, now);
+        }
         self.loads[flow.backend].flows -= 1;
         self.counters.flows_closed[reason as usize] += 1;
-        let keep_socket = self.keeps_socket(reason);
+        let keep_socket = self.keeps_socket(reason, flow.backend);
         if keep_socket {
             self.rest(flow.id, flow.backend, now);
         }
-        Effect::Close { flow: flow.id, reason, keep_socket }
+        let mut effects = vec![];
+        effects.extend(record.map(|record| Effect::Record { flow: flow.id, record }));
+        effects.push(Effect::Close { flow: flow.id, reason, keep_socket });
+        effects
+    }
+
+    fn place_of(&self, id: FlowId) -> Option<usize> {
+        self.flows.iter().position(|flow| flow.id == id)
+    }
+
+    /// All ids of flows and resting sockets: first those that `observed` ends, in that order.
+    fn in_order_of(&self, observed: &[Effect<'_>]) -> Vec<FlowId> {
+        let mut ids: Vec<FlowId> = observed.iter().filter_map(Effect::ended).collect();
+        let known = self.flows.iter().map(|flow| flow.id).chain(self.resting.iter().map(|r| r.id));
+        let others: Vec<FlowId> = known.filter(|id| !ids.contains(id)).collect();
+        ids.extend(others);
+        ids
     }
 
     fn drop<'p>(
@@ -250,6 +315,20 @@ impl Model {
 }
 
 impl Flow {
+    /// What it was, in the words of the log of flows.
+    fn record(&self, reason: CloseReason, now: Instant) -> FlowRecord {
+        let nanos = |until: Instant| until.as_nanos() - self.opened.as_nanos();
+        FlowRecord {
+            client: self.client,
+            backend: backend_id(self.backend as u8),
+            reason,
+            to_backend: self.requests,
+            to_client: self.replies,
+            lasted_ns: nanos(now),
+            first_answer_ns: self.first_answer.map(nanos),
+        }
+    }
+
     fn check(&self, manager: &UdpManager) -> Result<(), Violation> {
         let id = self.id;
         let Some(flow) = manager.flow(id) else {
@@ -264,15 +343,23 @@ impl Flow {
         let is = (flow.opened(), flow.deadline(), flow.to_backend(), flow.to_client());
         let should = (self.opened, self.deadline, self.requests, self.replies);
         require!(is == should, "{id:?} is {is:?}, and should be {should:?}");
+        let is = flow.first_answer_after();
+        let should = self.first_answer.map(|first| first - self.opened);
+        require!(is == should, "{id:?} is answered after {is:?}, and should be {should:?}");
         Ok(())
     }
 }
 
 fn check_loads(loads: &[Load], backends: &Backends) -> Result<(), Violation> {
+    let (is, should) = (backends.len(), loads.len());
+    require!(is == should, "there are {is} backends, and should be {should}");
     for (load, (id, backend)) in loads.iter().zip(backends.iter()) {
         let is = (backend.flows_active, backend.to, backend.from);
         let should = (load.flows, load.to, load.from);
         require!(is == should, "{id:?} has {is:?}, and should have {should:?}");
+        let is = (backend.address(), backend.is_removed(), backend.state());
+        let should = (load.config.address, load.config.removed, load.health.state());
+        require!(is == should, "{id:?} is {is:?}, and should be {should:?}");
     }
     Ok(())
 }
@@ -289,4 +376,22 @@ fn count(sum: &mut Traffic, datagram: &[u8]) {
 /// Panics where less was counted than is taken back, which the world never asks for.
 fn minus(traffic: Traffic, less: Traffic) -> Traffic {
     Traffic { datagrams: traffic.datagrams - less.datagrams, bytes: traffic.bytes - less.bytes }
+}
+
+/// What is left where what is taken back may never have been counted here.
+fn at_most_minus(traffic: Traffic, less: Traffic) -> Traffic {
+    Traffic {
+        datagrams: traffic.datagrams.saturating_sub(less.datagrams),
+        bytes: traffic.bytes.saturating_sub(less.bytes),
+    }
+}
+
+/// How long a flow lives without a datagram: perhaps shorter while it waits for its first answer.
+fn timeout_of(cluster: &ClusterConfig, is_answered: bool) -> Duration {
+    let for_the_unanswered = cluster.limits.unanswered_timeout;
+    if is_answered || for_the_unanswered.is_zero() {
+        cluster.idle_timeout
+    } else {
+        cluster.idle_timeout.min(for_the_unanswered)
+    }
 }

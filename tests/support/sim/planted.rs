@@ -1,48 +1,23 @@
 //! Bugs made on purpose: what the simulator must find, or it proves nothing.
 
 mod config;
+mod failover;
 mod outputs;
+mod promise;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flowgate_core::counters::Counters;
 use flowgate_core::{
-    Deadline, DeadlineReason, Direction, DropReason, FlowId, Instant, ManagerInput, Output,
-    UdpManager,
+    BackendId, BackendNews, Deadline, DeadlineReason, Direction, DropReason, FlowId, Instant,
+    ManagerInput, Output, UdpManager,
 };
 
+use self::failover::Before;
+pub use self::promise::Promise;
 use super::forge::forged_ids;
 use super::{Setting, Subject};
-
-/// A promise of a balancer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Promise {
-    /// A rule of the contract, by its number in the documentation of `flowgate-core`.
-    Rule(u8),
-    /// Every datagram reaches whom it is for, uncut, marked and sent as it should be.
-    Fidelity,
-    /// A flow ends when the configuration says so, and not before.
-    Lifetime,
-    /// A new flow goes to a backend that the configuration allows.
-    Balance,
-    /// Nobody takes more than the configuration allows, and nothing goes in circles.
-    Limits,
-    /// A socket serves another flow only once nothing is to come for the former one.
-    Reuse,
-}
-
-impl std::fmt::Display for Promise {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Rule(number) => write!(f, "rule {number}"),
-            Self::Fidelity => f.write_str("fidelity"),
-            Self::Lifetime => f.write_str("lifetime"),
-            Self::Balance => f.write_str("balance"),
-            Self::Limits => f.write_str("limits"),
-            Self::Reuse => f.write_str("reuse"),
-        }
-    }
-}
 
 /// Declares the bugs once: the variants, what they break, and the list of all.
 macro_rules! bugs {
@@ -155,6 +130,49 @@ bugs! {
         ForgetsToReuse = "opens a socket where one has rested",
         ForgetsTheRested = "never closes the sockets that nobody wants",
         KeepsTheSocketsOfTheEvicted = "keeps the sockets of flows that it evicts",
+        KeepsTheSocketsOfTheDown = "lets sockets rest for a backend that is out of service",
+    }
+    Promise::Failover => {
+        KeepsUsingTheRemoved = "goes on with a backend that has been removed",
+        ForgetsToMove = "leaves flows where they are with `rehash`",
+        MovesThePinned = "moves flows with `pin`",
+        ClosesTheMoving = "ends flows with `rehash`",
+        MovesTheClosing = "moves flows with `close`",
+        MovesToWhereItWas = "opens the socket of a flow that moves to the backend that it had",
+        LeavesTheFormerSocket = "leaves the former socket of a flow that moves open",
+        ForgetsToIntroduce = "leaves the PROXY header out behind a flow that has moved",
+        MiscountsMoves = "counts a flow that moves twice",
+        ForgetsToSweep = "asks for no timeout when flows have to end at once",
+        IgnoresFailOpen = "ignores `fail_open`",
+        FailsOpenUnasked = "uses backends that are down without `fail_open`",
+    }
+    Promise::Health => {
+        IgnoresProbes = "does not listen to the probes",
+        IgnoresDrains = "gives a draining backend new flows",
+        IgnoresUndrain = "does not take a backend back that is drained no more",
+        DrainsWithoutEnd = "forgets when the drain of a backend ends",
+        OneErrorIsEnough = "takes one error of the network for two",
+        AnswersClearNothing = "remembers an error after an answer",
+        MixesSigns = "counts silence as an error",
+        WaitsForMoreSilence = "waits for one silent flow more than it is told",
+        StaysOutTooLong = "leaves a backend out for a millisecond too long",
+        ForgetsTheReturn = "asks for no timeout when a backend is to return",
+    }
+    Promise::Change => {
+        ForgetsTheReplaced = "leaves flows open whose backend another has replaced",
+        SwallowsTheNewcomer = "keeps a backend in a place that another takes",
+        ForgetsTheStanding = "takes every backend for up when the configuration changes",
+        RemembersTheRemoved = "takes a backend that comes back for as bad as it was",
+        DisturbsTheTurns = "begins the turns anew with every change",
+        KeepsTheOldTimeout = "keeps the `idle_timeout` that it had",
+        KeepsTheOldTable = "keeps the `max_flows` that it had",
+        ForgetsToRecount = "counts no flows that were there before their limit",
+        IgnoresOtherListeners = "opens flows for datagrams of other listeners of ours",
+    }
+    Promise::Record => {
+        LosesARecord = "writes nothing down of flows that it evicts",
+        RecordsTooLate = "writes a flow down after its end",
+        RecordsTheFirstBackend = "writes down the backend that a flow had first",
     }
 }
 
@@ -168,6 +186,10 @@ pub struct Planted {
     overcounted: u64,
     last_timeout: Option<Instant>,
     last_opened: Option<Instant>,
+    /// Backends against which there was an error that is not forgotten.
+    blamed: BTreeSet<BackendId>,
+    /// Errors of the network that there never were.
+    errors_made_up: u64,
     memory: outputs::Memory,
 }
 
@@ -183,6 +205,8 @@ impl Planted {
             overcounted: 0,
             last_timeout: None,
             last_opened: None,
+            blamed: BTreeSet::new(),
+            errors_made_up: 0,
             memory: outputs::Memory::default(),
         }
     }
@@ -208,6 +232,10 @@ impl Planted {
                 if self.manager.flow(flow).is_none() =>
             {
                 Some(ManagerInput::BackendBurst { flow: of_another_manager(), tos, burst })
+            }
+            (bug, ManagerInput::BackendChanged { backend, news }) => {
+                let news = mishear_news(bug, news)?;
+                Some(ManagerInput::BackendChanged { backend, news })
             }
             (Bug::IgnoresTtl, ManagerInput::ClientBurst { source, local, tos, ttl, burst }) => {
                 let ttl = ttl.max(2);
@@ -238,6 +266,10 @@ impl Planted {
             self.overcounted += 1;
         }
         self.counters = self.manager.counters().clone();
+        self.counters.upstream_errors -= self.errors_made_up;
+        if self.bug == Bug::MiscountsMoves {
+            self.counters.flows_moved *= 2;
+        }
         let ledger = &mut self.counters.to_backend;
         match self.bug {
             Bug::CountsTwice => {
@@ -251,6 +283,19 @@ impl Planted {
             }
             _ => {}
         }
+    }
+}
+
+/// What it believes to have been told of a backend; `None` where it does not listen.
+fn mishear_news(bug: Bug, news: BackendNews) -> Option<BackendNews> {
+    match (bug, news) {
+        (Bug::IgnoresProbes, BackendNews::Down)
+        | (Bug::IgnoresDrains, BackendNews::Drain { .. })
+        | (Bug::IgnoresUndrain, BackendNews::Undrain) => None,
+        (Bug::DrainsWithoutEnd, BackendNews::Drain { .. }) => {
+            Some(BackendNews::Drain { deadline: None })
+        }
+        _ => Some(news),
     }
 }
 
@@ -281,11 +326,15 @@ impl Subject for Planted {
             _ => now,
         };
         let opened_before = self.manager.counters().flows_opened;
-        if self.blames_another(&input, now) {
+        let before = Before::of(&self.manager, self.bug, &input);
+        if let ManagerInput::Configured(new) = input {
+            self.misconfigure(new, believed_time, outputs);
+        } else if self.blames_another(&input, now) {
             refuse(&mut self.manager, &input, outputs);
         } else if let Some(believed) = self.mishear(input) {
             self.manager.handle_input(believed, believed_time, outputs);
         }
+        self.slander(&before, &input, outputs, believed_time);
         self.memory.corrupt(self.bug, &self.manager, outputs);
         if self.manager.counters().flows_opened > opened_before {
             self.last_opened = Some(now);
@@ -301,6 +350,8 @@ impl Subject for Planted {
             Bug::Oversleeps => asked.at += Duration::from_millis(1),
             Bug::ForgetsTheTimer if self.manager.flow_count() == 1 => return None,
             Bug::ForgetsTheDrainEnd if asked.reason == DeadlineReason::DrainEnd => return None,
+            Bug::ForgetsToSweep if asked.reason == DeadlineReason::Sweep => return None,
+            Bug::ForgetsTheReturn if asked.reason == DeadlineReason::BackendEvent => return None,
             _ => {}
         }
         Some(asked)

@@ -61,6 +61,10 @@ const YEAR_MILLIS: u64 = 365 * 86_400_000;
 /// wheel, until it ends, and again until its socket has rested.
 const MOST_CALLS_PER_SOCKET: usize = 2 * 8;
 
+/// A backend returns to service, and its drain ends. That it is silent puts it out once more for
+/// each flow, which is counted there.
+const MOST_CALLS_PER_BACKEND: usize = 2;
+
 /// After this long every source may open flows again as if it had never opened any.
 const A_NEW_RATE: Duration = Duration::from_secs(1);
 
@@ -92,6 +96,9 @@ impl<S: Subject> Simulation<S> {
             Action::Timeout(when) => self.fire(when)?,
             _ => {
                 let events = self.world.act(action, self.now);
+                if let (Action::Reconfigure { change, .. }, false) = (action, events.is_empty()) {
+                    self.tally.meet(change.name());
+                }
                 self.tell_all(&events)?;
             }
         }
@@ -109,8 +116,10 @@ impl<S: Subject> Simulation<S> {
         self.tell_all(&requests)?;
         let answers = self.world.take_answers(self.now);
         self.tell_all(&answers)?;
+        self.heal()?;
         self.run_down()?;
         self.restart_if_drained();
+        self.heal()?;
 
         self.trace.note("all clients send");
         self.now = (self.now + A_NEW_RATE).min(END_OF_TIME);
@@ -122,6 +131,12 @@ impl<S: Subject> Simulation<S> {
         self.run_down()?;
         self.tally.add_counters(self.subject.counters());
         Ok(())
+    }
+
+    /// Nothing is said against any backend any more.
+    fn heal(&mut self) -> Result<(), Violation> {
+        let news = self.world.heal(self.now);
+        self.tell_all(&news)
     }
 
     /// The balancer.
@@ -147,6 +162,7 @@ impl<S: Subject> Simulation<S> {
     fn tell(&mut self, event: &Event) -> Result<(), Violation> {
         let input = event.input();
         let mut outputs = vec![];
+        let up_before = self.up();
         self.subject.handle_input(input, self.now, &mut outputs);
         let asked = self.subject.poll_timeout();
         self.trace.exchange(self.now, &input, &outputs, asked);
@@ -155,14 +171,21 @@ impl<S: Subject> Simulation<S> {
         self.world.carry_out(&input, self.now, &outputs)?;
         self.model.check(&input, self.now, &outputs)?;
         self.model.check_state(self.subject.manager(), self.subject.counters())?;
-        let timeout_at = matches!(input, ManagerInput::Timeout).then_some(self.now);
-        self.model.check_deadline(asked, timeout_at)?;
+        let is_timeout = matches!(input, ManagerInput::Timeout);
+        self.model.check_deadline(asked, self.now, is_timeout)?;
+        self.tally.look(&input, &outputs, up_before, self.up());
         self.subject.manager().assert_invariants();
         Ok(())
     }
 
+    /// Which backends are up, a bit for each.
+    fn up(&self) -> u64 {
+        let backends = self.subject.manager().backends().iter();
+        backends.fold(0, |up, (_, backend)| up << 1 | u64::from(backend.is_up()))
+    }
+
     fn wait(&mut self, pause: Pause) {
-        let idle_timeout = self.subject.manager().config().cluster.idle_timeout;
+        let idle_timeout = self.world.config().cluster.idle_timeout;
         let nanosecond = Duration::from_nanos(1);
         let pause = match pause {
             Pause::Nanos(nanos) => nanosecond * nanos.into(),
@@ -191,7 +214,8 @@ impl<S: Subject> Simulation<S> {
     /// Fires timeouts as a shell does, until there is nothing to wait for: soon, and then nothing
     /// may be left.
     fn run_down(&mut self) -> Result<(), Violation> {
-        let mut calls_left = (self.model.socket_count() + 1) * MOST_CALLS_PER_SOCKET;
+        let mut calls_left = (self.model.socket_count() + 1) * MOST_CALLS_PER_SOCKET
+            + self.subject.manager().backends().len() * MOST_CALLS_PER_BACKEND;
         while self.subject.poll_timeout().is_some() {
             require!(calls_left > 0, "it asks for timeouts without end");
             calls_left -= 1;

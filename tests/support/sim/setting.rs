@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use flowgate_core::config::{
-    Affinity, BackendConfig, Balance, ClusterConfig, Limits, ManagerConfig, SendProxyProtocol,
+    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig,
+    OnBackendDown, Passive, SendProxyProtocol,
 };
 use flowgate_core::{Instant, LocalAddr};
 use ipnet::IpNet;
@@ -76,43 +77,43 @@ const NETWORKS: [&str; 6] = [
     "0.0.0.0/32",
 ];
 
+/// Some of the cast, as if they were other listeners of ours.
+const LISTENERS: [&str; 6] = [
+    "198.51.100.2:4001",
+    "0.0.0.0:53",
+    "0.0.0.0:4000",
+    "[::]:4002",
+    "[2001:db8::1]:4003",
+    "192.0.2.1:53",
+];
+
 impl Setting {
     /// Any setting. Each one is small in some way, so that limits are met often.
     pub fn choose(choices: &mut impl Choices) -> Self {
-        let count = choices.one_of(&[0, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 4, 5, 6]);
+        let count = choices.one_of(&[0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 4, 4, 5, 6]);
         let backends: Vec<_> = (0..count).map(|place| choose_backend(place, choices)).collect();
         let tempers = backends.iter().map(|_| choose_temper(choices)).collect();
         let config = ManagerConfig {
             address: choices.one_of(&["192.0.2.53:53", "[2001:db8::53]:53"]).parse().unwrap(),
-            max_flows: choices.one_of(&[
-                0,
-                1,
-                2,
-                8,
-                8,
-                16,
-                16,
-                32,
-                32,
-                32,
-                LARGEST_TABLE,
-                LARGEST_TABLE,
-            ]),
-            max_datagram_size: choices.one_of(&[8, 300, 1_200, 65_507, 65_507, 65_535]),
-            allow: choose_networks(choices),
-            deny: choose_networks(choices),
+            max_flows: choose_max_flows(choices),
+            max_datagram_size: choose_max_datagram_size(choices),
+            allow: networks(choose_mask(choices)),
+            deny: networks(choose_mask(choices)),
+            own_addresses: listeners(choose_mask(choices)),
+            record_flows: choices.one_in(2),
             cluster: ClusterConfig {
                 balance: choose_balance(choices),
-                affinity: choices.one_of(&[Affinity::SourceIp, Affinity::SourceIpPort]),
-                idle_timeout: choices.one_of(&IDLE_TIMEOUTS),
-                responses: choices.one_of(&[0, 0, 0, 1, 1, 2, 5]),
-                requests: choices.one_of(&[0, 0, 0, 0, 1, 2, 3, 7]),
-                send_proxy_protocol: choices.one_of(&[
-                    SendProxyProtocol::Off,
-                    SendProxyProtocol::First,
-                    SendProxyProtocol::Every,
-                ]),
-                upstream_reuse: choices.one_of(&RESTS),
+                affinity: choose_affinity(choices),
+                idle_timeout: choose_idle_timeout(choices),
+                responses: choose_responses(choices),
+                requests: choose_requests(choices),
+                send_proxy_protocol: choose_proxy_protocol(choices),
+                upstream_reuse: choose_reuse(choices),
+                health: HealthPolicy {
+                    on_backend_down: choose_on_backend_down(choices),
+                    fail_open: choices.one_in(2),
+                    passive: choose_passive(choices),
+                },
                 limits: choose_limits(choices),
                 backends,
             },
@@ -126,22 +127,91 @@ impl Setting {
     }
 }
 
-/// Mostly none. Where a list is given, it has more than one entry.
-fn choose_networks(choices: &mut impl Choices) -> Vec<IpNet> {
+pub(super) fn choose_max_flows(choices: &mut impl Choices) -> u32 {
+    choices.one_of(&[0, 1, 2, 8, 8, 16, 16, 32, 32, 32, LARGEST_TABLE, LARGEST_TABLE])
+}
+
+pub(super) fn choose_max_datagram_size(choices: &mut impl Choices) -> u16 {
+    choices.one_of(&[8, 300, 1_200, 65_507, 65_507, 65_535])
+}
+
+pub(super) fn choose_affinity(choices: &mut impl Choices) -> Affinity {
+    choices.one_of(&[Affinity::SourceIp, Affinity::SourceIpPort])
+}
+
+pub(super) fn choose_idle_timeout(choices: &mut impl Choices) -> Duration {
+    choices.one_of(&IDLE_TIMEOUTS)
+}
+
+pub(super) fn choose_responses(choices: &mut impl Choices) -> u32 {
+    choices.one_of(&[0, 0, 0, 1, 1, 2, 5])
+}
+
+pub(super) fn choose_requests(choices: &mut impl Choices) -> u32 {
+    choices.one_of(&[0, 0, 0, 0, 1, 2, 3, 7])
+}
+
+pub(super) fn choose_proxy_protocol(choices: &mut impl Choices) -> SendProxyProtocol {
+    choices.one_of(&[SendProxyProtocol::Off, SendProxyProtocol::First, SendProxyProtocol::Every])
+}
+
+pub(super) fn choose_reuse(choices: &mut impl Choices) -> Option<Duration> {
+    choices.one_of(&RESTS)
+}
+
+pub(super) fn choose_on_backend_down(choices: &mut impl Choices) -> OnBackendDown {
+    choices.one_of(&[
+        OnBackendDown::Pin,
+        OnBackendDown::Rehash,
+        OnBackendDown::Rehash,
+        OnBackendDown::Close,
+    ])
+}
+
+pub(super) fn choose_passive(choices: &mut impl Choices) -> Option<Passive> {
+    choices.one_in(2).then(|| Passive {
+        silent_flows: choices.one_of(&[1, 2, 2, 5]),
+        back_off: choices.one_of(&[
+            Duration::ZERO,
+            Duration::from_nanos(1_500_001),
+            Duration::from_millis(64),
+            Duration::from_secs(5),
+            Duration::from_secs(60),
+        ]),
+    })
+}
+
+/// Mostly no bits. Where there are some, there are two of the first six, which may be the same.
+pub(super) fn choose_mask(choices: &mut impl Choices) -> u8 {
     let count = choices.one_of(&[0, 0, 0, 0, 0, 0, 0, 2]);
-    (0..count).map(|_| choices.one_of(&NETWORKS).parse().unwrap()).collect()
+    (0..count).fold(0, |mask, _| mask | 1 << choices.below(6))
+}
+
+/// The networks that the bits of a number name.
+pub(super) fn networks(mask: u8) -> Vec<IpNet> {
+    named(mask, &NETWORKS).map(|network| network.parse().expect("a network")).collect()
+}
+
+/// The listeners that the bits of a number name.
+pub(super) fn listeners(mask: u8) -> Vec<SocketAddr> {
+    named(mask, &LISTENERS).map(|address| address.parse().expect("an address")).collect()
+}
+
+fn named(mask: u8, all: &'static [&'static str]) -> impl Iterator<Item = &'static str> {
+    all.iter().enumerate().filter(move |(bit, _)| mask >> bit & 1 == 1).map(|(_, name)| *name)
 }
 
 /// Half of the settings have no limits. Among the others each limit is set about as often as not.
 fn choose_limits(choices: &mut impl Choices) -> Limits {
-    if choices.one_in(2) {
-        return Limits::default();
-    }
+    if choices.one_in(2) { Limits::default() } else { choose_some_limits(choices) }
+}
+
+pub(super) fn choose_some_limits(choices: &mut impl Choices) -> Limits {
     Limits {
         flows_per_source: choices.one_of(&[0, 0, 0, 1, 3, 8]),
         flows_per_subnet: choices.one_of(&[0, 0, 0, 1, 5, 10]),
         new_flows_per_second_per_source: choices.one_of(&[0, 0, 0, 1, 3, 10, 1_000]),
-        amplification: choices.one_of(&[0, 0, 1, 3]),
+        amplification: choices.one_of(&[0, 1, 1, 3]),
         unanswered_flows: choices.one_of(&[0, 0, 0, 1, 3, 10]),
         unanswered_timeout: choices.one_of(&[
             Duration::ZERO,
@@ -154,7 +224,7 @@ fn choose_limits(choices: &mut impl Choices) -> Limits {
 }
 
 /// A table for Maglev takes as long to build as a simulation takes to run, so it is rarer.
-fn choose_balance(choices: &mut impl Choices) -> Balance {
+pub(super) fn choose_balance(choices: &mut impl Choices) -> Balance {
     if choices.one_in(48) {
         return Balance::Maglev;
     }
@@ -174,14 +244,23 @@ fn choose_backend(place: u8, choices: &mut impl Choices) -> BackendConfig {
         Ipv4Addr::new(10, 0, 0, place).into()
     };
     BackendConfig {
-        weight: choices.one_of(&[1, 1, 1, 1, 1, 1, 2, 2, 3, 3, 5, 0, 100, u32::MAX]),
+        weight: choose_weight(choices),
         backup: choices.one_in(4),
-        max_flows: choices.one_of(&[0, 0, 0, 0, 1, 3, 10, 10]),
+        max_flows: choose_backend_flows(choices),
+        removed: choices.one_in(16),
         ..BackendConfig::new((ip, 53).into())
     }
 }
 
-fn choose_temper(choices: &mut impl Choices) -> Temper {
+pub(super) fn choose_weight(choices: &mut impl Choices) -> u32 {
+    choices.one_of(&[1, 1, 1, 1, 1, 1, 2, 2, 3, 3, 5, 0, 100, u32::MAX])
+}
+
+pub(super) fn choose_backend_flows(choices: &mut impl Choices) -> u32 {
+    choices.one_of(&[0, 0, 0, 0, 1, 3, 10, 10])
+}
+
+pub(super) fn choose_temper(choices: &mut impl Choices) -> Temper {
     choices.one_of(&[
         Temper::Echo,
         Temper::Echo,

@@ -1,7 +1,9 @@
 //! What runs have met, summed up: a simulator that never meets a limit proves nothing about it.
 
+use std::collections::BTreeMap;
+
 use flowgate_core::counters::Counters;
-use flowgate_core::{CloseReason, Direction, DropReason};
+use flowgate_core::{CloseReason, Direction, DropReason, ManagerInput, Output};
 
 /// The sum of what balancers have counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,7 +16,21 @@ pub struct Tally {
     pub dropped: [[u64; DropReason::COUNT]; Direction::ALL.len()],
     /// Flows that closed, by [`CloseReason`].
     pub closed: [u64; CloseReason::COUNT],
+    /// Flows that went on with another backend.
+    pub moved: u64,
+    /// What else happened, by name: kinds of changes, and what became of backends.
+    pub met: BTreeMap<&'static str, u64>,
 }
+
+/// What becomes of backends, as [`Tally::met`] names it. The changes of a configuration are the
+/// others.
+pub const TURNS: [&str; 5] = [
+    "datagrams put a backend out of service",
+    "a backend returns by itself",
+    "an answer brings a backend back",
+    "a sweep ends flows",
+    "a change ends flows",
+];
 
 impl Tally {
     /// Adds what one balancer has counted.
@@ -30,6 +46,38 @@ impl Tally {
         for (sum, closed) in self.closed.iter_mut().zip(counters.flows_closed) {
             *sum += closed;
         }
+        self.moved += counters.flows_moved;
+    }
+
+    /// Notes that something happened.
+    pub(super) fn meet(&mut self, name: &'static str) {
+        *self.met.entry(name).or_default() += 1;
+    }
+
+    /// Looks at what came of an input: which backends were up, a bit for each, and are.
+    pub(super) fn look(
+        &mut self,
+        input: &ManagerInput<'_>,
+        outputs: &[Output<'_>],
+        up_before: u64,
+        up: u64,
+    ) {
+        let [put_out, returns, answers, sweep, change] = TURNS;
+        let (falls, rises) = (up_before & !up != 0, up & !up_before != 0);
+        let ends_flows = outputs.iter().any(|output| {
+            let Output::CloseFlow { reason, .. } = output else { return false };
+            matches!(reason, CloseReason::BackendDown | CloseReason::BackendRemoved)
+        });
+        let turn = match input {
+            ManagerInput::UpstreamFailed { .. } if falls => put_out,
+            ManagerInput::Timeout if falls => put_out,
+            ManagerInput::Timeout if rises => returns,
+            ManagerInput::Timeout if ends_flows => sweep,
+            ManagerInput::BackendBurst { .. } if rises => answers,
+            ManagerInput::Configured(_) if ends_flows => change,
+            _ => return,
+        };
+        self.meet(turn);
     }
 
     /// Adds another sum.
@@ -38,6 +86,10 @@ impl Tally {
         add_each(&mut self.forwarded, &other.forwarded);
         add_each(self.dropped.as_flattened_mut(), other.dropped.as_flattened());
         add_each(&mut self.closed, &other.closed);
+        self.moved += other.moved;
+        for (name, times) in &other.met {
+            *self.met.entry(name).or_default() += times;
+        }
     }
 
     /// Datagrams that were dropped in one direction for one reason.

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use flowgate_core::{Burst, Deadline, FlowId, Instant, ManagerInput, Output};
+use flowgate_core::counters::Traffic;
+use flowgate_core::{Burst, Deadline, FlowId, FlowRecord, Instant, ManagerInput, Output};
 
 use super::action::Action;
 
@@ -87,6 +88,12 @@ fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
         }
         Output::CloseFlow { flow, reason, keep_socket } => (flow, reason, keep_socket).hash(hash),
         Output::CloseUpstream { flow } => flow.hash(hash),
+        Output::RecordFlow { flow, record } => {
+            let traffic = |sum: Traffic| (sum.datagrams, sum.bytes);
+            let FlowRecord { client, backend, reason, lasted_ns, first_answer_ns, .. } = record;
+            (flow, client, backend, reason, lasted_ns, first_answer_ns).hash(hash);
+            (traffic(record.to_backend), traffic(record.to_client)).hash(hash);
+        }
         Output::Drop { direction, reason, datagrams } => (direction, reason, datagrams).hash(hash),
     }
 }
@@ -113,6 +120,10 @@ impl std::fmt::Display for Input<'_> {
             ManagerInput::UpstreamFailed { flow, failure } => {
                 write!(f, "socket of {}: {failure:?}", Name(*flow))
             }
+            ManagerInput::BackendChanged { backend, news } => {
+                write!(f, "news of backend {}: {news:?}", backend.index())
+            }
+            ManagerInput::Configured(_) => f.write_str("the configuration is read again"),
             other => write!(f, "{other:?}"),
         }
     }
@@ -139,6 +150,10 @@ impl std::fmt::Display for Order<'_> {
                 write!(f, "close {}: {reason}{rests}", Name(*flow))
             }
             Output::CloseUpstream { flow } => write!(f, "close the socket of {}", Name(*flow)),
+            Output::RecordFlow { flow, record } => {
+                let (sent, got) = (record.to_backend.datagrams, record.to_client.datagrams);
+                write!(f, "write down {}: {sent} sent, {got} got", Name(*flow))
+            }
             Output::Drop { direction, reason, datagrams } => {
                 write!(f, "drop {datagrams} {}: {reason}", direction.as_str())
             }

@@ -107,6 +107,11 @@ impl Wire {
         Some(parcel)
     }
 
+    /// Loses what goes some way.
+    pub(super) fn lose(&mut self, goes_there: impl Fn(&Route) -> bool) {
+        self.0.retain(|parcel| !goes_there(&parcel.route));
+    }
+
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }

@@ -3,29 +3,36 @@
 //! The world knows nothing of flows but what the outputs say, and nothing of what should happen
 //! but this: a datagram must reach whom it is for, once, in order, uncut.
 
+mod backends;
 mod shell;
 mod sockets;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
 
-use flowgate_core::config::Limits;
-use flowgate_core::{BackendId, Direction, DropReason, FlowId, Instant, ManagerInput};
+use flowgate_core::config::{Balance, ManagerConfig};
+use flowgate_core::{
+    BackendId, BackendNews, Configuration, Direction, DropReason, FlowId, Instant, ManagerInput,
+};
 
+use self::backends::Known;
 use self::sockets::{HandedOn, Upstream};
-use super::action::{Action, Fate, FlowPick, Train};
-use super::forge::forged_ids;
+use super::action::{Action, BackendPick, Change, Fate, FlowPick, News, Train};
+use super::forge::{backend_id, forged_ids};
 use super::setting::{Party, Setting, Temper};
 use super::wire::{Parcel, Route, Wire};
 
 /// Everything outside the balancer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct World {
+    setting: Setting,
+    /// What the balancer is told to do now.
+    config: ManagerConfig,
+    /// What it has been told of its backends.
+    known: Known,
+    /// How those behave that have each place.
     tempers: Vec<Temper>,
-    limits: Limits,
-    /// How long sockets must rest.
-    rest: Duration,
-    most_sockets: usize,
+    /// How many backends have come that were not there at the start.
+    newcomers: u16,
     next_number: u32,
     /// What clients sent and the network holds back.
     from_clients: Wire,
@@ -33,6 +40,8 @@ pub struct World {
     from_backends: Wire,
     /// The upstream sockets of flows.
     upstreams: BTreeMap<FlowId, Upstream>,
+    /// Those of flows that are going on with another backend, in the middle of that.
+    moving: BTreeMap<FlowId, Upstream>,
     /// Those whose flows have ended.
     resting: BTreeMap<FlowId, Upstream>,
     /// The flows whose sockets others have now.
@@ -61,6 +70,8 @@ struct Unsent {
 pub(super) enum Event {
     /// Datagrams arrive.
     Arrival(Parcel),
+    /// The configuration changes.
+    Configured(Box<Configuration>),
     /// Anything else.
     Told(ManagerInput<'static>),
 }
@@ -69,6 +80,7 @@ impl Event {
     pub(super) fn input(&self) -> ManagerInput<'_> {
         match self {
             Self::Arrival(parcel) => parcel.input(),
+            Self::Configured(configuration) => ManagerInput::Configured(configuration),
             Self::Told(input) => *input,
         }
     }
@@ -82,19 +94,32 @@ const UNTAGGED: Train = Train::single(3);
 impl World {
     /// A world in which nothing has happened yet.
     pub fn new(setting: &Setting) -> Self {
-        let cluster = &setting.config.cluster;
         Self {
+            config: setting.config.clone(),
+            known: Known::new(&setting.config),
             tempers: setting.tempers.clone(),
-            limits: cluster.limits.clone(),
-            rest: cluster.upstream_reuse.unwrap_or_default(),
-            most_sockets: setting.config.max_flows as usize,
-            ..Self::default()
+            setting: setting.clone(),
+            newcomers: 0,
+            next_number: 0,
+            from_clients: Wire::default(),
+            from_backends: Wire::default(),
+            upstreams: BTreeMap::new(),
+            moving: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            handed_on: BTreeMap::new(),
+            sockets_opened: 0,
+            closed: VecDeque::new(),
+            blocked: false,
+            outbox: VecDeque::new(),
         }
     }
 
     /// The sockets of the old process are gone, and what was on its way to them. What clients sent
-    /// is still on its way.
+    /// is still on its way. The new process has the configuration that the first one started with.
     pub(super) fn restart(&mut self) {
+        self.config = self.setting.config.clone();
+        self.known = Known::new(&self.config);
+        self.tempers = self.setting.tempers.clone();
         self.from_backends.clear();
         self.upstreams.clear();
         self.resting.clear();
@@ -109,6 +134,15 @@ impl World {
             Action::Send { party, tos, ttl, train, fate } => {
                 let parcel = self.request(Party::new(party), tos, ttl, train);
                 return self.deliver(Some(parcel), fate, now);
+            }
+            Action::Again { flow, flows, tos, train, fate } => {
+                const TTL: u8 = 64;
+                let parties = self.parties_of(flow, flows);
+                let send = |party| {
+                    let parcel = self.request(party, tos, TTL, train);
+                    self.deliver(Some(parcel), fate, now)
+                };
+                return parties.into_iter().flat_map(send).collect();
             }
             Action::Arrive { pick, coalesced, fate } => {
                 let parcel = self.from_clients.take(pick, coalesced);
@@ -127,6 +161,18 @@ impl World {
                 let flow = self.resolve(flow).0;
                 Some(Event::Told(ManagerInput::UpstreamFailed { flow, failure }))
             }
+            Action::News { backend, news } => {
+                let backend = match backend {
+                    BackendPick::Known(n) => backend_id(n.checked_rem(self.places()).unwrap_or(n)),
+                    BackendPick::Serving(n) => match self.resolve(FlowPick::Live(n)).1 {
+                        Some(upstream) => upstream.backend,
+                        None => backend_id(n),
+                    },
+                    BackendPick::Forged(n) => backend_id(n),
+                };
+                Some(told_of(backend, news, now))
+            }
+            Action::Reconfigure { change, patient } => self.reconfigure(change, patient),
             Action::Drain { patience } => {
                 let deadline = now + patience;
                 Some(Event::Told(ManagerInput::Drain { deadline }))
@@ -142,6 +188,51 @@ impl World {
             Action::Wait(_) | Action::Timeout(_) => None,
         };
         told.into_iter().collect()
+    }
+
+    /// The configuration as a change makes it, unless that takes too long.
+    fn reconfigure(&mut self, change: Change, patient: bool) -> Option<Event> {
+        let mut config = self.config.clone();
+        change.apply(&mut config, self.newcomers + 1);
+        if config.cluster.balance == Balance::Maglev && !patient {
+            return None;
+        }
+        if let Some((place, newcomer)) = change.newcomer(self.config.cluster.backends.len()) {
+            self.newcomers += 1;
+            self.tempers.resize(self.tempers.len().max(place + 1), newcomer.temper);
+            self.tempers[place] = newcomer.temper;
+        }
+        Some(Event::Configured(Box::new(Configuration::new(config))))
+    }
+
+    /// What makes all backends serve again: the probes and the operator have nothing against any,
+    /// and at least one is there, if there ever was one.
+    pub(super) fn heal(&mut self, now: Instant) -> Vec<Event> {
+        let told =
+            |news| (0..self.places()).map(move |place| told_of(backend_id(place), news, now));
+        let mut events: Vec<Event> = told(News::Up).chain(told(News::Undrain)).collect();
+        if self.config.cluster.backends.iter().all(|backend| backend.removed) {
+            events.extend(self.reconfigure(Change::Return(0), true));
+        }
+        events
+    }
+
+    /// Whose flows are open, of so many from one on.
+    fn parties_of(&self, first: u8, count: u8) -> Vec<Party> {
+        let open = self.upstreams.len().max(1);
+        let from_first = self.upstreams.values().cycle().skip(usize::from(first) % open);
+        let some = from_first.take(usize::from(count).min(self.upstreams.len()));
+        some.filter_map(|upstream| Party::of_identity(upstream.party?)).collect()
+    }
+
+    /// How many backends there ever were.
+    fn places(&self) -> u8 {
+        self.tempers.len() as u8
+    }
+
+    /// What the balancer is told to do now.
+    pub(super) const fn config(&self) -> &ManagerConfig {
+        &self.config
     }
 
     /// A client's datagrams, as they leave it.
@@ -202,8 +293,7 @@ impl World {
     /// A parcel that arrives, unless it comes too late, or its socket sees that a stranger sent it.
     fn arrival(&mut self, mut parcel: Parcel, now: Instant) -> Option<Event> {
         if let Route::FromBackend(flow) = parcel.route {
-            let backend = self.backend_of(flow);
-            if backend.is_some_and(|backend| self.temper(backend) == Temper::Stranger) {
+            if self.temper_of(flow) == Some(Temper::Stranger) {
                 let datagrams = u32::from(parcel.burst().count());
                 let bytes = parcel.bytes.len() as u64;
                 let reason = DropReason::ForeignSource;
@@ -244,10 +334,16 @@ impl World {
         let forged = forged_ids()[usize::from(n) % forged_ids().len()];
         (forged, self.upstreams.get(&forged).copied())
     }
+}
 
-    fn temper(&self, backend: BackendId) -> Temper {
-        self.tempers[backend.index()]
-    }
+fn told_of(backend: BackendId, news: News, now: Instant) -> Event {
+    let news = match news {
+        News::Up => BackendNews::Up,
+        News::Down => BackendNews::Down,
+        News::Drain(patience) => BackendNews::Drain { deadline: patience.map(|p| now + p) },
+        News::Undrain => BackendNews::Undrain,
+    };
+    Event::Told(ManagerInput::BackendChanged { backend, news })
 }
 
 fn unusable(direction: Direction, reason: DropReason, datagrams: u32, bytes: u64) -> Event {

@@ -1,13 +1,15 @@
 //! The rows of SCENARIOS.md that the core alone can show, by their numbers.
 
 mod abuse;
+mod backends;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use flowgate_core::config::{
-    Affinity, BackendConfig, Balance, ClusterConfig, Limits, ManagerConfig, SendProxyProtocol,
+    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig,
+    SendProxyProtocol,
 };
 use flowgate_core::{
     Burst, CloseReason, Direction, DropReason, FlowId, Instant, ManagerInput, Output, UdpManager,
@@ -28,6 +30,8 @@ fn setting(change: impl FnOnce(&mut ManagerConfig)) -> Setting {
         max_datagram_size: 65_507,
         allow: vec![],
         deny: vec![],
+        own_addresses: vec![],
+        record_flows: false,
         cluster: ClusterConfig {
             balance: Balance::RoundRobin,
             affinity: Affinity::SourceIp,
@@ -36,12 +40,14 @@ fn setting(change: impl FnOnce(&mut ManagerConfig)) -> Setting {
             requests: 0,
             send_proxy_protocol: SendProxyProtocol::Off,
             upstream_reuse: None,
+            health: HealthPolicy::default(),
             limits: Limits::default(),
             backends: vec![BackendConfig::new(([10, 0, 0, 1], 53).into())],
         },
     };
     change(&mut config);
-    Setting { config, manager_seed: 1, start: Instant::ORIGIN, tempers: vec![Temper::Echo] }
+    let tempers = vec![Temper::Echo; config.cluster.backends.len()];
+    Setting { config, manager_seed: 1, start: Instant::ORIGIN, tempers }
 }
 
 /// A manager in a simulated world, judged by the model at every step.

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::balance::Load;
 use super::effect::Effect;
+use super::health::Fate;
 use super::{Model, Violation, require};
 
 /// What the outputs of one input say that the model cannot know.
@@ -17,7 +18,7 @@ pub(super) struct Seen {
     /// The flows that were opened, in order.
     pub(super) opened: VecDeque<(FlowId, BackendId)>,
     /// The resting sockets that were closed, in order.
-    closed_sockets: VecDeque<FlowId>,
+    pub(super) closed_sockets: VecDeque<FlowId>,
     /// Whether anything was dropped because a source opens flows too fast.
     is_too_fast: bool,
 }
@@ -41,8 +42,14 @@ impl Model {
     /// Whether a client has a flow, or would get one.
     pub fn would_serve(&self, client: SocketAddr, local: Option<LocalAddr>, now: Instant) -> bool {
         let mut asked = self.clone();
-        let refusal = asked.refusal(client, local, now, &Seen::default());
-        self.flow_of(client, local).is_some() || matches!(refusal, Ok(None))
+        if let Some(place) = self.flow_of(client, local) {
+            match self.fate(self.flows[place].backend) {
+                Fate::Stays => return true,
+                Fate::Moves => return self.able().contains(&true),
+                Fate::Ends(reason) => drop(asked.close(place, reason, now)),
+            }
+        }
+        matches!(asked.refusal(client, local, now, &Seen::default()), Ok(None))
     }
 
     /// Why there can be no new flow for a client, if there can be none.
@@ -67,9 +74,9 @@ impl Model {
             DropReason::SubnetFlows
         } else if self.is_too_fast(client.ip(), now, seen)? {
             DropReason::SourceRate
-        } else if self.is_full() && self.oldest_unanswered().is_none() && self.resting.is_empty() {
+        } else if self.is_full() && self.oldest_unanswered().is_none() && !self.resting_can_go() {
             DropReason::MaxFlows
-        } else if !self.loads.iter().any(Load::can_take_a_flow) {
+        } else if !self.able().contains(&true) {
             DropReason::NoBackend
         } else {
             return Ok(None);
@@ -78,9 +85,17 @@ impl Model {
     }
 
     fn is_ours(&self, client: SocketAddr, local: Option<LocalAddr>) -> bool {
-        let listener = local.map_or(self.config.address.ip(), |local| local.ip);
-        let is_listener = (client.ip(), client.port()) == (listener, self.config.address.port());
-        is_listener || self.loads.iter().any(|load| load.config.address == client)
+        let called = local.map_or(self.config.address.ip(), |local| local.ip);
+        let this = SocketAddr::new(called, self.config.address.port());
+        // One that is bound to a wildcard has every address of the host, of which two are known.
+        let has_ip = |listener: IpAddr| match listener.is_unspecified() {
+            true => client.ip() == called || client.ip().is_loopback(),
+            false => client.ip() == listener,
+        };
+        let mut listeners = self.config.own_addresses.iter().chain([&this]);
+        let is_listener = listeners.any(|l| has_ip(l.ip()) && client.port() == l.port());
+        let is_backend = |load: &Load| !load.config.removed && load.config.address == client;
+        is_listener || self.loads.iter().any(is_backend)
     }
 
     fn is_allowed(&self, client: IpAddr) -> bool {
@@ -113,6 +128,12 @@ impl Model {
         self.flows.len() + self.resting.len() >= self.config.max_flows as usize
     }
 
+    /// Whether a socket that only rests can make room: not while more flows are alive than may be,
+    /// as is possible where fewer may be than before.
+    fn resting_can_go(&self) -> bool {
+        !self.resting.is_empty() && self.flows.len() < self.config.max_flows as usize
+    }
+
     fn oldest_unanswered(&self) -> Option<usize> {
         self.flows.iter().position(|flow| !flow.answered)
     }
@@ -123,17 +144,19 @@ impl Model {
         reuses: bool,
         now: Instant,
         seen: &mut Seen,
-    ) -> Result<Option<Effect<'p>>, Violation> {
+    ) -> Result<Vec<Effect<'p>>, Violation> {
         let limit = self.config.cluster.limits.unanswered_flows as usize;
         let unanswered = self.flows.iter().filter(|flow| !flow.answered).count();
         let has_too_many_unanswered = limit > 0 && unanswered >= limit;
-        let needs_a_slot = self.is_full() && !reuses;
-        if needs_a_slot && !has_too_many_unanswered && !self.resting.is_empty() {
-            return self.close_the_longest_rested(seen).map(Some);
+        let may_be_one_more = self.flows.len() < self.config.max_flows as usize;
+        // The socket that is reused has left those that rest already.
+        let has_a_slot = !self.is_full() || (reuses && may_be_one_more);
+        if !has_a_slot && !has_too_many_unanswered && self.resting_can_go() {
+            return self.close_the_longest_rested(seen).map(|effect| vec![effect]);
         }
         let oldest = self.oldest_unanswered();
-        let evicted = oldest.filter(|_| has_too_many_unanswered || needs_a_slot);
-        Ok(evicted.map(|place| self.close(place, CloseReason::Evicted, now)))
+        let evicted = oldest.filter(|_| has_too_many_unanswered || !has_a_slot);
+        Ok(evicted.map(|place| self.close(place, CloseReason::Evicted, now)).unwrap_or_default())
     }
 
     /// One of those that have rested longest on their backends: which backend is left open.

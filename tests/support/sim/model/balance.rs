@@ -8,6 +8,7 @@ use flowgate_core::config::{self, Affinity, BackendConfig, ClusterConfig};
 use flowgate_core::counters::Traffic;
 use flowgate_core::hash::{BackendHash, ClientHash};
 
+use super::health::Health;
 use super::{Violation, require};
 use crate::sim::choice::mix;
 
@@ -18,16 +19,17 @@ pub(super) struct Load {
     pub(super) flows: u32,
     pub(super) to: Traffic,
     pub(super) from: Traffic,
+    pub(super) health: Health,
 }
 
 impl Load {
     pub(super) fn none(config: BackendConfig) -> Self {
-        Self { config, flows: 0, to: Traffic::default(), from: Traffic::default() }
+        let (to, from) = (Traffic::default(), Traffic::default());
+        Self { config, flows: 0, to, from, health: Health::default() }
     }
 
-    pub(super) fn can_take_a_flow(&self) -> bool {
-        let is_full = self.config.max_flows > 0 && self.flows >= self.config.max_flows;
-        self.config.weight > 0 && !is_full
+    pub(super) fn is_full(&self) -> bool {
+        self.config.max_flows > 0 && self.flows >= self.config.max_flows
     }
 
     fn has_fewer_for_its_weight(&self, other: &Self) -> bool {
@@ -40,7 +42,7 @@ impl Load {
 #[derive(Clone, Debug)]
 pub(super) struct Balance {
     algorithm: config::Balance,
-    affinity: Affinity,
+    pub(super) affinity: Affinity,
     /// For round-robin: when each backend's next turn is.
     turns: Vec<u128>,
     /// For Maglev: which backend each client was given, and among which.
@@ -57,14 +59,15 @@ impl Balance {
         }
     }
 
-    /// Whether a client's new flow may go to the backend `chosen`.
+    /// Whether a client's flow may go to the backend `chosen`, where those are able to take one.
     pub(super) fn check(
         &mut self,
         client: SocketAddr,
         chosen: usize,
         loads: &[Load],
+        able: &[bool],
     ) -> Result<(), Violation> {
-        let candidates = candidates(loads);
+        let candidates = candidates(loads, able);
         require!(
             candidates.contains(&chosen),
             "backend {chosen} cannot take a flow; {candidates:?} can"
@@ -98,9 +101,9 @@ impl Balance {
         let chosen = *candidates.iter().min_by_key(|&&c| (self.turns[c], c)).unwrap_or(&0);
         let (time, is_backup) = (self.turns[chosen], loads[chosen].config.backup);
         for (place, load) in loads.iter().enumerate() {
-            let is_passed_over = (self.turns[place], place) < (time, chosen)
+            let is_passed_over = is_member(&load.config)
                 && load.config.backup == is_backup
-                && load.config.weight > 0;
+                && (self.turns[place], place) < (time, chosen);
             if is_passed_over {
                 let stride = stride(&load.config);
                 self.turns[place] += stride * ((time - self.turns[place]) / stride + 1);
@@ -126,14 +129,18 @@ impl Balance {
 }
 
 /// The primaries that can take a flow, or, where none can, the backups that can.
-fn candidates(loads: &[Load]) -> Vec<usize> {
-    let able = |backup| {
-        let is_able = move |load: &Load| load.config.backup == backup && load.can_take_a_flow();
-        let places = (0..loads.len()).filter(move |&place| is_able(&loads[place]));
-        places.collect::<Vec<_>>()
+fn candidates(loads: &[Load], able: &[bool]) -> Vec<usize> {
+    let able_in_tier = |backup: bool| {
+        let is_able = |&place: &usize| loads[place].config.backup == backup && able[place];
+        (0..loads.len()).filter(is_able).collect::<Vec<_>>()
     };
-    let primaries = able(false);
-    if primaries.is_empty() { able(true) } else { primaries }
+    let primaries = able_in_tier(false);
+    if primaries.is_empty() { able_in_tier(true) } else { primaries }
+}
+
+/// Whether a backend has a share at all, be it able to serve or not.
+fn is_member(backend: &BackendConfig) -> bool {
+    !backend.removed && backend.weight > 0
 }
 
 /// A backend of weight `w` has a turn every `1/w`. The first turns of `n` backends are staggered:
@@ -142,7 +149,7 @@ fn first_turns(backends: &[BackendConfig]) -> Vec<u128> {
     let mut turns = vec![0; backends.len()];
     for backup in [false, true] {
         let in_tier =
-            |place: &usize| backends[*place].backup == backup && backends[*place].weight > 0;
+            |place: &usize| backends[*place].backup == backup && is_member(&backends[*place]);
         let tier: Vec<usize> = (0..backends.len()).filter(in_tier).collect();
         for (rank, &place) in tier.iter().enumerate() {
             let halves = 2 * rank as u128 + 1;

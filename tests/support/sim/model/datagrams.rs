@@ -9,7 +9,8 @@ use flowgate_core::{Burst, CloseReason, Direction, DropReason, FlowId, Instant, 
 
 use super::admission::Seen;
 use super::effect::Effect;
-use super::{Flow, Model, Sender, Violation, count, require};
+use super::health::Fate;
+use super::{Flow, Model, Sender, Violation, count, require, timeout_of};
 use crate::sim::setting::canonical;
 
 impl Model {
@@ -40,21 +41,94 @@ impl Model {
                 effects.push(self.drop(Direction::ToBackend, reason, datagram));
                 continue;
             }
-            let place = match self.flow_of(client, local) {
-                Some(place) => place,
-                None => {
-                    refused = self.refusal(client, local, now, seen)?;
-                    if let Some(reason) = refused {
-                        effects.push(self.drop(Direction::ToBackend, reason, datagram));
-                        continue;
-                    }
+            refused = self.settle(client, local, from.ttl, now, seen, &mut effects)?;
+            if refused.is_none() && self.flow_of(client, local).is_none() {
+                refused = self.refusal(client, local, now, seen)?;
+                if refused.is_none() {
                     effects.extend(self.open(client, local, from.ttl, now, seen)?);
-                    self.flows.len() - 1
                 }
-            };
-            effects.push(self.request(place, from, datagram, now));
+            }
+            let place = self.flow_of(client, local);
+            effects.push(match (refused, place) {
+                (None, Some(place)) => self.request(place, from, datagram, now),
+                (reason, _) => {
+                    let reason = reason.unwrap_or(DropReason::NoBackend);
+                    self.drop(Direction::ToBackend, reason, datagram)
+                }
+            });
+            self.retire_if_full(place.filter(|_| refused.is_none()));
         }
         Ok(effects)
+    }
+
+    /// What has to happen to the flow of a client before it carries anything more: it may have to
+    /// end, to go on with another backend, or to give way since it has had all its requests, as
+    /// fewer are allowed than were. Says why it can carry nothing, if that is so.
+    fn settle<'p>(
+        &mut self,
+        client: SocketAddr,
+        local: Option<LocalAddr>,
+        ttl: u8,
+        now: Instant,
+        seen: &mut Seen,
+        effects: &mut Vec<Effect<'p>>,
+    ) -> Result<Option<DropReason>, Violation> {
+        let Some(place) = self.flow_of(client, local) else { return Ok(None) };
+        match self.fate(self.flows[place].backend) {
+            Fate::Stays => {}
+            Fate::Moves if !self.able().contains(&true) => return Ok(Some(DropReason::NoBackend)),
+            Fate::Moves => effects.extend(self.move_flow(place, ttl, seen)?),
+            Fate::Ends(reason) => {
+                effects.extend(self.close(place, reason, now));
+                return Ok(None);
+            }
+        }
+        if self.has_had_all_requests(place) {
+            let flow = &mut self.flows[place];
+            flow.postpone(&self.config.cluster, now);
+            flow.confirmed |= flow.answered;
+            flow.retired = true;
+        }
+        Ok(None)
+    }
+
+    /// A flow goes on with another backend, by another socket. Nothing else about it changes.
+    fn move_flow<'p>(
+        &mut self,
+        place: usize,
+        ttl: u8,
+        seen: &mut Seen,
+    ) -> Result<[Effect<'p>; 2], Violation> {
+        let id = self.flows[place].id;
+        let Some((opened, backend)) = seen.opened.pop_front() else {
+            return Err(Violation(format!("{id:?} goes on with no other backend")));
+        };
+        require!(opened == id, "{opened:?} is opened where {id:?} has to move");
+        seen.closed_sockets.pop_front();
+        let able = self.able();
+        let flow = &mut self.flows[place];
+        self.balance.check(flow.client, backend.index(), &self.loads, &able)?;
+        self.loads[flow.backend].flows -= 1;
+        self.loads[backend.index()].flows += 1;
+        (flow.backend, flow.introduced, flow.has_moved) = (backend.index(), false, true);
+        self.counters.flows_moved += 1;
+        let address = self.loads[backend.index()].config.address;
+        let (ttl, reuse) = (ttl - 1, None);
+        Ok([
+            Effect::CloseSocket { flow: id },
+            Effect::Open { flow: id, backend, address, ttl, reuse },
+        ])
+    }
+
+    fn has_had_all_requests(&self, place: usize) -> bool {
+        let limit = u64::from(self.config.cluster.requests);
+        limit > 0 && self.flows[place].requests.datagrams >= limit
+    }
+
+    fn retire_if_full(&mut self, place: Option<usize>) {
+        if let Some(place) = place.filter(|&place| self.has_had_all_requests(place)) {
+            self.flows[place].retired = true;
+        }
     }
 
     pub(super) fn flow_of(&self, client: SocketAddr, local: Option<LocalAddr>) -> Option<usize> {
@@ -74,12 +148,13 @@ impl Model {
             return Err(Violation(format!("no flow was opened for {client}")));
         };
         require!(self.used_ids.insert(id), "{id:?} is given out again");
-        let table = self.config.max_flows as usize;
+        let table = self.largest_table;
         require!(id.index() < table, "{id:?} lies beyond the table of {table}");
-        self.balance.check(client, backend.index(), &self.loads)?;
+        let able = self.able();
+        self.balance.check(client, backend.index(), &self.loads, &able)?;
         let reuse = self.take_rested(backend.index(), now);
         require!(reuse.is_none_or(|rested| rested.index() == id.index()), "{id:?} takes {reuse:?}");
-        let mut effects = Vec::from_iter(self.make_room(reuse.is_some(), now, seen)?);
+        let mut effects = self.make_room(reuse.is_some(), now, seen)?;
         self.loads[backend.index()].flows += 1;
         self.counters.flows_opened += 1;
         let mut flow = Flow {
@@ -88,12 +163,16 @@ impl Model {
             local,
             backend: backend.index(),
             opened: now,
+            first_answer: None,
             deadline: now,
             requests: Traffic::default(),
             replies: Traffic::default(),
             retired: false,
             answered: false,
             confirmed: false,
+            introduced: false,
+            has_moved: false,
+            heard: false,
         };
         flow.postpone(&self.config.cluster, now);
         self.flows.push(flow);
@@ -113,14 +192,13 @@ impl Model {
         let flow = &mut self.flows[place];
         let has_header = match cluster.send_proxy_protocol {
             SendProxyProtocol::Off => false,
-            SendProxyProtocol::First => flow.requests.datagrams == 0,
+            SendProxyProtocol::First => !flow.introduced || flow.requests.datagrams == 0,
             SendProxyProtocol::Every => true,
         };
         flow.postpone(cluster, now);
         flow.confirmed |= flow.answered;
+        flow.introduced = true;
         count(&mut flow.requests, datagram);
-        flow.retired =
-            cluster.requests > 0 && flow.requests.datagrams >= u64::from(cluster.requests);
         count(&mut self.loads[flow.backend].to, datagram);
         count(&mut self.counters.to_backend.forwarded, datagram);
 
@@ -145,8 +223,13 @@ impl Model {
         now: Instant,
     ) -> Vec<Effect<'p>> {
         let place = self.flows.iter().position(|flow| flow.id == id);
-        if place.is_none() {
-            self.disturb(id, now);
+        match place {
+            None => self.disturb(id, now),
+            // Also an answer that goes no further shows that the backend is there.
+            Some(place) => {
+                self.flows[place].heard = true;
+                self.loads[self.flows[place].backend].health.answered();
+            }
         }
         let mut expected = place.map_or(0, |place| self.replies_expected(place));
         let mut is_over_budget = false;
@@ -171,7 +254,7 @@ impl Model {
                 Some(DropReason::UnknownFlow)
             };
             effects.push(match (unfit, place) {
-                (None, Some(place)) => self.reply(place, tos, datagram),
+                (None, Some(place)) => self.reply(place, tos, datagram, now),
                 (reason, _) => {
                     let reason = reason.unwrap_or(DropReason::UnknownFlow);
                     self.drop(Direction::ToClient, reason, datagram)
@@ -182,14 +265,17 @@ impl Model {
         if let Some(place) = may_complete {
             self.flows[place].postpone(&self.config.cluster, now);
             if self.replies_expected(place) == 0 {
-                effects.push(self.close(place, CloseReason::Complete, now));
+                effects.extend(self.close(place, CloseReason::Complete, now));
             }
         }
         effects
     }
 
-    fn reply<'p>(&mut self, place: usize, tos: u8, datagram: &'p [u8]) -> Effect<'p> {
+    fn reply<'p>(&mut self, place: usize, tos: u8, datagram: &'p [u8], now: Instant) -> Effect<'p> {
         let flow = &mut self.flows[place];
+        if !flow.answered {
+            flow.first_answer = Some(now);
+        }
         flow.answered = true;
         count(&mut flow.replies, datagram);
         count(&mut self.loads[flow.backend].from, datagram);
@@ -221,13 +307,6 @@ impl Model {
 impl Flow {
     /// Something has come on it: it ends later.
     fn postpone(&mut self, cluster: &ClusterConfig, now: Instant) {
-        let for_the_unanswered = cluster.limits.unanswered_timeout;
-        let is_shorter = !self.answered && !for_the_unanswered.is_zero();
-        let timeout = if is_shorter {
-            cluster.idle_timeout.min(for_the_unanswered)
-        } else {
-            cluster.idle_timeout
-        };
-        self.deadline = now + timeout;
+        self.deadline = now + timeout_of(cluster, self.answered);
     }
 }

@@ -18,32 +18,77 @@ impl Model {
     /// The closes that a timeout must bring. The order is that of `observed`.
     ///
     /// What has a deadline that has passed may end; it must end once it is due. At the end of a
-    /// drain all must end.
+    /// drain all must end. So must all flows of a backend that is to have none; a flow that is one
+    /// of those and may be idle too ends for either reason.
     pub(super) fn timeout<'p>(&mut self, now: Instant, observed: &[Effect<'_>]) -> Vec<Effect<'p>> {
+        self.loads.iter_mut().for_each(|load| load.health.pass(now));
         let is_over = self.drain.is_some_and(|deadline| deadline <= now);
-        let reason = if is_over { CloseReason::Drained } else { CloseReason::Idle };
-        let may_be_left = self.socket_count() > SURELY_LOOKED_AT;
-        let may_end = |at: Instant| is_over || at <= now;
-        let must_end = |at: Instant| !may_be_left && (is_over || self.due(at) <= now);
-        let ids_of = |ends: &dyn Fn(Instant) -> bool| -> Vec<FlowId> {
-            self.timers().filter(|(_, at)| ends(*at)).map(|(id, _)| id).collect()
-        };
-        let (may_end, must_end) = (ids_of(&may_end), ids_of(&must_end));
-        let mut ends: Vec<FlowId> = observed.iter().filter_map(Effect::ended).collect();
-        ends.retain(|id| may_end.contains(id));
-        let missing = must_end.into_iter().filter(|id| !ends.contains(id));
-        ends.extend(missing.collect::<Vec<_>>());
-        let mut closes = vec![];
-        for id in ends {
-            if let Some(place) = self.flows.iter().position(|flow| flow.id == id) {
-                closes.push(self.close(place, reason, now));
-            } else if let Some(place) = self.resting.iter().position(|other| other.id == id) {
-                self.resting.remove(place);
-                closes.push(Effect::CloseSocket { flow: id });
+        let may_be_left = self.may_leave_some();
+        let mut effects = vec![];
+        for effect in observed {
+            match *effect {
+                Effect::Close { flow, reason, .. } => {
+                    effects.extend(self.end_of(flow, reason, is_over, now));
+                }
+                Effect::CloseSocket { flow } => {
+                    effects.extend(self.end_of_rest(flow, |at| is_over || at <= now));
+                }
+                _ => {}
+            }
+        }
+        // What is left must not be there.
+        while let Some((place, reason)) = self.must_have_ended(is_over, now)
+            && !may_be_left
+        {
+            effects.extend(self.close(place, reason, now));
+        }
+        for (id, at) in self.rests() {
+            if !may_be_left && (is_over || self.due(at) <= now) {
+                effects.extend(self.end_of_rest(id, |_| true));
             }
         }
         self.timers_seen = now;
-        closes
+        effects
+    }
+
+    /// The end of a flow that is said to end for `reason`, if it may end for that.
+    fn end_of<'p>(
+        &mut self,
+        id: FlowId,
+        reason: CloseReason,
+        is_over: bool,
+        now: Instant,
+    ) -> Vec<Effect<'p>> {
+        let Some(place) = self.place_of(id) else { return vec![] };
+        let may_be_idle = !is_over && self.flows[place].deadline <= now;
+        let is_right = match reason {
+            CloseReason::Idle => may_be_idle,
+            CloseReason::Drained if is_over => true,
+            _ => self.must_end(place) == Some(reason),
+        };
+        if is_right { self.close(place, reason, now) } else { vec![] }
+    }
+
+    fn end_of_rest<'p>(&mut self, id: FlowId, ends: impl Fn(Instant) -> bool) -> Vec<Effect<'p>> {
+        let is_it = |(other, at): (FlowId, Instant)| other == id && ends(at);
+        let Some(place) = self.rests().into_iter().position(is_it) else { return vec![] };
+        self.resting.remove(place);
+        vec![Effect::CloseSocket { flow: id }]
+    }
+
+    /// A flow that a timeout must have brought to its end, and why.
+    fn must_have_ended(&self, is_over: bool, now: Instant) -> Option<(usize, CloseReason)> {
+        (0..self.flows.len()).find_map(|place| {
+            let is_idle = self.due(self.flows[place].deadline) <= now;
+            let reason = if is_over {
+                Some(CloseReason::Drained)
+            } else if is_idle {
+                Some(CloseReason::Idle)
+            } else {
+                self.must_end(place)
+            };
+            reason.map(|reason| (place, reason))
+        })
     }
 
     /// Whether the balancer asks to be called when it must be, and never for what is past.
@@ -53,37 +98,63 @@ impl Model {
     pub fn check_deadline(
         &self,
         asked: Option<Deadline>,
-        timeout_at: Option<Instant>,
+        now: Instant,
+        is_timeout: bool,
     ) -> Result<(), Violation> {
-        let Some(first_due) = self.timers().map(|(_, at)| self.due(at)).min() else {
-            require!(asked.is_none(), "it asks to be called, for nothing: {asked:?}");
+        let Some(asked) = asked else {
+            let due = self.first_due(now);
+            require!(due.is_none(), "something is due at {due:?}, and it asks for no timeout");
             return Ok(());
         };
-        let Some(asked) = asked else {
-            return Err(Violation("something must end, and it asks for no timeout".into()));
+        self.check_reason(asked)?;
+        if is_timeout {
+            require!(asked.at > now, "after a timeout at {now:?} it asks for {asked:?}");
+        }
+        // A sweep that turned out to have nothing left to do does no harm.
+        let Some(mut latest) = self.first_due(now) else {
+            let is_vain = self.has_to_sweep && asked.reason == DeadlineReason::Sweep;
+            require!(is_vain, "it asks to be called, for nothing: {asked:?}");
+            return Ok(());
         };
-        let drain_end = self.drain.filter(|_| !self.flows.is_empty());
-        let mut latest = drain_end.map_or(first_due, |drain| drain.min(first_due));
-        if self.socket_count() > SURELY_LOOKED_AT {
+        if self.may_leave_some() {
             latest = latest.max(self.timers_seen + TICK);
         }
         require!(asked.at <= latest, "it asks for {asked:?}, later than {latest:?}");
-        if let Some(now) = timeout_at {
-            require!(asked.at > now, "after a timeout at {now:?} it asks for {asked:?}");
-        }
-        let is_drain_end = asked.reason == DeadlineReason::DrainEnd;
-        require!(
-            !is_drain_end || self.drain.is_some_and(|drain| drain <= asked.at),
-            "{asked:?} is not the end of the drain, {:?}",
-            self.drain
-        );
         Ok(())
     }
 
-    /// When flows end, and resting sockets close.
-    fn timers(&self) -> impl Iterator<Item = (FlowId, Instant)> {
-        let resting = self.resting.iter().map(|resting| (resting.id, resting.closes()));
-        self.flows.iter().map(|flow| (flow.id, flow.deadline)).chain(resting)
+    /// When the balancer must be called at the latest.
+    fn first_due(&self, now: Instant) -> Option<Instant> {
+        let flows = self.flows.iter().map(|flow| self.due(flow.deadline));
+        let rests = self.rests().into_iter().map(|(_, at)| self.due(at));
+        let drain_end = self.drain.filter(|_| !self.flows.is_empty());
+        let has_to_end = (0..self.flows.len()).any(|place| self.must_end(place).is_some());
+        let sweep = has_to_end.then_some(now);
+        let others = [drain_end, sweep, self.next_backend_event()];
+        flows.chain(rests).chain(others.into_iter().flatten()).min()
+    }
+
+    /// Whether what it says it is to be called for can be it.
+    fn check_reason(&self, asked: Deadline) -> Result<(), Violation> {
+        let has_come = |at: Option<Instant>| at.is_some_and(|at| at <= asked.at);
+        let can_be = match asked.reason {
+            DeadlineReason::FlowTimer => self.socket_count() > 0,
+            DeadlineReason::Sweep => self.has_to_sweep,
+            DeadlineReason::BackendEvent => has_come(self.next_backend_event()),
+            DeadlineReason::DrainEnd => has_come(self.drain),
+        };
+        require!(can_be, "{asked:?} is for something that does not happen then");
+        Ok(())
+    }
+
+    /// Whether there is more than one timeout surely gets to.
+    fn may_leave_some(&self) -> bool {
+        self.socket_count() > SURELY_LOOKED_AT
+    }
+
+    /// When resting sockets close.
+    fn rests(&self) -> Vec<(FlowId, Instant)> {
+        self.resting.iter().map(|resting| (resting.id, resting.closes())).collect()
     }
 
     /// When something must end at the latest: at the end of the tick of its deadline. A tick in

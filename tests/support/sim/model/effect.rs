@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use flowgate_core::proxy_protocol::ProxyHeader;
-use flowgate_core::{BackendId, CloseReason, Direction, DropReason, FlowId, LocalAddr, Output};
+use flowgate_core::{
+    BackendId, CloseReason, Direction, DropReason, FlowId, FlowRecord, LocalAddr, Output,
+};
 
 use super::Violation;
 
@@ -38,6 +40,10 @@ pub(super) enum Effect<'p> {
     },
     CloseSocket {
         flow: FlowId,
+    },
+    Record {
+        flow: FlowId,
+        record: FlowRecord,
     },
     Drop {
         direction: Direction,
@@ -75,6 +81,7 @@ pub(super) fn of_outputs<'p>(outputs: &[Output<'p>]) -> Vec<Effect<'p>> {
                 effects.push(Effect::Close { flow, reason, keep_socket })
             }
             Output::CloseUpstream { flow } => effects.push(Effect::CloseSocket { flow }),
+            Output::RecordFlow { flow, record } => effects.push(Effect::Record { flow, record }),
             Output::Drop { direction, reason, datagrams } => {
                 let effect = Effect::Drop { direction, reason };
                 effects.extend((0..datagrams).map(|_| effect));

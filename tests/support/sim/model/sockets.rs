@@ -5,6 +5,7 @@ use std::time::Duration;
 use flowgate_core::{CloseReason, FlowId, Instant};
 
 use super::Model;
+use super::health::Fate;
 
 /// A socket whose flow has ended, and that another may have.
 #[derive(Clone, Debug)]
@@ -25,10 +26,12 @@ impl Resting {
 }
 
 impl Model {
-    /// Whether the socket of a flow that ends for `reason` is kept.
-    pub(super) fn keeps_socket(&self, reason: CloseReason) -> bool {
+    /// Whether the socket of a flow that ends for `reason` is kept: not one to a backend that is
+    /// not to have the flows that it has.
+    pub(super) fn keeps_socket(&self, reason: CloseReason, backend: usize) -> bool {
         let ends_by_itself = matches!(reason, CloseReason::Idle | CloseReason::Complete);
-        ends_by_itself && self.drain.is_none() && self.config.cluster.upstream_reuse.is_some()
+        let has_a_use = self.drain.is_none() && self.fate(backend) == Fate::Stays;
+        ends_by_itself && has_a_use && self.config.cluster.upstream_reuse.is_some()
     }
 
     /// A socket begins to rest, behind all others.
@@ -40,8 +43,12 @@ impl Model {
     /// Something came for a flow that has ended: its socket begins to rest anew.
     pub(super) fn disturb(&mut self, id: FlowId, now: Instant) {
         if let Some(place) = self.resting.iter().position(|resting| resting.id == id) {
-            let disturbed = self.resting.remove(place);
-            self.rest(id, disturbed.backend, now);
+            let former = self.resting.remove(place);
+            self.rest(id, former.backend, now);
+            // Never for less long than it was to rest before.
+            if let Some(disturbed) = self.resting.last_mut() {
+                disturbed.until = disturbed.until.max(former.until);
+            }
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use flowgate_core::config::{Affinity, BackendConfig, Limits, ManagerConfig, SendProxyProtocol};
+use flowgate_core::UdpManager;
+use flowgate_core::config::{
+    Affinity, BackendConfig, HealthPolicy, Limits, ManagerConfig, OnBackendDown, SendProxyProtocol,
+};
 
 use super::Bug;
 
@@ -39,7 +42,53 @@ pub(super) fn misread(config: &mut ManagerConfig, bug: Bug) {
             let shorter = |rest: Duration| rest.saturating_sub(Duration::from_millis(1));
             cluster.upstream_reuse = cluster.upstream_reuse.map(shorter);
         }
-        _ => misread_limits(&mut cluster.limits, bug),
+        Bug::KeepsUsingTheRemoved => each_backend(|backend| backend.removed = false),
+        Bug::IgnoresOtherListeners => config.own_addresses.clear(),
+        _ => {
+            misread_limits(&mut cluster.limits, bug);
+            misread_health(&mut cluster.health, bug);
+        }
+    }
+}
+
+fn misread_health(health: &mut HealthPolicy, bug: Bug) {
+    let policy = &mut health.on_backend_down;
+    match (bug, *policy) {
+        (Bug::ForgetsToMove, OnBackendDown::Rehash) => *policy = OnBackendDown::Pin,
+        (Bug::MovesThePinned, OnBackendDown::Pin) => *policy = OnBackendDown::Rehash,
+        (Bug::ClosesTheMoving, OnBackendDown::Rehash) => *policy = OnBackendDown::Close,
+        (Bug::MovesTheClosing, OnBackendDown::Close) => *policy = OnBackendDown::Rehash,
+        _ => {}
+    }
+    match (bug, &mut health.passive) {
+        (Bug::IgnoresFailOpen, _) => health.fail_open = false,
+        (Bug::FailsOpenUnasked, _) => health.fail_open = true,
+        (Bug::WaitsForMoreSilence, Some(passive)) => passive.silent_flows += 1,
+        (Bug::StaysOutTooLong, Some(passive)) => passive.back_off += Duration::from_millis(1),
+        _ => {}
+    }
+}
+
+/// Makes a manager that goes on believe that something else has changed.
+pub(super) fn misread_change(new: &mut ManagerConfig, manager: &UdpManager, bug: Bug) {
+    let old = manager.config();
+    match bug {
+        Bug::SwallowsTheNewcomer => {
+            for (new, old) in new.cluster.backends.iter_mut().zip(&old.cluster.backends) {
+                new.address = old.address;
+            }
+        }
+        Bug::KeepsTheOldTimeout => new.cluster.idle_timeout = old.cluster.idle_timeout,
+        Bug::KeepsTheOldTable => new.max_flows = old.max_flows,
+        Bug::ForgetsToRecount if new.cluster.limits != old.cluster.limits => {
+            let limits = &mut new.cluster.limits;
+            for limit in [&mut limits.flows_per_source, &mut limits.flows_per_subnet] {
+                if *limit > 0 {
+                    *limit += manager.flow_count() as u32;
+                }
+            }
+        }
+        _ => {}
     }
 }
 

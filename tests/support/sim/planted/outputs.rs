@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flowgate_core::{Burst, CloseReason, DropReason, FlowId, Output, UdpManager};
+use flowgate_core::config::SendProxyProtocol;
+use flowgate_core::{BackendId, Burst, CloseReason, DropReason, FlowId, Output, UdpManager};
 
 use super::Bug;
 
@@ -17,6 +18,10 @@ pub(super) struct Memory {
     last_opened: Option<Output<'static>>,
     /// The first id of each slot.
     first_ids: BTreeMap<usize, FlowId>,
+    /// Where each flow was opened first.
+    first_backends: BTreeMap<FlowId, (BackendId, SocketAddr)>,
+    /// The flow that has just moved.
+    moved: Option<FlowId>,
 }
 
 impl Memory {
@@ -35,7 +40,13 @@ impl Memory {
                 Output::SendToClient { .. } => self.corrupt_reply(bug, output, outputs),
                 Output::CloseFlow { .. } => corrupt_close(bug, manager, output, outputs),
                 Output::CloseUpstream { .. } if bug == Bug::ForgetsTheRested => {}
-                Output::CloseUpstream { .. } => outputs.push(output),
+                Output::CloseUpstream { flow } => {
+                    let moves = manager.flow(flow).is_some();
+                    if !(bug == Bug::LeavesTheFormerSocket && moves) {
+                        outputs.push(output);
+                    }
+                }
+                Output::RecordFlow { .. } => self.corrupt_record(bug, output, outputs),
                 Output::Drop { reason, .. } => {
                     let is_refused = reason == DropReason::MaxFlows;
                     if bug == Bug::OpensForTheRefused && is_refused {
@@ -55,12 +66,16 @@ impl Memory {
         };
         self.last_opened = Some(Output::OpenUpstream { flow, backend, address, ttl, reuse });
         let first_id = *self.first_ids.entry(flow.index()).or_insert(flow);
+        let is_new = !self.first_backends.contains_key(&flow);
+        let (_, first_address) = *self.first_backends.entry(flow).or_insert((backend, address));
+        self.moved = (!is_new).then_some(flow);
         match bug {
             Bug::GivesIdsAgain => flow = first_id,
             Bug::WrongAddress => address.set_port(address.port() ^ 1),
             Bug::OpensTwice => outputs.push(output),
             Bug::KeepsTheTtl => ttl += 1,
             Bug::ForgetsToReuse => reuse = None,
+            Bug::MovesToWhereItWas => address = first_address,
             _ => {}
         }
         outputs.push(Output::OpenUpstream { flow, backend, address, ttl, reuse });
@@ -82,6 +97,13 @@ impl Memory {
         }
         let is_ipv6 = manager.flow(flow).is_some_and(|flow| flow.client().is_ipv6());
         if bug == Bug::ForgetsTheHeader && is_ipv6 {
+            prefix = None;
+        }
+        let which = manager.config().cluster.send_proxy_protocol;
+        if bug == Bug::ForgetsToIntroduce
+            && which == SendProxyProtocol::First
+            && self.moved.take() == Some(flow)
+        {
             prefix = None;
         }
         outputs.extend(corrupt_burst(bug, burst).into_iter().map(|burst| Output::SendToBackend {
@@ -115,6 +137,21 @@ impl Memory {
     }
 }
 
+impl Memory {
+    fn corrupt_record<'p>(&self, bug: Bug, output: Output<'p>, outputs: &mut Vec<Output<'p>>) {
+        let Output::RecordFlow { flow, mut record } = output else { return };
+        match (bug, record.reason) {
+            (Bug::LosesARecord, CloseReason::Evicted) => return,
+            (Bug::RecordsTheFirstBackend, _) => {
+                let first = self.first_backends.get(&flow);
+                record.backend = first.map_or(record.backend, |first| first.0);
+            }
+            _ => {}
+        }
+        outputs.push(Output::RecordFlow { flow, record });
+    }
+}
+
 fn on_another_link(client: SocketAddr) -> SocketAddr {
     match client {
         SocketAddr::V6(mut v6) if v6.scope_id() == 2 => {
@@ -138,6 +175,9 @@ fn corrupt_close<'p>(
         (Bug::ForgetsToClose, CloseReason::Complete) => return,
         (Bug::MixesReasons, CloseReason::Complete) => reason = CloseReason::Idle,
         (Bug::KeepsTheSocketsOfTheEvicted, CloseReason::Evicted) => keep_socket = true,
+        (Bug::KeepsTheSocketsOfTheDown, CloseReason::Idle | CloseReason::Complete) => {
+            keep_socket = manager.config().cluster.upstream_reuse.is_some();
+        }
         (Bug::EvictsAYoungerOne, CloseReason::Evicted) => {
             let unanswered = manager.flows().filter(|(_, flow)| !flow.is_answered());
             flow = unanswered.map(|(id, _)| id).min_by_key(|id| id.generation()).unwrap_or(flow);
@@ -175,6 +215,9 @@ fn corrupt_order(bug: Bug, outputs: &mut [Output<'_>]) {
         }
         (Bug::ClosesBeforeItSends, [.., send, close @ Output::CloseFlow { .. }]) => {
             std::mem::swap(send, close);
+        }
+        (Bug::RecordsTooLate, [.., record @ Output::RecordFlow { .. }, close]) => {
+            std::mem::swap(record, close);
         }
         (Bug::HasAMood, [Output::CloseFlow { .. }, .., Output::CloseFlow { .. }])
             if MOOD.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) =>

@@ -24,11 +24,14 @@ impl World {
         outputs: &[Output<'_>],
     ) -> Result<(), Violation> {
         self.note(input, now);
+        let crowd = self.crowd();
         let mut account = Account::open(input);
         for output in outputs {
             match *output {
-                Output::OpenUpstream { flow, backend, reuse, .. } => {
-                    self.open(flow, backend, reuse, input, now)?;
+                Output::OpenUpstream { flow, backend, address, reuse, .. } => {
+                    self.check_choice(backend, address)?;
+                    self.open(flow, (backend, address), reuse, input, now)?;
+                    self.check_crowd(&crowd)?;
                 }
                 Output::SendToBackend { flow, tos, burst, .. } => {
                     account.forward(&burst)?;
@@ -41,10 +44,17 @@ impl World {
                 Output::CloseFlow { flow, reason, keep_socket } => {
                     self.close(flow, reason, keep_socket, now)?;
                 }
-                Output::CloseUpstream { flow } => self.close_resting(flow)?,
+                Output::CloseUpstream { flow } => self.close_socket(flow)?,
+                // What it says is for the model to judge.
+                Output::RecordFlow { flow, .. } => {
+                    let is_open = self.upstreams.contains_key(&flow);
+                    require!(is_open, "{flow:?} is written down after its end");
+                }
                 Output::Drop { datagrams, .. } => account.drop(datagrams),
             }
         }
+        let between = self.moving.keys().next();
+        require!(between.is_none(), "{between:?} is left without a socket");
         account.close()
     }
 
@@ -54,6 +64,8 @@ impl World {
         tos: u8,
         burst: &Burst<'_>,
     ) -> Result<(), Violation> {
+        let upstream = *self.upstreams.get(&flow).ok_or_else(|| not_open("sent on", flow))?;
+        self.check_receiver(upstream.backend, upstream.address)?;
         let upstream = self.upstreams.get_mut(&flow).ok_or_else(|| not_open("sent on", flow))?;
         for tag in burst.datagrams().filter_map(Tag::read) {
             let party = *upstream.party.get_or_insert(tag.party);
@@ -63,7 +75,7 @@ impl World {
                 tag.party
             );
         }
-        upstream.forward(Direction::ToBackend, burst, &self.limits)?;
+        upstream.forward(Direction::ToBackend, burst, &self.config.cluster.limits)?;
         let upstream = *upstream;
         self.queue(flow, Direction::ToBackend, burst);
         self.answer(flow, upstream, tos, burst);
@@ -78,7 +90,7 @@ impl World {
     ) -> Result<(), Violation> {
         let upstream = self.upstreams.get_mut(&flow);
         let upstream = upstream.ok_or_else(|| not_open("answered on", flow))?;
-        upstream.forward(Direction::ToClient, burst, &self.limits)?;
+        upstream.forward(Direction::ToClient, burst, &self.config.cluster.limits)?;
         let &Output::SendToClient { client, local, .. } = output else {
             return Ok(());
         };
@@ -141,7 +153,7 @@ impl World {
             count: burst.count() as u8,
             short_by: (usize::from(burst.stride()) - burst.last_len()) as u16,
         };
-        let answer = match self.temper(upstream.backend) {
+        let answer = match upstream.temper {
             Temper::Silent => return,
             Temper::Echo | Temper::Stranger => asked,
             Temper::Chatty => {

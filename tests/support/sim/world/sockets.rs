@@ -3,22 +3,28 @@
 //! Here is what an operator counts on, looked at from outside: who is evicted, what one source may
 //! take, what a silent client may get, and how long a socket rests before another flow has it.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use flowgate_core::config::Limits;
 use flowgate_core::{BackendId, Burst, CloseReason, Direction, FlowId, Instant, ManagerInput};
 
 use super::World;
-use crate::sim::setting::canonical;
+use crate::sim::setting::{Temper, canonical};
+use crate::sim::wire::Route;
 use crate::sim::{Violation, require};
 
 /// A socket connected to a backend, as one flow has it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Upstream {
     pub(super) backend: BackendId,
+    pub(super) address: SocketAddr,
+    /// How the backend behaves.
+    pub(super) temper: Temper,
     /// Who is at the other end, once a datagram has said so.
     pub(super) party: Option<u16>,
     client: IpAddr,
+    port: u16,
     /// How many were opened before.
     number: u64,
     /// Bytes from the client, and to it.
@@ -26,22 +32,31 @@ pub(super) struct Upstream {
     is_answered: bool,
     /// The client has sent something since it was answered.
     is_confirmed: bool,
-    /// When its flow ended, or something came for that flow after its end.
-    quiet_since: Instant,
+    /// When it has rested enough, after its flow has ended.
+    rested_at: Instant,
 }
 
 /// A flow that has ended and whose socket another has now.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HandedOn {
     former: Upstream,
-    to: FlowId,
+    /// `None` when the other has left the socket since, to go on with another backend.
+    to: Option<FlowId>,
+}
+
+/// How many flows and sockets there are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Crowd {
+    flows: usize,
+    unanswered: usize,
+    sockets: usize,
 }
 
 impl World {
     pub(super) fn open(
         &mut self,
         flow: FlowId,
-        backend: BackendId,
+        (backend, address): (BackendId, SocketAddr),
         reuse: Option<FlowId>,
         input: &ManagerInput<'_>,
         now: Instant,
@@ -49,23 +64,35 @@ impl World {
         let &ManagerInput::ClientBurst { source, .. } = input else {
             return Err(Violation(format!("{flow:?} is opened for no client")));
         };
+        let client = canonical(source).ip();
+        let temper = self.tempers[backend.index()];
+        if let Some(former) = self.moving.remove(&flow) {
+            require!(reuse.is_none(), "{flow:?} goes on by the socket of another: {reuse:?}");
+            require!(former.client == client, "{flow:?} moves for another client");
+            require!(former.backend != backend, "{flow:?} moves to the backend that it had");
+            self.upstreams.insert(flow, Upstream { backend, address, temper, ..former });
+            return Ok(());
+        }
         if let Some(rested) = reuse {
             self.hand_on(rested, flow, backend, now)?;
         }
         self.sockets_opened += 1;
         let upstream = Upstream {
             backend,
+            address,
+            temper,
             party: None,
-            client: canonical(source).ip(),
+            client,
+            port: source.port(),
             number: self.sockets_opened,
             bytes: [0; 2],
             is_answered: false,
             is_confirmed: false,
-            quiet_since: now,
+            rested_at: now,
         };
         let before = self.upstreams.insert(flow, upstream);
         require!(before.is_none(), "a socket is opened twice: {flow:?}");
-        self.check_shares(upstream.client)
+        self.check_shares(client)
     }
 
     /// A socket goes from a finished flow to a new one.
@@ -79,24 +106,23 @@ impl World {
         let Some(former) = self.resting.remove(&rested) else {
             return Err(Violation(format!("{to:?} takes a socket that does not rest: {rested:?}")));
         };
-        let (quiet, rest) = (now - former.quiet_since, self.rest);
-        require!(quiet >= rest, "the socket of {rested:?} rests for {quiet:?}, not {rest:?}");
+        let rested_at = former.rested_at;
+        require!(rested_at <= now, "the socket of {rested:?} rests until {rested_at:?}");
         require!(former.backend == backend, "{to:?} takes a socket to another backend");
         require!(rested.index() == to.index(), "{to:?} takes a socket in another slot: {rested:?}");
-        self.handed_on.insert(rested, HandedOn { former, to });
+        self.handed_on.insert(rested, HandedOn { former, to: Some(to) });
         Ok(())
     }
 
-    /// No source and no subnet takes more than its share, and all together no more than there is.
+    /// No source and no subnet takes more than its share.
     fn check_shares(&self, client: IpAddr) -> Result<(), Violation> {
-        let &Limits { flows_per_source, flows_per_subnet, unanswered_flows, .. } = &self.limits;
+        let &Limits { flows_per_source, flows_per_subnet, .. } = &self.config.cluster.limits;
         let count = |is_meant: &dyn Fn(&Upstream) -> bool| {
             self.upstreams.values().filter(|upstream| is_meant(upstream)).count()
         };
         let shares = [
             (flows_per_source, count(&|other| other.client == client)),
             (flows_per_subnet, count(&|other| subnet(other.client) == subnet(client))),
-            (unanswered_flows, count(&|other| !other.is_answered)),
         ];
         for (limit, flows) in shares {
             require!(
@@ -104,8 +130,34 @@ impl World {
                 "{client} gets a flow that makes it {flows} where {limit} may be"
             );
         }
-        let sockets = self.open_sockets();
-        require!(sockets <= self.most_sockets, "{sockets} sockets are open");
+        Ok(())
+    }
+
+    pub(super) fn crowd(&self) -> Crowd {
+        let upstreams = self.upstreams.values();
+        Crowd {
+            flows: self.upstreams.len() + self.moving.len(),
+            unanswered: upstreams.filter(|upstream| !upstream.is_answered).count(),
+            sockets: self.open_sockets(),
+        }
+    }
+
+    /// All together take no more than there is. Where fewer may be than were before, there are no
+    /// more of them than there were.
+    pub(super) fn check_crowd(&self, before: &Crowd) -> Result<(), Violation> {
+        let most = self.config.max_flows as usize;
+        let most_unanswered = match self.config.cluster.limits.unanswered_flows {
+            0 => most.max(before.flows),
+            limit => limit as usize,
+        };
+        let after = self.crowd();
+        for (what, is, was, may_be) in [
+            ("flows", after.flows, before.flows, most),
+            ("sockets", after.sockets, before.sockets, most),
+            ("unanswered flows", after.unanswered, before.unanswered, most_unanswered),
+        ] {
+            require!(is <= may_be.max(was), "there are {is} {what} where {may_be} may be");
+        }
         Ok(())
     }
 
@@ -123,7 +175,8 @@ impl World {
             let has_older = self.upstreams.values().any(is_older);
             require!(!has_older, "{flow:?} is evicted before one that is older");
         }
-        let upstream = Upstream { quiet_since: now, ..upstream };
+        let rest = self.config.cluster.upstream_reuse.unwrap_or_default();
+        let upstream = Upstream { rested_at: now + rest, ..upstream };
         if keep_socket {
             self.resting.insert(flow, upstream);
         }
@@ -131,17 +184,45 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn close_resting(&mut self, flow: FlowId) -> Result<(), Violation> {
-        let upstream = self.resting.remove(&flow);
-        upstream.map(drop).ok_or_else(|| not_open("closed", flow))
+    /// A socket closes: that of a flow that has ended, or of one that goes on with another backend.
+    pub(super) fn close_socket(&mut self, flow: FlowId) -> Result<(), Violation> {
+        if self.resting.remove(&flow).is_some() {
+            return Ok(());
+        }
+        let upstream = self.upstreams.remove(&flow).ok_or_else(|| not_open("closed", flow))?;
+        self.check_move(upstream.backend, upstream.address)?;
+        self.moving.insert(flow, upstream);
+        self.lose_what_is_under_way_to(flow);
+        Ok(())
+    }
+
+    /// Nobody hears any more what a backend has sent to a flow's socket, and to those who had that
+    /// socket before.
+    fn lose_what_is_under_way_to(&mut self, flow: FlowId) {
+        let Self { from_backends, handed_on, .. } = self;
+        from_backends.lose(|route| match *route {
+            Route::FromBackend(answered) => owner(handed_on, answered) == Some(flow),
+            Route::FromClient { .. } => false,
+        });
+        for handed_on in handed_on.values_mut().filter(|handed_on| handed_on.to == Some(flow)) {
+            handed_on.to = None;
+        }
     }
 
     /// What an input says about sockets, whatever the balancer makes of it.
     pub(super) fn note(&mut self, input: &ManagerInput<'_>, now: Instant) {
         match *input {
+            // It has shown that it hears answers, also where what it sends now is dropped.
+            ManagerInput::ClientBurst { source, .. } => {
+                let sender = (canonical(source).ip(), source.port());
+                let of_it = |upstream: &&mut Upstream| (upstream.client, upstream.port) == sender;
+                let flows = self.upstreams.values_mut().filter(of_it);
+                flows.for_each(|upstream| upstream.is_confirmed |= upstream.is_answered);
+            }
             ManagerInput::BackendBurst { flow, .. } => {
-                if let Some(disturbed) = self.resting.get_mut(&flow) {
-                    disturbed.quiet_since = now;
+                let rest = self.config.cluster.upstream_reuse;
+                if let (Some(disturbed), Some(rest)) = (self.resting.get_mut(&flow), rest) {
+                    disturbed.rested_at = disturbed.rested_at.max(now + rest);
                 }
             }
             ManagerInput::Undelivered { flow, direction, bytes, .. } => {
@@ -149,33 +230,41 @@ impl World {
                     upstream.bytes[direction as usize] -= bytes;
                 }
             }
+            ManagerInput::BackendChanged { backend, news } => self.known.hear(backend, news),
+            ManagerInput::Configured(new) => {
+                self.known.configure(new.config());
+                self.config = new.config().clone();
+            }
             _ => {}
         }
     }
 
     /// Which flow a backend's answer to one reaches now: its own, dead or alive, or the one that
-    /// has the socket today. `None` when it comes so late that the network has lost it: no answer
-    /// is underway for longer than sockets rest.
-    pub(super) fn flow_reached(&mut self, answered: FlowId, now: Instant) -> Option<FlowId> {
-        let Some(handed_on) = self.handed_on.get_mut(&answered) else {
-            return Some(answered);
-        };
-        if now - handed_on.former.quiet_since >= self.rest {
+    /// has the socket today. `None` when nobody has it, or it comes so late that the network has
+    /// lost it: no answer is underway for longer than sockets rest.
+    pub(super) fn flow_reached(&self, answered: FlowId, now: Instant) -> Option<FlowId> {
+        let handed_on = self.handed_on.get(&answered);
+        if handed_on.is_some_and(|handed_on| handed_on.former.rested_at <= now) {
             return None;
         }
-        let mut owner = handed_on.to;
-        while let Some(later) = self.handed_on.get(&owner) {
-            owner = later.to;
-        }
-        Some(owner)
+        owner(&self.handed_on, answered)
     }
 
-    /// The backend that is at the other end of a flow's socket, while there is one.
-    pub(super) fn backend_of(&self, flow: FlowId) -> Option<BackendId> {
+    /// How the backend behaves that is at the other end of a flow's socket, while there is one.
+    pub(super) fn temper_of(&self, flow: FlowId) -> Option<Temper> {
         let upstream = self.upstreams.get(&flow).or_else(|| self.resting.get(&flow));
         let former = || self.handed_on.get(&flow).map(|handed_on| &handed_on.former);
-        upstream.or_else(former).map(|upstream| upstream.backend)
+        upstream.or_else(former).map(|upstream| upstream.temper)
     }
+}
+
+/// Who has the socket today that a flow had.
+fn owner(handed_on: &BTreeMap<FlowId, HandedOn>, flow: FlowId) -> Option<FlowId> {
+    let mut owner = flow;
+    while let Some(later) = handed_on.get(&owner) {
+        owner = later.to?;
+    }
+    Some(owner)
 }
 
 impl Upstream {
@@ -188,10 +277,7 @@ impl Upstream {
         limits: &Limits,
     ) -> Result<(), Violation> {
         self.bytes[direction as usize] += burst.bytes().len() as u64;
-        match direction {
-            Direction::ToBackend => self.is_confirmed |= self.is_answered,
-            Direction::ToClient => self.is_answered = true,
-        }
+        self.is_answered |= direction == Direction::ToClient;
         let [sent, got] = self.bytes;
         let budget = sent.saturating_mul(limits.amplification.into());
         let is_limited = limits.amplification > 0 && !self.is_confirmed;

@@ -1,0 +1,99 @@
+//! A change of the configuration.
+
+use flowgate_core::config::{ClusterConfig, ManagerConfig};
+use flowgate_core::{CloseReason, Instant};
+
+use super::admission::Rates;
+use super::balance::{Balance, Load};
+use super::effect::Effect;
+use super::health::Health;
+use super::{Model, timeout_of};
+
+impl Model {
+    /// What is to be done when the configuration becomes `new`.
+    ///
+    /// A backend that has another address than the one before in its place is another backend: the
+    /// flows of the former one end, and its sockets close. The order is that of `observed`.
+    pub(super) fn configure<'p>(
+        &mut self,
+        new: &ManagerConfig,
+        now: Instant,
+        observed: &[Effect<'_>],
+    ) -> Vec<Effect<'p>> {
+        let is_other = |place: usize| {
+            let backend = new.cluster.backends.get(place);
+            backend.is_some_and(|new| new.address != self.loads[place].config.address)
+        };
+        let replaced: Vec<usize> = (0..self.loads.len()).filter(|&place| is_other(place)).collect();
+        let effects =
+            self.end_all_of(&replaced, new.cluster.upstream_reuse.is_none(), observed, now);
+
+        if turns(&new.cluster) == turns(&self.config.cluster) {
+            self.balance.affinity = new.cluster.affinity;
+        } else {
+            self.balance = Balance::new(&new.cluster);
+        }
+        if new.cluster.limits != self.config.cluster.limits
+            || new.max_flows != self.config.max_flows
+        {
+            self.rates = Rates::default();
+        }
+        self.take_over_backends(&new.cluster);
+        self.config = new.clone();
+        self.largest_table = self.largest_table.max(new.max_flows as usize);
+        for flow in &mut self.flows {
+            let timeout = timeout_of(&new.cluster, flow.answered);
+            flow.deadline = flow.deadline.min(now + timeout);
+        }
+        effects
+    }
+
+    fn end_all_of<'p>(
+        &mut self,
+        replaced: &[usize],
+        close_all_resting: bool,
+        observed: &[Effect<'_>],
+        now: Instant,
+    ) -> Vec<Effect<'p>> {
+        let mut effects = vec![];
+        let is_affected = |place: usize| replaced.contains(&place);
+        for id in self.in_order_of(observed) {
+            if let Some(place) = self.place_of(id)
+                && is_affected(self.flows[place].backend)
+            {
+                effects.extend(self.close(place, CloseReason::BackendRemoved, now));
+            }
+            if let Some(place) = self.resting.iter().position(|resting| resting.id == id)
+                && (close_all_resting || is_affected(self.resting[place].backend))
+            {
+                self.resting.remove(place);
+                effects.push(Effect::CloseSocket { flow: id });
+            }
+        }
+        effects
+    }
+
+    fn take_over_backends(&mut self, cluster: &ClusterConfig) {
+        for (place, &new) in cluster.backends.iter().enumerate() {
+            match self.loads.get_mut(place) {
+                Some(load) if load.config.address == new.address => {
+                    if load.config.removed && !new.removed {
+                        load.health = Health::default();
+                    }
+                    load.config = new;
+                }
+                Some(load) => *load = Load::none(new),
+                None => self.loads.push(Load::none(new)),
+            }
+        }
+        for load in self.loads.iter_mut().skip(cluster.backends.len()) {
+            load.config.removed = true;
+        }
+    }
+}
+
+/// What the order of turns depends on.
+fn turns(cluster: &ClusterConfig) -> impl PartialEq + use<> {
+    let backends = cluster.backends.iter().map(|b| (b.address, b.weight, b.backup, b.removed));
+    (cluster.balance, backends.collect::<Vec<_>>())
+}

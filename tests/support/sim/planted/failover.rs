@@ -1,0 +1,152 @@
+//! Bugs about backends that are down, and about changes of the configuration.
+
+use std::collections::BTreeMap;
+
+use flowgate_core::config::Balance;
+use flowgate_core::{
+    BackendId, BackendNews, CloseReason, Configuration, FlowId, Instant, ManagerInput, Output,
+    UdpManager, UpstreamFailure,
+};
+
+use super::{Bug, Planted, config};
+
+/// What the bugs need to know of a manager before it handles an input.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    /// The flows that are owed an answer, and by whom.
+    owed: Vec<(FlowId, BackendId)>,
+    /// The backend of the flow that the input is about.
+    backend: Option<BackendId>,
+}
+
+impl Before {
+    pub(super) fn of(manager: &UdpManager, bug: Bug, input: &ManagerInput<'_>) -> Self {
+        let &(ManagerInput::UpstreamFailed { flow, .. } | ManagerInput::BackendBurst { flow, .. }) =
+            input
+        else {
+            let is_owed = bug == Bug::MixesSigns && manager.config().cluster.responses > 0;
+            let flows = manager.flows().filter(|(_, flow)| is_owed && !flow.is_answered());
+            let owed = flows.map(|(id, flow)| (id, flow.backend())).collect();
+            return Self { owed, backend: None };
+        };
+        Self { owed: vec![], backend: manager.flow(flow).map(|flow| flow.backend()) }
+    }
+}
+
+impl Planted {
+    /// Tells the manager of a configuration, as it understands it.
+    pub(super) fn misconfigure<'p>(
+        &mut self,
+        new: &Configuration,
+        now: Instant,
+        outputs: &mut Vec<Output<'p>>,
+    ) {
+        let mut believed = new.config().clone();
+        config::misread(&mut believed, self.bug);
+        config::misread_change(&mut believed, &self.manager, self.bug);
+        let mut steps = vec![];
+        if self.bug == Bug::DisturbsTheTurns && believed.cluster.balance == Balance::RoundRobin {
+            let mut other = believed.clone();
+            other.cluster.balance = Balance::LeastFlows;
+            steps.push(Configuration::new(other));
+        }
+        let is_honest = believed == *new.config();
+        steps.push(if is_honest { new.clone() } else { Configuration::new(believed) });
+
+        let down_before = self.which_are_down();
+        for step in &steps {
+            let mut said = vec![];
+            self.manager.handle_input(ManagerInput::Configured(step), now, &mut said);
+            for output in said {
+                if let Some(output) = without_bytes(output) {
+                    outputs.push(output);
+                }
+            }
+        }
+        match self.bug {
+            Bug::ForgetsTheReplaced => {
+                outputs.retain(|output| !matches!(output, Output::CloseFlow { .. }));
+            }
+            Bug::ForgetsTheStanding => {
+                self.say_of(&down_before, &[BackendNews::Up, BackendNews::Undrain], now);
+            }
+            Bug::RemembersTheRemoved => self.say_of(&down_before, &[BackendNews::Down], now),
+            _ => {}
+        }
+    }
+
+    fn which_are_down(&self) -> Vec<BackendId> {
+        let backends = self.manager.backends().iter();
+        backends.filter(|(_, backend)| !backend.is_up()).map(|(id, _)| id).collect()
+    }
+
+    fn say_of(&mut self, backends: &[BackendId], news: &[BackendNews], now: Instant) {
+        for &backend in backends {
+            for &news in news {
+                let input = ManagerInput::BackendChanged { backend, news };
+                self.manager.handle_input(input, now, &mut vec![]);
+            }
+        }
+    }
+
+    /// Holds against backends what is nothing, or what is over.
+    pub(super) fn slander(
+        &mut self,
+        before: &Before,
+        input: &ManagerInput<'_>,
+        outputs: &[Output<'_>],
+        now: Instant,
+    ) {
+        match (self.bug, *input, before.backend) {
+            (
+                Bug::OneErrorIsEnough,
+                ManagerInput::UpstreamFailed { failure, .. },
+                Some(backend),
+            ) if failure != UpstreamFailure::NotOpened => {
+                self.blame(backend, now);
+            }
+            (Bug::AnswersClearNothing, ManagerInput::UpstreamFailed { .. }, Some(backend)) => {
+                self.blamed.insert(backend);
+            }
+            (Bug::AnswersClearNothing, ManagerInput::BackendBurst { .. }, Some(backend))
+                if self.blamed.contains(&backend) =>
+            {
+                self.blame(backend, now);
+            }
+            (Bug::MixesSigns, ..) => {
+                let owed: BTreeMap<_, _> = before.owed.iter().copied().collect();
+                for output in outputs {
+                    if let Output::CloseFlow { flow, reason: CloseReason::Idle, .. } = output
+                        && let Some(&backend) = owed.get(flow)
+                    {
+                        self.blame(backend, now);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Makes a manager believe that the network reports an error on the way to a backend.
+    fn blame(&mut self, backend: BackendId, now: Instant) {
+        let flow = self.manager.flows().find(|(_, flow)| flow.backend() == backend);
+        if let Some((flow, _)) = flow {
+            let failure = UpstreamFailure::Refused;
+            let input = ManagerInput::UpstreamFailed { flow, failure };
+            self.manager.handle_input(input, now, &mut vec![]);
+            self.errors_made_up += 1;
+        }
+    }
+}
+
+/// The same output, if it sends nothing. A change of the configuration sends nothing.
+fn without_bytes(output: Output<'_>) -> Option<Output<'static>> {
+    match output {
+        Output::CloseFlow { flow, reason, keep_socket } => {
+            Some(Output::CloseFlow { flow, reason, keep_socket })
+        }
+        Output::CloseUpstream { flow } => Some(Output::CloseUpstream { flow }),
+        Output::RecordFlow { flow, record } => Some(Output::RecordFlow { flow, record }),
+        _ => None,
+    }
+}

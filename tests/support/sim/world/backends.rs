@@ -1,0 +1,127 @@
+//! Who may be sent anything, and who may not, as the operator and the probes have said.
+//!
+//! The world does not work out what datagrams say of a backend: where that counts, it asks for less.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use flowgate_core::config::{BackendConfig, ManagerConfig, OnBackendDown};
+use flowgate_core::{BackendId, BackendNews};
+
+use super::World;
+use crate::sim::forge::backend_id;
+use crate::sim::{Violation, require};
+
+/// What has been said of backends.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    /// Every place that the list of backends ever had, with who has it now.
+    places: Vec<BackendConfig>,
+    down: BTreeSet<BackendId>,
+    draining: BTreeSet<BackendId>,
+    /// Whether signs in datagrams have ever counted.
+    signs_count: bool,
+}
+
+impl Known {
+    pub(super) fn new(config: &ManagerConfig) -> Self {
+        let mut known = Self::default();
+        known.configure(config);
+        known
+    }
+
+    /// A backend that comes to a place, or back to it, is as good as any.
+    pub(super) fn configure(&mut self, config: &ManagerConfig) {
+        let backends = &config.cluster.backends;
+        for (place, &new) in backends.iter().enumerate() {
+            let id = backend_id(place as u8);
+            match self.places.get_mut(place) {
+                Some(old) => {
+                    if old.address != new.address || (old.removed && !new.removed) {
+                        self.down.remove(&id);
+                        self.draining.remove(&id);
+                    }
+                    *old = new;
+                }
+                None => self.places.push(new),
+            }
+        }
+        self.places.iter_mut().skip(backends.len()).for_each(|place| place.removed = true);
+        self.signs_count |= config.cluster.health.passive.is_some();
+    }
+
+    pub(super) fn hear(&mut self, backend: BackendId, news: BackendNews) {
+        if backend.index() >= self.places.len() {
+            return;
+        }
+        match news {
+            BackendNews::Up => drop(self.down.remove(&backend)),
+            BackendNews::Down => drop(self.down.insert(backend)),
+            BackendNews::Drain { .. } => drop(self.draining.insert(backend)),
+            BackendNews::Undrain => drop(self.draining.remove(&backend)),
+        }
+    }
+
+    fn is_there(&self, backend: BackendId, address: SocketAddr) -> bool {
+        let place = self.places.get(backend.index());
+        place.is_some_and(|place| !place.removed && place.address == address)
+    }
+
+    fn is_wanted(&self, backend: BackendId) -> bool {
+        let place = self.places.get(backend.index());
+        let is_member = place.is_some_and(|place| !place.removed && place.weight > 0);
+        is_member && !self.draining.contains(&backend)
+    }
+
+    /// Whether a backend that the probes find down may count as up, since all are.
+    fn may_fail_open(&self, config: &ManagerConfig) -> bool {
+        let mut all = (0..self.places.len()).map(|place| backend_id(place as u8));
+        let has_better = all.any(|id| self.is_wanted(id) && !self.down.contains(&id));
+        config.cluster.health.fail_open && (self.signs_count || !has_better)
+    }
+}
+
+impl World {
+    /// A datagram goes to a backend: never to one that has been removed, and to one that is down
+    /// only where flows are pinned, or all are down.
+    pub(super) fn check_receiver(
+        &self,
+        backend: BackendId,
+        address: SocketAddr,
+    ) -> Result<(), Violation> {
+        let known = &self.known;
+        require!(known.is_there(backend, address), "{address} is sent to, and has been removed");
+        let is_pinned = self.config.cluster.health.on_backend_down == OnBackendDown::Pin;
+        let is_out = known.down.contains(&backend) && !known.may_fail_open(&self.config);
+        require!(is_pinned || !is_out, "{address} is sent to, and is down");
+        Ok(())
+    }
+
+    /// A backend is given a flow: never one that is to have none.
+    pub(super) fn check_choice(
+        &self,
+        backend: BackendId,
+        address: SocketAddr,
+    ) -> Result<(), Violation> {
+        let known = &self.known;
+        require!(known.is_there(backend, address), "{address} gets a flow, and has been removed");
+        require!(known.is_wanted(backend), "{address} gets a flow, and is to have none");
+        let is_out = known.down.contains(&backend) && !known.may_fail_open(&self.config);
+        require!(!is_out, "{address} gets a flow, and is down");
+        Ok(())
+    }
+
+    /// A flow leaves a backend: only one that is gone, or is down where flows are not pinned.
+    pub(super) fn check_move(
+        &self,
+        backend: BackendId,
+        address: SocketAddr,
+    ) -> Result<(), Violation> {
+        let known = &self.known;
+        let moves_from_down = self.config.cluster.health.on_backend_down == OnBackendDown::Rehash
+            && (known.down.contains(&backend) || known.signs_count);
+        let is_free = moves_from_down || !known.is_there(backend, address);
+        require!(is_free, "a flow leaves {address}, and need not");
+        Ok(())
+    }
+}
