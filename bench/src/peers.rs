@@ -111,7 +111,14 @@ impl Balancer {
                 .command(address, workload, backends, &scratch)?,
             Peer::Flowgate | Peer::Scraped => {
                 let admin = flowgate::Admin { http, socket: scratch.path("control.sock") };
-                flowgate::command(&programs.flowgate, address, workload, backends, &admin, &scratch)?
+                flowgate::command(
+                    &programs.flowgate,
+                    address,
+                    workload,
+                    backends,
+                    &admin,
+                    &scratch,
+                )?
             }
         };
         let process = Guarded::start(core, &command, scratch)?;

@@ -14,8 +14,21 @@
 //! | [`kernel`] | the system calls, behind a trait, so that simulations can stand in |
 //! | [`sys`] | everything that needs `unsafe` |
 //!
-//! Around it: [`server`] starts and stops workers, [`report`] gathers their figures, [`cli`] is the
-//! command line, [`clock`] the only place that reads a clock, [`log`] what operators read.
+//! Beside the data path, on threads of their own that no worker waits for:
+//!
+//! | module | duty |
+//! |---|---|
+//! | [`supervisor`] | the control plane: signals, requests, reloads, one after another |
+//! | [`server`] | starts, changes, asks and stops the workers |
+//! | [`probe`] | asks backends how they are |
+//! | [`resolve`] | keeps the addresses of backends with names fresh |
+//! | [`control`] | the control socket, and the client for it |
+//! | [`http`] | metrics and the status page |
+//! | [`flow_log`] | a line for each flow that has ended |
+//! | [`notify`] | what the service manager wants to know, and hands over |
+//!
+//! [`report`] holds the figures of workers, [`cli`] is the command line, [`clock`] the only place
+//! that reads a clock, [`log`] what operators read.
 //!
 //! `LIFECYCLE.md` tells the life of a flow step by step.
 

@@ -2,12 +2,13 @@
 
 use flowgate_config::{Log, LogFormat, LogLevel};
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 /// Changes how much is logged while the process runs.
-pub struct LevelHandle(reload::Handle<LevelFilter, Registry>);
+pub struct LevelHandle(reload::Handle<Targets, Registry>);
 
 impl LevelHandle {
     /// Logs this much from now on.
@@ -33,11 +34,13 @@ pub fn init(log: &Log) -> LevelHandle {
     LevelHandle(handle)
 }
 
-const fn filter_of(level: LogLevel) -> LevelFilter {
-    match level {
+/// Of the libraries no more than warnings: what they call informative is about themselves.
+fn filter_of(level: LogLevel) -> Targets {
+    let ours = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
-    }
+    };
+    Targets::new().with_default(ours.min(LevelFilter::WARN)).with_target("flowgate", ours)
 }

@@ -27,9 +27,9 @@ use crate::control::socket::{ControlError, ControlSocket};
 use crate::flow_log::{Destination, FlowLog, FlowLogger};
 use crate::http::HttpServer;
 use crate::log::LevelHandle;
+use crate::notify::{self, InheritError, Notifier};
 use crate::probe::{HealthChange, Prober};
 use crate::resolve::{Answer, Resolver};
-use crate::notify::{self, InheritError, Notifier};
 use crate::server::{Beginnings, Server, StartError, WorkerEnd};
 use crate::sys::process;
 use targets::{names, probe_targets};
@@ -60,7 +60,9 @@ pub enum RunError {
     #[error(transparent)]
     Inherit(#[from] InheritError),
     /// The address of `admin.http` cannot be listened on.
-    #[error("admin.http: cannot listen on {address}: {source}; change it, or stop who listens there")]
+    #[error(
+        "admin.http: cannot listen on {address}: {source}; change it, or stop who listens there"
+    )]
     Http {
         /// The address.
         address: std::net::SocketAddr,

@@ -6,8 +6,9 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use flowgate::clock::Clock;
 use flowgate::report::{ListenerReport, ShardReport};
-use flowgate::server::Server;
+use flowgate::server::{Beginnings, Server};
 use flowgate_core::counters::Ledger;
 use flowgate_core::{Direction, DropReason};
 use nix::errno::Errno;
@@ -49,7 +50,7 @@ impl Balancer {
     /// When it is not valid, or cannot be started.
     pub fn start(toml: &str) -> Self {
         let config = flowgate_config::parse(toml, "test.toml").unwrap_or_else(|e| panic!("{e}"));
-        let server = Server::start(&config, |end| {
+        let server = Server::start(&config, Clock::start(), Beginnings::default(), |end| {
             assert!(matches!(end, flowgate::server::WorkerEnd::Done), "a worker {end}");
         });
         Self { server: server.unwrap_or_else(|e| panic!("{e}")) }

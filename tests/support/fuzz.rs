@@ -7,6 +7,10 @@ mod proxy;
 
 use std::str;
 
+use flowgate::control::escape::escaped;
+use flowgate::control::request::Request;
+use flowgate::probe::Payload;
+use flowgate::probe::preset::Preset;
 use flowgate::sys::cmsg::{ControlBuffer, RECEIVE_BYTES, ReceivedControl, read};
 use flowgate_core::Burst;
 
@@ -17,12 +21,14 @@ pub use proxy::proxy_header;
 pub type Body = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Body); 5] = [
+pub const TARGETS: [(&str, Body); 7] = [
     ("manager", manager),
     ("configuration", configuration),
     ("control_messages", control_messages),
     ("bursts", bursts),
     ("proxy_header", proxy_header),
+    ("control_requests", control_requests),
+    ("probe_answers", probe_answers),
 ];
 
 /// A whole life of a balancer, judged by the model and the world.
@@ -35,7 +41,10 @@ pub fn configuration(data: &[u8]) {
     const FILE: &str = "fuzz.toml";
     let Ok(text) = str::from_utf8(data) else { return };
     match flowgate_config::parse(text, FILE) {
-        Ok(config) => assert_eq!(flowgate_config::parse(text, FILE), Ok(config)),
+        Ok(config) => {
+            assert!(config.difference_to(&config).is_empty(), "it differs from itself");
+            assert_eq!(flowgate_config::parse(text, FILE), Ok(config));
+        }
         Err(errors) => {
             assert!(errors.iter().next().is_some(), "refused without a reason");
             for line in errors.to_string().lines() {
@@ -82,4 +91,27 @@ pub fn bursts(data: &[u8]) {
     let rejoined: Vec<&[u8]> = parts.flat_map(|part| part.datagrams()).collect();
     assert_eq!(rejoined, datagrams);
     assert_eq!(head.map_or(0, |head| head.count()), at.min(burst.count()));
+}
+
+/// A line is a request that can be written and read again, or there is a reason why not.
+pub fn control_requests(data: &[u8]) {
+    match Request::parse(data) {
+        Ok(request) => {
+            let line = serde_json::to_vec(&request).expect("a request is JSON");
+            assert!(!line.contains(&b'\n'), "it would end the line");
+            assert_eq!(Request::parse(&line), Ok(request));
+        }
+        Err(reason) => assert!(escaped(&reason).chars().all(|c| !c.is_control())),
+    }
+}
+
+/// Whatever answers a probe is judged without a panic, and never a probe's own question.
+pub fn probe_answers(data: &[u8]) {
+    let (local, peer) = (([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into());
+    for preset in [Preset::Dns, Preset::Ntp, Preset::Sip, Preset::Quic] {
+        // The ids of one probe are the fuzzer's to guess.
+        let question = Payload::Preset(preset).question(7, local, peer);
+        question.accepts(data);
+        assert!(!question.accepts(question.bytes()), "{preset:?} takes its question for an answer");
+    }
 }

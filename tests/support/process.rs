@@ -30,6 +30,17 @@ impl ConfigFile {
         Self(path)
     }
 
+    /// Says something else from now on. Whoever reads it meanwhile gets the one or the other.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be written.
+    pub fn rewrite(&self, toml: &str) {
+        let new = self.0.with_extension("new");
+        std::fs::write(&new, toml).expect("a temporary file");
+        std::fs::rename(&new, &self.0).expect("a temporary file");
+    }
+
     /// Where it is.
     pub fn path(&self) -> &str {
         self.0.to_str().expect("a plain path")
@@ -42,12 +53,27 @@ impl Drop for ConfigFile {
     }
 }
 
+/// The control socket of a process with this configuration file.
+fn control_socket(config: &ConfigFile) -> String {
+    format!("{}.sock", config.path())
+}
+
+/// A configuration with a control socket of its own, unless it says something about that itself.
+fn with_control_socket(config: &ConfigFile, toml: &str) -> String {
+    if toml.contains("[admin]") {
+        return toml.to_owned();
+    }
+    format!("{toml}\n[admin]\nsocket = {:?}\n", control_socket(config))
+}
+
 /// A running `flowgate run`, killed when dropped.
 pub struct Process {
     child: Child,
     log: Receiver<String>,
     heard: Vec<String>,
-    _config: ConfigFile,
+    binary: String,
+    /// Its configuration.
+    pub config: ConfigFile,
 }
 
 impl Process {
@@ -57,18 +83,19 @@ impl Process {
     ///
     /// When it cannot be run.
     pub fn run(binary: &str, toml: &str) -> Self {
-        Self::spawn(Command::new(binary), toml)
+        Self::spawn(Command::new(binary), binary, toml)
     }
 
     /// The same with a limit on its open files, the hard one too.
     pub fn run_with_descriptors(binary: &str, toml: &str, limit: u32) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("ulimit -n {limit} && exec \"$@\""), "sh", binary]);
-        Self::spawn(shell, toml)
+        Self::spawn(shell, binary, toml)
     }
 
-    fn spawn(mut command: Command, toml: &str) -> Self {
-        let config = ConfigFile::new(toml);
+    fn spawn(mut command: Command, binary: &str, toml: &str) -> Self {
+        let config = ConfigFile::new("");
+        config.rewrite(&with_control_socket(&config, toml));
         command.args(["run", config.path()]).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("a child process");
         let (lines, log) = channel();
@@ -77,7 +104,48 @@ impl Process {
             // Ends with the child, or with the test.
             stderr.lines().map_while(Result::ok).all(|line| lines.send(line).is_ok())
         });
-        Self { child, log, heard: Vec::new(), _config: config }
+        Self { child, log, heard: Vec::new(), binary: binary.to_owned(), config }
+    }
+
+    /// Changes its configuration file.
+    pub fn rewrite_config(&self, toml: &str) {
+        self.config.rewrite(&with_control_socket(&self.config, toml));
+    }
+
+    /// Where it can be asked.
+    pub fn control_socket(&self) -> String {
+        control_socket(&self.config)
+    }
+
+    /// Runs a command that asks it something, such as `status --json`.
+    pub fn ask(&self, arguments: &[&str]) -> Output {
+        output(&self.binary, &[arguments, &["--socket", &self.control_socket()]].concat())
+    }
+
+    /// The same where the answer is a document.
+    ///
+    /// # Panics
+    ///
+    /// When it is refused.
+    #[track_caller]
+    pub fn ask_json(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.ask(&[arguments, &["--json"]].concat());
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {complaints}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// Has it read its configuration again.
+    ///
+    /// # Panics
+    ///
+    /// When it refuses.
+    #[track_caller]
+    pub fn reload(&self, toml: &str) {
+        self.rewrite_config(toml);
+        let output = self.ask(&["reload"]);
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{complaints}\n{toml}");
     }
 
     /// The next line of its log that contains `text`.

@@ -33,7 +33,9 @@ mod trace;
 mod wire;
 mod world;
 
-pub use action::{Action, Fate, FlowPick, Pause, Train, When};
+pub use action::{
+    Action, BackendPick, CHANGES, Change, Fate, FlowPick, Newcomer, News, Pause, Train, When,
+};
 pub use choice::{ByteChoices, Choices, SeededChoices};
 pub use model::Model;
 pub use run::{Failure, Simulation, play, run_bytes, run_seed};
@@ -41,7 +43,7 @@ pub use setting::{Setting, Temper};
 pub use shrink::shrink;
 pub use subject::Subject;
 pub use sweep::{first_failing_seed, replay, report, sweep};
-pub use tally::Tally;
+pub use tally::{TURNS, Tally};
 pub use trace::Trace;
 pub use world::World;
 

@@ -231,14 +231,3 @@ fn the_drain_timeout_ends_what_does_not_end_by_itself() {
     flowgate.signal(Signal::SIGTERM);
     assert_eq!(flowgate.wait().code(), Some(0));
 }
-
-#[test]
-fn sighup_changes_nothing_yet_and_says_so() {
-    let (client, backend) = (Peer::v4(), Peer::v4());
-    let mut flowgate = Process::run(FLOWGATE, &simple_config("127.0.0.1:0", &[&backend], ""));
-    let address = flowgate.address();
-    flowgate.signal(Signal::SIGHUP);
-    flowgate.line("reload is not yet supported");
-    client.send_to(b"hello", address);
-    assert_eq!(backend.receive().bytes, b"hello");
-}

@@ -3,7 +3,8 @@
 use std::io::ErrorKind;
 use std::net::{SocketAddr, SocketAddrV6};
 
-use flowgate::server::Server;
+use flowgate::clock::Clock;
+use flowgate::server::{Beginnings, Server};
 use flowgate_core::Direction;
 use flowgate_tests::e2e::{Balancer, Peer, eventually};
 use flowgate_tests::netns::Namespace;
@@ -59,7 +60,8 @@ fn a_single_address_beside_a_wildcard_gets_its_own_datagrams() {
             single.address(),
         );
         let config = flowgate_config::parse(&config, "test.toml").expect("a configuration");
-        Some((Server::start(&config, |_| {}).ok()?, port))
+        let (clock, beginnings) = (Clock::start(), Beginnings::default());
+        Some((Server::start(&config, clock, beginnings, |_| {}).ok()?, port))
     });
     for (address, backend) in [("127.0.0.1", &single), ("127.0.0.2", &wide)] {
         let client = Peer::connected(SocketAddr::new(address.parse().expect("an IP"), port));

@@ -19,8 +19,8 @@ use crate::sys::process;
 use crate::worker::Command;
 
 /// Descriptors that are not upstream sockets: the standard streams, logs, a poll and a waker for
-/// each worker, probes, the control socket, and some to spare.
-const RESERVED_DESCRIPTORS: u64 = 128;
+/// each worker, probes, operators' connections, and some to spare.
+const RESERVED_DESCRIPTORS: u64 = 256;
 
 impl Server {
     /// Goes over to a configuration. How many workers there are does not change.
@@ -66,8 +66,7 @@ impl Server {
             }
             let all = self.listeners.iter().chain(&fresh);
             let ours = all.map(|listener| listener.address);
-            let group =
-                listener::bind(settings, self.workers.len(), ours, &mut self.inherited)?;
+            let group = listener::bind(settings, self.workers.len(), ours, &mut self.inherited)?;
             listener::size_buffers(settings, &group);
             let mut sockets = Vec::new();
             for socket in group.sockets {
@@ -101,10 +100,7 @@ impl Server {
     /// Ends a listener and all its flows, and keeps what it counted.
     fn remove(&mut self, listener: &BoundListener) {
         let (sender, reports) = mpsc::channel();
-        self.command_all(|_| Command::RemoveShard {
-            shard: listener.shard,
-            reply: sender.clone(),
-        });
+        self.command_all(|_| Command::RemoveShard { shard: listener.shard, reply: sender.clone() });
         drop(sender);
         reports.iter().for_each(|report| self.past.merge(&report.counters));
         info!(listener = ?listener.settings.name, address = %listener.address, "closed");
@@ -222,7 +218,8 @@ impl Server {
     /// How many flows each listener can have, as far as open files go.
     fn affordable(&self) -> u64 {
         let listeners = self.listeners.len().max(1) as u64;
-        self.descriptors.saturating_sub(RESERVED_DESCRIPTORS) / listeners
+        let reserved = RESERVED_DESCRIPTORS.min(self.descriptors / 2);
+        (self.descriptors - reserved) / listeners
     }
 
     fn has_backend(&self, cluster: &str, address: SocketAddr) -> bool {

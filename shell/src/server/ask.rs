@@ -104,7 +104,8 @@ fn fits(flow: &FlowFigures, filter: &FlowFilter) -> bool {
 }
 
 fn describe(flow: &FlowFigures, listener: &BoundListener) -> FlowStatus {
-    let millis = |from: Instant, to: Instant| (to - from).as_millis().try_into().unwrap_or(u64::MAX);
+    let millis =
+        |from: Instant, to: Instant| (to - from).as_millis().try_into().unwrap_or(u64::MAX);
     let local = flow.local.map(|local| (local.ip, listener.address.port()).into());
     FlowStatus {
         listener: listener.settings.name.clone(),

@@ -14,7 +14,8 @@ pub(super) fn assign(
     wanted: &[BackendConfig],
     is_free: impl Fn(usize) -> bool,
 ) -> Vec<BackendConfig> {
-    let has = |list: &[BackendConfig], address: SocketAddr| list.iter().any(|b| b.address == address);
+    let has =
+        |list: &[BackendConfig], address: SocketAddr| list.iter().any(|b| b.address == address);
     let mut new = wanted.iter().filter(|backend| !has(present, backend.address)).copied();
     let mut places = Vec::with_capacity(present.len().max(wanted.len()));
     for (place, &former) in present.iter().enumerate() {

@@ -97,9 +97,8 @@ impl Supervisor {
         });
         let of_name: Vec<_> = of_name.flatten().collect();
         let address = backend.parse().ok();
-        let is_meant = |candidate: SocketAddr| {
-            address == Some(candidate) || of_name.contains(&candidate)
-        };
+        let is_meant =
+            |candidate: SocketAddr| address == Some(candidate) || of_name.contains(&candidate);
         let all = cluster.backends(resolve).into_iter().map(|backend| backend.address);
         all.filter(|&candidate| is_meant(candidate)).collect()
     }

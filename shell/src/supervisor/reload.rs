@@ -34,12 +34,15 @@ impl Supervisor {
 
     fn try_reload(&mut self) -> Result<Vec<String>, Vec<String>> {
         if self.is_draining {
-            return Err(vec!["flowgate is draining, to stop: it takes no new configuration".into()]);
+            return Err(vec![
+                "flowgate is draining, to stop: it takes no new configuration".into(),
+            ]);
         }
         let config = flowgate_config::load(&self.path).map_err(reasons)?;
         if config.workers != self.config.workers {
             return Err(vec![
-                "workers: cannot change while flowgate runs; restart it, or set workers back".into(),
+                "workers: cannot change while flowgate runs; restart it, or set workers back"
+                    .into(),
             ]);
         }
         let difference = self.config.difference_to(&config);

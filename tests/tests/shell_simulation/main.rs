@@ -26,7 +26,8 @@ fn config() -> ManagerConfig {
                 backends = [\"10.1.0.1:53\", \"10.1.0.2:53\"]\n";
     let config = flowgate_config::parse(toml, "test.toml").expect("valid");
     let listener = &config.listeners[0];
-    listener.manager_config(listener.address, 64)
+    let backends = listener.cluster.policy.backends.clone();
+    listener.manager_config(listener.address, 64, vec![], false, backends)
 }
 
 /// A world in which nothing fails unless it is scripted.

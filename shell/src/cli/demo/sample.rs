@@ -63,6 +63,7 @@ impl Stretch<'_> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use flowgate_core::backends::BackendState;
     use crate::report::BackendReport;
 
     /// Two backends, and nothing done yet.
@@ -70,6 +71,10 @@ pub(super) mod tests {
         let backend = |port| BackendReport {
             address: ([127, 0, 0, 1], port).into(),
             weight: 1,
+            state: BackendState::Up,
+            is_up: true,
+            is_removed: false,
+            sockets_resting: 0,
             flows_active: 0,
             to: Traffic::default(),
             from: Traffic::default(),

@@ -1,0 +1,152 @@
+//! A control socket that answers with names which a terminal would obey.
+
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use flowgate::control::client::{self, ClientError};
+use flowgate::control::request::{FlowFilter, Handler, Request, Response};
+use flowgate::control::socket::ControlSocket;
+use flowgate::control::status::{
+    BackendState, BackendStatus, ClusterStatus, CountersDoc, FlowStatus, FlowsDocument, LedgerDoc,
+    ListenerStatus, StatusDocument, TrafficDoc,
+};
+use flowgate_tests::e2e::PATIENCE;
+use flowgate_tests::process::output;
+
+use crate::FLOWGATE;
+
+/// Names that a terminal would obey.
+pub(crate) const LISTENER: &str = "o\x1b[2Jd\nd";
+pub(crate) const CLUSTER: &str = "c\x1b]0;luster\x07";
+
+/// The same as they are to be shown.
+pub(crate) const LISTENER_SHOWN: &str = r"o\u{1b}[2Jd\nd";
+pub(crate) const CLUSTER_SHOWN: &str = r"c\u{1b}]0;luster\u{7}";
+
+/// A control socket in a directory of its own, and what it was asked.
+pub(crate) struct Served {
+    pub(crate) directory: PathBuf,
+    pub(crate) socket: ControlSocket,
+    pub(crate) asked: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Served {
+    pub(crate) fn start() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("flowgate-control-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let socket = ControlSocket::start(&directory.join("socket"), handler(Arc::clone(&asked)));
+        Self { directory, socket: socket.unwrap_or_else(|e| panic!("{e}")), asked }
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.socket.path().to_str().expect("a plain path")
+    }
+
+    pub(crate) fn ask(&self, request: &Request) -> Result<Response, ClientError> {
+        client::request(self.socket.path(), request, PATIENCE)
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_serves(&self) {
+        let answer = self.ask(&Request::Reload).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(answer, Response::done());
+    }
+
+    pub(crate) fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.socket.path()).expect("somebody listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
+        stream
+    }
+
+    /// Runs the command with some arguments: its exit code, what it printed and complained of.
+    pub(crate) fn command(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let output = output(FLOWGATE, &[arguments, &["--socket", self.path()]].concat());
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Gives documents with ill names, refuses to stop, and does the rest.
+fn handler(asked: Arc<Mutex<Vec<Request>>>) -> Handler {
+    Arc::new(move |request| {
+        asked.lock().expect("no panic").push(request.clone());
+        match request {
+            Request::Status => Response::Status(status()),
+            Request::Flows { filter } => {
+                let flows = vec![flow(); filter.limit.min(FlowFilter::MOST)];
+                Response::Flows(FlowsDocument { flows, truncated: true })
+            }
+            Request::Stop { .. } => {
+                Response::Refused { reasons: vec!["not\x1b[2J today".into(), "nor\never".into()] }
+            }
+            _ => Response::done(),
+        }
+    })
+}
+
+pub(crate) fn status() -> StatusDocument {
+    let traffic = TrafficDoc { datagrams: 12_345, bytes: 1_234_500 };
+    let ledger = LedgerDoc { received: traffic, forwarded: traffic, dropped: BTreeMap::new() };
+    let listener = ListenerStatus {
+        name: LISTENER.into(),
+        address: "127.0.0.1:53".parse().expect("an address"),
+        cluster: CLUSTER.into(),
+        flows_active: 1,
+        flows_max: 1_000,
+        flows_opened: 2,
+        flows_closed: BTreeMap::new(),
+        socket_drops: 0,
+        to_backend: ledger.clone(),
+        to_client: ledger,
+    };
+    let backend = BackendStatus {
+        address: "127.0.0.2:53".parse().expect("an address"),
+        name: Some("ho\x1bst".into()),
+        weight: 1,
+        backup: false,
+        state: BackendState::Up,
+        flows_active: 1,
+        datagrams_to: 12_345,
+        datagrams_from: 12_345,
+        bytes_to: 1_234_500,
+        bytes_from: 1_234_500,
+    };
+    StatusDocument {
+        version: "0.0.0".into(),
+        uptime_seconds: 61.0,
+        listeners: vec![listener],
+        clusters: vec![ClusterStatus {
+            name: CLUSTER.into(),
+            balance: "maglev".into(),
+            backends: vec![backend],
+        }],
+        counters: CountersDoc::default(),
+    }
+}
+
+pub(crate) fn flow() -> FlowStatus {
+    FlowStatus {
+        listener: LISTENER.into(),
+        client: "127.0.0.3:5353".parse().expect("an address"),
+        local: None,
+        backend: "127.0.0.2:53".parse().expect("an address"),
+        age_ms: 1,
+        idle_deadline_ms: 2,
+        to_backend: TrafficDoc::default(),
+        to_client: TrafficDoc::default(),
+        answered: true,
+    }
+}

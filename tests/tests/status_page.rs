@@ -1,0 +1,334 @@
+//! The status page, in a real browser. Without Chromium (Debian: chromium) the tests are skipped,
+//! with the reason printed.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use flowgate::control::request::{Handler, Request, Response};
+use flowgate::control::status::{
+    BackendState, BackendStatus, ByDirection, ClusterStatus, CountersDoc, LedgerDoc,
+    ListenerStatus, StatusDocument, TrafficDoc,
+};
+use flowgate::http::HttpServer;
+use flowgate_tests::netns::skip;
+
+/// A name as bad as names get.
+const LISTENER: &str = "dns\u{1b}[31m\n<script>document.title='taken over'</script>";
+
+/// Another.
+const CLUSTER: &str = "\"><img src=x onerror=\"document.title='taken over'\">\u{202e}";
+
+/// A folder for one browser, deleted when dropped.
+struct Profile(PathBuf);
+
+impl Profile {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("flowgate-browser-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).expect("a temporary folder");
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Profile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Shows a page for so many seconds of the browser's own time, which passes as fast as the server
+/// answers; returns what the browser prints, or `None` without one.
+fn browse(profile: &Profile, url: &str, seconds: u32, options: &[&str]) -> Option<String> {
+    let output = Command::new("chromium")
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"])
+        .args(["--no-first-run", "--disable-background-networking", "--disable-component-update"])
+        .args(["--disable-sync", "--disable-extensions", "--disable-dev-shm-usage"])
+        .arg(format!("--user-data-dir={}", profile.0.display()))
+        .arg(format!("--virtual-time-budget={}", seconds * 1_000))
+        .args(options)
+        .arg(url)
+        .stderr(Stdio::null())
+        .output();
+    match output {
+        Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Err(error) => skip(&format!("chromium (Debian: chromium): {error}")),
+    }
+}
+
+/// A server on which a second passes with every report.
+struct World {
+    _server: HttpServer,
+    /// Where the browser finds it.
+    address: SocketAddr,
+}
+
+impl World {
+    fn start() -> Self {
+        let seconds = AtomicU64::new(600);
+        Self::with(Arc::new(move |request| {
+            assert_eq!(request, Request::Status);
+            Response::Status(document(seconds.fetch_add(1, Ordering::Relaxed)))
+        }))
+    }
+
+    fn with(handler: Handler) -> Self {
+        let server = HttpServer::start("127.0.0.1:0".parse().unwrap(), handler).unwrap();
+        let address = slow_link(server.address());
+        Self { _server: server, address }
+    }
+
+    fn browse(&self, seconds: u32, options: &[&str]) -> Option<String> {
+        let profile = Profile::new();
+        browse(&profile, &format!("http://{}/", self.address), seconds, options)
+    }
+}
+
+/// A link to a server on which what clients send takes a while. So, in the browser's time, which
+/// stands still while it waits, reports are not so close to each other that two are one.
+fn slow_link(server: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let Ok(upstream) = TcpStream::connect(server) else { break };
+            let (Ok(to), Ok(from)) = (client.try_clone(), upstream.try_clone()) else { break };
+            std::thread::spawn(move || carry(client, upstream, Duration::from_millis(55)));
+            std::thread::spawn(move || carry(from, to, Duration::ZERO));
+        }
+    });
+    address
+}
+
+/// Carries bytes until either side ends.
+fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
+    let mut bytes = [0; 16 << 10];
+    while let Ok(len @ 1..) = from.read(&mut bytes) {
+        std::thread::sleep(delay);
+        if to.write_all(&bytes[..len]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+/// What a busy balancer says after so many seconds: much traffic that goes up and down, and drops
+/// now and then.
+fn document(seconds: u64) -> StatusDocument {
+    let sum = |rate: &dyn Fn(f64) -> f64| (0..seconds).map(|s| rate(s as f64) as u64).sum::<u64>();
+    let to = sum(&|s| 12_000.0 + 2_500.0 * (s / 37.0).sin() + 900.0 * (s / 5.0).sin());
+    let from = sum(&|s| 10_500.0 + 2_300.0 * (s / 37.0).sin() + 700.0 * (s / 7.0).cos());
+    let full = sum(&|s| if (s / 40.0).sin() > 0.6 { 60.0 + 25.0 * (s / 3.0).sin() } else { 0.0 });
+    let denied = sum(&|s| 18.0 + 6.0 * (s / 11.0).sin());
+    let unreachable = sum(&|s| if s % 97.0 < 12.0 { 45.0 } else { 0.0 });
+    let listener = ListenerStatus {
+        name: LISTENER.into(),
+        address: "0.0.0.0:53".parse().unwrap(),
+        cluster: CLUSTER.into(),
+        flows_active: 8_400 + seconds % 97,
+        flows_max: 500_000,
+        flows_opened: 30 * seconds,
+        flows_closed: [("idle".to_owned(), 20 * seconds)].into(),
+        socket_drops: 2 * seconds,
+        to_backend: ledger(to, 80, &[("max_flows", full), ("denied", denied)]),
+        to_client: ledger(from, 120, &[("unreachable", unreachable)]),
+    };
+    let syslog = ListenerStatus {
+        name: "0.0.0.0:514".into(),
+        address: "0.0.0.0:514".parse().unwrap(),
+        cluster: "collectors".into(),
+        flows_active: 1_912,
+        flows_max: 2_000,
+        to_backend: ledger(310 * seconds, 200, &[]),
+        to_client: LedgerDoc::default(),
+        ..listener.clone()
+    };
+    let dns = ClusterStatus {
+        name: CLUSTER.into(),
+        balance: "rendezvous".into(),
+        backends: vec![
+            backend("10.0.0.1:53", 2, BackendState::Up, 4_200, to / 2, from / 2),
+            backend("10.0.0.2:53", 1, BackendState::Up, 2_100, to / 3, from / 3),
+            backend("10.0.0.3:53", 1, BackendState::Draining, 310, to / 6, from / 6),
+            BackendStatus {
+                name: Some("resolver.internal".into()),
+                ..backend("[2001:db8::35]:53", 1, BackendState::Down, 0, 4_000, 3_900)
+            },
+        ],
+    };
+    let collectors = ClusterStatus {
+        name: "collectors".into(),
+        balance: "round-robin".into(),
+        backends: vec![
+            backend("192.0.2.10:514", 1, BackendState::Up, 960, 310 * seconds, 0),
+            BackendStatus {
+                backup: true,
+                ..backend("192.0.2.11:514", 1, BackendState::Up, 0, 0, 0)
+            },
+        ],
+    };
+    StatusDocument {
+        version: "0.1.0".into(),
+        uptime_seconds: (3 * 86_400 + 4 * 3_600 + seconds) as f64,
+        counters: counters(&[&listener, &syslog]),
+        listeners: vec![listener, syslog],
+        clusters: vec![dns, collectors],
+    }
+}
+
+fn ledger(forwarded: u64, size: u64, dropped: &[(&str, u64)]) -> LedgerDoc {
+    let traffic = |datagrams| TrafficDoc { datagrams, bytes: size * datagrams };
+    let dropped =
+        dropped.iter().map(|&(reason, datagrams)| (reason.to_owned(), traffic(datagrams)));
+    let mut ledger = LedgerDoc {
+        forwarded: traffic(forwarded),
+        dropped: dropped.collect(),
+        ..LedgerDoc::default()
+    };
+    ledger.received = ledger.forwarded.plus(ledger.dropped_total());
+    ledger
+}
+
+fn backend(
+    address: &str,
+    weight: u32,
+    state: BackendState,
+    flows_active: u64,
+    datagrams_to: u64,
+    datagrams_from: u64,
+) -> BackendStatus {
+    BackendStatus {
+        address: address.parse().unwrap(),
+        name: None,
+        weight,
+        backup: false,
+        state,
+        flows_active,
+        datagrams_to,
+        datagrams_from,
+        bytes_to: 80 * datagrams_to,
+        bytes_from: 120 * datagrams_from,
+    }
+}
+
+fn counters(listeners: &[&ListenerStatus]) -> CountersDoc {
+    let sum = |read: fn(&LedgerDoc) -> TrafficDoc, unit: fn(TrafficDoc) -> u64| ByDirection {
+        to_backend: listeners.iter().map(|listener| unit(read(&listener.to_backend))).sum(),
+        to_client: listeners.iter().map(|listener| unit(read(&listener.to_client))).sum(),
+    };
+    let datagrams: fn(TrafficDoc) -> u64 = |traffic| traffic.datagrams;
+    let bytes: fn(TrafficDoc) -> u64 = |traffic| traffic.bytes;
+    CountersDoc {
+        datagrams_received: sum(|ledger| ledger.received, datagrams),
+        datagrams_forwarded: sum(|ledger| ledger.forwarded, datagrams),
+        datagrams_dropped: sum(LedgerDoc::dropped_total, datagrams),
+        bytes_received: sum(|ledger| ledger.received, bytes),
+        bytes_forwarded: sum(|ledger| ledger.forwarded, bytes),
+        bytes_dropped: sum(LedgerDoc::dropped_total, bytes),
+        ..CountersDoc::default()
+    }
+}
+
+/// The text of an element with this id in a page as Chromium dumps it.
+#[track_caller]
+fn text_of<'p>(page: &'p str, id: &str) -> &'p str {
+    let (_, rest) = page.split_once(&format!("id=\"{id}\"")).expect(id);
+    let (_, rest) = rest.split_once('>').expect(id);
+    rest.split_once('<').expect(id).0
+}
+
+#[test]
+fn the_page_shows_listeners_clusters_backends_and_rates() {
+    let Some(page) = World::start().browse(10, &["--dump-dom"]) else { return };
+    assert_eq!(text_of(&page, "connection"), "live", "{page}");
+    assert_eq!(text_of(&page, "version"), "0.1.0");
+    assert_eq!(text_of(&page, "now-backends"), "4");
+    assert_eq!(text_of(&page, "sub-backends"), "1 down, 1 draining");
+    for shown in [
+        "0.0.0.0:53",
+        "0.0.0.0:514",
+        "1,912 / 2,000",
+        "round-robin",
+        "10.0.0.1:53",
+        "[2001:db8::35]:53",
+        "resolver.internal",
+        "backup",
+        "data-state=\"draining\"",
+        "max_flows",
+        "denied",
+        "receive buffer full (kernel)",
+        "up 3 d 4 h",
+    ] {
+        assert!(page.contains(shown), "{shown} is not in {page}");
+    }
+    let rate = |id| text_of(&page, id).replace(',', "").parse::<f64>().expect(id);
+    assert!((9_000.0..20_000.0).contains(&rate("now-to-backend")), "{}", rate("now-to-backend"));
+    assert!((7_000.0..15_000.0).contains(&rate("now-to-client")), "{}", rate("now-to-client"));
+    assert!(rate("now-dropped") > 0.0);
+}
+
+#[test]
+fn names_are_shown_and_never_run() {
+    let Some(page) = World::start().browse(5, &["--dump-dom"]) else { return };
+    assert!(page.contains("dns\\u{1b}[31m\\n&lt;script&gt;document.title="), "{page}");
+    assert!(page.contains("\"&gt;&lt;img src=x onerror="), "{page}");
+    assert!(page.contains("\\u{202e}"), "{page}");
+    assert!(!page.contains('\u{1b}') && !page.contains('\u{202e}'));
+    assert!(!page.contains("<img") && !page.contains("<title>taken over"));
+    assert!(page.contains("<title>Flowgate · "), "{page}");
+}
+
+#[test]
+fn nothing_is_loaded_from_elsewhere() {
+    let world = World::start();
+    let profile = Profile::new();
+    let log = profile.file("requests.json");
+    let option = format!("--log-net-log={}", log.display());
+    let Some(page) = world.browse(5, &["--dump-dom", &option]) else { return };
+    assert_eq!(text_of(&page, "connection"), "live");
+    let log = std::fs::read_to_string(&log).expect("the log of requests");
+    // What the browser asks for by itself has no page as its initiator.
+    let origin = format!("http://{}", world.address);
+    let initiated = format!("\"initiator\":\"{origin}\"");
+    let requests: Vec<_> = log.lines().filter(|line| line.contains(&initiated)).collect();
+    assert!(requests.len() >= 2, "the page asks for /status: {requests:?}");
+    for request in requests {
+        assert!(request.contains(&format!("\"url\":\"{origin}/status\"")), "{request}");
+    }
+}
+
+#[test]
+fn a_lost_connection_is_shown() {
+    let refusing: Handler = Arc::new(|_| Response::refused("busy"));
+    let Some(page) = World::with(refusing).browse(5, &["--dump-dom"]) else { return };
+    assert_eq!(text_of(&page, "connection"), "no answer");
+    assert!(page.contains("<title>✕ Flowgate</title>"), "{page}");
+}
+
+/// Takes pictures to look at: `FLOWGATE_SCREENSHOTS=folder cargo test ... -- --ignored`.
+#[test]
+#[ignore = "writes pictures for people to look at"]
+fn pictures() {
+    let folder = std::env::var("FLOWGATE_SCREENSHOTS").unwrap_or_else(|_| "/tmp".into());
+    for (name, width, height, is_dark) in
+        [("light", 1_280, 1_150, false), ("dark", 1_280, 1_150, true), ("phone", 500, 2_400, false)]
+    {
+        let path = Path::new(&folder).join(format!("page-{name}.png"));
+        let size = format!("--window-size={width},{height}");
+        let file = format!("--screenshot={}", path.display());
+        let scheme = format!("--blink-settings=preferredColorScheme={}", u8::from(!is_dark));
+        World::start().browse(250, &[&size, &file, &scheme]);
+        assert!(path.exists(), "no picture");
+        eprintln!("wrote {}", path.display());
+    }
+}
