@@ -63,8 +63,8 @@ impl Stretch<'_> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use flowgate_core::backends::BackendState;
     use crate::report::BackendReport;
+    use flowgate_core::backends::BackendState;
 
     /// Two backends, and nothing done yet.
     pub(in super::super) fn start() -> Sample {
