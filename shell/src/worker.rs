@@ -87,6 +87,9 @@ pub enum Command {
     },
     /// Say that all that was asked before is done.
     Acknowledge(Sender<()>),
+    /// Fall over a bug.
+    #[cfg(test)]
+    Panic,
 }
 
 /// Some flows of a shard.
@@ -252,6 +255,8 @@ impl Worker {
             Command::Acknowledge(reply) => {
                 let _ = reply.send(());
             }
+            #[cfg(test)]
+            Command::Panic => panic!("a bug that a test has planted"),
         }
         Ok(())
     }

@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use flowgate::resolve::{Answer, Resolver};
-use flowgate_tests::e2e::PATIENCE;
+use flowgate_tests::e2e::{PATIENCE, eventually};
+use flowgate_tests::echo_server::EchoServer;
+use flowgate_tests::netns::Namespace;
+use flowgate_tests::process::Process;
 
 /// How long a DNS server may take to answer a question.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -325,4 +328,33 @@ fn the_system_knows_localhost() {
             eprintln!("SKIPPED: this system does not know localhost");
         }
     }
+}
+
+#[test]
+fn a_backend_by_name_serves_and_a_name_that_cannot_be_resolved_holds_up_nobody() {
+    // There nobody outside this machine is asked.
+    let Some(namespace) = Namespace::new() else { return };
+    namespace.inside(|| {
+        let backend = EchoServer::start("127.0.0.1:0", |_| true);
+        let port = backend.address().port();
+        let mut flowgate = Process::run(
+            env!("CARGO_BIN_EXE_flowgate-under-test"),
+            &format!(
+                "[[listener]]\naddress = \"127.0.0.1:0\"\ncluster = \"test\"\n[cluster.test]\n\
+                 backends = [\"localhost:{port}\", \"no-such-host.invalid:53\"]\n"
+            ),
+        );
+        let address = flowgate.address();
+        let status = flowgate.ask_json(&["status"]);
+        let backends = status["clusters"][0]["backends"].as_array().expect("backends");
+        let is_named = |b: &&serde_json::Value| b["address"] == format!("127.0.0.1:{port}");
+        assert_eq!(backends.iter().find(is_named).expect("localhost")["name"], "localhost");
+        // It may have an IPv6 address too, where nobody answers.
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        eventually("the backend serves", || {
+            client.send_to(b"hello", address).unwrap();
+            client.recv(&mut [0; 16]).ok()
+        });
+    });
 }
