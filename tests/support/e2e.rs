@@ -26,15 +26,36 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 ///
 /// When it does not in time.
 #[track_caller]
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    in_time(look).unwrap_or_else(|| panic!("waited in vain: {what}"))
+}
+
+/// The same where it is the caller's to say what was found instead.
+fn in_time<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
-        if let Some(found) = look() {
+        let found = look();
+        if found.is_some() || start.elapsed() >= PATIENCE {
             return found;
         }
-        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Waits until no socket of IPv4 is bound to an address that the test has just closed one at.
+///
+/// A process that another thread of the test starts has copies of all descriptors for a moment,
+/// and a socket lives as long as its last copy.
+#[track_caller]
+pub fn wait_until_closed(address: SocketAddr) {
+    let SocketAddr::V4(address) = address else { panic!("{address} is not of IPv4") };
+    // As `proc(5)` has it: the bytes of the address as a number of this machine.
+    let ip = u32::from_ne_bytes(address.ip().octets());
+    let entry = format!(": {ip:08X}:{:04X} ", address.port());
+    eventually("nobody has the port", || {
+        let sockets = std::fs::read_to_string("/proc/net/udp").expect("a proc file system");
+        (!sockets.contains(&entry)).then_some(())
+    });
 }
 
 /// A running balancer. It stops when dropped.
@@ -81,7 +102,16 @@ impl Balancer {
     /// How things stand once `is_so`.
     #[track_caller]
     pub fn eventually(&self, what: &str, is_so: impl Fn(&ShardReport) -> bool) -> ShardReport {
-        eventually(what, || Some(self.figures()).filter(&is_so))
+        let mut last = None;
+        let figures = in_time(|| {
+            let figures = self.figures();
+            if is_so(&figures) {
+                return Some(figures);
+            }
+            last = Some(figures);
+            None
+        });
+        figures.unwrap_or_else(|| panic!("waited in vain: {what}; it is {last:#?}"))
     }
 
     /// How many datagrams were dropped for `reason` so far.

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::e2e::eventually;
+
 /// How often it looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -28,7 +30,8 @@ impl EchoServer {
     ///
     /// When the address cannot be had.
     pub fn start(address: &str, echoes: impl Fn(&[u8]) -> bool + Send + 'static) -> Self {
-        let socket = UdpSocket::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"));
+        // A port that was free a moment ago may be somebody's for a while.
+        let socket = eventually(address, || UdpSocket::bind(address).ok());
         socket.set_read_timeout(Some(LOOK)).expect("a timeout");
         // What a flood brings must find room while this thread waits for a processor.
         if setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20)).is_err() {
