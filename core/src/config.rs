@@ -211,3 +211,33 @@ pub enum SendProxyProtocol {
     /// All of them.
     Every,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backends::Backends;
+
+    #[test]
+    fn every_way_to_balance_has_the_name_that_operators_know() {
+        let names = [
+            (Balance::RoundRobin, "round-robin"),
+            (Balance::Random, "random"),
+            (Balance::LeastFlows, "least-flows"),
+            (Balance::PowerOfTwo, "power-of-two"),
+            (Balance::Rendezvous, "rendezvous"),
+            (Balance::Maglev, "maglev"),
+        ];
+        for (balance, name) in names {
+            assert_eq!((balance.as_str(), &*std::format!("{balance}")), (name, name));
+        }
+    }
+
+    #[test]
+    fn a_cluster_without_backends_is_empty_and_one_with_a_backend_is_not() {
+        let backend = BackendConfig::new(([10, 0, 0, 1], 53).into());
+        for backends in [&[][..], &[backend]] {
+            let known = Backends::new(backends, HealthPolicy::default());
+            assert_eq!((known.is_empty(), known.len()), (backends.is_empty(), backends.len()));
+        }
+    }
+}

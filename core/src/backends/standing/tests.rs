@@ -115,3 +115,18 @@ fn a_drain_without_a_deadline_never_ends_by_itself() {
     standing.handle_timeout(Instant::FAR_FUTURE);
     assert_eq!(standing.drain, Drain::Until(None));
 }
+
+#[test]
+fn each_kind_of_sign_is_one_that_an_answer_clears() {
+    let mut errors = Standing::default();
+    errors.network_failed(&PASSIVE, at(0));
+    let mut silence = Standing::default();
+    silence.was_silent(&PASSIVE, at(0));
+    let mut probation = Standing::default();
+    probation.signs.times_out = 1;
+    for mut standing in [errors, silence, probation] {
+        assert!(standing.has_signs());
+        standing.answered();
+        assert!(!standing.has_signs());
+    }
+}

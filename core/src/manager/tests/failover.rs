@@ -179,6 +179,7 @@ fn a_sweep_gets_to_every_flow_and_does_a_bounded_part_at_a_time() {
     assert_eq!(first_part.len(), 1_024);
     let rest = harness.run_until(at(20));
     assert_eq!((rest.len(), harness.manager.flow_count()), (3_000 - 1_024, 0));
+    assert_eq!(harness.manager.poll_timeout(), None, "it is over");
 }
 
 #[test]
