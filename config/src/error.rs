@@ -54,6 +54,8 @@ pub enum Fault {
         /// What makes it so.
         because: &'static str,
     },
+    /// A warning: everybody's PROXY headers are believed.
+    TrustsEverybody,
     /// A warning: an address of the administration that other hosts may reach.
     OpenToOthers,
 }
@@ -91,6 +93,9 @@ impl Display for Fault {
                 f.write_str("no backends: every datagram to this cluster is dropped")
             }
             Self::NoEffect { because } => write!(f, "has no effect, as {because}"),
+            Self::TrustsEverybody => {
+                f.write_str("everybody may send as whom they like, and nobody without a header")
+            }
             Self::OpenToOthers => {
                 f.write_str("other hosts may reach this address, and no password is asked for")
             }

@@ -185,6 +185,8 @@ pub struct Listener {
     pub receive_buffer: usize,
     /// The send buffer to ask of the kernel for the socket, in bytes.
     pub send_buffer: usize,
+    /// Proxies whose PROXY v2 headers tell the client. From elsewhere a header is payload.
+    pub accept_proxy_protocol: Vec<IpNet>,
     /// Clients that may open flows; empty: all of them.
     pub allow: Vec<IpNet>,
     /// Clients that may not, also where they are allowed.
@@ -210,6 +212,7 @@ impl Listener {
             address,
             max_flows,
             max_datagram_size: self.max_datagram_size,
+            accept_proxy_protocol: self.accept_proxy_protocol.clone(),
             allow: self.allow.clone(),
             deny: self.deny.clone(),
             own_addresses,

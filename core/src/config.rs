@@ -18,6 +18,9 @@ pub struct ManagerConfig {
     pub max_flows: u32,
     /// The longest datagram in bytes that is forwarded, either way. Longer ones are counted drops.
     pub max_datagram_size: u16,
+    /// Proxies that speak for others: what comes from here has to begin with a PROXY v2 header,
+    /// which tells the client, or to follow a datagram that did. From elsewhere a header is payload.
+    pub accept_proxy_protocol: Vec<IpNet>,
     /// Clients that may open flows; empty: all of them.
     pub allow: Vec<IpNet>,
     /// Clients that may not, also where they are allowed.

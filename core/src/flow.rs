@@ -135,7 +135,7 @@ impl UdpFlow {
         }
     }
 
-    /// The client's address.
+    /// The client's address. Where a proxy speaks for the client, that is the one it says.
     pub fn client(&self) -> SocketAddr {
         self.client.address()
     }
@@ -143,6 +143,12 @@ impl UdpFlow {
     /// The local address that the client sends to, where the listener is bound to a wildcard.
     pub fn local(&self) -> Option<LocalAddr> {
         self.client.local(self.local)
+    }
+
+    /// The number of the proxy that speaks for the client, if one does.
+    #[inline]
+    pub(crate) const fn proxy(&self) -> Option<u32> {
+        self.client.proxy()
     }
 
     /// The backend that serves it.

@@ -16,6 +16,7 @@
 //!     address: "192.0.2.1:53".parse()?,
 //!     max_flows: 1_000,
 //!     max_datagram_size: 65_507,
+//!     accept_proxy_protocol: vec![],
 //!     allow: vec![],
 //!     deny: vec![],
 //!     own_addresses: vec![],
@@ -114,6 +115,7 @@ pub mod proxy_protocol;
 mod queue;
 pub mod random;
 mod reason;
+mod relays;
 mod source_limits;
 mod time;
 mod timer_wheel;

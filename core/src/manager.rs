@@ -7,6 +7,7 @@ mod expire;
 mod failover;
 mod forward;
 mod invariants;
+mod relay;
 
 use core::net::SocketAddr;
 use core::ops::Range;
@@ -25,6 +26,7 @@ use crate::output::Outputs;
 use crate::queue::Queues;
 use crate::random::Random;
 use crate::reason::{Direction, DropReason};
+use crate::relays::Relays;
 use crate::source_limits::SourceLimits;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
@@ -72,6 +74,7 @@ pub struct UdpManager {
     balancer: Balancer,
     queues: Queues,
     source_limits: SourceLimits,
+    relays: Relays,
     counters: Counters,
     random: Random,
     drain: Option<Instant>,
@@ -95,7 +98,7 @@ impl UdpManager {
         let config = configuration.config().clone();
         let capacity = config.max_flows as usize;
         let backends = Backends::new(&config.cluster.backends, config.cluster.health);
-        Self {
+        let mut manager = Self {
             limits: FlowLimits::new(&config.cluster),
             flows: FlowTable::new(capacity, &mut random),
             wheel: TimerWheel::new(capacity, now),
@@ -103,13 +106,18 @@ impl UdpManager {
             queues: Queues::new(resting_queue(BackendId::new(backends.len())), capacity),
             backends,
             source_limits: SourceLimits::new(&config.cluster.limits, capacity, &mut random),
+            relays: Relays::new(),
             counters: Counters::default(),
             random,
             drain: None,
             sweep: None,
             last_partial_timeout: None,
             config,
+        };
+        if !manager.config.accept_proxy_protocol.is_empty() {
+            manager.relays.reserve(capacity, &mut manager.random);
         }
+        manager
     }
 
     /// Takes in what happened at `now` and emits what is to be done about it.
@@ -156,10 +164,12 @@ impl UdpManager {
     /// up to 64. With many flows each lies somewhere in main memory, and this waits for all of
     /// them together where handling one burst after another would wait for each.
     ///
-    /// A hint: nothing depends on it but speed, also where it turns out wrong.
+    /// A hint: nothing depends on it but speed, also where it turns out wrong. Where proxies speak
+    /// for clients it does nothing, since whose the bursts are is not known before they are read.
     #[inline]
     pub fn prefetch(&mut self, clients: impl Iterator<Item = (SocketAddr, Option<LocalAddr>)>) {
-        if self.flows.len() >= PREFETCH_FROM {
+        let are_clients = self.config.accept_proxy_protocol.is_empty();
+        if are_clients && self.flows.len() >= PREFETCH_FROM {
             self.flows.prefetch(clients.map(|(source, local)| FlowKey::new(source, local)));
         }
     }

@@ -6,7 +6,7 @@ use crate::burst::Burst;
 use crate::counters::Traffic;
 use crate::id::{BackendId, FlowId};
 use crate::local_addr::LocalAddr;
-use crate::proxy_protocol::ProxyHeader;
+use crate::proxy_protocol::{ProxyHeader, Tlvs};
 use crate::reason::{CloseReason, Direction, DropReason};
 
 /// An order from [`UdpManager::handle_input`](crate::UdpManager::handle_input).
@@ -36,6 +36,8 @@ pub enum Output<'p> {
         flow: FlowId,
         /// What to put in front of every datagram of the burst.
         prefix: Option<ProxyHeader>,
+        /// What of a proxy's header is to be passed on behind the prefix, whose length counts it.
+        tlvs: Tlvs<'p>,
         /// The TOS or traffic-class byte to send with.
         tos: u8,
         /// The time to live or hop limit to send with, as in [`Output::OpenUpstream`]. It follows
@@ -49,7 +51,7 @@ pub enum Output<'p> {
     SendToClient {
         /// The flow.
         flow: FlowId,
-        /// Where to.
+        /// Where to: the client's address, or that of the proxy that speaks for it.
         client: SocketAddr,
         /// The source address to send from, where the listener is bound to a wildcard.
         local: Option<LocalAddr>,

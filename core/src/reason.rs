@@ -77,6 +77,11 @@ reasons! {
         SourceRate = "source_rate",
         /// More bytes than `amplification` allows to a client that may not be who it says.
         Amplification = "amplification",
+        /// From a network of `accept_proxy_protocol`, with a PROXY header that is not valid.
+        ProxyHeader = "proxy_header",
+        /// From a network of `accept_proxy_protocol`, without a PROXY header, and with none before
+        /// that would tell whose it is.
+        ProxyHeaderMissing = "proxy_header_missing",
         /// A backend's answer to a flow that has closed.
         UnknownFlow = "unknown_flow",
         /// More replies than `responses` or `requests` allow the flow.

@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 
+use flowgate_core::proxy_protocol::Tlvs;
 use flowgate_core::{
     Direction, DropReason, FlowId, FlowRecord, ManagerInput, Output, Outputs, UpstreamFailure,
 };
@@ -326,7 +327,7 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
             Output::OpenUpstream { flow, reuse: Some(former), .. } => {
                 self.reuse_upstream(former, flow);
             }
-            Output::SendToBackend { flow, prefix, tos, ttl, burst } => {
+            Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst } => {
                 self.set_ttl(flow, ttl);
                 self.send_to_backend(Outgoing {
                     flow,
@@ -334,6 +335,7 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                     destination: None,
                     local: None,
                     prefix,
+                    tlvs,
                     tos,
                     may_be_train: true,
                     burst,
@@ -346,6 +348,7 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                     destination: Some(client),
                     local,
                     prefix: None,
+                    tlvs: Tlvs::NONE,
                     tos,
                     may_be_train: true,
                     burst,

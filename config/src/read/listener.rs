@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::cluster::Clusters;
 use crate::Listener;
+use crate::error::Fault;
 use crate::reader::{Claims, Item, Table};
 use crate::value::{boolean, integer, listen_address, name, network, size};
 
@@ -55,7 +56,7 @@ fn listener(
         table.get("max_datagram_size", integer(1..=LONGEST_DATAGRAM)).or(LONGEST_DATAGRAM);
     let receive_buffer = table.get("receive_buffer", size(BUFFER)).or(DEFAULT_BUFFER);
     let send_buffer = table.get("send_buffer", size(BUFFER)).or(DEFAULT_BUFFER);
-    table.get("accept_proxy_protocol", networks).only([]);
+    let accept_proxy_protocol = proxies(table, address.value, v6_only);
     let allow = table.get("allow", networks).or(vec![]);
     let deny = table.get("deny", networks).or(vec![]);
 
@@ -76,9 +77,28 @@ fn listener(
         max_datagram_size,
         receive_buffer,
         send_buffer,
+        accept_proxy_protocol,
         allow,
         deny,
     })
+}
+
+/// The networks of trusted proxies, which have to be of a family that the listener receives.
+fn proxies(table: &Table<'_>, address: Option<SocketAddr>, v6_only: bool) -> Vec<IpNet> {
+    let hears = |network: &IpNet| match (network, address) {
+        (_, None) | (IpNet::V4(_), Some(SocketAddr::V4(_))) => true,
+        (IpNet::V6(_), Some(address)) => address.is_ipv6(),
+        (IpNet::V4(_), Some(address)) => address.ip().is_unspecified() && !v6_only,
+    };
+    let proxies = table.get("accept_proxy_protocol", networks).when(
+        |networks| networks.iter().all(hears),
+        "networks of the families that the listener receives",
+    );
+    let trusted = proxies.value.iter().flatten();
+    if trusted.clone().any(|network| network.prefix_len() == 0) {
+        proxies.item.warn(Fault::TrustsEverybody);
+    }
+    proxies.or(vec![])
 }
 
 fn networks(item: &Item<'_>) -> Option<Vec<IpNet>> {

@@ -90,6 +90,7 @@ max_flows = 20_000
 max_datagram_size = 1472
 receive_buffer = "8MiB"
 send_buffer = 1048576
+accept_proxy_protocol = ["fd00::/8", "2001:db8::7"]
 allow = ["10.0.0.0/8", "2001:db8::/32"]
 deny = ["10.1.2.3"]
 
@@ -217,6 +218,7 @@ fn a_full_example_sets_every_supported_key() {
             max_datagram_size: 1472,
             receive_buffer: 8 << 20,
             send_buffer: 1 << 20,
+            accept_proxy_protocol: vec![network("fd00::/8"), network("2001:db8::7/128")],
             allow: vec![network("10.0.0.0/8"), network("2001:db8::/32")],
             deny: vec![network("10.1.2.3/32")],
         }
@@ -281,6 +283,7 @@ fn a_listener_tells_its_manager_what_to_do() {
             address: address("[::]:53"),
             max_flows: 300,
             max_datagram_size: 1472,
+            accept_proxy_protocol: listener.accept_proxy_protocol.clone(),
             allow: listener.allow.clone(),
             deny: listener.deny.clone(),
             own_addresses: own,

@@ -170,3 +170,27 @@ fn a_misspelt_word_is_no_path_of_a_flow_log() {
         assert_eq!(at_top(&format!("[log]\nflows = {value}")), [expected]);
     }
 }
+
+#[test]
+fn networks_of_proxies_are_networks_that_the_listener_can_hear() {
+    let key = "accept_proxy_protocol";
+    let networks = "a list of networks, such as [\"10.0.0.0/8\"]";
+    let one = "a network such as \"10.0.0.0/8\", or an address";
+    for (value, place, allowed) in
+        [("\"fd00::/8\"", key, networks), ("[\"fd00::/129\"]", "accept_proxy_protocol[0]", one)]
+    {
+        let found = value.trim_matches(['[', ']']);
+        let expected = format!("{place}: found {found}; allowed: {allowed}");
+        assert_eq!(in_listener(&format!("{key} = {value}")), [expected]);
+    }
+    let allowed = "allowed: networks of the families that the listener receives";
+    for (listener, proxies) in [
+        ("address = \"0.0.0.0:1\"", "[\"10.0.0.0/8\", \"fd00::/8\"]"),
+        ("address = \"[::1]:1\"", "[\"10.0.0.0/8\"]"),
+        ("address = \"[::]:1\"\nv6_only = true", "[\"10.0.0.0/8\"]"),
+    ] {
+        let messages = of_listeners(&[&format!("{listener}\n{key} = {proxies}")]);
+        assert_eq!(messages.len(), 1, "{messages:?}");
+        assert!(messages[0].contains(allowed), "{messages:?}");
+    }
+}

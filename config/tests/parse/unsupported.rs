@@ -15,7 +15,6 @@ fn problems(section: &str, lines: &str) -> Vec<Problem> {
 
 /// Each key with a valid value that is not yet supported, and what is.
 const NOT_YET: &[(&str, &str, &str, &str)] = &[
-    ("listener", "accept_proxy_protocol", "[\"10.0.0.0/8\"]", "[]"),
     ("cluster", "mode", "\"one-way\"", "\"session\""),
     ("cluster", "mode", "\"fan-out\"", "\"session\""),
 ];
@@ -35,19 +34,9 @@ fn what_is_not_built_yet_is_refused_by_key_and_value() {
 
 #[test]
 fn what_is_not_built_yet_is_checked_all_the_same() {
-    for (section, line, allowed) in [
-        (
-            "listener",
-            "accept_proxy_protocol = [\"10.0.0.0/33\"]",
-            "a network such as \"10.0.0.0/8\", or an address",
-        ),
-        (
-            "listener",
-            "accept_proxy_protocol = \"10.0.0.0/8\"",
-            "a list of networks, such as [\"10.0.0.0/8\"]",
-        ),
-        ("cluster", "mode = \"sessions\"", "session, one-way, fan-out"),
-    ] {
+    for (section, line, allowed) in
+        [("cluster", "mode = \"sessions\"", "session, one-way, fan-out")]
+    {
         let problems = problems(section, line);
         let [problem] = &problems[..] else {
             panic!("{line}: {problems:?}");

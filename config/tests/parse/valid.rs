@@ -223,3 +223,13 @@ fn a_file_is_loaded_under_its_own_name() {
     let message = load(&path).unwrap_err().to_string();
     assert!(message.starts_with(&format!("cannot read {}: No such file", path.display())));
 }
+
+#[test]
+fn a_listener_that_believes_everybody_draws_a_warning() {
+    let config = with_listener_lines("accept_proxy_protocol = [\"10.0.0.0/8\", \"192.0.2.1\"]");
+    assert_eq!(config.listeners[0].accept_proxy_protocol.len(), 2);
+    assert_eq!(config.warnings, []);
+    let config = with_listener_lines("accept_proxy_protocol = [\"0.0.0.0/0\"]");
+    let faults: Vec<_> = config.warnings.iter().map(|warning| &warning.fault).collect();
+    assert_eq!(faults, [&Fault::TrustsEverybody]);
+}

@@ -4,6 +4,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::forward::Arrival;
 use super::{UNANSWERED, UdpManager};
 use crate::burst::Burst;
 use crate::config::ManagerConfig;
@@ -11,7 +12,6 @@ use crate::counters::Traffic;
 use crate::flow::UdpFlow;
 use crate::flow_key::FlowKey;
 use crate::id::FlowId;
-use crate::local_addr::LocalAddr;
 use crate::output::{Output, Outputs};
 use crate::reason::{CloseReason, Direction, DropReason};
 use crate::time::Instant;
@@ -20,21 +20,41 @@ impl UdpManager {
     #[inline]
     pub(super) fn handle_client_burst<'p>(
         &mut self,
-        key: &FlowKey,
+        sender: &FlowKey,
         tos: u8,
         ttl: u8,
         burst: Burst<'p>,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
-        self.counters.to_backend.received.add(Traffic::of(&burst));
-        if key.client.port() == 0 {
-            self.drop_burst(Direction::ToBackend, DropReason::PortZero, &burst, outputs);
+        if sender.client.port() == 0 {
+            self.refuse(DropReason::PortZero, &burst, outputs);
             return;
         }
+        let arrival = Arrival { tos, ttl, told: None };
+        if self.is_proxy(sender) {
+            self.handle_relayed_burst(sender, arrival, burst, now, outputs);
+        } else {
+            self.handle_datagrams(sender, sender, &arrival, burst, now, outputs);
+        }
+    }
+
+    /// Takes the datagrams of one client. `sender` is the client itself or a proxy that speaks for
+    /// it.
+    #[inline]
+    pub(super) fn handle_datagrams<'p>(
+        &mut self,
+        key: &FlowKey,
+        sender: &FlowKey,
+        arrival: &Arrival<'p>,
+        burst: Burst<'p>,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        self.counters.to_backend.received.add(Traffic::of(&burst));
         let mut rest = self.drop_too_large(Direction::ToBackend, burst, outputs);
-        let ttl = ttl.saturating_sub(1);
-        if ttl == 0 {
+        let arrival = Arrival { ttl: arrival.ttl.saturating_sub(1), ..*arrival };
+        if arrival.ttl == 0 {
             if let Some(burst) = rest {
                 self.drop_burst(Direction::ToBackend, DropReason::TtlExpired, &burst, outputs);
             }
@@ -42,14 +62,14 @@ impl UdpManager {
         }
         // One turn, unless `requests` makes the burst reach into a next flow.
         while let Some(burst) = rest {
-            let flow = match self.flow_for(key, ttl, now, outputs) {
+            let flow = match self.flow_for(key, sender, arrival.ttl, now, outputs) {
                 Ok(flow) => flow,
                 Err(reason) => {
                     self.drop_burst(Direction::ToBackend, reason, &burst, outputs);
                     return;
                 }
             };
-            rest = self.forward_requests(flow, tos, ttl, burst, now, outputs);
+            rest = self.forward_requests(flow, &arrival, burst, now, outputs);
         }
     }
 
@@ -58,6 +78,7 @@ impl UdpManager {
     fn flow_for<'p>(
         &mut self,
         key: &FlowKey,
+        sender: &FlowKey,
         ttl: u8,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
@@ -67,7 +88,7 @@ impl UdpManager {
         {
             return Ok(flow);
         }
-        self.admit(key, ttl, now, outputs)
+        self.admit(key, sender, ttl, now, outputs)
     }
 
     /// Opens a flow, or says why there can be none. Nothing is allocated or asked of the shell
@@ -75,16 +96,18 @@ impl UdpManager {
     fn admit<'p>(
         &mut self,
         key: &FlowKey,
+        sender: &FlowKey,
         ttl: u8,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) -> Result<FlowId, DropReason> {
         let client = key.client.address();
-        self.check_client(client, key.local())?;
+        self.check_sender(sender)?;
+        self.check_client(client)?;
         if self.drain.is_some() {
             return Err(DropReason::Draining);
         }
-        self.source_limits.admit(key.client.ip_bits(), now)?;
+        self.source_limits.admit(key.client.source(), now)?;
         self.check_room()?;
         let affinity = self.config.cluster.affinity;
         let backend = self
@@ -102,22 +125,31 @@ impl UdpManager {
         let flow = self.flows.insert(key, reuse, build);
         self.wheel.schedule(flow.index(), self.flows.at(flow.index()).1.deadline());
         self.queues.push(UNANSWERED, flow.index());
-        self.source_limits.opened(key.client.ip_bits());
+        self.source_limits.opened(key.client.source());
+        if let Some(proxy) = key.client.proxy() {
+            self.relays.opened(proxy);
+        }
         self.counters.flows_opened += 1;
         outputs.emit(Output::OpenUpstream { flow, backend, address, ttl, reuse });
         Ok(flow)
     }
 
-    /// Whether a client may have flows here at all.
-    fn check_client(&self, client: SocketAddr, local: Option<LocalAddr>) -> Result<(), DropReason> {
-        let ManagerConfig { address, own_addresses, allow, deny, .. } = &self.config;
-        // A client and the local address it calls are on one link, if on any.
-        let called = SocketAddr::new(local.map_or(address.ip(), |local| local.ip), address.port());
-        let is_this = (client.ip(), client.port()) == (called.ip(), called.port());
-        let is_ours = || own_addresses.iter().any(|own| is_at(client, own, called.ip()));
-        if is_this || is_ours() || self.backends.has_address(client) {
+    /// Whether a sender can be anybody's client: not where it is one of us.
+    fn check_sender(&self, sender: &FlowKey) -> Result<(), DropReason> {
+        let own_addresses = &self.config.own_addresses;
+        // A sender and the local address it calls are on one link, if on any.
+        let (sender, called) = (sender.client.address(), self.called(sender.local()));
+        let is_this = (sender.ip(), sender.port()) == (called.ip(), called.port());
+        let is_ours = || own_addresses.iter().any(|own| is_at(sender, own, called.ip()));
+        if is_this || is_ours() || self.backends.has_address(sender) {
             return Err(DropReason::OwnAddress);
         }
+        Ok(())
+    }
+
+    /// Whether a client may have flows here at all.
+    fn check_client(&self, client: SocketAddr) -> Result<(), DropReason> {
+        let ManagerConfig { allow, deny, .. } = &self.config;
         let is_in = |networks: &[IpNet]| networks.iter().any(|net| net.contains(&client.ip()));
         if is_in(deny) || !(allow.is_empty() || is_in(allow)) {
             return Err(DropReason::Denied);

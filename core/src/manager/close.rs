@@ -25,14 +25,17 @@ impl UdpManager {
         if self.config.record_flows {
             outputs.emit(Output::RecordFlow { flow: id, record: flow.record(reason, now) });
         }
-        let (client, backend) = (flow.key().client.ip_bits(), flow.backend());
+        let (client, backend) = (flow.key().client, flow.backend());
         let is_silence = reason == CloseReason::Idle && flow.is_owed_an_answer(&self.limits);
         if is_silence && self.backends.was_silent(backend, now) {
             self.sweep_if_needed(now);
         }
         self.wheel.cancel(id.index());
         self.queues.remove(id.index());
-        self.source_limits.closed(client);
+        self.source_limits.closed(client.source());
+        if let Some(proxy) = client.proxy() {
+            self.relays.closed(proxy, self.remembered_until(now));
+        }
         if let Some(backend) = self.backends.get_mut(backend) {
             backend.flows_active -= 1;
         }

@@ -40,12 +40,16 @@ impl UdpManager {
             self.wheel.reserve(capacity);
             self.queues.reserve(capacity);
         }
+        if !config.accept_proxy_protocol.is_empty() {
+            let capacity = self.flows.len().max(config.max_flows as usize);
+            self.relays.reserve(capacity, &mut self.random);
+        }
         if is_resized || config.cluster.limits != self.config.cluster.limits {
             let capacity = self.flows.len().max(config.max_flows as usize);
             let limits = &config.cluster.limits;
             self.source_limits = SourceLimits::new(limits, capacity, &mut self.random);
             for (_, flow) in self.flows.iter() {
-                self.source_limits.opened(flow.key().client.ip_bits());
+                self.source_limits.opened(flow.key().client.source());
             }
         }
         self.set_flow_limits(FlowLimits::new(&config.cluster), now);

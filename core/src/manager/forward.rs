@@ -1,15 +1,38 @@
 //! Datagrams on a flow, both ways.
 
+use core::net::SocketAddr;
+
 use super::UdpManager;
 use crate::burst::Burst;
 use crate::config::SendProxyProtocol;
 use crate::counters::Traffic;
 use crate::flow::{AcceptedReplies, AcceptedRequests};
 use crate::id::{BackendId, FlowId};
+use crate::local_addr::LocalAddr;
 use crate::output::{Output, Outputs};
-use crate::proxy_protocol::ProxyHeader;
+use crate::proxy_protocol::{ProxyHeader, Tlvs};
 use crate::reason::{CloseReason, Direction, DropReason};
 use crate::time::Instant;
+
+/// How a client's datagrams came here.
+#[derive(Clone, Copy)]
+pub(super) struct Arrival<'p> {
+    /// The TOS or traffic-class byte they carried.
+    pub(super) tos: u8,
+    /// The time to live or hop limit they have left.
+    pub(super) ttl: u8,
+    /// What a proxy says of them, if they came by one.
+    pub(super) told: Option<Told<'p>>,
+}
+
+/// What a proxy says of a client's datagrams besides who the client is.
+#[derive(Clone, Copy)]
+pub(super) struct Told<'p> {
+    /// The address that the client called.
+    pub(super) called: SocketAddr,
+    /// Whatever else is to be passed on.
+    pub(super) tlvs: Tlvs<'p>,
+}
 
 impl UdpManager {
     /// Forwards what the flow takes, and returns what belongs to the client's next flow.
@@ -17,8 +40,7 @@ impl UdpManager {
     pub(super) fn forward_requests<'p>(
         &mut self,
         id: FlowId,
-        tos: u8,
-        ttl: u8,
+        arrival: &Arrival<'p>,
         burst: Burst<'p>,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
@@ -34,7 +56,7 @@ impl UdpManager {
             if let Some(backend) = self.backends.get_mut(backend) {
                 backend.to.add(traffic);
             }
-            self.emit_requests(id, is_first, tos, ttl, burst, outputs);
+            self.emit_requests(id, is_first, arrival, burst, outputs);
         }
         if is_retired {
             self.flows.unindex(id);
@@ -48,8 +70,7 @@ impl UdpManager {
         &self,
         flow: FlowId,
         is_first: bool,
-        tos: u8,
-        ttl: u8,
+        arrival: &Arrival<'p>,
         burst: Burst<'p>,
         outputs: &mut impl Outputs<'p>,
     ) {
@@ -58,24 +79,37 @@ impl UdpManager {
             SendProxyProtocol::First => u16::from(is_first),
             SendProxyProtocol::Every => burst.count(),
         };
+        let &Arrival { tos, ttl, .. } = arrival;
         let (with, without) = burst.split_at(with_header);
         if let Some(burst) = with {
-            let prefix = self.proxy_header(flow);
-            outputs.emit(Output::SendToBackend { flow, prefix, tos, ttl, burst });
+            let (prefix, tlvs) = self.proxy_header(flow, arrival);
+            outputs.emit(Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst });
         }
         if let Some(burst) = without {
-            outputs.emit(Output::SendToBackend { flow, prefix: None, tos, ttl, burst });
+            let (prefix, tlvs) = (None, Tlvs::NONE);
+            outputs.emit(Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst });
         }
     }
 
-    /// The header that tells the backend who the client is and whom it called.
-    fn proxy_header(&self, id: FlowId) -> Option<ProxyHeader> {
-        let flow = self.flows.get(id)?;
-        let mut called = self.config.address;
-        if let Some(local) = flow.local() {
-            called.set_ip(local.ip);
-        }
-        Some(ProxyHeader::new(flow.client(), called))
+    /// The header that tells the backend who the client is and whom it called, and what else a
+    /// proxy has said of it.
+    fn proxy_header<'p>(
+        &self,
+        id: FlowId,
+        arrival: &Arrival<'p>,
+    ) -> (Option<ProxyHeader>, Tlvs<'p>) {
+        let Some(flow) = self.flows.get(id) else { return (None, Tlvs::NONE) };
+        let (called, tlvs) = match &arrival.told {
+            Some(told) => (told.called, told.tlvs),
+            None => (self.called(flow.local()), Tlvs::NONE),
+        };
+        (Some(ProxyHeader::new(flow.client(), called).followed_by(&tlvs)), tlvs)
+    }
+
+    /// The address that was called by whoever called `local`.
+    pub(super) fn called(&self, local: Option<LocalAddr>) -> SocketAddr {
+        let address = self.config.address;
+        local.map_or(address, |local| SocketAddr::new(local.ip, address.port()))
     }
 
     #[inline]
@@ -107,7 +141,10 @@ impl UdpManager {
         let is_complete = flow.is_complete(&self.limits);
         let traffic = accepted.as_ref().map(Traffic::of).unwrap_or_default();
         if let Some(burst) = accepted {
-            let (client, local) = (flow.client(), flow.local());
+            let (client, local) = match flow.proxy() {
+                None => (flow.client(), flow.local()),
+                Some(proxy) => self.relays.way_back(proxy),
+            };
             self.counters.to_client.forwarded.add(traffic);
             outputs.emit(Output::SendToClient { flow: id, client, local, tos, burst });
         }

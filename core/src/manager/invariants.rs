@@ -31,6 +31,8 @@ impl UdpManager {
             self.backends.iter().map(|(id, _)| self.queues.len(resting_queue(id))).sum();
         assert_eq!(self.flows.resting(), resting, "a resting socket was lost");
 
+        self.relays.assert_invariants(self.flows.iter().filter_map(|(_, flow)| flow.proxy()));
+
         for counted in self.source_limits.totals() {
             assert_eq!(counted, self.flows.len() as u64, "a source's flows were lost count of");
         }

@@ -2,7 +2,7 @@ use super::*;
 use crate::config::*;
 use crate::local_addr::LocalAddr;
 use crate::output::Output;
-use crate::proxy_protocol::ProxyHeader;
+use crate::proxy_protocol::{ProxyHeader, Tlvs};
 use crate::{BackendNews, Burst, CloseReason, DropReason, UpstreamFailure};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -30,6 +30,7 @@ fn config() -> ManagerConfig {
         address: "192.0.2.53:53".parse().unwrap(),
         max_flows: 100,
         max_datagram_size: 65_507,
+        accept_proxy_protocol: vec![],
         allow: vec![],
         deny: vec![],
         own_addresses: vec![],
@@ -522,6 +523,22 @@ fn one_source_cannot_take_every_flow() {
 }
 
 #[test]
+fn one_address_on_two_links_is_two_sources() {
+    let mut harness = Harness::new(|c| {
+        c.cluster.limits.flows_per_source = 1;
+        c.cluster.limits.flows_per_subnet = 1;
+    });
+    for scope in [2, 3, 0x8000_0000] {
+        let on = |port| core::net::SocketAddrV6::new("fe80::1".parse().unwrap(), port, 0, scope);
+        let flow = harness.open(on(9).into(), at(0));
+        let source = harness.manager.flow(flow).unwrap().client();
+        assert_eq!(source, on(9).into());
+        let refused = harness.request(on(10).into(), b"x", at(0));
+        assert!(matches!(refused[..], [Output::Drop { reason: DropReason::SourceFlows, .. }]));
+    }
+}
+
+#[test]
 fn without_a_backend_datagrams_are_counted_drops() {
     let mut harness = Harness::new(|c| c.cluster.backends.clear());
     harness.requests(client(1), b"aabbc", 2);
@@ -828,3 +845,4 @@ fn the_same_inputs_give_the_same_outputs() {
 }
 
 mod failover;
+mod relay;

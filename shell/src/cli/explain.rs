@@ -16,7 +16,12 @@ pub(super) fn run(path: &Path, client: SocketAddr) -> Result<(), Failure> {
     println!("client {}", describe_client(client));
     for listener in &config.listeners {
         println!("\nlistener {:?} on {}", listener.name, listener.address);
-        if !can_reach(client.ip(), listener) {
+        let proxies = &listener.accept_proxy_protocol;
+        if proxies.iter().any(|network| network.contains(&client.ip().to_canonical())) {
+            println!("  is believed as a proxy: its PROXY v2 headers name the client");
+        }
+        // By a proxy a client of either family can come.
+        if proxies.is_empty() && !can_reach(client.ip(), listener) {
             println!("  cannot be reached: it does not listen on the client's family");
             continue;
         }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use flowgate_core::proxy_protocol::ProxyHeader;
+use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
 use flowgate_core::{Burst, Direction, FlowId, LocalAddr};
 
 /// A burst on its way out.
@@ -18,6 +18,8 @@ pub struct Outgoing<'t> {
     pub local: Option<LocalAddr>,
     /// What goes in front of every datagram.
     pub prefix: Option<ProxyHeader>,
+    /// What of another's header goes between the prefix and each datagram.
+    pub tlvs: Tlvs<'t>,
     /// The TOS or traffic-class byte.
     pub tos: u8,
     /// Whether the kernel may be given several datagrams to cut apart.
@@ -27,24 +29,31 @@ pub struct Outgoing<'t> {
 }
 
 impl Outgoing<'_> {
-    /// The bytes of the prefix; none without one.
-    pub fn prefix_bytes(&self) -> &[u8] {
-        self.prefix.as_ref().map_or(&[], ProxyHeader::as_bytes)
+    /// What goes in front of every datagram, piece by piece; any may be empty.
+    pub fn front(&self) -> [&[u8]; 3] {
+        let prefix = self.prefix.as_ref().map_or(&[][..], ProxyHeader::as_bytes);
+        let [tlvs, more_tlvs] = self.tlvs.parts();
+        [prefix, tlvs, more_tlvs]
     }
 
-    /// The length of each datagram but the last, with its prefix.
+    /// How many bytes go in front of every datagram.
+    pub fn front_len(&self) -> usize {
+        self.prefix.as_ref().map_or(0, |prefix| prefix.as_bytes().len() + self.tlvs.len())
+    }
+
+    /// The length of each datagram but the last, with what goes in front.
     pub fn stride(&self) -> usize {
-        self.prefix_bytes().len() + usize::from(self.burst.stride())
+        self.front_len() + usize::from(self.burst.stride())
     }
 
     /// All bytes that go out for it, prefixes included.
     pub fn wire_bytes(&self) -> usize {
-        self.burst.bytes().len() + self.prefix_bytes().len() * usize::from(self.burst.count())
+        self.burst.bytes().len() + self.front_len() * usize::from(self.burst.count())
     }
 
-    /// The length of the last datagram, with its prefix.
+    /// The length of the last datagram, with what goes in front.
     pub fn last_len(&self) -> usize {
-        self.prefix_bytes().len() + self.burst.last_len()
+        self.front_len() + self.burst.last_len()
     }
 
     /// Whether `next` leaves by the same way, so that one message can carry both.

@@ -55,7 +55,7 @@ impl Spill {
     /// Copies a datagram to the end of the queue; `false` if the queue, or the `budget` in bytes
     /// of all queues together, has no room for it.
     pub fn push(&mut self, outgoing: &Outgoing<'_>, datagram: &[u8], budget: &mut usize) -> bool {
-        let len = outgoing.prefix_bytes().len() + datagram.len();
+        let len = outgoing.front_len() + datagram.len();
         if self.waiting.len() >= MAX_DATAGRAMS || self.bytes + len > MAX_BYTES || len > *budget {
             return false;
         }
@@ -67,7 +67,7 @@ impl Spill {
             destination: outgoing.destination,
             local: outgoing.local,
             tos: outgoing.tos,
-            wire: [outgoing.prefix_bytes(), datagram].concat().into_boxed_slice(),
+            wire: [&outgoing.front().concat(), datagram].concat().into_boxed_slice(),
         });
         true
     }

@@ -154,12 +154,10 @@ impl<'q> Plan<'q> {
 
     fn single(&mut self, start: Position, outgoing: &'q Outgoing<'_>, bytes: &'q [u8]) {
         let first_piece = self.pieces.len();
-        if outgoing.prefix.is_some() {
-            self.pieces.push(IoSlice::new(outgoing.prefix_bytes()));
-        }
+        self.push_front(outgoing);
         self.pieces.push(IoSlice::new(bytes));
         self.push_message(first_piece, outgoing, 0);
-        let len = outgoing.prefix_bytes().len() + bytes.len();
+        let len = outgoing.front_len() + bytes.len();
         let cargo = Cargo {
             start,
             datagrams: 1,
@@ -177,8 +175,15 @@ impl<'q> Plan<'q> {
             return;
         }
         for datagram in outgoing.burst.datagrams() {
-            self.pieces.push(IoSlice::new(outgoing.prefix_bytes()));
+            self.push_front(outgoing);
             self.pieces.push(IoSlice::new(datagram));
+        }
+    }
+
+    fn push_front(&mut self, outgoing: &'q Outgoing<'_>) {
+        if outgoing.prefix.is_some() {
+            let pieces = outgoing.front().into_iter().filter(|piece| !piece.is_empty());
+            self.pieces.extend(pieces.map(IoSlice::new));
         }
     }
 

@@ -88,7 +88,7 @@ fn a_flow_moves_at_its_clients_next_datagram_and_keeps_its_id() {
                 ttl: 63,
                 reuse: None
             },
-            Output::SendToBackend { flow, prefix: None, tos: 0, ttl: 63, burst },
+            Output::SendToBackend { flow, prefix: None, tlvs: Tlvs::NONE, tos: 0, ttl: 63, burst },
         ]
     );
     assert_eq!(harness.manager.counters().flows_moved, 1);

@@ -1,0 +1,115 @@
+//! Datagrams that come by a proxy, which says in a PROXY header whose they are.
+
+use super::UdpManager;
+use super::forward::{Arrival, Told};
+use crate::burst::Burst;
+use crate::counters::Traffic;
+use crate::flow_key::FlowKey;
+use crate::output::Outputs;
+use crate::proxy_protocol::{ReceivedHeader, Tlvs, has_header};
+use crate::reason::{Direction, DropReason};
+use crate::relays::Said;
+use crate::time::Instant;
+
+impl UdpManager {
+    /// Whether a sender is a proxy whose headers count.
+    #[inline]
+    pub(super) fn is_proxy(&self, sender: &FlowKey) -> bool {
+        let networks = &self.config.accept_proxy_protocol;
+        if networks.is_empty() {
+            return false;
+        }
+        let ip = sender.client.address().ip();
+        networks.iter().any(|network| network.contains(&ip))
+    }
+
+    /// Takes a proxy's datagrams: each that has a header by itself, and those without a header that
+    /// follow one another together.
+    #[inline(never)]
+    pub(super) fn handle_relayed_burst<'p>(
+        &mut self,
+        proxy: &FlowKey,
+        arrival: Arrival<'p>,
+        burst: Burst<'p>,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        let mut rest = Some(burst);
+        while let Some(burst) = rest {
+            let without = burst.datagrams().take_while(|datagram| !has_header(datagram)).count();
+            let (followers, others) = burst.split_at(without as u16);
+            if let Some(followers) = followers {
+                self.handle_followers(proxy, arrival, followers, now, outputs);
+            }
+            let Some((Some(one), more)) = others.map(|others| others.split_at(1)) else { return };
+            rest = more;
+            match ReceivedHeader::parse(one.bytes()) {
+                Ok(Some(header)) => self.handle_told(proxy, arrival, &header, now, outputs),
+                // It has one.
+                Ok(None) | Err(_) => self.refuse(DropReason::ProxyHeader, &one, outputs),
+            }
+        }
+    }
+
+    /// Takes a datagram that had a header.
+    fn handle_told<'p>(
+        &mut self,
+        proxy: &FlowKey,
+        arrival: Arrival<'p>,
+        header: &ReceivedHeader<'p>,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        // A part of a datagram is no longer than one.
+        let Some(burst) = Burst::single(header.payload) else { return };
+        let said = match header.endpoints {
+            Some(endpoints) => Said { client: endpoints.client, called: endpoints.destination },
+            None => Said { client: proxy.client.address(), called: self.called(proxy.local()) },
+        };
+        let Some(number) = self.relays.note(proxy, said, self.remembered_until(now)) else {
+            self.refuse(DropReason::MaxFlows, &burst, outputs);
+            return;
+        };
+        let told = Told { called: said.called, tlvs: header.tlvs };
+        let arrival = Arrival { told: Some(told), ..arrival };
+        let key = FlowKey::relayed(said.client, number);
+        self.handle_datagrams(&key, proxy, &arrival, burst, now, outputs);
+    }
+
+    /// Takes datagrams without a header: they are those of the client that the last one named.
+    fn handle_followers<'p>(
+        &mut self,
+        proxy: &FlowKey,
+        arrival: Arrival<'p>,
+        burst: Burst<'p>,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        let until = self.remembered_until(now);
+        let Some((number, said)) = self.relays.recall(proxy, now, until) else {
+            self.refuse(DropReason::ProxyHeaderMissing, &burst, outputs);
+            return;
+        };
+        let told = Told { called: said.called, tlvs: Tlvs::NONE };
+        let arrival = Arrival { told: Some(told), ..arrival };
+        let key = FlowKey::relayed(said.client, number);
+        self.handle_datagrams(&key, proxy, &arrival, burst, now, outputs);
+    }
+
+    /// Until when what a proxy says now holds for datagrams that have no header, where no flow
+    /// remembers it: as long as a flow would, had it been admitted.
+    pub(super) fn remembered_until(&self, now: Instant) -> Instant {
+        now + self.config.cluster.idle_timeout
+    }
+
+    /// Counts datagrams that arrived and go no further.
+    pub(super) fn refuse<'p>(
+        &mut self,
+        reason: DropReason,
+        burst: &Burst<'p>,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        self.counters.to_backend.received.add(Traffic::of(burst));
+        self.drop_burst(Direction::ToBackend, reason, burst, outputs);
+    }
+}
