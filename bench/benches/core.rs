@@ -189,6 +189,7 @@ fn config(max_flows: usize, change: impl FnOnce(&mut ClusterConfig)) -> ManagerC
         address: SocketAddr::from(([192, 0, 2, 1], 53)),
         max_flows: max_flows as u32,
         max_datagram_size: 65_507,
+        accept_proxy_protocol: vec![],
         allow: vec![],
         deny: vec![],
         own_addresses: vec![],

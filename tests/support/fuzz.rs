@@ -4,6 +4,7 @@
 //! Each takes any bytes, and panics where the code that it is for does what it must not.
 
 mod proxy;
+mod proxy_accept;
 
 use std::str;
 
@@ -16,17 +17,19 @@ use flowgate_core::Burst;
 
 use crate::sim::run_bytes;
 pub use proxy::proxy_header;
+pub use proxy_accept::proxy_accept;
 
 /// What a target does with its bytes.
 pub type Body = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Body); 7] = [
+pub const TARGETS: [(&str, Body); 8] = [
     ("manager", manager),
     ("configuration", configuration),
     ("control_messages", control_messages),
     ("bursts", bursts),
     ("proxy_header", proxy_header),
+    ("proxy_accept", proxy_accept),
     ("control_requests", control_requests),
     ("probe_answers", probe_answers),
 ];

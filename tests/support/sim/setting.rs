@@ -97,6 +97,7 @@ impl Setting {
             address: choices.one_of(&["192.0.2.53:53", "[2001:db8::53]:53"]).parse().unwrap(),
             max_flows: choose_max_flows(choices),
             max_datagram_size: choose_max_datagram_size(choices),
+            accept_proxy_protocol: vec![],
             allow: networks(choose_mask(choices)),
             deny: networks(choose_mask(choices)),
             own_addresses: listeners(choose_mask(choices)),
@@ -385,6 +386,17 @@ pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
         (ip, _) => SocketAddr::new(ip, address.port()),
     }
 }
+
+/// Who a client is to limits: its address, and the link that it is on where that is part of it.
+pub(super) fn source(client: SocketAddr) -> Source {
+    match canonical(client) {
+        SocketAddr::V4(client) => (IpAddr::V4(*client.ip()), 0),
+        SocketAddr::V6(client) => (IpAddr::V6(*client.ip()), client.scope_id()),
+    }
+}
+
+/// An address and a link.
+pub(super) type Source = (IpAddr, u32);
 
 fn documentation_address(host: u8) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host.into())

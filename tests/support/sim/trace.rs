@@ -77,8 +77,10 @@ fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
         Output::OpenUpstream { flow, backend, address, ttl, reuse } => {
             (flow, backend, address, ttl, reuse).hash(hash);
         }
-        Output::SendToBackend { flow, prefix, tos, ttl, burst } => {
+        Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst } => {
             let prefix = prefix.as_ref().map(|prefix| prefix.as_bytes());
+            // There are TLVs only behind proxies; for none nothing is hashed.
+            tlvs.parts().into_iter().filter(|part| !part.is_empty()).for_each(|p| p.hash(hash));
             (flow, prefix, tos, ttl).hash(hash);
             hash_burst(burst, hash);
         }

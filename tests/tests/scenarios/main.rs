@@ -28,6 +28,7 @@ fn setting(change: impl FnOnce(&mut ManagerConfig)) -> Setting {
         address: ([192, 0, 2, 53], 53).into(),
         max_flows: 16,
         max_datagram_size: 65_507,
+        accept_proxy_protocol: vec![],
         allow: vec![],
         deny: vec![],
         own_addresses: vec![],

@@ -11,6 +11,7 @@ use super::balance::Load;
 use super::effect::Effect;
 use super::health::Fate;
 use super::{Model, Violation, require};
+use crate::sim::setting::{Source, source};
 
 /// What the outputs of one input say that the model cannot know.
 #[derive(Debug, Default)]
@@ -68,11 +69,11 @@ impl Model {
             DropReason::Denied
         } else if self.drain.is_some() {
             DropReason::Draining
-        } else if is_over(limits.flows_per_source, self.flows_of(client.ip(), Width::Host)) {
+        } else if is_over(limits.flows_per_source, self.flows_of(client, Width::Host)) {
             DropReason::SourceFlows
-        } else if is_over(limits.flows_per_subnet, self.flows_of(client.ip(), Width::Subnet)) {
+        } else if is_over(limits.flows_per_subnet, self.flows_of(client, Width::Subnet)) {
             DropReason::SubnetFlows
-        } else if self.is_too_fast(client.ip(), now, seen)? {
+        } else if self.is_too_fast(source(client), now, seen)? {
             DropReason::SourceRate
         } else if self.is_full() && self.oldest_unanswered().is_none() && !self.resting_can_go() {
             DropReason::MaxFlows
@@ -104,14 +105,14 @@ impl Model {
         is_on_the_list && !is_in(&self.config.deny)
     }
 
-    fn flows_of(&self, client: IpAddr, width: Width) -> usize {
-        let is_neighbour = |other: IpAddr| network(other, width) == network(client, width);
-        self.flows.iter().filter(|flow| is_neighbour(flow.client.ip())).count()
+    fn flows_of(&self, client: SocketAddr, width: Width) -> usize {
+        let network = |client| network(source(client), width);
+        self.flows.iter().filter(|flow| network(flow.client) == network(client)).count()
     }
 
     fn is_too_fast(
         &mut self,
-        client: IpAddr,
+        client: Source,
         now: Instant,
         seen: &Seen,
     ) -> Result<bool, Violation> {
@@ -180,24 +181,24 @@ enum Width {
     Subnet,
 }
 
-/// The address, or the /24 of IPv4 or /56 of IPv6 that it lies in.
-fn network(ip: IpAddr, width: Width) -> Vec<u8> {
+/// The address, or the /24 of IPv4 or /56 of IPv6 that it lies in, on its link.
+fn network((ip, link): Source, width: Width) -> (Vec<u8>, u32) {
     let (octets, subnet) = match ip {
         IpAddr::V4(ip) => (ip.octets().to_vec(), 24 / 8),
         IpAddr::V6(ip) => (ip.octets().to_vec(), 56 / 8),
     };
     match width {
-        Width::Host => octets,
-        Width::Subnet => octets[..subnet].to_vec(),
+        Width::Host => (octets, link),
+        Width::Subnet => (octets[..subnet].to_vec(), link),
     }
 }
 
 /// How fast each source opens flows: a bucket for each, which holds a second's worth and leaks.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rates {
-    buckets: BTreeMap<IpAddr, Bucket>,
+    buckets: BTreeMap<Source, Bucket>,
     /// The sources that were refused for what others had opened.
-    unlucky: BTreeSet<IpAddr>,
+    unlucky: BTreeSet<Source>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -217,7 +218,7 @@ impl Rates {
     /// Whether a source opens flows too fast, and if not, counts one more.
     fn is_too_fast(
         &mut self,
-        source: IpAddr,
+        source: Source,
         interval: Duration,
         now: Instant,
         is_refused: bool,
@@ -228,7 +229,7 @@ impl Rates {
         }
         if is_refused {
             let all: Duration = self.buckets.values().map(|bucket| bucket.level(now)).sum();
-            require!(all + interval > SECOND, "{source} is refused and nobody opens flows fast");
+            require!(all + interval > SECOND, "{source:?} is refused and nobody opens flows fast");
             self.unlucky.insert(source);
             require!(
                 self.unlucky.len() <= MOST_UNLUCKY,

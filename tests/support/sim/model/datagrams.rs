@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use flowgate_core::config::{ClusterConfig, SendProxyProtocol};
 use flowgate_core::counters::Traffic;
-use flowgate_core::proxy_protocol::ProxyHeader;
+use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
 use flowgate_core::{Burst, CloseReason, Direction, DropReason, FlowId, Instant, LocalAddr};
 
 use super::admission::Seen;
@@ -209,6 +209,7 @@ impl Model {
         Effect::Request {
             flow: flow.id,
             prefix: has_header.then(|| ProxyHeader::new(flow.client, called)),
+            tlvs: Tlvs::NONE,
             tos: from.tos,
             ttl: from.ttl - 1,
             datagram,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use flowgate_core::proxy_protocol::ProxyHeader;
+use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
 use flowgate_core::{
     BackendId, CloseReason, Direction, DropReason, FlowId, FlowRecord, LocalAddr, Output,
 };
@@ -22,6 +22,7 @@ pub(super) enum Effect<'p> {
     Request {
         flow: FlowId,
         prefix: Option<ProxyHeader>,
+        tlvs: Tlvs<'p>,
         tos: u8,
         ttl: u8,
         datagram: &'p [u8],
@@ -59,10 +60,11 @@ pub(super) fn of_outputs<'p>(outputs: &[Output<'p>]) -> Vec<Effect<'p>> {
             Output::OpenUpstream { flow, backend, address, ttl, reuse } => {
                 effects.push(Effect::Open { flow, backend, address, ttl, reuse })
             }
-            Output::SendToBackend { flow, prefix, tos, ttl, burst } => {
+            Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst } => {
                 effects.extend(burst.datagrams().map(|datagram| Effect::Request {
                     flow,
                     prefix,
+                    tlvs,
                     tos,
                     ttl,
                     datagram,

@@ -88,7 +88,7 @@ impl Memory {
         output: Output<'p>,
         outputs: &mut Vec<Output<'p>>,
     ) {
-        let Output::SendToBackend { flow, mut prefix, tos, ttl, burst } = output else {
+        let Output::SendToBackend { flow, mut prefix, tlvs, tos, ttl, burst } = output else {
             return;
         };
         self.sent += 1;
@@ -109,6 +109,7 @@ impl Memory {
         outputs.extend(corrupt_burst(bug, burst).into_iter().map(|burst| Output::SendToBackend {
             flow,
             prefix,
+            tlvs,
             tos,
             ttl,
             burst,

@@ -10,7 +10,7 @@ use flowgate_core::config::Limits;
 use flowgate_core::{BackendId, Burst, CloseReason, Direction, FlowId, Instant, ManagerInput};
 
 use super::World;
-use crate::sim::setting::{Temper, canonical};
+use crate::sim::setting::{Source, Temper, source as of_client};
 use crate::sim::wire::Route;
 use crate::sim::{Violation, require};
 
@@ -23,7 +23,7 @@ pub(super) struct Upstream {
     pub(super) temper: Temper,
     /// Who is at the other end, once a datagram has said so.
     pub(super) party: Option<u16>,
-    client: IpAddr,
+    client: Source,
     port: u16,
     /// How many were opened before.
     number: u64,
@@ -64,7 +64,7 @@ impl World {
         let &ManagerInput::ClientBurst { source, .. } = input else {
             return Err(Violation(format!("{flow:?} is opened for no client")));
         };
-        let client = canonical(source).ip();
+        let client = of_client(source);
         let temper = self.tempers[backend.index()];
         if let Some(former) = self.moving.remove(&flow) {
             require!(reuse.is_none(), "{flow:?} goes on by the socket of another: {reuse:?}");
@@ -115,7 +115,7 @@ impl World {
     }
 
     /// No source and no subnet takes more than its share.
-    fn check_shares(&self, client: IpAddr) -> Result<(), Violation> {
+    fn check_shares(&self, client: Source) -> Result<(), Violation> {
         let &Limits { flows_per_source, flows_per_subnet, .. } = &self.config.cluster.limits;
         let count = |is_meant: &dyn Fn(&Upstream) -> bool| {
             self.upstreams.values().filter(|upstream| is_meant(upstream)).count()
@@ -127,7 +127,7 @@ impl World {
         for (limit, flows) in shares {
             require!(
                 limit == 0 || flows <= limit as usize,
-                "{client} gets a flow that makes it {flows} where {limit} may be"
+                "{client:?} gets a flow that makes it {flows} where {limit} may be"
             );
         }
         Ok(())
@@ -214,7 +214,7 @@ impl World {
         match *input {
             // It has shown that it hears answers, also where what it sends now is dropped.
             ManagerInput::ClientBurst { source, .. } => {
-                let sender = (canonical(source).ip(), source.port());
+                let sender = (of_client(source), source.port());
                 let of_it = |upstream: &&mut Upstream| (upstream.client, upstream.port) == sender;
                 let flows = self.upstreams.values_mut().filter(of_it);
                 flows.for_each(|upstream| upstream.is_confirmed |= upstream.is_answered);
@@ -284,7 +284,7 @@ impl Upstream {
         let costs = direction == Direction::ToClient && !burst.bytes().is_empty();
         require!(
             !is_limited || !costs || got <= budget,
-            "{} sends {sent} bytes and gets {got}",
+            "{:?} sends {sent} bytes and gets {got}",
             self.client
         );
         Ok(())
@@ -295,10 +295,10 @@ pub(super) fn not_open(done: &str, flow: FlowId) -> Violation {
     Violation(format!("a socket is {done} that is not open: {flow:?}"))
 }
 
-/// The /24 of IPv4 or /56 of IPv6 that an address lies in.
-fn subnet(client: IpAddr) -> (bool, u128) {
+/// The /24 of IPv4 or /56 of IPv6 that an address lies in, on its link.
+fn subnet((client, link): Source) -> (u32, bool, u128) {
     match client {
-        IpAddr::V4(ip) => (false, u128::from(ip.to_bits() >> 8)),
-        IpAddr::V6(ip) => (true, ip.to_bits() >> 72),
+        IpAddr::V4(ip) => (link, false, u128::from(ip.to_bits() >> 8)),
+        IpAddr::V6(ip) => (link, true, ip.to_bits() >> 72),
     }
 }
