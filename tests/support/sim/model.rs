@@ -2,7 +2,7 @@
 //!
 //! It has no hash table, no timer wheel and no bursts: a list of flows that is searched from the
 //! start, true deadlines, and datagrams one by one. It shares no code with the core but the names
-//! of things, the frozen hash, and the encoding of a PROXY header.
+//! of things, the frozen hash, and the encoding and the reading of PROXY headers.
 //!
 //! What it cannot know beforehand it takes from the outputs, once it has seen that it is allowed:
 //! the id of a new flow; the backend where chance decides; on which backend a resting socket makes
@@ -16,9 +16,10 @@ mod datagrams;
 mod deadline;
 mod effect;
 mod health;
+pub(super) mod relay;
 mod sockets;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use self::admission::{Rates, Seen};
 use self::balance::{Balance, Load};
 use self::effect::Effect;
 use self::health::Sign;
+use self::relay::{Named, Way};
 use self::sockets::Resting;
 use super::forge::backend_id;
 use super::setting::Setting;
@@ -52,6 +54,8 @@ pub struct Model {
     loads: Vec<Load>,
     balance: Balance,
     rates: Rates,
+    /// Whom each proxy has named last.
+    named: BTreeMap<Way, Named>,
     counters: Counters,
     drain: Option<Instant>,
     /// The most flows that were ever allowed: as many slots there may be.
@@ -67,6 +71,8 @@ struct Flow {
     id: FlowId,
     client: SocketAddr,
     local: Option<LocalAddr>,
+    /// The proxy that speaks for the client.
+    via: Option<Way>,
     backend: usize,
     opened: Instant,
     first_answer: Option<Instant>,
@@ -108,6 +114,7 @@ impl Model {
             loads: cluster.backends.iter().map(|&config| Load::none(config)).collect(),
             balance: Balance::new(cluster),
             rates: Rates::default(),
+            named: BTreeMap::new(),
             counters: Counters::default(),
             drain: None,
             largest_table: setting.config.max_flows as usize,
@@ -124,9 +131,11 @@ impl Model {
         outputs: &[Output<'_>],
     ) -> Result<(), Violation> {
         let observed = effect::of_outputs(outputs);
+        let mut are_alone = false;
         let expected = match *input {
             ManagerInput::ClientBurst { source, local, tos, ttl, burst } => {
                 let from = Sender { source, local, tos, ttl };
+                are_alone = self.are_alone(from, burst.datagrams().next().unwrap_or_default());
                 self.requests(from, &burst, now, &mut Seen::of(&observed))?
             }
             ManagerInput::BackendBurst { flow, tos, burst } => self.replies(flow, tos, &burst, now),
@@ -137,7 +146,8 @@ impl Model {
         if observed != expected {
             return Err(effect::difference(&observed, &expected));
         }
-        let fewest = effect::fewest_outputs(&expected);
+        let fewest =
+            if are_alone { expected.len() } else { effect::fewest_outputs(&expected) };
         let emitted = outputs.len();
         require!(emitted == fewest, "{emitted} outputs where {fewest} would do: {outputs:?}");
         let is_timeout = matches!(input, ManagerInput::Timeout);
@@ -266,6 +276,7 @@ impl Model {
 
     fn close<'p>(&mut self, place: usize, reason: CloseReason, now: Instant) -> Vec<Effect<'p>> {
         let flow = self.flows.remove(place);
+        self.put_off(&flow, now);
         let record = self.config.record_flows.then(|| flow.record(reason, now));
         let has_asked = self.config.cluster.responses > 0 && flow.requests.datagrams > 0;
         if reason == CloseReason::Idle && has_asked && !flow.heard {

@@ -233,9 +233,9 @@ impl<S: Subject> Simulation<S> {
         /// Long enough for a tag, short enough for every setting.
         const LEN: u16 = 8;
         const FAR_FROM_EXPIRED: u8 = 64;
-        let (client, local) = party.canonical();
-        let must_serve = party.can_be_answered() && self.model.would_serve(client, local, self.now);
         let request = self.world.request(party, 0, FAR_FROM_EXPIRED, Train::single(LEN));
+        let must_serve =
+            party.can_be_answered() && self.model.would_serve(&request.input(), self.now);
         let sent_before = self.subject.counters().to_backend.forwarded;
         self.tell(&Event::Arrival(request))?;
         let is_served = self.subject.counters().to_backend.forwarded != sent_before;

@@ -87,13 +87,16 @@ const LISTENERS: [&str; 6] = [
     "192.0.2.1:53",
 ];
 
+/// Which of the networks are trusted proxies.
+const TRUSTED: [u8; 8] = [0, 0, 0, 0, 0, 0b10_1011, 0b00_0110, 0b01_0001];
+
 impl Setting {
     /// Any setting. Each one is small in some way, so that limits are met often.
     pub fn choose(choices: &mut impl Choices) -> Self {
         let count = choices.one_of(&[0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 4, 4, 5, 6]);
         let backends: Vec<_> = (0..count).map(|place| choose_backend(place, choices)).collect();
         let tempers = backends.iter().map(|_| choose_temper(choices)).collect();
-        let config = ManagerConfig {
+        let mut config = ManagerConfig {
             address: choices.one_of(&["192.0.2.53:53", "[2001:db8::53]:53"]).parse().unwrap(),
             max_flows: choose_max_flows(choices),
             max_datagram_size: choose_max_datagram_size(choices),
@@ -119,9 +122,12 @@ impl Setting {
                 backends,
             },
         };
+        let manager_seed = choices.below(u64::MAX);
+        // Some settings trust some of the cast to speak for others.
+        config.accept_proxy_protocol = networks(TRUSTED[(manager_seed % 8) as usize]);
         Self {
             config,
-            manager_seed: choices.below(u64::MAX),
+            manager_seed,
             start: Instant::from_nanos(choices.one_of(&[0, 1, 999_999, 86_400_000_000_000])),
             tempers,
         }

@@ -15,6 +15,8 @@ pub(super) struct Parcel {
     pub(super) tos: u8,
     pub(super) stride: u16,
     pub(super) bytes: Vec<u8>,
+    /// What a proxy has put in front of each datagram.
+    header: Vec<u8>,
 }
 
 /// Whom they come from, and which of the balancer's sockets they will arrive at.
@@ -44,7 +46,19 @@ impl Parcel {
             Tag { party, number }.fill(datagram);
         }
         let stride = train.len;
-        Self { route, tos, stride, bytes }
+        Self { route, tos, stride, bytes, header: vec![] }
+    }
+
+    /// The same with a header in front of each datagram, unless that is too much for a burst.
+    pub(super) fn behind(self, header: Vec<u8>) -> Self {
+        let count = usize::from(self.burst().count());
+        let stride = usize::from(self.stride) + header.len();
+        if stride * count > MAX_BURST_BYTES {
+            return self;
+        }
+        let told = |datagram: &[u8]| [&header, datagram].concat();
+        let bytes = self.burst().datagrams().flat_map(told).collect();
+        Self { stride: stride as u16, bytes, header, ..self }
     }
 
     pub(super) fn burst(&self) -> Burst<'_> {
@@ -66,6 +80,7 @@ impl Parcel {
         let single = |datagram: &[u8]| Self {
             stride: datagram.len() as u16,
             bytes: datagram.to_vec(),
+            header: self.header.clone(),
             ..*self
         };
         self.burst().datagrams().map(single).collect()
@@ -77,6 +92,7 @@ impl Parcel {
         let stride = usize::from(self.stride);
         let bytes = self.bytes.len() + other.bytes.len();
         (self.route, self.tos, self.stride) == (other.route, other.tos, other.stride)
+            && self.header == other.header
             && stride > 0
             && self.bytes.len().is_multiple_of(stride)
             && bytes <= MAX_BURST_BYTES

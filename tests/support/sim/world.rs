@@ -4,10 +4,12 @@
 //! but this: a datagram must reach whom it is for, once, in order, uncut.
 
 mod backends;
+mod proxies;
 mod shell;
 mod sockets;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 
 use flowgate_core::config::{Balance, ManagerConfig};
 use flowgate_core::{
@@ -15,6 +17,7 @@ use flowgate_core::{
 };
 
 use self::backends::Known;
+use self::proxies::Named;
 use self::sockets::{HandedOn, Upstream};
 use super::action::{Action, BackendPick, Change, Fate, FlowPick, News, Train};
 use super::forge::{backend_id, forged_ids};
@@ -34,6 +37,10 @@ pub struct World {
     /// How many backends have come that were not there at the start.
     newcomers: u16,
     next_number: u32,
+    /// Whom each proxy has named last.
+    named: Named,
+    /// Whose the datagrams are that have just arrived.
+    caller: SocketAddr,
     /// What clients sent and the network holds back.
     from_clients: Wire,
     /// What backends answered.
@@ -101,6 +108,8 @@ impl World {
             setting: setting.clone(),
             newcomers: 0,
             next_number: 0,
+            named: Named::default(),
+            caller: SocketAddr::from(([0; 4], 0)),
             from_clients: Wire::default(),
             from_backends: Wire::default(),
             upstreams: BTreeMap::new(),
@@ -238,7 +247,11 @@ impl World {
     /// A client's datagrams, as they leave it.
     pub(super) fn request(&mut self, party: Party, tos: u8, ttl: u8, train: Train) -> Parcel {
         let route = Route::FromClient { source: party.source(), local: party.local(), ttl };
-        Parcel::new(route, tos, train, party.identity(), &mut self.next_number)
+        let parcel = Parcel::new(route, tos, train, party.identity(), &mut self.next_number);
+        match self.header_of(party) {
+            Some(header) => parcel.behind(header),
+            None => parcel,
+        }
     }
 
     /// All that backends have answered and that has not arrived.

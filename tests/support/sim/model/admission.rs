@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use flowgate_core::{BackendId, CloseReason, DropReason, FlowId, Instant, LocalAddr};
+use flowgate_core::{BackendId, CloseReason, DropReason, FlowId, Instant, LocalAddr, ManagerInput};
 use ipnet::IpNet;
 
 use super::balance::Load;
 use super::effect::Effect;
 use super::health::Fate;
-use super::{Model, Violation, require};
+use super::relay::{Call, Caller};
+use super::{Model, Sender, Violation, require};
 use crate::sim::setting::{Source, source};
 
 /// What the outputs of one input say that the model cannot know.
@@ -22,6 +23,8 @@ pub(super) struct Seen {
     pub(super) closed_sockets: VecDeque<FlowId>,
     /// Whether anything was dropped because a source opens flows too fast.
     is_too_fast: bool,
+    /// The same of each datagram.
+    are_too_fast: Vec<bool>,
 }
 
 impl Seen {
@@ -31,39 +34,56 @@ impl Seen {
             match *effect {
                 Effect::Open { flow, backend, .. } => seen.opened.push_back((flow, backend)),
                 Effect::CloseSocket { flow } => seen.closed_sockets.push_back(flow),
-                Effect::Drop { reason: DropReason::SourceRate, .. } => seen.is_too_fast = true,
+                Effect::Drop { reason, .. } => {
+                    let is_too_fast = reason == DropReason::SourceRate;
+                    seen.is_too_fast |= is_too_fast;
+                    seen.are_too_fast.push(is_too_fast);
+                }
+                Effect::Request { .. } => seen.are_too_fast.push(false),
                 _ => {}
             }
         }
         seen
     }
+
+    /// Looks at one datagram that is an attempt of its own.
+    pub(super) fn look_at(&mut self, datagram: usize) {
+        self.is_too_fast = self.are_too_fast.get(datagram).is_some_and(|&is| is);
+    }
 }
 
 impl Model {
-    /// Whether a client has a flow, or would get one.
-    pub fn would_serve(&self, client: SocketAddr, local: Option<LocalAddr>, now: Instant) -> bool {
+    /// Whether the one datagram that arrives has a flow, or would get one.
+    pub fn would_serve(&self, input: &ManagerInput<'_>, now: Instant) -> bool {
+        let &ManagerInput::ClientBurst { source, local, tos, ttl, burst } = input else {
+            return false;
+        };
         let mut asked = self.clone();
-        if let Some(place) = self.flow_of(client, local) {
+        let from = Sender { source, local, tos, ttl };
+        let Ok(Call { caller, .. }) = asked.call(from, burst.bytes(), false, now) else {
+            return false;
+        };
+        if let Some(place) = self.flow_of(&caller) {
             match self.fate(self.flows[place].backend) {
                 Fate::Stays => return true,
                 Fate::Moves => return self.able().contains(&true),
                 Fate::Ends(reason) => drop(asked.close(place, reason, now)),
             }
         }
-        matches!(asked.refusal(client, local, now, &Seen::default()), Ok(None))
+        matches!(asked.refusal(&caller, now, &Seen::default()), Ok(None))
     }
 
     /// Why there can be no new flow for a client, if there can be none.
     pub(super) fn refusal(
         &mut self,
-        client: SocketAddr,
-        local: Option<LocalAddr>,
+        caller: &Caller,
         now: Instant,
         seen: &Seen,
     ) -> Result<Option<DropReason>, Violation> {
+        let (client, (sender, local)) = (caller.client, caller.way());
         let limits = &self.config.cluster.limits;
         let is_over = |limit: u32, flows: usize| limit > 0 && flows >= limit as usize;
-        let reason = if self.is_ours(client, local) {
+        let reason = if self.is_ours(sender, local) {
             DropReason::OwnAddress
         } else if !self.is_allowed(client.ip()) {
             DropReason::Denied

@@ -1,17 +1,15 @@
 //! What becomes of datagrams, one by one.
 
-use std::net::SocketAddr;
-
 use flowgate_core::config::{ClusterConfig, SendProxyProtocol};
 use flowgate_core::counters::Traffic;
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
-use flowgate_core::{Burst, CloseReason, Direction, DropReason, FlowId, Instant, LocalAddr};
+use flowgate_core::{Burst, CloseReason, Direction, DropReason, FlowId, Instant};
 
 use super::admission::Seen;
 use super::effect::Effect;
 use super::health::Fate;
+use super::relay::{Call, Caller};
 use super::{Flow, Model, Sender, Violation, count, require, timeout_of};
-use crate::sim::setting::canonical;
 
 impl Model {
     pub(super) fn requests<'p>(
@@ -21,14 +19,27 @@ impl Model {
         now: Instant,
         seen: &mut Seen,
     ) -> Result<Vec<Effect<'p>>, Violation> {
-        let client = canonical(from.source);
-        let local = from.local.map(|local| LocalAddr { ip: local.ip.to_canonical(), ..local });
         let mut effects = vec![];
         // A burst is one attempt: what is left of it when a flow is refused is refused too.
         let mut refused = None;
-        for datagram in burst.datagrams() {
+        let mut follows = false;
+        for (number, datagram) in burst.datagrams().enumerate() {
+            let call = match self.call(from, datagram, follows, now) {
+                Ok(call) => call,
+                Err(reason) => {
+                    count(&mut self.counters.to_backend.received, datagram);
+                    effects.push(self.drop(Direction::ToBackend, reason, datagram));
+                    continue;
+                }
+            };
+            let Call { caller, datagram, had_header, .. } = call;
             count(&mut self.counters.to_backend.received, datagram);
-            let unfit = if client.port() == 0 {
+            follows = !had_header;
+            if had_header {
+                seen.look_at(number);
+                refused = None;
+            }
+            let unfit = if caller.way().0.port() == 0 {
                 Some(DropReason::PortZero)
             } else if datagram.len() > usize::from(self.config.max_datagram_size) {
                 Some(DropReason::TooLarge)
@@ -41,16 +52,16 @@ impl Model {
                 effects.push(self.drop(Direction::ToBackend, reason, datagram));
                 continue;
             }
-            refused = self.settle(client, local, from.ttl, now, seen, &mut effects)?;
-            if refused.is_none() && self.flow_of(client, local).is_none() {
-                refused = self.refusal(client, local, now, seen)?;
+            refused = self.settle(&caller, from.ttl, now, seen, &mut effects)?;
+            if refused.is_none() && self.flow_of(&caller).is_none() {
+                refused = self.refusal(&caller, now, seen)?;
                 if refused.is_none() {
-                    effects.extend(self.open(client, local, from.ttl, now, seen)?);
+                    effects.extend(self.open(&caller, from.ttl, now, seen)?);
                 }
             }
-            let place = self.flow_of(client, local);
+            let place = self.flow_of(&caller);
             effects.push(match (refused, place) {
-                (None, Some(place)) => self.request(place, from, datagram, now),
+                (None, Some(place)) => self.request(place, from, &call, now),
                 (reason, _) => {
                     let reason = reason.unwrap_or(DropReason::NoBackend);
                     self.drop(Direction::ToBackend, reason, datagram)
@@ -66,14 +77,13 @@ impl Model {
     /// fewer are allowed than were. Says why it can carry nothing, if that is so.
     fn settle<'p>(
         &mut self,
-        client: SocketAddr,
-        local: Option<LocalAddr>,
+        caller: &Caller,
         ttl: u8,
         now: Instant,
         seen: &mut Seen,
         effects: &mut Vec<Effect<'p>>,
     ) -> Result<Option<DropReason>, Violation> {
-        let Some(place) = self.flow_of(client, local) else { return Ok(None) };
+        let Some(place) = self.flow_of(caller) else { return Ok(None) };
         match self.fate(self.flows[place].backend) {
             Fate::Stays => {}
             Fate::Moves if !self.able().contains(&true) => return Ok(Some(DropReason::NoBackend)),
@@ -131,19 +141,19 @@ impl Model {
         }
     }
 
-    pub(super) fn flow_of(&self, client: SocketAddr, local: Option<LocalAddr>) -> Option<usize> {
-        let is_this = |flow: &Flow| !flow.retired && flow.client == client && flow.local == local;
+    pub(super) fn flow_of(&self, caller: &Caller) -> Option<usize> {
+        let is_this = |flow: &Flow| !flow.retired && flow.caller() == *caller;
         self.flows.iter().position(is_this)
     }
 
     fn open<'p>(
         &mut self,
-        client: SocketAddr,
-        local: Option<LocalAddr>,
+        caller: &Caller,
         ttl: u8,
         now: Instant,
         seen: &mut Seen,
     ) -> Result<Vec<Effect<'p>>, Violation> {
+        let &Caller { client, local, via } = caller;
         let Some((id, backend)) = seen.opened.pop_front() else {
             return Err(Violation(format!("no flow was opened for {client}")));
         };
@@ -161,6 +171,7 @@ impl Model {
             id,
             client,
             local,
+            via,
             backend: backend.index(),
             opened: now,
             first_answer: None,
@@ -185,9 +196,10 @@ impl Model {
         &mut self,
         place: usize,
         from: Sender,
-        datagram: &'p [u8],
+        call: &Call<'p>,
         now: Instant,
     ) -> Effect<'p> {
+        let &Call { called, tlvs, datagram, .. } = call;
         let cluster = &self.config.cluster;
         let flow = &mut self.flows[place];
         let has_header = match cluster.send_proxy_protocol {
@@ -202,14 +214,11 @@ impl Model {
         count(&mut self.loads[flow.backend].to, datagram);
         count(&mut self.counters.to_backend.forwarded, datagram);
 
-        let called = match flow.local {
-            None => self.config.address,
-            Some(local) => SocketAddr::new(local.ip, self.config.address.port()),
-        };
+        let header = || ProxyHeader::new(flow.client, called).followed_by(&tlvs);
         Effect::Request {
             flow: flow.id,
-            prefix: has_header.then(|| ProxyHeader::new(flow.client, called)),
-            tlvs: Tlvs::NONE,
+            prefix: has_header.then(header),
+            tlvs: if has_header { tlvs } else { Tlvs::NONE },
             tos: from.tos,
             ttl: from.ttl - 1,
             datagram,
@@ -281,7 +290,8 @@ impl Model {
         count(&mut flow.replies, datagram);
         count(&mut self.loads[flow.backend].from, datagram);
         count(&mut self.counters.to_client.forwarded, datagram);
-        Effect::Reply { flow: flow.id, client: flow.client, local: flow.local, tos, datagram }
+        let (client, local) = flow.caller().way();
+        Effect::Reply { flow: flow.id, client, local, tos, datagram }
     }
 
     /// How many replies may still come. With a limit there are as many as it says, but no fewer
@@ -306,6 +316,10 @@ impl Model {
 }
 
 impl Flow {
+    fn caller(&self) -> Caller {
+        Caller { client: self.client, local: self.local, via: self.via }
+    }
+
     /// Something has come on it: it ends later.
     fn postpone(&mut self, cluster: &ClusterConfig, now: Instant) {
         self.deadline = now + timeout_of(cluster, self.answered);

@@ -61,9 +61,10 @@ impl World {
         input: &ManagerInput<'_>,
         now: Instant,
     ) -> Result<(), Violation> {
-        let &ManagerInput::ClientBurst { source, .. } = input else {
+        let &ManagerInput::ClientBurst { .. } = input else {
             return Err(Violation(format!("{flow:?} is opened for no client")));
         };
+        let source = self.caller;
         let client = of_client(source);
         let temper = self.tempers[backend.index()];
         if let Some(former) = self.moving.remove(&flow) {
@@ -213,7 +214,8 @@ impl World {
     pub(super) fn note(&mut self, input: &ManagerInput<'_>, now: Instant) {
         match *input {
             // It has shown that it hears answers, also where what it sends now is dropped.
-            ManagerInput::ClientBurst { source, .. } => {
+            ManagerInput::ClientBurst { source, local, burst, .. } => {
+                let source = self.learn_caller(source, local, burst.bytes());
                 let sender = (of_client(source), source.port());
                 let of_it = |upstream: &&mut Upstream| (upstream.client, upstream.port) == sender;
                 let flows = self.upstreams.values_mut().filter(of_it);
