@@ -95,6 +95,8 @@ pub(crate) struct AcceptedRequests<'p> {
     pub(crate) now: Option<Burst<'p>>,
     /// The datagrams that belong to the client's next flow.
     pub(crate) beyond: Option<Burst<'p>>,
+    /// Whether these are the first since the flow was answered.
+    pub(crate) confirms: bool,
 }
 
 /// What of a backend's burst a flow accepts.
@@ -211,6 +213,17 @@ impl UdpFlow {
         self.answered
     }
 
+    /// Whether the client has sent anything since the flow was answered, and so is who it says.
+    pub const fn is_confirmed(&self) -> bool {
+        self.confirmed
+    }
+
+    /// Whether it has had an answer, no datagram from its client since, and no datagram at all for
+    /// `patience`.
+    pub(crate) fn seems_over(&self, limits: &FlowLimits, patience: Duration, now: Instant) -> bool {
+        self.answered && !self.confirmed && self.deadline + patience <= now + limits.idle_timeout
+    }
+
     /// How long after it opened it had its first answer, if it has had one.
     pub fn first_answer_after(&self) -> Option<Duration> {
         self.answered.then(|| self.first_answer - self.opened)
@@ -274,7 +287,8 @@ impl UdpFlow {
         limits: &FlowLimits,
         now: Instant,
     ) -> AcceptedRequests<'p> {
-        self.confirmed |= self.answered;
+        let confirms = self.answered && !self.confirmed;
+        self.confirmed = self.answered;
         self.postpone(limits, now);
         let room = match limits.requests {
             0 => u64::MAX,
@@ -288,7 +302,7 @@ impl UdpFlow {
         if limits.requests > 0 && self.to_backend.datagrams >= limits.requests {
             self.stage = Stage::Retired;
         }
-        AcceptedRequests { now: accepted, beyond }
+        AcceptedRequests { now: accepted, beyond, confirms }
     }
 
     /// Takes datagrams of the backend, as many as the flow still expects, and as many bytes as

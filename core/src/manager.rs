@@ -34,9 +34,12 @@ use crate::timer_wheel::TimerWheel;
 /// The queue of the flows that have not been answered, oldest first.
 const UNANSWERED: usize = 0;
 
+/// The queue of the flows that have been answered and whose clients have sent nothing since.
+const UNCONFIRMED: usize = 1;
+
 /// The queue of a backend's resting flows, in the order in which they began to rest.
 const fn resting_queue(backend: BackendId) -> usize {
-    1 + backend.index()
+    2 + backend.index()
 }
 
 /// With fewer flows than this they stay in the cache by themselves. Unit tests prefetch always.
@@ -78,6 +81,8 @@ pub struct UdpManager {
     counters: Counters,
     random: Random,
     drain: Option<Instant>,
+    /// Deadlines tell how long a flow has been silent from then on.
+    silences_known_from: Instant,
     /// The search for flows that have to end, while one is under way.
     sweep: Option<Sweep>,
     /// The time of the last timeout that left work behind, which the next must come after.
@@ -110,6 +115,7 @@ impl UdpManager {
             counters: Counters::default(),
             random,
             drain: None,
+            silences_known_from: now,
             sweep: None,
             last_partial_timeout: None,
             config,

@@ -123,7 +123,7 @@ reasons! {
         Idle = "idle",
         /// It had the replies that `responses` or `requests` ask for.
         Complete = "complete",
-        /// It was never answered, and a new flow needed the room.
+        /// It was never answered, or seemed over, and a new flow needed the room.
         Evicted = "evicted",
         /// The drain deadline passed.
         Drained = "drained",

@@ -1,11 +1,12 @@
 //! A client's datagrams: which flow they belong to, and whether there may be one.
 
 use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
 
 use ipnet::IpNet;
 
 use super::forward::Arrival;
-use super::{UNANSWERED, UdpManager};
+use super::{UNANSWERED, UNCONFIRMED, UdpManager};
 use crate::burst::Burst;
 use crate::config::ManagerConfig;
 use crate::counters::Traffic;
@@ -15,6 +16,13 @@ use crate::id::FlowId;
 use crate::output::{Output, Outputs};
 use crate::reason::{CloseReason, Direction, DropReason};
 use crate::time::Instant;
+
+/// How long a flow whose client has not shown that it hears the answers has to be silent before it
+/// may end for a new one.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many flows one datagram without a flow looks at in search of one that seems over.
+const LOOKS: usize = 2;
 
 impl UdpManager {
     #[inline]
@@ -108,7 +116,7 @@ impl UdpManager {
             return Err(DropReason::Draining);
         }
         self.source_limits.admit(key.client.source(), now)?;
-        self.check_room()?;
+        self.check_room(now)?;
         let affinity = self.config.cluster.affinity;
         let backend = self
             .balancer
@@ -157,13 +165,14 @@ impl UdpManager {
         Ok(())
     }
 
-    /// Whether there is room for one more flow, or could be made. A flow that has been answered is
-    /// never given up for a new one, since whoever floods the listener from forged addresses gets
-    /// no answers; one that has not been, and a socket that only rests, may be.
-    fn check_room(&self) -> Result<(), DropReason> {
+    /// Whether there is room for one more flow, or could be made. A flow that has been answered and
+    /// is in use is never given up for a new one. One that has not been answered may be, and so may
+    /// a socket that only rests, and last a flow that seems over: whoever floods the listener from
+    /// forged addresses never hears the answers.
+    fn check_room(&mut self, now: Instant) -> Result<(), DropReason> {
         let rests_can_go = self.flows.has_fewer_than_allowed() && self.flows.resting() > 0;
         let can_give_up = self.queues.len(UNANSWERED) > 0 || rests_can_go;
-        if self.flows.is_full() && !can_give_up {
+        if self.flows.is_full() && !can_give_up && !self.find_one_that_seems_over(now) {
             return Err(DropReason::MaxFlows);
         }
         Ok(())
@@ -182,8 +191,34 @@ impl UdpManager {
             // Nobody has to go.
         } else if let Some(resting) = self.any_resting().filter(|_| is_allowed) {
             self.close_resting(resting.index(), outputs);
-        } else {
+        } else if self.queues.len(UNANSWERED) > 0 {
             self.evict_unanswered(now, outputs);
+        } else {
+            self.end_one_that_seems_over(now, outputs);
+        }
+    }
+
+    /// Looks for a flow that seems over, and leaves it at the head of its queue. Others that it
+    /// meets go to the end.
+    fn find_one_that_seems_over(&mut self, now: Instant) -> bool {
+        if now < self.silences_known_from {
+            return false;
+        }
+        for _ in 0..LOOKS {
+            let Some(first) = self.queues.first(UNCONFIRMED) else { return false };
+            if self.flows.at(first).1.seems_over(&self.limits, PATIENCE, now) {
+                return true;
+            }
+            self.queues.push(UNCONFIRMED, first);
+        }
+        false
+    }
+
+    /// Ends the flow that was found to seem over, and closes its socket.
+    fn end_one_that_seems_over<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) {
+        if let Some(over) = self.queues.first(UNCONFIRMED) {
+            let (over, _) = self.flows.at(over);
+            self.close(over, CloseReason::Evicted, now, outputs);
         }
     }
 

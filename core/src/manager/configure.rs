@@ -1,5 +1,6 @@
 //! A change of the configuration.
 
+use super::admit::PATIENCE;
 use super::{UdpManager, resting_queue};
 use crate::flow::FlowLimits;
 use crate::id::BackendId;
@@ -51,6 +52,9 @@ impl UdpManager {
             for (_, flow) in self.flows.iter() {
                 self.source_limits.opened(flow.key().client.source());
             }
+        }
+        if config.cluster.idle_timeout != self.config.cluster.idle_timeout {
+            self.silences_known_from = now + PATIENCE;
         }
         self.set_flow_limits(FlowLimits::new(&config.cluster), now);
         self.config.clone_from(config);

@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 
-use super::UdpManager;
+use super::{UNCONFIRMED, UdpManager};
 use crate::burst::Burst;
 use crate::config::SendProxyProtocol;
 use crate::counters::Traffic;
@@ -47,7 +47,7 @@ impl UdpManager {
     ) -> Option<Burst<'p>> {
         let flow = self.flows.get_mut(id)?;
         let is_first = flow.is_new_to_its_backend();
-        let AcceptedRequests { now: accepted, beyond } =
+        let AcceptedRequests { now: accepted, beyond, confirms } =
             flow.accept_requests(burst, &self.limits, now);
         let (is_retired, backend) = (flow.is_retired(), flow.backend());
         if let Some(burst) = accepted {
@@ -57,6 +57,9 @@ impl UdpManager {
                 backend.to.add(traffic);
             }
             self.emit_requests(id, is_first, arrival, burst, outputs);
+        }
+        if confirms {
+            self.queues.remove(id.index());
         }
         if is_retired {
             self.flows.unindex(id);
@@ -150,7 +153,7 @@ impl UdpManager {
         }
         self.count_answer(backend, traffic, now);
         if is_first_answer {
-            self.queues.remove(id.index());
+            self.queues.push(UNCONFIRMED, id.index());
         }
         let dropped =
             [(over_budget, DropReason::Amplification), (beyond, DropReason::AfterLastReply)];

@@ -2,7 +2,7 @@
 
 use alloc::vec;
 
-use super::{UNANSWERED, UdpManager, resting_queue};
+use super::{UNANSWERED, UNCONFIRMED, UdpManager, resting_queue};
 use crate::reason::Direction;
 
 impl UdpManager {
@@ -18,7 +18,11 @@ impl UdpManager {
         let mut flows_of_backend = vec![0; self.backends.len()];
         for (id, flow) in self.flows.iter() {
             assert!(self.wheel.is_scheduled(id.index()), "a flow without a timer never ends");
-            let queue = (!flow.is_answered()).then_some(UNANSWERED);
+            let queue = match (flow.is_answered(), flow.is_confirmed()) {
+                (false, _) => Some(UNANSWERED),
+                (true, false) => Some(UNCONFIRMED),
+                (true, true) => None,
+            };
             assert_eq!(self.queues.queue_of(id.index()), queue, "a flow in the wrong queue");
             flows_of_backend[flow.backend().index()] += 1;
         }

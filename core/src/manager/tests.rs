@@ -846,3 +846,4 @@ fn the_same_inputs_give_the_same_outputs() {
 
 mod failover;
 mod relay;
+mod room;

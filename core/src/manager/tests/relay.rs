@@ -311,6 +311,7 @@ fn a_proxys_word_holds_for_a_client_that_had_to_wait_for_room() {
     let mut harness = trusting(|c| c.max_flows = 1);
     let flow = harness.open(client(9), at(0));
     harness.reply(flow, b"y", at(0));
+    harness.request(client(9), b"thanks", at(0));
     harness.request(proxy(1), &told(client(1), b"", b"x"), at(50_000));
     assert_eq!(drops(&harness, DropReason::MaxFlows), 1);
     harness.run_until(at(60_000));
