@@ -19,7 +19,7 @@ mod health;
 pub(super) mod relay;
 mod sockets;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -58,6 +58,10 @@ pub struct Model {
     named: BTreeMap<Way, Named>,
     counters: Counters,
     drain: Option<Instant>,
+    /// The flows that were answered and not confirmed, in the order in which they are looked at.
+    unconfirmed: VecDeque<FlowId>,
+    /// From when on deadlines tell how long flows have been silent.
+    silences_known_from: Instant,
     /// The most flows that were ever allowed: as many slots there may be.
     largest_table: usize,
     /// Whether flows had to end since the last timeout.
@@ -117,6 +121,8 @@ impl Model {
             named: BTreeMap::new(),
             counters: Counters::default(),
             drain: None,
+            unconfirmed: VecDeque::new(),
+            silences_known_from: setting.start,
             largest_table: setting.config.max_flows as usize,
             has_to_sweep: false,
             timers_seen: setting.start,
@@ -277,6 +283,7 @@ impl Model {
     fn close<'p>(&mut self, place: usize, reason: CloseReason, now: Instant) -> Vec<Effect<'p>> {
         let flow = self.flows.remove(place);
         self.put_off(&flow, now);
+        self.unconfirmed.retain(|&id| id != flow.id);
         let record = self.config.record_flows.then(|| flow.record(reason, now));
         let has_asked = self.config.cluster.responses > 0 && flow.requests.datagrams > 0;
         if reason == CloseReason::Idle && has_asked && !flow.heard {

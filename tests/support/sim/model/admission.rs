@@ -95,7 +95,11 @@ impl Model {
             DropReason::SubnetFlows
         } else if self.is_too_fast(source(client), now, seen)? {
             DropReason::SourceRate
-        } else if self.is_full() && self.oldest_unanswered().is_none() && !self.resting_can_go() {
+        } else if self.is_full()
+            && self.oldest_unanswered().is_none()
+            && !self.resting_can_go()
+            && !self.finds_one_that_seems_over(now)
+        {
             DropReason::MaxFlows
         } else if !self.able().contains(&true) {
             DropReason::NoBackend
@@ -159,6 +163,25 @@ impl Model {
         self.flows.iter().position(|flow| !flow.answered)
     }
 
+    /// Whether one of the next few flows that were answered and not confirmed has been silent for
+    /// long; if so, it is the next of them.
+    fn finds_one_that_seems_over(&mut self, now: Instant) -> bool {
+        if now < self.silences_known_from {
+            return false;
+        }
+        for _ in 0..LOOKS {
+            let Some(place) = self.unconfirmed.front().and_then(|&id| self.place_of(id)) else {
+                return false;
+            };
+            let silent_since_at_most = now + self.config.cluster.idle_timeout;
+            if self.flows[place].deadline + PATIENCE <= silent_since_at_most {
+                return true;
+            }
+            self.unconfirmed.rotate_left(1);
+        }
+        false
+    }
+
     /// Who has to go for a new flow, which may use a socket that has rested.
     pub(super) fn make_room<'p>(
         &mut self,
@@ -175,7 +198,8 @@ impl Model {
         if !has_a_slot && !has_too_many_unanswered && self.resting_can_go() {
             return self.close_the_longest_rested(seen).map(|effect| vec![effect]);
         }
-        let oldest = self.oldest_unanswered();
+        let over = || self.unconfirmed.front().and_then(|&id| self.place_of(id));
+        let oldest = self.oldest_unanswered().or_else(over);
         let evicted = oldest.filter(|_| has_too_many_unanswered || !has_a_slot);
         Ok(evicted.map(|place| self.close(place, CloseReason::Evicted, now)).unwrap_or_default())
     }
@@ -193,6 +217,12 @@ impl Model {
         Ok(Effect::CloseSocket { flow: resting.id })
     }
 }
+
+/// How long a flow is silent that seems over.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many flows are looked at in search of one that seems over.
+const LOOKS: usize = 2;
 
 /// Who is counted together.
 #[derive(Clone, Copy)]

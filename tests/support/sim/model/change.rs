@@ -3,7 +3,7 @@
 use flowgate_core::config::{ClusterConfig, ManagerConfig};
 use flowgate_core::{CloseReason, Instant};
 
-use super::admission::Rates;
+use super::admission::{PATIENCE, Rates};
 use super::balance::{Balance, Load};
 use super::effect::Effect;
 use super::health::Health;
@@ -39,6 +39,9 @@ impl Model {
             self.rates = Rates::default();
         }
         self.take_over_backends(&new.cluster);
+        if new.cluster.idle_timeout != self.config.cluster.idle_timeout {
+            self.silences_known_from = now + PATIENCE;
+        }
         self.config = new.clone();
         self.largest_table = self.largest_table.max(new.max_flows as usize);
         for flow in &mut self.flows {

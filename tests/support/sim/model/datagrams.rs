@@ -98,6 +98,8 @@ impl Model {
             flow.postpone(&self.config.cluster, now);
             flow.confirmed |= flow.answered;
             flow.retired = true;
+            let (id, is_confirmed) = (flow.id, flow.confirmed);
+            self.unconfirmed.retain(|&other| other != id || !is_confirmed);
         }
         Ok(None)
     }
@@ -209,6 +211,8 @@ impl Model {
         };
         flow.postpone(cluster, now);
         flow.confirmed |= flow.answered;
+        let (id, is_confirmed) = (flow.id, flow.confirmed);
+        self.unconfirmed.retain(|&other| other != id || !is_confirmed);
         flow.introduced = true;
         count(&mut flow.requests, datagram);
         count(&mut self.loads[flow.backend].to, datagram);
@@ -285,6 +289,7 @@ impl Model {
         let flow = &mut self.flows[place];
         if !flow.answered {
             flow.first_answer = Some(now);
+            self.unconfirmed.push_back(flow.id);
         }
         flow.answered = true;
         count(&mut flow.replies, datagram);

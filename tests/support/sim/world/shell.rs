@@ -40,6 +40,7 @@ impl World {
                 Output::SendToClient { flow, burst, .. } => {
                     account.forward(&burst)?;
                     self.send_to_client(flow, output, &burst)?;
+                    self.upstreams.entry(flow).and_modify(|upstream| upstream.last = now);
                 }
                 Output::CloseFlow { flow, reason, keep_socket } => {
                     self.close(flow, reason, keep_socket, now)?;

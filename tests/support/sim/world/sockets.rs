@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use flowgate_core::config::Limits;
 use flowgate_core::{BackendId, Burst, CloseReason, Direction, FlowId, Instant, ManagerInput};
@@ -32,6 +33,10 @@ pub(super) struct Upstream {
     is_answered: bool,
     /// The client has sent something since it was answered.
     is_confirmed: bool,
+    /// The same, and that was passed on.
+    has_gone_on: bool,
+    /// When something was passed on to the client, or else when it was opened.
+    pub(super) last: Instant,
     /// When it has rested enough, after its flow has ended.
     rested_at: Instant,
 }
@@ -89,6 +94,8 @@ impl World {
             bytes: [0; 2],
             is_answered: false,
             is_confirmed: false,
+            has_gone_on: false,
+            last: now,
             rested_at: now,
         };
         let before = self.upstreams.insert(flow, upstream);
@@ -171,9 +178,9 @@ impl World {
     ) -> Result<(), Violation> {
         let upstream = self.upstreams.remove(&flow).ok_or_else(|| not_open("closed", flow))?;
         if reason == CloseReason::Evicted {
-            require!(!upstream.is_answered, "{flow:?} is evicted, and was answered");
+            self.check_eviction(flow, &upstream, now)?;
             let is_older = |other: &Upstream| !other.is_answered && other.number < upstream.number;
-            let has_older = self.upstreams.values().any(is_older);
+            let has_older = !upstream.is_answered && self.upstreams.values().any(is_older);
             require!(!has_older, "{flow:?} is evicted before one that is older");
         }
         let rest = self.config.cluster.upstream_reuse.unwrap_or_default();
@@ -182,6 +189,24 @@ impl World {
             self.resting.insert(flow, upstream);
         }
         self.remember_closed(flow, upstream);
+        Ok(())
+    }
+
+    /// One that was answered goes only where its client has sent nothing since, and nothing has come
+    /// for it for five seconds; and only when all were answered.
+    fn check_eviction(
+        &self,
+        flow: FlowId,
+        upstream: &Upstream,
+        now: Instant,
+    ) -> Result<(), Violation> {
+        if upstream.is_answered {
+            require!(!upstream.has_gone_on, "{flow:?} is evicted, and its client is there");
+            let is_silent = upstream.last + Duration::from_secs(5) <= now;
+            require!(is_silent, "{flow:?} is evicted, and in use");
+            let are_answered = self.upstreams.values().all(|other| other.is_answered);
+            require!(are_answered, "{flow:?} is evicted before one that was never answered");
+        }
         Ok(())
     }
 
@@ -279,6 +304,7 @@ impl Upstream {
         limits: &Limits,
     ) -> Result<(), Violation> {
         self.bytes[direction as usize] += burst.bytes().len() as u64;
+        self.has_gone_on |= self.is_answered && direction == Direction::ToBackend;
         self.is_answered |= direction == Direction::ToClient;
         let [sent, got] = self.bytes;
         let budget = sent.saturating_mul(limits.amplification.into());
