@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
 
-use flowgate_core::config::{BackendConfig, ClusterConfig};
+use flowgate_core::config::{
+    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Mode, ReplyFrom,
+};
 
 use crate::Probing;
 
@@ -18,6 +20,9 @@ pub struct Cluster {
     pub members: Vec<Member>,
     /// How its backends are probed. None: they are not.
     pub health: Option<Probing>,
+    /// The cluster that gets copies of some of its flows: one of
+    /// [`Config::clusters`](crate::Config::clusters). How many flows, the policy's mode says.
+    pub mirror: Option<String>,
     /// How its backends share the work. Its `backends` are those that need no resolving: all members
     /// where none is a name. See [`backends`](Self::backends) for the others.
     pub policy: ClusterConfig,
@@ -39,6 +44,25 @@ impl Cluster {
     /// out, as is one that nothing can be sent to.
     pub fn backends(&self, resolve: impl Fn(&str) -> Vec<IpAddr>) -> Vec<BackendConfig> {
         backends(&self.members, resolve)
+    }
+}
+
+impl Cluster {
+    /// How it serves as another cluster's mirror. Nothing comes back, and of a cluster that is not
+    /// made for that each client's datagrams go to one backend, as those of its flow would.
+    pub fn as_mirror(&self) -> ClusterConfig {
+        let policy = &self.policy;
+        let by_source = matches!(policy.balance, Balance::Rendezvous | Balance::Maglev);
+        let (balance, affinity) = match policy.mode {
+            Mode::Session { .. } if !by_source => (Balance::Rendezvous, Affinity::SourceIpPort),
+            _ => (policy.balance, policy.affinity),
+        };
+        let mode = match policy.mode {
+            Mode::Session { .. } | Mode::OneWay => Mode::OneWay,
+            Mode::FanOut { .. } => Mode::FanOut { reply_from: ReplyFrom::Nobody },
+        };
+        let health = HealthPolicy { passive: None, ..policy.health };
+        ClusterConfig { mode, balance, affinity, health, ..policy.clone() }
     }
 }
 
@@ -76,13 +100,15 @@ pub struct Member {
     pub backup: bool,
     /// The most flows at once of each address that it has. 0: no limit.
     pub max_flows: u32,
+    /// Whether its answers may go to clients; not in fan-out mode where those of another do.
+    pub answers: bool,
 }
 
 impl Member {
     /// The backend that it stands for at one of its addresses.
     fn at(&self, address: SocketAddr) -> BackendConfig {
-        let Self { weight, backup, max_flows, .. } = *self;
-        BackendConfig { weight, backup, max_flows, ..BackendConfig::new(address) }
+        let Self { weight, backup, max_flows, answers, .. } = *self;
+        BackendConfig { weight, backup, max_flows, answers, ..BackendConfig::new(address) }
     }
 }
 

@@ -40,11 +40,6 @@ pub enum Fault {
         /// The value.
         found: String,
     },
-    /// The value is valid, but this version cannot do what it asks for.
-    NotYetSupported {
-        /// The value.
-        found: String,
-    },
     /// A warning: a cluster that serves no listener.
     Unused,
     /// A warning: a cluster without backends, which drops all that it is sent.
@@ -85,9 +80,6 @@ impl Display for Fault {
             Self::UnknownKey => f.write_str("unknown key"),
             Self::Missing => f.write_str("missing"),
             Self::Invalid { found } => write!(f, "found {found}"),
-            Self::NotYetSupported { found } => {
-                write!(f, "found {found}, which is not yet supported")
-            }
             Self::Unused => f.write_str("no listener uses this cluster"),
             Self::NoBackends => {
                 f.write_str("no backends: every datagram to this cluster is dropped")

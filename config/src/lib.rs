@@ -32,7 +32,8 @@
 //!     errors.to_string(),
 //!     "flowgate.toml:4:1: cluster.web.backends: missing; allowed: a list of backends, such as [\"10.0.0.1:53\"]\n\
 //!      flowgate.toml:5:1: cluster.web.backend: unknown key; allowed: affinity, backends, balance, health, \
-//!      idle_timeout, limits, mode, on_backend_down, requests, responses, send_proxy_protocol, upstream_reuse; \
+//!      idle_timeout, limits, mirror, mode, on_backend_down, reply_from, requests, responses, send_proxy_protocol, \
+//!      upstream_reuse; \
 //!      did you mean `backends`?",
 //! );
 //! # Ok::<(), flowgate_config::Errors>(())
@@ -218,6 +219,24 @@ impl Listener {
             own_addresses,
             record_flows,
             cluster: ClusterConfig { backends, ..self.cluster.policy.clone() },
+        }
+    }
+
+    /// The same for the manager of its cluster's mirror, which has no flows, and whose clients are
+    /// those that the listener has admitted.
+    pub fn mirror_config(
+        &self,
+        mirror: &Cluster,
+        address: SocketAddr,
+        own_addresses: Vec<SocketAddr>,
+        backends: Vec<BackendConfig>,
+    ) -> ManagerConfig {
+        ManagerConfig {
+            accept_proxy_protocol: Vec::new(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            cluster: ClusterConfig { backends, ..mirror.as_mirror() },
+            ..self.manager_config(address, 1, own_addresses, false, Vec::new())
         }
     }
 }

@@ -65,7 +65,9 @@ fn workers(item: &Item<'_>) -> Option<Workers> {
 }
 
 fn warn_of_unused(clusters: &Item<'_>, listeners: &[Listener]) {
-    let used: HashSet<&str> = listeners.iter().map(|l| l.cluster.name.as_str()).collect();
+    let serving = listeners.iter().map(|listener| listener.cluster.name.as_str());
+    let mirrors = listeners.iter().filter_map(|listener| listener.cluster.mirror.as_deref());
+    let used: HashSet<&str> = serving.chain(mirrors).collect();
     clusters.entries(cluster::TABLES, |name, cluster| {
         if !used.contains(name) {
             cluster.warn(Fault::Unused);

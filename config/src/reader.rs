@@ -2,13 +2,13 @@
 //!
 //! A *reader* is a function from an [`Item`] to an `Option`: `None` says that the problem has been
 //! reported. Tables are read by asking for each key once, by name and with its reader; a key that
-//! was not asked for is unknown. A key that is read may be narrowed to what is built so far: see
-//! [`Field::only`].
+//! was not asked for is unknown. A key that is read may be narrowed to what fits the others: see
+//! [`Field::when`].
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fmt::{self, Debug, Display};
+use std::fmt::{self, Display};
 use std::hash::Hash;
 use std::ops::Range;
 
@@ -53,12 +53,6 @@ impl<'a> Item<'a> {
     /// cannot be read, nothing is reported, since what it names may be there.
     pub(crate) fn refuse_name<T>(&self, allowed: impl Display, meant: Option<&str>) -> Option<T> {
         if self.problems.text_is_damaged() { None } else { self.refuse_typo(allowed, meant) }
-    }
-
-    /// Reports that the value is valid, and that a later version will do what it asks for.
-    pub(crate) fn refuse_for_now<T>(&self, allowed: impl Display) -> Option<T> {
-        self.report(Fault::NotYetSupported { found: self.found() }, allowed, None);
-        None
     }
 
     /// Notes that the value is legal but hardly meant.
@@ -245,18 +239,6 @@ pub(crate) struct Field<'a, T> {
 }
 
 impl<T> Field<'_, T> {
-    /// Any other value than `inert`, the one that changes nothing, is not yet supported.
-    pub(crate) fn only<U: Debug>(self, inert: U) -> Self
-    where
-        T: PartialEq<U>,
-    {
-        let value = match self.value {
-            Some(value) if value != inert => self.item.refuse_for_now(format_args!("{inert:?}")),
-            value => value,
-        };
-        Self { value, ..self }
-    }
-
     /// Whether there is a value, and it has been refused.
     pub(crate) fn is_refused(&self) -> bool {
         self.value.is_none() && self.item.value.is_some()

@@ -54,15 +54,6 @@ pub(crate) fn choice<T: Copy>(
     }
 }
 
-/// One of some words that mean nothing yet.
-pub(crate) fn word(words: &'static [&'static str]) -> impl Fn(&Item<'_>) -> Option<&'static str> {
-    move |item| {
-        let written = text(item).unwrap_or_default();
-        let chosen = words.iter().copied().find(|word| *word == written);
-        chosen.or_else(|| refuse_word(item, words.iter().copied()))
-    }
-}
-
 fn refuse_word<T>(item: &Item<'_>, words: impl Iterator<Item = &'static str> + Clone) -> Option<T> {
     let allowed: Vec<_> = words.clone().collect();
     item.refuse_typo(allowed.join(", "), text(item).and_then(|written| nearest(written, words)))

@@ -26,6 +26,8 @@ pub struct Backend {
     pub flows_active: u32,
     /// What was sent to it.
     pub to: Traffic,
+    /// What was to be sent to it and could not be.
+    pub dropped: Traffic,
     /// What came from it and was passed on to clients.
     pub from: Traffic,
 }
@@ -72,6 +74,7 @@ impl Backend {
             is_in_service: false,
             flows_active: 0,
             to: Traffic::default(),
+            dropped: Traffic::default(),
             from: Traffic::default(),
         }
     }
@@ -89,6 +92,11 @@ impl Backend {
     /// Whether it serves only while no other can.
     pub const fn is_backup(&self) -> bool {
         self.config.backup
+    }
+
+    /// Whether it can be the one backend of a flow.
+    pub const fn answers(&self) -> bool {
+        self.config.answers
     }
 
     /// Whether it has been removed from the configuration, and is known for its last flows only.
@@ -116,6 +124,12 @@ impl Backend {
         self.is_in_service && below_limit
     }
 
+    /// Notes that what it was to be sent could not be.
+    pub(crate) const fn take_back(&mut self, undelivered: Traffic) {
+        self.to.take_back(undelivered);
+        self.dropped.add(undelivered);
+    }
+
     /// Which of the two has more flows for its weight. Exact: nothing is rounded.
     pub(crate) fn cmp_load(&self, other: &Self) -> Ordering {
         let cross = |a: &Self, b: &Self| u64::from(a.flows_active) * u64::from(b.weight());
@@ -134,6 +148,9 @@ pub struct Backends {
     list: Vec<Backend>,
     /// All addresses but those of removed ones, sorted.
     addresses: Vec<SocketAddr>,
+    /// Those that get copies of what is copied to all: the ones in service, backups only while no
+    /// other is.
+    targets: Vec<BackendId>,
     policy: HealthPolicy,
     /// When time alone changes how one of them stands next.
     next_event: Option<Instant>,
@@ -143,7 +160,8 @@ impl Backends {
     /// Backends without flows, one for each entry, in the same order, all of them up.
     pub fn new(configs: &[BackendConfig], policy: HealthPolicy) -> Self {
         let list = configs.iter().map(|&config| Backend::new(config)).collect();
-        let mut backends = Self { list, addresses: Vec::new(), policy, next_event: None };
+        let (addresses, targets) = (Vec::new(), Vec::with_capacity(configs.len()));
+        let mut backends = Self { list, addresses, targets, policy, next_event: None };
         backends.list_addresses();
         backends.judge();
         backends
@@ -172,6 +190,18 @@ impl Backends {
     /// All of them with their ids, in configured order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (BackendId, &Backend)> {
         self.list.iter().enumerate().map(|(index, backend)| (BackendId::new(index), backend))
+    }
+
+    /// Those that get copies of what is copied to all, in configured order.
+    pub fn targets(&self) -> &[BackendId] {
+        &self.targets
+    }
+
+    /// Whether one gets copies of what is copied to all.
+    pub(crate) fn is_target(&self, id: BackendId) -> bool {
+        let is_backup = |id: BackendId| self.get(id).is_some_and(Backend::is_backup);
+        let tier = self.targets.first().map(|&first| is_backup(first));
+        self.get(id).is_some_and(|b| b.is_in_service) && tier == Some(is_backup(id))
     }
 
     /// Whether one of them that has not been removed has this address.
@@ -280,6 +310,7 @@ impl Backends {
         let known = self.list.len().min(configs.len());
         self.list.extend(configs[known..].iter().map(|&config| Backend::new(config)));
         self.policy = policy;
+        self.targets.reserve(self.list.len().saturating_sub(self.targets.len()));
         self.list_addresses();
         self.judge();
         replaced
@@ -311,5 +342,20 @@ impl Backends {
             };
         }
         self.next_event = self.list.iter().filter_map(|b| b.standing.next_event()).min();
+        self.find_targets();
+    }
+
+    fn find_targets(&mut self) {
+        let Self { list, targets, .. } = self;
+        targets.clear();
+        for backup in [false, true] {
+            let are_in_service =
+                |(_, b): &(usize, &Backend)| b.is_in_service && b.is_backup() == backup;
+            let found = list.iter().enumerate().filter(are_in_service);
+            targets.extend(found.map(|(place, _)| BackendId::new(place)));
+            if !targets.is_empty() {
+                return;
+            }
+        }
     }
 }

@@ -6,7 +6,8 @@
 //!   as that stands at the moment of the pick. While one cannot, its share goes to the others in
 //!   proportion to their weights; once it can again it gets its share, and nothing to make up.
 //! - A backup is picked only while no other backend can take a flow.
-//! - A backend of weight 0 is never picked.
+//! - A backend of weight 0 is never picked, nor is one that [gets only
+//!   copies](crate::config::BackendConfig::answers).
 //! - `None` means that there is no backend that can take a flow.
 //! - The same backends, seed and calls give the same picks.
 
@@ -126,7 +127,7 @@ fn members(backends: &Backends, backup: bool) -> Vec<Member> {
     backends
         .iter()
         .filter(|(_, backend)| backend.is_backup() == backup && backend.weight() > 0)
-        .filter(|(_, backend)| !backend.is_removed())
+        .filter(|(_, backend)| !backend.is_removed() && backend.answers())
         .map(|(id, backend)| Member {
             id,
             weight: backend.weight(),

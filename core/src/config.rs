@@ -37,7 +37,9 @@ pub struct ManagerConfig {
 /// A set of backends and how they share the work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterConfig {
-    /// How a backend is chosen for a new flow.
+    /// What becomes of a client's datagrams.
+    pub mode: Mode,
+    /// How a backend is chosen for a new flow; in [`Mode::OneWay`], for each datagram.
     pub balance: Balance,
     /// What of the client's address [`Balance::Rendezvous`] and [`Balance::Maglev`] look at.
     pub affinity: Affinity,
@@ -61,6 +63,59 @@ pub struct ClusterConfig {
     pub limits: Limits,
     /// The backends. A [`BackendId`](crate::BackendId) is an index into this list.
     pub backends: Vec<BackendConfig>,
+}
+
+/// What becomes of a client's datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// They make a flow, which has one backend, and its answers go to the client.
+    Session {
+        /// How many flows in a million are copied to whoever serves as the cluster's mirror. Which
+        /// ones is left to chance when they open, and stays so.
+        mirrored_per_million: u32,
+    },
+    /// Each goes to one backend and is forgotten. Nothing comes back, so there are no flows.
+    OneWay,
+    /// Each goes to every backend that is in service: to the backups only while no other is.
+    FanOut {
+        /// Whose answers the client gets.
+        reply_from: ReplyFrom,
+    },
+}
+
+impl Mode {
+    /// Flows with one backend each, and no mirror.
+    pub const SESSION: Self = Self::Session { mirrored_per_million: 0 };
+
+    /// The name in configurations and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Session { .. } => "session",
+            Self::OneWay => "one-way",
+            Self::FanOut { .. } => "fan-out",
+        }
+    }
+
+    /// Whether clients get answers, for which there must be flows.
+    pub const fn has_flows(self) -> bool {
+        match self {
+            Self::Session { .. } => true,
+            Self::OneWay => false,
+            Self::FanOut { reply_from } => !matches!(reply_from, ReplyFrom::Nobody),
+        }
+    }
+}
+
+/// Whose answers a client gets of those to whom its datagrams are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyFrom {
+    /// Nobody's. There are no flows.
+    Nobody,
+    /// Those of the backends that [may answer](BackendConfig::answers): of one of them for each
+    /// flow, chosen as in a session.
+    Chosen,
+    /// Those of the backend that answers first.
+    First,
 }
 
 /// When a backend is out of service, and what that means for its flows.
@@ -144,6 +199,9 @@ pub struct BackendConfig {
     pub backup: bool,
     /// The most flows it has at once. 0: no limit.
     pub max_flows: u32,
+    /// Whether it can be the one backend of a flow. One that cannot gets only copies, and its
+    /// answers are thrown away: see [`ReplyFrom::Chosen`].
+    pub answers: bool,
     /// Whether it has been removed from the configuration. Its place in the list is kept for as long
     /// as flows refer to it.
     pub removed: bool,
@@ -152,7 +210,7 @@ pub struct BackendConfig {
 impl BackendConfig {
     /// A backend of weight 1, no backup, without a flow limit.
     pub const fn new(address: SocketAddr) -> Self {
-        Self { address, weight: 1, backup: false, max_flows: 0, removed: false }
+        Self { address, weight: 1, backup: false, max_flows: 0, answers: true, removed: false }
     }
 }
 

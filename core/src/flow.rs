@@ -4,10 +4,10 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use crate::burst::Burst;
-use crate::config::ClusterConfig;
+use crate::config::{ClusterConfig, Mode, ReplyFrom};
 use crate::counters::Traffic;
 use crate::flow_key::{ClientKey, FlowKey};
-use crate::id::BackendId;
+use crate::id::{BackendId, FlowId};
 use crate::local_addr::LocalAddr;
 use crate::output::FlowRecord;
 use crate::reason::CloseReason;
@@ -34,11 +34,19 @@ pub struct UdpFlow {
     introduced: bool,
     /// Whether anything has come from a backend, if only to be dropped.
     heard: bool,
+    /// Whether its client's datagrams are copied to the mirror.
+    mirrored: bool,
+    /// Of a leg: whether it is the one whose answers its client gets.
+    speaks: bool,
+    /// Of a leg: whether it has had an answer since its client's last datagram.
+    is_prompt: bool,
 
     local: u128,
     to_client: Traffic,
     opened: Instant,
     first_answer: Instant,
+    /// Of a leg: the next in the ring of those that carry the same client's datagrams.
+    next_leg: FlowId,
 }
 
 const _: () = assert!(core::mem::offset_of!(UdpFlow, local) == 64 && size_of::<UdpFlow>() == 128);
@@ -48,6 +56,9 @@ const _: () = assert!(core::mem::offset_of!(UdpFlow, local) == 64 && size_of::<U
 enum Stage {
     /// It carries its client's datagrams.
     Active,
+    /// It carries its client's datagrams to one of several backends, and another flow, its ring's
+    /// head, is found by them.
+    Follower,
     /// It has had its last request and waits for replies.
     Retired,
     /// It has ended, and its socket rests until another flow takes it.
@@ -73,7 +84,11 @@ impl FlowLimits {
                 timeout => timeout.min(cluster.idle_timeout),
             },
             responses: u64::from(cluster.responses),
-            requests: u64::from(cluster.requests),
+            // No leg of several ends before the others.
+            requests: match cluster.mode {
+                Mode::FanOut { reply_from: ReplyFrom::First } => 0,
+                _ => u64::from(cluster.requests),
+            },
             amplification: u64::from(cluster.limits.amplification),
         }
     }
@@ -114,7 +129,7 @@ pub(crate) struct AcceptedReplies<'p> {
 impl UdpFlow {
     pub(crate) fn new(
         key: &FlowKey,
-        generation: u32,
+        id: FlowId,
         backend: BackendId,
         limits: &FlowLimits,
         now: Instant,
@@ -123,18 +138,27 @@ impl UdpFlow {
             client: key.client,
             local: key.local,
             deadline: now + limits.unanswered_timeout,
-            generation,
+            generation: id.generation(),
             backend,
             stage: Stage::Active,
             answered: false,
             confirmed: false,
             introduced: false,
             heard: false,
+            mirrored: false,
+            speaks: false,
+            is_prompt: false,
             to_backend: Traffic::default(),
             to_client: Traffic::default(),
             opened: now,
             first_answer: now,
+            next_leg: id,
         }
+    }
+
+    /// The same flow, copied to the mirror or not.
+    pub(crate) const fn mirrored(self, mirrored: bool) -> Self {
+        Self { mirrored, ..self }
     }
 
     /// The client's address. Where a proxy speaks for the client, that is the one it says.
@@ -168,6 +192,42 @@ impl UdpFlow {
     #[inline]
     pub(crate) const fn is_new_to_its_backend(&self) -> bool {
         !self.introduced || self.to_backend.datagrams == 0
+    }
+
+    /// Whether its client's datagrams are copied to the mirror.
+    #[inline]
+    pub const fn is_mirrored(&self) -> bool {
+        self.mirrored
+    }
+
+    /// Of a leg: the next in its ring; itself if it is alone.
+    pub(crate) const fn next_leg(&self) -> FlowId {
+        self.next_leg
+    }
+
+    pub(crate) const fn set_next_leg(&mut self, next: FlowId) {
+        self.next_leg = next;
+    }
+
+    /// Makes it a follower in its ring, or its head.
+    pub(crate) const fn follow(&mut self, follows: bool) {
+        self.stage = if follows { Stage::Follower } else { Stage::Active };
+    }
+
+    /// Of a leg: whether its answers go to the client.
+    pub(crate) const fn speaks(&self) -> bool {
+        self.speaks
+    }
+
+    /// Makes its answers the ones that the client gets, or no longer.
+    pub(crate) const fn set_speaks(&mut self, speaks: bool) {
+        self.speaks = speaks;
+    }
+
+    /// Of a leg: notes another datagram of the client, and says whether its backend has answered
+    /// since the one before.
+    pub(crate) const fn take_promptness(&mut self) -> bool {
+        core::mem::replace(&mut self.is_prompt, false)
     }
 
     /// When it opened.
@@ -246,6 +306,18 @@ impl UdpFlow {
     /// Notes that its backend is there, whatever becomes of what it says.
     pub(crate) const fn hear(&mut self) {
         self.heard = true;
+        self.is_prompt = true;
+    }
+
+    /// Notes an answer that its client does not get, and says whether it is the first.
+    pub(crate) fn is_answered_in_vain(&mut self, limits: &FlowLimits, now: Instant) -> bool {
+        self.hear();
+        let is_first = !core::mem::replace(&mut self.answered, true);
+        if is_first {
+            self.first_answer = now;
+            self.postpone(limits, now);
+        }
+        is_first
     }
 
     /// Whether nothing has come from its backend where there should have been an answer.

@@ -7,7 +7,7 @@ use slab::Slab;
 
 use crate::flow::UdpFlow;
 use crate::flow_key::FlowKey;
-use crate::id::FlowId;
+use crate::id::{FlowId, LEG};
 use crate::random::Random;
 use crate::time::Instant;
 
@@ -118,7 +118,7 @@ impl FlowTable {
         self.look_up(key)
     }
 
-    fn look_up(&self, key: &FlowKey) -> Option<FlowId> {
+    pub(crate) fn look_up(&self, key: &FlowKey) -> Option<FlowId> {
         let is_key = |&index: &u32| self.flows[index as usize].has_key(key);
         let index = *self.index.find(key.hash(self.hash_keys), is_key)?;
         Some(self.id_at(index as usize))
@@ -167,26 +167,29 @@ impl FlowTable {
         alive.map(|(index, flow)| (FlowId::new(index as u32, flow.generation()), flow))
     }
 
-    /// Adds the flow that `build` makes for the generation it is given, in the slot of a resting
+    /// Adds the flow that `build` makes for the id it is given, in the slot of a resting
     /// one if there is one to `reuse`. The caller has looked that there is room, and no flow of
-    /// this key.
+    /// this key, unless it makes the new one unfindable at once.
     pub(crate) fn insert(
         &mut self,
         key: &FlowKey,
+        is_leg: bool,
         reuse: Option<FlowId>,
-        build: impl FnOnce(u32) -> UdpFlow,
+        build: impl FnOnce(FlowId) -> UdpFlow,
     ) -> FlowId {
-        let generation = self.next_generation;
-        self.next_generation = generation.wrapping_add(1);
-        let flow = build(generation);
-        let index = match reuse {
+        let generation = self.next_generation | if is_leg { LEG } else { 0 };
+        self.next_generation = self.next_generation.wrapping_add(2 * LEG);
+        let index = reuse.map_or_else(|| self.flows.vacant_key(), FlowId::index) as u32;
+        let flow = build(FlowId::new(index, generation));
+        match reuse {
             Some(resting) => {
                 self.resting -= 1;
                 self.flows[resting.index()] = flow;
-                resting.index() as u32
             }
-            None => self.flows.insert(flow) as u32,
-        };
+            None => {
+                self.flows.insert(flow);
+            }
+        }
         self.slots_used = self.slots_used.max(index as usize + 1);
         let Self { flows, index: by_key, hash_keys, .. } = self;
         let rehash = |&index: &u32| flows[index as usize].key().hash(*hash_keys);
@@ -227,6 +230,16 @@ impl FlowTable {
         }
     }
 
+    /// Makes a leg the head of its ring.
+    pub(crate) fn lead(&mut self, id: FlowId) {
+        let Some(flow) = self.get_mut(id) else { return };
+        flow.follow(false);
+        let hash = flow.key().hash(self.hash_keys);
+        let Self { flows, index, hash_keys, .. } = self;
+        let rehash = |&at: &u32| flows[at as usize].key().hash(*hash_keys);
+        index.insert_unique(hash, id.index() as u32, rehash);
+    }
+
     /// Removes a flow; its id is stale from now on.
     pub(crate) fn remove(&mut self, id: FlowId) -> UdpFlow {
         self.unindex(id);
@@ -241,7 +254,7 @@ impl FlowTable {
     pub(crate) fn assert_invariants(&self) {
         assert!(self.flows.iter().all(|(slot, _)| slot < self.slots_used), "a slot out of sight");
         let mut findable = 0;
-        for (id, flow) in self.iter().filter(|(_, flow)| !flow.is_retired()) {
+        for (id, flow) in self.iter().filter(|(_, flow)| flow.is_findable()) {
             findable += 1;
             assert_eq!(self.look_up(&flow.key()), Some(id), "a live flow is not found by its key");
         }

@@ -11,6 +11,10 @@ pub struct FlowId {
     generation: u32,
 }
 
+/// The bit of a generation that marks a [leg](FlowId::is_leg). So whoever hears of it knows, also
+/// when the flow has closed long since.
+pub(crate) const LEG: u32 = 1;
+
 impl FlowId {
     pub(crate) const fn new(index: u32, generation: u32) -> Self {
         Self { index, generation }
@@ -19,6 +23,12 @@ impl FlowId {
     /// The slot of the flow: below the manager's `max_flows`, reused after the flow closes.
     pub const fn index(self) -> usize {
         self.index as usize
+    }
+
+    /// Whether the flow is one of several that carry the datagrams of one client, each to another
+    /// backend.
+    pub const fn is_leg(self) -> bool {
+        self.generation & LEG != 0
     }
 
     /// Which of the flows that have used this slot it is.
@@ -43,4 +53,16 @@ impl BackendId {
     pub const fn index(self) -> usize {
         self.0 as usize
     }
+}
+
+/// What datagrams to a backend belong to, which decides the socket they leave by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Carrier {
+    /// A flow, which has a socket of its own.
+    Flow(FlowId),
+    /// Nothing but the backend they go to. All that goes one way can leave by the same socket.
+    OneWay(BackendId),
+    /// A backend that gets a copy of what others get too. Each such backend needs a socket of its
+    /// own, so that one that is slow holds up no other.
+    Copy(BackendId),
 }

@@ -6,8 +6,9 @@ use crate::backends::Backends;
 use crate::balance::Balancer;
 use crate::burst::Burst;
 use crate::config::{BackendConfig, ClusterConfig, ManagerConfig};
-use crate::id::{BackendId, FlowId};
+use crate::id::{BackendId, Carrier, FlowId};
 use crate::local_addr::LocalAddr;
+use crate::proxy_protocol::Told;
 use crate::reason::{Direction, DropReason};
 use crate::time::Instant;
 
@@ -23,6 +24,21 @@ pub enum ManagerInput<'p> {
         /// The local address they were sent to, where the listener is bound to a wildcard.
         local: Option<LocalAddr>,
         /// The TOS or traffic-class byte they carried: DSCP (RFC 2474) and ECN (RFC 3168).
+        tos: u8,
+        /// The time to live or hop limit they arrived with.
+        ttl: u8,
+        /// The datagrams.
+        burst: Burst<'p>,
+    },
+    /// The cluster that this one mirrors got datagrams of a client, and this one is to have copies.
+    Mirrored {
+        /// The client that sent them.
+        client: SocketAddr,
+        /// The local address they were sent to, where the listener is bound to a wildcard.
+        local: Option<LocalAddr>,
+        /// What the proxy that speaks for the client says of them, if one does.
+        told: Option<Told<'p>>,
+        /// The TOS or traffic-class byte they carried.
         tos: u8,
         /// The time to live or hop limit they arrived with.
         ttl: u8,
@@ -51,8 +67,8 @@ pub enum ManagerInput<'p> {
     },
     /// Datagrams that an earlier [`Output`](crate::Output) told to send were not sent.
     Undelivered {
-        /// The flow they belong to; it may have closed meanwhile.
-        flow: FlowId,
+        /// What they belong to. A flow may have closed meanwhile.
+        carrier: Carrier,
         /// Which way they were going.
         direction: Direction,
         /// Why they were given up.
@@ -152,7 +168,7 @@ impl Configuration {
 
     /// Whether a balancer that was made for `cluster` serves this one too.
     pub(crate) fn has_the_turns_of(&self, cluster: &ClusterConfig) -> bool {
-        let turn = |b: &BackendConfig| (b.address, b.weight, b.backup, b.removed);
+        let turn = |b: &BackendConfig| (b.address, b.weight, b.backup, b.answers, b.removed);
         let ours = &self.config.cluster;
         ours.balance == cluster.balance
             && ours.backends.iter().map(turn).eq(cluster.backends.iter().map(turn))

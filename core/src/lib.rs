@@ -22,6 +22,7 @@
 //!     own_addresses: vec![],
 //!     record_flows: false,
 //!     cluster: ClusterConfig {
+//!         mode: Mode::SESSION,
 //!         balance: Balance::RoundRobin,
 //!         affinity: Affinity::SourceIp,
 //!         idle_timeout: Duration::from_secs(60),
@@ -122,7 +123,7 @@ mod timer_wheel;
 
 pub use burst::Burst;
 pub use flow::UdpFlow;
-pub use id::{BackendId, FlowId};
+pub use id::{BackendId, Carrier, FlowId};
 pub use input::{BackendNews, Configuration, ManagerInput, UpstreamFailure};
 pub use local_addr::LocalAddr;
 pub use manager::{Deadline, DeadlineReason, UdpManager};

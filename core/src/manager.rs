@@ -7,6 +7,8 @@ mod expire;
 mod failover;
 mod forward;
 mod invariants;
+mod one_way;
+mod race;
 mod relay;
 
 use core::net::SocketAddr;
@@ -46,6 +48,7 @@ const fn resting_queue(backend: BackendId) -> usize {
 const PREFETCH_FROM: usize = if cfg!(test) { 1 } else { 1_024 };
 
 use failover::Sweep;
+use forward::Arrival;
 
 pub use expire::{Deadline, DeadlineReason};
 
@@ -141,6 +144,10 @@ impl UdpManager {
                 let client = FlowKey::new(source, local);
                 self.handle_client_burst(&client, tos, ttl, burst, now, outputs);
             }
+            ManagerInput::Mirrored { client, local, told, tos, ttl, burst } => {
+                let (client, arrival) = (FlowKey::new(client, local), Arrival { tos, ttl, told });
+                self.handle_datagrams(&client, &client, &arrival, burst, now, outputs);
+            }
             ManagerInput::BackendBurst { flow, tos, burst } => {
                 self.handle_backend_burst(flow, tos, burst, now, outputs);
             }
@@ -150,9 +157,9 @@ impl UdpManager {
                 ledger.received.add(traffic);
                 ledger.drop(reason, traffic);
             }
-            ManagerInput::Undelivered { flow, direction, reason, datagrams, bytes } => {
+            ManagerInput::Undelivered { carrier, direction, reason, datagrams, bytes } => {
                 let traffic = Traffic { datagrams: u64::from(datagrams), bytes };
-                self.handle_undelivered(flow, direction, reason, traffic);
+                self.handle_undelivered(carrier, direction, reason, traffic);
             }
             ManagerInput::UpstreamFailed { flow, failure } => {
                 self.handle_upstream_failure(flow, failure, now, outputs);

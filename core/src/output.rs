@@ -4,9 +4,9 @@ use core::net::SocketAddr;
 
 use crate::burst::Burst;
 use crate::counters::Traffic;
-use crate::id::{BackendId, FlowId};
+use crate::id::{BackendId, Carrier, FlowId};
 use crate::local_addr::LocalAddr;
-use crate::proxy_protocol::{ProxyHeader, Tlvs};
+use crate::proxy_protocol::{ProxyHeader, Tlvs, Told};
 use crate::reason::{CloseReason, Direction, DropReason};
 
 /// An order from [`UdpManager::handle_input`](crate::UdpManager::handle_input).
@@ -43,6 +43,40 @@ pub enum Output<'p> {
         /// The time to live or hop limit to send with, as in [`Output::OpenUpstream`]. It follows
         /// the client's datagrams, so that also a loop through flows that are open already, as
         /// one is when a port is used again, comes to an end.
+        ttl: u8,
+        /// The datagrams.
+        burst: Burst<'p>,
+    },
+    /// Send datagrams to a backend from a socket that belongs to no flow. What comes back is
+    /// thrown away, ICMP errors too.
+    SendOneWay {
+        /// The backend, alone or as one of those that get copies.
+        carrier: Carrier,
+        /// Its address.
+        address: SocketAddr,
+        /// What to put in front of every datagram of the burst.
+        prefix: Option<ProxyHeader>,
+        /// What of a proxy's header is to be passed on, as in [`Output::SendToBackend`].
+        tlvs: Tlvs<'p>,
+        /// The TOS or traffic-class byte to send with.
+        tos: u8,
+        /// The time to live or hop limit to send with, as in [`Output::OpenUpstream`].
+        ttl: u8,
+        /// The datagrams.
+        burst: Burst<'p>,
+    },
+    /// Give a copy of a client's datagrams to whoever serves as the cluster's mirror, as
+    /// [`ManagerInput::Mirrored`](crate::ManagerInput::Mirrored). They are counted there, not here.
+    Mirror {
+        /// The client that sent them.
+        client: SocketAddr,
+        /// The local address they were sent to, where the listener is bound to a wildcard.
+        local: Option<LocalAddr>,
+        /// What the proxy that speaks for the client says of them, if one does.
+        told: Option<Told<'p>>,
+        /// The TOS or traffic-class byte they carried.
+        tos: u8,
+        /// The time to live or hop limit they arrived with.
         ttl: u8,
         /// The datagrams.
         burst: Burst<'p>,
@@ -113,7 +147,7 @@ pub struct FlowRecord {
 }
 
 // Outputs are passed by value on the hot path.
-const _: () = assert!(size_of::<Output>() <= 112);
+const _: () = assert!(size_of::<Output>() <= 152);
 
 /// Where a manager puts its orders: a queue in the shell, a `Vec` in tests.
 pub trait Outputs<'p> {

@@ -111,6 +111,15 @@ impl ProxyHeader {
     }
 }
 
+/// What a proxy says of a client's datagrams besides who the client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told<'p> {
+    /// The address that the client called.
+    pub called: SocketAddr,
+    /// Whatever else is to be passed on.
+    pub tlvs: Tlvs<'p>,
+}
+
 impl fmt::Debug for ProxyHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ProxyHeader(")?;

@@ -86,6 +86,8 @@ reasons! {
         UnknownFlow = "unknown_flow",
         /// More replies than `responses` or `requests` allow the flow.
         AfterLastReply = "after_last_reply",
+        /// Another backend's answer was first, and the client gets that.
+        NotFirst = "not_first",
         /// The kernel delivered only a part (`MSG_TRUNC`).
         Truncated = "truncated",
         /// The kernel could not deliver all control messages (`MSG_CTRUNC`), so that where the

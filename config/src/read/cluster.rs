@@ -2,6 +2,7 @@
 
 mod health;
 mod members;
+mod mode;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -12,12 +13,15 @@ use flowgate_core::config::{
     Affinity, Balance, ClusterConfig, HealthPolicy, Limits, OnBackendDown, SendProxyProtocol,
 };
 
+use toml::de::DeValue;
+
 use crate::cluster::{Cluster, backends};
 use crate::error::Fault;
 use crate::nearest::nearest;
 use crate::reader::{Item, Table};
-use crate::value::{choice, count, duration, is_name, off_or, text, word};
+use crate::value::{choice, count, duration, is_name, off_or, text};
 use health::Health;
+use mode::Modes;
 
 pub(super) const TABLES: &str = "[cluster.NAME] tables";
 
@@ -28,6 +32,9 @@ const IDLE: RangeInclusive<Duration> =
 /// How long a finished flow's socket may have to rest. Less than any server's answer takes would be
 /// no rest at all.
 const REST: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60 * 60);
+
+/// What of each client's flow to each backend would have to be counted together.
+const NOT_IN_A_RACE: &str = "0 beside reply_from = \"first\"";
 
 /// How many names a message lists.
 const NAMES_SHOWN: usize = 8;
@@ -42,13 +49,14 @@ pub(super) struct Clusters {
 
 impl Clusters {
     pub(super) fn read(item: &Item<'_>) -> Option<Self> {
-        let mut clusters = Self::default();
+        let mut clusters = Self { names: names_of(item), by_name: HashMap::new() };
+        let names = clusters.names.clone();
         item.entries(TABLES, |name, item| {
             if !is_name(name) {
                 item.refuse::<()>("a [cluster.NAME] of 1 to 255 bytes");
             }
-            let cluster = item.table("a [cluster.NAME] table", |table| cluster(name, table, item));
-            clusters.names.push(name.to_owned());
+            let cluster =
+                item.table("a [cluster.NAME] table", |table| cluster(name, table, item, &names));
             clusters.by_name.insert(name.to_owned(), cluster.map(Arc::new));
         });
         Some(clusters)
@@ -76,26 +84,42 @@ impl Clusters {
     }
 }
 
-fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>) -> Option<Cluster> {
-    let balance = table.get("balance", choice(BALANCE)).or(Balance::Rendezvous);
+/// The names of all clusters, in the order of the text.
+fn names_of(item: &Item<'_>) -> Vec<String> {
+    let mut names = Vec::new();
+    if let Some(DeValue::Table(_)) = item.value() {
+        item.entries(TABLES, |name, _| names.push(name.to_owned()));
+    }
+    names
+}
+
+fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, names: &[String]) -> Option<Cluster> {
+    let modes = Modes::read(table, name, names);
+    let balance = modes.fit_balance(table.get("balance", choice(BALANCE))).or(Balance::Rendezvous);
     let affinity = table.get("affinity", choice(AFFINITY)).or(Affinity::SourceIp);
-    let idle_timeout = table.get("idle_timeout", duration(IDLE)).or(Duration::from_secs(60));
-    let responses = table.get("responses", count).or(0);
-    let requests = table.get("requests", count).or(0);
-    let send_proxy_protocol =
-        table.get("send_proxy_protocol", choice(SEND_PROXY_PROTOCOL)).or(SendProxyProtocol::Off);
-    let upstream_reuse = table.get("upstream_reuse", off_or(duration(REST))).or(None);
-    table.get("mode", word(&["session", "one-way", "fan-out"])).only("session");
-    let on_backend_down =
-        table.get("on_backend_down", choice(ON_BACKEND_DOWN)).or(OnBackendDown::Rehash);
-    let health = table.section("health", health::health);
-    let limits = table.section("limits", limits);
-    let members = table.require("backends", members::members).value?;
+    let idle_timeout = table.get("idle_timeout", duration(IDLE));
+    let responses = modes.fit(table.get("responses", count), 0, "0").or(0);
+    let requests = modes.fit(table.get("requests", count), 0, "0");
+    let requests = requests.when(|n| !modes.is_race() || *n == 0, NOT_IN_A_RACE).or(0);
+    let send_proxy_protocol = table.get("send_proxy_protocol", choice(SEND_PROXY_PROTOCOL));
+    let send_proxy_protocol = modes.fit_proxy(send_proxy_protocol).or(SendProxyProtocol::Off);
+    let upstream_reuse = table.get("upstream_reuse", off_or(duration(REST)));
+    let upstream_reuse = modes.fit(upstream_reuse, None, "\"off\"").or(None);
+    let on_backend_down = table.get("on_backend_down", choice(ON_BACKEND_DOWN));
+    modes.warn_of_no_effect(&[&idle_timeout.item, &on_backend_down.item]);
+    let idle_timeout = idle_timeout.or(Duration::from_secs(60));
+    let on_backend_down = on_backend_down.or(OnBackendDown::Rehash);
+    let health = table.section("health", |table| health::health(table, modes.has_flows()));
+    let limits = table.section("limits", |table| limits(table, &modes));
+    let members = table.require("backends", |item| members::members(item, modes.is_session()));
+    let mut members = members.value?;
+    let (mode, mirror) = modes.finish(&mut members)?;
     if members.is_empty() {
         item.warn(Fault::NoBackends);
     }
     let Health { probing, fail_open, passive } = health?;
     let policy = ClusterConfig {
+        mode,
         balance,
         affinity,
         idle_timeout,
@@ -107,7 +131,7 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>) -> Option<Cluster> {
         limits: limits?,
         backends: backends(&members, |_| Vec::new()),
     };
-    Some(Cluster { name: name.to_owned(), members, health: probing, policy })
+    Some(Cluster { name: name.to_owned(), members, health: probing, mirror, policy })
 }
 
 const BALANCE: &[(&str, Balance)] = &[
@@ -134,13 +158,16 @@ const ON_BACKEND_DOWN: &[(&str, OnBackendDown)] = &[
     ("close", OnBackendDown::Close),
 ];
 
-fn limits(table: &Table<'_>) -> Option<Limits> {
+fn limits(table: &Table<'_>, modes: &Modes<'_>) -> Option<Limits> {
+    let limit = |key| modes.fit(table.get(key, count), 0, "0");
     Some(Limits {
-        flows_per_source: table.get("flows_per_source", count).or(0),
-        flows_per_subnet: table.get("flows_per_subnet", count).or(0),
-        new_flows_per_second_per_source: table.get("new_flows_per_second_per_source", count).or(0),
-        amplification: table.get("amplification", count).or(0),
-        unanswered_flows: table.get("unanswered_flows", count).or(0),
+        flows_per_source: limit("flows_per_source").or(0),
+        flows_per_subnet: limit("flows_per_subnet").or(0),
+        new_flows_per_second_per_source: limit("new_flows_per_second_per_source").or(0),
+        amplification: limit("amplification")
+            .when(|n| !modes.is_race() || *n == 0, NOT_IN_A_RACE)
+            .or(0),
+        unanswered_flows: limit("unanswered_flows").or(0),
         unanswered_timeout: table
             .get("unanswered_timeout", duration(Duration::ZERO..=*IDLE.end()))
             .or(Duration::ZERO),

@@ -9,7 +9,7 @@ use flowgate_config::{
     Probing, Target, Workers,
 };
 use flowgate_core::config::{
-    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig,
+    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig, Mode,
     OnBackendDown, Passive, SendProxyProtocol,
 };
 use ipnet::IpNet;
@@ -145,7 +145,13 @@ fn network(text: &str) -> IpNet {
 #[test]
 fn a_full_example_sets_every_supported_key() {
     let config = valid(FULL);
-    let member = |target, weight, backup, max_flows| Member { target, weight, backup, max_flows };
+    let member = |target, weight, backup, max_flows| Member {
+        target,
+        weight,
+        backup,
+        max_flows,
+        answers: true,
+    };
     let resolvers = Arc::new(Cluster {
         name: "resolvers".into(),
         members: vec![
@@ -164,7 +170,9 @@ fn a_full_example_sets_every_supported_key() {
             rise: 4,
             fall: 6,
         }),
+        mirror: None,
         policy: ClusterConfig {
+            mode: Mode::SESSION,
             balance: Balance::Maglev,
             affinity: Affinity::SourceIpPort,
             idle_timeout: Duration::from_millis(1500),
@@ -251,6 +259,7 @@ fn the_defaults_are_those_of_the_manual() {
     assert_eq!(
         listener.cluster.policy,
         ClusterConfig {
+            mode: Mode::SESSION,
             balance: Balance::Rendezvous,
             affinity: Affinity::SourceIp,
             idle_timeout: Duration::from_secs(60),

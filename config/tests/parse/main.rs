@@ -5,10 +5,10 @@ mod difference;
 mod examples;
 mod health;
 mod messages;
+mod modes;
 mod properties;
 mod refused;
 mod syntax;
-mod unsupported;
 mod valid;
 
 use std::net::SocketAddr;

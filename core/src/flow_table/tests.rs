@@ -1,5 +1,7 @@
 use super::*;
-use crate::config::{Affinity, Balance, ClusterConfig, HealthPolicy, Limits, SendProxyProtocol};
+use crate::config::{
+    Affinity, Balance, ClusterConfig, HealthPolicy, Limits, Mode, SendProxyProtocol,
+};
 use crate::flow::FlowLimits;
 use crate::id::BackendId;
 use alloc::vec;
@@ -26,6 +28,7 @@ fn colliding_keys(table: &FlowTable, count: usize) -> Vec<FlowKey> {
 
 fn limits() -> FlowLimits {
     FlowLimits::new(&ClusterConfig {
+        mode: Mode::SESSION,
         balance: Balance::RoundRobin,
         affinity: Affinity::SourceIp,
         idle_timeout: Duration::from_secs(60),
@@ -46,7 +49,7 @@ fn keys_that_collide_are_all_found_and_none_is_taken_for_another() {
     let (limits, now) = (limits(), Instant::ORIGIN);
     let build =
         |key| move |generation| UdpFlow::new(key, generation, BackendId::new(0), &limits, now);
-    let ids: Vec<_> = keys.iter().map(|key| table.insert(key, None, build(key))).collect();
+    let ids: Vec<_> = keys.iter().map(|key| table.insert(key, false, None, build(key))).collect();
     table.assert_invariants();
     for (removed, id) in ids.iter().enumerate() {
         table.remove(*id);
@@ -74,12 +77,12 @@ fn only_a_resting_flow_of_the_same_generation_rests_longer() {
     let (limits, now) = (limits(), Instant::ORIGIN);
     let key = FlowKey::new(SocketAddr::from(([10, 0, 0, 1], 7)), None);
     let build = |generation| UdpFlow::new(&key, generation, BackendId::new(0), &limits, now);
-    let first = table.insert(&key, None, build);
+    let first = table.insert(&key, false, None, build);
     let until = Instant::from_millis(5);
     assert!(!table.rest_longer(first, until), "it does not rest");
     table.rest(first, until);
     assert!(table.rest_longer(first, until));
-    let second = table.insert(&key, Some(first), build);
+    let second = table.insert(&key, false, Some(first), build);
     table.rest(second, until);
     assert!(!table.rest_longer(first, until), "another has its slot");
     assert!(table.rest_longer(second, until));

@@ -8,11 +8,11 @@ use ipnet::IpNet;
 use super::forward::Arrival;
 use super::{UNANSWERED, UNCONFIRMED, UdpManager};
 use crate::burst::Burst;
-use crate::config::ManagerConfig;
+use crate::config::{ManagerConfig, Mode};
 use crate::counters::Traffic;
 use crate::flow::UdpFlow;
 use crate::flow_key::FlowKey;
-use crate::id::FlowId;
+use crate::id::{BackendId, FlowId};
 use crate::output::{Output, Outputs};
 use crate::reason::{CloseReason, Direction, DropReason};
 use crate::time::Instant;
@@ -68,6 +68,25 @@ impl UdpManager {
             }
             return;
         }
+        match self.config.cluster.mode {
+            Mode::Session { .. } => {}
+            mode if !mode.has_flows() => {
+                if let Some(burst) = rest {
+                    self.handle_one_way(key, sender, &arrival, burst, outputs);
+                }
+                return;
+            }
+            _ if self.is_race() => {
+                if let Some(burst) = rest {
+                    self.handle_race(key, sender, &arrival, burst, now, outputs);
+                }
+                return;
+            }
+            _ => {
+                self.handle_copied(key, sender, &arrival, rest, now, outputs);
+                return;
+            }
+        }
         // One turn, unless `requests` makes the burst reach into a next flow.
         while let Some(burst) = rest {
             let flow = match self.flow_for(key, sender, arrival.ttl, now, outputs) {
@@ -83,7 +102,7 @@ impl UdpManager {
 
     /// The flow that takes a client's next datagram, or why there is none.
     #[inline]
-    fn flow_for<'p>(
+    pub(super) fn flow_for<'p>(
         &mut self,
         key: &FlowKey,
         sender: &FlowKey,
@@ -110,8 +129,7 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) -> Result<FlowId, DropReason> {
         let client = key.client.address();
-        self.check_sender(sender)?;
-        self.check_client(client)?;
+        self.check(client, sender)?;
         if self.drain.is_some() {
             return Err(DropReason::Draining);
         }
@@ -122,15 +140,35 @@ impl UdpManager {
             .balancer
             .pick(&self.backends, client, affinity, &mut self.random)
             .ok_or(DropReason::NoBackend)?;
+        self.open(key, backend, ttl, now, outputs)
+    }
+
+    /// Opens a flow to a backend. There is room for it, or can be made.
+    pub(super) fn open<'p>(
+        &mut self,
+        key: &FlowKey,
+        backend: BackendId,
+        ttl: u8,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) -> Result<FlowId, DropReason> {
         let reuse = self.rested(backend, now);
         self.make_room(reuse.is_some(), now, outputs);
         let chosen = self.backends.get_mut(backend).ok_or(DropReason::NoBackend)?;
         chosen.flows_active += 1;
         let address = chosen.address();
 
-        let limits = &self.limits;
-        let build = |generation| UdpFlow::new(key, generation, backend, limits, now);
-        let flow = self.flows.insert(key, reuse, build);
+        let is_mirrored = match self.config.cluster.mode {
+            Mode::Session { mirrored_per_million: share @ 1.. } => {
+                self.random.below(1_000_000) < u64::from(share)
+            }
+            _ => false,
+        };
+        let (limits, is_leg) = (&self.limits, self.is_race());
+        let head = if is_leg { self.flows.look_up(key) } else { None };
+        let build = |id| UdpFlow::new(key, id, backend, limits, now).mirrored(is_mirrored);
+        let flow = self.flows.insert(key, is_leg, reuse, build);
+        self.join_ring(head, flow);
         self.wheel.schedule(flow.index(), self.flows.at(flow.index()).1.deadline());
         self.queues.push(UNANSWERED, flow.index());
         self.source_limits.opened(key.client.source());
@@ -140,6 +178,12 @@ impl UdpManager {
         self.counters.flows_opened += 1;
         outputs.emit(Output::OpenUpstream { flow, backend, address, ttl, reuse });
         Ok(flow)
+    }
+
+    /// Whether a client may have its datagrams taken here, which `sender` has sent for it.
+    pub(super) fn check(&self, client: SocketAddr, sender: &FlowKey) -> Result<(), DropReason> {
+        self.check_sender(sender)?;
+        self.check_client(client)
     }
 
     /// Whether a sender can be anybody's client: not where it is one of us.
@@ -169,7 +213,7 @@ impl UdpManager {
     /// is in use is never given up for a new one. One that has not been answered may be, and so may
     /// a socket that only rests, and last a flow that seems over: whoever floods the listener from
     /// forged addresses never hears the answers.
-    fn check_room(&mut self, now: Instant) -> Result<(), DropReason> {
+    pub(super) fn check_room(&mut self, now: Instant) -> Result<(), DropReason> {
         let rests_can_go = self.flows.has_fewer_than_allowed() && self.flows.resting() > 0;
         let can_give_up = self.queues.len(UNANSWERED) > 0 || rests_can_go;
         if self.flows.is_full() && !can_give_up && !self.find_one_that_seems_over(now) {

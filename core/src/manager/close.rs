@@ -26,9 +26,13 @@ impl UdpManager {
             outputs.emit(Output::RecordFlow { flow: id, record: flow.record(reason, now) });
         }
         let (client, backend) = (flow.key().client, flow.backend());
+        let has_companions = flow.next_leg() != id;
         let is_silence = reason == CloseReason::Idle && flow.is_owed_an_answer(&self.limits);
         if is_silence && self.backends.was_silent(backend, now) {
             self.sweep_if_needed(now);
+        }
+        if has_companions {
+            self.leave_ring(id);
         }
         self.wheel.cancel(id.index());
         self.queues.remove(id.index());

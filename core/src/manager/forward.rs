@@ -6,11 +6,12 @@ use super::{UNCONFIRMED, UdpManager};
 use crate::burst::Burst;
 use crate::config::SendProxyProtocol;
 use crate::counters::Traffic;
-use crate::flow::{AcceptedReplies, AcceptedRequests};
-use crate::id::{BackendId, FlowId};
+use crate::flow::{AcceptedReplies, AcceptedRequests, UdpFlow};
+use crate::flow_key::FlowKey;
+use crate::id::{BackendId, Carrier, FlowId};
 use crate::local_addr::LocalAddr;
 use crate::output::{Output, Outputs};
-use crate::proxy_protocol::{ProxyHeader, Tlvs};
+use crate::proxy_protocol::{ProxyHeader, Tlvs, Told};
 use crate::reason::{CloseReason, Direction, DropReason};
 use crate::time::Instant;
 
@@ -25,15 +26,6 @@ pub(super) struct Arrival<'p> {
     pub(super) told: Option<Told<'p>>,
 }
 
-/// What a proxy says of a client's datagrams besides who the client is.
-#[derive(Clone, Copy)]
-pub(super) struct Told<'p> {
-    /// The address that the client called.
-    pub(super) called: SocketAddr,
-    /// Whatever else is to be passed on.
-    pub(super) tlvs: Tlvs<'p>,
-}
-
 impl UdpManager {
     /// Forwards what the flow takes, and returns what belongs to the client's next flow.
     #[inline]
@@ -46,7 +38,7 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) -> Option<Burst<'p>> {
         let flow = self.flows.get_mut(id)?;
-        let is_first = flow.is_new_to_its_backend();
+        let (is_first, is_mirrored) = (flow.is_new_to_its_backend(), flow.is_mirrored());
         let AcceptedRequests { now: accepted, beyond, confirms } =
             flow.accept_requests(burst, &self.limits, now);
         let (is_retired, backend) = (flow.is_retired(), flow.backend());
@@ -57,6 +49,9 @@ impl UdpManager {
                 backend.to.add(traffic);
             }
             self.emit_requests(id, is_first, arrival, burst, outputs);
+            if is_mirrored {
+                self.mirror(id, arrival, burst, outputs);
+            }
         }
         if confirms {
             self.queues.remove(id.index());
@@ -69,7 +64,7 @@ impl UdpManager {
 
     /// Emits a flow's datagrams with the PROXY headers they are to carry.
     #[inline]
-    fn emit_requests<'p>(
+    pub(super) fn emit_requests<'p>(
         &self,
         flow: FlowId,
         is_first: bool,
@@ -85,7 +80,9 @@ impl UdpManager {
         let &Arrival { tos, ttl, .. } = arrival;
         let (with, without) = burst.split_at(with_header);
         if let Some(burst) = with {
-            let (prefix, tlvs) = self.proxy_header(flow, arrival);
+            let key = self.flows.get(flow).map(UdpFlow::key);
+            let (prefix, tlvs) = key.map(|key| self.proxy_header(&key, arrival)).unzip();
+            let tlvs = tlvs.unwrap_or(Tlvs::NONE);
             outputs.emit(Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst });
         }
         if let Some(burst) = without {
@@ -94,19 +91,33 @@ impl UdpManager {
         }
     }
 
-    /// The header that tells the backend who the client is and whom it called, and what else a
-    /// proxy has said of it.
-    fn proxy_header<'p>(
+    /// Has a copy made of what a flow carries.
+    fn mirror<'p>(
         &self,
         id: FlowId,
         arrival: &Arrival<'p>,
-    ) -> (Option<ProxyHeader>, Tlvs<'p>) {
-        let Some(flow) = self.flows.get(id) else { return (None, Tlvs::NONE) };
+        burst: Burst<'p>,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        let Some(flow) = self.flows.get(id) else { return };
+        // The mirror takes one hop itself.
+        let &Arrival { tos, ttl, told } = arrival;
+        let (client, local, ttl) = (flow.client(), flow.local(), ttl.saturating_add(1));
+        outputs.emit(Output::Mirror { client, local, told, tos, ttl, burst });
+    }
+
+    /// The header that tells a backend who the client is and whom it called, and what else a
+    /// proxy has said of it.
+    pub(super) fn proxy_header<'p>(
+        &self,
+        key: &FlowKey,
+        arrival: &Arrival<'p>,
+    ) -> (ProxyHeader, Tlvs<'p>) {
         let (called, tlvs) = match &arrival.told {
             Some(told) => (told.called, told.tlvs),
-            None => (self.called(flow.local()), Tlvs::NONE),
+            None => (self.called(key.local()), Tlvs::NONE),
         };
-        (Some(ProxyHeader::new(flow.client(), called).followed_by(&tlvs)), tlvs)
+        (ProxyHeader::new(key.client.address(), called).followed_by(&tlvs), tlvs)
     }
 
     /// The address that was called by whoever called `local`.
@@ -139,6 +150,11 @@ impl UdpManager {
             self.count_answer(backend, Traffic::default(), now);
             return;
         };
+        if id.is_leg() && !self.may_speak(id) {
+            self.lose_race(id, &burst, now, outputs);
+            return;
+        }
+        let Some(flow) = self.flows.get_mut(id) else { return };
         let AcceptedReplies { now: accepted, over_budget, beyond, is_first_answer } =
             flow.accept_replies(burst, &self.limits, now);
         let is_complete = flow.is_complete(&self.limits);
@@ -163,38 +179,52 @@ impl UdpManager {
             }
         }
         if is_complete {
-            self.close(id, CloseReason::Complete, now, outputs);
+            self.close_ring(id, CloseReason::Complete, now, outputs);
         }
     }
 
     /// Counts what a backend has answered, as far as it is passed on. That it answers at all shows
     /// that it is there.
     #[inline]
-    fn count_answer(&mut self, backend: BackendId, passed_on: Traffic, now: Instant) {
+    pub(super) fn count_answer(&mut self, backend: BackendId, passed_on: Traffic, now: Instant) {
         if self.backends.answered(backend, passed_on) {
             self.sweep_if_needed(now);
         }
     }
 
-    /// Moves datagrams that were counted as forwarded to the drops.
+    /// Moves datagrams that were counted as forwarded to the drops. A copy does not count there: of
+    /// that its backend's own figures tell.
     pub(super) fn handle_undelivered(
         &mut self,
-        id: FlowId,
+        carrier: Carrier,
         direction: Direction,
         reason: DropReason,
         traffic: Traffic,
     ) {
-        let ledger = self.counters.ledger_mut(direction);
-        ledger.forwarded.take_back(traffic);
-        ledger.drop(reason, traffic);
-        let Some(flow) = self.flows.get_mut(id) else {
-            return;
+        let is_copy = match carrier {
+            Carrier::Flow(flow) => flow.is_leg() && direction == Direction::ToBackend,
+            Carrier::OneWay(_) => false,
+            Carrier::Copy(_) => true,
         };
+        if !is_copy {
+            let ledger = self.counters.ledger_mut(direction);
+            ledger.forwarded.take_back(traffic);
+            ledger.drop(reason, traffic);
+        }
+        let id = match carrier {
+            Carrier::Flow(flow) => flow,
+            Carrier::OneWay(backend) | Carrier::Copy(backend) => {
+                let backend = self.backends.get_mut(backend);
+                backend.into_iter().for_each(|backend| backend.take_back(traffic));
+                return;
+            }
+        };
+        let Some(flow) = self.flows.get_mut(id) else { return };
         let backend = self.backends.get_mut(flow.backend());
         match direction {
             Direction::ToBackend => {
                 flow.take_back_requests(traffic);
-                backend.into_iter().for_each(|backend| backend.to.take_back(traffic));
+                backend.into_iter().for_each(|backend| backend.take_back(traffic));
             }
             Direction::ToClient => {
                 flow.take_back_replies(traffic);

@@ -3,6 +3,7 @@
 use alloc::vec;
 
 use super::{UNANSWERED, UNCONFIRMED, UdpManager, resting_queue};
+use crate::flow::UdpFlow;
 use crate::reason::Direction;
 
 impl UdpManager {
@@ -25,6 +26,12 @@ impl UdpManager {
             };
             assert_eq!(self.queues.queue_of(id.index()), queue, "a flow in the wrong queue");
             flows_of_backend[flow.backend().index()] += 1;
+            let ring = || self.legs(Some(id)).take(self.flows.len() + 1);
+            let last = ring().last().and_then(|last| self.flows.get(last.0));
+            assert_eq!(last.map(UdpFlow::next_leg), Some(id), "a ring that does not close");
+            let heads =
+                ring().filter(|leg| self.flows.get(leg.0).is_some_and(UdpFlow::is_findable));
+            assert!(heads.count() <= 1, "a ring with two heads");
         }
         for (id, backend) in self.backends.iter() {
             let flows = flows_of_backend[id.index()];

@@ -1,12 +1,12 @@
 //! Datagrams that come by a proxy, which says in a PROXY header whose they are.
 
 use super::UdpManager;
-use super::forward::{Arrival, Told};
+use super::forward::Arrival;
 use crate::burst::Burst;
 use crate::counters::Traffic;
 use crate::flow_key::FlowKey;
 use crate::output::Outputs;
-use crate::proxy_protocol::{ReceivedHeader, Tlvs, has_header};
+use crate::proxy_protocol::{ReceivedHeader, Tlvs, Told, has_header};
 use crate::reason::{Direction, DropReason};
 use crate::relays::Said;
 use crate::time::Instant;

@@ -3,7 +3,7 @@ use crate::config::*;
 use crate::local_addr::LocalAddr;
 use crate::output::Output;
 use crate::proxy_protocol::{ProxyHeader, Tlvs};
-use crate::{BackendNews, Burst, CloseReason, DropReason, UpstreamFailure};
+use crate::{BackendNews, Burst, Carrier, CloseReason, DropReason, UpstreamFailure};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -36,6 +36,7 @@ fn config() -> ManagerConfig {
         own_addresses: vec![],
         record_flows: false,
         cluster: ClusterConfig {
+            mode: Mode::SESSION,
             balance: Balance::RoundRobin,
             affinity: Affinity::SourceIpPort,
             idle_timeout: MINUTE,
@@ -619,7 +620,7 @@ fn undelivered_datagrams_move_from_forwarded_to_dropped() {
     let mut harness = Harness::new(|_| {});
     let flow = harness.open(client(1), at(0));
     let undelivered = ManagerInput::Undelivered {
-        flow,
+        carrier: Carrier::Flow(flow),
         direction: Direction::ToBackend,
         reason: DropReason::NoBuffers,
         datagrams: 1,
@@ -845,5 +846,6 @@ fn the_same_inputs_give_the_same_outputs() {
 }
 
 mod failover;
+mod one_way;
 mod relay;
 mod room;

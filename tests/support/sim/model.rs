@@ -152,8 +152,7 @@ impl Model {
         if observed != expected {
             return Err(effect::difference(&observed, &expected));
         }
-        let fewest =
-            if are_alone { expected.len() } else { effect::fewest_outputs(&expected) };
+        let fewest = if are_alone { expected.len() } else { effect::fewest_outputs(&expected) };
         let emitted = outputs.len();
         require!(emitted == fewest, "{emitted} outputs where {fewest} would do: {outputs:?}");
         let is_timeout = matches!(input, ManagerInput::Timeout);

@@ -45,7 +45,8 @@ enum Kind {
 
 const KINDS: &[(&str, Kind)] = &[("off", Kind::Off), ("tcp", Kind::Tcp), ("udp", Kind::Udp)];
 
-pub(super) fn health(table: &Table<'_>) -> Option<Health> {
+/// Reads the table of a cluster, where datagrams tell of backends only if `has_flows`.
+pub(super) fn health(table: &Table<'_>, has_flows: bool) -> Option<Health> {
     let kind = table.get("probe", choice(KINDS));
     let port = table.get("port", integer(1..=u16::MAX));
     let send = table.get("send", payload);
@@ -55,7 +56,13 @@ pub(super) fn health(table: &Table<'_>) -> Option<Health> {
     let rise = table.get("rise", integer(1..=u32::MAX));
     let fall = table.get("fall", integer(1..=u32::MAX));
     let fail_open = table.get("fail_open", boolean).or(true);
-    let is_passive = table.get("passive", boolean).or(true);
+    let is_passive = table
+        .get("passive", boolean)
+        .when(
+            |passive| has_flows || !passive,
+            "false, as nothing comes back that could tell of a backend",
+        )
+        .or(has_flows);
 
     if kind.is_refused() {
         // What the other keys may be is not known.

@@ -17,13 +17,14 @@ const TARGET: &str = "an IP address or a name, and a port, such as \"10.0.0.1:53
 const HOST: usize = 253;
 const LABEL: usize = 63;
 
-pub(super) fn members(item: &Item<'_>) -> Option<Vec<Member>> {
+/// Reads the list of a cluster, whose backends are of a session if `is_session`.
+pub(super) fn members(item: &Item<'_>, is_session: bool) -> Option<Vec<Member>> {
     let mut taken = Claims::new();
-    item.list(LIST, |item| member(item, &mut taken))
+    item.list(LIST, |item| member(item, &mut taken, is_session))
 }
 
 /// A member is a table, or its target alone.
-fn member(item: &Item<'_>, taken: &mut Claims<Target>) -> Option<Member> {
+fn member(item: &Item<'_>, taken: &mut Claims<Target>, is_session: bool) -> Option<Member> {
     let mut target = |item: &Item<'_>| {
         let target = target(item)?;
         let allowed = "a backend that the cluster does not have yet";
@@ -31,14 +32,17 @@ fn member(item: &Item<'_>, taken: &mut Claims<Target>) -> Option<Member> {
     };
     let Some(DeValue::Table(_)) = item.value() else {
         let target = target(item)?;
-        return Some(Member { target, weight: 1, backup: false, max_flows: 0 });
+        return Some(Member { target, weight: 1, backup: false, max_flows: 0, answers: true });
     };
     item.table("a backend", |table| {
         let target = table.require("address", target).value;
         let weight = table.get("weight", count).or(1);
         let backup = table.get("backup", boolean).or(false);
-        let max_flows = table.get("max_flows", count).or(0);
-        Some(Member { target: target?, weight, backup, max_flows })
+        let max_flows = table
+            .get("max_flows", count)
+            .when(|n| is_session || *n == 0, "0 in any mode but \"session\"")
+            .or(0);
+        Some(Member { target: target?, weight, backup, max_flows, answers: true })
     })
 }
 

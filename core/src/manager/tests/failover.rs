@@ -13,7 +13,7 @@ impl Harness {
         Self::new(|c| c.cluster.health.on_backend_down = on_backend_down)
     }
 
-    fn news(&mut self, backend: BackendId, news: BackendNews, now: Instant) {
+    pub(super) fn news(&mut self, backend: BackendId, news: BackendNews, now: Instant) {
         let outputs = self.input(ManagerInput::BackendChanged { backend, news }, now);
         assert_eq!(outputs, []);
     }
@@ -23,7 +23,7 @@ impl Harness {
         self.input(ManagerInput::UpstreamFailed { flow, failure }, now);
     }
 
-    fn configure(
+    pub(super) fn configure(
         &mut self,
         now: Instant,
         change: impl FnOnce(&mut ManagerConfig),
@@ -37,7 +37,7 @@ impl Harness {
         outputs.into_iter().map(without_payload).collect()
     }
 
-    fn backend_of(&self, flow: FlowId) -> usize {
+    pub(super) fn backend_of(&self, flow: FlowId) -> usize {
         self.manager.flow(flow).unwrap().backend().index()
     }
 

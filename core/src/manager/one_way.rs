@@ -1,0 +1,168 @@
+//! Datagrams that nobody answers: they need no flow, only a backend, or all of them.
+
+use super::UdpManager;
+use super::forward::Arrival;
+use crate::burst::Burst;
+use crate::config::{Balance, Mode, SendProxyProtocol};
+use crate::counters::Traffic;
+use crate::flow::UdpFlow;
+use crate::flow_key::FlowKey;
+use crate::id::{BackendId, Carrier};
+use crate::output::{Output, Outputs};
+use crate::proxy_protocol::{ProxyHeader, Tlvs};
+use crate::reason::{Direction, DropReason};
+use crate::time::Instant;
+
+/// How datagrams travel on: what is the same for all backends that get them.
+#[derive(Clone, Copy)]
+pub(super) struct Passage<'p> {
+    prefix: Option<ProxyHeader>,
+    tlvs: Tlvs<'p>,
+    tos: u8,
+    ttl: u8,
+}
+
+impl UdpManager {
+    /// Takes a client's datagrams where clients get no answers.
+    pub(super) fn handle_one_way<'p>(
+        &mut self,
+        key: &FlowKey,
+        sender: &FlowKey,
+        arrival: &Arrival<'p>,
+        burst: Burst<'p>,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        let checked = match self.drain {
+            Some(_) => Err(DropReason::Draining),
+            None => self.check(key.client.address(), sender),
+        };
+        if let Err(reason) = checked {
+            self.drop_burst(Direction::ToBackend, reason, &burst, outputs);
+            return;
+        }
+        let passage = self.passage(key, arrival);
+        if self.config.cluster.mode == Mode::OneWay {
+            self.distribute(key, passage, burst, outputs);
+        } else {
+            self.copy_to_all(passage, burst, outputs);
+        }
+    }
+
+    fn passage<'p>(&self, key: &FlowKey, arrival: &Arrival<'p>) -> Passage<'p> {
+        let &Arrival { tos, ttl, .. } = arrival;
+        if self.config.cluster.send_proxy_protocol == SendProxyProtocol::Off {
+            return Passage { prefix: None, tlvs: Tlvs::NONE, tos, ttl };
+        }
+        let (prefix, tlvs) = self.proxy_header(key, arrival);
+        Passage { prefix: Some(prefix), tlvs, tos, ttl }
+    }
+
+    /// Sends each datagram to one backend: all of a burst to the same where its client decides
+    /// which, or where there is only one.
+    fn distribute<'p>(
+        &mut self,
+        key: &FlowKey,
+        passage: Passage<'p>,
+        burst: Burst<'p>,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        let client = key.client.address();
+        let balance = self.config.cluster.balance;
+        let by_source = matches!(balance, Balance::Rendezvous | Balance::Maglev);
+        let step = if by_source || self.backends.len() == 1 { burst.count() } else { 1 };
+        let mut rest = Some(burst);
+        while let Some(burst) = rest {
+            let affinity = self.config.cluster.affinity;
+            let Self { balancer, backends, random, .. } = self;
+            let Some(backend) = balancer.pick(backends, client, affinity, random) else {
+                self.drop_burst(Direction::ToBackend, DropReason::NoBackend, &burst, outputs);
+                return;
+            };
+            let (next, after) = burst.split_at(step);
+            if let Some(burst) = next {
+                self.counters.to_backend.forwarded.add(Traffic::of(&burst));
+                self.send_one_way(Carrier::OneWay, backend, passage, burst, outputs);
+            }
+            rest = after;
+        }
+    }
+
+    /// Takes a client's datagrams where some backends answer and the others get copies. While none
+    /// of those can take the client's flow, the others get copies all the same.
+    pub(super) fn handle_copied<'p>(
+        &mut self,
+        key: &FlowKey,
+        sender: &FlowKey,
+        arrival: &Arrival<'p>,
+        mut rest: Option<Burst<'p>>,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        let copies = self.passage(key, arrival);
+        while let Some(burst) = rest {
+            let flow = match self.flow_for(key, sender, arrival.ttl, now, outputs) {
+                Ok(flow) => flow,
+                Err(DropReason::NoBackend) => {
+                    self.copy_to_all(copies, burst, outputs);
+                    return;
+                }
+                Err(reason) => {
+                    self.drop_burst(Direction::ToBackend, reason, &burst, outputs);
+                    return;
+                }
+            };
+            let backend = self.flows.get(flow).map(UdpFlow::backend);
+            rest = self.forward_requests(flow, arrival, burst, now, outputs);
+            let taken = rest.map_or(burst.count(), |rest| burst.count() - rest.count());
+            if let (Some(burst), _) = burst.split_at(taken) {
+                self.copy_to_others(backend, copies, burst, outputs);
+            }
+        }
+    }
+
+    /// Sends a burst to every backend in service. It counts as forwarded if there is any.
+    fn copy_to_all<'p>(
+        &mut self,
+        passage: Passage<'p>,
+        burst: Burst<'p>,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        if self.backends.targets().is_empty() {
+            self.drop_burst(Direction::ToBackend, DropReason::NoBackend, &burst, outputs);
+            return;
+        }
+        self.counters.to_backend.forwarded.add(Traffic::of(&burst));
+        self.copy_to_others(None, passage, burst, outputs);
+    }
+
+    /// Sends a burst to every backend in service but one.
+    fn copy_to_others<'p>(
+        &mut self,
+        except: Option<BackendId>,
+        passage: Passage<'p>,
+        burst: Burst<'p>,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        for place in 0..self.backends.targets().len() {
+            let backend = self.backends.targets()[place];
+            if Some(backend) != except {
+                self.send_one_way(Carrier::Copy, backend, passage, burst, outputs);
+            }
+        }
+    }
+
+    fn send_one_way<'p>(
+        &mut self,
+        carrier: fn(BackendId) -> Carrier,
+        backend: BackendId,
+        passage: Passage<'p>,
+        burst: Burst<'p>,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        let Passage { prefix, tlvs, tos, ttl } = passage;
+        let Some(chosen) = self.backends.get_mut(backend) else { return };
+        chosen.to.add(Traffic::of(&burst));
+        let (carrier, address) = (carrier(backend), chosen.address());
+        outputs.emit(Output::SendOneWay { carrier, address, prefix, tlvs, tos, ttl, burst });
+    }
+}

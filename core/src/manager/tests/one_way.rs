@@ -1,0 +1,462 @@
+//! Datagrams without answers, copies to all backends, races and mirrors.
+
+use super::*;
+use std::collections::BTreeMap;
+
+fn one_way(balance: Balance) -> Harness {
+    Harness::new(|c| {
+        c.cluster.mode = Mode::OneWay;
+        c.cluster.balance = balance;
+    })
+}
+
+fn fan_out(reply_from: ReplyFrom) -> Harness {
+    Harness::new(|c| {
+        c.cluster.mode = Mode::FanOut { reply_from };
+        c.cluster.backends = (1..=3).map(|n| BackendConfig::new(backend(n))).collect();
+    })
+}
+
+fn id(place: usize) -> BackendId {
+    BackendId::new(place)
+}
+
+/// The backends that outputs send to, and the bytes for each, in order.
+fn sent(outputs: &[Output<'_>]) -> BTreeMap<usize, Vec<Vec<u8>>> {
+    let mut sent = BTreeMap::<_, Vec<_>>::new();
+    for output in outputs {
+        if let Output::SendOneWay { carrier, address, burst, .. } = output {
+            let (Carrier::OneWay(to) | Carrier::Copy(to)) = carrier else { panic!("{output:?}") };
+            assert_eq!(*address, backend(to.index() as u8 + 1));
+            sent.entry(to.index()).or_default().extend(burst.datagrams().map(<[u8]>::to_vec));
+        }
+    }
+    sent
+}
+
+fn undelivered(carrier: Carrier, datagrams: u32) -> ManagerInput<'static> {
+    let (direction, reason) = (Direction::ToBackend, DropReason::QueueFull);
+    let bytes = u64::from(datagrams);
+    ManagerInput::Undelivered { carrier, direction, reason, datagrams, bytes }
+}
+
+#[test]
+fn one_way_datagrams_make_no_flow_and_alternate_between_backends() {
+    let mut harness = one_way(Balance::RoundRobin);
+    let sent = sent(&harness.requests(client(1), b"abcdef", 1));
+    let singly = |bytes: &[u8]| bytes.iter().map(|&b| vec![b]).collect::<Vec<_>>();
+    assert_eq!(sent, BTreeMap::from([(0, singly(b"ace")), (1, singly(b"bdf"))]));
+    assert_eq!(harness.manager.flow_count(), 0);
+    assert_eq!(harness.manager.poll_timeout(), None);
+    assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 6);
+}
+
+#[test]
+fn a_burst_stays_whole_where_its_client_decides() {
+    for balance in [Balance::Rendezvous, Balance::Maglev] {
+        let mut harness = one_way(balance);
+        let bytes = [7; 64];
+        let first = harness.requests(client(1), &bytes, 1);
+        assert!(matches!(first[..], [Output::SendOneWay { burst, .. }] if burst.count() == 64));
+        assert_eq!(first, harness.requests(client(1), &bytes, 1), "the same backend again");
+    }
+}
+
+#[test]
+fn one_way_is_refused_to_whom_a_session_is() {
+    let mut harness = Harness::new(|c| {
+        c.cluster.mode = Mode::OneWay;
+        c.deny = vec!["198.51.100.0/24".parse().unwrap()];
+        c.max_datagram_size = 4;
+    });
+    let mut dropped = |source: &str, bytes: &'static [u8], ttl| {
+        let (source, burst) = (source.parse().unwrap(), Burst::single(bytes).unwrap());
+        let input = ManagerInput::ClientBurst { source, local: None, tos: 0, ttl, burst };
+        match harness.input(input, at(0))[..] {
+            [Output::Drop { reason, .. }] => reason,
+            ref other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(dropped("192.0.2.1:0", b"x", 64), DropReason::PortZero);
+    assert_eq!(dropped("192.0.2.1:9", b"12345", 64), DropReason::TooLarge);
+    assert_eq!(dropped("192.0.2.1:9", b"x", 1), DropReason::TtlExpired);
+    assert_eq!(dropped("198.51.100.9:9", b"x", 64), DropReason::Denied);
+    assert_eq!(dropped("192.0.2.53:53", b"x", 64), DropReason::OwnAddress);
+    assert_eq!(dropped("10.0.0.1:53", b"x", 64), DropReason::OwnAddress);
+    harness.input(ManagerInput::Drain { deadline: at(9) }, at(0));
+    assert!(harness.manager.is_drained());
+    let refused = harness.request(client(1), b"x", at(0));
+    assert!(matches!(refused[..], [Output::Drop { reason: DropReason::Draining, .. }]));
+}
+
+#[test]
+fn a_backend_that_is_down_draining_or_removed_gets_nothing_one_way() {
+    for news in [BackendNews::Down, BackendNews::Drain { deadline: None }] {
+        let mut harness = one_way(Balance::RoundRobin);
+        harness.news(id(0), news, at(0));
+        let sent = sent(&harness.requests(client(1), b"abcd", 1));
+        assert_eq!(sent.keys().copied().collect::<Vec<_>>(), [1], "{news:?}");
+    }
+    let mut harness = one_way(Balance::RoundRobin);
+    harness.configure(at(0), |c| c.cluster.backends[0].removed = true);
+    assert!(!sent(&harness.requests(client(1), b"abcd", 1)).contains_key(&0));
+    harness.configure(at(0), |c| c.cluster.backends[1].removed = true);
+    let none = harness.requests(client(1), b"abcd", 1);
+    let expected = DropReason::NoBackend;
+    assert!(matches!(none[..], [Output::Drop { reason, datagrams: 4, .. }] if reason == expected));
+}
+
+#[test]
+fn one_way_shares_follow_the_weights() {
+    for balance in [Balance::RoundRobin, Balance::Random] {
+        let mut harness = one_way(balance);
+        harness.configure(at(0), |c| c.cluster.backends[1].weight = 3);
+        for _ in 0..100 {
+            harness.requests(client(1), &[0; 40], 1);
+        }
+        let to = |place| harness.manager.backends().get(id(place)).unwrap().to.datagrams;
+        assert_eq!(to(0) + to(1), 4_000);
+        assert!((2_900..=3_100).contains(&to(1)), "{balance}: {}", to(1));
+    }
+}
+
+#[test]
+fn what_was_not_sent_one_way_is_counted_against_its_backend() {
+    let mut harness = one_way(Balance::RoundRobin);
+    harness.requests(client(1), b"abcd", 1);
+    harness.input(undelivered(Carrier::OneWay(id(0)), 2), at(1));
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::QueueFull), 2);
+    let first = harness.manager.backends().get(id(0)).unwrap();
+    assert_eq!((first.to.datagrams, first.dropped.datagrams), (0, 2));
+}
+
+#[test]
+fn one_way_datagrams_say_who_sent_them_where_that_is_wanted() {
+    let mut harness = one_way(Balance::Rendezvous);
+    harness.configure(at(0), |c| c.cluster.send_proxy_protocol = SendProxyProtocol::Every);
+    let header = ProxyHeader::new(client(1), "192.0.2.53:53".parse().unwrap());
+    let outputs = harness.requests(client(1), b"abcd", 1);
+    let [Output::SendOneWay { prefix, ttl: 63, .. }] = outputs[..] else { panic!("{outputs:?}") };
+    assert_eq!(prefix, Some(header));
+}
+
+#[test]
+fn copies_go_to_every_backend_in_service_and_count_as_forwarded_once() {
+    let mut harness = fan_out(ReplyFrom::Nobody);
+    harness.configure(at(0), |c| {
+        c.cluster.backends.push(BackendConfig { weight: 0, ..BackendConfig::new(backend(4)) });
+        c.cluster.backends.push(BackendConfig { backup: true, ..BackendConfig::new(backend(5)) });
+    });
+    harness.news(id(1), BackendNews::Down, at(0));
+    let outputs = harness.requests(client(1), b"aabb", 2);
+    let both = vec![b"aa".to_vec(), b"bb".to_vec()];
+    assert_eq!(sent(&outputs), BTreeMap::from([(0, both.clone()), (2, both)]));
+    assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 2);
+    harness.input(undelivered(Carrier::Copy(id(2)), 2), at(1));
+    assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 2);
+    let third = harness.manager.backends().get(id(2)).unwrap();
+    assert_eq!((third.to.datagrams, third.dropped.datagrams), (0, 2));
+}
+
+#[test]
+fn backups_get_copies_only_while_nobody_else_does() {
+    let mut harness = fan_out(ReplyFrom::Nobody);
+    harness.configure(at(0), |c| c.cluster.backends[1].backup = true);
+    let to = |harness: &mut Harness| -> Vec<usize> {
+        sent(&harness.request(client(1), b"x", at(1))).into_keys().collect()
+    };
+    assert_eq!(to(&mut harness), [0, 2]);
+    harness.news(id(0), BackendNews::Down, at(1));
+    harness.news(id(2), BackendNews::Down, at(1));
+    assert_eq!(to(&mut harness), [1]);
+    harness.news(id(1), BackendNews::Down, at(1));
+    let nobody = harness.request(client(1), b"x", at(2));
+    assert!(matches!(nobody[..], [Output::Drop { reason: DropReason::NoBackend, .. }]));
+    harness.news(id(2), BackendNews::Up, at(3));
+    assert_eq!(to(&mut harness), [2]);
+}
+
+#[test]
+fn the_chosen_backend_answers_and_the_others_get_copies() {
+    let mut harness = fan_out(ReplyFrom::Chosen);
+    harness.configure(at(0), |c| {
+        c.cluster.backends[0].answers = false;
+        c.cluster.backends[2].answers = false;
+    });
+    let outputs = harness.request(client(1), b"?", at(1));
+    let [Output::OpenUpstream { flow, backend, .. }, Output::SendToBackend { .. }, ..] =
+        outputs[..]
+    else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(backend, id(1));
+    assert_eq!(sent(&outputs).into_keys().collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 1);
+    assert!(matches!(harness.reply(flow, b"!", at(2))[..], [Output::SendToClient { .. }]));
+    // The others do not miss anything while it is down.
+    harness.configure(at(3), |c| c.cluster.health.on_backend_down = OnBackendDown::Rehash);
+    harness.news(id(1), BackendNews::Down, at(3));
+    let outputs = harness.request(client(1), b"?", at(4));
+    assert_eq!(sent(&outputs).into_keys().collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 2);
+}
+
+/// Opens a race of three, and returns its legs by backend.
+fn race() -> (Harness, Vec<FlowId>) {
+    let mut harness = fan_out(ReplyFrom::First);
+    let outputs = harness.request(client(1), b"?", at(0));
+    let mut legs: Vec<_> = outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::OpenUpstream { flow, backend, .. } => Some((*backend, *flow)),
+            _ => None,
+        })
+        .collect();
+    let sends = outputs.iter().filter(|o| matches!(o, Output::SendToBackend { .. })).count();
+    assert_eq!((legs.len(), sends), (3, 3), "{outputs:?}");
+    assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 1);
+    legs.sort_unstable();
+    (harness, legs.into_iter().map(|leg| leg.1).collect())
+}
+
+fn is_passed_on(outputs: &[Output<'_>]) -> bool {
+    match outputs[0] {
+        Output::SendToClient { .. } => true,
+        Output::Drop { reason: DropReason::NotFirst, .. } => false,
+        ref other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_first_answer_goes_to_the_client_and_no_other() {
+    let (mut harness, legs) = race();
+    assert!(is_passed_on(&harness.reply(legs[1], b"!", at(1))));
+    assert!(!is_passed_on(&harness.reply(legs[0], b"!", at(2))));
+    assert!(is_passed_on(&harness.reply(legs[1], b"!", at(3))));
+    harness.request(client(1), b"?", at(4));
+    assert!(!is_passed_on(&harness.reply(legs[0], b"!", at(5))), "the prompt one goes on");
+    // It lets one datagram pass: the next answer may come from anyone.
+    harness.request(client(1), b"?", at(6));
+    assert!(is_passed_on(&harness.reply(legs[2], b"!", at(7))));
+    assert!(!is_passed_on(&harness.reply(legs[1], b"!", at(8))));
+}
+
+#[test]
+fn the_last_answer_ends_the_race_for_all() {
+    let (mut harness, legs) = race();
+    harness.configure(at(1), |c| c.cluster.responses = 1);
+    let outputs = harness.reply(legs[2], b"!", at(2));
+    let ended = outputs.iter().filter(|o| matches!(o, Output::CloseFlow { .. })).count();
+    assert_eq!((ended, harness.manager.flow_count()), (3, 0));
+    let late = harness.reply(legs[0], b"!", at(3));
+    assert!(matches!(late[..], [Output::Drop { reason: DropReason::UnknownFlow, .. }]));
+}
+
+#[test]
+fn a_race_goes_on_when_a_leg_ends_and_a_backend_that_returns_gets_another() {
+    for place in 0..3 {
+        let (mut harness, legs) = race();
+        let failure = UpstreamFailure::NotOpened;
+        harness.input(ManagerInput::UpstreamFailed { flow: legs[place], failure }, at(1));
+        assert_eq!(harness.manager.flow_count(), 2);
+        harness.news(id(place), BackendNews::Down, at(1));
+        let outputs = harness.request(client(1), b"?", at(2));
+        assert_eq!(outputs.len(), 2, "{outputs:?}");
+        harness.news(id(place), BackendNews::Up, at(3));
+        let outputs = harness.request(client(1), b"?", at(4));
+        assert!(matches!(outputs[0], Output::OpenUpstream { backend, .. } if backend == id(place)));
+        assert_eq!(outputs.len(), 4, "{outputs:?}");
+        assert_eq!(harness.manager.flow_count(), 3);
+    }
+}
+
+#[test]
+fn what_one_leg_could_not_send_is_still_forwarded() {
+    let (mut harness, legs) = race();
+    harness.input(undelivered(Carrier::Flow(legs[0]), 1), at(1));
+    assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 1);
+    assert_eq!(harness.manager.backends().get(id(0)).unwrap().dropped.datagrams, 1);
+}
+
+#[test]
+fn a_race_among_more_backends_than_flows_are_allowed_runs_with_some() {
+    let mut harness = fan_out(ReplyFrom::First);
+    harness.configure(at(0), |c| c.max_flows = 2);
+    for now in 1..20 {
+        let outputs = harness.request(client(now as u16 % 3), b"?", at(now));
+        let is_sent = outputs.iter().any(|o| matches!(o, Output::SendToBackend { .. }));
+        assert!(is_sent && harness.manager.flow_count() <= 2);
+    }
+}
+
+#[test]
+fn a_share_of_flows_is_mirrored_for_good() {
+    let mut harness = Harness::new(|c| {
+        c.max_flows = 4_000;
+        c.cluster.mode = Mode::Session { mirrored_per_million: 250_000 };
+    });
+    let mirrored = |harness: &mut Harness, port, now| {
+        let outputs = harness.request(client(port), b"x", at(now));
+        let copies: Vec<_> =
+            outputs.iter().filter(|o| matches!(o, Output::Mirror { ttl: 64, .. })).collect();
+        copies.len()
+    };
+    let first: Vec<_> = (0..2_000).map(|port| mirrored(&mut harness, port, 0)).collect();
+    let share: usize = first.iter().sum();
+    assert!((400..600).contains(&share), "{share}");
+    let again: Vec<_> = (0..2_000).map(|port| mirrored(&mut harness, port, 1)).collect();
+    assert_eq!(first, again);
+    assert_eq!(harness.manager.counters().to_backend.received.datagrams, 4_000);
+}
+
+#[test]
+fn flows_live_on_when_the_mode_changes() {
+    let modes = [
+        Mode::SESSION,
+        Mode::OneWay,
+        Mode::FanOut { reply_from: ReplyFrom::Nobody },
+        Mode::FanOut { reply_from: ReplyFrom::Chosen },
+        Mode::FanOut { reply_from: ReplyFrom::First },
+    ];
+    for (from, to) in modes.iter().flat_map(|from| modes.map(|to| (*from, to))) {
+        let mut harness = Harness::new(|c| c.cluster.mode = from);
+        let outputs = harness.request(client(1), b"x", at(0));
+        let flows: Vec<_> = outputs
+            .iter()
+            .filter_map(|output| match output {
+                Output::OpenUpstream { flow, .. } => Some(*flow),
+                _ => None,
+            })
+            .collect();
+        harness.configure(at(1), |c| c.cluster.mode = to);
+        harness.request(client(1), b"y", at(2));
+        if let Some(&flow) = flows.first() {
+            assert!(matches!(harness.reply(flow, b"!", at(3))[0], Output::SendToClient { .. }));
+        }
+        for flow in flows {
+            harness.input(undelivered(Carrier::Flow(flow), 1), at(4));
+        }
+        harness.run_until(at(1_000_000));
+        assert_eq!(harness.manager.flow_count(), 0);
+    }
+}
+
+fn modes() -> impl Strategy<Value = Mode> {
+    use ReplyFrom::*;
+    prop_oneof![
+        Just(Mode::SESSION),
+        Just(Mode::Session { mirrored_per_million: 500_000 }),
+        Just(Mode::OneWay),
+        prop_oneof![Just(Nobody), Just(Chosen), Just(First)]
+            .prop_map(|reply_from| Mode::FanOut { reply_from }),
+    ]
+}
+
+/// Something that happens to a manager.
+#[derive(Clone, Debug)]
+enum Event {
+    Request { client: u16, datagrams: usize },
+    Reply { flow: usize },
+    Lost { order: usize },
+    Failed { flow: usize },
+    News { backend: usize, up: bool },
+    Mode(Mode),
+    Responses(u32),
+    Wait(u64),
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        8 => (0u16..6, 1usize..5)
+            .prop_map(|(client, datagrams)| Event::Request { client, datagrams }),
+        4 => any::<usize>().prop_map(|flow| Event::Reply { flow }),
+        2 => any::<usize>().prop_map(|order| Event::Lost { order }),
+        1 => any::<usize>().prop_map(|flow| Event::Failed { flow }),
+        2 => (0usize..4, any::<bool>()).prop_map(|(backend, up)| Event::News { backend, up }),
+        1 => modes().prop_map(Event::Mode),
+        1 => (0u32..3).prop_map(Event::Responses),
+        1 => (1u64..90_000).prop_map(Event::Wait),
+    ]
+}
+
+proptest! {
+    /// Whatever the mode, and however it changes: the books balance (the harness looks after each
+    /// input), and no backend is sent more than once what a client sent once.
+    #[test]
+    fn the_books_balance_in_every_mode(
+        mode in modes(),
+        events in prop::collection::vec(events(), 1..80),
+    ) {
+        let mut harness = Harness::new(|c| {
+            c.max_flows = 9;
+            c.cluster.mode = mode;
+            c.cluster.health.on_backend_down = OnBackendDown::Rehash;
+            c.cluster.backends = (1..=4).map(|n| BackendConfig::new(backend(n))).collect();
+            c.cluster.backends[3].backup = true;
+            c.cluster.backends[0].answers = false;
+        });
+        let (mut now, mut flows, mut orders) = (at(0), vec![], vec![]);
+        let bytes = [0; 8];
+        for event in events {
+            let outputs = match event {
+                Event::Request { client: port, datagrams } => {
+                    let outputs = harness.requests(client(port), &bytes[..datagrams], 1);
+                    let mut per_backend = BTreeMap::<_, u16>::new();
+                    for output in &outputs {
+                        match *output {
+                            Output::SendToBackend { flow, burst, .. } => {
+                                orders.push((Carrier::Flow(flow), burst.count()));
+                                let to = harness.manager.flow(flow).map(UdpFlow::backend);
+                                *per_backend.entry(to).or_default() += burst.count();
+                            }
+                            Output::SendOneWay { carrier, burst, .. } => {
+                                orders.push((carrier, burst.count()));
+                                let (Carrier::OneWay(to) | Carrier::Copy(to)) = carrier else {
+                                    panic!("{output:?}");
+                                };
+                                *per_backend.entry(Some(to)).or_default() += burst.count();
+                            }
+                            _ => {}
+                        }
+                    }
+                    let most = per_backend.values().copied().max().unwrap_or(0);
+                    prop_assert!(usize::from(most) <= datagrams, "{:?}", outputs);
+                    outputs
+                }
+                Event::Reply { flow } if !flows.is_empty() => {
+                    harness.reply(flows[flow % flows.len()], b"!", now)
+                }
+                Event::Failed { flow } if !flows.is_empty() => {
+                    let (flow, failure) = (flows[flow % flows.len()], UpstreamFailure::NotOpened);
+                    harness.input(ManagerInput::UpstreamFailed { flow, failure }, now)
+                }
+                Event::Lost { order } if !orders.is_empty() => {
+                    let (carrier, count) = orders.swap_remove(order % orders.len());
+                    harness.input(undelivered(carrier, count.into()), now)
+                }
+                Event::News { backend, up } => {
+                    let news = if up { BackendNews::Up } else { BackendNews::Down };
+                    harness.news(id(backend), news, now);
+                    vec![]
+                }
+                Event::Mode(mode) => {
+                    harness.configure(now, |c| c.cluster.mode = mode);
+                    vec![]
+                }
+                Event::Responses(responses) => {
+                    harness.configure(now, |c| c.cluster.responses = responses);
+                    vec![]
+                }
+                Event::Wait(millis) => {
+                    now = now + Duration::from_millis(millis);
+                    harness.run_until(now)
+                }
+                _ => vec![],
+            };
+            flows.extend(outputs.iter().filter_map(|output| match output {
+                Output::OpenUpstream { flow, .. } => Some(*flow),
+                _ => None,
+            }));
+        }
+    }
+}
