@@ -4,20 +4,25 @@
 //! go out together when the turn is over: then the datagrams of one flow lie next to each other,
 //! however they were mixed when they arrived, and leave as trains.
 
+mod one_way;
+
 use std::net::SocketAddr;
 
 use flowgate_core::proxy_protocol::Tlvs;
 use flowgate_core::{
-    Direction, DropReason, FlowId, FlowRecord, ManagerInput, Output, Outputs, UpstreamFailure,
+    Carrier, Direction, DropReason, FlowId, FlowRecord, ManagerInput, Output, Outputs,
+    UpstreamFailure,
 };
 
 use crate::io::deliver::{Exit, Report, drop_reason};
 use crate::io::outbox::{Chain, Outbox, Outgoing};
-use crate::io::spill::Spill;
+use crate::io::spill::{Spill, Spilled};
 use crate::io::train::Plan;
 use crate::kernel::Kernel;
+use crate::outlet::{Outlets, Way};
 use crate::token::Token;
 use crate::upstream::{Upstream, Upstreams};
+use one_way::{DirtyWays, Mirrored};
 
 /// How many bytes may wait for sockets of one shard, all spill queues together.
 const SPILL_BUDGET: usize = 16 << 20;
@@ -32,6 +37,8 @@ pub struct Sockets<K: Kernel> {
     pub listener_spill: Spill,
     /// One for each flow.
     pub upstreams: Upstreams<K::Socket>,
+    /// What leaves without a flow: for the cluster, and for its mirror.
+    outlets: [Outlets<K::Socket>; 2],
     spill_budget: usize,
 }
 
@@ -43,6 +50,7 @@ impl<K: Kernel> Sockets<K> {
             listener,
             listener_spill: Spill::default(),
             upstreams: Upstreams::new(max_flows),
+            outlets: <[Outlets<K::Socket>; 2]>::default(),
             spill_budget: SPILL_BUDGET,
         }
     }
@@ -56,6 +64,8 @@ pub struct Scratch {
     dirty: Vec<FlowId>,
     reports: Vec<Report>,
     not_opened: Vec<(FlowId, DropReason)>,
+    dirty_ways: DirtyWays,
+    mirrored: Vec<Mirrored<'static>>,
     /// The flows that have ended and are to be written down, for whoever takes them from here.
     pub records: Vec<EndedFlow>,
 }
@@ -82,6 +92,11 @@ pub struct Dispatch<'a, 't, K: Kernel> {
     reports: Vec<Report>,
     /// The flows whose socket could not be opened in this turn, and why.
     not_opened: Vec<(FlowId, DropReason)>,
+    /// On whose behalf what is emitted now is to be sent.
+    way: Way,
+    dirty_ways: DirtyWays,
+    /// What the mirror is to have, and has not been told of.
+    mirrored: Vec<Mirrored<'t>>,
     records: Vec<EndedFlow>,
 }
 
@@ -97,6 +112,9 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             dirty: scratch.dirty,
             reports: scratch.reports,
             not_opened: scratch.not_opened,
+            way: Way::Cluster,
+            dirty_ways: scratch.dirty_ways,
+            mirrored: Mirrored::recycle(scratch.mirrored),
             records: scratch.records,
         }
     }
@@ -108,7 +126,10 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
 
     /// Ends the turn: sends all that was ordered. What went wrong goes to `tell`, which may emit
     /// more.
-    pub fn finish(mut self, mut tell: impl FnMut(ManagerInput<'static>, &mut Self)) -> Scratch {
+    pub fn finish(
+        mut self,
+        mut tell: impl FnMut(Way, ManagerInput<'static>, &mut Self),
+    ) -> Scratch {
         let mut reports = Vec::new();
         loop {
             self.flush();
@@ -118,8 +139,10 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             }
             for report in reports.drain(..) {
                 match report {
-                    Report::Input(input) => tell(input, &mut self),
-                    Report::NoTrains { flow, direction } => self.forbid_trains(flow, direction),
+                    Report::Input(way, input) => tell(way, input, &mut self),
+                    Report::NoTrains { way, carrier, direction } => {
+                        self.forbid_trains(way, carrier, direction);
+                    }
                 }
             }
         }
@@ -129,6 +152,8 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             dirty: self.dirty,
             reports: self.reports,
             not_opened: self.not_opened,
+            dirty_ways: self.dirty_ways,
+            mirrored: Mirrored::recycle(self.mirrored),
             records: self.records,
         }
     }
@@ -156,6 +181,12 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
                 Some(upstream) => (&upstream.socket, &mut upstream.spill, Direction::ToBackend),
                 None => return,
             },
+            Token::Outlet { way, outlet, .. } => {
+                match sockets.outlets[way as usize].get_mut(outlet as usize) {
+                    Some(outlet) => (&outlet.socket, &mut outlet.spill, Direction::ToBackend),
+                    None => return,
+                }
+            }
         };
         if spill.is_empty() {
             return;
@@ -180,10 +211,12 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             self.flush_upstream(flow);
         }
         self.dirty = dirty;
+        self.flush_outlets();
         self.flush_listener();
         for (flow, _) in self.not_opened.drain(..) {
             let failure = UpstreamFailure::NotOpened;
-            self.reports.push(Report::Input(ManagerInput::UpstreamFailed { flow, failure }));
+            let input = ManagerInput::UpstreamFailed { flow, failure };
+            self.reports.push(Report::Input(Way::Cluster, input));
         }
     }
 
@@ -238,12 +271,9 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         upstream.serve(flow);
         let (datagrams, bytes) = self.kernel.discard(&upstream.socket);
         if datagrams > 0 {
-            self.reports.push(Report::Input(ManagerInput::Unusable {
-                direction: Direction::ToClient,
-                reason: DropReason::UnknownFlow,
-                datagrams,
-                bytes,
-            }));
+            let (direction, reason) = (Direction::ToClient, DropReason::UnknownFlow);
+            let input = ManagerInput::Unusable { direction, reason, datagrams, bytes };
+            self.reports.push(Report::Input(Way::Cluster, input));
         }
     }
 
@@ -261,10 +291,9 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         }
     }
 
-    fn send_to_backend(&mut self, outgoing: Outgoing<'t>) {
-        let flow = outgoing.flow;
+    fn send_to_backend(&mut self, flow: FlowId, outgoing: Outgoing<'t>) {
         let Some(upstream) = self.sockets.upstreams.get_mut(flow) else {
-            self.lose_for_want_of_a_socket(&outgoing);
+            self.lose_for_want_of_a_socket(flow, &outgoing);
             return;
         };
         if upstream.outgoing.is_empty() {
@@ -274,19 +303,21 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         self.outbox.push(&mut upstream.outgoing, Outgoing { may_be_train, ..outgoing });
     }
 
-    fn lose_for_want_of_a_socket(&mut self, outgoing: &Outgoing<'_>) {
-        let failed = self.not_opened.iter().find(|(flow, _)| *flow == outgoing.flow);
-        self.reports.push(Report::Input(ManagerInput::Undelivered {
-            flow: outgoing.flow,
-            direction: Direction::ToBackend,
-            reason: failed.map_or(DropReason::Closed, |&(_, reason)| reason),
-            datagrams: u32::from(outgoing.burst.count()),
-            bytes: outgoing.burst.bytes().len() as u64,
-        }));
+    fn lose_for_want_of_a_socket(&mut self, flow: FlowId, outgoing: &Outgoing<'_>) {
+        let failed = self.not_opened.iter().find(|(failed, _)| *failed == flow);
+        let reason = failed.map_or(DropReason::Closed, |&(_, reason)| reason);
+        self.lose(outgoing, reason);
     }
 
-    fn send_to_client(&mut self, outgoing: Outgoing<'t>) {
-        let upstream = self.sockets.upstreams.get_mut(outgoing.flow);
+    fn lose(&mut self, outgoing: &Outgoing<'_>, reason: DropReason) {
+        let Outgoing { way, carrier, direction, burst, .. } = outgoing;
+        let (datagrams, bytes) = (usize::from(burst.count()), burst.bytes().len());
+        let report = Report::undelivered(*way, *carrier, *direction, reason, datagrams, bytes);
+        self.reports.push(report);
+    }
+
+    fn send_to_client(&mut self, flow: FlowId, outgoing: Outgoing<'t>) {
+        let upstream = self.sockets.upstreams.get_mut(flow);
         let may_be_train = upstream.is_none_or(|u| u.may_send_trains(Direction::ToClient));
         self.outbox.push(&mut self.to_clients, Outgoing { may_be_train, ..outgoing });
     }
@@ -309,9 +340,19 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         self.records.push(EndedFlow { record, backend });
     }
 
-    fn forbid_trains(&mut self, flow: FlowId, direction: Direction) {
-        if let Some(upstream) = self.sockets.upstreams.get_mut(flow) {
-            upstream.forbid_trains(direction);
+    fn forbid_trains(&mut self, way: Way, carrier: Carrier, direction: Direction) {
+        match carrier {
+            Carrier::Flow(flow) => {
+                if let Some(upstream) = self.sockets.upstreams.get_mut(flow) {
+                    upstream.forbid_trains(direction);
+                }
+            }
+            Carrier::OneWay(backend) | Carrier::Copy(backend) => {
+                let outlets = &mut self.sockets.outlets[way as usize];
+                if let Some(destination) = outlets.destination_mut(backend) {
+                    destination.no_trains = true;
+                }
+            }
         }
     }
 }
@@ -329,30 +370,61 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
             }
             Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst } => {
                 self.set_ttl(flow, ttl);
-                self.send_to_backend(Outgoing {
+                self.send_to_backend(
                     flow,
-                    direction: Direction::ToBackend,
-                    destination: None,
-                    local: None,
-                    prefix,
-                    tlvs,
-                    tos,
-                    may_be_train: true,
-                    burst,
-                });
+                    Outgoing {
+                        way: Way::Cluster,
+                        carrier: Carrier::Flow(flow),
+                        direction: Direction::ToBackend,
+                        destination: None,
+                        local: None,
+                        prefix,
+                        tlvs,
+                        tos,
+                        ttl: None,
+                        may_be_train: true,
+                        burst,
+                    },
+                );
             }
             Output::SendToClient { flow, client, local, tos, burst } => {
-                self.send_to_client(Outgoing {
+                self.send_to_client(
                     flow,
-                    direction: Direction::ToClient,
-                    destination: Some(client),
-                    local,
-                    prefix: None,
-                    tlvs: Tlvs::NONE,
-                    tos,
-                    may_be_train: true,
-                    burst,
-                });
+                    Outgoing {
+                        way: Way::Cluster,
+                        carrier: Carrier::Flow(flow),
+                        direction: Direction::ToClient,
+                        destination: Some(client),
+                        local,
+                        prefix: None,
+                        tlvs: Tlvs::NONE,
+                        tos,
+                        ttl: None,
+                        may_be_train: true,
+                        burst,
+                    },
+                );
+            }
+            Output::SendOneWay { carrier, address, prefix, tlvs, tos, ttl, burst } => {
+                self.send_one_way(
+                    address,
+                    Outgoing {
+                        way: self.way,
+                        carrier,
+                        direction: Direction::ToBackend,
+                        destination: Some(address),
+                        local: None,
+                        prefix,
+                        tlvs,
+                        tos,
+                        ttl: Some(ttl),
+                        may_be_train: true,
+                        burst,
+                    },
+                );
+            }
+            Output::Mirror { client, local, told, tos, ttl, burst } => {
+                self.mirrored.push(Mirrored { client, local, told, tos, ttl, burst });
             }
             Output::CloseFlow { flow, keep_socket, .. } => self.end(flow, keep_socket),
             Output::CloseUpstream { flow } => self.end(flow, false),
@@ -365,14 +437,13 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
 /// Reports what waits to go to a backend as lost.
 fn give_up(spill: &mut Spill, budget: &mut usize, reports: &mut Vec<Report>) {
     while let Some(lost) = spill.pop(budget) {
-        reports.push(Report::Input(ManagerInput::Undelivered {
-            flow: lost.flow,
-            direction: Direction::ToBackend,
-            reason: DropReason::Closed,
-            datagrams: 1,
-            bytes: lost.bytes as u64,
-        }));
+        reports.push(lost_to_backend(&lost));
     }
+}
+
+const fn lost_to_backend(lost: &Spilled) -> Report {
+    let (direction, reason) = (Direction::ToBackend, DropReason::Closed);
+    Report::undelivered(lost.way, lost.carrier, direction, reason, 1, lost.bytes)
 }
 
 /// Sends a chain, and has the kernel say when to go on if it did not take all of it.

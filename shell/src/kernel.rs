@@ -30,6 +30,14 @@ pub trait Kernel {
         token: Token,
     ) -> io::Result<Self::Socket>;
 
+    /// Opens a socket of IPv4 or IPv6 that is connected to nobody and hears nobody. Only of its
+    /// writability anything is told under `token`, and only while that is watched.
+    ///
+    /// # Errors
+    ///
+    /// Those of `socket(2)`: out of descriptors or memory, or no such family.
+    fn open_outlet(&mut self, v6: bool, token: Token) -> io::Result<Self::Socket>;
+
     /// Makes a socket send with another time to live or hop limit.
     ///
     /// # Errors
@@ -72,6 +80,9 @@ pub trait Kernel {
     ) -> io::Result<()>;
 }
 
+/// The send buffer of a socket by which many clients' datagrams leave, in bytes.
+const OUTLET_BUFFER: usize = 4 << 20;
+
 /// The real one.
 pub struct Linux {
     registry: Registry,
@@ -83,6 +94,8 @@ pub struct Linux {
 pub struct Socket {
     fd: OwnedFd,
     v6: bool,
+    /// Whether what arrives at it is thrown away.
+    is_deaf: bool,
 }
 
 impl Linux {
@@ -108,7 +121,13 @@ impl Linux {
 impl Socket {
     /// Takes over a bound or connected UDP socket.
     pub const fn new(fd: OwnedFd, v6: bool) -> Self {
-        Self { fd, v6 }
+        Self { fd, v6, is_deaf: false }
+    }
+
+    /// What the poll is to tell of it when nothing waits to be sent. Of a deaf socket that is
+    /// nothing: it never has urgent data.
+    const fn interest(&self) -> Interest {
+        if self.is_deaf { Interest::PRIORITY } else { Interest::READABLE }
     }
 
     /// The local address the kernel gave it.
@@ -141,6 +160,18 @@ impl Kernel for Linux {
         Ok(socket)
     }
 
+    fn open_outlet(&mut self, v6: bool, token: Token) -> io::Result<Socket> {
+        let socket = Socket { fd: sockopt::unconnected_udp(v6)?, v6, is_deaf: true };
+        sockopt::deafen(socket.as_fd())?;
+        let send_buffer = OUTLET_BUFFER;
+        if sockopt::force_send_buffer(socket.as_fd(), send_buffer).is_err() {
+            let _ = socket2::SockRef::from(&socket.fd).set_send_buffer_size(send_buffer);
+        }
+        let fd = socket.fd.as_raw_fd();
+        self.registry.register(&mut SourceFd(&fd), token.into(), socket.interest())?;
+        Ok(socket)
+    }
+
     fn set_ttl(&mut self, socket: &Socket, ttl: u8) -> io::Result<()> {
         sockopt::set_ttl(socket.as_fd(), socket.v6, ttl)
     }
@@ -163,8 +194,8 @@ impl Kernel for Linux {
     }
 
     fn watch_writable(&mut self, socket: &Socket, token: Token, watch: bool) -> io::Result<()> {
-        let interest =
-            if watch { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let usual = socket.interest();
+        let interest = if watch { usual | Interest::WRITABLE } else { usual };
         self.registry.reregister(&mut SourceFd(&socket.fd.as_raw_fd()), token.into(), interest)
     }
 }

@@ -43,6 +43,7 @@ pub mod kernel;
 pub mod listener;
 pub mod log;
 pub mod notify;
+pub mod outlet;
 pub mod probe;
 pub mod report;
 pub mod resolve;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use flowgate_core::backends::{Backend, BackendState};
 use flowgate_core::counters::{Counters, Traffic};
-use flowgate_core::{Instant, LocalAddr, UdpManager};
+use flowgate_core::{BackendId, Instant, LocalAddr, UdpManager};
 
 use crate::kernel::Kernel;
 use crate::shard::Shard;
@@ -19,6 +19,8 @@ pub struct ListenerReport {
     pub address: SocketAddr,
     /// The name of its cluster.
     pub cluster: String,
+    /// The name of the cluster that mirrors its cluster.
+    pub mirror: Option<String>,
     /// The most flows it can have.
     pub flows_max: u64,
     /// The figures.
@@ -33,6 +35,17 @@ pub struct ShardReport {
     /// Datagrams that the kernel dropped since the listener's receive buffer was full.
     pub socket_drops: u64,
     /// What was counted since the start.
+    pub counters: Counters,
+    /// Each backend by its place, with those that have been removed and not been replaced.
+    pub backends: Vec<BackendReport>,
+    /// What the mirror of the cluster counted, if it has one.
+    pub mirror: Option<MirrorFigures>,
+}
+
+/// The figures of a mirror.
+#[derive(Clone, Debug, Default)]
+pub struct MirrorFigures {
+    /// What was counted since it began. What is received are the copies that were made.
     pub counters: Counters,
     /// Each backend by its place, with those that have been removed and not been replaced.
     pub backends: Vec<BackendReport>,
@@ -57,6 +70,8 @@ pub struct BackendReport {
     pub sockets_resting: u64,
     /// What was sent to it.
     pub to: Traffic,
+    /// What was to be sent to it and could not be.
+    pub dropped: Traffic,
     /// What came from it.
     pub from: Traffic,
 }
@@ -65,22 +80,15 @@ impl ShardReport {
     /// How things stand on one shard, whose listener has lost so many datagrams.
     pub fn of<K: Kernel>(shard: &Shard<K>, socket_drops: u64) -> Self {
         let manager = shard.manager();
-        let backends = manager.backends().iter().map(|(id, backend)| BackendReport {
-            address: backend.address(),
-            weight: backend.weight(),
-            state: backend.state(),
-            is_up: backend.is_up(),
-            is_removed: backend.is_removed(),
-            flows_active: u64::from(backend.flows_active),
-            sockets_resting: manager.resting_for(id) as u64,
-            to: backend.to,
-            from: backend.from,
-        });
         Self {
             flows_active: manager.flow_count() as u64,
             socket_drops,
             counters: manager.counters().clone(),
-            backends: backends.collect(),
+            backends: BackendReport::of_all(manager),
+            mirror: shard.mirror().map(|mirror| MirrorFigures {
+                counters: mirror.counters().clone(),
+                backends: BackendReport::of_all(mirror),
+            }),
         }
     }
 
@@ -89,17 +97,42 @@ impl ShardReport {
         self.flows_active += other.flows_active;
         self.socket_drops += other.socket_drops;
         self.counters.merge(&other.counters);
-        if self.backends.is_empty() {
-            self.backends.clone_from(&other.backends);
-            return;
-        }
-        for (sum, other) in self.backends.iter_mut().zip(&other.backends) {
-            sum.add(other);
+        BackendReport::add_all(&mut self.backends, &other.backends);
+        if let Some(other) = &other.mirror {
+            let sum = self.mirror.get_or_insert_default();
+            sum.counters.merge(&other.counters);
+            BackendReport::add_all(&mut sum.backends, &other.backends);
         }
     }
 }
 
 impl BackendReport {
+    fn of_all(manager: &UdpManager) -> Vec<Self> {
+        let report = |(id, backend): (BackendId, &Backend)| Self {
+            address: backend.address(),
+            weight: backend.weight(),
+            state: backend.state(),
+            is_up: backend.is_up(),
+            is_removed: backend.is_removed(),
+            flows_active: u64::from(backend.flows_active),
+            sockets_resting: manager.resting_for(id) as u64,
+            to: backend.to,
+            dropped: backend.dropped,
+            from: backend.from,
+        };
+        manager.backends().iter().map(report).collect()
+    }
+
+    fn add_all(sums: &mut Vec<Self>, more: &[Self]) {
+        if sums.is_empty() {
+            sums.extend_from_slice(more);
+            return;
+        }
+        for (sum, other) in sums.iter_mut().zip(more) {
+            sum.add(other);
+        }
+    }
+
     /// Adds the figures of the same backend elsewhere. Where one finds it down, it is down.
     pub fn add(&mut self, other: &Self) {
         if other.state == BackendState::Down {
@@ -109,6 +142,7 @@ impl BackendReport {
         self.flows_active += other.flows_active;
         self.sockets_resting += other.sockets_resting;
         self.to = self.to.plus(other.to);
+        self.dropped = self.dropped.plus(other.dropped);
         self.from = self.from.plus(other.from);
     }
 }

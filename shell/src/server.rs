@@ -3,6 +3,7 @@
 
 mod apply;
 mod ask;
+mod mirrors;
 mod places;
 mod standings;
 
@@ -26,9 +27,11 @@ use crate::clock::Clock;
 use crate::flow_log::FlowLogger;
 use crate::kernel::Socket;
 use crate::listener::{BindError, Buffers};
+use crate::outlet::Way;
 use crate::sys::process;
 use crate::token::Token;
 use crate::worker::{Command, Worker};
+use mirrors::Mirror;
 use standings::{Standing, Standings};
 
 /// The most descriptors whose place in the kernel's table is taken up at start: 8 MiB of it.
@@ -112,6 +115,8 @@ struct BoundListener {
     configurations: Vec<Configuration>,
     /// What the managers have been told of each backend, by place.
     told: Vec<Standing>,
+    /// What mirrors its cluster.
+    mirror: Option<Mirror>,
 }
 
 struct WorkerHandle {
@@ -247,9 +252,13 @@ impl Server {
                 let known = std::mem::replace(told, standings.get(cluster, backend.address));
                 for news in told.news_since(known) {
                     let (shard, backend) = (listener.shard, BackendId::new(place));
-                    let command = || Command::BackendChanged { shard, backend, news };
+                    let way = Way::Cluster;
+                    let command = || Command::BackendChanged { shard, way, backend, news };
                     workers.iter().for_each(|worker| worker.command(command()));
                 }
+            }
+            if let Some(mirror) = &mut listener.mirror {
+                mirror.spread_news(listener.shard, standings, workers);
             }
         }
     }

@@ -4,11 +4,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 
-use flowgate_core::{Burst, Deadline, Direction, DropReason, Instant, ManagerInput, UdpManager};
+use flowgate_core::{
+    Burst, Configuration, Deadline, Direction, DropReason, Instant, ManagerInput, UdpManager,
+};
 
 use crate::dispatch::{Dispatch, EndedFlow, Scratch, Sockets};
 use crate::io::deliver::upstream_failure;
 use crate::kernel::Kernel;
+use crate::outlet::Way;
 use crate::sys::mmsg::{Arena, Received, Turn};
 use crate::token::Token;
 
@@ -36,6 +39,8 @@ pub struct Readiness {
 /// A listener, its manager, its flows.
 pub struct Shard<K: Kernel> {
     manager: UdpManager,
+    /// What decides about the copies that some flows' datagrams are to have.
+    mirror: Option<UdpManager>,
     sockets: Sockets<K>,
     /// The sockets that may have something to read, least recently served first. Each is on it
     /// at most once.
@@ -57,6 +62,7 @@ impl<K: Kernel> Shard<K> {
         let max_flows = manager.config().max_flows as usize;
         Self {
             manager,
+            mirror: None,
             sockets: Sockets::new(number, listener, max_flows),
             ready: VecDeque::with_capacity(max_flows + 1),
             is_listener_ready: false,
@@ -69,15 +75,25 @@ impl<K: Kernel> Shard<K> {
         &self.manager
     }
 
-    /// When the manager wants to be called.
+    /// What decides about the copies that some flows' datagrams have, if they do.
+    pub const fn mirror(&self) -> Option<&UdpManager> {
+        self.mirror.as_ref()
+    }
+
+    /// When one of the managers wants to be called.
     pub fn poll_timeout(&self) -> Option<Deadline> {
-        self.manager.poll_timeout()
+        let deadline = self.manager.poll_timeout();
+        let of_mirror = self.mirror.as_ref().and_then(UdpManager::poll_timeout);
+        deadline.into_iter().chain(of_mirror).min_by_key(|deadline| deadline.at)
     }
 
     /// How many datagrams wait for room in send buffers, on their way in `direction`.
     pub fn spilled(&self, direction: Direction) -> usize {
         match direction {
-            Direction::ToBackend => self.sockets.upstreams.iter().map(|u| u.spill.len()).sum(),
+            Direction::ToBackend => {
+                let on_flows: usize = self.sockets.upstreams.iter().map(|u| u.spill.len()).sum();
+                on_flows + self.sockets.spilled_one_way()
+            }
             Direction::ToClient => self.sockets.listener_spill.len(),
         }
     }
@@ -101,8 +117,59 @@ impl<K: Kernel> Shard<K> {
             // Nothing goes to a removed backend from now on, not even what waits.
             let backends = self.manager.backends();
             dispatch.abandon(|address| !backends.has_address(address));
+            dispatch.fit_outlets(Way::Cluster, backends, self.manager.config().cluster.mode);
         }
-        self.scratch = Self::finish(&mut self.manager, dispatch, now);
+        if let (Some(mirror), ManagerInput::Timeout | ManagerInput::Drain { .. }) =
+            (&mut self.mirror, input)
+        {
+            dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
+        }
+        self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
+    }
+
+    /// Opens the sockets that do not wait for a flow.
+    pub fn open_outlets(&mut self, kernel: &mut K, now: Instant) {
+        let mut dispatch =
+            Dispatch::begin(kernel, &mut self.sockets, std::mem::take(&mut self.scratch));
+        let (backends, mode) = (self.manager.backends(), self.manager.config().cluster.mode);
+        dispatch.fit_outlets(Way::Cluster, backends, mode);
+        self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
+    }
+
+    /// Works with this mirror from now on, or with none. One that there is goes over to the new
+    /// configuration; where there is none yet, one is made from the seed.
+    pub fn set_mirror(
+        &mut self,
+        mirror: Option<(&Configuration, u64)>,
+        kernel: &mut K,
+        now: Instant,
+    ) {
+        let scratch = std::mem::take(&mut self.scratch);
+        let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
+        match mirror {
+            None => dispatch.close_outlets(Way::Mirror),
+            Some((configuration, seed)) => {
+                let input = ManagerInput::Configured(configuration);
+                let new = || UdpManager::configured(configuration, seed, now);
+                let mirror = self.mirror.get_or_insert_with(new);
+                dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
+                let mode = mirror.config().cluster.mode;
+                dispatch.fit_outlets(Way::Mirror, mirror.backends(), mode);
+            }
+        }
+        self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
+        if mirror.is_none() {
+            self.mirror = None;
+        }
+    }
+
+    /// Tells the mirror, if there is one, of something other than traffic.
+    pub fn handle_for_mirror(&mut self, input: ManagerInput<'_>, kernel: &mut K, now: Instant) {
+        let Some(mirror) = &mut self.mirror else { return };
+        let scratch = std::mem::take(&mut self.scratch);
+        let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
+        dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
+        self.scratch = Self::finish(&mut self.manager, Some(mirror), dispatch, now);
     }
 
     /// Ends all flows.
@@ -128,13 +195,14 @@ impl<K: Kernel> Shard<K> {
             let scratch = std::mem::take(&mut self.scratch);
             let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
             dispatch.resume(token);
-            self.scratch = Self::finish(&mut self.manager, dispatch, now);
+            self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
         }
         if !readiness.readable && !readiness.error {
             return;
         }
         match token {
-            Token::Wake => {}
+            // Outlets are deaf.
+            Token::Wake | Token::Outlet { .. } => {}
             Token::Listener { .. } => {
                 if !std::mem::replace(&mut self.is_listener_ready, true) {
                     self.ready.push_back(Ready::Listener);
@@ -182,12 +250,26 @@ impl<K: Kernel> Shard<K> {
                 self.is_listener_ready = false;
             }
         }
-        self.scratch = Self::finish(&mut self.manager, dispatch, now);
+        if let Some(mirror) = &mut self.mirror {
+            dispatch.pass_on_mirrored(|input, out| mirror.handle_input(input, now, out));
+        }
+        self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
     }
 
-    /// Ends a turn: sends, and tells the manager what went wrong.
-    fn finish(manager: &mut UdpManager, dispatch: Dispatch<'_, '_, K>, now: Instant) -> Scratch {
-        dispatch.finish(|input, dispatch| manager.handle_input(input, now, dispatch))
+    /// Ends a turn: sends, and tells the managers what went wrong.
+    fn finish(
+        manager: &mut UdpManager,
+        mut mirror: Option<&mut UdpManager>,
+        dispatch: Dispatch<'_, '_, K>,
+        now: Instant,
+    ) -> Scratch {
+        dispatch.finish(|way, input, dispatch| match (way, &mut mirror) {
+            (Way::Cluster, _) => manager.handle_input(input, now, dispatch),
+            (Way::Mirror, Some(mirror)) => {
+                dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
+            }
+            (Way::Mirror, None) => {}
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which socket an event of the poll is about.
 
+use crate::outlet::Way;
+
 /// A socket of a worker, packed into the one number that the kernel hands back with an event:
 /// the shard in the upper half, the socket of the shard in the lower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +20,22 @@ pub enum Token {
         /// The index of the flow that the socket serves.
         flow: u32,
     },
+    /// A socket that serves no flow.
+    Outlet {
+        /// The shard's place in its worker.
+        shard: u32,
+        /// On whose behalf it sends.
+        way: Way,
+        /// Its number among those of that way, below 2^26.
+        outlet: u32,
+    },
 }
+
+/// From here on sockets are not upstream sockets: there are never so many flows. Two such ranges
+/// belong to the outlets, and the rest is free.
+const BEYOND_FLOWS: u32 = 0xF000_0000;
+const MIRROR: u32 = 0xF400_0000;
+const BEYOND_OUTLETS: u32 = 0xF800_0000;
 
 const WAKE: u64 = u64::MAX;
 const LISTENER: u32 = u32::MAX;
@@ -30,6 +47,10 @@ impl From<Token> for mio::Token {
             Token::Wake => WAKE,
             Token::Listener { shard } => pack(shard, LISTENER),
             Token::Upstream { shard, flow } => pack(shard, flow),
+            Token::Outlet { shard, way: Way::Cluster, outlet } => {
+                pack(shard, BEYOND_FLOWS + outlet)
+            }
+            Token::Outlet { shard, way: Way::Mirror, outlet } => pack(shard, MIRROR + outlet),
         } as usize)
     }
 }
@@ -41,6 +62,12 @@ impl From<mio::Token> for Token {
         match (bits, socket) {
             (WAKE, _) => Self::Wake,
             (_, LISTENER) => Self::Listener { shard },
+            (_, BEYOND_FLOWS..MIRROR) => {
+                Self::Outlet { shard, way: Way::Cluster, outlet: socket - BEYOND_FLOWS }
+            }
+            (_, MIRROR..BEYOND_OUTLETS) => {
+                Self::Outlet { shard, way: Way::Mirror, outlet: socket - MIRROR }
+            }
             (_, flow) => Self::Upstream { shard, flow },
         }
     }
@@ -60,7 +87,11 @@ mod tests {
             Token::Listener { shard: 0 },
             Token::Listener { shard: 7 },
             Token::Upstream { shard: 0, flow: 0 },
-            Token::Upstream { shard: 7, flow: u32::MAX - 1 },
+            Token::Upstream { shard: 7, flow: BEYOND_FLOWS - 1 },
+            Token::Outlet { shard: 7, way: Way::Cluster, outlet: 0 },
+            Token::Outlet { shard: 7, way: Way::Cluster, outlet: (1 << 26) - 1 },
+            Token::Outlet { shard: 7, way: Way::Mirror, outlet: 0 },
+            Token::Outlet { shard: 7, way: Way::Mirror, outlet: (1 << 26) - 1 },
         ] {
             assert_eq!(Token::from(mio::Token::from(token)), token);
         }

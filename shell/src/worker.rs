@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::flow_log::FlowLogger;
 use crate::kernel::{Linux, Socket};
 use crate::listener::Buffers;
+use crate::outlet::Way;
 use crate::report::{FlowFigures, ShardReport};
 use crate::shard::{Readiness, Shard};
 use crate::sys::mmsg::Arena;
@@ -57,10 +58,19 @@ pub enum Command {
         /// What its manager is told to do.
         configuration: Box<Configuration>,
     },
+    /// Work with another mirror, or with none.
+    SetMirror {
+        /// The shard.
+        shard: u32,
+        /// What the mirror's manager is told to do, and a seed for it where it is new.
+        mirror: Option<(Box<Configuration>, u64)>,
+    },
     /// There is news of a backend.
     BackendChanged {
         /// The shard.
         shard: u32,
+        /// Whether it is one of the cluster's, or of its mirror's.
+        way: Way,
         /// The backend.
         backend: BackendId,
         /// The news.
@@ -188,9 +198,14 @@ impl Worker {
         let mut is_woken = false;
         for event in &self.events {
             let token = Token::from(event.token());
-            let (Token::Listener { shard } | Token::Upstream { shard, .. }) = token else {
-                is_woken = true;
-                continue;
+            let shard = match token {
+                Token::Listener { shard }
+                | Token::Upstream { shard, .. }
+                | Token::Outlet { shard, .. } => shard,
+                Token::Wake => {
+                    is_woken = true;
+                    continue;
+                }
             };
             let readiness = Readiness {
                 readable: event.is_readable(),
@@ -216,7 +231,7 @@ impl Worker {
         // Whoever asks for an answer may have gone; then nobody needs it.
         match command {
             Command::AddShard { shard, name, socket, manager } => {
-                self.add_shard(shard, name, socket, *manager)?;
+                self.add_shard(shard, name, socket, *manager, now)?;
             }
             Command::RemoveShard { shard, reply } => {
                 if let Some(last) = self.remove_shard(shard, now) {
@@ -230,8 +245,21 @@ impl Worker {
                 }
                 self.tell(shard, ManagerInput::Configured(&configuration), now);
             }
-            Command::BackendChanged { shard, backend, news } => {
+            Command::SetMirror { shard, mirror } => {
+                if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
+                    let mirror =
+                        mirror.as_ref().map(|(configuration, seed)| (&**configuration, *seed));
+                    shard.set_mirror(mirror, &mut self.kernel, now);
+                }
+            }
+            Command::BackendChanged { shard, way: Way::Cluster, backend, news } => {
                 self.tell(shard, ManagerInput::BackendChanged { backend, news }, now);
+            }
+            Command::BackendChanged { shard, way: Way::Mirror, backend, news } => {
+                if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
+                    let input = ManagerInput::BackendChanged { backend, news };
+                    shard.handle_for_mirror(input, &mut self.kernel, now);
+                }
             }
             Command::Drain { deadline } => {
                 for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
@@ -267,14 +295,16 @@ impl Worker {
         name: Arc<str>,
         listener: Socket,
         manager: UdpManager,
+        now: Instant,
     ) -> io::Result<()> {
         self.kernel.register_listener(&listener, Token::Listener { shard: number })?;
         let place = number as usize;
         if self.shards.len() <= place {
             self.shards.resize_with(place + 1, || None);
         }
-        self.shards[place] =
-            Some(NamedShard { name, shard: Shard::new(number, listener, manager) });
+        let mut shard = Shard::new(number, listener, manager);
+        shard.open_outlets(&mut self.kernel, now);
+        self.shards[place] = Some(NamedShard { name, shard });
         Ok(())
     }
 

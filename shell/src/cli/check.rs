@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use flowgate_core::config::Mode;
+
 use super::Failure;
 
 pub(super) fn run(path: &Path) -> Result<(), Failure> {
@@ -17,7 +19,11 @@ pub(super) fn run(path: &Path) -> Result<(), Failure> {
             listener.name,
             listener.address,
             cluster.name,
-            cluster.policy.balance,
+            match cluster.policy.mode {
+                Mode::Session { .. } => cluster.policy.balance.to_string(),
+                Mode::OneWay => format!("one-way, {}", cluster.policy.balance),
+                Mode::FanOut { .. } => "fan-out".to_owned(),
+            },
             cluster.members.len(),
             if cluster.members.len() == 1 { "" } else { "s" },
         );

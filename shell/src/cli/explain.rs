@@ -6,7 +6,7 @@ use std::path::Path;
 use flowgate_config::{Cluster, Listener};
 use flowgate_core::backends::{Backend, Backends};
 use flowgate_core::balance::Balancer;
-use flowgate_core::config::{Affinity, Balance};
+use flowgate_core::config::{Affinity, Balance, Mode, ReplyFrom};
 use flowgate_core::random::Random;
 
 use super::Failure;
@@ -59,6 +59,9 @@ fn addresses_of(host: &str) -> Vec<IpAddr> {
 fn explain(cluster: &Cluster, client: SocketAddr) -> Vec<String> {
     let policy = &cluster.policy;
     let backends = Backends::new(&cluster.backends(addresses_of), policy.health);
+    if let Mode::FanOut { reply_from } = policy.mode {
+        return explain_copies(&backends, reply_from);
+    }
     let mut balancer = Balancer::new(policy.balance, &backends);
     let mut pick = |client| balancer.pick(&backends, client, policy.affinity, &mut Random::new(0));
     let Some(picked) = pick(client).and_then(|id| backends.get(id)) else {
@@ -86,6 +89,23 @@ fn explain(cluster: &Cluster, client: SocketAddr) -> Vec<String> {
         Balance::PowerOfTwo => "backend with fewer flows of two taken at random".to_owned(),
     }];
     lines.extend(shares(&backends));
+    lines
+}
+
+/// The lines that say who gets copies, and whose answers the client gets.
+fn explain_copies(backends: &Backends, reply_from: ReplyFrom) -> Vec<String> {
+    let targets = || backends.targets().iter().filter_map(|&id| backends.get(id));
+    let mut lines = vec!["every backend in service gets a copy:".to_owned()];
+    lines.extend(targets().map(|backend| format!("  {}", backend.address())));
+    lines.push(match reply_from {
+        ReplyFrom::Nobody => "answers are thrown away".to_owned(),
+        ReplyFrom::First => "the client gets the answer that comes first".to_owned(),
+        ReplyFrom::Chosen => {
+            let answers = targets().filter(|backend| backend.answers());
+            let answers: Vec<_> = answers.map(|backend| backend.address().to_string()).collect();
+            format!("the client gets the answers of {}", answers.join(" or "))
+        }
+    });
     lines
 }
 

@@ -55,6 +55,19 @@ pub struct ListenerStatus {
     /// Where the datagrams of backends went.
     #[serde(default)]
     pub to_client: LedgerDoc,
+    /// What mirrors its cluster, if anything does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorStatus>,
+}
+
+/// How things stand with a mirror.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MirrorStatus {
+    /// The name of the cluster that gets the copies.
+    pub cluster: String,
+    /// Where the copies went. What is received are the datagrams that were copied.
+    pub to_backend: LedgerDoc,
 }
 
 /// How things stand in one cluster.
@@ -64,6 +77,9 @@ pub struct ClusterStatus {
     pub name: String,
     /// How it balances, as in the configuration.
     pub balance: String,
+    /// What becomes of a client's datagrams, as in the configuration.
+    #[serde(default)]
+    pub mode: String,
     /// Its backends in the order of the configuration.
     pub backends: Vec<BackendStatus>,
 }
@@ -95,6 +111,9 @@ pub struct BackendStatus {
     /// Payload bytes that came from it.
     #[serde(default)]
     pub bytes_from: u64,
+    /// Datagrams that were to be sent to it and could not be.
+    #[serde(default)]
+    pub datagrams_dropped: u64,
 }
 
 /// Whether a backend takes flows.

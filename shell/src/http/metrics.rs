@@ -22,8 +22,10 @@ pub(super) fn render(document: &StatusDocument, format: Format) -> String {
     let mut text = Exposition::new(format);
     process(&mut text, document);
     traffic(&mut text, document);
+    mirrors(&mut text, document);
     flows(&mut text, document);
     backends(&mut text, document);
+    dropped_for_backends(&mut text, document);
     text.finish()
 }
 
@@ -90,6 +92,32 @@ fn traffic(text: &mut Exposition, document: &StatusDocument) {
     }
 }
 
+fn mirrors(text: &mut Exposition, document: &StatusDocument) {
+    let mirrors = || {
+        let all = document.listeners.iter();
+        all.filter_map(|listener| Some((&listener.name, listener.mirror.as_ref()?)))
+    };
+    let help = "Datagrams of which a copy was sent to the mirror.";
+    let mut family = text.family("flowgate_mirror_datagrams_total", Kind::Counter, help);
+    for (listener, mirror) in mirrors() {
+        let labels: [(&str, &dyn Display); 2] =
+            [("listener", listener), ("cluster", &mirror.cluster)];
+        family.sample(&labels, mirror.to_backend.forwarded.datagrams);
+    }
+    let mut family = text.family(
+        "flowgate_mirror_datagrams_dropped_total",
+        Kind::Counter,
+        "Copies for the mirror that were not sent on, by reason.",
+    );
+    for (listener, mirror) in mirrors() {
+        for (reason, dropped) in &mirror.to_backend.dropped {
+            let labels: [(&str, &dyn Display); 3] =
+                [("listener", listener), ("cluster", &mirror.cluster), ("reason", reason)];
+            family.sample(&labels, dropped.datagrams);
+        }
+    }
+}
+
 fn flows(text: &mut Exposition, document: &StatusDocument) {
     let active: fn(&ListenerStatus) -> u64 = |listener| listener.flows_active;
     for (name, kind, help, value) in [
@@ -150,6 +178,19 @@ fn backends(text: &mut Exposition, document: &StatusDocument) {
                 },
             );
         }
+    }
+}
+
+fn dropped_for_backends(text: &mut Exposition, document: &StatusDocument) {
+    let mut family = text.family(
+        "flowgate_backend_datagrams_dropped_total",
+        Kind::Counter,
+        "Datagrams that were to be sent to the backend and could not be.",
+    );
+    for (cluster, backend) in all_backends(document) {
+        let labels: [(&str, &dyn Display); 2] =
+            [("cluster", &cluster), ("backend", &backend.address)];
+        family.sample(&labels, backend.datagrams_dropped);
     }
 }
 

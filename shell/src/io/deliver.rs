@@ -6,12 +6,13 @@
 
 use std::io;
 
-use flowgate_core::{Direction, DropReason, FlowId, ManagerInput, UpstreamFailure};
+use flowgate_core::{Carrier, Direction, DropReason, ManagerInput, UpstreamFailure};
 
 use super::outbox::{Chain, Outbox, Position};
 use super::spill::Spill;
 use super::train::{Cargo, Plan};
 use crate::kernel::Kernel;
+use crate::outlet::Way;
 use crate::sys::mmsg::Batch;
 
 /// How often one message is tried again after an error that is not its own: a signal, or what
@@ -21,15 +22,32 @@ const MAX_RETRIES: usize = 4;
 /// What became of things, to be told to the manager and to the sockets' owner.
 #[derive(Clone, Copy, Debug)]
 pub enum Report {
-    /// To be told to the manager.
-    Input(ManagerInput<'static>),
-    /// The way of this flow in this direction does not take trains (`EIO`).
+    /// To be told to the manager that decides on that way.
+    Input(Way, ManagerInput<'static>),
+    /// There is a way that does not take trains (`EIO`).
     NoTrains {
-        /// The flow.
-        flow: FlowId,
+        /// On whose behalf they went.
+        way: Way,
+        /// What they belonged to.
+        carrier: Carrier,
         /// The direction.
         direction: Direction,
     },
+}
+
+impl Report {
+    /// Datagrams that were ordered and not sent.
+    pub const fn undelivered(
+        way: Way,
+        carrier: Carrier,
+        direction: Direction,
+        reason: DropReason,
+        datagrams: usize,
+        bytes: usize,
+    ) -> Self {
+        let (datagrams, bytes) = (datagrams as u32, bytes as u64);
+        Self::Input(way, ManagerInput::Undelivered { carrier, direction, reason, datagrams, bytes })
+    }
 }
 
 /// A socket to send from, what waits for it already, and where to say what went wrong.
@@ -89,10 +107,10 @@ impl<K: Kernel> Exit<'_, K> {
     pub fn resume(&mut self, direction: Direction) -> bool {
         loop {
             let (kernel, socket, reports) = (&mut *self.kernel, self.socket, &mut *self.reports);
-            let Some(flow) = self.spill.first_flow() else {
+            let Some((_, carrier)) = self.spill.first_carrier() else {
                 return true;
             };
-            let mut send = |batch: Batch<'_>| try_send(kernel, socket, batch, flow, reports);
+            let mut send = |batch: Batch<'_>| try_send(kernel, socket, batch, carrier, reports);
             let refusal = match self.spill.with_first(&mut send) {
                 None | Some(Ok(_)) => None,
                 Some(Err(Refusal::Full)) => return false,
@@ -100,7 +118,7 @@ impl<K: Kernel> Exit<'_, K> {
             };
             let sent = self.spill.pop(self.spill_budget);
             if let (Some(lost), Some(reason)) = (sent, refusal) {
-                self.report_lost(lost.flow, direction, reason, 1, lost.bytes);
+                self.report_lost((lost.way, lost.carrier), direction, reason, 1, lost.bytes);
             }
         }
     }
@@ -113,13 +131,13 @@ impl<K: Kernel> Exit<'_, K> {
             let Some((_, outgoing)) = outbox.bursts(cargo.start).next() else {
                 break;
             };
-            let (flow, direction) = (outgoing.flow, outgoing.direction);
-            match try_send(self.kernel, self.socket, plan.batch(next), flow, self.reports) {
+            let (way, carrier, direction) = (outgoing.way, outgoing.carrier, outgoing.direction);
+            match try_send(self.kernel, self.socket, plan.batch(next), carrier, self.reports) {
                 Ok(sent) => next += sent,
                 Err(Refusal::Full) => return Some(cargo.start),
                 Err(Refusal::NoTrain { for_good, .. }) if plan.is_train(next) => {
                     if for_good {
-                        self.reports.push(Report::NoTrains { flow, direction });
+                        self.reports.push(Report::NoTrains { way, carrier, direction });
                     }
                     if let Some(unsent) = self.send_singly(outbox, cargo) {
                         return Some(unsent);
@@ -127,7 +145,8 @@ impl<K: Kernel> Exit<'_, K> {
                     next += 1;
                 }
                 Err(Refusal::Lost(reason) | Refusal::NoTrain { reason, .. }) => {
-                    self.report_lost(flow, direction, reason, cargo.datagrams, cargo.bytes);
+                    let (datagrams, bytes) = (cargo.datagrams, cargo.bytes);
+                    self.report_lost((way, carrier), direction, reason, datagrams, bytes);
                     next += 1;
                 }
             }
@@ -146,27 +165,21 @@ impl<K: Kernel> Exit<'_, K> {
     fn keep(&mut self, outbox: &Outbox<'_>, from: Position, datagrams: usize) {
         for (_, outgoing, bytes) in outbox.datagrams(from).take(datagrams) {
             if !self.spill.push(outgoing, bytes, self.spill_budget) {
-                let (flow, direction) = (outgoing.flow, outgoing.direction);
-                self.report_lost(flow, direction, DropReason::QueueFull, 1, bytes.len());
+                let (whose, direction) = ((outgoing.way, outgoing.carrier), outgoing.direction);
+                self.report_lost(whose, direction, DropReason::QueueFull, 1, bytes.len());
             }
         }
     }
 
     fn report_lost(
         &mut self,
-        flow: FlowId,
+        (way, carrier): (Way, Carrier),
         direction: Direction,
         reason: DropReason,
         datagrams: usize,
         bytes: usize,
     ) {
-        self.reports.push(Report::Input(ManagerInput::Undelivered {
-            flow,
-            direction,
-            reason,
-            datagrams: datagrams as u32,
-            bytes: bytes as u64,
-        }));
+        self.reports.push(Report::undelivered(way, carrier, direction, reason, datagrams, bytes));
     }
 }
 
@@ -178,7 +191,7 @@ fn try_send<K: Kernel>(
     kernel: &mut K,
     socket: &K::Socket,
     batch: Batch<'_>,
-    flow: FlowId,
+    carrier: Carrier,
     reports: &mut Vec<Report>,
 ) -> Result<usize, Refusal> {
     let first = batch.messages.first();
@@ -196,8 +209,7 @@ fn try_send<K: Kernel>(
         match code {
             Some(libc::EINTR) => {}
             Some(libc::ECONNREFUSED) => {
-                let failure = UpstreamFailure::Refused;
-                reports.push(Report::Input(ManagerInput::UpstreamFailed { flow, failure }));
+                reports.extend(failed(carrier, UpstreamFailure::Refused));
             }
             Some(libc::EIO) => {
                 return Err(Refusal::NoTrain { for_good: true, reason });
@@ -206,9 +218,8 @@ fn try_send<K: Kernel>(
                 return Err(Refusal::NoTrain { for_good: false, reason });
             }
             _ if is_connected && !is_repeated && may_be_stale(&error) => {
-                let failed = upstream_failure(&error)
-                    .map(|failure| Report::Input(ManagerInput::UpstreamFailed { flow, failure }));
-                reports.extend(failed);
+                let failure = upstream_failure(&error);
+                reports.extend(failure.and_then(|failure| failed(carrier, failure)));
             }
             _ if error.kind() == io::ErrorKind::WouldBlock => return Err(Refusal::Full),
             _ => return Err(Refusal::Lost(reason)),
@@ -216,6 +227,16 @@ fn try_send<K: Kernel>(
         last = Some(error);
     }
     Err(Refusal::Lost(last.as_ref().map_or(DropReason::SendFailed, drop_reason)))
+}
+
+/// What an error says of a flow's socket. Others are told nothing by the network.
+const fn failed(carrier: Carrier, failure: UpstreamFailure) -> Option<Report> {
+    match carrier {
+        Carrier::Flow(flow) => {
+            Some(Report::Input(Way::Cluster, ManagerInput::UpstreamFailed { flow, failure }))
+        }
+        Carrier::OneWay(_) | Carrier::Copy(_) => None,
+    }
 }
 
 /// What the network said of an earlier datagram (ICMP), if an error may tell that.

@@ -3,13 +3,17 @@
 use std::net::SocketAddr;
 
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
-use flowgate_core::{Burst, Direction, FlowId, LocalAddr};
+use flowgate_core::{Burst, Carrier, Direction, LocalAddr};
+
+use crate::outlet::Way;
 
 /// A burst on its way out.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<'t> {
-    /// The flow it belongs to.
-    pub flow: FlowId,
+    /// On whose behalf it goes.
+    pub way: Way,
+    /// What it belongs to.
+    pub carrier: Carrier,
     /// Which way it goes.
     pub direction: Direction,
     /// Where to; `None` on a connected socket.
@@ -22,6 +26,8 @@ pub struct Outgoing<'t> {
     pub tlvs: Tlvs<'t>,
     /// The TOS or traffic-class byte.
     pub tos: u8,
+    /// The time to live or hop limit, where that of the socket is not it.
+    pub ttl: Option<u8>,
     /// Whether the kernel may be given several datagrams to cut apart.
     pub may_be_train: bool,
     /// The datagrams.
@@ -58,7 +64,9 @@ impl Outgoing<'_> {
 
     /// Whether `next` leaves by the same way, so that one message can carry both.
     pub fn goes_with(&self, next: &Self) -> bool {
-        self.flow == next.flow && self.tos == next.tos && self.may_be_train && next.may_be_train
+        let is_alike = (self.tos, self.ttl) == (next.tos, next.ttl);
+        let is_same_way = (self.way, self.carrier) == (next.way, next.carrier);
+        is_same_way && is_alike && self.may_be_train && next.may_be_train
     }
 }
 
@@ -111,6 +119,18 @@ impl<'t> Outbox<'t> {
         chain.tail = index;
         self.items.push(outgoing);
         self.next.push(NIL);
+    }
+
+    /// Appends a whole chain to another, which has the same socket.
+    pub fn append(&mut self, chain: &mut Chain, more: Chain) {
+        if more.is_empty() {
+            return;
+        }
+        match self.next.get_mut(chain.tail as usize) {
+            Some(next) => *next = more.head,
+            None => chain.head = more.head,
+        }
+        chain.tail = more.tail;
     }
 
     /// The bursts of a chain from `position` on, in order, each with its own position. The first

@@ -8,9 +8,10 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 
-use flowgate_core::{FlowId, LocalAddr};
+use flowgate_core::{Carrier, LocalAddr};
 
 use super::outbox::Outgoing;
+use crate::outlet::Way;
 use crate::sys::mmsg::{Batch, Message};
 
 /// The most datagrams that wait for one socket.
@@ -31,13 +32,17 @@ pub struct Spill {
 /// A datagram that waits, with a copy of its bytes.
 #[derive(Debug)]
 pub struct Spilled {
-    /// The flow it belongs to.
-    pub flow: FlowId,
+    /// On whose behalf it goes.
+    pub way: Way,
+    /// What it belongs to.
+    pub carrier: Carrier,
     /// Its payload bytes, without the prefix.
     pub bytes: usize,
-    destination: Option<SocketAddr>,
+    /// Where to; `None` on a connected socket.
+    pub destination: Option<SocketAddr>,
     local: Option<LocalAddr>,
     tos: u8,
+    ttl: Option<u8>,
     wire: Box<[u8]>,
 }
 
@@ -62,19 +67,37 @@ impl Spill {
         *budget -= len;
         self.bytes += len;
         self.waiting.push_back(Spilled {
-            flow: outgoing.flow,
+            way: outgoing.way,
+            carrier: outgoing.carrier,
             bytes: datagram.len(),
             destination: outgoing.destination,
             local: outgoing.local,
             tos: outgoing.tos,
+            ttl: outgoing.ttl,
             wire: [&outgoing.front().concat(), datagram].concat().into_boxed_slice(),
         });
         true
     }
 
-    /// The flow of the oldest datagram.
-    pub fn first_flow(&self) -> Option<FlowId> {
-        self.waiting.front().map(|first| first.flow)
+    /// What the oldest datagram belongs to, and on whose behalf it goes.
+    pub fn first_carrier(&self) -> Option<(Way, Carrier)> {
+        self.waiting.front().map(|first| (first.way, first.carrier))
+    }
+
+    /// Takes out the datagrams that `is_lost` says are not to be sent, and gives their bytes back to
+    /// the budget.
+    pub fn take(
+        &mut self,
+        budget: &mut usize,
+        is_lost: impl Fn(&Spilled) -> bool,
+    ) -> VecDeque<Spilled> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (lost, kept): (VecDeque<_>, VecDeque<_>) = waiting.into_iter().partition(is_lost);
+        self.waiting = kept;
+        let freed: usize = lost.iter().map(|lost| lost.wire.len()).sum();
+        *budget += freed;
+        self.bytes -= freed;
+        lost
     }
 
     /// Gives the oldest datagram to `send` as a batch of one.
@@ -85,6 +108,7 @@ impl Spill {
             destination: first.destination,
             local: first.local,
             tos: first.tos,
+            ttl: first.ttl,
             segment: 0,
         };
         let pieces = [IoSlice::new(&first.wire)];

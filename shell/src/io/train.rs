@@ -193,6 +193,7 @@ impl<'q> Plan<'q> {
             destination: outgoing.destination,
             local: outgoing.local,
             tos: outgoing.tos,
+            ttl: outgoing.ttl,
             segment,
         });
     }

@@ -81,6 +81,7 @@ impl Server {
                 buffers: Buffers::of(settings),
                 configurations: Vec::new(),
                 told: Vec::new(),
+                mirror: None,
             });
         }
         Ok(fresh)
@@ -112,6 +113,7 @@ impl Server {
             let configs = self.manager_configs(number);
             self.listeners[number].warn_of_limit(self.affordable());
             self.configure(number, configs);
+            self.set_mirror(number);
         }
         let mut standings = std::mem::take(&mut self.standings);
         standings.retain(|cluster, address| self.has_backend(cluster, address));
@@ -127,10 +129,13 @@ impl Server {
         let own_addresses: Vec<SocketAddr> = self.addresses().collect();
         let shards = self.workers.len() as u64;
         let listener = &mut self.listeners[number];
-        listener.flows_max = listener.asked_flows().unwrap_or(affordable);
+        listener.flows_max = match listener.settings.cluster.policy.mode {
+            mode if mode.has_flows() => listener.asked_flows().unwrap_or(affordable),
+            _ => 0,
+        };
         let config_of = |shard: u64| {
             let share = |total: u64| total / shards + u64::from(shard < total % shards);
-            let max_flows = u32::try_from(share(listener.flows_max)).unwrap_or(u32::MAX);
+            let max_flows = u32::try_from(share(listener.flows_max)).unwrap_or(u32::MAX).max(1);
             let mut backends = places.clone();
             for backend in backends.iter_mut().filter(|backend| backend.max_flows > 0) {
                 // At least one, since 0 means no limit.
@@ -185,7 +190,8 @@ impl Server {
 
         if let Some(former) = listener.configurations.first() {
             let backends = |c: &Configuration| c.config().cluster.backends.clone();
-            listener.forget_news_of_strangers(&backends(former), &backends(first));
+            let (former, new) = (backends(former), backends(first));
+            forget_news_of_strangers(&mut listener.told, &former, &new);
         } else {
             info!(
                 listener = ?listener.settings.name,
@@ -253,14 +259,18 @@ impl BoundListener {
             );
         }
     }
+}
 
-    /// Where another backend takes a place, or one that was removed comes back, the managers know
-    /// nothing of it.
-    fn forget_news_of_strangers(&mut self, former: &[BackendConfig], new: &[BackendConfig]) {
-        for ((told, former), new) in self.told.iter_mut().zip(former).zip(new) {
-            if former.address != new.address || former.removed && !new.removed {
-                *told = Standing::default();
-            }
+/// Where another backend takes a place, or one that was removed comes back, the managers know
+/// nothing of it.
+pub(super) fn forget_news_of_strangers(
+    told: &mut [Standing],
+    former: &[BackendConfig],
+    new: &[BackendConfig],
+) {
+    for ((told, former), new) in told.iter_mut().zip(former).zip(new) {
+        if former.address != new.address || former.removed && !new.removed {
+            *told = Standing::default();
         }
     }
 }

@@ -24,6 +24,7 @@ impl Server {
             name: listener.settings.name.clone(),
             address: listener.address,
             cluster: listener.settings.cluster.name.clone(),
+            mirror: listener.mirror.as_ref().map(|mirror| mirror.cluster.name.clone()),
             flows_max: listener.flows_max,
             figures: of(listener.shard),
         });

@@ -11,8 +11,8 @@ use tracing::info;
 use super::Supervisor;
 use crate::control::request::{Request, Response};
 use crate::control::status::{
-    BackendState, BackendStatus, ClusterStatus, CountersDoc, ListenerStatus, StatusDocument,
-    flows_closed,
+    BackendState, BackendStatus, ClusterStatus, CountersDoc, ListenerStatus, MirrorStatus,
+    StatusDocument, flows_closed,
 };
 use crate::report::{BackendReport, ListenerReport};
 
@@ -125,8 +125,13 @@ impl Supervisor {
     /// How a cluster's backends stand, with all listeners that use it together.
     fn cluster(&self, cluster: &Cluster, listeners: &[ListenerReport]) -> ClusterStatus {
         let mut figures: HashMap<SocketAddr, BackendReport> = HashMap::new();
-        for listener in listeners.iter().filter(|listener| listener.cluster == cluster.name) {
-            for backend in listener.figures.backends.iter().filter(|b| !b.is_removed) {
+        for listener in listeners {
+            let served = Some(&listener.figures.backends);
+            let served = served.filter(|_| listener.cluster == cluster.name);
+            let mirrored = listener.figures.mirror.as_ref().map(|mirror| &mirror.backends);
+            let mirrored = mirrored.filter(|_| listener.mirror.as_ref() == Some(&cluster.name));
+            let all = served.into_iter().chain(mirrored).flatten();
+            for backend in all.filter(|backend| !backend.is_removed) {
                 let sum = figures.entry(backend.address);
                 sum.and_modify(|sum| sum.add(backend)).or_insert(*backend);
             }
@@ -136,6 +141,7 @@ impl Supervisor {
         let describe = |config: &flowgate_core::config::BackendConfig| {
             let found = figures.get(&config.address);
             let (to, from) = found.map(|f| (f.to, f.from)).unwrap_or_default();
+            let dropped = found.map_or(0, |found| found.dropped.datagrams);
             BackendStatus {
                 address: config.address,
                 name: names.get(&config.address).cloned(),
@@ -147,11 +153,13 @@ impl Supervisor {
                 datagrams_from: from.datagrams,
                 bytes_to: to.bytes,
                 bytes_from: from.bytes,
+                datagrams_dropped: dropped,
             }
         };
         ClusterStatus {
             name: cluster.name.clone(),
             balance: cluster.policy.balance.to_string(),
+            mode: cluster.policy.mode.as_str().to_owned(),
             backends: backends.iter().map(describe).collect(),
         }
     }
@@ -183,6 +191,9 @@ fn listener(report: &ListenerReport) -> ListenerStatus {
         socket_drops: figures.socket_drops,
         to_backend: (&figures.counters.to_backend).into(),
         to_client: (&figures.counters.to_client).into(),
+        mirror: report.mirror.clone().zip(figures.mirror.as_ref()).map(|(cluster, figures)| {
+            MirrorStatus { cluster, to_backend: (&figures.counters.to_backend).into() }
+        }),
     }
 }
 

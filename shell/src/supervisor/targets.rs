@@ -33,7 +33,10 @@ pub(super) fn probe_targets(
 /// Clusters that no listener uses are not worth a probe.
 fn used_clusters(config: &Config) -> impl Iterator<Item = &Cluster> {
     let is_used = |cluster: &&Cluster| {
-        config.listeners.iter().any(|listener| listener.cluster.name == cluster.name)
+        config.listeners.iter().any(|listener| {
+            let mirror = listener.cluster.mirror.as_ref();
+            listener.cluster.name == cluster.name || mirror == Some(&cluster.name)
+        })
     };
     config.clusters.iter().map(AsRef::as_ref).filter(is_used)
 }

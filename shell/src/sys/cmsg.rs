@@ -21,8 +21,9 @@ const DEFAULT_TTL: u8 = 64;
 /// class, time to live or hop limit, segment size.
 pub const RECEIVE_BYTES: usize = 128;
 
-/// Room for every control message that a send carries: packet info, traffic class, segment size.
-pub const SEND_BYTES: usize = 96;
+/// Room for every control message that a send carries: packet info, traffic class, hop limit,
+/// segment size.
+pub const SEND_BYTES: usize = 120;
 
 /// A buffer of control messages, aligned as the kernel wants it.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +96,7 @@ impl<const N: usize> ControlBuffer<N> {
         self.push(level, kind, &i32::from(tos).to_ne_bytes());
     }
 
-    /// Appends the time to live or hop limit, as a receive delivers it.
+    /// Appends the time to live or hop limit. `v6` as in [`push_tos`](Self::push_tos).
     pub fn push_ttl(&mut self, ttl: u8, v6: bool) {
         let (level, kind) =
             if v6 { (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) } else { (libc::SOL_IP, libc::IP_TTL) };
@@ -239,6 +240,7 @@ mod tests {
         let mut buffer = ControlBuffer::<SEND_BYTES>::new();
         buffer.push_local(local("2001:db8::1", 0), true);
         buffer.push_tos(1, true);
+        buffer.push_ttl(1, true);
         buffer.push_segment_size(1);
         assert!(buffer.as_bytes().len() <= SEND_BYTES);
     }

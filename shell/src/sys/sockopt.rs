@@ -12,7 +12,22 @@ use std::net::SocketAddr;
 ///
 /// Those of `socket(2)` and `connect(2)`.
 pub fn connected_udp(peer: SocketAddr) -> io::Result<OwnedFd> {
-    let family = if peer.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    let socket = unconnected_udp(peer.is_ipv6())?;
+    let address = RawAddr::new(peer, peer.is_ipv6());
+    // SAFETY: the address is readable for its length.
+    if unsafe { libc::connect(socket.as_raw_fd(), address.as_ptr(), address.len()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(socket)
+}
+
+/// Opens a non-blocking UDP socket.
+///
+/// # Errors
+///
+/// Those of `socket(2)`.
+pub fn unconnected_udp(v6: bool) -> io::Result<OwnedFd> {
+    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
     let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: no pointers.
     let fd = unsafe { libc::socket(family, kind, 0) };
@@ -20,13 +35,16 @@ pub fn connected_udp(peer: SocketAddr) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor is open, and nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let address = RawAddr::new(peer, peer.is_ipv6());
-    // SAFETY: the address is readable for its length.
-    if unsafe { libc::connect(fd, address.as_ptr(), address.len()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(socket)
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Has the kernel keep as little as it can of what arrives (`SO_RCVBUF`).
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`.
+pub fn deafen(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, 0)
 }
 
 /// Asks for received datagrams of one sender to be joined into bursts (`UDP_GRO`, `udp(7)`).

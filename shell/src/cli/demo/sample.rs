@@ -77,6 +77,7 @@ pub(super) mod tests {
             sockets_resting: 0,
             flows_active: 0,
             to: Traffic::default(),
+            dropped: Traffic::default(),
             from: Traffic::default(),
         };
         let backends = vec![backend(40_001), backend(40_002)];

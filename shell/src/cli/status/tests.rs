@@ -29,6 +29,7 @@ pub(in crate::cli) fn document() -> StatusDocument {
             forwarded: traffic(999_000),
             dropped: BTreeMap::new(),
         },
+        mirror: None,
     };
     let odd = ListenerStatus {
         name: "o\x1b[2Jd\nd".into(),
@@ -53,6 +54,7 @@ pub(in crate::cli) fn document() -> StatusDocument {
         datagrams_from: part * 999,
         bytes_to: part * 100_000,
         bytes_from: part * 99_900,
+        datagrams_dropped: 0,
     };
     let mut backends = vec![
         backend("10.0.0.1:53", BackendState::Up, 600),
@@ -66,10 +68,16 @@ pub(in crate::cli) fn document() -> StatusDocument {
         uptime_seconds: 273_125.5,
         listeners: vec![dns, odd],
         clusters: vec![
-            ClusterStatus { name: "resolvers".into(), balance: "rendezvous".into(), backends },
+            ClusterStatus {
+                name: "resolvers".into(),
+                balance: "rendezvous".into(),
+                mode: "session".into(),
+                backends,
+            },
             ClusterStatus {
                 name: "e\x1b]0;mpty\x07".into(),
                 balance: "maglev".into(),
+                mode: "session".into(),
                 backends: Vec::new(),
             },
         ],

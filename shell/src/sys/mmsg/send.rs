@@ -33,6 +33,8 @@ pub struct Message {
     pub local: Option<LocalAddr>,
     /// The TOS or traffic-class byte.
     pub tos: u8,
+    /// The time to live or hop limit; `None` for the socket's own.
+    pub ttl: Option<u8>,
     /// The length of every datagram but the last; 0 for a single datagram.
     pub segment: u16,
 }
@@ -120,7 +122,9 @@ impl Sender {
 impl Message {
     /// Whether it needs neither an address nor control messages.
     const fn is_plain(&self) -> bool {
-        self.destination.is_none() && self.local.is_none() && self.tos == 0 && self.segment == 0
+        let Self { destination, local, ttl, .. } = self;
+        let is_as_usual = self.tos == 0 && self.segment == 0 && ttl.is_none();
+        is_as_usual && destination.is_none() && local.is_none()
     }
 
     fn control(&self, v6_socket: bool) -> ControlBuffer<SEND_BYTES> {
@@ -128,9 +132,13 @@ impl Message {
         if let Some(local) = self.local {
             control.push_local(local, v6_socket);
         }
+        // The family of the datagram, which on a dual-stack socket is the client's.
+        let v6 = self.destination.map_or(v6_socket, |to| to.is_ipv6());
         if self.tos != 0 {
-            // The family of the datagram, which on a dual-stack socket is the client's.
-            control.push_tos(self.tos, self.destination.map_or(v6_socket, |to| to.is_ipv6()));
+            control.push_tos(self.tos, v6);
+        }
+        if let Some(ttl) = self.ttl {
+            control.push_ttl(ttl, v6);
         }
         if self.segment != 0 {
             control.push_segment_size(self.segment);

@@ -18,6 +18,7 @@ fn listener(received: u64, forwarded: u64) -> StatusDocument {
         socket_drops: 0,
         to_backend,
         to_client: LedgerDoc::default(),
+        mirror: None,
     };
     StatusDocument { listeners: vec![listener], ..StatusDocument::default() }
 }
@@ -34,6 +35,7 @@ fn backend(datagrams_to: u64, datagrams_from: u64) -> StatusDocument {
         datagrams_from,
         bytes_to: 10 * datagrams_to,
         bytes_from: 0,
+        datagrams_dropped: 0,
     };
     let cluster = ClusterStatus { backends: vec![backend], ..ClusterStatus::default() };
     StatusDocument { clusters: vec![cluster], ..StatusDocument::default() }

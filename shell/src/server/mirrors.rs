@@ -1,0 +1,98 @@
+//! The mirrors of listeners' clusters: what their managers are told, and what they count.
+
+use std::sync::Arc;
+
+use flowgate_config::Cluster;
+use flowgate_core::config::BackendConfig;
+use flowgate_core::{BackendId, Configuration};
+
+use super::standings::{Standing, Standings};
+use super::{Server, WorkerHandle, places};
+use crate::outlet::Way;
+use crate::sys::process;
+use crate::worker::Command;
+
+/// The mirror of a listener's cluster, and what the workers know of it.
+pub(super) struct Mirror {
+    pub(super) cluster: Arc<Cluster>,
+    configuration: Configuration,
+    told: Vec<Standing>,
+}
+
+impl Server {
+    /// Tells the workers what mirrors a listener, unless they know.
+    pub(super) fn set_mirror(&mut self, number: usize) {
+        let former = self.listeners[number].mirror.take();
+        let name = self.listeners[number].settings.cluster.mirror.clone();
+        let cluster = name.and_then(|name| self.clusters.iter().find(|c| c.name == name).cloned());
+        let shard = self.listeners[number].shard;
+        let Some(cluster) = cluster else {
+            if former.is_some() {
+                self.command_all(|_| Command::SetMirror { shard, mirror: None });
+            }
+            return;
+        };
+        let same = former.filter(|former| former.cluster.name == cluster.name);
+        let mirror = self.prepare_mirror(number, cluster, same.as_ref());
+        let is_new = same.is_none_or(|s| s.configuration.config() != mirror.configuration.config());
+        if is_new {
+            self.command_all(|worker| Command::SetMirror {
+                shard,
+                mirror: Some((Box::new(mirror.configuration.clone()), seed(number, worker))),
+            });
+        }
+        self.listeners[number].mirror = Some(mirror);
+    }
+
+    fn prepare_mirror(
+        &self,
+        number: usize,
+        cluster: Arc<Cluster>,
+        former: Option<&Mirror>,
+    ) -> Mirror {
+        let present: &[BackendConfig] =
+            former.map_or(&[], |former| &former.configuration.config().cluster.backends);
+        let wanted = cluster.backends(|host| self.addresses_of(host));
+        // No flow refers to a place.
+        let backends = places::assign(present, &wanted, |_| true);
+        let mut told = former.map(|former| former.told.clone()).unwrap_or_default();
+        super::apply::forget_news_of_strangers(&mut told, present, &backends);
+        told.resize(backends.len(), Standing::default());
+
+        let listener = &self.listeners[number];
+        let own_addresses = self.addresses().collect();
+        let config =
+            listener.settings.mirror_config(&cluster, listener.address, own_addresses, backends);
+        let configuration = match former {
+            Some(former) => former.configuration.updated(config),
+            None => Configuration::new(config),
+        };
+        Mirror { cluster, configuration, told }
+    }
+}
+
+impl Mirror {
+    /// Tells the managers what has been said of backends since they were told last.
+    pub(super) fn spread_news(
+        &mut self,
+        shard: u32,
+        standings: &Standings,
+        workers: &[WorkerHandle],
+    ) {
+        let backends = &self.configuration.config().cluster.backends;
+        for (place, (backend, told)) in backends.iter().zip(&mut self.told).enumerate() {
+            let now = standings.get(&self.cluster.name, backend.address);
+            for news in now.news_since(std::mem::replace(told, now)) {
+                let (way, backend) = (Way::Mirror, BackendId::new(place));
+                let command = || Command::BackendChanged { shard, way, backend, news };
+                workers.iter().for_each(|worker| worker.command(command()));
+            }
+        }
+    }
+}
+
+/// Where the system has no randomness to give, the mirror's may be guessed: nobody can do harm with
+/// it, since it has no table of flows.
+fn seed(listener: usize, worker: usize) -> u64 {
+    process::random_seed().unwrap_or((listener as u64) << 32 | worker as u64)
+}
