@@ -15,7 +15,7 @@ use crate::peers::{Balancer, Peer, Programs};
 use crate::process::{Cores, Guarded, Scratch, pin};
 use crate::report::{Costs, Figures, Report};
 use crate::table;
-use crate::workload::{WORKLOADS, Workload};
+use crate::workload::{Mode, WORKLOADS, Workload};
 
 /// A peer has so long to answer its first datagram.
 const START: Duration = Duration::from_secs(5);
@@ -153,9 +153,13 @@ fn measure(
     length: Duration,
 ) -> Result<Figures> {
     let backends = Backends::new(workload.behaviour)?;
-    let balancer =
-        Balancer::start(peer, programs, workload, &backends.addresses()?, cores.balancer)?;
-    let mut driver = Driver::new(workload, &balancer.targets, backends)?;
+    let mut addresses = backends.addresses()?;
+    if let Mode::FanOut(targets) = workload.mode {
+        addresses.truncate(targets);
+    }
+    let balancer = Balancer::start(peer, programs, workload, &addresses, cores.balancer)?;
+    let copies = workload.copies(peer);
+    let mut driver = Driver::new(workload, &balancer.targets, backends, copies)?;
     if !driver.knock(START)? {
         return Err(format!("nothing comes through; it said:\n{}", balancer.output()).into());
     }

@@ -67,18 +67,21 @@ pub(crate) struct Driver<'w> {
     workload: &'w Workload,
     clients: Clients,
     backends: Backends,
+    /// How often each datagram arrives.
+    copies: usize,
     tally: Tally,
 }
 
 impl<'w> Driver<'w> {
-    /// Sends to `targets`, behind which are `backends`.
+    /// Sends to `targets`, behind which are `backends`, at which so many `copies` of each datagram arrive.
     pub(crate) fn new(
         workload: &'w Workload,
         targets: &[SocketAddr],
         backends: Backends,
+        copies: usize,
     ) -> io::Result<Self> {
         let clients = Clients::new(workload, targets)?;
-        Ok(Driver { workload, clients, backends, tally: Tally::new(Instant::now()) })
+        Ok(Driver { workload, clients, backends, copies, tally: Tally::new(Instant::now()) })
     }
 
     /// Sends now and then until something comes through; answers whether it did in time.
@@ -102,7 +105,7 @@ impl<'w> Driver<'w> {
         self.run(duration)?;
         // At a fixed pace a new client is part of what is measured, and its flow is not opened in advance.
         if let Pace::Window(_) = self.workload.pace {
-            let everyone = (self.workload.clients * self.workload.run * self.workload.train) as u64;
+            let everyone = self.turn() * self.workload.clients as u64;
             while self.tally.sent < everyone {
                 self.run(PATIENCE)?;
             }
@@ -152,7 +155,7 @@ impl<'w> Driver<'w> {
 
     /// Sends while the window has room.
     fn fill(&mut self, window: u64, now: Instant) -> io::Result<()> {
-        let turn = (self.workload.run * self.workload.train) as u64;
+        let turn = self.turn();
         if self.tally.under_way() + turn > window && now - self.tally.last_arrival > PATIENCE {
             self.tally.forgive();
             self.tally.last_arrival = now;
@@ -186,12 +189,17 @@ impl<'w> Driver<'w> {
     }
 
     fn send(&mut self, at: Instant) -> io::Result<()> {
-        self.tally.sent += (self.clients.send(at)? * self.workload.train) as u64;
+        self.tally.sent += (self.clients.send(at)? * self.workload.train * self.copies) as u64;
         Ok(())
     }
 
+    /// How many datagrams are to arrive when one client has had its turn.
+    fn turn(&self) -> u64 {
+        (self.workload.run * self.workload.train * self.copies) as u64
+    }
+
     fn receive(&mut self) -> io::Result<()> {
-        let Driver { clients, backends, tally, workload } = self;
+        let Driver { clients, backends, tally, workload, .. } = self;
         let epoch = clients.epoch();
         backends.serve(|train| tally.count(train, epoch))?;
         if workload.behaviour == Behaviour::Echo {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::backends::Behaviour;
+use crate::peers::Peer;
 
 /// How fast the clients send.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,28 @@ pub(crate) struct Workload {
     pub(crate) responses: u32,
     /// Flowgate lets sockets of closed flows rest for this long and uses them again (`upstream_reuse`).
     pub(crate) reuse: &'static str,
+    /// Flowgate's `mode`. nginx knows only sessions.
+    pub(crate) mode: Mode,
+}
+
+/// What Flowgate does with datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Session,
+    OneWay,
+    /// Each goes to so many backends.
+    FanOut(usize),
+}
+
+impl Workload {
+    /// How often a datagram arrives at backends, by way of `peer`. Only Flowgate copies: what a copy costs with the
+    /// others is what a datagram costs.
+    pub(crate) fn copies(&self, peer: Peer) -> usize {
+        match self.mode {
+            Mode::FanOut(copies) if peer == Peer::Flowgate => copies,
+            Mode::FanOut(_) | Mode::Session | Mode::OneWay => 1,
+        }
+    }
 }
 
 /// Payload of a small datagram.
@@ -63,7 +86,7 @@ const BUSY: usize = 4;
 const SMALL_WINDOW: u64 = 2_048;
 
 /// All workloads, in the order of the report.
-pub(crate) const WORKLOADS: [Workload; 9] = [
+pub(crate) const WORKLOADS: [Workload; 12] = [
     Workload {
         name: "one-way-64",
         title: "one-way, 64 clients",
@@ -77,6 +100,7 @@ pub(crate) const WORKLOADS: [Workload; 9] = [
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
         reuse: "off",
+        mode: Mode::Session,
     },
     Workload {
         name: "one-way-4096",
@@ -91,6 +115,52 @@ pub(crate) const WORKLOADS: [Workload; 9] = [
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
         reuse: "off",
+        mode: Mode::Session,
+    },
+    Workload {
+        name: "one-way-mode-64",
+        title: "mode one-way, 64 clients",
+        unit: "datagram",
+        headline: Headline::Rate,
+        behaviour: Behaviour::Sink,
+        clients: 64,
+        size: SMALL,
+        train: 1,
+        run: BUSY,
+        pace: Pace::Window(SMALL_WINDOW),
+        responses: 0,
+        reuse: "off",
+        mode: Mode::OneWay,
+    },
+    Workload {
+        name: "one-way-mode-4096",
+        title: "mode one-way, 4,096 clients",
+        unit: "datagram",
+        headline: Headline::Rate,
+        behaviour: Behaviour::Sink,
+        clients: 4_096,
+        size: SMALL,
+        train: 1,
+        run: 1,
+        pace: Pace::Window(SMALL_WINDOW),
+        responses: 0,
+        reuse: "off",
+        mode: Mode::OneWay,
+    },
+    Workload {
+        name: "fan-out-3",
+        title: "mode fan-out, 3 targets",
+        unit: "copy",
+        headline: Headline::Rate,
+        behaviour: Behaviour::Sink,
+        clients: 64,
+        size: SMALL,
+        train: 1,
+        run: BUSY,
+        pace: Pace::Window(SMALL_WINDOW),
+        responses: 0,
+        reuse: "off",
+        mode: Mode::FanOut(3),
     },
     Workload {
         name: "round-trip-64",
@@ -105,6 +175,7 @@ pub(crate) const WORKLOADS: [Workload; 9] = [
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
         reuse: "off",
+        mode: Mode::Session,
     },
     Workload {
         name: "round-trip-4096",
@@ -119,6 +190,7 @@ pub(crate) const WORKLOADS: [Workload; 9] = [
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
         reuse: "off",
+        mode: Mode::Session,
     },
     Workload {
         name: "round-trip-10000",
@@ -133,6 +205,7 @@ pub(crate) const WORKLOADS: [Workload; 9] = [
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
         reuse: "off",
+        mode: Mode::Session,
     },
     Workload {
         name: "bulk",
@@ -147,6 +220,7 @@ pub(crate) const WORKLOADS: [Workload; 9] = [
         pace: Pace::Window(16 * 32),
         responses: 0,
         reuse: "off",
+        mode: Mode::Session,
     },
     Workload {
         name: "new-flows",
@@ -162,6 +236,7 @@ pub(crate) const WORKLOADS: [Workload; 9] = [
         pace: Pace::PerSecond(8_000),
         responses: 1,
         reuse: "off",
+        mode: Mode::Session,
     },
     Workload {
         name: "new-flows-reuse",
@@ -176,6 +251,7 @@ pub(crate) const WORKLOADS: [Workload; 9] = [
         pace: Pace::PerSecond(8_000),
         responses: 1,
         reuse: "1s",
+        mode: Mode::Session,
     },
     Workload {
         name: "latency",
@@ -190,5 +266,6 @@ pub(crate) const WORKLOADS: [Workload; 9] = [
         pace: Pace::PerSecond(20_000),
         responses: 0,
         reuse: "off",
+        mode: Mode::Session,
     },
 ];

@@ -29,7 +29,8 @@ fn send_numbered(client: &Peer, who: u8, number: u32, to: SocketAddr) {
 #[test]
 fn each_datagram_arrives_once_in_the_order_of_its_client_and_makes_no_flow() {
     let (first, second) = (Peer::v4(), Peer::v4());
-    let balancer = one_way(&[&first, &second], "balance = \"rendezvous\"\naffinity = \"source-ip-port\"");
+    let balancer =
+        one_way(&[&first, &second], "balance = \"rendezvous\"\naffinity = \"source-ip-port\"");
     let clients: Vec<_> = (0..16).map(|_| Peer::v4()).collect();
     for number in 0..50 {
         for (who, client) in clients.iter().enumerate() {
@@ -194,8 +195,7 @@ fn toml(backends: &[&Peer], more: &str) -> String {
 #[test]
 fn a_drained_backend_gets_nothing_until_it_is_wanted_again() {
     let peers = [Peer::v4(), Peer::v4()];
-    let mut flowgate =
-        Process::run(FLOWGATE, &toml(&[&peers[0], &peers[1]], "mode = \"one-way\""));
+    let mut flowgate = Process::run(FLOWGATE, &toml(&[&peers[0], &peers[1]], "mode = \"one-way\""));
     let address = flowgate.address();
     let client = Peer::v4();
     let drained = format!("test/{}", peers[0].address());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Result;
 use crate::process::Scratch;
-use crate::workload::Workload;
+use crate::workload::{Mode, Workload};
 
 /// Where it can be asked how it is.
 pub(super) struct Admin {
@@ -54,14 +54,23 @@ address = "{address}"
 cluster = "bench"
 
 [cluster.bench]
-balance = "round-robin"
-idle_timeout = "60s"
-responses = {responses}
-upstream_reuse = "{reuse}"
+{mode}
 backends = [{backends}]
 "#,
         socket = admin.socket,
-        responses = workload.responses,
-        reuse = workload.reuse,
+        mode = mode(workload),
     )
+}
+
+/// The keys of the cluster beside its backends.
+fn mode(workload: &Workload) -> String {
+    let Workload { responses, reuse, .. } = workload;
+    match workload.mode {
+        Mode::Session => format!(
+            "balance = \"round-robin\"\nidle_timeout = \"60s\"\nresponses = {responses}\n\
+             upstream_reuse = \"{reuse}\""
+        ),
+        Mode::OneWay => "mode = \"one-way\"\nbalance = \"round-robin\"".to_owned(),
+        Mode::FanOut(_) => "mode = \"fan-out\"".to_owned(),
+    }
 }
