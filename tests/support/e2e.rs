@@ -258,6 +258,14 @@ impl Peer {
         }
     }
 
+    /// The next datagram, if one is there or comes within a moment.
+    pub fn receive_soon(&self) -> Option<Datagram> {
+        self.socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let datagram = self.try_receive().ok();
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        datagram
+    }
+
     fn receive_once(&self) -> Result<Datagram, Errno> {
         let mut bytes = vec![0; 65_536];
         let mut control = nix::cmsg_space!([i32; 4]);

@@ -280,6 +280,11 @@ impl Kernel for FakeKernel {
         fate.map_or_else(|| Ok(self.open(Some(backend), token)), |errno| Err(errno.into()))
     }
 
+    fn open_outlet(&mut self, _v6: bool, token: Token) -> io::Result<FakeSocket> {
+        let fate = self.faults().on_open();
+        fate.map_or_else(|| Ok(self.open(None, token)), |errno| Err(errno.into()))
+    }
+
     fn set_ttl(&mut self, _: &FakeSocket, _ttl: u8) -> io::Result<()> {
         Ok(())
     }

@@ -26,7 +26,7 @@ use std::time::Duration;
 use flowgate_core::backends::Backends;
 use flowgate_core::config::{ClusterConfig, ManagerConfig};
 use flowgate_core::counters::{Counters, Ledger, Traffic};
-use flowgate_core::{
+use flowgate_core::{Carrier, 
     CloseReason, Direction, DropReason, FlowId, FlowRecord, Instant, LocalAddr, ManagerInput,
     Output, UdpManager, UpstreamFailure,
 };
@@ -224,7 +224,9 @@ impl Model {
                 let dropped = &mut ledger.dropped[reason as usize];
                 *dropped = dropped.plus(traffic);
             }
-            ManagerInput::Undelivered { flow, direction, reason, datagrams, bytes } => {
+            // In sessions every datagram has a flow.
+            ManagerInput::Undelivered { carrier: Carrier::OneWay(_) | Carrier::Copy(_), .. } => {}
+            ManagerInput::Undelivered { carrier: Carrier::Flow(flow), direction, reason, datagrams, bytes } => {
                 self.undelivered(flow, direction, reason, traffic(datagrams, bytes))
             }
             ManagerInput::UpstreamFailed { flow, failure: UpstreamFailure::NotOpened } => {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use flowgate_core::config::{
-    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig,
+    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig, Mode,
     OnBackendDown, Passive, SendProxyProtocol,
 };
 use flowgate_core::{Instant, LocalAddr};
@@ -106,6 +106,7 @@ impl Setting {
             own_addresses: listeners(choose_mask(choices)),
             record_flows: choices.one_in(2),
             cluster: ClusterConfig {
+                mode: Mode::SESSION,
                 balance: choose_balance(choices),
                 affinity: choose_affinity(choices),
                 idle_timeout: choose_idle_timeout(choices),

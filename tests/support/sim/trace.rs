@@ -84,6 +84,15 @@ fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
             (flow, prefix, tos, ttl).hash(hash);
             hash_burst(burst, hash);
         }
+        Output::SendOneWay { carrier, address, prefix, tos, ttl, burst } => {
+            let prefix = prefix.as_ref().map(|prefix| prefix.as_bytes());
+            (carrier, address, prefix, tos, ttl).hash(hash);
+            hash_burst(burst, hash);
+        }
+        Output::Mirror { client, local, tos, ttl, burst } => {
+            (client, local, tos, ttl).hash(hash);
+            hash_burst(burst, hash);
+        }
         Output::SendToClient { flow, client, local, tos, burst } => {
             (flow, client, local, tos).hash(hash);
             hash_burst(burst, hash);
@@ -143,6 +152,12 @@ impl std::fmt::Display for Order<'_> {
             Output::SendToBackend { flow, prefix, burst, .. } => {
                 let header = if prefix.is_some() { ", with header" } else { "" };
                 write!(f, "send {} to the backend of {}{header}", Size(burst), Name(*flow))
+            }
+            Output::SendOneWay { address, burst, .. } => {
+                write!(f, "send {} one way to {address}", Size(burst))
+            }
+            Output::Mirror { client, burst, .. } => {
+                write!(f, "mirror {} of {client}", Size(burst))
             }
             Output::SendToClient { flow, client, burst, .. } => {
                 write!(f, "send {} to {client}, {}", Size(burst), Name(*flow))

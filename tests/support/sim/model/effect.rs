@@ -84,6 +84,8 @@ pub(super) fn of_outputs<'p>(outputs: &[Output<'p>]) -> Vec<Effect<'p>> {
             }
             Output::CloseUpstream { flow } => effects.push(Effect::CloseSocket { flow }),
             Output::RecordFlow { flow, record } => effects.push(Effect::Record { flow, record }),
+            // In sessions there is none; the world refuses one that there is.
+            Output::SendOneWay { .. } | Output::Mirror { .. } => {}
             Output::Drop { direction, reason, datagrams } => {
                 let effect = Effect::Drop { direction, reason };
                 effects.extend((0..datagrams).map(|_| effect));

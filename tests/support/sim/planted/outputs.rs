@@ -47,6 +47,7 @@ impl Memory {
                     }
                 }
                 Output::RecordFlow { .. } => self.corrupt_record(bug, output, outputs),
+                Output::SendOneWay { .. } | Output::Mirror { .. } => outputs.push(output),
                 Output::Drop { reason, .. } => {
                     let is_refused = reason == DropReason::MaxFlows;
                     if bug == Bug::OpensForTheRefused && is_refused {

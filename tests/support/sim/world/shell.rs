@@ -1,6 +1,6 @@
 //! The shell's side of the world: orders are carried out, and looked at closely.
 
-use flowgate_core::{Burst, Direction, DropReason, FlowId, Instant, ManagerInput, Output};
+use flowgate_core::{Carrier, Burst, Direction, DropReason, FlowId, Instant, ManagerInput, Output};
 
 use super::sockets::{Upstream, not_open};
 use super::{Event, NOBODY, UNTAGGED, Unsent, World};
@@ -52,6 +52,9 @@ impl World {
                     require!(is_open, "{flow:?} is written down after its end");
                 }
                 Output::Drop { datagrams, .. } => account.drop(datagrams),
+                Output::SendOneWay { .. } | Output::Mirror { .. } => {
+                    return Err(Violation("a session's datagram leaves without a flow".to_owned()));
+                }
             }
         }
         let between = self.moving.keys().next();
@@ -139,7 +142,7 @@ impl World {
         let given_up = 1 + u16::from(datagrams) % unsent.datagrams;
         let sent = usize::from(unsent.datagrams - given_up) * usize::from(unsent.stride);
         Some(Event::Told(ManagerInput::Undelivered {
-            flow: unsent.flow,
+            carrier: Carrier::Flow(unsent.flow),
             direction: unsent.direction,
             reason,
             datagrams: given_up.into(),

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use flowgate_core::config::Limits;
-use flowgate_core::{BackendId, Burst, CloseReason, Direction, FlowId, Instant, ManagerInput};
+use flowgate_core::{Carrier, BackendId, Burst, CloseReason, Direction, FlowId, Instant, ManagerInput};
 
 use super::World;
 use crate::sim::setting::{Source, Temper, source as of_client};
@@ -252,7 +252,9 @@ impl World {
                     disturbed.rested_at = disturbed.rested_at.max(now + rest);
                 }
             }
-            ManagerInput::Undelivered { flow, direction, bytes, .. } => {
+            ManagerInput::Undelivered {
+                carrier: Carrier::Flow(flow), direction, bytes, ..
+            } => {
                 if let Some(upstream) = self.upstreams.get_mut(&flow) {
                     upstream.bytes[direction as usize] -= bytes;
                 }
