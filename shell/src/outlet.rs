@@ -80,10 +80,17 @@ pub const fn outlet_of(carrier: Carrier, address: SocketAddr) -> Option<(Backend
 
 impl<S> Outlets<S> {
     /// Makes room for so many backends.
+    #[inline]
     pub fn reserve(&mut self, backends: usize) {
-        self.destinations.resize(backends.max(self.destinations.len()), Destination::default());
-        let outlets = SHARED + self.destinations.len();
-        self.outlets.resize_with(outlets.max(self.outlets.len()), || None);
+        if backends > self.destinations.len() {
+            self.grow(backends);
+        }
+    }
+
+    fn grow(&mut self, backends: usize) {
+        self.destinations.resize(backends, Destination::default());
+        let outlets = SHARED + backends;
+        self.outlets.resize_with(outlets, || None);
     }
 
     /// The socket of a number, if it is open.
@@ -143,10 +150,10 @@ impl<S> Outlets<S> {
 pub fn needed(
     backends: &Backends,
     carrier: fn(BackendId) -> Carrier,
-) -> impl Iterator<Item = (BackendId, usize, bool)> {
+) -> impl Iterator<Item = (usize, bool)> {
     let present = backends.iter().filter(|(_, backend)| !backend.is_removed());
     present.filter_map(move |(id, backend)| {
         let (_, number) = outlet_of(carrier(id), backend.address())?;
-        Some((id, number, backend.address().is_ipv6()))
+        Some((number, backend.address().is_ipv6()))
     })
 }

@@ -295,3 +295,102 @@ fn the_core_never_allocates_after_it_was_made() {
         assert_eq!(manager.flow_count(), 0);
     }
 }
+
+/// Sends `count` datagrams from each client, and waits until every backend has all it is to have.
+fn one_way(worker: &mut Worker, clients: &[UdpSocket; 2], backends: &[(&UdpSocket, usize)]) {
+    for client in clients {
+        for number in 0..12 {
+            client.send_to(&[7; 1_200][..1_200 - number / 4], worker.address).unwrap();
+        }
+    }
+    for (backend, share) in backends {
+        worker.turn_until_received(backend, 24 / share);
+    }
+}
+
+#[test]
+fn what_leaves_without_a_flow_allocates_nothing() {
+    let clients = [socket(), socket()];
+    let answering = "mode = \"fan-out\"\nreply_from = \"NAME\"";
+    for (mode, share) in [
+        ("mode = \"one-way\"\nbalance = \"round-robin\"", 2),
+        ("mode = \"one-way\"\nbalance = \"round-robin\"\nsend_proxy_protocol = \"every\"", 2),
+        ("mode = \"fan-out\"", 1),
+        (answering, 1),
+    ] {
+        let backends = [socket(), socket()];
+        let name = backends[0].local_addr().unwrap().to_string();
+        let mode = mode.replace("NAME", &name);
+        let mut worker = Worker::new(&[&backends[0], &backends[1]], &mode);
+        let shares = [(&backends[0], share), (&backends[1], share)];
+        (0..50).for_each(|_| one_way(&mut worker, &clients, &shares));
+        let allocated =
+            allocations(|| (0..200).for_each(|_| one_way(&mut worker, &clients, &shares)));
+        assert_eq!(allocated, 0, "{mode}");
+    }
+}
+
+#[test]
+fn a_mirror_allocates_nothing() {
+    let (clients, backend, mirrored) = ([socket(), socket()], socket(), socket());
+    let address = mirrored.local_addr().unwrap();
+    let more = format!(
+        "mirror = {{ cluster = \"shadow\" }}\n[cluster.shadow]\nbackends = [\"{address}\"]"
+    );
+    let mut worker = Worker::new(&[&backend], &more);
+    let config = {
+        let toml = "[[listener]]\naddress = \"127.0.0.1:53\"\ncluster = \"test\"\n[cluster.test]\n\
+                    backends = [\"10.0.0.1:53\"]\nmirror = { cluster = \"shadow\" }\n\
+                    [cluster.shadow]\nbackends = [\"10.0.0.2:53\"]";
+        flowgate_config::parse(toml, "test.toml").unwrap()
+    };
+    let backends = vec![flowgate_core::config::BackendConfig::new(address)];
+    let shadow = config.cluster("shadow").unwrap();
+    let mirror = config.listeners[0].mirror_config(shadow, worker.address, vec![], backends);
+    let (configuration, now) = (flowgate_core::Configuration::new(mirror), worker.clock.now());
+    worker.shard.set_mirror(Some((&configuration, 1)), &mut worker.kernel, now);
+    let both = [(&backend, 1), (&mirrored, 1)];
+    (0..50).for_each(|_| one_way(&mut worker, &clients, &both));
+    let allocated = allocations(|| (0..200).for_each(|_| one_way(&mut worker, &clients, &both)));
+    assert_eq!(allocated, 0);
+    let copied = worker.shard.mirror().unwrap().counters().to_backend.forwarded.datagrams;
+    assert_eq!(copied, 250 * 24);
+}
+
+#[test]
+fn the_core_never_allocates_in_any_mode() {
+    for mode in [
+        "mode = \"one-way\"\nbalance = \"random\"",
+        "mode = \"fan-out\"",
+        "mode = \"fan-out\"\nreply_from = \"10.0.0.1:53\"",
+        "mode = \"fan-out\"\nreply_from = \"first\"",
+    ] {
+        let (mut manager, mut sink) = (manager(mode), Sink::default());
+        let backends: Vec<_> = manager.backends().iter().map(|(id, _)| id).collect();
+        let allocated = allocations(|| {
+            let mut now = flowgate_core::Instant::ORIGIN;
+            let burst = Burst::segmented(&[1; 4_000], 1_000).unwrap();
+            for number in 0..3_000u16 {
+                now += Duration::from_millis(20);
+                let backend = backends[usize::from(number / 50) % backends.len()];
+                let is_down = number % 50 == 0;
+                let news = if is_down { BackendNews::Down } else { BackendNews::Up };
+                let input = ManagerInput::BackendChanged { backend, news };
+                manager.handle_input(input, now, &mut sink);
+                let source = ([192, 0, 2, 1], 1 + number % 1_500).into();
+                let (local, tos, ttl) = (None, 0, 64);
+                let request = ManagerInput::ClientBurst { source, local, tos, ttl, burst };
+                manager.handle_input(request, now, &mut sink);
+                if let Some(flow) = sink.0 {
+                    let reply = ManagerInput::BackendBurst { flow, tos: 0, burst };
+                    manager.handle_input(reply, now, &mut sink);
+                }
+                if manager.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
+                    manager.handle_input(ManagerInput::Timeout, now, &mut sink);
+                }
+            }
+        });
+        assert_eq!(allocated, 0, "{mode}");
+        manager.assert_invariants();
+    }
+}

@@ -77,8 +77,9 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
         let way = outgoing.way;
         let Some((backend, outlet)) = outlet_of(outgoing.carrier, address) else { return };
         let outlets = &mut self.sockets.outlets[way as usize];
+        outlets.reserve(backend.index() + 1);
         if outlets.get_mut(outlet).is_none()
-            && let Err(error) = self.open_outlet(way, backend, outlet, address.is_ipv6())
+            && let Err(error) = self.open_outlet(way, outlet, address.is_ipv6())
         {
             self.lose(&outgoing, drop_reason(&error));
             return;
@@ -96,14 +97,12 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
     fn open_outlet(
         &mut self,
         way: Way,
-        backend: BackendId,
         number: usize,
         v6: bool,
     ) -> std::io::Result<()> {
         let sockets = &mut *self.sockets;
         let token = Token::Outlet { shard: sockets.shard, way, outlet: number as u32 };
         let socket = self.kernel.open_outlet(v6, token)?;
-        sockets.outlets[way as usize].reserve(backend.index() + 1);
         sockets.outlets[way as usize].open(number, socket);
         Ok(())
     }
@@ -154,9 +153,9 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
             Mode::FanOut { .. } => Carrier::Copy,
         };
         let needed: Vec<_> = needed(backends, carrier).collect();
-        let most = needed.iter().map(|(_, number, _)| *number).max().map_or(0, |most| most + 1);
+        let most = needed.iter().map(|(number, _)| *number).max().map_or(0, |most| most + 1);
         let mut is_needed = vec![false; most];
-        needed.iter().for_each(|(_, number, _)| is_needed[*number] = true);
+        needed.iter().for_each(|(number, _)| is_needed[*number] = true);
 
         let Sockets { outlets, spill_budget, .. } = &mut *self.sockets;
         let outlets = &mut outlets[way as usize];
@@ -175,9 +174,9 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
             }
         }
         unneeded.into_iter().for_each(|number| outlets.close(number));
-        for (backend, number, v6) in needed {
+        for (number, v6) in needed {
             if self.sockets.outlets[way as usize].get_mut(number).is_none() {
-                let _ = self.open_outlet(way, backend, number, v6);
+                let _ = self.open_outlet(way, number, v6);
             }
         }
     }
