@@ -406,22 +406,7 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                 );
             }
             Output::SendOneWay { carrier, address, prefix, tlvs, tos, ttl, burst } => {
-                self.send_one_way(
-                    address,
-                    Outgoing {
-                        way: self.way,
-                        carrier,
-                        direction: Direction::ToBackend,
-                        destination: Some(address),
-                        local: None,
-                        prefix,
-                        tlvs,
-                        tos,
-                        ttl: Some(ttl),
-                        may_be_train: true,
-                        burst,
-                    },
-                );
+                self.send_one_way(carrier, address, (prefix, tlvs), (tos, ttl), burst);
             }
             Output::Mirror { client, local, told, tos, ttl, burst } => {
                 self.mirrored.push(Mirrored { client, local, told, tos, ttl, burst });

@@ -10,6 +10,7 @@
 //! | [`shard`] | one listener socket and its flows: reads what is ready, asks the core |
 //! | [`dispatch`] | carries out what the core emits: opens, notes sends, closes |
 //! | [`upstream`] | the sockets to backends, one for each flow |
+//! | [`outlet`] | the sockets to backends that no flow has: for what nobody answers, and for copies |
 //! | [`io`] | turns what was noted into messages, and copes with kernels that do not take them |
 //! | [`kernel`] | the system calls, behind a trait, so that simulations can stand in |
 //! | [`sys`] | everything that needs `unsafe` |

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use flowgate_core::backends::Backends;
 use flowgate_core::config::{Mode, ReplyFrom};
-use flowgate_core::proxy_protocol::Told;
-use flowgate_core::{BackendId, Burst, Carrier, LocalAddr, ManagerInput};
+use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs, Told};
+use flowgate_core::{BackendId, Burst, Carrier, Direction, LocalAddr, ManagerInput};
 
 use super::{Dispatch, Sockets, give_up, lost_to_backend, send};
 use crate::io::deliver::{Exit, drop_reason};
@@ -73,9 +73,29 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
     }
 
     /// Notes datagrams to a backend that no flow carries.
-    pub(super) fn send_one_way(&mut self, address: SocketAddr, outgoing: Outgoing<'t>) {
-        let way = outgoing.way;
-        let Some((backend, outlet)) = outlet_of(outgoing.carrier, address) else { return };
+    pub(super) fn send_one_way(
+        &mut self,
+        carrier: Carrier,
+        address: SocketAddr,
+        (prefix, tlvs): (Option<ProxyHeader>, Tlvs<'t>),
+        (tos, ttl): (u8, u8),
+        burst: Burst<'t>,
+    ) {
+        let way = self.way;
+        let outgoing = Outgoing {
+            way,
+            carrier,
+            direction: Direction::ToBackend,
+            destination: Some(address),
+            local: None,
+            prefix,
+            tlvs,
+            tos,
+            ttl: Some(ttl),
+            may_be_train: true,
+            burst,
+        };
+        let Some((backend, outlet)) = outlet_of(carrier, address) else { return };
         let outlets = &mut self.sockets.outlets[way as usize];
         outlets.reserve(backend.index() + 1);
         if outlets.get_mut(outlet).is_none()
@@ -94,12 +114,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
         self.outbox.push(&mut destination.outgoing, Outgoing { may_be_train, ..outgoing });
     }
 
-    fn open_outlet(
-        &mut self,
-        way: Way,
-        number: usize,
-        v6: bool,
-    ) -> std::io::Result<()> {
+    fn open_outlet(&mut self, way: Way, number: usize, v6: bool) -> std::io::Result<()> {
         let sockets = &mut *self.sockets;
         let token = Token::Outlet { shard: sockets.shard, way, outlet: number as u32 };
         let socket = self.kernel.open_outlet(v6, token)?;

@@ -26,9 +26,9 @@ use std::time::Duration;
 use flowgate_core::backends::Backends;
 use flowgate_core::config::{ClusterConfig, ManagerConfig};
 use flowgate_core::counters::{Counters, Ledger, Traffic};
-use flowgate_core::{Carrier, 
-    CloseReason, Direction, DropReason, FlowId, FlowRecord, Instant, LocalAddr, ManagerInput,
-    Output, UdpManager, UpstreamFailure,
+use flowgate_core::{
+    Carrier, CloseReason, Direction, DropReason, FlowId, FlowRecord, Instant, LocalAddr,
+    ManagerInput, Output, UdpManager, UpstreamFailure,
 };
 
 use self::admission::{Rates, Seen};
@@ -225,10 +225,16 @@ impl Model {
                 *dropped = dropped.plus(traffic);
             }
             // In sessions every datagram has a flow.
-            ManagerInput::Undelivered { carrier: Carrier::OneWay(_) | Carrier::Copy(_), .. } => {}
-            ManagerInput::Undelivered { carrier: Carrier::Flow(flow), direction, reason, datagrams, bytes } => {
-                self.undelivered(flow, direction, reason, traffic(datagrams, bytes))
-            }
+            ManagerInput::Undelivered {
+                carrier: Carrier::OneWay(_) | Carrier::Copy(_), ..
+            } => {}
+            ManagerInput::Undelivered {
+                carrier: Carrier::Flow(flow),
+                direction,
+                reason,
+                datagrams,
+                bytes,
+            } => self.undelivered(flow, direction, reason, traffic(datagrams, bytes)),
             ManagerInput::UpstreamFailed { flow, failure: UpstreamFailure::NotOpened } => {
                 let place = self.place_of(flow);
                 let close = |place| self.close(place, CloseReason::UpstreamFailed, now);

@@ -1,6 +1,6 @@
 //! The shell's side of the world: orders are carried out, and looked at closely.
 
-use flowgate_core::{Carrier, Burst, Direction, DropReason, FlowId, Instant, ManagerInput, Output};
+use flowgate_core::{Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output};
 
 use super::sockets::{Upstream, not_open};
 use super::{Event, NOBODY, UNTAGGED, Unsent, World};

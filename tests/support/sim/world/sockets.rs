@@ -8,7 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use flowgate_core::config::Limits;
-use flowgate_core::{Carrier, BackendId, Burst, CloseReason, Direction, FlowId, Instant, ManagerInput};
+use flowgate_core::{
+    BackendId, Burst, Carrier, CloseReason, Direction, FlowId, Instant, ManagerInput,
+};
 
 use super::World;
 use crate::sim::setting::{Source, Temper, source as of_client};
