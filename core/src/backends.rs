@@ -151,6 +151,9 @@ pub struct Backends {
     /// Those that get copies of what is copied to all: the ones in service, backups only while no
     /// other is.
     targets: Vec<BackendId>,
+    /// How many of the places of `targets`, of which there is one for each backend, are in use: so
+    /// it never has to grow, also where it has been cloned.
+    target_count: usize,
     policy: HealthPolicy,
     /// When time alone changes how one of them stands next.
     next_event: Option<Instant>,
@@ -160,8 +163,15 @@ impl Backends {
     /// Backends without flows, one for each entry, in the same order, all of them up.
     pub fn new(configs: &[BackendConfig], policy: HealthPolicy) -> Self {
         let list = configs.iter().map(|&config| Backend::new(config)).collect();
-        let (addresses, targets) = (Vec::new(), Vec::with_capacity(configs.len()));
-        let mut backends = Self { list, addresses, targets, policy, next_event: None };
+        let targets = alloc::vec![BackendId::new(0); configs.len()];
+        let mut backends = Self {
+            list,
+            addresses: Vec::new(),
+            targets,
+            target_count: 0,
+            policy,
+            next_event: None,
+        };
         backends.list_addresses();
         backends.judge();
         backends
@@ -194,13 +204,13 @@ impl Backends {
 
     /// Those that get copies of what is copied to all, in configured order.
     pub fn targets(&self) -> &[BackendId] {
-        &self.targets
+        &self.targets[..self.target_count]
     }
 
     /// Whether one gets copies of what is copied to all.
     pub(crate) fn is_target(&self, id: BackendId) -> bool {
         let is_backup = |id: BackendId| self.get(id).is_some_and(Backend::is_backup);
-        let tier = self.targets.first().map(|&first| is_backup(first));
+        let tier = self.targets().first().map(|&first| is_backup(first));
         self.get(id).is_some_and(|b| b.is_in_service) && tier == Some(is_backup(id))
     }
 
@@ -310,7 +320,7 @@ impl Backends {
         let known = self.list.len().min(configs.len());
         self.list.extend(configs[known..].iter().map(|&config| Backend::new(config)));
         self.policy = policy;
-        self.targets.reserve(self.list.len().saturating_sub(self.targets.len()));
+        self.targets.resize(self.list.len(), BackendId::new(0));
         self.list_addresses();
         self.judge();
         replaced
@@ -346,14 +356,17 @@ impl Backends {
     }
 
     fn find_targets(&mut self) {
-        let Self { list, targets, .. } = self;
-        targets.clear();
+        let Self { list, targets, target_count, .. } = self;
+        *target_count = 0;
         for backup in [false, true] {
             let are_in_service =
                 |(_, b): &(usize, &Backend)| b.is_in_service && b.is_backup() == backup;
             let found = list.iter().enumerate().filter(are_in_service);
-            targets.extend(found.map(|(place, _)| BackendId::new(place)));
-            if !targets.is_empty() {
+            for (target, (place, _)) in targets.iter_mut().zip(found) {
+                *target = BackendId::new(place);
+                *target_count += 1;
+            }
+            if *target_count > 0 {
                 return;
             }
         }

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::hint;
 use std::time::Duration;
 
-use flowgate_core::config::{Balance, ManagerConfig, Passive};
+use flowgate_core::config::{Balance, ManagerConfig, Mode, Passive, ReplyFrom};
 use flowgate_core::{
-    BackendNews, Burst, Configuration, Direction, DropReason, FlowId, Instant, ManagerInput,
-    Output, UdpManager, UpstreamFailure,
+    BackendId, BackendNews, Burst, Carrier, Configuration, Direction, DropReason, FlowId, Instant,
+    ManagerInput, Output, UdpManager, UpstreamFailure,
 };
 use flowgate_tests::sim::{
     Choices, SeededChoices, Setting, Subject, first_failing_seed, report, sweep,
@@ -94,7 +94,7 @@ fn rule_1_for_one_flow_open_comes_first_and_close_last() {
                             self.moving.insert(*flow);
                         }
                     }
-                    Output::Drop { .. } => {}
+                    Output::SendOneWay { .. } | Output::Mirror { .. } | Output::Drop { .. } => {}
                 }
             }
             assert!(self.moving.is_empty(), "a flow is left without a socket");
@@ -183,6 +183,14 @@ fn beyond_reason(config: &mut ManagerConfig, choices: &mut impl Choices) {
         Some(Passive { silent_flows: u32::MAX, back_off: TIMES[1] }),
     ]);
     config.max_flows = choices.one_of(&[0, 1, 100]);
+    cluster.mode = choices.one_of(&[
+        Mode::SESSION,
+        Mode::Session { mirrored_per_million: u32::MAX },
+        Mode::OneWay,
+        Mode::FanOut { reply_from: ReplyFrom::Nobody },
+        Mode::FanOut { reply_from: ReplyFrom::Chosen },
+        Mode::FanOut { reply_from: ReplyFrom::First },
+    ]);
     match choices.below(4) {
         0 => drop(cluster.backends.pop()),
         1 => cluster.backends.extend(cluster.backends.first().copied()),
@@ -209,7 +217,12 @@ fn any_input<'p>(
     let backend = flow.and_then(|flow| manager.flow(flow)).map(|flow| flow.backend());
     match (choices.below(9), flow) {
         (0, Some(flow)) => ManagerInput::BackendBurst { flow, tos: 0, burst },
-        (1, Some(flow)) => ManagerInput::Undelivered { flow, direction, reason, datagrams, bytes },
+        (1, Some(flow)) => {
+            let place = BackendId::new(choices.below(25) as usize);
+            let carriers = [Carrier::Flow(flow), Carrier::OneWay(place), Carrier::Copy(place)];
+            let carrier = choices.one_of(&carriers);
+            ManagerInput::Undelivered { carrier, direction, reason, datagrams, bytes }
+        }
         (2, _) => ManagerInput::Unusable { direction, reason, datagrams, bytes },
         (3, _) => ManagerInput::Timeout,
         (4, Some(flow)) => {

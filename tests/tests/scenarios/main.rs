@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use flowgate_core::config::{
-    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig,
+    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig, Mode,
     SendProxyProtocol,
 };
 use flowgate_core::{
@@ -34,6 +34,7 @@ fn setting(change: impl FnOnce(&mut ManagerConfig)) -> Setting {
         own_addresses: vec![],
         record_flows: false,
         cluster: ClusterConfig {
+            mode: Mode::SESSION,
             balance: Balance::RoundRobin,
             affinity: Affinity::SourceIp,
             idle_timeout: IDLE_TIMEOUT,
