@@ -67,7 +67,9 @@ fn assert_meets_every_limit(tally: &Tally) {
     for &reason in CloseReason::ALL {
         assert!(tally.closed[reason as usize] > 0, "no flow ends as {reason}");
     }
-    for &reason in DropReason::ALL {
+    // Races are held against a model of their own, beside the core's unit tests.
+    let is_of_sessions = |reason: &&DropReason| **reason != DropReason::NotFirst;
+    for &reason in DropReason::ALL.iter().filter(is_of_sessions) {
         let dropped = Direction::ALL.map(|direction| tally.dropped_for(direction, reason));
         assert!(dropped.iter().sum::<u64>() > 0, "nothing is dropped as {reason}");
     }

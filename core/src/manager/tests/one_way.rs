@@ -341,6 +341,53 @@ fn flows_live_on_when_the_mode_changes() {
     }
 }
 
+/// Who is heard, as the rule says it and nothing else.
+#[derive(Default)]
+struct Heard {
+    speaker: Option<usize>,
+    has_answered_since: bool,
+}
+
+impl Heard {
+    fn asked(&mut self) {
+        if !std::mem::take(&mut self.has_answered_since) {
+            self.speaker = None;
+        }
+    }
+
+    fn answered(&mut self, place: usize) -> bool {
+        let is_heard = *self.speaker.get_or_insert(place) == place;
+        self.has_answered_since |= is_heard;
+        is_heard
+    }
+}
+
+proptest! {
+    /// `None` is a question of the client, a number an answer of that backend.
+    #[test]
+    fn whoever_is_heard_in_a_race_is_who_the_rule_says(
+        events in prop::collection::vec(prop::option::of(0usize..3), 0..60),
+    ) {
+        let (mut harness, legs) = race();
+        let mut rule = Heard::default();
+        for (now, event) in events.into_iter().enumerate() {
+            let now = at(now as u64);
+            match event {
+                None => {
+                    rule.asked();
+                    let outputs = harness.request(client(1), b"?", now);
+                    let is_send = |o: &&Output<'_>| matches!(o, Output::SendToBackend { .. });
+                    prop_assert_eq!(outputs.iter().filter(is_send).count(), 3);
+                }
+                Some(place) => {
+                    let passed_on = is_passed_on(&harness.reply(legs[place], b"!", now));
+                    prop_assert_eq!(passed_on, rule.answered(place));
+                }
+            }
+        }
+    }
+}
+
 fn modes() -> impl Strategy<Value = Mode> {
     use ReplyFrom::*;
     prop_oneof![
