@@ -119,9 +119,8 @@ impl<K: Kernel> Shard<K> {
             dispatch.abandon(|address| !backends.has_address(address));
             dispatch.fit_outlets(Way::Cluster, backends, self.manager.config().cluster.mode);
         }
-        if let (Some(mirror), ManagerInput::Timeout | ManagerInput::Drain { .. }) =
-            (&mut self.mirror, input)
-        {
+        // A drain is no matter of the mirror: flows that go on are copied until they end.
+        if let (Some(mirror), ManagerInput::Timeout) = (&mut self.mirror, input) {
             dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
         }
         self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
