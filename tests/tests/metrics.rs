@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use flowgate::control::request::{Handler, Request, Response};
 use flowgate::control::status::{
     BackendState, BackendStatus, ClusterStatus, CountersDoc, LedgerDoc, ListenerStatus,
-    StatusDocument, TrafficDoc,
+    MirrorStatus, StatusDocument, TrafficDoc,
 };
 use flowgate::http::{HttpServer, MOST_CONNECTIONS};
 use flowgate_tests::e2e::{PATIENCE, eventually};
@@ -113,6 +113,7 @@ fn listener(name: &str, to_backend: LedgerDoc, to_client: LedgerDoc) -> Listener
         socket_drops: 9,
         to_backend,
         to_client,
+        mirror: None,
     }
 }
 
@@ -128,18 +129,23 @@ fn backend(address: &str, state: BackendState) -> BackendStatus {
         datagrams_from: 50,
         bytes_to: 6_000,
         bytes_from: 5_000,
+        datagrams_dropped: 6,
     }
 }
 
 fn document() -> StatusDocument {
     let to_backend = ledger(100, &[("max_flows", 5), ("denied", 2)]);
+    let copies = ledger(30, &[("unreachable", 4)]);
+    let mirror = MirrorStatus { cluster: "shadow".into(), to_backend: copies };
+    let dns = listener("dns", to_backend, ledger(80, &[]));
     StatusDocument {
         version: "0.1.0".into(),
         uptime_seconds: 12.0,
-        listeners: vec![listener("dns", to_backend, ledger(80, &[]))],
+        listeners: vec![ListenerStatus { mirror: Some(mirror), ..dns }],
         clusters: vec![ClusterStatus {
             name: "resolvers".into(),
             balance: "rendezvous".into(),
+            mode: "session".into(),
             backends: vec![
                 backend("10.0.0.1:53", BackendState::Up),
                 backend("10.0.0.2:53", BackendState::Down),
@@ -183,6 +189,16 @@ fn every_metric_has_its_name_labels_and_value() {
         ("flowgate_backend_flows_active{cluster=\"resolvers\",backend=\"10.0.0.1:53\"}", 4),
         (&format!("flowgate_backend_datagrams_total{{{backend}=\"to_backend\"}}"), 60),
         (&format!("flowgate_backend_datagrams_total{{{backend}=\"to_client\"}}"), 50),
+        (
+            "flowgate_backend_datagrams_dropped_total{cluster=\"resolvers\",backend=\"10.0.0.1:53\"}",
+            6,
+        ),
+        ("flowgate_mirror_datagrams_total{listener=\"dns\",cluster=\"shadow\"}", 30),
+        (
+            "flowgate_mirror_datagrams_dropped_total\
+             {listener=\"dns\",cluster=\"shadow\",reason=\"unreachable\"}",
+            4,
+        ),
     ] {
         assert_eq!(samples.get(series), Some(&f64::from(value)), "{series} in {}", answer.body);
     }

@@ -142,6 +142,7 @@ fn document(seconds: u64) -> StatusDocument {
         socket_drops: 2 * seconds,
         to_backend: ledger(to, 80, &[("max_flows", full), ("denied", denied)]),
         to_client: ledger(from, 120, &[("unreachable", unreachable)]),
+        mirror: None,
     };
     let syslog = ListenerStatus {
         name: "0.0.0.0:514".into(),
@@ -156,6 +157,7 @@ fn document(seconds: u64) -> StatusDocument {
     let dns = ClusterStatus {
         name: CLUSTER.into(),
         balance: "rendezvous".into(),
+        mode: "session".into(),
         backends: vec![
             backend("10.0.0.1:53", 2, BackendState::Up, 4_200, to / 2, from / 2),
             backend("10.0.0.2:53", 1, BackendState::Up, 2_100, to / 3, from / 3),
@@ -169,6 +171,7 @@ fn document(seconds: u64) -> StatusDocument {
     let collectors = ClusterStatus {
         name: "collectors".into(),
         balance: "round-robin".into(),
+        mode: "session".into(),
         backends: vec![
             backend("192.0.2.10:514", 1, BackendState::Up, 960, 310 * seconds, 0),
             BackendStatus {
@@ -218,6 +221,7 @@ fn backend(
         datagrams_from,
         bytes_to: 80 * datagrams_to,
         bytes_from: 120 * datagrams_from,
+        datagrams_dropped: 0,
     }
 }
 

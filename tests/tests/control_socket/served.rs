@@ -111,6 +111,7 @@ pub(crate) fn status() -> StatusDocument {
         socket_drops: 0,
         to_backend: ledger.clone(),
         to_client: ledger,
+        mirror: None,
     };
     let backend = BackendStatus {
         address: "127.0.0.2:53".parse().expect("an address"),
@@ -123,6 +124,7 @@ pub(crate) fn status() -> StatusDocument {
         datagrams_from: 12_345,
         bytes_to: 1_234_500,
         bytes_from: 1_234_500,
+        datagrams_dropped: 0,
     };
     StatusDocument {
         version: "0.0.0".into(),
@@ -131,6 +133,7 @@ pub(crate) fn status() -> StatusDocument {
         clusters: vec![ClusterStatus {
             name: CLUSTER.into(),
             balance: "maglev".into(),
+            mode: "session".into(),
             backends: vec![backend],
         }],
         counters: CountersDoc::default(),

@@ -495,7 +495,7 @@ proptest! {
                     vec![]
                 }
                 Event::Wait(millis) => {
-                    now = now + Duration::from_millis(millis);
+                    now += Duration::from_millis(millis);
                     harness.run_until(now)
                 }
                 _ => vec![],
