@@ -9,6 +9,7 @@ use std::hint;
 use std::time::Duration;
 
 use flowgate_core::config::{Balance, ManagerConfig, Mode, Passive, ReplyFrom};
+use flowgate_core::proxy_protocol::{Tlvs, Told};
 use flowgate_core::{
     BackendId, BackendNews, Burst, Carrier, Configuration, Direction, DropReason, FlowId, Instant,
     ManagerInput, Output, UdpManager, UpstreamFailure,
@@ -110,7 +111,9 @@ fn rule_3_every_datagram_is_counted_exactly_once() {
     impl Watch for Count {
         fn look(&mut self, seen: &Seen<'_, '_>, before: &UdpManager, after: &UdpManager) {
             let arrived = match seen.input {
-                ManagerInput::ClientBurst { burst, .. } => [burst.count().into(), 0],
+                ManagerInput::ClientBurst { burst, .. } | ManagerInput::Mirrored { burst, .. } => {
+                    [burst.count().into(), 0]
+                }
                 ManagerInput::BackendBurst { burst, .. } => [0, burst.count().into()],
                 ManagerInput::Unusable { direction, datagrams, .. } => {
                     Direction::ALL.map(|d| if d == direction { datagrams.into() } else { 0 })
@@ -215,7 +218,7 @@ fn any_input<'p>(
     let reason = choices.one_of(DropReason::ALL);
     let (datagrams, bytes) = (choices.below(1 << 32) as u32, choices.below(1 << 40));
     let backend = flow.and_then(|flow| manager.flow(flow)).map(|flow| flow.backend());
-    match (choices.below(9), flow) {
+    match (choices.below(10), flow) {
         (0, Some(flow)) => ManagerInput::BackendBurst { flow, tos: 0, burst },
         (1, Some(flow)) => {
             let place = BackendId::new(choices.below(25) as usize);
@@ -237,6 +240,13 @@ fn any_input<'p>(
             ManagerInput::BackendChanged { backend: backend.expect("some"), news }
         }
         (6, _) => ManagerInput::Configured(new),
+        (7, _) => {
+            let client = ([choices.byte(), 0, 0, 1], u16::from(choices.byte())).into();
+            let told = Told { called: client, tlvs: Tlvs::NONE };
+            let told = choices.one_of(&[None, Some(told)]);
+            let (tos, ttl) = (choices.byte(), choices.byte());
+            ManagerInput::Mirrored { client, local: None, told, tos, ttl, burst }
+        }
         _ => ManagerInput::ClientBurst {
             source: ([choices.byte(), 0, 0, 1], u16::from(choices.byte())).into(),
             local: None,

@@ -322,3 +322,35 @@ fn we_take_the_headers_that_dnsdist_sends() {
     }
     assert_eq!(balancer.dropped(Direction::ToBackend, DropReason::ProxyHeader), 0);
 }
+
+#[test]
+fn in_every_mode_backends_and_mirrors_are_told_what_the_proxy_said() {
+    let copied = |reply_from: &str| format!("mode = \"fan-out\"\nreply_from = \"{reply_from}\"");
+    let modes = [
+        "mode = \"one-way\"".to_owned(),
+        copied("none"),
+        copied("first"),
+        "mirror = { cluster = \"shadow\" }".to_owned(),
+    ];
+    // A TLV of the authority that the client asked for.
+    let mut datagram = told("198.51.100.7:4711", b"\x02\0\x03abcquestion");
+    datagram[15] += 6;
+    for mode in modes {
+        let (backend, shadow, proxy) = (Peer::v4(), Peer::v4(), Peer::v4());
+        let sending = "send_proxy_protocol = \"every\"";
+        let main = toml(TRUSTING, &format!("{mode}\n{sending}"), backend.address());
+        let mirror =
+            format!("[cluster.shadow]\nbackends = [\"{}\"]\n{sending}\n", shadow.address());
+        let is_mirrored = mode.starts_with("mirror");
+        let config = if is_mirrored { main + &mirror } else { main };
+        let balancer = Balancer::start(&config);
+        proxy.send_to(&datagram, balancer.address());
+        assert_eq!(backend.answer(b"answer").bytes, datagram, "{mode}");
+        if is_mirrored {
+            assert_eq!(shadow.receive().bytes, datagram);
+        }
+        if is_mirrored || mode.ends_with("\"first\"") {
+            assert_eq!(proxy.receive().bytes, b"answer", "{mode}");
+        }
+    }
+}

@@ -1,8 +1,11 @@
 //! Datagrams that come by a proxy, which says in a PROXY header whose they are.
 
+use core::time::Duration;
+
 use super::UdpManager;
 use super::forward::Arrival;
 use crate::burst::Burst;
+use crate::config::ClusterConfig;
 use crate::counters::Traffic;
 use crate::flow_key::FlowKey;
 use crate::output::Outputs;
@@ -10,6 +13,9 @@ use crate::proxy_protocol::{ReceivedHeader, Tlvs, Told, has_header};
 use crate::reason::{Direction, DropReason};
 use crate::relays::Said;
 use crate::time::Instant;
+
+/// How long what a proxy says holds where there are no flows.
+const WITHOUT_FLOWS: Duration = Duration::from_secs(60);
 
 impl UdpManager {
     /// Whether a sender is a proxy whose headers count.
@@ -99,7 +105,8 @@ impl UdpManager {
     /// Until when what a proxy says now holds for datagrams that have no header, where no flow
     /// remembers it: as long as a flow would, had it been admitted.
     pub(super) fn remembered_until(&self, now: Instant) -> Instant {
-        now + self.config.cluster.idle_timeout
+        let ClusterConfig { mode, idle_timeout, .. } = &self.config.cluster;
+        now + if mode.has_flows() { *idle_timeout } else { WITHOUT_FLOWS }
     }
 
     /// Counts datagrams that arrived and go no further.

@@ -848,4 +848,5 @@ fn the_same_inputs_give_the_same_outputs() {
 mod failover;
 mod one_way;
 mod relay;
+mod relayed_modes;
 mod room;

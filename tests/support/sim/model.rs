@@ -253,6 +253,7 @@ impl Model {
             }
             ManagerInput::Drain { deadline } => self.drain = Some(deadline),
             ManagerInput::ClientBurst { .. }
+            | ManagerInput::Mirrored { .. }
             | ManagerInput::BackendBurst { .. }
             | ManagerInput::Configured(_)
             | ManagerInput::Timeout => {}

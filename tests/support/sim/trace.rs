@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use flowgate_core::counters::Traffic;
+use flowgate_core::proxy_protocol::Tlvs;
 use flowgate_core::{Burst, Deadline, FlowId, FlowRecord, Instant, ManagerInput, Output};
 
 use super::action::Action;
@@ -78,19 +79,22 @@ fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
             (flow, backend, address, ttl, reuse).hash(hash);
         }
         Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst } => {
+            hash_tlvs(tlvs, hash);
             let prefix = prefix.as_ref().map(|prefix| prefix.as_bytes());
-            // There are TLVs only behind proxies; for none nothing is hashed.
-            tlvs.parts().into_iter().filter(|part| !part.is_empty()).for_each(|p| p.hash(hash));
             (flow, prefix, tos, ttl).hash(hash);
             hash_burst(burst, hash);
         }
-        Output::SendOneWay { carrier, address, prefix, tos, ttl, burst } => {
+        Output::SendOneWay { carrier, address, prefix, tlvs, tos, ttl, burst } => {
+            hash_tlvs(tlvs, hash);
             let prefix = prefix.as_ref().map(|prefix| prefix.as_bytes());
             (carrier, address, prefix, tos, ttl).hash(hash);
             hash_burst(burst, hash);
         }
-        Output::Mirror { client, local, tos, ttl, burst } => {
-            (client, local, tos, ttl).hash(hash);
+        Output::Mirror { client, local, told, tos, ttl, burst } => {
+            if let Some(told) = told {
+                hash_tlvs(&told.tlvs, hash);
+            }
+            (client, local, told.map(|told| told.called), tos, ttl).hash(hash);
             hash_burst(burst, hash);
         }
         Output::SendToClient { flow, client, local, tos, burst } => {
@@ -107,6 +111,11 @@ fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
         }
         Output::Drop { direction, reason, datagrams } => (direction, reason, datagrams).hash(hash),
     }
+}
+
+/// There are TLVs only behind proxies; for none nothing is hashed.
+fn hash_tlvs(tlvs: &Tlvs<'_>, hash: &mut impl Hasher) {
+    tlvs.parts().into_iter().filter(|part| !part.is_empty()).for_each(|part| part.hash(hash));
 }
 
 /// Every datagram begins with a number of its own, so that the first bytes tell bursts apart.

@@ -1,5 +1,6 @@
 //! Datagrams without answers, copies to all backends, races and mirrors.
 
+use super::relay::{proxy, told};
 use super::*;
 use std::collections::BTreeMap;
 
@@ -403,6 +404,7 @@ fn modes() -> impl Strategy<Value = Mode> {
 #[derive(Clone, Debug)]
 enum Event {
     Request { client: u16, datagrams: usize },
+    Relayed { client: u16 },
     Reply { flow: usize },
     Lost { order: usize },
     Failed { flow: usize },
@@ -416,6 +418,7 @@ fn events() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => (0u16..6, 1usize..5)
             .prop_map(|(client, datagrams)| Event::Request { client, datagrams }),
+        4 => (0u16..6).prop_map(|client| Event::Relayed { client }),
         4 => any::<usize>().prop_map(|flow| Event::Reply { flow }),
         2 => any::<usize>().prop_map(|order| Event::Lost { order }),
         1 => any::<usize>().prop_map(|flow| Event::Failed { flow }),
@@ -437,6 +440,7 @@ proptest! {
         let mut harness = Harness::new(|c| {
             c.max_flows = 9;
             c.cluster.mode = mode;
+            c.accept_proxy_protocol = vec!["10.9.0.0/16".parse().unwrap()];
             c.cluster.health.on_backend_down = OnBackendDown::Rehash;
             c.cluster.backends = (1..=4).map(|n| BackendConfig::new(backend(n))).collect();
             c.cluster.backends[3].backup = true;
@@ -444,10 +448,20 @@ proptest! {
         });
         let (mut now, mut flows, mut orders) = (at(0), vec![], vec![]);
         let bytes = [0; 8];
+        let relayed: Vec<_> = (0..6).map(|port| told(client(port), b"", b"x")).collect();
         for event in events {
             let outputs = match event {
-                Event::Request { client: port, datagrams } => {
-                    let outputs = harness.requests(client(port), &bytes[..datagrams], 1);
+                Event::Request { .. } | Event::Relayed { .. } => {
+                    let (outputs, datagrams) = match event {
+                        Event::Request { client: port, datagrams } => {
+                            let bytes = &bytes[..datagrams];
+                            (harness.requests(client(port), bytes, 1), datagrams)
+                        }
+                        Event::Relayed { client } => {
+                            (harness.request(proxy(1), &relayed[usize::from(client)], now), 1)
+                        }
+                        _ => unreachable!(),
+                    };
                     let mut per_backend = BTreeMap::<_, u16>::new();
                     for output in &outputs {
                         match *output {

@@ -4,22 +4,22 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-const CALLED: &str = "203.0.113.1:443";
+pub(super) const CALLED: &str = "203.0.113.1:443";
 
 /// One of the sockets of a proxy.
-fn proxy(number: u16) -> SocketAddr {
+pub(super) fn proxy(number: u16) -> SocketAddr {
     SocketAddr::from(([10, 9, 0, 1], 2_000 + number))
 }
 
 /// A datagram of `client` as a proxy sends it.
-fn told(client: SocketAddr, tlvs: &[u8], payload: &[u8]) -> Vec<u8> {
+pub(super) fn told(client: SocketAddr, tlvs: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut header = ProxyHeader::new(client, CALLED.parse().unwrap()).as_bytes().to_vec();
     let block_len = u16::from_be_bytes([header[14], header[15]]) + tlvs.len() as u16;
     header[14..16].copy_from_slice(&block_len.to_be_bytes());
     [&header, tlvs, payload].concat()
 }
 
-fn trusting(change: impl FnOnce(&mut ManagerConfig)) -> Harness {
+pub(super) fn trusting(change: impl FnOnce(&mut ManagerConfig)) -> Harness {
     Harness::new(|config| {
         config.accept_proxy_protocol = vec!["10.9.0.0/16".parse().unwrap()];
         change(config);
