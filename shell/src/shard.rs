@@ -290,7 +290,7 @@ fn read_listener<'t, K: Kernel>(
     manager.prefetch(received.clone().filter_map(|r| Some((r.source?, r.control.local))));
     for datagrams in received {
         *bytes += datagrams.bytes.len();
-        let input = match readable(&datagrams, Direction::ToBackend) {
+        let input = match readable(&datagrams) {
             Ok((source, burst)) => ManagerInput::ClientBurst {
                 source,
                 local: datagrams.control.local,
@@ -298,7 +298,7 @@ fn read_listener<'t, K: Kernel>(
                 ttl: datagrams.control.ttl,
                 burst,
             },
-            Err(unusable) => unusable,
+            Err(reason) => unusable(&datagrams, Direction::ToBackend, reason),
         };
         manager.handle_input(input, now, dispatch);
     }
@@ -346,13 +346,13 @@ fn read_upstream<'t, K: Kernel>(
     };
     for datagrams in received {
         *bytes += datagrams.bytes.len();
-        let input = match readable(&datagrams, Direction::ToClient) {
+        let input = match readable(&datagrams) {
             Ok((source, burst)) if source == backend => {
                 ManagerInput::BackendBurst { flow, tos: datagrams.control.tos, burst }
             }
             // Between its birth and its connection a socket hears anyone who guesses its port.
             Ok(_) => unusable(&datagrams, Direction::ToClient, DropReason::ForeignSource),
-            Err(unusable) => unusable,
+            Err(reason) => unusable(&datagrams, Direction::ToClient, reason),
         };
         manager.handle_input(input, now, dispatch);
     }
@@ -360,23 +360,20 @@ fn read_upstream<'t, K: Kernel>(
 }
 
 /// The sender and the datagrams, if they arrived whole.
-fn readable<'t>(
-    received: &Received<'t>,
-    direction: Direction,
-) -> Result<(SocketAddr, Burst<'t>), ManagerInput<'t>> {
-    let reason = if received.is_truncated {
-        DropReason::Truncated
-    } else if received.is_control_truncated {
-        DropReason::ControlTruncated
-    } else {
-        let burst = Burst::segmented(received.bytes, received.control.segment);
-        match (received.source, burst) {
-            (Some(source), Some(burst)) => return Ok((source, burst)),
-            (None, _) => DropReason::ForeignSource,
-            (_, None) => DropReason::Truncated,
-        }
-    };
-    Err(unusable(received, direction, reason))
+///
+/// # Errors
+///
+/// What is wrong with them.
+fn readable<'t>(received: &Received<'t>) -> Result<(SocketAddr, Burst<'t>), DropReason> {
+    if received.is_truncated {
+        return Err(DropReason::Truncated);
+    }
+    if received.is_control_truncated {
+        return Err(DropReason::ControlTruncated);
+    }
+    let source = received.source.ok_or(DropReason::ForeignSource)?;
+    let burst = Burst::segmented(received.bytes, received.control.segment);
+    Ok((source, burst.ok_or(DropReason::Truncated)?))
 }
 
 fn unusable<'t>(

@@ -123,7 +123,7 @@ fn slow_crc32c(bytes: &[u8]) -> u32 {
     for byte in bytes {
         sum ^= u32::from(*byte);
         for _ in 0..8 {
-            sum = if sum % 2 == 1 { sum / 2 ^ 0x82F6_3B78 } else { sum / 2 };
+            sum = if sum % 2 == 1 { (sum / 2) ^ 0x82F6_3B78 } else { sum / 2 };
         }
     }
     !sum
