@@ -129,6 +129,23 @@ fn the_first_datagram_opens_a_flow_and_the_next_ones_use_it() {
 }
 
 #[test]
+fn a_client_that_calls_two_addresses_has_two_flows() {
+    let mut harness = Harness::new(|_| {});
+    let mut flow_of = |ip: [u8; 4]| {
+        let local = Some(LocalAddr { ip: ip.into(), interface: 0 });
+        let burst = Burst::single(b"hello").unwrap();
+        let input = ManagerInput::ClientBurst { source: client(1), local, tos: 0, ttl: 64, burst };
+        match harness.input(input, at(0))[..] {
+            [Output::OpenUpstream { flow, .. }, ..] | [Output::SendToBackend { flow, .. }] => flow,
+            ref other => panic!("{other:?}"),
+        }
+    };
+    let flows = [[127, 0, 0, 1], [127, 0, 0, 2]].map(&mut flow_of);
+    assert_ne!(flows[0], flows[1]);
+    assert_eq!([[127, 0, 0, 1], [127, 0, 0, 2]].map(&mut flow_of), flows);
+}
+
+#[test]
 fn a_reply_goes_to_the_client_from_the_address_it_called() {
     let mut harness = Harness::new(|_| {});
     let local = Some(LocalAddr { ip: [127, 0, 0, 7].into(), interface: 0 });

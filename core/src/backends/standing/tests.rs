@@ -130,3 +130,13 @@ fn each_kind_of_sign_is_one_that_an_answer_clears() {
         assert!(!standing.has_signs());
     }
 }
+
+#[test]
+fn on_probation_one_sign_of_another_kind_is_enough_too() {
+    let mut standing = Standing::default();
+    standing.network_failed(&PASSIVE, at(0));
+    standing.network_failed(&PASSIVE, at(0));
+    standing.handle_timeout(at(5));
+    assert!(standing.was_silent(&PASSIVE, at(6)));
+    assert!(!standing.is_up());
+}

@@ -178,3 +178,8 @@ proptest! {
         prop_assert!(addresses(&configs) == addresses(&turned));
     }
 }
+
+#[test]
+fn no_backends_need_no_table() {
+    assert_eq!(table_size(0), 0);
+}
