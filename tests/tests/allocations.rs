@@ -15,7 +15,8 @@ use flowgate::token::Token;
 use flowgate_config::Config;
 use flowgate_core::config::ManagerConfig;
 use flowgate_core::{
-    BackendNews, Burst, Direction, DropReason, ManagerInput, Output, Outputs, UdpManager,
+    BackendNews, Burst, CloseReason, Direction, DropReason, ManagerInput, Output, Outputs,
+    UdpManager,
 };
 use flowgate_tests::e2e::PATIENCE;
 use mio::{Events, Poll};
@@ -271,7 +272,9 @@ fn the_core_never_allocates_after_it_was_made() {
                         manager.handle_input(input, now, &mut sink);
                     }
                 }
-                let source = ([192, 0, 2, 1], 1 + number % 2_500).into();
+                // Every other one is a client that comes back while its flow lives.
+                let port = if number % 2 == 0 { number } else { 10_000 + number % 50 };
+                let source = ([192, 0, 2, 1], 1 + port).into();
                 let (local, tos, ttl) = (None, 0, 64);
                 let request = ManagerInput::ClientBurst { source, local, tos, ttl, burst };
                 manager.handle_input(request, now, &mut sink);
@@ -290,7 +293,7 @@ fn the_core_never_allocates_after_it_was_made() {
         });
         assert_eq!(allocated, 0, "{balance}");
         let counters = manager.counters();
-        assert!(counters.to_backend.dropped_for(DropReason::MaxFlows).datagrams > 0);
+        assert!(counters.closed(CloseReason::Evicted) > 0, "flows that seem over make room");
         assert!(counters.flows_moved > 100, "{balance}: {} moved", counters.flows_moved);
         assert_eq!(manager.flow_count(), 0);
     }
