@@ -9,7 +9,7 @@ use core::net::SocketAddr;
 use crate::config::{BackendConfig, HealthPolicy, OnBackendDown, Passive};
 use crate::counters::Traffic;
 use crate::id::BackendId;
-use crate::input::BackendNews;
+use crate::news::BackendNews;
 use crate::reason::CloseReason;
 use crate::time::Instant;
 use standing::{Drain, Standing};

@@ -2,12 +2,11 @@
 
 use core::net::SocketAddr;
 
-use crate::backends::Backends;
-use crate::balance::Balancer;
 use crate::burst::Burst;
-use crate::config::{BackendConfig, ClusterConfig, ManagerConfig};
+use crate::configuration::Configuration;
 use crate::id::{BackendId, Carrier, FlowId};
 use crate::local_addr::LocalAddr;
+use crate::news::BackendNews;
 use crate::proxy_protocol::Told;
 use crate::reason::{Direction, DropReason};
 use crate::time::Instant;
@@ -115,62 +114,4 @@ pub enum UpstreamFailure {
     Refused,
     /// ICMP host or network unreachable. It counts as [`Refused`](Self::Refused) does.
     Unreachable,
-}
-
-/// What the probes and the operator say of a backend. Each stands until the opposite is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum BackendNews {
-    /// The probes find it in order, as they are thought to before anything is said.
-    Up,
-    /// The probes find it out of order.
-    Down,
-    /// It is to have no new flows. Those that live may go on until `deadline`, if there is one.
-    Drain {
-        /// When the flows that are left are closed.
-        deadline: Option<Instant>,
-    },
-    /// It may have new flows again.
-    Undrain,
-}
-
-/// What a manager is told to do from now on, with what takes time to make made beforehand.
-#[derive(Clone, Debug)]
-pub struct Configuration {
-    config: ManagerConfig,
-    balancer: Balancer,
-}
-
-impl Configuration {
-    /// Prepares a configuration, which takes as long as [`Balancer::new`] says.
-    pub fn new(config: ManagerConfig) -> Self {
-        let backends = Backends::new(&config.cluster.backends, config.cluster.health);
-        Self { balancer: Balancer::new(config.cluster.balance, &backends), config }
-    }
-
-    /// Prepares a configuration that may have much in common with this one. Takes hardly any time
-    /// where the backends and their weights are the same.
-    pub fn updated(&self, config: ManagerConfig) -> Self {
-        if self.has_the_turns_of(&config.cluster) {
-            Self { config, balancer: self.balancer.clone() }
-        } else {
-            Self::new(config)
-        }
-    }
-
-    /// What the manager is told to do.
-    pub const fn config(&self) -> &ManagerConfig {
-        &self.config
-    }
-
-    pub(crate) const fn balancer(&self) -> &Balancer {
-        &self.balancer
-    }
-
-    /// Whether a balancer that was made for `cluster` serves this one too.
-    pub(crate) fn has_the_turns_of(&self, cluster: &ClusterConfig) -> bool {
-        let turn = |b: &BackendConfig| (b.address, b.weight, b.backup, b.answers, b.removed);
-        let ours = &self.config.cluster;
-        ours.balance == cluster.balance
-            && ours.backends.iter().map(turn).eq(cluster.backends.iter().map(turn))
-    }
 }

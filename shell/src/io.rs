@@ -5,3 +5,4 @@ pub mod deliver;
 pub mod outbox;
 pub mod spill;
 pub mod train;
+pub mod way;

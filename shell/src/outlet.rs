@@ -13,15 +13,6 @@ use flowgate_core::{BackendId, Carrier};
 use crate::io::outbox::Chain;
 use crate::io::spill::Spill;
 
-/// On whose behalf datagrams leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Way {
-    /// The cluster's that serves the listener.
-    Cluster,
-    /// The mirror's of that cluster.
-    Mirror,
-}
-
 /// One socket, and what is under way on it.
 #[derive(Debug)]
 pub struct Outlet<S> {

@@ -25,9 +25,9 @@ use mio::{Poll, Waker};
 
 use crate::clock::Clock;
 use crate::flow_log::FlowLogger;
+use crate::io::way::Way;
 use crate::kernel::Socket;
 use crate::listener::{BindError, Buffers};
-use crate::outlet::Way;
 use crate::sys::process;
 use crate::token::Token;
 use crate::worker::{Command, Worker};

@@ -10,8 +10,8 @@ use flowgate_core::{
 
 use crate::dispatch::{Dispatch, EndedFlow, Scratch, Sockets};
 use crate::io::deliver::upstream_failure;
+use crate::io::way::Way;
 use crate::kernel::Kernel;
-use crate::outlet::Way;
 use crate::sys::mmsg::{Arena, Received, Turn};
 use crate::token::Token;
 

@@ -1,6 +1,6 @@
 //! Which socket an event of the poll is about.
 
-use crate::outlet::Way;
+use crate::io::way::Way;
 
 /// A socket of a worker, packed into the one number that the kernel hands back with an event:
 /// the shard in the upper half, the socket of the shard in the lower.

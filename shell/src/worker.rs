@@ -12,9 +12,9 @@ use mio::{Events, Poll};
 
 use crate::clock::Clock;
 use crate::flow_log::FlowLogger;
+use crate::io::way::Way;
 use crate::kernel::{Linux, Socket};
 use crate::listener::Buffers;
-use crate::outlet::Way;
 use crate::report::{FlowFigures, ShardReport};
 use crate::shard::{Readiness, Shard};
 use crate::sys::mmsg::Arena;

@@ -1,7 +1,7 @@
 //! How one backend stands: with the probes, with the operator, and by what datagrams say of it.
 
 use crate::config::{LEAST_PATIENCE, MOST_PATIENCE, NETWORK_ERRORS, Passive};
-use crate::input::BackendNews;
+use crate::news::BackendNews;
 use crate::time::Instant;
 
 /// Everything that is held for or against a backend. The kinds never mix their counts.

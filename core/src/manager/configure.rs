@@ -2,9 +2,9 @@
 
 use super::admit::PATIENCE;
 use super::{UdpManager, resting_queue};
+use crate::configuration::Configuration;
 use crate::flow::FlowLimits;
 use crate::id::BackendId;
-use crate::input::Configuration;
 use crate::output::Outputs;
 use crate::source_limits::SourceLimits;
 use crate::time::Instant;

@@ -3,7 +3,8 @@
 use super::{UdpManager, resting_queue};
 use crate::backends::Verdict;
 use crate::id::{BackendId, FlowId};
-use crate::input::{BackendNews, UpstreamFailure};
+use crate::input::UpstreamFailure;
+use crate::news::BackendNews;
 use crate::output::{Output, Outputs};
 use crate::reason::{CloseReason, DropReason};
 use crate::time::Instant;

@@ -10,8 +10,9 @@ use flowgate_core::{BackendId, Burst, Carrier, Direction, LocalAddr, ManagerInpu
 use super::{Dispatch, Sockets, give_up, lost_to_backend, send};
 use crate::io::deliver::{Exit, drop_reason};
 use crate::io::outbox::{Chain, Outgoing};
+use crate::io::way::Way;
 use crate::kernel::Kernel;
-use crate::outlet::{Way, needed, outlet_of};
+use crate::outlet::{needed, outlet_of};
 use crate::token::Token;
 
 /// What has something to send in this turn that no flow carries.

@@ -11,8 +11,8 @@ use flowgate_core::{Carrier, Direction, DropReason, ManagerInput, UpstreamFailur
 use super::outbox::{Chain, Outbox, Position};
 use super::spill::Spill;
 use super::train::{Cargo, Plan};
+use crate::io::way::Way;
 use crate::kernel::Kernel;
-use crate::outlet::Way;
 use crate::sys::mmsg::Batch;
 
 /// How often one message is tried again after an error that is not its own: a signal, or what

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
 use flowgate_core::{Burst, Carrier, Direction, LocalAddr};
 
-use crate::outlet::Way;
+use crate::io::way::Way;
 
 /// A burst on its way out.
 #[derive(Clone, Copy, Debug)]

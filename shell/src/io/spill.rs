@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use flowgate_core::{Carrier, LocalAddr};
 
 use super::outbox::Outgoing;
-use crate::outlet::Way;
+use crate::io::way::Way;
 use crate::sys::mmsg::{Batch, Message};
 
 /// The most datagrams that wait for one socket.

@@ -8,7 +8,7 @@ use flowgate_core::{BackendId, Configuration};
 
 use super::standings::{Standing, Standings};
 use super::{Server, WorkerHandle, places};
-use crate::outlet::Way;
+use crate::io::way::Way;
 use crate::sys::process;
 use crate::worker::Command;
 
