@@ -279,8 +279,10 @@ impl Model {
                 Direction::ToClient => (&mut flow.replies, &mut load.from),
             };
             *of_flow = minus(*of_flow, traffic);
-            // It may have been the former backend's, and then there is less to take back from.
-            *of_backend = if flow.has_moved {
+            // What a flow that has moved takes back may have been its former backend's, and then
+            // there is too little left for others to take back from.
+            load.paid_for_others |= flow.has_moved;
+            *of_backend = if load.paid_for_others {
                 at_most_minus(*of_backend, traffic)
             } else {
                 minus(*of_backend, traffic)
