@@ -135,12 +135,14 @@ impl UdpManager {
         }
         self.source_limits.admit(key.client.source(), now)?;
         self.check_room(now)?;
-        let affinity = self.config.cluster.affinity;
-        let backend = self
-            .balancer
-            .pick(&self.backends, client, affinity, &mut self.random)
-            .ok_or(DropReason::NoBackend)?;
+        let backend = self.pick(client).ok_or(DropReason::NoBackend)?;
         self.open(key, backend, ttl, now, outputs)
+    }
+
+    /// The backend for something new of a client, if any can take it.
+    pub(super) fn pick(&mut self, client: SocketAddr) -> Option<BackendId> {
+        let affinity = self.config.cluster.affinity;
+        self.balancer.pick(&self.backends, client, affinity, &mut self.random)
     }
 
     /// Opens a flow to a backend. There is room for it, or can be made.

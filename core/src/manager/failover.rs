@@ -89,14 +89,12 @@ impl UdpManager {
         ttl: u8,
         outputs: &mut impl Outputs<'p>,
     ) -> Result<(), DropReason> {
-        let Some(flow) = self.flows.get_mut(id) else { return Ok(()) };
+        let Some(flow) = self.flows.get(id) else { return Ok(()) };
         let (client, former) = (flow.client(), flow.backend());
-        let affinity = self.config.cluster.affinity;
-        let backend = self
-            .balancer
-            .pick(&self.backends, client, affinity, &mut self.random)
-            .ok_or(DropReason::NoBackend)?;
-        flow.move_to(backend);
+        let backend = self.pick(client).ok_or(DropReason::NoBackend)?;
+        if let Some(flow) = self.flows.get_mut(id) {
+            flow.move_to(backend);
+        }
         if let Some(former) = self.backends.get_mut(former) {
             former.flows_active -= 1;
         }

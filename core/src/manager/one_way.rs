@@ -72,9 +72,7 @@ impl UdpManager {
         let step = if by_source || self.backends.len() == 1 { burst.count() } else { 1 };
         let mut rest = Some(burst);
         while let Some(burst) = rest {
-            let affinity = self.config.cluster.affinity;
-            let Self { balancer, backends, random, .. } = self;
-            let Some(backend) = balancer.pick(backends, client, affinity, random) else {
+            let Some(backend) = self.pick(client) else {
                 self.drop_burst(Direction::ToBackend, DropReason::NoBackend, &burst, outputs);
                 return;
             };
