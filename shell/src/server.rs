@@ -19,8 +19,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flowgate_config::{Cluster, Config, Listener, Workers};
+use flowgate_core::Configuration;
 use flowgate_core::counters::Counters;
-use flowgate_core::{BackendId, Configuration};
 use mio::{Poll, Waker};
 
 use crate::clock::Clock;
@@ -110,6 +110,8 @@ struct BoundListener {
     flows_max: u64,
     /// Its sockets, until the workers have them, and a seed for each one's manager.
     sockets: Vec<(Socket, u64)>,
+    /// What the workers call it.
+    name: Arc<str>,
     buffers: Buffers,
     /// What each worker's manager is told to do.
     configurations: Vec<Configuration>,
@@ -246,19 +248,15 @@ impl Server {
         let Self { listeners, workers, standings, .. } = self;
         for listener in listeners {
             let Some(first) = listener.configurations.first() else { continue };
-            let cluster = &listener.settings.cluster.name;
+            let (shard, cluster) = (listener.shard, &listener.settings.cluster.name);
             let backends = &first.config().cluster.backends;
-            for (place, (backend, told)) in backends.iter().zip(&mut listener.told).enumerate() {
-                let known = std::mem::replace(told, standings.get(cluster, backend.address));
-                for news in told.news_since(known) {
-                    let (shard, backend) = (listener.shard, BackendId::new(place));
-                    let way = Way::Cluster;
-                    let command = || Command::BackendChanged { shard, way, backend, news };
-                    workers.iter().for_each(|worker| worker.command(command()));
-                }
-            }
-            if let Some(mirror) = &mut listener.mirror {
-                mirror.spread_news(listener.shard, standings, workers);
+            let news = standings.news(cluster, backends, &mut listener.told);
+            let of_mirror = listener.mirror.as_mut().map(|mirror| mirror.news(standings));
+            let of_mirror = of_mirror.into_iter().flatten().map(|news| (Way::Mirror, news));
+            let all = news.into_iter().map(|news| (Way::Cluster, news)).chain(of_mirror);
+            for (way, (backend, news)) in all {
+                let command = || Command::BackendChanged { shard, way, backend, news };
+                workers.iter().for_each(|worker| worker.command(command()));
             }
         }
     }

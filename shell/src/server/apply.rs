@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::standings::Standing;
 use super::{BoundListener, Server, StartError, places};
 use crate::listener::{self, Buffers};
+use crate::report::ShardReport;
 use crate::sys::process;
 use crate::worker::Command;
 
@@ -78,6 +79,7 @@ impl Server {
                 address: group.address,
                 flows_max: 0,
                 sockets,
+                name: settings.name.as_str().into(),
                 buffers: Buffers::of(settings),
                 configurations: Vec::new(),
                 told: Vec::new(),
@@ -109,8 +111,9 @@ impl Server {
 
     /// Brings all managers up to date with what is configured, resolved and said of backends.
     pub(super) fn reconfigure(&mut self) {
+        let figures = self.figures_of_removed();
         for number in 0..self.listeners.len() {
-            let configs = self.manager_configs(number);
+            let configs = self.manager_configs(number, &figures);
             self.listeners[number].warn_of_limit(self.affordable());
             self.configure(number, configs);
             self.set_mirror(number);
@@ -123,8 +126,8 @@ impl Server {
     }
 
     /// What each worker's manager of a listener is to be told to do.
-    fn manager_configs(&mut self, number: usize) -> Vec<ManagerConfig> {
-        let places = self.places(number);
+    fn manager_configs(&mut self, number: usize, figures: &[ShardReport]) -> Vec<ManagerConfig> {
+        let places = self.places(number, figures);
         let affordable = self.affordable();
         let own_addresses: Vec<SocketAddr> = self.addresses().collect();
         let shards = self.workers.len() as u64;
@@ -153,22 +156,20 @@ impl Server {
     }
 
     /// The backends that a listener is to have, each in its place.
-    fn places(&self, number: usize) -> Vec<BackendConfig> {
+    fn places(&self, number: usize, figures: &[ShardReport]) -> Vec<BackendConfig> {
         let listener = &self.listeners[number];
         let wanted = listener.settings.cluster.backends(|host| self.addresses_of(host));
-        let present = match listener.configurations.first() {
-            Some(first) => &first.config().cluster.backends[..],
-            None => &[],
-        };
-        let figures = if present.iter().any(|backend| backend.removed) {
-            self.figures_of(listener.shard).backends
-        } else {
-            Vec::new()
-        };
-        places::assign(present, &wanted, |place| {
-            let unused = |b: &crate::report::BackendReport| b.flows_active + b.sockets_resting == 0;
-            figures.get(place).is_some_and(unused)
+        let figures = figures.get(listener.shard as usize);
+        places::assign(listener.backends(), &wanted, |place| {
+            let backend = figures.and_then(|figures| figures.backends.get(place));
+            backend.is_some_and(|b| b.flows_active + b.sockets_resting == 0)
         })
+    }
+
+    /// The figures of all shards, if backends have been removed to which something may refer yet.
+    fn figures_of_removed(&self) -> Vec<ShardReport> {
+        let mut all = self.listeners.iter().flat_map(BoundListener::backends);
+        if all.any(|backend| backend.removed) { self.figures() } else { Vec::new() }
     }
 
     /// Tells the workers what to do for a listener, unless they do it already.
@@ -189,9 +190,8 @@ impl Server {
         let Some(first) = configurations.first() else { return };
 
         if let Some(former) = listener.configurations.first() {
-            let backends = |c: &Configuration| c.config().cluster.backends.clone();
-            let (former, new) = (backends(former), backends(first));
-            forget_news_of_strangers(&mut listener.told, &former, &new);
+            let (former, new) = (&former.config().cluster, &first.config().cluster);
+            forget_news_of_strangers(&mut listener.told, &former.backends, &new.backends);
         } else {
             info!(
                 listener = ?listener.settings.name,
@@ -205,7 +205,7 @@ impl Server {
         let is_same = |pair: (&Configuration, &Configuration)| pair.0.config() == pair.1.config();
         let is_up_to_date = listener.configurations.len() == configurations.len()
             && listener.configurations.iter().zip(&configurations).all(is_same)
-            && listener.buffers == buffers;
+            && (&listener.name, listener.buffers) == (&name, buffers);
         let mut sockets = std::mem::take(&mut listener.sockets).into_iter();
         for (worker, configuration) in self.workers.iter().zip(&configurations) {
             let name = Arc::clone(&name);
@@ -218,7 +218,7 @@ impl Server {
             }
         }
         listener.configurations = configurations;
-        listener.buffers = buffers;
+        (listener.name, listener.buffers) = (name, buffers);
     }
 
     /// How many flows each listener can have, as far as open files go.
@@ -243,6 +243,11 @@ impl BoundListener {
         let ours = &self.settings;
         let is_same_port_0 = settings.address.port() != 0 || ours.name == settings.name;
         (ours.address, ours.v6_only) == (settings.address, settings.v6_only) && is_same_port_0
+    }
+
+    /// The backends that its managers know, each in its place.
+    fn backends(&self) -> &[BackendConfig] {
+        self.configurations.first().map_or(&[], |first| &first.config().cluster.backends)
     }
 
     fn asked_flows(&self) -> Option<u64> {

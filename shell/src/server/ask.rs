@@ -77,13 +77,8 @@ impl Server {
         batches.flatten()
     }
 
-    /// The figures of a shard, of all workers together.
-    pub(super) fn figures_of(&self, shard: u32) -> ShardReport {
-        self.figures().into_iter().nth(shard as usize).unwrap_or_default()
-    }
-
     /// The figures of all shards, by their numbers.
-    fn figures(&self) -> Vec<ShardReport> {
+    pub(super) fn figures(&self) -> Vec<ShardReport> {
         let (sender, reports) = mpsc::channel();
         self.command_all(|_| Command::Report(sender.clone()));
         drop(sender);

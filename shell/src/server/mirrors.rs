@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use flowgate_config::Cluster;
 use flowgate_core::config::BackendConfig;
-use flowgate_core::{BackendId, Configuration};
+use flowgate_core::{BackendId, BackendNews, Configuration};
 
 use super::standings::{Standing, Standings};
-use super::{Server, WorkerHandle, places};
-use crate::io::way::Way;
+use super::{Server, places};
 use crate::sys::process;
 use crate::worker::Command;
 
@@ -72,22 +71,10 @@ impl Server {
 }
 
 impl Mirror {
-    /// Tells the managers what has been said of backends since they were told last.
-    pub(super) fn spread_news(
-        &mut self,
-        shard: u32,
-        standings: &Standings,
-        workers: &[WorkerHandle],
-    ) {
+    /// What its managers are to hear of its backends. They count as told from now on.
+    pub(super) fn news(&mut self, standings: &Standings) -> Vec<(BackendId, BackendNews)> {
         let backends = &self.configuration.config().cluster.backends;
-        for (place, (backend, told)) in backends.iter().zip(&mut self.told).enumerate() {
-            let now = standings.get(&self.cluster.name, backend.address);
-            for news in now.news_since(std::mem::replace(told, now)) {
-                let (way, backend) = (Way::Mirror, BackendId::new(place));
-                let command = || Command::BackendChanged { shard, way, backend, news };
-                workers.iter().for_each(|worker| worker.command(command()));
-            }
-        }
+        standings.news(&self.cluster.name, backends, &mut self.told)
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use flowgate_core::{BackendNews, Instant};
+use flowgate_core::config::BackendConfig;
+use flowgate_core::{BackendId, BackendNews, Instant};
 
 /// What was said of one backend. Nothing was: it is up and not draining.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub(super) struct Standing {
 
 impl Standing {
     /// What to tell somebody who knows `known` so that they know this.
-    pub(super) fn news_since(self, known: Self) -> impl Iterator<Item = BackendNews> {
+    fn news_since(self, known: Self) -> impl Iterator<Item = BackendNews> {
         let health = if self.is_down { BackendNews::Down } else { BackendNews::Up };
         let drain = match self.drain {
             Some(deadline) => BackendNews::Drain { deadline },
@@ -35,9 +36,26 @@ pub(super) struct Standings {
 }
 
 impl Standings {
-    pub(super) fn get(&self, cluster: &str, backend: SocketAddr) -> Standing {
+    fn get(&self, cluster: &str, backend: SocketAddr) -> Standing {
         let found = self.by_cluster.get(cluster).and_then(|cluster| cluster.get(&backend));
         found.copied().unwrap_or_default()
+    }
+
+    /// What has been said of the backends of a cluster that managers, which know what `told` says
+    /// of each place, are to hear. They count as told from now on.
+    pub(super) fn news(
+        &self,
+        cluster: &str,
+        backends: &[BackendConfig],
+        told: &mut [Standing],
+    ) -> Vec<(BackendId, BackendNews)> {
+        let mut all = Vec::new();
+        for (place, (backend, told)) in backends.iter().zip(told).enumerate() {
+            let now = self.get(cluster, backend.address);
+            let news = now.news_since(std::mem::replace(told, now));
+            all.extend(news.map(|news| (BackendId::new(place), news)));
+        }
+        all
     }
 
     pub(super) fn change(
