@@ -303,15 +303,3 @@ fn start_flow_log(config: &Config, clock: Clock) -> Result<Option<FlowLog>, RunE
         }
     }
 }
-
-impl Supervisor {
-    fn reload_by_signal(&mut self) {
-        match self.reload() {
-            Ok(notes) => notes.iter().for_each(|note| info!("{note}")),
-            Err(reasons) => {
-                reasons.iter().for_each(|reason| warn!("{reason}"));
-                warn!("the configuration stays as it was");
-            }
-        }
-    }
-}

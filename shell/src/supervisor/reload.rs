@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowgate_config::LoadError;
+use flowgate_config::{Config, LoadError};
 use tracing::{info, warn};
 
 use super::Supervisor;
@@ -32,49 +32,61 @@ impl Supervisor {
         outcome
     }
 
+    /// The same where nobody waits for an answer: the log has it.
+    pub(super) fn reload_by_signal(&mut self) {
+        match self.reload() {
+            Ok(notes) => notes.iter().for_each(|note| info!("{note}")),
+            Err(reasons) => {
+                reasons.iter().for_each(|reason| warn!("{reason}"));
+                warn!("the configuration stays as it was");
+            }
+        }
+    }
+
     fn try_reload(&mut self) -> Result<Vec<String>, Vec<String>> {
         if self.is_draining {
             return Err(vec![
                 "flowgate is draining, to stop: it takes no new configuration".into(),
             ]);
         }
-        let config = flowgate_config::load(&self.path).map_err(reasons)?;
+        let mut config = flowgate_config::load(&self.path).map_err(reasons)?;
         if config.workers != self.config.workers {
             return Err(vec![
                 "workers: cannot change while flowgate runs; restart it, or set workers back"
                     .into(),
             ]);
         }
-        let difference = self.config.difference_to(&config);
+        let waiting = self.config.difference_to(&config).needs_restart;
+        // What waits for a restart stays as it is, and is compared with again at the next reload.
+        config.admin.clone_from(&self.config.admin);
+        config.log.format = self.config.log.format;
+        config.log.flows.clone_from(&self.config.log.flows);
         self.resolve_new_names(&config);
-        self.server.apply(&config).map_err(|error| vec![error.to_string()])?;
+        let applied = self.server.apply(&config).map_err(|error| vec![error.to_string()]);
+        // Until here the names of both were kept fresh.
+        self.resolver.set_names(names(if applied.is_ok() { &config } else { &self.config }));
+        applied?;
 
         self.level.set(config.log.level);
         let mut notes: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         let waits = |key: &&str| format!("{key}: takes effect when flowgate is started again");
-        notes.extend(difference.needs_restart.iter().map(waits));
+        notes.extend(waiting.iter().map(waits));
         for note in &notes {
             warn!("{note}");
         }
-        // What cannot change now is compared with again at the next reload.
-        let (admin, format, flows) =
-            (self.config.admin.clone(), self.config.log.format, self.config.log.flows.clone());
         self.config = config;
-        (self.config.admin, self.config.log.format, self.config.log.flows) = (admin, format, flows);
         self.retarget();
         Ok(notes)
     }
 
-    /// Resolves the names that are new, and has those that are not needed any more forgotten once
-    /// the configuration is in force.
-    fn resolve_new_names(&mut self, config: &flowgate_config::Config) {
+    /// Resolves the names that are new. Those that were needed until now are kept.
+    fn resolve_new_names(&mut self, config: &Config) {
         let wanted = names(config);
-        let is_known = |name: &String| !self.server.addresses_of(name).is_empty();
-        if wanted.iter().all(is_known) {
-            self.resolver.set_names(wanted);
+        if wanted.iter().all(|name| !self.server.addresses_of(name).is_empty()) {
             return;
         }
-        for (name, addresses) in self.resolver.resolve_now(wanted, PATIENCE_WITH_NAMES) {
+        let all = &wanted | &names(&self.config);
+        for (name, addresses) in self.resolver.resolve_now(all, PATIENCE_WITH_NAMES) {
             self.server.resolved(&name, addresses);
         }
     }
