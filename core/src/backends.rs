@@ -1,5 +1,6 @@
 //! The backends of a cluster: what they may take, what they have, and how they stand.
 
+mod image;
 mod standing;
 
 use alloc::vec::Vec;

@@ -11,6 +11,7 @@
 //! - `None` means that there is no backend that can take a flow.
 //! - The same backends, seed and calls give the same picks.
 
+mod image;
 mod least_flows;
 mod maglev;
 mod power_of_two;

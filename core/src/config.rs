@@ -1,5 +1,8 @@
 //! What a manager is told to do. The core checks nothing here: `flowgate-config` builds these from
 //! text and refuses what makes no sense, and every value is safe even where it makes none.
+//!
+//! All of it is part of [snapshots](crate::snapshot), in the order in which fields and variants stand
+//! here: whoever adds one, or moves one, changes their format.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -7,12 +10,18 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// The most flows of a listener. Its flow table is allocated at start, so a slip of the finger must
+/// not ask for more than a machine has.
+pub const MOST_FLOWS: u32 = 1 << 24;
 
 /// How one listener's datagrams are to be balanced.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagerConfig {
     /// The address and port that clients call, as a PROXY header is to tell it. Where the
     /// listener is bound to a wildcard, each datagram's own local address takes its place.
+    #[serde(with = "crate::snapshot::address")]
     pub address: SocketAddr,
     /// The most flows alive at once. The flow table is allocated for this many at start.
     pub max_flows: u32,
@@ -27,6 +36,7 @@ pub struct ManagerConfig {
     pub deny: Vec<IpNet>,
     /// The addresses of all our listeners; `address` is one in any case. A datagram that comes from
     /// one of them is in a loop. A wildcard stands for the address that the datagram was sent to.
+    #[serde(with = "crate::snapshot::address::list")]
     pub own_addresses: Vec<SocketAddr>,
     /// Whether to emit [`Output::RecordFlow`](crate::Output::RecordFlow) for each flow that ends.
     pub record_flows: bool,
@@ -35,7 +45,7 @@ pub struct ManagerConfig {
 }
 
 /// A set of backends and how they share the work.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterConfig {
     /// What becomes of a client's datagrams.
     pub mode: Mode,
@@ -66,7 +76,7 @@ pub struct ClusterConfig {
 }
 
 /// What becomes of a client's datagrams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     /// They make a flow, which has one backend, and its answers go to the client.
     Session {
@@ -107,7 +117,7 @@ impl Mode {
 }
 
 /// Whose answers a client gets of those to whom its datagrams are copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReplyFrom {
     /// Nobody's. There are no flows.
     Nobody,
@@ -119,7 +129,7 @@ pub enum ReplyFrom {
 }
 
 /// When a backend is out of service, and what that means for its flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthPolicy {
     /// What a live flow does when its backend goes down.
     pub on_backend_down: OnBackendDown,
@@ -137,7 +147,7 @@ impl Default for HealthPolicy {
 }
 
 /// What a live flow does when its backend goes down. One whose backend is removed never stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnBackendDown {
     /// It stays, and hopes.
     Pin,
@@ -150,7 +160,7 @@ pub enum OnBackendDown {
 /// When the signs that datagrams themselves give put a backend out of service for a while.
 ///
 /// Network errors and silence are counted apart. Any answer of the backend starts both anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passive {
     /// How many flows in a row may end without the answer that they expect: those of a cluster
     /// where `responses` says that there is one. At least 1.
@@ -171,7 +181,7 @@ pub const LEAST_PATIENCE: Duration = Duration::from_millis(1);
 pub const MOST_PATIENCE: Duration = Duration::from_secs(300);
 
 /// What one client may take. 0 is no limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// The most flows of one client address.
     pub flows_per_source: u32,
@@ -189,9 +199,10 @@ pub struct Limits {
 }
 
 /// One server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendConfig {
     /// Where its datagrams go.
+    #[serde(with = "crate::snapshot::address")]
     pub address: SocketAddr,
     /// Its share of new flows, relative to the other backends' weights. 0: no new flows.
     pub weight: u32,
@@ -215,7 +226,7 @@ impl BackendConfig {
 }
 
 /// How a backend is chosen for a new flow. All respect weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Balance {
     /// Each in turn, in proportion to the weights.
     RoundRobin,
@@ -254,7 +265,7 @@ impl fmt::Display for Balance {
 }
 
 /// What of a client's address decides its backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Affinity {
     /// The address: all flows of one host go to one backend.
     SourceIp,
@@ -263,7 +274,7 @@ pub enum Affinity {
 }
 
 /// Which datagrams to a backend carry a PROXY protocol v2 header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SendProxyProtocol {
     /// None.
     Off,

@@ -1,5 +1,9 @@
 //! What a manager counts. The shell samples these; nothing is emitted per datagram.
 
+mod image;
+
+use serde::{Deserialize, Serialize};
+
 use crate::burst::Burst;
 use crate::reason::{CloseReason, Direction, DropReason};
 
@@ -93,7 +97,7 @@ impl Ledger {
 }
 
 /// An amount of traffic. Bytes are payload bytes: no headers, no prefixes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Datagrams.
     pub datagrams: u64,

@@ -1,5 +1,7 @@
 //! One flow: a client and the backend that serves it.
 
+mod image;
+
 use core::net::SocketAddr;
 use core::time::Duration;
 

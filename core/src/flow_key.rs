@@ -1,5 +1,7 @@
 //! What names a flow from outside: who sent to whom.
 
+mod image;
+
 use core::hash::Hasher;
 use core::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 

@@ -1,14 +1,16 @@
 //! All flows of a manager, found by id or by who sent to whom.
 
+mod image;
+
 use core::hint::black_box;
 
 use hashbrown::HashTable;
-use slab::Slab;
 
 use crate::flow::UdpFlow;
 use crate::flow_key::FlowKey;
 use crate::id::{FlowId, LEG};
 use crate::random::Random;
+use crate::slots::Slots;
 use crate::time::Instant;
 
 /// The most flows that one prefetch fetches.
@@ -21,14 +23,12 @@ const PREFETCH_BATCH: usize = 64;
 /// index for twice as many, so that it never has to grow when flows come and go.
 #[derive(Clone, Debug)]
 pub(crate) struct FlowTable {
-    flows: Slab<UdpFlow>,
+    flows: Slots<UdpFlow>,
     /// How many of them have ended and only keep their sockets.
     resting: usize,
     index: HashTable<u32>,
     hash_keys: (u64, u64),
     capacity: usize,
-    /// No slot from here on has ever been used.
-    slots_used: usize,
     next_generation: u32,
     expected: Expected,
 }
@@ -55,12 +55,11 @@ impl Expected {
 impl FlowTable {
     pub(crate) fn new(capacity: usize, random: &mut Random) -> Self {
         Self {
-            flows: Slab::with_capacity(capacity),
+            flows: Slots::with_capacity(capacity),
             resting: 0,
             index: HashTable::with_capacity(capacity * 2),
             hash_keys: (random.draw(), random.draw()),
             capacity,
-            slots_used: 0,
             next_generation: 0,
             expected: Expected::NOTHING,
         }
@@ -79,7 +78,7 @@ impl FlowTable {
     /// Allows another number of flows. Where there are more, they may stay.
     pub(crate) fn set_capacity(&mut self, capacity: usize) {
         let Self { flows, index, hash_keys, .. } = self;
-        flows.reserve_exact(capacity.saturating_sub(flows.len()));
+        flows.reserve(capacity);
         let rehash = |&at: &u32| flows[at as usize].key().hash(*hash_keys);
         index.reserve((capacity * 2).saturating_sub(index.len()), rehash);
         self.capacity = capacity;
@@ -87,7 +86,7 @@ impl FlowTable {
 
     /// How many slots there are to look at for whoever wants to see every flow.
     pub(crate) const fn slots(&self) -> usize {
-        self.slots_used
+        self.flows.used()
     }
 
     /// The flow in a slot, if there is one alive.
@@ -179,7 +178,7 @@ impl FlowTable {
     ) -> FlowId {
         let generation = self.next_generation | if is_leg { LEG } else { 0 };
         self.next_generation = self.next_generation.wrapping_add(2 * LEG);
-        let index = reuse.map_or_else(|| self.flows.vacant_key(), FlowId::index) as u32;
+        let index = reuse.map_or_else(|| self.flows.next(), FlowId::index) as u32;
         let flow = build(FlowId::new(index, generation));
         match reuse {
             Some(resting) => {
@@ -190,7 +189,6 @@ impl FlowTable {
                 self.flows.insert(flow);
             }
         }
-        self.slots_used = self.slots_used.max(index as usize + 1);
         let Self { flows, index: by_key, hash_keys, .. } = self;
         let rehash = |&index: &u32| flows[index as usize].key().hash(*hash_keys);
         by_key.insert_unique(key.hash(*hash_keys), index, rehash);
@@ -252,7 +250,6 @@ impl FlowTable {
 
     /// Panics unless the index and the slots tell the same.
     pub(crate) fn assert_invariants(&self) {
-        assert!(self.flows.iter().all(|(slot, _)| slot < self.slots_used), "a slot out of sight");
         let mut findable = 0;
         for (id, flow) in self.iter().filter(|(_, flow)| flow.is_findable()) {
             findable += 1;

@@ -119,6 +119,8 @@ mod queue;
 pub mod random;
 mod reason;
 mod relays;
+mod slots;
+pub mod snapshot;
 mod source_limits;
 mod time;
 mod timer_wheel;

@@ -6,6 +6,7 @@ mod configure;
 mod expire;
 mod failover;
 mod forward;
+mod image;
 mod invariants;
 mod one_way;
 mod race;

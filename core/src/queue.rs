@@ -61,6 +61,13 @@ impl Queues {
         Some(link.queue as usize)
     }
 
+    /// All numbers of a queue, in the order in which they were pushed.
+    pub(crate) fn iter(&self, queue: usize) -> impl Iterator<Item = u32> {
+        let next = |&number: &u32| self.links.get(number as usize).map(|link| link.next);
+        let all = core::iter::successors(Some(self.ends[queue].first), next);
+        all.take_while(|&number| number != NIL)
+    }
+
     /// The number that was pushed first.
     pub(crate) fn first(&self, queue: usize) -> Option<usize> {
         let first = self.ends[queue].first;

@@ -13,6 +13,11 @@ impl Random {
         Self(seed)
     }
 
+    /// The seed from which the rest of the sequence grows.
+    pub(crate) const fn state(&self) -> u64 {
+        self.0
+    }
+
     /// Draws the next number of the sequence.
     pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);

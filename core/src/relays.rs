@@ -1,14 +1,16 @@
 //! The proxies that speak for clients, and whom each has spoken of last.
 
+mod image;
+
 use core::net::SocketAddr;
 
 use hashbrown::HashTable;
-use slab::Slab;
 
 use crate::flow_key::FlowKey;
 use crate::local_addr::LocalAddr;
 use crate::queue::Queues;
 use crate::random::Random;
+use crate::slots::Slots;
 use crate::time::Instant;
 
 /// How many proxies without a flow can be remembered besides those that have some.
@@ -33,7 +35,7 @@ pub(crate) struct Said {
 /// more afterwards.
 #[derive(Clone, Debug)]
 pub(crate) struct Relays {
-    relays: Slab<Relay>,
+    relays: Slots<Relay>,
     index: HashTable<u32>,
     idle: Queues,
     hash_keys: (u64, u64),
@@ -53,7 +55,7 @@ struct Relay {
 impl Relays {
     pub(crate) fn new() -> Self {
         Self {
-            relays: Slab::new(),
+            relays: Slots::with_capacity(0),
             index: HashTable::new(),
             idle: Queues::new(1, 0),
             hash_keys: (0, 0),
@@ -68,7 +70,7 @@ impl Relays {
         }
         self.capacity = self.capacity.max(flows + WITHOUT_FLOWS);
         let Self { relays, index, hash_keys, .. } = self;
-        relays.reserve_exact(self.capacity.saturating_sub(relays.len()));
+        relays.reserve(self.capacity);
         let rehash = |&at: &u32| relays[at as usize].key.hash(*hash_keys);
         index.reserve((self.capacity * 2).saturating_sub(index.len()), rehash);
         self.idle.reserve(self.capacity);
@@ -164,13 +166,13 @@ impl Relays {
         let mut flows: u64 = 0;
         for number in of_flows {
             flows += 1;
-            assert!(self.relays.contains(number as usize), "a flow without its proxy");
+            assert!(self.relays.get(number as usize).is_some(), "a flow without its proxy");
         }
         let counted: u64 = self.relays.iter().map(|(_, relay)| u64::from(relay.flows)).sum();
         assert_eq!(counted, flows, "a proxy's flows were lost count of");
         assert!(self.relays.len() <= self.capacity, "more proxies than there is room for");
         assert_eq!(self.index.len(), self.relays.len(), "a proxy is lost");
-        for (number, relay) in &self.relays {
+        for (number, relay) in self.relays.iter() {
             assert_eq!(self.find(&relay.key), Some(number as u32), "a proxy is not found");
             let queue = (relay.flows == 0).then_some(IDLE);
             assert_eq!(self.idle.queue_of(number), queue, "a proxy in the wrong queue");

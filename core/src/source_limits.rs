@@ -1,5 +1,7 @@
 //! What one client, or one neighbourhood of clients, may take.
 
+mod image;
+
 use core::hash::Hasher;
 use core::time::Duration;
 
@@ -167,8 +169,15 @@ const BUCKET: Duration = Duration::from_secs(1);
 
 impl NewFlowRate {
     fn new(per_second: u32, max_flows: usize, keys: (u64, u64)) -> Self {
-        let buckets = max_flows.max(1_024).next_power_of_two() * 2;
-        Self { empty_at: vec![Instant::ORIGIN; buckets], interval: BUCKET / per_second, keys }
+        Self {
+            empty_at: vec![Instant::ORIGIN; Self::buckets_for(max_flows)],
+            interval: BUCKET / per_second,
+            keys,
+        }
+    }
+
+    fn buckets_for(max_flows: usize) -> usize {
+        max_flows.max(1_024).next_power_of_two() * 2
     }
 
     fn admit(&mut self, client: u128, now: Instant) -> bool {

@@ -3,12 +3,16 @@
 use core::ops::{Add, AddAssign, Sub};
 use core::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// A point in time: nanoseconds since an origin that the caller chooses.
 ///
 /// The core never reads a clock. The shell counts from the start of its process on
 /// `CLOCK_MONOTONIC`; a test counts from wherever it likes. Two instants can be compared only
 /// when they come from the same origin.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Instant(u64);
 
 impl Instant {

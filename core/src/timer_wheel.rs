@@ -9,6 +9,8 @@
 //! below. An entry of a high level comes up when its slot begins, ahead of its deadline, and is
 //! scheduled again into a lower level by the same rule that serves deadlines that have moved.
 
+mod image;
+
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -76,6 +78,11 @@ impl TimerWheel {
         }
         let tick = deadline.as_nanos().div_ceil(TICK.as_nanos() as u64).max(self.elapsed + 1);
         let (level, slot) = self.place(tick);
+        self.link(timer, level, slot);
+    }
+
+    /// Puts a timer that is not scheduled before all others of a slot.
+    fn link(&mut self, timer: usize, level: usize, slot: usize) {
         let head = &mut self.heads[level][slot];
         self.links[timer] = Link {
             previous: NIL,
@@ -163,14 +170,25 @@ impl TimerWheel {
             if occupied == 0 {
                 return None;
             }
-            let turns = self.elapsed >> (SLOT_BITS * level as u32);
-            let position = turns as u32 % SLOTS as u32;
-            // A slot at the position itself has begun but was not emptied: it is due at once.
+            let position = (self.turns(level) % SLOTS as u64) as u32;
             let distance = occupied.rotate_right(position).trailing_zeros();
-            let begins = (turns + u64::from(distance)) << (SLOT_BITS * level as u32);
-            Some((begins, level, (position + distance) as usize % SLOTS))
+            let slot = (position + distance) as usize % SLOTS;
+            Some((self.begins(level, slot), level, slot))
         };
         (0..LEVELS).filter_map(first_of_level).min()
+    }
+
+    /// The tick at which a slot begins that is not empty.
+    fn begins(&self, level: usize, slot: usize) -> u64 {
+        let turns = self.turns(level);
+        // A slot at the position itself has begun but was not emptied: it is due at once.
+        let distance = (slot as u64).wrapping_sub(turns) % SLOTS as u64;
+        (turns + distance) << (SLOT_BITS * level as u32)
+    }
+
+    /// How many slots of a level have begun.
+    const fn turns(&self, level: usize) -> u64 {
+        self.elapsed >> (SLOT_BITS * level as u32)
     }
 }
 

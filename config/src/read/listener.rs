@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
 use bytesize::ByteSize;
+use flowgate_core::config::MOST_FLOWS;
 use ipnet::IpNet;
 
 use super::cluster::Clusters;
@@ -17,10 +18,6 @@ const TABLES: &str = "one or more [[listener]] tables";
 
 /// The longest payload of a UDP datagram over IPv4.
 const LONGEST_DATAGRAM: u16 = 65_507;
-
-/// The most flows of a listener. Its flow table is allocated at start, so a slip of the finger must
-/// not ask for more than a machine has.
-const MOST_FLOWS: u32 = 1 << 24;
 
 /// What may be asked of the kernel. It doubles the number and keeps it as a signed 32-bit one.
 const BUFFER: RangeInclusive<ByteSize> = ByteSize::kib(4)..=ByteSize::mib(512);

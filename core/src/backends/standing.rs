@@ -1,5 +1,7 @@
 //! How one backend stands: with the probes, with the operator, and by what datagrams say of it.
 
+mod image;
+
 use crate::config::{LEAST_PATIENCE, MOST_PATIENCE, NETWORK_ERRORS, Passive};
 use crate::news::BackendNews;
 use crate::time::Instant;

@@ -58,6 +58,28 @@ impl RoundRobin {
         Some(self.ids[taken.member()])
     }
 
+    /// The time of each member's next turn, in the order of the members.
+    pub(super) fn times(&self) -> Vec<u128> {
+        let mut times = alloc::vec![0; self.ids.len()];
+        self.queue.iter().for_each(|Reverse(turn)| times[turn.member()] = turn.time());
+        times
+    }
+
+    /// Gives each member its next turn at such a time; `false` where they are not as many, or a
+    /// time is not possible.
+    pub(super) fn restore(&mut self, times: &[u128]) -> bool {
+        let mut turns = mem::take(&mut self.queue).into_vec();
+        let mut are_possible = times.len() == self.ids.len();
+        for Reverse(turn) in &mut turns {
+            match times.get(turn.member()).and_then(|&time| turn.at_time(time)) {
+                Some(restored) => *turn = restored,
+                None => are_possible = false,
+            }
+        }
+        self.queue = turns.into();
+        are_possible
+    }
+
     /// Takes the soonest turn of a backend that can take a flow out of the queue.
     fn take_next_turn(&mut self, backends: &Backends) -> Option<Turn> {
         while self.passed_over.len() < PATIENCE {

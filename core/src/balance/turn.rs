@@ -35,6 +35,17 @@ impl Turn {
         self.rank as usize
     }
 
+    /// When it is.
+    pub(super) const fn time(&self) -> u128 {
+        self.at
+    }
+
+    /// The member's turn at another time; `None` beyond the end of the clock, which leaves room for
+    /// 2^63 more turns of the lightest member.
+    pub(super) const fn at_time(self, at: u128) -> Option<Self> {
+        if at < 1 << 127 { Some(Self { at, ..self }) } else { None }
+    }
+
     /// The member's next turn after this one.
     pub(super) const fn next(self) -> Self {
         Self { at: self.at + self.stride as u128, ..self }

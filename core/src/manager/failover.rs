@@ -18,10 +18,10 @@ const SLOTS_PER_TIMEOUT: usize = 1_024;
 pub(super) struct Sweep {
     /// When it is to go on.
     pub(super) at: Instant,
-    next_slot: usize,
+    pub(super) next_slot: usize,
     /// How many slots it has still to look at. It goes once round from where it is when the last
     /// news came, so that it gets to every slot however often news come.
-    left: usize,
+    pub(super) left: usize,
 }
 
 impl UdpManager {

@@ -19,12 +19,11 @@ impl UdpManager {
         let mut flows_of_backend = vec![0; self.backends.len()];
         for (id, flow) in self.flows.iter() {
             assert!(self.wheel.is_scheduled(id.index()), "a flow without a timer never ends");
-            let queue = match (flow.is_answered(), flow.is_confirmed()) {
-                (false, _) => Some(UNANSWERED),
-                (true, false) => Some(UNCONFIRMED),
-                (true, true) => None,
-            };
-            assert_eq!(self.queues.queue_of(id.index()), queue, "a flow in the wrong queue");
+            assert_eq!(
+                self.queues.queue_of(id.index()),
+                queue_of(flow),
+                "a flow in the wrong queue"
+            );
             flows_of_backend[flow.backend().index()] += 1;
             let ring = || self.legs(Some(id)).take(self.flows.len() + 1);
             let last = ring().last().and_then(|last| self.flows.get(last.0));
@@ -56,5 +55,14 @@ impl UdpManager {
             let accounted = ledger.forwarded.plus(ledger.dropped_total());
             assert_eq!(ledger.received, accounted, "the {} ledger is off", direction.as_str());
         }
+    }
+}
+
+/// The queue that a flow that is alive has to be in.
+pub(super) const fn queue_of(flow: &UdpFlow) -> Option<usize> {
+    match (flow.is_answered(), flow.is_confirmed()) {
+        (false, _) => Some(UNANSWERED),
+        (true, false) => Some(UNCONFIRMED),
+        (true, true) => None,
     }
 }

@@ -455,7 +455,7 @@ proptest! {
                     let (outputs, datagrams) = match event {
                         Event::Request { client: port, datagrams } => {
                             let bytes = &bytes[..datagrams];
-                            (harness.requests(client(port), bytes, 1), datagrams)
+                            (harness.requests_at(client(port), bytes, 1, now), datagrams)
                         }
                         Event::Relayed { client } => {
                             (harness.request(proxy(1), &relayed[usize::from(client)], now), 1)

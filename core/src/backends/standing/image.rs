@@ -1,0 +1,40 @@
+//! Standings as plain data.
+
+use super::{Drain, Signs, Standing};
+use crate::counters::Traffic;
+use crate::snapshot::document::{BackendDrainImage, BackendImage};
+
+impl Standing {
+    /// How a backend stands that has no figures.
+    pub(in crate::backends) fn image(&self) -> BackendImage {
+        let Signs { errors, silent_flows, times_out, out_until } = self.signs;
+        BackendImage {
+            fails_probes: self.fails_probes,
+            drain: match self.drain {
+                Drain::No => BackendDrainImage::No,
+                Drain::Until(deadline) => BackendDrainImage::Until(deadline),
+                Drain::Over => BackendDrainImage::Over,
+            },
+            errors,
+            silent_flows,
+            times_out,
+            out_until,
+            to: Traffic::default(),
+            dropped: Traffic::default(),
+            from: Traffic::default(),
+        }
+    }
+
+    pub(in crate::backends) const fn restored(image: &BackendImage) -> Self {
+        let &BackendImage { errors, silent_flows, times_out, out_until, .. } = image;
+        Self {
+            fails_probes: image.fails_probes,
+            drain: match image.drain {
+                BackendDrainImage::No => Drain::No,
+                BackendDrainImage::Until(deadline) => Drain::Until(deadline),
+                BackendDrainImage::Over => Drain::Over,
+            },
+            signs: Signs { errors, silent_flows, times_out, out_until },
+        }
+    }
+}

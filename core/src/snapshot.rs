@@ -1,0 +1,87 @@
+//! The state of a manager as plain data, to be handed to another process and gone on with there.
+//!
+//! [`UdpManager::image`] says everything that a manager knows, and [`UdpManager::restore`] makes a
+//! manager of it that does in all things what the first one would have done: the same outputs, the
+//! same counters, the same deadlines, for whatever comes. [`seal`] wraps such an image, or any
+//! document that holds images, and [`open`] unwraps it.
+//!
+//! ```
+//! use flowgate_core::snapshot::{ManagerImage, SnapshotError, open, seal};
+//! # use flowgate_core::{Instant, UdpManager, config::*};
+//! # let cluster = ClusterConfig {
+//! #     mode: Mode::SESSION,
+//! #     balance: Balance::RoundRobin,
+//! #     affinity: Affinity::SourceIp,
+//! #     idle_timeout: std::time::Duration::from_secs(60),
+//! #     responses: 1,
+//! #     requests: 0,
+//! #     send_proxy_protocol: SendProxyProtocol::Off,
+//! #     upstream_reuse: None,
+//! #     health: HealthPolicy::default(),
+//! #     limits: Limits::default(),
+//! #     backends: vec![BackendConfig::new("10.0.0.1:53".parse()?)],
+//! # };
+//! # let config = ManagerConfig {
+//! #     address: "192.0.2.1:53".parse()?,
+//! #     max_flows: 1_000,
+//! #     max_datagram_size: 65_507,
+//! #     accept_proxy_protocol: vec![],
+//! #     allow: vec![],
+//! #     deny: vec![],
+//! #     own_addresses: vec![],
+//! #     record_flows: false,
+//! #     cluster,
+//! # };
+//! # let manager = UdpManager::new(config, 42, Instant::ORIGIN);
+//! let mut bytes = seal(&manager.image());
+//! let image: ManagerImage = open(&bytes)?;
+//! let restored = UdpManager::restore(image, None)?;
+//! assert_eq!(restored.image(), manager.image());
+//!
+//! bytes[100] ^= 1;
+//! assert_eq!(open::<ManagerImage>(&bytes), Err(SnapshotError::Damaged));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is in it, and what is not
+//!
+//! Only what cannot be worked out: how a backend stands, but not whether that makes it serve; whose
+//! flows there are, but not how many each backend or source has. What is worked out cannot
+//! contradict what is told. What can is checked, and an image that breaks an
+//! [invariant](UdpManager::assert_invariants) is refused. Instants are as the manager was told them:
+//! the clock must go on where it was. Buckets of the rate of new flows that have run empty since
+//! are left out.
+//!
+//! It holds the secrets of the manager's hash tables, and the addresses of all its clients.
+//! Whoever has it can attack the one and trace the others.
+//!
+//! # How the format may change
+//!
+//! Everything is encoded with postcard, which writes neither names nor types: fields come in their
+//! order, a variant is its number. So a field that is added, removed or moved, in a document or in
+//! the [configuration](crate::config), is another format, and so is a variant anywhere but at the
+//! end. Then:
+//!
+//! 1. [`FORMAT`] grows by one;
+//! 2. the documents as they were are kept, in a module named for the former format, with a
+//!    conversion into those of today, for as long as [`OLDEST_FORMAT`] says; [`open`] tells by the
+//!    format which of them it reads;
+//! 3. a snapshot of the new format joins those of the former ones in `tests/fixtures`.
+//!
+//! A test reads them, and fails where the first was forgotten. What is counted by reason is told by
+//! the names that reports have for reasons, so that a reason more is no other format.
+
+pub(crate) mod address;
+pub(crate) mod document;
+mod envelope;
+pub(crate) mod error;
+
+pub use document::ManagerImage;
+pub use envelope::{FORMAT, OLDEST_FORMAT, SnapshotError, open, seal};
+pub use error::ImageError;
+
+#[cfg(doc)]
+use crate::UdpManager;
+
+#[cfg(test)]
+mod tests;
