@@ -80,6 +80,22 @@ pub struct ProbePolicy {
     pub fall: u32,
 }
 
+/// What the probes of a target say so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opinion {
+    /// Whether it is up.
+    pub is_up: bool,
+    /// How many results in a row have spoken against that.
+    pub against: u32,
+}
+
+/// Nothing is known against it.
+impl Default for Opinion {
+    fn default() -> Self {
+        Self { is_up: true, against: 0 }
+    }
+}
+
 /// How a probe ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProbeOutcome {
@@ -202,11 +218,17 @@ impl HealthChecker {
 
     /// Adds a target, which is up until probes say otherwise.
     pub fn add(&mut self, policy: ProbePolicy, now: Instant) -> TargetId {
+        self.add_known(policy, Opinion::default(), now)
+    }
+
+    /// Adds a target of which something is known from another checker's probes.
+    pub fn add_known(&mut self, policy: ProbePolicy, opinion: Opinion, now: Instant) -> TargetId {
         let id = TargetId(self.next_number);
         self.next_number += 1;
         let due = self.first_due(policy, now);
         let stage = Stage::Waiting { is_postponed: false };
-        self.targets.insert(id, Target { policy, is_up: true, against: 0, attempt: 0, stage, due });
+        let Opinion { is_up, against } = opinion;
+        self.targets.insert(id, Target { policy, is_up, against, attempt: 0, stage, due });
         self.schedule.insert((due, id));
         id
     }
@@ -242,6 +264,11 @@ impl HealthChecker {
             target.stage = Stage::Waiting { is_postponed: false };
             target.move_to(due, id, &mut self.schedule);
         }
+    }
+
+    /// What the probes of a target say so far; `None` if there is no such target.
+    pub fn opinion(&self, id: TargetId) -> Option<Opinion> {
+        self.targets.get(&id).map(|target| Opinion { is_up: target.is_up, against: target.against })
     }
 
     /// Whether a target is up; `None` if there is no such target.

@@ -1,11 +1,13 @@
 //! Names for things that come and go.
 
+use serde::{Deserialize, Serialize};
+
 /// Names one flow of one manager, for as long as the flow lives and never again.
 ///
 /// The index is small and dense: the shell uses it as its socket slot and its poll token. The
 /// generation tells apart the flows that use an index one after another, so an event that arrives
 /// for a flow already closed is recognised and ignored rather than given to its successor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FlowId {
     index: u32,
     generation: u32,
@@ -40,7 +42,7 @@ impl FlowId {
 /// Names one backend of a manager's cluster: its place in [`ClusterConfig::backends`].
 ///
 /// [`ClusterConfig::backends`]: crate::config::ClusterConfig::backends
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BackendId(u32);
 
 impl BackendId {
@@ -56,7 +58,7 @@ impl BackendId {
 }
 
 /// What datagrams to a backend belong to, which decides the socket they leave by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Carrier {
     /// A flow, which has a socket of its own.
     Flow(FlowId),

@@ -2,9 +2,11 @@
 
 use core::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// The local address that a datagram was sent to, and that its answer must come from
 /// (`IP_PKTINFO`, `IPV6_PKTINFO`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LocalAddr {
     /// The address.
     pub ip: IpAddr,

@@ -71,12 +71,12 @@
 //! A test reads them, and fails where the first was forgotten. What is counted by reason is told by
 //! the names that reports have for reasons, so that a reason more is no other format.
 
-pub(crate) mod address;
+pub mod address;
 pub(crate) mod document;
 mod envelope;
 pub(crate) mod error;
 
-pub use document::ManagerImage;
+pub use document::{CountersImage, ManagerImage};
 pub use envelope::{FORMAT, OLDEST_FORMAT, SnapshotError, open, seal};
 pub use error::ImageError;
 

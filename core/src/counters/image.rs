@@ -9,7 +9,8 @@ use crate::snapshot::document::{ByReason, CountersImage, LedgerImage};
 use crate::snapshot::error::{MOST_COUNTED, require};
 
 impl Counters {
-    pub(crate) fn image(&self) -> CountersImage {
+    /// What was counted, as plain data.
+    pub fn image(&self) -> CountersImage {
         CountersImage {
             to_backend: self.to_backend.image(),
             to_client: self.to_client.image(),
@@ -20,8 +21,12 @@ impl Counters {
         }
     }
 
-    /// What was counted, by a manager that has so many flows now.
-    pub(crate) fn restored(image: &CountersImage, flows: u64) -> Result<Self, ImageError> {
+    /// What plain data says was counted, by a manager that has so many flows now.
+    ///
+    /// # Errors
+    ///
+    /// When the figures contradict each other.
+    pub fn restored(image: &CountersImage, flows: u64) -> Result<Self, ImageError> {
         let restored = Self {
             to_backend: Ledger::restored(&image.to_backend)?,
             to_client: Ledger::restored(&image.to_client)?,

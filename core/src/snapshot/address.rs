@@ -37,17 +37,50 @@ impl From<Written> for SocketAddr {
     }
 }
 
-pub(crate) fn serialize<S: Serializer>(
-    address: &SocketAddr,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+/// Writes an address.
+///
+/// # Errors
+///
+/// Those of the serializer.
+pub fn serialize<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
     Written::from(*address).serialize(serializer)
 }
 
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<SocketAddr, D::Error> {
+/// Reads an address.
+///
+/// # Errors
+///
+/// Those of the deserializer.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     Written::deserialize(deserializer).map(SocketAddr::from)
+}
+
+/// The same where there may be none.
+pub mod optional {
+    use super::{Deserialize, Deserializer, Serialize, Serializer, SocketAddr, Written};
+
+    /// Writes an address, or that there is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(
+        address: &Option<SocketAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        address.map(Written::from).serialize(serializer)
+    }
+
+    /// Reads an address, or that there is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of the deserializer.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        Ok(Option::<Written>::deserialize(deserializer)?.map(SocketAddr::from))
+    }
 }
 
 /// The same for several.

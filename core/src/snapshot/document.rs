@@ -216,8 +216,9 @@ pub(crate) struct ProxyImage {
     pub(crate) until: Instant,
 }
 
+/// What was counted, as plain data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct CountersImage {
+pub struct CountersImage {
     pub(crate) to_backend: LedgerImage,
     pub(crate) to_client: LedgerImage,
     pub(crate) flows_opened: u64,
