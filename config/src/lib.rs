@@ -4,7 +4,6 @@
 //! an address, and a number is within its range, so whoever reads a `Config` checks nothing again.
 //! Text that is not valid gives [`Errors`]: all problems at once, in the order of the file, each with
 //! its line, column and key, what was found, what is allowed and the likeliest meaning of a typo.
-//! A key or value that belongs to the product but is not built yet is refused as such.
 //! [`Config::difference_to`] says what a reload has to do.
 //!
 //! ```
@@ -263,9 +262,17 @@ pub fn parse(text: &str, file: &str) -> Result<Config, Errors> {
 /// # Errors
 /// The file cannot be read, is not UTF-8, or is not a valid configuration.
 pub fn load(path: &Path) -> Result<Config, LoadError> {
+    load_text(path).map(|(config, _)| config)
+}
+
+/// The same with the text, for whoever is to read it again when the file says something else.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_text(path: &Path) -> Result<(Config, String), LoadError> {
     let file = path.display().to_string();
     match std::fs::read_to_string(path) {
-        Ok(text) => Ok(parse(&text, &file)?),
+        Ok(text) => Ok((parse(&text, &file)?, text)),
         Err(source) => Err(LoadError::Unreadable { file, source }),
     }
 }

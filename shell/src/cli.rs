@@ -31,6 +31,9 @@ enum Command {
     Run {
         /// The configuration file
         config: PathBuf,
+        /// Take over from the process that starts this one for an upgrade, over standard input
+        #[arg(long, hide = true)]
+        take_over: bool,
     },
     /// Validate a configuration: exit 0 and a summary, or exit 1 and every error
     Check {
@@ -61,6 +64,10 @@ enum Command {
     Drain(ask::DrainArguments),
     /// Give a drained backend new flows again
     Undrain(ask::UndrainArguments),
+    /// Start the program of a running Flowgate anew, and hand all flows over to it
+    Upgrade(ask::UpgradeArguments),
+    /// Write what a running Flowgate is to standard output, for whoever looks for a bug
+    Snapshot(ask::SnapshotArguments),
     /// Stop a running Flowgate once its flows have ended, or at once
     Stop(ask::StopArguments),
     /// Watch a running Flowgate live in the terminal
@@ -76,7 +83,8 @@ enum Command {
 /// 2 wrong usage.
 pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Run { config } => run::run(&config),
+        Command::Run { config, take_over: false } => run::run(&config),
+        Command::Run { config, take_over: true } => run::take_over(&config),
         Command::Check { config } => check::run(&config),
         Command::Demo { seconds } => demo::run(seconds),
         Command::Explain { config, client } => explain::run(&config, client),
@@ -85,6 +93,8 @@ pub fn main() -> ExitCode {
         Command::Reload(arguments) => ask::reload(&arguments),
         Command::Drain(arguments) => ask::drain(&arguments),
         Command::Undrain(arguments) => ask::undrain(&arguments),
+        Command::Upgrade(arguments) => ask::upgrade(&arguments),
+        Command::Snapshot(arguments) => ask::snapshot(&arguments),
         Command::Stop(arguments) => ask::stop(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Completions { shell } => {

@@ -20,42 +20,10 @@ use crate::io::spill::{Spill, Spilled};
 use crate::io::train::Plan;
 use crate::io::way::Way;
 use crate::kernel::Kernel;
-use crate::outlet::Outlets;
+use crate::sockets::Sockets;
 use crate::token::Token;
-use crate::upstream::{Upstream, Upstreams};
+use crate::upstream::Upstream;
 use one_way::{DirtyWays, Mirrored};
-
-/// How many bytes may wait for sockets of one shard, all spill queues together.
-const SPILL_BUDGET: usize = 16 << 20;
-
-/// The sockets of a shard.
-pub struct Sockets<K: Kernel> {
-    /// The shard's place in its worker, for tokens.
-    pub shard: u32,
-    /// Where clients send to, and answers leave from.
-    pub listener: K::Socket,
-    /// What waits for room in the listener's send buffer.
-    pub listener_spill: Spill,
-    /// One for each flow.
-    pub upstreams: Upstreams<K::Socket>,
-    /// What leaves without a flow: for the cluster, and for its mirror.
-    outlets: [Outlets<K::Socket>; 2],
-    spill_budget: usize,
-}
-
-impl<K: Kernel> Sockets<K> {
-    /// The sockets of a shard that has a listener, and room for `max_flows` upstream sockets.
-    pub fn new(shard: u32, listener: K::Socket, max_flows: usize) -> Self {
-        Self {
-            shard,
-            listener,
-            listener_spill: Spill::default(),
-            upstreams: Upstreams::new(max_flows),
-            outlets: <[Outlets<K::Socket>; 2]>::default(),
-            spill_budget: SPILL_BUDGET,
-        }
-    }
-}
 
 /// Memory that one turn leaves to the next.
 #[derive(Default)]

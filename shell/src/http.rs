@@ -58,6 +58,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A running HTTP listener. Dropping it stops it.
 #[derive(Debug)]
 pub struct HttpServer {
+    listener: TcpListener,
     address: SocketAddr,
     /// Dropped to stop the thread.
     stop: Option<oneshot::Sender<Infallible>>,
@@ -75,21 +76,39 @@ impl HttpServer {
     ///
     /// When the address cannot be bound or the thread cannot be started.
     pub fn start(address: SocketAddr, handler: Handler) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
+        Self::adopt(TcpListener::bind(address)?, handler)
+    }
+
+    /// The same with a socket that is listening already, and may have connections waiting.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be started.
+    pub fn adopt(listener: TcpListener, handler: Handler) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
+        let accepting = listener.try_clone()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(1)
             .build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("http".into()).spawn(move || {
-            runtime.block_on(serve(listener, handler, stopped));
+            runtime.block_on(serve(accepting, handler, stopped));
             // Does not wait for the handler, which may be waiting for whoever stops this.
             runtime.shutdown_background();
         })?;
         info!(url = %format_args!("http://{address}/"), "serving the status page and metrics");
-        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { listener, address, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Stops answering, and returns the listening socket, in which connections wait from now on.
+    ///
+    /// # Errors
+    ///
+    /// When there are no descriptors left.
+    pub fn stop(self) -> io::Result<TcpListener> {
+        self.listener.try_clone()
     }
 
     /// Where it listens, with the port that the kernel chose if it was asked to.

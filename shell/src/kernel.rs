@@ -104,17 +104,23 @@ impl Linux {
         Self { registry, sender: Sender::default() }
     }
 
-    /// Asks to be told under `token` when a listener can be read from.
+    /// Asks to be told under `token` of a socket that comes from somewhere else, or anew of one
+    /// that was watched before: when it can be read from, and if `writable`, when it can be written
+    /// to. What it is ready for already is told too.
     ///
     /// # Errors
     ///
     /// Those of `epoll_ctl(2)`.
-    pub fn register_listener(&self, socket: &Socket, token: Token) -> io::Result<()> {
-        self.registry.register(
-            &mut SourceFd(&socket.fd.as_raw_fd()),
-            token.into(),
-            Interest::READABLE,
-        )
+    pub fn watch(&self, socket: &Socket, token: Token, writable: bool) -> io::Result<()> {
+        let usual = socket.interest();
+        let interest = if writable { usual | Interest::WRITABLE } else { usual };
+        let (fd, token) = (socket.fd.as_raw_fd(), mio::Token::from(token));
+        match self.registry.register(&mut SourceFd(&fd), token, interest) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.registry.reregister(&mut SourceFd(&fd), token, interest)
+            }
+            outcome => outcome,
+        }
     }
 }
 
@@ -122,6 +128,16 @@ impl Socket {
     /// Takes over a bound or connected UDP socket.
     pub const fn new(fd: OwnedFd, v6: bool) -> Self {
         Self { fd, v6, is_deaf: false }
+    }
+
+    /// Takes over a UDP socket at which whatever arrives is thrown away.
+    pub const fn deaf(fd: OwnedFd, v6: bool) -> Self {
+        Self { fd, v6, is_deaf: true }
+    }
+
+    /// Whether it is of IPv6.
+    pub const fn is_v6(&self) -> bool {
+        self.v6
     }
 
     /// What the poll is to tell of it when nothing waits to be sent. Of a deaf socket that is
@@ -161,7 +177,7 @@ impl Kernel for Linux {
     }
 
     fn open_outlet(&mut self, v6: bool, token: Token) -> io::Result<Socket> {
-        let socket = Socket { fd: sockopt::unconnected_udp(v6)?, v6, is_deaf: true };
+        let socket = Socket::deaf(sockopt::unconnected_udp(v6)?, v6);
         sockopt::deafen(socket.as_fd())?;
         let send_buffer = OUTLET_BUFFER;
         if sockopt::force_send_buffer(socket.as_fd(), send_buffer).is_err() {

@@ -21,17 +21,29 @@ pub struct BindError {
     advice: &'static str,
 }
 
-/// The sockets of one listener, one for each worker, among which the kernel spreads the clients
+impl BindError {
+    fn new(listener: &Listener, source: io::Error) -> Self {
+        Self {
+            name: listener.name.clone(),
+            address: listener.address,
+            advice: advice(&source),
+            source,
+        }
+    }
+}
+
+/// The sockets of one listener, at least one for each worker, among which the kernel spreads the clients
 /// by a hash of their addresses (`SO_REUSEPORT`).
 pub struct Group {
     /// The address they are bound to, with the port that the kernel chose if none was given.
     pub address: SocketAddr,
-    /// One for each worker.
+    /// One for each worker, or more.
     pub sockets: Vec<Socket>,
 }
 
 /// Binds the sockets of a listener, beside `ours`, the addresses of those that are bound already.
-/// Sockets among the `inherited` that are bound to its address are used first.
+/// Sockets among the `inherited` that are bound to its address are used first, all of them, since
+/// the kernel spreads the clients over all: then there may be more than `workers`.
 ///
 /// # Errors
 ///
@@ -44,16 +56,31 @@ pub fn bind(
     ours: impl Iterator<Item = SocketAddr>,
     inherited: &mut Vec<(SocketAddr, OwnedFd)>,
 ) -> Result<Group, BindError> {
-    let fail = |source: io::Error| BindError {
-        name: listener.name.clone(),
-        address: listener.address,
-        advice: advice(&source),
-        source,
-    };
     let is_meant = |(address, _): &mut (SocketAddr, OwnedFd)| *address == listener.address;
     let inherited = inherited.extract_if(.., is_meant).map(|(_, fd)| fd);
     let is_beside_ours = overlaps(listener.address, ours);
-    bind_group(listener, workers, is_beside_ours, inherited.collect()).map_err(fail)
+    let inherited = inherited.collect::<Vec<_>>();
+    let checked = check_inherited(&inherited, listener);
+    checked
+        .and_then(|()| bind_group(listener, workers, is_beside_ours, inherited))
+        .map_err(|source| BindError::new(listener, source))
+}
+
+/// The sockets of a listener of which another process had so many. Those that it has passed on are
+/// `bound`; the others are opened in their stead, beside `ours`.
+///
+/// # Errors
+///
+/// As for [`bind`].
+pub fn complete(
+    listener: &Listener,
+    count: usize,
+    ours: impl Iterator<Item = SocketAddr>,
+    bound: Vec<OwnedFd>,
+) -> Result<Group, BindError> {
+    let is_beside_ours = overlaps(listener.address, ours);
+    bind_group(listener, count, is_beside_ours, bound)
+        .map_err(|source| BindError::new(listener, source))
 }
 
 /// Whether one of our own listeners would make the kernel refuse `address`: a wildcard beside a
@@ -72,15 +99,16 @@ fn bind_group(
     inherited: Vec<OwnedFd>,
 ) -> io::Result<Group> {
     let mut bound: Vec<socket2::Socket> = inherited.into_iter().map(Into::into).collect();
-    check_inherited(&bound, listener, workers)?;
     if bound.is_empty() {
         let first = open(listener)?;
         first.set_reuse_port(is_beside_ours)?;
         first.bind(&listener.address.into())?;
         bound.push(first);
     }
-    // Shared only once it is ours, so that nobody slips in between.
-    bound[0].set_reuse_port(true)?;
+    // Shared only once they are ours, so that nobody slips in between.
+    for socket in &bound {
+        socket.set_reuse_port(true)?;
+    }
     let address = bound[0].local_addr()?.as_socket().unwrap_or(listener.address);
     while bound.len() < workers {
         let next = open(listener)?;
@@ -97,26 +125,17 @@ fn bind_group(
     Ok(Group { address, sockets: sockets.collect() })
 }
 
-/// Whether the sockets that somebody else has opened for a listener will do: as many as there are
-/// workers, since the kernel spreads the clients over all of them, or none.
-fn check_inherited(
-    inherited: &[socket2::Socket],
-    listener: &Listener,
-    workers: usize,
-) -> io::Result<()> {
-    let unfit = |message: String| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    if !inherited.is_empty() && inherited.len() != workers {
-        return unfit(format!(
-            "the service manager has opened {} sockets for it, and there are {workers} workers",
-            inherited.len()
-        ));
-    }
+/// Whether the sockets that somebody else has opened for a listener will do.
+fn check_inherited(inherited: &[OwnedFd], listener: &Listener) -> io::Result<()> {
     if listener.address.is_ipv6() && listener.address.ip().is_unspecified() {
         for socket in inherited {
-            if socket.only_v6()? != listener.v6_only {
-                return unfit(format!(
-                    "the service manager has opened its socket with v6_only = {}",
-                    !listener.v6_only
+            if socket2::SockRef::from(socket).only_v6()? != listener.v6_only {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!(
+                        "the service manager has opened its socket with v6_only = {}",
+                        !listener.v6_only
+                    ),
                 ));
             }
         }
@@ -222,7 +241,7 @@ fn advice(error: &io::Error) -> &'static str {
             "the address is not one of this host: see `ip address`, or change listener.address"
         }
         io::ErrorKind::InvalidInput => {
-            "make the .socket unit and the configuration agree, on workers and BindIPv6Only= too"
+            "make the .socket unit and the configuration agree: see BindIPv6Only="
         }
         io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
         _ => "change listener.address",

@@ -8,6 +8,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 /// Changes how much is logged while the process runs.
+#[derive(Clone)]
 pub struct LevelHandle(reload::Handle<Targets, Registry>);
 
 impl LevelHandle {

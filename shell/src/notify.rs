@@ -3,6 +3,8 @@
 //!
 //! Without a service manager nothing here does anything.
 
+pub mod keep;
+
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::io;
@@ -20,6 +22,7 @@ use tracing::warn;
 
 use crate::control::escape::escaped;
 use crate::sys::inherited;
+use keep::Kept;
 
 /// How long a message waits at most for a service manager that has its hands full.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -36,6 +39,8 @@ pub struct Notifier {
     /// None: nobody wants to know.
     way: Option<Way>,
     watchdog: Option<Duration>,
+    /// How many descriptors the service manager keeps for the next process.
+    room: usize,
     has_failed: AtomicBool,
 }
 
@@ -48,15 +53,20 @@ struct Way {
 
 impl Notifier {
     /// A way to the service manager that started this process, if one did and wants to know
-    /// (`NOTIFY_SOCKET`, `WATCHDOG_USEC`).
+    /// (`NOTIFY_SOCKET`, `WATCHDOG_USEC`,
+    /// `FDSTORE`).
     pub fn from_environment() -> Self {
         let Some(address) = std::env::var_os("NOTIFY_SOCKET").filter(|a| !a.is_empty()) else {
             return Self::default();
         };
-        Self::to(&address, sd_notify::watchdog_enabled()).unwrap_or_else(|error| {
-            warn!("cannot reach the service manager at NOTIFY_SOCKET={address:?}: {error}");
-            Self::default()
-        })
+        let room = std::env::var("FDSTORE").ok().and_then(|room| room.parse().ok()).unwrap_or(0);
+        match Self::to(&address, sd_notify::watchdog_enabled()) {
+            Ok(notifier) => Self { room, ..notifier },
+            Err(error) => {
+                warn!("cannot reach the service manager at NOTIFY_SOCKET={address:?}: {error}");
+                Self::default()
+            }
+        }
     }
 
     /// A way to the service manager at `address`: a path, or a name in the abstract namespace with
@@ -73,7 +83,7 @@ impl Notifier {
         let socket = UnixDatagram::unbound()?;
         socket.set_write_timeout(Some(PATIENCE))?;
         let way = Some(Way { socket, manager });
-        Ok(Self { way, watchdog, has_failed: AtomicBool::new(false) })
+        Ok(Self { way, watchdog, room: 0, has_failed: AtomicBool::new(false) })
     }
 
     /// It is up, or has finished a reload, well or badly.
@@ -107,6 +117,11 @@ impl Notifier {
     /// manager restarts the process. None: it has no watchdog.
     pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog.filter(|_| self.way.is_some()).map(|limit| limit / 2)
+    }
+
+    /// Another process goes on with its work, and is to be watched instead of it.
+    pub fn succeeded_by(&self, pid: u32) {
+        self.tell(&[NotifyState::MainPid(pid)]);
     }
 
     /// It is alive.
@@ -149,16 +164,34 @@ pub enum InheritError {
     },
 }
 
-/// The sockets that the service manager opened for listeners, each with the address that it is
-/// bound to, in the order of the service manager. They do not block, and child processes do not get
-/// them. Only the first call returns any.
+/// What was open for this process before it began.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// The sockets for listeners, each with the address that it is bound to, in the order of the
+    /// service manager. They do not block, and child processes do not get them.
+    pub listeners: Vec<(SocketAddr, OwnedFd)>,
+    /// What a former process has left with the service manager when it stopped.
+    pub kept: Option<Kept>,
+}
+
+/// What is open for this process. Only the first call returns anything.
 ///
 /// # Errors
 ///
-/// When there is one that is not a bound UDP socket. All are closed then.
-pub fn inherited_sockets() -> Result<Vec<(SocketAddr, OwnedFd)>, InheritError> {
-    let descriptors = inherited::descriptors().map_err(InheritError::Announcement)?;
-    descriptors.into_iter().map(listener_socket).collect()
+/// When there is a socket for listeners that is not a bound UDP socket. All are closed then.
+pub fn inherited() -> Result<Inherited, InheritError> {
+    let mut inherited = Inherited::default();
+    let mut flows = Vec::new();
+    let mut snapshot = None;
+    for (name, descriptor) in inherited::descriptors().map_err(InheritError::Announcement)? {
+        match name.as_str() {
+            keep::SNAPSHOT => snapshot = Some(descriptor),
+            keep::FLOW => flows.push(descriptor),
+            _ => inherited.listeners.push(listener_socket(descriptor)?),
+        }
+    }
+    inherited.kept = snapshot.map(|snapshot| Kept { snapshot, flows });
+    Ok(inherited)
 }
 
 /// A descriptor with the address it is bound to, if it is a UDP socket without a peer.

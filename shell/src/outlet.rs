@@ -96,6 +96,14 @@ impl<S> Outlets<S> {
         }
     }
 
+    /// Takes in a socket under a number, with what waits for it.
+    pub fn restore(&mut self, number: usize, socket: S, spill: Spill) {
+        self.reserve((number + 1).saturating_sub(SHARED));
+        if let Some(place) = self.outlets.get_mut(number) {
+            *place = Some(Outlet { socket, outgoing: Chain::EMPTY, spill });
+        }
+    }
+
     /// Closes a socket.
     pub fn close(&mut self, number: usize) {
         if let Some(place) = self.outlets.get_mut(number) {
@@ -116,6 +124,11 @@ impl<S> Outlets<S> {
     }
 
     /// All open sockets with their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Outlet<S>)> {
+        self.outlets.iter().enumerate().filter_map(|(n, outlet)| Some((n, outlet.as_ref()?)))
+    }
+
+    /// The same, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Outlet<S>)> {
         self.outlets.iter_mut().enumerate().filter_map(|(n, outlet)| Some((n, outlet.as_mut()?)))
     }

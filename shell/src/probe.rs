@@ -8,6 +8,7 @@
 //! Each probe has a socket, hence a port, of its own, so that nothing that is sent to one probe
 //! reaches another: not the late answer to the one before, nor an answer over another protocol.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -15,8 +16,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 
-use flowgate_core::health::{ProbeOutcome, ProbePolicy};
+use flowgate_core::health::{Opinion, ProbeOutcome, ProbePolicy};
+use flowgate_core::snapshot::address;
 use mio::Waker;
+use serde::{Deserialize, Serialize};
 use tracing::error;
 
 use crate::clock::Clock;
@@ -30,11 +33,12 @@ mod udp;
 pub use question::{Expect, Payload};
 
 /// Whose health a probe is about: a backend, as a member of one cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TargetKey {
     /// The name of the cluster.
     pub cluster: String,
     /// The address that the backend serves.
+    #[serde(with = "address")]
     pub backend: SocketAddr,
 }
 
@@ -80,9 +84,28 @@ pub struct HealthChange {
     pub outcome: Option<ProbeOutcome>,
 }
 
+/// What the probes of one target say so far, for another process to go on with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeImage {
+    /// Whose health it is about.
+    pub key: TargetKey,
+    /// Whether it is up.
+    pub is_up: bool,
+    /// How many results in a row have spoken against that.
+    pub against: u32,
+}
+
+/// What the thread is asked to do.
+enum Command {
+    /// Probe these and no others.
+    Probe(Vec<ProbeTarget>),
+    /// Say what the probes say.
+    Image(Sender<Vec<ProbeImage>>),
+}
+
 /// The thread that probes. Dropping it ends the thread, and waits for that.
 pub struct Prober {
-    sets: Option<Sender<Vec<ProbeTarget>>>,
+    commands: Option<Sender<Command>>,
     waker: Waker,
     thread: Option<JoinHandle<()>>,
 }
@@ -91,8 +114,9 @@ impl Prober {
     /// Starts the thread, with nothing to probe yet. The schedule's randomness grows from `seed`.
     ///
     /// `on_change` is called from that thread, and must not block. Every target is taken to be up
-    /// until it is said to be down; one that leaves while it is down is said to be up. So the
-    /// latest change of a key always tells how it stands.
+    /// until it is said to be down, unless it is among the first that are to be probed and `known`
+    /// says otherwise; one that leaves while it is down is said to be up. So the latest change of a
+    /// key always tells how it stands.
     ///
     /// # Errors
     ///
@@ -100,12 +124,14 @@ impl Prober {
     pub fn start(
         clock: Clock,
         seed: u64,
+        known: Vec<ProbeImage>,
         on_change: impl Fn(HealthChange) + Send + 'static,
     ) -> io::Result<Self> {
         let poll = mio::Poll::new()?;
         let waker = Waker::new(poll.registry(), runner::WAKE)?;
-        let (sets, inbox) = mpsc::channel();
-        let mut runner = runner::Runner::new(poll, clock, seed, inbox, on_change);
+        let (commands, inbox) = mpsc::channel();
+        let known: HashMap<TargetKey, Opinion> = known.into_iter().map(ProbeImage::open).collect();
+        let mut runner = runner::Runner::new(poll, clock, seed, inbox, known, on_change);
         let run = move || match std::panic::catch_unwind(AssertUnwindSafe(|| runner.run())) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -114,7 +140,7 @@ impl Prober {
             Err(_) => error!("health probes have ended by a bug, restart to have them back"),
         };
         let thread = std::thread::Builder::new().name("probes".to_owned()).spawn(run)?;
-        Ok(Self { sets: Some(sets), waker, thread: Some(thread) })
+        Ok(Self { commands: Some(commands), waker, thread: Some(thread) })
     }
 
     /// Probes these targets and no others, from now on.
@@ -124,9 +150,20 @@ impl Prober {
     /// they are not, probes of the new kind begin with a clean slate: results of different kinds
     /// are never added up. Of several targets with one key the last one counts.
     pub fn set_targets(&self, targets: Vec<ProbeTarget>) {
-        if let Some(sets) = &self.sets {
+        self.command(Command::Probe(targets));
+    }
+
+    /// What the probes say so far.
+    pub fn image(&self) -> Vec<ProbeImage> {
+        let (sender, image) = mpsc::channel();
+        self.command(Command::Image(sender));
+        image.recv().unwrap_or_default()
+    }
+
+    fn command(&self, command: Command) {
+        if let Some(commands) = &self.commands {
             // A thread that has ended has said so in the log.
-            let _ = sets.send(targets);
+            let _ = commands.send(command);
             let _ = self.waker.wake();
         }
     }
@@ -134,12 +171,18 @@ impl Prober {
 
 impl Drop for Prober {
     fn drop(&mut self) {
-        self.sets = None;
+        self.commands = None;
         let _ = self.waker.wake();
         if let Some(thread) = self.thread.take() {
             // A panic was caught and told.
             let _ = thread.join();
         }
+    }
+}
+
+impl ProbeImage {
+    fn open(self) -> (TargetKey, Opinion) {
+        (self.key, Opinion { is_up: self.is_up, against: self.against })
     }
 }
 

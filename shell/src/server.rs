@@ -3,6 +3,7 @@
 
 mod apply;
 mod ask;
+mod hand_over;
 mod mirrors;
 mod places;
 mod standings;
@@ -32,7 +33,11 @@ use crate::sys::process;
 use crate::token::Token;
 use crate::worker::{Command, Worker};
 use mirrors::Mirror;
-use standings::{Standing, Standings};
+use standings::Standings;
+
+pub use apply::Bound;
+pub use hand_over::{Prepared, Released, RestoreError};
+pub use standings::Standing;
 
 /// The most descriptors whose place in the kernel's table is taken up at start: 8 MiB of it.
 const MOST_RESERVED: u64 = 1 << 20;
@@ -103,17 +108,18 @@ pub struct Beginnings {
 
 /// A listener, and what the workers know of it.
 struct BoundListener {
-    /// The number that it has with all workers.
-    shard: u32,
+    /// The numbers of its shards, each of which no other of this server has. The workers share them
+    /// out among themselves by place, see [`worker_of`].
+    shards: Vec<u32>,
     settings: Listener,
     address: SocketAddr,
     flows_max: u64,
-    /// Its sockets, until the workers have them, and a seed for each one's manager.
+    /// A socket for each shard, until the workers have them, and a seed for its manager.
     sockets: Vec<(Socket, u64)>,
     /// What the workers call it.
     name: Arc<str>,
     buffers: Buffers,
-    /// What each worker's manager is told to do.
+    /// What the manager of each shard is told to do.
     configurations: Vec<Configuration>,
     /// What the managers have been told of each backend, by place.
     told: Vec<Standing>,
@@ -140,6 +146,22 @@ impl Server {
         beginnings: Beginnings,
         on_end: impl Fn(WorkerEnd) + Clone + Send + 'static,
     ) -> Result<Self, StartError> {
+        let mut server = Self::without_listeners(config.workers, clock, beginnings, on_end)?;
+        server.apply(config)?;
+        Ok(server)
+    }
+
+    /// The same with nothing to serve yet.
+    ///
+    /// # Errors
+    ///
+    /// When a worker cannot start.
+    pub fn without_listeners(
+        workers: Workers,
+        clock: Clock,
+        beginnings: Beginnings,
+        on_end: impl Fn(WorkerEnd) + Clone + Send + 'static,
+    ) -> Result<Self, StartError> {
         let descriptors = process::raise_descriptor_limit()?;
         // If it fails, the table grows when it must.
         let _ = process::reserve_descriptors(descriptors.min(MOST_RESERVED));
@@ -155,7 +177,7 @@ impl Server {
             standings: Standings::default(),
             past: Counters::default(),
         };
-        for number in 0..worker_count(config.workers) {
+        for number in 0..worker_count(workers) {
             let poll = Poll::new()?;
             let waker = Waker::new(poll.registry(), Token::Wake.into())?;
             let (commands, inbox) = mpsc::channel();
@@ -163,13 +185,17 @@ impl Server {
             let thread = Some(spawn(number, worker, on_end.clone())?);
             server.workers.push(WorkerHandle { commands, waker, thread });
         }
-        server.apply(config)?;
         Ok(server)
     }
 
     /// The addresses of the listeners as they are bound, in the order of the configuration.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.listeners.iter().map(|listener| listener.address)
+    }
+
+    /// How many shards there are, each with a listener socket.
+    pub fn shards(&self) -> usize {
+        self.listeners.iter().map(|listener| listener.shards.len()).sum()
     }
 
     /// How many workers were started.
@@ -225,12 +251,12 @@ impl Server {
     /// Lets flows end for `patience`, then closes what is left. New flows are refused from now on.
     pub fn drain(&self, patience: Duration) {
         let deadline = self.clock.now() + patience;
-        self.command_all(|_| Command::Drain { deadline });
+        self.command_all(|| Command::Drain { deadline });
     }
 
     /// Ends all workers now.
     pub fn stop(&self) {
-        self.command_all(|_| Command::Stop);
+        self.command_all(|| Command::Stop);
     }
 
     /// Waits until all workers have ended.
@@ -248,29 +274,27 @@ impl Server {
         let Self { listeners, workers, standings, .. } = self;
         for listener in listeners {
             let Some(first) = listener.configurations.first() else { continue };
-            let (shard, cluster) = (listener.shard, &listener.settings.cluster.name);
+            let cluster = &listener.settings.cluster.name;
             let backends = &first.config().cluster.backends;
             let news = standings.news(cluster, backends, &mut listener.told);
             let of_mirror = listener.mirror.as_mut().map(|mirror| mirror.news(standings));
             let of_mirror = of_mirror.into_iter().flatten().map(|news| (Way::Mirror, news));
             let all = news.into_iter().map(|news| (Way::Cluster, news)).chain(of_mirror);
             for (way, (backend, news)) in all {
-                let command = || Command::BackendChanged { shard, way, backend, news };
-                workers.iter().for_each(|worker| worker.command(command()));
+                let command = |_, shard| Command::BackendChanged { shard, way, backend, news };
+                command_shards(workers, &listener.shards, command);
             }
         }
     }
 
-    fn command_all(&self, command: impl Fn(usize) -> Command) {
-        for (number, worker) in self.workers.iter().enumerate() {
-            worker.command(command(number));
-        }
+    fn command_all(&self, command: impl Fn() -> Command) {
+        self.workers.iter().for_each(|worker| worker.command(command()));
     }
 
     /// Waits until all workers have done what they were told.
     pub fn acknowledged(&self) {
         let (sender, done) = mpsc::channel();
-        self.command_all(|_| Command::Acknowledge(sender.clone()));
+        self.command_all(|| Command::Acknowledge(sender.clone()));
         drop(sender);
         // One that has ended drops its sender.
         done.iter().for_each(drop);
@@ -291,6 +315,24 @@ impl Drop for Server {
         self.stop();
         self.join();
     }
+}
+
+/// Commands the workers that have the shards of a listener, with the place and the number of each
+/// shard.
+fn command_shards(
+    workers: &[WorkerHandle],
+    shards: &[u32],
+    mut command: impl FnMut(usize, u32) -> Command,
+) {
+    for (place, &shard) in shards.iter().enumerate() {
+        workers[worker_of(place, workers.len())].command(command(place, shard));
+    }
+}
+
+/// Which of so many workers has the shard in a place of its listener's. There are as many shards as
+/// workers, unless both came from a process that had more or fewer workers.
+const fn worker_of(place: usize, workers: usize) -> usize {
+    place % workers
 }
 
 /// How many threads to run.

@@ -6,14 +6,17 @@ use std::net::SocketAddr;
 
 use flowgate_core::{
     Burst, Configuration, Deadline, Direction, DropReason, Instant, ManagerInput, UdpManager,
+    UpstreamFailure,
 };
 
-use crate::dispatch::{Dispatch, EndedFlow, Scratch, Sockets};
+use crate::dispatch::{Dispatch, EndedFlow, Scratch};
 use crate::io::deliver::upstream_failure;
 use crate::io::way::Way;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Linux};
+use crate::sockets::Sockets;
 use crate::sys::mmsg::{Arena, Received, Turn};
 use crate::token::Token;
+use crate::upstream::{Upstream, UpstreamImage};
 
 /// The most bursts that one receive takes from a listener.
 const LISTENER_BATCH: usize = 64;
@@ -60,10 +63,20 @@ impl<K: Kernel> Shard<K> {
     /// A shard that serves `listener` as `manager` decides; `number` is its place in its worker.
     pub fn new(number: u32, listener: K::Socket, manager: UdpManager) -> Self {
         let max_flows = manager.config().max_flows as usize;
+        Self::with_sockets(Sockets::new(number, listener, max_flows), manager, None)
+    }
+
+    /// A shard that goes on with these sockets.
+    pub fn with_sockets(
+        sockets: Sockets<K>,
+        manager: UdpManager,
+        mirror: Option<UdpManager>,
+    ) -> Self {
+        let max_flows = manager.config().max_flows as usize;
         Self {
             manager,
-            mirror: None,
-            sockets: Sockets::new(number, listener, max_flows),
+            mirror,
+            sockets,
             ready: VecDeque::with_capacity(max_flows + 1),
             is_listener_ready: false,
             scratch: Scratch::default(),
@@ -106,6 +119,11 @@ impl<K: Kernel> Shard<K> {
     /// Its listener socket.
     pub const fn listener(&self) -> &K::Socket {
         &self.sockets.listener
+    }
+
+    /// All of its sockets.
+    pub const fn sockets(&self) -> &Sockets<K> {
+        &self.sockets
     }
 
     /// Tells the manager of something other than traffic.
@@ -269,6 +287,38 @@ impl<K: Kernel> Shard<K> {
             }
             (Way::Mirror, None) => {}
         })
+    }
+}
+
+impl Shard<Linux> {
+    /// Has the poll of `kernel` tell of all sockets, whether it did so before or not. The upstream
+    /// sockets in `missing` are opened first.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl(2)`: out of memory.
+    pub fn begin(
+        &mut self,
+        missing: Vec<UpstreamImage>,
+        kernel: &mut Linux,
+        now: Instant,
+    ) -> io::Result<()> {
+        self.ready.clear();
+        self.is_listener_ready = false;
+        for image in missing {
+            let (shard, flow) = (self.sockets.shard, image.flow);
+            let token = Token::Upstream { shard, flow: flow.index() as u32 };
+            match kernel.open_upstream(image.backend, image.ttl, token) {
+                Ok(socket) => self.sockets.upstreams.insert(Upstream::restore(socket, image)),
+                Err(_) => {
+                    let failure = UpstreamFailure::NotOpened;
+                    let input = ManagerInput::UpstreamFailed { flow, failure };
+                    self.handle(input, kernel, now);
+                }
+            }
+        }
+        self.open_outlets(kernel, now);
+        self.sockets.watch(kernel)
     }
 }
 

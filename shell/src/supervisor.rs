@@ -5,10 +5,16 @@
 //! [`Event`]s through one channel. Workers are told what follows from them, and never wait.
 
 mod answer;
+mod keep;
 mod reload;
+mod take_over;
 mod targets;
+mod upgrade;
 
+use std::collections::BTreeMap;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -16,7 +22,7 @@ use std::time::Duration;
 
 use flowgate_config::{Config, FlowLog as FlowLogConfig};
 use flowgate_core::Instant;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 
@@ -28,10 +34,11 @@ use crate::flow_log::{Destination, FlowLog, FlowLogger};
 use crate::http::HttpServer;
 use crate::log::LevelHandle;
 use crate::notify::{self, InheritError, Notifier};
-use crate::probe::{HealthChange, Prober};
+use crate::probe::{HealthChange, ProbeImage, Prober};
 use crate::resolve::{Answer, Resolver};
 use crate::server::{Beginnings, Server, StartError, WorkerEnd};
 use crate::sys::process;
+use crate::upgrade::successor::{Failure, Successor};
 use targets::{names, probe_targets};
 
 /// How long the start waits for the names of backends to be resolved. After that it goes on with
@@ -45,6 +52,8 @@ enum Event {
     Probed(HealthChange),
     Resolved(Answer),
     Asked(Request, Sender<Response>),
+    /// The process that is to take over could, or could not.
+    SuccessorReady(Result<Successor, Failure>),
 }
 
 /// Why a process did not start, or ended other than it was told to.
@@ -65,7 +74,7 @@ pub enum RunError {
     )]
     Http {
         /// The address.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// Why not.
         source: io::Error,
     },
@@ -87,23 +96,29 @@ pub enum RunError {
 
 /// All that runs.
 pub struct Supervisor {
+    /// What runs: the same file may be another program later.
+    program: PathBuf,
     path: PathBuf,
     config: Config,
+    /// Where the configuration in force came from.
+    text: String,
     clock: Clock,
     events: Receiver<Event>,
+    sender: Sender<Event>,
     level: LevelHandle,
     server: Server,
     prober: Prober,
     resolver: Resolver,
     flow_log: Option<FlowLog>,
-    // Held for as long as the process is to be asked.
-    _control: Option<ControlSocket>,
-    _http: Option<HttpServer>,
+    control: Option<ControlSocket>,
+    http: Option<HttpServer>,
     notifier: Notifier,
     /// When the service manager heard last that all is well.
     last_alive: Instant,
     reloads: Reloads,
     is_draining: bool,
+    /// The upgrade that is under way, and who waits for it.
+    upgrade: Option<Option<Sender<Response>>>,
 }
 
 /// How many reloads there were.
@@ -115,54 +130,42 @@ struct Reloads {
 
 impl Supervisor {
     /// Starts everything that a configuration asks for. It was read from the file at `path`, which
-    /// reloads read again. `level` changes how much is logged.
+    /// reloads read again, as `text`. `level` changes how much is logged.
     ///
     /// # Errors
     ///
     /// When anything of it does not start; nothing is left running then.
-    pub fn start(path: &Path, config: Config, level: LevelHandle) -> Result<Self, RunError> {
-        let clock = Clock::start();
-        let (sender, events) = mpsc::channel();
-        // Before the first socket is bound: from then on a signal finds its handler.
-        listen_for_signals(sender.clone())?;
-        let resolver = Resolver::start(sending(&sender, Event::Resolved))?;
-        let hosts = resolver.resolve_now(names(&config), PATIENCE_WITH_NAMES);
-        let flow_log = start_flow_log(&config, clock)?;
-        let logger = flow_log.as_ref().map_or_else(FlowLogger::default, FlowLog::logger);
-        let handler = handler(sender.clone());
+    pub fn start(
+        path: &Path,
+        (config, text): (Config, String),
+        level: LevelHandle,
+    ) -> Result<Self, RunError> {
+        let mut inherited = notify::inherited()?;
+        if let Some(kept) = inherited.kept.take() {
+            let copies: Vec<_> = inherited
+                .listeners
+                .iter()
+                .map(|(_, fd)| fd.try_clone())
+                .collect::<Result<_, _>>()?;
+            let own = (config.clone(), text.clone());
+            match Self::go_on(path, &own, &level, kept, copies.into_iter()) {
+                Ok(supervisor) => return Ok(supervisor),
+                Err(reason) => warn!("cannot go on with the flows of the former process: {reason}"),
+            }
+        }
+        let basics = Basics::start(&config, Clock::start(), BTreeMap::new())?;
+        let handler = handler(basics.sender.clone());
         let control = open_control_socket(&config, &handler)?;
-        let on_end = sending(&sender, Event::WorkerEnded);
-        let inherited = notify::inherited_sockets()?;
-        let beginnings = Beginnings { hosts, inherited, flow_log: logger };
-        let server = Server::start(&config, clock, beginnings, on_end)?;
-        let prober =
-            Prober::start(clock, process::random_seed()?, sending(&sender, Event::Probed))?;
-        let http = match config.admin.http {
-            Some(address) => Some(
-                HttpServer::start(address, handler)
-                    .map_err(|source| RunError::Http { address, source })?,
-            ),
-            None => None,
-        };
-        let supervisor = Self {
-            path: path.to_owned(),
-            config,
-            clock,
-            events,
-            level,
-            server,
-            prober,
-            resolver,
-            flow_log,
-            _control: control,
-            _http: http,
-            notifier: Notifier::from_environment(),
-            last_alive: clock.now(),
-            reloads: Reloads::default(),
-            is_draining: false,
-        };
+        let beginnings = basics.beginnings(inherited.listeners);
+        let on_end = sending(&basics.sender, Event::WorkerEnded);
+        let server = Server::start(&config, basics.clock, beginnings, on_end)?;
+        let http = config.admin.http.map(|address| open_http(address, handler)).transpose()?;
+        let supervisor = basics.supervise(path, (config, text), level, server, Vec::new())?;
+        let supervisor = Self { control, http, ..supervisor };
         supervisor.retarget();
         supervisor.notifier.ready();
+        supervisor.keep_listeners();
+        supervisor.notifier.forget_flows();
         Ok(supervisor)
     }
 
@@ -178,16 +181,35 @@ impl Supervisor {
             match event {
                 Event::Signal(SIGHUP) => self.reload_by_signal(),
                 Event::Signal(SIGUSR1) => self.flow_log.iter().for_each(FlowLog::reopen),
-                Event::Signal(SIGTERM) if !self.is_draining => self.drain(),
+                Event::Signal(SIGUSR2) => self.begin_upgrade(None, None),
+                Event::Signal(SIGTERM) if !self.is_draining => {
+                    if self.keep_everything() {
+                        self.server.stop();
+                    } else {
+                        self.drain();
+                    }
+                }
                 Event::Signal(_) => self.server.stop(),
                 Event::Probed(change) => {
                     self.server.probed(&change.key.cluster, change.key.backend, change.is_up);
                 }
                 Event::Resolved(answer) => self.take_answer(answer),
+                Event::Asked(Request::Upgrade { binary }, reply) => {
+                    self.begin_upgrade(binary, Some(reply));
+                }
                 Event::Asked(request, reply) => {
                     // Whoever asked may have gone.
                     let _ = reply.send(self.answer(request));
                 }
+                Event::SuccessorReady(Ok(successor)) => {
+                    if let Err(error) = self.hand_over(successor) {
+                        self.answer_upgrade(Err(error));
+                    } else {
+                        self.leave();
+                        return Ok(());
+                    }
+                }
+                Event::SuccessorReady(Err(error)) => self.answer_upgrade(Err(error.to_string())),
                 Event::WorkerEnded(WorkerEnd::Done) => running -= 1,
                 Event::WorkerEnded(end) => return Err(RunError::Worker(end)),
             }
@@ -236,6 +258,74 @@ impl Supervisor {
     }
 }
 
+/// What there is before the server.
+struct Basics {
+    clock: Clock,
+    events: Receiver<Event>,
+    sender: Sender<Event>,
+    resolver: Resolver,
+    hosts: BTreeMap<String, Vec<IpAddr>>,
+    flow_log: Option<FlowLog>,
+}
+
+impl Basics {
+    /// Some hosts may be known already.
+    fn start(
+        config: &Config,
+        clock: Clock,
+        known: BTreeMap<String, Vec<IpAddr>>,
+    ) -> Result<Self, RunError> {
+        let (sender, events) = mpsc::channel();
+        // Before the first socket is bound: from then on a signal finds its handler.
+        listen_for_signals(sender.clone())?;
+        let resolver = Resolver::start(sending(&sender, Event::Resolved))?;
+        let mut hosts = known;
+        hosts.extend(resolver.resolve_now(names(config), PATIENCE_WITH_NAMES));
+        let flow_log = start_flow_log(config, clock)?;
+        Ok(Self { clock, events, sender, resolver, hosts, flow_log })
+    }
+
+    /// What the server begins with.
+    fn beginnings(&self, inherited: Vec<(SocketAddr, OwnedFd)>) -> Beginnings {
+        let flow_log = self.flow_log.as_ref().map_or_else(FlowLogger::default, FlowLog::logger);
+        Beginnings { hosts: self.hosts.clone(), inherited, flow_log }
+    }
+
+    /// All that runs, but for the ways in for operators.
+    fn supervise(
+        self,
+        path: &Path,
+        (config, text): (Config, String),
+        level: LevelHandle,
+        server: Server,
+        known: Vec<ProbeImage>,
+    ) -> Result<Supervisor, RunError> {
+        let on_change = sending(&self.sender, Event::Probed);
+        let prober = Prober::start(self.clock, process::random_seed()?, known, on_change)?;
+        Ok(Supervisor {
+            program: std::env::current_exe()?,
+            path: path.to_owned(),
+            config,
+            text,
+            clock: self.clock,
+            events: self.events,
+            sender: self.sender,
+            level,
+            server,
+            prober,
+            resolver: self.resolver,
+            flow_log: self.flow_log,
+            control: None,
+            http: None,
+            notifier: Notifier::from_environment(),
+            last_alive: self.clock.now(),
+            reloads: Reloads::default(),
+            is_draining: false,
+            upgrade: None,
+        })
+    }
+}
+
 /// Makes an event of whatever it is given.
 fn sending<T>(
     sender: &Sender<Event>,
@@ -259,7 +349,7 @@ fn handler(sender: Sender<Event>) -> Handler {
 }
 
 fn listen_for_signals(sender: Sender<Event>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in &mut signals {
             if sender.send(Event::Signal(signal)).is_err() {
@@ -284,6 +374,10 @@ fn open_control_socket(
         warn!("no control socket: {error}; set admin.socket to have one");
     }
     Ok(opened.ok())
+}
+
+fn open_http(address: SocketAddr, handler: Handler) -> Result<HttpServer, RunError> {
+    HttpServer::start(address, handler).map_err(|source| RunError::Http { address, source })
 }
 
 fn start_flow_log(config: &Config, clock: Clock) -> Result<Option<FlowLog>, RunError> {

@@ -5,5 +5,6 @@ pub mod cmsg;
 pub mod inherited;
 pub mod mmsg;
 pub mod process;
+pub mod scm;
 pub mod sockaddr;
 pub mod sockopt;

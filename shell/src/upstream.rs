@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
+use flowgate_core::snapshot::address;
 use flowgate_core::{Direction, FlowId};
+use serde::{Deserialize, Serialize};
 
 use crate::io::outbox::Chain;
 use crate::io::spill::Spill;
@@ -54,6 +56,26 @@ impl<S> Upstream<S> {
         }
     }
 
+    /// What it is for, without the socket.
+    pub fn image(&self) -> UpstreamImage {
+        UpstreamImage {
+            flow: self.flow,
+            backend: self.backend,
+            ttl: self.ttl,
+            coalesces: self.coalesces,
+            no_trains: [self.no_trains_to_backend, self.no_trains_to_client],
+            spill: self.spill.clone(),
+        }
+    }
+
+    /// What an image says, with a socket that is connected to its backend.
+    pub fn restore(socket: S, image: UpstreamImage) -> Self {
+        let UpstreamImage { flow, backend, ttl, coalesces, no_trains, spill } = image;
+        let [no_trains_to_backend, no_trains_to_client] = no_trains;
+        let new = Self::new(socket, flow, backend, ttl);
+        Self { spill, coalesces, no_trains_to_backend, no_trains_to_client, ..new }
+    }
+
     /// Serves another flow from now on. What was learned of the way to the backend still holds.
     pub const fn serve(&mut self, flow: FlowId) {
         self.flow = flow;
@@ -75,6 +97,21 @@ impl<S> Upstream<S> {
             Direction::ToClient => self.no_trains_to_client = true,
         }
     }
+}
+
+/// What an upstream socket is for, without the socket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UpstreamImage {
+    /// The flow it serves.
+    pub flow: FlowId,
+    /// The backend that it is connected to.
+    #[serde(with = "address")]
+    pub backend: SocketAddr,
+    /// The time to live or hop limit it sends with.
+    pub ttl: u8,
+    coalesces: bool,
+    no_trains: [bool; 2],
+    spill: Spill,
 }
 
 /// All upstream sockets of a shard.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
@@ -17,9 +17,11 @@ use crate::kernel::{Linux, Socket};
 use crate::listener::Buffers;
 use crate::report::{FlowFigures, ShardReport};
 use crate::shard::{Readiness, Shard};
+use crate::snapshot::ShardImage;
 use crate::sys::mmsg::Arena;
 use crate::sys::sockopt;
 use crate::token::Token;
+use crate::upstream::UpstreamImage;
 
 /// How many bursts one turn can hold.
 const ARENA_SLOTS: usize = 256;
@@ -40,6 +42,20 @@ pub enum Command {
         /// What decides for it.
         manager: Box<UdpManager>,
     },
+    /// Go on with a shard that another process or this one has served before.
+    Adopt {
+        /// The shard.
+        shard: u32,
+        /// The name of the listener.
+        name: Arc<str>,
+        /// The shard, with its sockets.
+        adopted: Box<Adopted>,
+    },
+    /// Let go of all shards: nobody serves them until somebody adopts them.
+    Release(Sender<Vec<(u32, Shard<Linux>)>>),
+    /// Say what all shards are, as plain data, with their numbers. Nothing is forwarded meanwhile,
+    /// which takes some microseconds for every thousand flows.
+    Image(Sender<Vec<(u32, ShardImage)>>),
     /// End all flows of a shard and close its listener.
     RemoveShard {
         /// The shard.
@@ -95,11 +111,21 @@ pub enum Command {
         /// Where to.
         reply: Sender<Flows>,
     },
+    /// Give copies of the sockets of all listeners, by the numbers of the shards.
+    Listeners(Sender<Vec<(u32, OwnedFd)>>),
     /// Say that all that was asked before is done.
     Acknowledge(Sender<()>),
     /// Fall over a bug.
     #[cfg(test)]
     Panic,
+}
+
+/// A shard that was served before.
+pub struct Adopted {
+    /// The shard.
+    pub shard: Shard<Linux>,
+    /// The upstream sockets that it had and has not any more.
+    pub missing: Vec<UpstreamImage>,
 }
 
 /// Some flows of a shard.
@@ -233,6 +259,20 @@ impl Worker {
             Command::AddShard { shard, name, socket, manager } => {
                 self.add_shard(shard, name, socket, *manager, now)?;
             }
+            Command::Adopt { shard, name, adopted } => self.adopt(shard, name, *adopted, now)?,
+            Command::Release(reply) => {
+                self.log_flows();
+                let numbered = (0..).zip(self.shards.drain(..));
+                let all = numbered.filter_map(|(number, named)| Some((number, named?.shard)));
+                let _ = reply.send(all.collect());
+            }
+            Command::Image(reply) => {
+                let numbered = (0..).zip(&self.shards);
+                let image = |(number, named): (u32, &Option<NamedShard>)| {
+                    Some((number, ShardImage::of(&named.as_ref()?.shard)))
+                };
+                let _ = reply.send(numbered.filter_map(image).collect());
+            }
             Command::RemoveShard { shard, reply } => {
                 if let Some(last) = self.remove_shard(shard, now) {
                     let _ = reply.send(last);
@@ -280,6 +320,14 @@ impl Worker {
                     let _ = reply.send(Flows { flows, slots: shard.manager().slots() });
                 }
             }
+            Command::Listeners(reply) => {
+                let numbered = (0..).zip(&self.shards);
+                let copy = |(number, named): (u32, &Option<NamedShard>)| {
+                    let listener = named.as_ref()?.shard.listener();
+                    Some((number, listener.as_fd().try_clone_to_owned().ok()?))
+                };
+                let _ = reply.send(numbered.filter_map(copy).collect());
+            }
             Command::Acknowledge(reply) => {
                 let _ = reply.send(());
             }
@@ -297,15 +345,32 @@ impl Worker {
         manager: UdpManager,
         now: Instant,
     ) -> io::Result<()> {
-        self.kernel.register_listener(&listener, Token::Listener { shard: number })?;
+        self.kernel.watch(&listener, Token::Listener { shard: number }, false)?;
+        let mut shard = Shard::new(number, listener, manager);
+        shard.open_outlets(&mut self.kernel, now);
+        self.place(number, NamedShard { name, shard });
+        Ok(())
+    }
+
+    fn adopt(
+        &mut self,
+        number: u32,
+        name: Arc<str>,
+        adopted: Adopted,
+        now: Instant,
+    ) -> io::Result<()> {
+        let Adopted { mut shard, missing } = adopted;
+        shard.begin(missing, &mut self.kernel, now)?;
+        self.place(number, NamedShard { name, shard });
+        Ok(())
+    }
+
+    fn place(&mut self, number: u32, shard: NamedShard) {
         let place = number as usize;
         if self.shards.len() <= place {
             self.shards.resize_with(place + 1, || None);
         }
-        let mut shard = Shard::new(number, listener, manager);
-        shard.open_outlets(&mut self.kernel, now);
-        self.shards[place] = Some(NamedShard { name, shard });
-        Ok(())
+        self.shards[place] = Some(shard);
     }
 
     fn remove_shard(&mut self, number: u32, now: Instant) -> Option<ShardReport> {

@@ -8,5 +8,6 @@ pub mod fuzz;
 pub mod netns;
 pub mod process;
 pub mod resolver;
+pub mod service_manager;
 pub mod shell_world;
 pub mod sim;

@@ -69,6 +69,8 @@ fn with_control_socket(config: &ConfigFile, toml: &str) -> String {
 /// A running `flowgate run`, killed when dropped.
 pub struct Process {
     child: Child,
+    /// The process that has taken over from the child.
+    heir: Option<Pid>,
     log: Receiver<String>,
     heard: Vec<String>,
     binary: String,
@@ -93,6 +95,13 @@ impl Process {
         Self::spawn(shell, binary, toml)
     }
 
+    /// The same with variables in its environment.
+    pub fn run_with(binary: &str, toml: &str, environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(binary);
+        command.envs(environment.iter().copied());
+        Self::spawn(command, binary, toml)
+    }
+
     fn spawn(mut command: Command, binary: &str, toml: &str) -> Self {
         let config = ConfigFile::new("");
         config.rewrite(&with_control_socket(&config, toml));
@@ -104,7 +113,7 @@ impl Process {
             // Ends with the child, or with the test.
             stderr.lines().map_while(Result::ok).all(|line| lines.send(line).is_ok())
         });
-        Self { child, log, heard: Vec::new(), binary: binary.to_owned(), config }
+        Self { child, heir: None, log, heard: Vec::new(), binary: binary.to_owned(), config }
     }
 
     /// Changes its configuration file.
@@ -146,6 +155,42 @@ impl Process {
         let output = self.ask(&["reload"]);
         let complaints = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{complaints}\n{toml}");
+    }
+
+    /// Has it hand over to a new process, of the same program unless `arguments` say otherwise, and
+    /// follows that one. Returns what is said of it.
+    ///
+    /// # Panics
+    ///
+    /// When it refuses.
+    #[track_caller]
+    pub fn upgrade(&mut self, arguments: &[&str]) -> String {
+        let output = self.ask(&[&["upgrade"], arguments].concat());
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{complaints}");
+        self.follow();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Follows the process that serves the control socket now. Any other has ended, or does soon.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    #[track_caller]
+    pub fn follow(&mut self) {
+        let former = self.pid();
+        let heir = eventually("somebody answers", || {
+            let output = self.ask(&["status", "--json"]);
+            let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+            Some(Pid::from_raw(status["pid"].as_i64()? as i32))
+        });
+        if heir != former {
+            eventually("the old process ends", || (!runs(former)).then_some(()));
+        }
+        self.heir = Some(heir);
+        // So that it is no zombie.
+        let _ = self.child.try_wait();
     }
 
     /// The next line of its log that contains `text`.
@@ -214,13 +259,24 @@ impl Process {
         tasks.filter_map(|task| describe(task.ok()?)).collect()
     }
 
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id() as i32)
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.heir.unwrap_or(Pid::from_raw(self.child.id() as i32))
     }
+}
+
+/// Whether a process runs: one that has ended and that nobody has waited for does not.
+pub fn runs(process: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"));
+    let state = |stat: &str| stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('Z'));
+    stat.is_ok_and(|stat| state(&stat) == Some(false))
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if let Some(heir) = self.heir {
+            let _ = kill(heir, Signal::SIGKILL);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

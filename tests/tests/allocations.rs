@@ -65,7 +65,7 @@ impl Worker {
         let socket = group.sockets.into_iter().next().unwrap();
         let poll = Poll::new().unwrap();
         let kernel = Linux::new(poll.registry().try_clone().unwrap());
-        kernel.register_listener(&socket, Token::Listener { shard: 0 }).unwrap();
+        kernel.watch(&socket, Token::Listener { shard: 0 }, false).unwrap();
         let clock = Clock::start();
         let manager = manager_config(&config, group.address, 2);
         Self {

@@ -140,6 +140,7 @@ fn document() -> StatusDocument {
     let dns = listener("dns", to_backend, ledger(80, &[]));
     StatusDocument {
         version: "0.1.0".into(),
+        pid: 4_711,
         uptime_seconds: 12.0,
         listeners: vec![ListenerStatus { mirror: Some(mirror), ..dns }],
         clusters: vec![ClusterStatus {

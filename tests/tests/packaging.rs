@@ -340,7 +340,11 @@ impl Service {
     fn says(&self, expected: &str) {
         let mut message = [0; 1024];
         loop {
-            let length = self.notifications.recv(&mut message).expect(expected);
+            let length = match self.notifications.recv(&mut message) {
+                // Another test's child has ended.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                outcome => outcome.expect(expected),
+            };
             let message = text(&message[..length]);
             if message.starts_with(expected) {
                 return;

@@ -1,6 +1,6 @@
 //! What all commands share that ask a running Flowgate, and those that have it do something.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -84,15 +84,18 @@ impl Asking {
         if self.json {
             put(&json(answer)?)?;
         }
-        Err(Failure(match answer {
-            Response::Refused { reasons } => refusal(reasons),
-            _ => {
-                "the answer is not one to this question; use the `flowgate` of the version that is \
-                  running"
-                    .to_owned()
-            }
-        }))
+        Err(fault(answer))
     }
+}
+
+/// Why there is not what was asked for.
+fn fault(answer: &Response) -> Failure {
+    Failure(match answer {
+        Response::Refused { reasons } => refusal(reasons),
+        _ => "the answer is not one to this question; use the `flowgate` of the version that is \
+              running"
+            .to_owned(),
+    })
 }
 
 fn refusal(reasons: &[String]) -> String {
@@ -167,6 +170,51 @@ pub(super) fn undrain(arguments: &UndrainArguments) -> Result<(), Failure> {
     let UndrainArguments { backend, asking } = arguments;
     let request = Request::Undrain { backend: backend.clone() };
     asking.have_done(&request, &format!("{} gets new flows again", escaped(backend)))
+}
+
+/// The arguments of `flowgate upgrade`.
+#[derive(Args, Debug)]
+pub(super) struct UpgradeArguments {
+    /// The program to start: by default the file that the running one was started from, which a
+    /// package may have replaced meanwhile
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+pub(super) fn upgrade(arguments: &UpgradeArguments) -> Result<(), Failure> {
+    let UpgradeArguments { binary, asking } = arguments;
+    // The running process may be in another directory.
+    let binary = binary.as_deref().map(std::path::absolute).transpose()?;
+    asking.have_done(&Request::Upgrade { binary }, "upgraded")
+}
+
+/// The arguments of `flowgate snapshot`.
+#[derive(Args, Debug)]
+pub(super) struct SnapshotArguments {
+    #[command(flatten)]
+    door: Door,
+}
+
+pub(super) fn snapshot(arguments: &SnapshotArguments) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    if stdout.is_terminal() {
+        return Err(Failure("a snapshot is not for a terminal: write it to a file".to_owned()));
+    }
+    match arguments.door.ask(&Request::Snapshot)? {
+        Response::Snapshot { hex } => {
+            let bytes = unhex(&hex).ok_or_else(|| Failure("the answer is damaged".to_owned()))?;
+            Ok(stdout.write_all(&bytes).and_then(|()| stdout.flush())?)
+        }
+        answer => Err(fault(&answer)),
+    }
+}
+
+fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    if rest.is_empty() { pairs.iter().map(|pair| byte(pair)).collect() } else { None }
 }
 
 /// The arguments of `flowgate stop`.

@@ -2,20 +2,43 @@
 
 use std::path::Path;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Failure;
 use crate::log;
 use crate::supervisor::Supervisor;
+use crate::upgrade::predecessor::Predecessor;
 
 pub(super) fn run(path: &Path) -> Result<(), Failure> {
-    let config = flowgate_config::load(path)?;
+    let (config, text) = flowgate_config::load_text(path)?;
     let level = log::init(&config.log);
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    let supervisor = Supervisor::start(path, config, level)?;
+    let supervisor = Supervisor::start(path, (config, text), level)?;
     info!(version = env!("CARGO_PKG_VERSION"), "started");
+    supervisor.run()?;
+    info!("stopped");
+    Ok(())
+}
+
+/// The same in the place of another process, which has started this one.
+pub(super) fn take_over(path: &Path) -> Result<(), Failure> {
+    let predecessor = Predecessor::of_this_process()?;
+    let (config, text) = match flowgate_config::load_text(path) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            predecessor.refuse(error.to_string().lines().map(str::to_owned).collect());
+            return Err(error.into());
+        }
+    };
+    let level = log::init(&config.log);
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let supervisor = Supervisor::take_over(path, (config, text), level, predecessor);
+    let supervisor = supervisor.inspect_err(|error| error!("{error}"))?;
+    info!(version = env!("CARGO_PKG_VERSION"), "took over");
     supervisor.run()?;
     info!("stopped");
     Ok(())

@@ -9,9 +9,10 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::escape::escaped;
-use super::line::{self, Deadline};
+use super::line;
 use super::place;
 use super::request::{Request, Response};
+use crate::clock::Deadline;
 
 /// The longest answer: that which lists [`FlowFilter::MOST`](super::request::FlowFilter::MOST) flows
 /// is shorter.

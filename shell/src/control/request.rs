@@ -17,6 +17,7 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -56,6 +57,14 @@ pub enum Request {
         /// The backend, as `CLUSTER/ADDRESS`.
         backend: String,
     },
+    /// Start the program anew, and hand everything over to it.
+    Upgrade {
+        /// The program. None: the one that runs, which may be another file by now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        binary: Option<PathBuf>,
+    },
+    /// What are you, as plain data?
+    Snapshot,
     /// Drain everything, then stop.
     Stop {
         /// Stop at once instead.
@@ -118,6 +127,11 @@ pub enum Response {
     Status(StatusDocument),
     /// The flows.
     Flows(FlowsDocument),
+    /// What a process is: a sealed snapshot, in hexadecimal digits.
+    Snapshot {
+        /// The digits.
+        hex: String,
+    },
     /// It is done.
     Done {
         /// What the operator may want to know about it, a line each.

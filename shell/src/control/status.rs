@@ -16,7 +16,10 @@ use serde::{Deserialize, Serialize};
 pub struct StatusDocument {
     /// The version of the Flowgate that is running.
     pub version: String,
-    /// How long it has been running.
+    /// Its process id.
+    #[serde(default)]
+    pub pid: u32,
+    /// How long it has been running, with the processes that it took over from.
     pub uptime_seconds: f64,
     /// The listeners in the order of the configuration.
     pub listeners: Vec<ListenerStatus>,

@@ -7,12 +7,13 @@ use flowgate_core::config::{Mode, ReplyFrom};
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs, Told};
 use flowgate_core::{BackendId, Burst, Carrier, Direction, LocalAddr, ManagerInput};
 
-use super::{Dispatch, Sockets, give_up, lost_to_backend, send};
+use super::{Dispatch, give_up, lost_to_backend, send};
 use crate::io::deliver::{Exit, drop_reason};
 use crate::io::outbox::{Chain, Outgoing};
 use crate::io::way::Way;
 use crate::kernel::Kernel;
 use crate::outlet::{needed, outlet_of};
+use crate::sockets::Sockets;
 use crate::token::Token;
 
 /// What has something to send in this turn that no flow carries.
@@ -45,13 +46,6 @@ impl<'t> Mirrored<'t> {
     const fn as_input(&self) -> ManagerInput<'t> {
         let Self { client, local, told, tos, ttl, burst } = *self;
         ManagerInput::Mirrored { client, local, told, tos, ttl, burst }
-    }
-}
-
-impl<K: Kernel> Sockets<K> {
-    /// How many datagrams wait for room in the send buffers of sockets that serve no flow.
-    pub fn spilled_one_way(&self) -> usize {
-        self.outlets.iter().map(crate::outlet::Outlets::spilled).sum()
     }
 }
 

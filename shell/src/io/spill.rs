@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 
+use flowgate_core::snapshot::address;
 use flowgate_core::{Carrier, LocalAddr};
+use serde::{Deserialize, Serialize};
 
 use super::outbox::Outgoing;
 use crate::io::way::Way;
@@ -21,16 +23,17 @@ pub const MAX_DATAGRAMS: usize = 1_024;
 pub const MAX_BYTES: usize = 1 << 20;
 
 /// The datagrams that wait for one socket, oldest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Spill {
     waiting: VecDeque<Spilled>,
     bytes: usize,
     /// Whether the poll was asked to tell when the socket can be written to again.
+    #[serde(skip)]
     pub is_watched: bool,
 }
 
 /// A datagram that waits, with a copy of its bytes.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Spilled {
     /// On whose behalf it goes.
     pub way: Way,
@@ -39,6 +42,7 @@ pub struct Spilled {
     /// Its payload bytes, without the prefix.
     pub bytes: usize,
     /// Where to; `None` on a connected socket.
+    #[serde(with = "address::optional")]
     pub destination: Option<SocketAddr>,
     local: Option<LocalAddr>,
     tos: u8,
@@ -55,6 +59,11 @@ impl Spill {
     /// How many datagrams wait.
     pub fn len(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// How many bytes wait, with what goes in front of the datagrams.
+    pub const fn bytes_on_the_wire(&self) -> usize {
+        self.bytes
     }
 
     /// Copies a datagram to the end of the queue; `false` if the queue, or the `budget` in bytes

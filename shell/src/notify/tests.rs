@@ -170,10 +170,10 @@ fn in_a_child() {
         return;
     }
     let notifier = Notifier::from_environment();
-    let first = inherited_sockets();
-    let second = inherited_sockets();
-    let addresses = |sockets: Result<Vec<(SocketAddr, OwnedFd)>, InheritError>| match sockets {
-        Ok(sockets) => format!("{:?}", sockets.iter().map(|s| s.0).collect::<Vec<_>>()),
+    let first = inherited();
+    let second = inherited();
+    let addresses = |inherited: Result<Inherited, InheritError>| match inherited {
+        Ok(all) => format!("{:?}", all.listeners.iter().map(|s| s.0).collect::<Vec<_>>()),
         Err(error) => error.to_string(),
     };
     let (first, second) = (addresses(first), addresses(second));

@@ -5,13 +5,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
-use flowgate_core::health::{HealthChecker, HealthOutput, ProbeOutcome, TargetId};
+use flowgate_core::health::{HealthChecker, HealthOutput, Opinion, ProbeOutcome, TargetId};
 use mio::{Events, Poll, Registry, Token};
 use tracing::{info, warn};
 
 use super::tcp::TcpProbe;
 use super::udp::UdpProbe;
-use super::{HealthChange, Probe, ProbeTarget, TargetKey, failure};
+use super::{Command, HealthChange, Probe, ProbeImage, ProbeTarget, TargetKey, failure};
 use crate::clock::Clock;
 
 /// There is a new set of targets, or the thread is to end. Every other token is the number of the
@@ -28,7 +28,9 @@ const LARGEST_ANSWER: usize = 65_535;
 pub(super) struct Runner<F> {
     poll: Poll,
     clock: Clock,
-    sets: Receiver<Vec<ProbeTarget>>,
+    commands: Receiver<Command>,
+    /// What is known of the first targets from another process's probes.
+    known: HashMap<TargetKey, Opinion>,
     on_change: F,
     checker: HealthChecker,
     /// What the checker has said and is not done yet.
@@ -63,13 +65,15 @@ impl<F: Fn(HealthChange)> Runner<F> {
         poll: Poll,
         clock: Clock,
         seed: u64,
-        sets: Receiver<Vec<ProbeTarget>>,
+        commands: Receiver<Command>,
+        known: HashMap<TargetKey, Opinion>,
         on_change: F,
     ) -> Self {
         Self {
             poll,
             clock,
-            sets,
+            commands,
+            known,
             on_change,
             checker: HealthChecker::new(seed),
             outputs: VecDeque::new(),
@@ -95,7 +99,7 @@ impl<F: Fn(HealthChange)> Runner<F> {
             for token in events.iter().map(|event| event.token()).filter(|token| *token != WAKE) {
                 self.progress(TargetId::from_number(token.0 as u64));
             }
-            if !self.take_sets() {
+            if !self.take_commands() {
                 return Ok(());
             }
             let outputs = &mut self.outputs;
@@ -104,11 +108,15 @@ impl<F: Fn(HealthChange)> Runner<F> {
         }
     }
 
-    /// Takes in the sets that were sent; `false` when no more can come.
-    fn take_sets(&mut self) -> bool {
+    /// Does what it was told to; `false` when nothing more can come.
+    fn take_commands(&mut self) -> bool {
         loop {
-            match self.sets.try_recv() {
-                Ok(targets) => self.set_targets(targets),
+            match self.commands.try_recv() {
+                Ok(Command::Probe(targets)) => self.set_targets(targets),
+                Ok(Command::Image(reply)) => {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(self.image());
+                }
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -124,6 +132,16 @@ impl<F: Fn(HealthChange)> Runner<F> {
         for target in targets {
             self.add(target);
         }
+        // Those that come later are new.
+        self.known.clear();
+    }
+
+    fn image(&self) -> Vec<ProbeImage> {
+        let opinion = |(key, id): (&TargetKey, &TargetId)| {
+            let Opinion { is_up, against } = self.checker.opinion(*id)?;
+            Some(ProbeImage { key: key.clone(), is_up, against })
+        };
+        self.ids.iter().filter_map(opinion).collect()
     }
 
     fn remove(&mut self, key: &TargetKey) {
@@ -144,7 +162,8 @@ impl<F: Fn(HealthChange)> Runner<F> {
         let place = match self.ids.entry(target.key.clone()) {
             Place::Occupied(place) => place,
             Place::Vacant(place) => {
-                let id = self.checker.add(target.policy, now);
+                let opinion = self.known.remove(place.key()).unwrap_or_default();
+                let id = self.checker.add_known(target.policy, opinion, now);
                 place.insert(id);
                 let probed = Probed { target, running: None, got_wrong_answers: false };
                 self.probed.insert(id, probed);

@@ -4,24 +4,28 @@
 //! them the same in the same order, and have done it when this returns. What is the same before and
 //! after is left alone.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 
 use flowgate_config::{Config, FlowLog, Listener};
-use flowgate_core::config::{BackendConfig, ManagerConfig};
+use flowgate_core::config::{BackendConfig, MOST_FLOWS, ManagerConfig};
 use flowgate_core::{Configuration, UdpManager};
 use tracing::{info, warn};
 
+use super::ask::Figures;
 use super::standings::Standing;
-use super::{BoundListener, Server, StartError, places};
+use super::{BoundListener, Server, StartError, command_shards, places};
 use crate::listener::{self, Buffers};
-use crate::report::ShardReport;
 use crate::sys::process;
 use crate::worker::Command;
 
 /// Descriptors that are not upstream sockets: the standard streams, logs, a poll and a waker for
 /// each worker, probes, operators' connections, and some to spare.
 const RESERVED_DESCRIPTORS: u64 = 256;
+
+/// The listeners that a configuration has and a server had not, bound.
+pub struct Bound(Vec<BoundListener>);
 
 impl Server {
     /// Goes over to a configuration. How many workers there are does not change.
@@ -30,8 +34,22 @@ impl Server {
     ///
     /// When a new listener cannot be bound. Then everything stays as it is.
     pub fn apply(&mut self, config: &Config) -> Result<(), StartError> {
-        let mut fresh = self.bind_new(config)?;
+        let bound = self.bind(config)?;
+        self.go_over(config, bound);
+        Ok(())
+    }
 
+    /// Does what [`go_over`](Self::go_over) cannot do without.
+    ///
+    /// # Errors
+    ///
+    /// When a new listener cannot be bound.
+    pub fn bind(&mut self, config: &Config) -> Result<Bound, StartError> {
+        self.bind_new(config).map(Bound)
+    }
+
+    /// Goes over to a configuration whose new listeners are bound. Nothing of it can fail.
+    pub fn go_over(&mut self, config: &Config, Bound(mut fresh): Bound) {
         let mut former = std::mem::take(&mut self.listeners);
         for settings in &config.listeners {
             let kept = former.iter().position(|listener| listener.can_serve(settings));
@@ -53,7 +71,6 @@ impl Server {
         self.clusters.clone_from(&config.clusters);
         self.record_flows = config.log.flows != FlowLog::Off;
         self.reconfigure();
-        Ok(())
     }
 
     /// Binds what the configuration has and we have not.
@@ -74,7 +91,7 @@ impl Server {
                 sockets.push((socket, process::random_seed()?));
             }
             fresh.push(BoundListener {
-                shard: u32::MAX,
+                shards: Vec::new(),
                 settings: settings.clone(),
                 address: group.address,
                 flows_max: 0,
@@ -89,21 +106,22 @@ impl Server {
         Ok(fresh)
     }
 
-    /// Gives the listeners that no worker knows yet the lowest numbers that are free.
+    /// Gives the shards that no worker knows yet the lowest numbers that are free.
     fn number_the_new(&mut self) {
-        for place in 0..self.listeners.len() {
-            if self.listeners[place].shard == u32::MAX {
-                let is_taken = |number: &u32| self.listeners.iter().any(|l| l.shard == *number);
-                let free = (0..).find(|number| !is_taken(number));
-                self.listeners[place].shard = free.unwrap_or_default();
-            }
+        let taken: HashSet<u32> = self.listeners.iter().flat_map(|l| &l.shards).copied().collect();
+        let mut free = (0..).filter(|number| !taken.contains(number));
+        for listener in self.listeners.iter_mut().filter(|l| l.shards.is_empty()) {
+            listener.shards = free.by_ref().take(listener.sockets.len()).collect();
         }
     }
 
     /// Ends a listener and all its flows, and keeps what it counted.
     fn remove(&mut self, listener: &BoundListener) {
         let (sender, reports) = mpsc::channel();
-        self.command_all(|_| Command::RemoveShard { shard: listener.shard, reply: sender.clone() });
+        command_shards(&self.workers, &listener.shards, |_, shard| Command::RemoveShard {
+            shard,
+            reply: sender.clone(),
+        });
         drop(sender);
         reports.iter().for_each(|report| self.past.merge(&report.counters));
         info!(listener = ?listener.settings.name, address = %listener.address, "closed");
@@ -125,13 +143,13 @@ impl Server {
         self.acknowledged();
     }
 
-    /// What each worker's manager of a listener is to be told to do.
-    fn manager_configs(&mut self, number: usize, figures: &[ShardReport]) -> Vec<ManagerConfig> {
+    /// What the manager of each shard of a listener is to be told to do.
+    fn manager_configs(&mut self, number: usize, figures: &Figures) -> Vec<ManagerConfig> {
         let places = self.places(number, figures);
         let affordable = self.affordable();
         let own_addresses: Vec<SocketAddr> = self.addresses().collect();
-        let shards = self.workers.len() as u64;
         let listener = &mut self.listeners[number];
+        let shards = listener.shards.len() as u64;
         listener.flows_max = match listener.settings.cluster.policy.mode {
             mode if mode.has_flows() => listener.asked_flows().unwrap_or(affordable),
             _ => 0,
@@ -156,27 +174,26 @@ impl Server {
     }
 
     /// The backends that a listener is to have, each in its place.
-    fn places(&self, number: usize, figures: &[ShardReport]) -> Vec<BackendConfig> {
+    fn places(&self, number: usize, figures: &Figures) -> Vec<BackendConfig> {
         let listener = &self.listeners[number];
         let wanted = listener.settings.cluster.backends(|host| self.addresses_of(host));
-        let figures = figures.get(listener.shard as usize);
+        let figures = figures.of(&listener.shards);
         places::assign(listener.backends(), &wanted, |place| {
-            let backend = figures.and_then(|figures| figures.backends.get(place));
+            let backend = figures.backends.get(place);
             backend.is_some_and(|b| b.flows_active + b.sockets_resting == 0)
         })
     }
 
     /// The figures of all shards, if backends have been removed to which something may refer yet.
-    fn figures_of_removed(&self) -> Vec<ShardReport> {
+    fn figures_of_removed(&self) -> Figures {
         let mut all = self.listeners.iter().flat_map(BoundListener::backends);
-        if all.any(|backend| backend.removed) { self.figures() } else { Vec::new() }
+        if all.any(|backend| backend.removed) { self.figures() } else { Figures::default() }
     }
 
     /// Tells the workers what to do for a listener, unless they do it already.
     fn configure(&mut self, number: usize, configs: Vec<ManagerConfig>) {
         let now = self.clock.now();
         let listener = &mut self.listeners[number];
-        let shard = listener.shard;
         let name: Arc<str> = listener.settings.name.as_str().into();
         let buffers = Buffers::of(&listener.settings);
         let mut configurations: Vec<Configuration> = Vec::with_capacity(configs.len());
@@ -207,15 +224,20 @@ impl Server {
             && listener.configurations.iter().zip(&configurations).all(is_same)
             && (&listener.name, listener.buffers) == (&name, buffers);
         let mut sockets = std::mem::take(&mut listener.sockets).into_iter();
-        for (worker, configuration) in self.workers.iter().zip(&configurations) {
-            let name = Arc::clone(&name);
-            if let Some((socket, seed)) = sockets.next() {
-                let manager = Box::new(UdpManager::configured(configuration, seed, now));
-                worker.command(Command::AddShard { shard, name, socket, manager });
-            } else if !is_up_to_date {
-                let configuration = Box::new(configuration.clone());
-                worker.command(Command::Configure { shard, name, buffers, configuration });
-            }
+        if !is_up_to_date || sockets.len() > 0 {
+            command_shards(&self.workers, &listener.shards, |place, shard| {
+                let (name, configuration) = (Arc::clone(&name), &configurations[place]);
+                match sockets.next() {
+                    Some((socket, seed)) => {
+                        let manager = Box::new(UdpManager::configured(configuration, seed, now));
+                        Command::AddShard { shard, name, socket, manager }
+                    }
+                    None => {
+                        let configuration = Box::new(configuration.clone());
+                        Command::Configure { shard, name, buffers, configuration }
+                    }
+                }
+            });
         }
         listener.configurations = configurations;
         (listener.name, listener.buffers) = (name, buffers);
@@ -225,7 +247,7 @@ impl Server {
     fn affordable(&self) -> u64 {
         let listeners = self.listeners.len().max(1) as u64;
         let reserved = RESERVED_DESCRIPTORS.min(self.descriptors / 2);
-        (self.descriptors - reserved) / listeners
+        ((self.descriptors - reserved) / listeners).min(MOST_FLOWS.into())
     }
 
     fn has_backend(&self, cluster: &str, address: SocketAddr) -> bool {

@@ -1,11 +1,12 @@
 //! How things stand, asked of all workers.
 
+use std::collections::HashMap;
 use std::sync::mpsc;
 
 use flowgate_core::Instant;
 use flowgate_core::counters::Counters;
 
-use super::{BoundListener, Server};
+use super::{BoundListener, Server, worker_of};
 use crate::control::request::FlowFilter;
 use crate::control::status::{FlowStatus, FlowsDocument};
 use crate::report::{FlowFigures, ListenerReport, ShardReport};
@@ -19,14 +20,13 @@ impl Server {
     /// ended are left out.
     pub fn report(&self) -> Vec<ListenerReport> {
         let figures = self.figures();
-        let of = |shard: u32| figures.get(shard as usize).cloned().unwrap_or_default();
         let described = self.listeners.iter().map(|listener| ListenerReport {
             name: listener.settings.name.clone(),
             address: listener.address,
             cluster: listener.settings.cluster.name.clone(),
             mirror: listener.mirror.as_ref().map(|mirror| mirror.cluster.name.clone()),
             flows_max: listener.flows_max,
-            figures: of(listener.shard),
+            figures: figures.of(&listener.shards),
         });
         described.collect()
     }
@@ -44,8 +44,8 @@ impl Server {
         };
         let limit = filter.limit.min(FlowFilter::MOST);
         for listener in self.listeners.iter().filter(is_meant) {
-            for worker in 0..self.workers.len() {
-                let all = self.flows_of(listener, worker);
+            for (place, &shard) in listener.shards.iter().enumerate() {
+                let all = self.flows_of(shard, worker_of(place, self.workers.len()));
                 for flow in all.filter(|flow| fits(flow, filter)) {
                     if document.flows.len() == limit {
                         document.truncated = true;
@@ -58,18 +58,13 @@ impl Server {
         document
     }
 
-    /// The flows of a listener with one worker, asked for bit by bit.
-    fn flows_of(
-        &self,
-        listener: &BoundListener,
-        worker: usize,
-    ) -> impl Iterator<Item = FlowFigures> {
+    /// The flows of a shard, asked for bit by bit.
+    fn flows_of(&self, shard: u32, worker: usize) -> impl Iterator<Item = FlowFigures> {
         let mut next = 0;
         let batches = std::iter::from_fn(move || {
             let (sender, reply) = mpsc::channel();
             let slots = next..next + SLOTS_AT_ONCE;
             next = slots.end;
-            let shard = listener.shard;
             self.workers[worker].command(Command::Flows { shard, slots, reply: sender });
             let Flows { flows, slots } = reply.recv().ok()?;
             (next < slots + SLOTS_AT_ONCE).then_some(flows)
@@ -77,20 +72,25 @@ impl Server {
         batches.flatten()
     }
 
-    /// The figures of all shards, by their numbers.
-    pub(super) fn figures(&self) -> Vec<ShardReport> {
+    /// The figures of all shards.
+    pub(super) fn figures(&self) -> Figures {
         let (sender, reports) = mpsc::channel();
-        self.command_all(|_| Command::Report(sender.clone()));
+        self.command_all(|| Command::Report(sender.clone()));
         drop(sender);
-        let mut sums: Vec<ShardReport> = Vec::new();
-        for (shard, report) in reports.iter().flatten() {
-            let place = shard as usize;
-            if sums.len() <= place {
-                sums.resize_with(place + 1, ShardReport::default);
-            }
-            sums[place].add(&report);
-        }
-        sums
+        Figures(reports.iter().flatten().collect())
+    }
+}
+
+/// The figures of shards, by their numbers.
+#[derive(Default)]
+pub(super) struct Figures(HashMap<u32, ShardReport>);
+
+impl Figures {
+    /// Those of some shards together, as far as there are any.
+    pub(super) fn of(&self, shards: &[u32]) -> ShardReport {
+        let mut sum = ShardReport::default();
+        shards.iter().filter_map(|shard| self.0.get(shard)).for_each(|report| sum.add(report));
+        sum
     }
 }
 

@@ -7,7 +7,7 @@ use flowgate_core::config::BackendConfig;
 use flowgate_core::{BackendId, BackendNews, Configuration};
 
 use super::standings::{Standing, Standings};
-use super::{Server, places};
+use super::{Server, command_shards, places};
 use crate::sys::process;
 use crate::worker::Command;
 
@@ -24,10 +24,11 @@ impl Server {
         let former = self.listeners[number].mirror.take();
         let name = self.listeners[number].settings.cluster.mirror.clone();
         let cluster = name.and_then(|name| self.clusters.iter().find(|c| c.name == name).cloned());
-        let shard = self.listeners[number].shard;
         let Some(cluster) = cluster else {
             if former.is_some() {
-                self.command_all(|_| Command::SetMirror { shard, mirror: None });
+                let shards = &self.listeners[number].shards;
+                let end = |_, shard| Command::SetMirror { shard, mirror: None };
+                command_shards(&self.workers, shards, end);
             }
             return;
         };
@@ -35,9 +36,9 @@ impl Server {
         let mirror = self.prepare_mirror(number, cluster, same.as_ref());
         let is_new = same.is_none_or(|s| s.configuration.config() != mirror.configuration.config());
         if is_new {
-            self.command_all(|worker| Command::SetMirror {
-                shard,
-                mirror: Some((Box::new(mirror.configuration.clone()), seed(number, worker))),
+            let configuration = || Box::new(mirror.configuration.clone());
+            command_shards(&self.workers, &self.listeners[number].shards, |_, shard| {
+                Command::SetMirror { shard, mirror: Some((configuration(), seed(shard))) }
             });
         }
         self.listeners[number].mirror = Some(mirror);
@@ -71,6 +72,20 @@ impl Server {
 }
 
 impl Mirror {
+    /// A mirror whose managers have been told so much of each backend.
+    pub(super) const fn restore(
+        cluster: Arc<Cluster>,
+        configuration: Configuration,
+        told: Vec<Standing>,
+    ) -> Self {
+        Self { cluster, configuration, told }
+    }
+
+    /// The name of its cluster, and what its managers have been told.
+    pub(super) fn told(&self) -> (String, Vec<Standing>) {
+        (self.cluster.name.clone(), self.told.clone())
+    }
+
     /// What its managers are to hear of its backends. They count as told from now on.
     pub(super) fn news(&mut self, standings: &Standings) -> Vec<(BackendId, BackendNews)> {
         let backends = &self.configuration.config().cluster.backends;
@@ -80,6 +95,6 @@ impl Mirror {
 
 /// Where the system has no randomness to give, the mirror's may be guessed: nobody can do harm with
 /// it, since it has no table of flows.
-fn seed(listener: usize, worker: usize) -> u64 {
-    process::random_seed().unwrap_or((listener as u64) << 32 | worker as u64)
+fn seed(shard: u32) -> u64 {
+    process::random_seed().unwrap_or(shard.into())
 }

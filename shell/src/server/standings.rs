@@ -5,10 +5,13 @@ use std::net::SocketAddr;
 
 use flowgate_core::config::BackendConfig;
 use flowgate_core::{BackendId, BackendNews, Instant};
+use serde::{Deserialize, Serialize};
+
+use crate::snapshot::StandingImage;
 
 /// What was said of one backend. Nothing was: it is up and not draining.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Standing {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
     /// The probes find it out of order.
     pub(super) is_down: bool,
     /// The operator wants it free of flows: at this time, or whenever they end.
@@ -66,6 +69,29 @@ impl Standings {
     ) {
         let cluster = self.by_cluster.entry(cluster.to_owned()).or_default();
         change(cluster.entry(backend).or_default());
+    }
+
+    /// All of it as plain data.
+    pub(super) fn image(&self) -> Vec<StandingImage> {
+        let of_cluster = |(cluster, backends): (&String, &HashMap<SocketAddr, Standing>)| {
+            let cluster = cluster.clone();
+            let all = backends.clone().into_iter();
+            all.map(move |(backend, standing)| StandingImage {
+                cluster: cluster.clone(),
+                backend,
+                standing,
+            })
+        };
+        self.by_cluster.iter().flat_map(of_cluster).collect()
+    }
+
+    /// What plain data says.
+    pub(super) fn restore(images: Vec<StandingImage>) -> Self {
+        let mut standings = Self::default();
+        for StandingImage { cluster, backend, standing } in images {
+            standings.change(&cluster, backend, |there| *there = standing);
+        }
+        standings
     }
 
     /// Forgets the backends that are no more: if one comes back, nothing is held against it.

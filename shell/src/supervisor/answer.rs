@@ -38,6 +38,9 @@ impl Supervisor {
                     server.undrain_backend(cluster, address);
                 })
             }
+            // Its answer comes when it is over.
+            Request::Upgrade { .. } => Response::refused("an upgrade is not asked for here"),
+            Request::Snapshot => self.snapshot(),
             Request::Stop { now } => {
                 if now {
                     self.server.stop();
@@ -115,6 +118,7 @@ impl Supervisor {
         let clusters = self.server.clusters();
         StatusDocument {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
             uptime_seconds: self.clock.uptime().as_secs_f64(),
             clusters: clusters.iter().map(|cluster| self.cluster(cluster, &listeners)).collect(),
             listeners: listeners.iter().map(listener).collect(),

@@ -49,7 +49,10 @@ impl Supervisor {
                 "flowgate is draining, to stop: it takes no new configuration".into(),
             ]);
         }
-        let mut config = flowgate_config::load(&self.path).map_err(reasons)?;
+        if self.upgrade.is_some() {
+            return Err(vec!["an upgrade is under way: try again when it is over".into()]);
+        }
+        let (mut config, text) = flowgate_config::load_text(&self.path).map_err(reasons)?;
         if config.workers != self.config.workers {
             return Err(vec![
                 "workers: cannot change while flowgate runs; restart it, or set workers back"
@@ -74,7 +77,8 @@ impl Supervisor {
         for note in &notes {
             warn!("{note}");
         }
-        self.config = config;
+        (self.config, self.text) = (config, text);
+        self.keep_listeners();
         self.retarget();
         Ok(notes)
     }

@@ -124,6 +124,28 @@ pub fn force_send_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()>
     set_int(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, saturating_int(bytes))
 }
 
+/// The number that tells a socket apart from all others since the start of the machine
+/// (`SO_COOKIE`), whichever process has it.
+///
+/// # Errors
+///
+/// Those of `getsockopt(2)`: not a socket.
+pub fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut len = size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: the number is writable for the length that is given, and so is the length.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
 /// How many datagrams the kernel has dropped since the receive buffer was full (`SO_MEMINFO`,
 /// `SK_MEMINFO_DROPS`): the count that `SO_RXQ_OVFL` brings with a datagram, without one.
 ///

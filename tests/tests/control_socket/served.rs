@@ -128,6 +128,7 @@ pub(crate) fn status() -> StatusDocument {
     };
     StatusDocument {
         version: "0.0.0".into(),
+        pid: 4_711,
         uptime_seconds: 61.0,
         listeners: vec![listener],
         clusters: vec![ClusterStatus {

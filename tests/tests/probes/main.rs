@@ -35,7 +35,7 @@ impl Watch {
     fn start(targets: Vec<ProbeTarget>) -> Self {
         let (sender, changes) = mpsc::channel();
         let tell = move |change| drop(sender.send(change));
-        let prober = Prober::start(Clock::start(), 42, tell).expect("a prober");
+        let prober = Prober::start(Clock::start(), 42, Vec::new(), tell).expect("a prober");
         prober.set_targets(targets);
         Self { prober, changes }
     }

@@ -65,6 +65,7 @@ pub(in crate::cli) fn document() -> StatusDocument {
     backends[2].backup = true;
     StatusDocument {
         version: "0.1.0".into(),
+        pid: 4_711,
         uptime_seconds: 273_125.5,
         listeners: vec![dns, odd],
         clusters: vec![

@@ -29,8 +29,8 @@ const STEP: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(super) struct Claim {
     path: PathBuf,
-    device: u64,
-    inode: u64,
+    /// The device and the inode, unless the file is somebody else's to remove.
+    file: Option<(u64, u64)>,
 }
 
 impl Claim {
@@ -40,12 +40,24 @@ impl Claim {
 
     /// Removes the file, if it is still ours.
     pub(super) fn give_up(&self) {
-        let is_ours = |file: Metadata| (file.dev(), file.ino()) == (self.device, self.inode);
+        let is_ours = |file: Metadata| Some((file.dev(), file.ino())) == self.file;
         if std::fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
             // A file that stays is replaced by the next to come.
             let _ = std::fs::remove_file(&self.path);
         }
     }
+
+    /// Leaves the file to somebody else.
+    pub(super) const fn disown(&mut self) {
+        self.file = None;
+    }
+}
+
+/// The file of a listening socket that was bound elsewhere, and is ours from now on.
+pub(super) fn adopted(path: &Path) -> Result<Claim, ControlError> {
+    let failed = |doing| move |error| ControlError::Failed { path: path.to_owned(), doing, error };
+    let file = std::fs::symlink_metadata(path).map_err(failed("looking at it"))?;
+    Ok(Claim { path: path.to_owned(), file: Some((file.dev(), file.ino())) })
 }
 
 /// Binds a listening socket to `path`, in the place of that of a dead process if need be.
@@ -58,7 +70,7 @@ pub(super) fn claim(path: &Path) -> Result<(Claim, UnixListener), ControlError> 
     clear(path, &address)?;
     let socket = bind(path, &address).map_err(failed("binding it"))?;
     let file = std::fs::symlink_metadata(path).map_err(failed("looking at it"))?;
-    let claim = Claim { path: path.to_owned(), device: file.dev(), inode: file.ino() };
+    let claim = Claim { path: path.to_owned(), file: Some((file.dev(), file.ino())) };
     let listen = || {
         // A umask may have taken rights from the owner.
         if file.mode() & 0o777 != 0o600 {

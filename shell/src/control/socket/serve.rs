@@ -9,9 +9,10 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::geteuid;
 use tracing::warn;
 
-use super::super::line::{self, Deadline};
+use super::super::line;
 use super::super::request::{Handler, Request, Response};
 use super::{LONGEST_REQUEST, MOST_SERVED, PATIENCE};
+use crate::clock::Deadline;
 
 /// The places in which connections are served.
 #[derive(Debug)]

@@ -1,0 +1,265 @@
+//! Taking everything over from the process that started this one.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use flowgate_config::Config;
+use flowgate_core::snapshot;
+use serde::de::DeserializeOwned;
+use tracing::{info, warn};
+
+use super::{
+    Basics, Event, Reloads, RunError, Supervisor, handler, open_control_socket, open_http, sending,
+};
+use crate::clock::Clock;
+use crate::control::place::default_path;
+use crate::control::socket::ControlSocket;
+use crate::http::HttpServer;
+use crate::log::LevelHandle;
+use crate::server::{Bound, Prepared, Server};
+use crate::snapshot::ProcessImage;
+use crate::upgrade::predecessor::{GiveUp, Predecessor, Step};
+use crate::worker::Adopted;
+
+/// Why this process has not taken over. It ends then, and the old one goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeOverError {
+    /// The old process did not go through with it.
+    #[error(transparent)]
+    GaveUp(#[from] GiveUp),
+    /// This one cannot.
+    #[error("cannot take over: {0}")]
+    Unfit(String),
+    /// The old process has died before it gave anything over, and this one cannot start alone.
+    #[error(transparent)]
+    Alone(#[from] RunError),
+}
+
+impl Supervisor {
+    /// Takes over from the process that started this one.
+    ///
+    /// # Errors
+    ///
+    /// When that comes to nothing.
+    pub fn take_over(
+        path: &Path,
+        config: (Config, String),
+        level: LevelHandle,
+        mut predecessor: Predecessor,
+    ) -> Result<Self, TakeOverError> {
+        let mut stage = Stage::Nothing;
+        loop {
+            let advanced = match predecessor.next()? {
+                Step::Prove(bytes) => open(&bytes)
+                    .and_then(|image| Heir::prove(path, &config, &level, image))
+                    .map(Stage::Proven),
+                Step::Read(bytes) => stage.read(&bytes),
+                Step::Hold(descriptors) => stage.hold(descriptors),
+                Step::Serve(descriptors) => {
+                    let Some(supervisor) = stage.serve(descriptors)? else {
+                        info!("the old flowgate has died before it gave anything over");
+                        return Ok(Self::start(path, config, level)?);
+                    };
+                    predecessor.serving();
+                    return Ok(supervisor);
+                }
+            };
+            stage = match advanced {
+                Ok(stage) => stage,
+                Err(reason) => {
+                    predecessor.refuse(vec![reason.clone()]);
+                    return Err(TakeOverError::Unfit(reason));
+                }
+            };
+        }
+    }
+}
+
+/// How far it is.
+enum Stage {
+    Nothing,
+    /// It could take over, as far as the latest image goes.
+    Proven(Heir),
+    /// It has everything.
+    Holding(Box<Holder>),
+}
+
+impl Stage {
+    fn read(self, bytes: &[u8]) -> Result<Self, String> {
+        match self {
+            Self::Proven(heir) => Ok(Self::Proven(Heir { image: open(bytes)?, ..heir })),
+            _ => Err("the old flowgate gives a state that it has not offered".into()),
+        }
+    }
+
+    fn hold(self, descriptors: Vec<OwnedFd>) -> Result<Self, String> {
+        match self {
+            Self::Proven(heir) => {
+                Ok(Self::Holding(Box::new(heir.hold(descriptors.into_iter().map(Some))?)))
+            }
+            _ => Err("the old flowgate gives descriptors before the state".into()),
+        }
+    }
+
+    /// Serves. Where the old process has died on the way, with what has come until then: flows
+    /// without a socket get another one.
+    fn serve(self, descriptors: Vec<OwnedFd>) -> Result<Option<Supervisor>, TakeOverError> {
+        match self {
+            Self::Nothing => Ok(None),
+            Self::Proven(heir) => {
+                warn!(
+                    sockets = descriptors.len(),
+                    "the old flowgate has died; going on with what it gave over"
+                );
+                let holder =
+                    heir.hold(descriptors.into_iter().map(Some)).map_err(TakeOverError::Unfit)?;
+                Ok(Some(holder.serve()?))
+            }
+            Self::Holding(holder) => Ok(Some(holder.serve()?)),
+        }
+    }
+}
+
+/// A process that could go on where another one stops.
+pub(super) struct Heir {
+    supervisor: Supervisor,
+    /// What the other one works by.
+    config: Config,
+    image: ProcessImage,
+    prepared: Prepared,
+}
+
+impl Heir {
+    /// Finds out whether this process could go on with what an image says, and makes ready what can
+    /// be. Nothing of it can be seen from outside.
+    pub(super) fn prove(
+        path: &Path,
+        (config, text): &(Config, String),
+        level: &LevelHandle,
+        image: ProcessImage,
+    ) -> Result<Self, String> {
+        let theirs = flowgate_config::parse(&image.config, "the running configuration")
+            .map_err(|errors| errors.to_string())?;
+        let fail = |error: RunError| error.to_string();
+
+        let clock = Clock::with_origin(image.clock_origin);
+        let basics = Basics::start(config, clock, image.server.hosts.clone()).map_err(fail)?;
+        let handler = handler(basics.sender.clone());
+        let control = match control_path(config) == image.control {
+            true => None,
+            false => open_control_socket(config, &handler).map_err(|e| e.to_string())?,
+        };
+        let http = match config.admin.http {
+            Some(address) if Some(address) != image.http => {
+                Some(open_http(address, handler).map_err(fail)?)
+            }
+            _ => None,
+        };
+        let on_end = sending(&basics.sender, Event::WorkerEnded);
+        let beginnings = basics.beginnings(Vec::new());
+        let server = Server::without_listeners(config.workers, clock, beginnings, on_end)
+            .map_err(|error| error.to_string())?;
+        let own = (config.clone(), text.clone());
+        let supervisor = basics
+            .supervise(path, own, level.clone(), server, image.probes.clone())
+            .map_err(fail)?;
+        let supervisor = Supervisor { control, http, ..supervisor };
+        let prepared = Prepared::of(&image.server);
+        image.server.check().map_err(|error| error.to_string())?;
+        Ok(Self { supervisor, config: theirs, image, prepared })
+    }
+
+    /// Puts all descriptors into their places.
+    pub(super) fn hold(
+        self,
+        descriptors: impl IntoIterator<Item = Option<OwnedFd>>,
+    ) -> Result<Holder, String> {
+        let Self { mut supervisor, config, image, prepared } = self;
+        let mut descriptors = descriptors.into_iter();
+        let control = image.control.and_then(|path| Some((path, descriptors.next()??)));
+        let http = image.http.and_then(|_| descriptors.next()?);
+        let server = &mut supervisor.server;
+        let shards = server
+            .restore(image.server, &config, &prepared, descriptors)
+            .map_err(|error| error.to_string())?;
+        let bound = server.bind(&supervisor.config).map_err(|error| error.to_string())?;
+        let [ok, failed] = image.reloads;
+        supervisor.reloads = Reloads { ok, failed };
+        Ok(Holder {
+            supervisor,
+            former: config,
+            shards,
+            bound,
+            control,
+            http: http.map(Into::into),
+        })
+    }
+}
+
+/// A process that has everything to go on with, and nothing to say yet.
+pub(super) struct Holder {
+    supervisor: Supervisor,
+    /// What the other one worked by.
+    former: Config,
+    shards: Vec<Vec<Adopted>>,
+    /// What our own configuration wants besides.
+    bound: Bound,
+    control: Option<(PathBuf, OwnedFd)>,
+    http: Option<TcpListener>,
+}
+
+impl Holder {
+    /// Goes on where the other one stopped, then goes over to the configuration of this process.
+    pub(super) fn serve(self) -> Result<Supervisor, RunError> {
+        let Self { mut supervisor, former, shards, bound, control, http } = self;
+        supervisor.server.serve(shards);
+        let wanted = std::mem::replace(&mut supervisor.config, former);
+        // With what is known of them the backends are probed as they were, and only then otherwise.
+        supervisor.retarget();
+        supervisor.server.go_over(&wanted, bound);
+        supervisor.config = wanted;
+        supervisor.retarget();
+        supervisor.open_doors_of(control, http)?;
+        supervisor.notifier.ready();
+        supervisor.keep_listeners();
+        supervisor.notifier.forget_flows();
+        Ok(supervisor)
+    }
+}
+
+impl Supervisor {
+    /// Lets operators in, by the doors of the former process where they are the same.
+    fn open_doors_of(
+        &mut self,
+        control: Option<(PathBuf, OwnedFd)>,
+        http: Option<TcpListener>,
+    ) -> Result<(), RunError> {
+        let handler = handler(self.sender.clone());
+        if self.control.is_none() {
+            self.control = match control {
+                Some((path, listener)) if Some(&path) == control_path(&self.config).as_ref() => {
+                    Some(ControlSocket::adopt(&path, listener, handler.clone())?)
+                }
+                _ => open_control_socket(&self.config, &handler)?,
+            };
+        }
+        if let (None, Some(address)) = (&self.http, self.config.admin.http) {
+            let opened = match http {
+                Some(listener) => HttpServer::adopt(listener, handler),
+                None => HttpServer::start(address, handler),
+            };
+            self.http = Some(opened.map_err(|source| RunError::Http { address, source })?);
+        }
+        Ok(())
+    }
+}
+
+/// Where the control socket is to be.
+fn control_path(config: &Config) -> Option<PathBuf> {
+    Some(config.admin.socket.clone().unwrap_or_else(default_path))
+}
+
+fn open<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    snapshot::open(bytes).map_err(|error| format!("the state of the old flowgate: {error}"))
+}
