@@ -12,9 +12,15 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, Divan};
 use flowgate_core::config::*;
 use flowgate_core::random::Random;
-use flowgate_core::{Burst, FlowId, Instant, ManagerInput, Output, Outputs, UdpManager};
+use flowgate_core::snapshot::{open, seal};
+use flowgate_core::{
+    Burst, Configuration, FlowId, Instant, ManagerInput, Output, Outputs, UdpManager,
+};
 
 const FLOWS: [usize; 4] = [100, 10_000, 100_000, 1_000_000];
+
+/// Flows of one manager that an upgrade hands over.
+const HANDED_OVER: [usize; 3] = [1_000, 5_000, 15_000];
 
 /// Bursts in one sample, so that reading the clock does not count.
 const BURSTS: usize = 1_024;
@@ -91,6 +97,25 @@ fn next_deadline(bencher: Bencher, flows: usize) {
     });
 }
 
+/// Saying all that a manager knows, and wrapping it: forwarding waits for that in an upgrade.
+#[divan::bench(args = HANDED_OVER)]
+fn image_of_flows(bencher: Bencher, flows: usize) {
+    let world = World::in_use(flows);
+    bencher.bench_local(|| seal(&black_box(&world.manager).image()));
+}
+
+/// Making a manager of what was said, which forwarding waits for too.
+#[divan::bench(args = HANDED_OVER)]
+fn restoring_flows(bencher: Bencher, flows: usize) {
+    let world = World::in_use(flows);
+    let sealed = seal(&world.manager.image());
+    let prepared = Configuration::new(world.manager.config().clone());
+    bencher.bench_local(|| {
+        let image = open(black_box(&sealed)).expect("a snapshot");
+        UdpManager::restore(image, Some(&prepared)).expect("the image of a manager")
+    });
+}
+
 /// A manager with flows, and a clock that ticks a microsecond for each burst.
 struct World {
     manager: UdpManager,
@@ -117,6 +142,33 @@ impl World {
         for number in 0..flows {
             let flow = world.open(client(number));
             world.flows.push(flow);
+        }
+        world
+    }
+
+    /// Flows that were opened one after the other, and have carried datagrams both ways, where
+    /// everything is limited.
+    fn in_use(flows: usize) -> Self {
+        let mut config = config(flows, |cluster| {
+            cluster.limits = Limits {
+                flows_per_source: flows as u32,
+                flows_per_subnet: flows as u32,
+                new_flows_per_second_per_source: flows as u32,
+                ..Limits::default()
+            };
+        });
+        config.max_flows = 2 * flows as u32;
+        let manager = UdpManager::new(config, 1, Instant::ORIGIN);
+        let (random, now) = (Random::new(1), Instant::from_millis(86_400_000));
+        let mut world = Self { manager, flows: Vec::new(), random, now };
+        for number in 0..flows {
+            world.now += Duration::from_micros(500);
+            let flow = world.open(client(number));
+            world.flows.push(flow);
+            for _ in 0..3 {
+                world.reply(flow);
+                world.request(client(number));
+            }
         }
         world
     }

@@ -1,5 +1,5 @@
-//! How a socket address is written down: whole. serde's own form leaves out the scope of a
-//! link-local address, and the flow label.
+//! How a socket address is written down: whole, for `#[serde(with = "…")]`. serde's own form leaves
+//! out the scope of a link-local address, and the flow label.
 
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -84,17 +84,27 @@ pub mod optional {
 }
 
 /// The same for several.
-pub(crate) mod list {
+pub mod list {
     use super::{Deserialize, Deserializer, Serializer, SocketAddr, Vec, Written};
 
-    pub(crate) fn serialize<S: Serializer>(
+    /// Writes several.
+    ///
+    /// # Errors
+    ///
+    /// When the serializer fails.
+    pub fn serialize<S: Serializer>(
         addresses: &[SocketAddr],
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(addresses.iter().copied().map(Written::from))
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+    /// Reads several.
+    ///
+    /// # Errors
+    ///
+    /// When something there is none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Vec<SocketAddr>, D::Error> {
         let written = Vec::<Written>::deserialize(deserializer)?;
