@@ -66,7 +66,7 @@
 //! 2. the documents as they were are kept, in a module named for the former format, with a
 //!    conversion into those of today, for as long as [`OLDEST_FORMAT`] says; [`open`] tells by the
 //!    format which of them it reads;
-//! 3. a snapshot of the new format joins those of the former ones in `tests/fixtures`.
+//! 3. a snapshot of the new format joins those of the former ones in `core/src/snapshot/fixtures`.
 //!
 //! A test reads them, and fails where the first was forgotten. What is counted by reason is told by
 //! the names that reports have for reasons, so that a reason more is no other format.

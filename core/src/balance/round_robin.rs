@@ -59,15 +59,15 @@ impl RoundRobin {
     }
 
     /// The time of each member's next turn, in the order of the members.
-    pub(super) fn times(&self) -> Vec<u128> {
-        let mut times = alloc::vec![0; self.ids.len()];
+    pub(super) fn times(&self) -> Vec<(u64, u64)> {
+        let mut times = alloc::vec![(0, 0); self.ids.len()];
         self.queue.iter().for_each(|Reverse(turn)| times[turn.member()] = turn.time());
         times
     }
 
     /// Gives each member its next turn at such a time; `false` where they are not as many, or a
     /// time is not possible.
-    pub(super) fn restore(&mut self, times: &[u128]) -> bool {
+    pub(super) fn restore(&mut self, times: &[(u64, u64)]) -> bool {
         let mut turns = mem::take(&mut self.queue).into_vec();
         let mut are_possible = times.len() == self.ids.len();
         for Reverse(turn) in &mut turns {

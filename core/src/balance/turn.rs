@@ -35,15 +35,16 @@ impl Turn {
         self.rank as usize
     }
 
-    /// When it is.
-    pub(super) const fn time(&self) -> u128 {
-        self.at
+    /// When it is, in whole units of the clock and 2^-64 parts of one.
+    pub(super) const fn time(&self) -> (u64, u64) {
+        ((self.at >> 64) as u64, self.at as u64)
     }
 
     /// The member's turn at another time; `None` beyond the end of the clock, which leaves room for
     /// 2^63 more turns of the lightest member.
-    pub(super) const fn at_time(self, at: u128) -> Option<Self> {
-        if at < 1 << 127 { Some(Self { at, ..self }) } else { None }
+    pub(super) const fn at_time(self, (whole, parts): (u64, u64)) -> Option<Self> {
+        let at = (whole as u128) << 64 | parts as u128;
+        if whole < 1 << 63 { Some(Self { at, ..self }) } else { None }
     }
 
     /// The member's next turn after this one.

@@ -82,9 +82,10 @@ pub(crate) enum BackendDrainImage {
     Over,
 }
 
-/// When each member of a tier has its next turn, in their order. Empty where there are no turns.
+/// When each member of a tier has its next turn, in their order, in full turns of a member of weight
+/// 1 and 2^-64 parts of one. Empty where there are no turns.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct TurnsImage(pub(crate) Vec<u128>);
+pub(crate) struct TurnsImage(pub(crate) Vec<(u64, u64)>);
 
 /// The flow table and the queues that flows wait in. Every slot is named once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

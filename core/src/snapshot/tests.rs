@@ -1,1 +1,249 @@
+use std::format;
+use std::string::ToString;
+use std::vec;
 
+use alloc::vec::Vec;
+use proptest::prelude::*;
+use serde::Serialize;
+
+use super::*;
+use crate::UdpManager;
+use crate::config::*;
+
+mod everything;
+mod fixture;
+mod refused;
+
+use everything::manager_with_everything;
+
+/// Where the body begins.
+const HEADER: usize = 26;
+
+fn sealed() -> Vec<u8> {
+    seal(&manager_with_everything().image())
+}
+
+fn open_image(bytes: &[u8]) -> Result<ManagerImage, SnapshotError> {
+    open(bytes)
+}
+
+/// Other bytes in the same envelope, which has their length and checksum.
+fn reseal(body: &[u8]) -> Vec<u8> {
+    /// Bytes that postcard writes as they are.
+    struct Raw<'a>(&'a [u8]);
+
+    impl Serialize for Raw<'_> {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            use serde::ser::SerializeTuple as _;
+            let mut bytes = serializer.serialize_tuple(self.0.len())?;
+            self.0.iter().try_for_each(|byte| bytes.serialize_element(byte))?;
+            bytes.end()
+        }
+    }
+    seal(&Raw(body))
+}
+
+#[test]
+fn what_is_sealed_can_be_opened() {
+    let image = manager_with_everything().image();
+    assert_eq!(open_image(&seal(&image)), Ok(image));
+    assert_eq!(open(&seal("text")), Ok("text".to_string()));
+    assert_eq!(open(&seal(&())), Ok(()));
+}
+
+#[test]
+fn bytes_under_a_right_checksum_are_what_the_tests_say() {
+    let sealed = sealed();
+    assert_eq!(reseal(&sealed[HEADER..]), sealed);
+}
+
+#[test]
+fn a_bit_that_has_flipped_is_found() {
+    let sealed = sealed();
+    for place in 0..sealed.len() {
+        for bit in 0..8 {
+            let mut damaged = sealed.clone();
+            damaged[place] ^= 1 << bit;
+            let refused = open_image(&damaged).expect_err("damaged");
+            let is_right = match place {
+                0..8 => refused == SnapshotError::NotASnapshot,
+                8..10 => matches!(
+                    refused,
+                    SnapshotError::TooNew { newest: FORMAT, .. } | SnapshotError::TooOld { .. }
+                ),
+                10..18 => matches!(
+                    refused,
+                    SnapshotError::CutShort { .. } | SnapshotError::TooLong { .. }
+                ),
+                _ => refused == SnapshotError::Damaged,
+            };
+            assert!(is_right, "bit {bit} of byte {place}: {refused:?}");
+        }
+    }
+}
+
+#[test]
+fn whatever_is_cut_short_says_so() {
+    let sealed = sealed();
+    for found in 0..sealed.len() {
+        let expected = if found < HEADER { HEADER } else { sealed.len() } as u64;
+        let cut_short = SnapshotError::CutShort { expected, found: found as u64 };
+        assert_eq!(open_image(&sealed[..found]), Err(cut_short));
+    }
+}
+
+#[test]
+fn what_follows_the_end_is_refused() {
+    let mut sealed = sealed();
+    sealed.extend(b"and more");
+    assert_eq!(open_image(&sealed), Err(SnapshotError::TooLong { excess: 8 }));
+}
+
+#[test]
+fn a_format_that_is_too_new_or_too_old_is_named_with_those_that_are_known() {
+    let with_format = |format: u16| {
+        let mut sealed = sealed();
+        sealed[8..10].copy_from_slice(&format.to_le_bytes());
+        // Whatever comes after the format may be another header.
+        sealed.truncate(10);
+        open_image(&sealed).expect_err("not today's format")
+    };
+    let too_new = with_format(FORMAT + 1);
+    assert_eq!(too_new, SnapshotError::TooNew { found: FORMAT + 1, newest: FORMAT });
+    let says = "the snapshot has format 2, and this version reads formats up to 1";
+    assert_eq!(too_new.to_string(), says);
+    let too_old = with_format(OLDEST_FORMAT - 1);
+    assert_eq!(too_old, SnapshotError::TooOld { found: OLDEST_FORMAT - 1, oldest: OLDEST_FORMAT });
+    let says = "the snapshot has format 0, and this version reads formats from 1 on";
+    assert_eq!(too_old.to_string(), says);
+}
+
+#[test]
+fn something_else_is_no_snapshot() {
+    for bytes in [&b"[[listener]]"[..], b"f\0", b"flowgatf", &[0; 100]] {
+        assert_eq!(open_image(bytes), Err(SnapshotError::NotASnapshot));
+    }
+}
+
+#[test]
+fn another_document_is_malformed() {
+    for document in [reseal(b""), seal(&0_u8), seal("text"), seal(&(sealed(), 1))] {
+        assert_eq!(open_image(&document), Err(SnapshotError::Malformed));
+    }
+    let mut longer = sealed()[HEADER..].to_vec();
+    longer.push(0);
+    assert_eq!(open_image(&reseal(&longer)), Err(SnapshotError::Malformed));
+}
+
+#[test]
+fn a_length_that_is_a_lie_takes_no_memory() {
+    // A list that says it has 2^63 elements.
+    let endless = [&[0xFF; 8][..], &[0x7F]].concat();
+    assert_eq!(open::<Vec<u64>>(&reseal(&endless)), Err(SnapshotError::Malformed));
+    assert_eq!(open::<Vec<[u64; 32]>>(&reseal(&endless)), Err(SnapshotError::Malformed));
+}
+
+/// Whatever is restored must be sound, and able to go on.
+fn go_on(image: ManagerImage) {
+    // Such a table takes long to allocate, or to build.
+    let config = image.config();
+    if config.max_flows > 1 << 12 || config.cluster.balance == Balance::Maglev {
+        return;
+    }
+    let Ok(restored) = UdpManager::restore(image.clone(), None) else { return };
+    restored.assert_invariants();
+    let again = UdpManager::restore(restored.image(), None).expect("the image of a manager");
+    assert_eq!(again.image(), restored.image());
+    everything::survive(restored);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_024))]
+
+    #[test]
+    fn a_document_that_is_not_that_of_a_manager_is_refused_or_makes_a_sound_one(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        is_cut in any::<bool>(),
+    ) {
+        let mut body = sealed()[HEADER..].to_vec();
+        for (place, value) in changes {
+            let place = place.index(body.len());
+            if is_cut {
+                body.remove(place);
+            } else {
+                body[place] = value;
+            }
+        }
+        if let Ok(image) = open_image(&reseal(&body)) {
+            go_on(image);
+        }
+    }
+
+    #[test]
+    fn anything_at_all_can_be_opened_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        let _ = open_image(&bytes);
+        if let Ok(image) = open_image(&reseal(&bytes)) {
+            go_on(image);
+        }
+    }
+}
+
+#[test]
+fn the_numbers_of_variants_are_part_of_the_format() {
+    use document::{BackendDrainImage as Drain, StageImage as Stage, WayImage as Way};
+    fn numbers<T: Serialize>(variants: impl IntoIterator<Item = T>) -> Vec<u8> {
+        let number = |variant| seal(&variant)[HEADER];
+        variants.into_iter().map(number).collect()
+    }
+    let nobody = ReplyFrom::Nobody;
+    let modes = [Mode::SESSION, Mode::OneWay, Mode::FanOut { reply_from: nobody }];
+    let all = [
+        numbers(modes),
+        numbers([nobody, ReplyFrom::Chosen, ReplyFrom::First]),
+        numbers([OnBackendDown::Pin, OnBackendDown::Rehash, OnBackendDown::Close]),
+        numbers([Balance::RoundRobin, Balance::Random, Balance::LeastFlows]),
+        numbers([Affinity::SourceIp, Affinity::SourceIpPort]),
+        numbers([SendProxyProtocol::Off, SendProxyProtocol::First, SendProxyProtocol::Every]),
+        numbers([Drain::No, Drain::Until(None), Drain::Over]),
+        numbers([Stage::Active, Stage::Follower, Stage::Retired]),
+        numbers([
+            Way::Direct { scope: 0 },
+            Way::ToLocal { scope: 0, ip: [0; 4].into() },
+            Way::Relayed { proxy: 0 },
+        ]),
+    ];
+    for numbers in all {
+        assert!(numbers.iter().copied().eq(0..numbers.len() as u8), "{numbers:?}");
+    }
+    let others = [Balance::PowerOfTwo, Balance::Rendezvous, Balance::Maglev];
+    assert_eq!(numbers(others), [3, 4, 5]);
+}
+
+#[test]
+fn an_address_is_written_down_whole() {
+    #[derive(Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+    struct Both {
+        #[serde(with = "address")]
+        one: core::net::SocketAddr,
+        #[serde(with = "address::list")]
+        list: Vec<core::net::SocketAddr>,
+    }
+    let v6 = |flow_label, scope| {
+        core::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 53, flow_label, scope).into()
+    };
+    let both = Both { one: v6(0xF10, 3), list: vec![v6(0, 2), "192.0.2.1:53".parse().unwrap()] };
+    assert_eq!(open(&seal(&both)), Ok(both));
+}
+
+#[test]
+fn the_same_order_of_sockets_is_told_before_and_after() {
+    let manager = manager_with_everything();
+    let image = manager.image();
+    let ids: Vec<_> = image.flow_ids().collect();
+    let alive: Vec<_> = manager.flows().map(|(id, _)| id).collect();
+    assert_eq!(ids[..alive.len()], alive, "first those that are alive");
+    let rest: usize = manager.backends().iter().map(|(id, _)| manager.resting_for(id)).sum();
+    assert_eq!(ids.len() - alive.len(), rest, "then those that rest");
+    let restored = UdpManager::restore(image, None).expect("the image of a manager").image();
+    assert_eq!(restored.flow_ids().collect::<Vec<_>>(), ids, "{}", format!("{:?}", restored.flows));
+}

@@ -31,9 +31,7 @@ impl Harness {
         let mut config = self.manager.config().clone();
         change(&mut config);
         let configuration = Configuration::new(config);
-        let mut outputs = vec![];
-        self.manager.handle_input(ManagerInput::Configured(&configuration), now, &mut outputs);
-        self.manager.assert_invariants();
+        let outputs = self.input(ManagerInput::Configured(&configuration), now);
         outputs.into_iter().map(without_payload).collect()
     }
 
