@@ -233,6 +233,7 @@ fn config(max_flows: usize, change: impl FnOnce(&mut ClusterConfig)) -> ManagerC
         requests: 0,
         send_proxy_protocol: SendProxyProtocol::Off,
         upstream_reuse: None,
+        source: Source::Any,
         health: HealthPolicy::default(),
         limits: Limits::default(),
         backends: (1..=4).map(backend).collect(),

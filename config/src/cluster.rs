@@ -5,7 +5,7 @@ use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
 
 use flowgate_core::config::{
-    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Mode, ReplyFrom,
+    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Mode, ReplyFrom, Source,
 };
 
 use crate::Probing;
@@ -41,9 +41,13 @@ impl Cluster {
     ///
     /// They come in the order of the members, those of a name in the order of their addresses, so
     /// that the order of an answer changes nothing. An address that an earlier member has is left
-    /// out, as is one that nothing can be sent to.
+    /// out, as is one that nothing can be sent to, from the cluster's source if it has one.
     pub fn backends(&self, resolve: impl Fn(&str) -> Vec<IpAddr>) -> Vec<BackendConfig> {
-        backends(&self.members, resolve)
+        let Source::Local { ip: Some(source), .. } = self.policy.source else {
+            return backends(&self.members, resolve);
+        };
+        let is_reached = |ip: &IpAddr| ip.to_canonical().is_ipv4() == source.is_ipv4();
+        backends(&self.members, |host| resolve(host).into_iter().filter(is_reached).collect())
     }
 }
 

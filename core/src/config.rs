@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 /// not ask for more than a machine has.
 pub const MOST_FLOWS: u32 = 1 << 24;
 
+pub use crate::source::{PortRange, Source};
+
 /// How one listener's datagrams are to be balanced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagerConfig {
@@ -67,6 +69,8 @@ pub struct ClusterConfig {
     ///
     /// While it rests, late answers to the former flow are dropped, and each makes it rest again.
     pub upstream_reuse: Option<Duration>,
+    /// Which address and port of ours the backends see.
+    pub source: Source,
     /// When a backend is out of service, and what that means for its flows.
     pub health: HealthPolicy,
     /// What one client may take.

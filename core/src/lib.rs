@@ -30,6 +30,7 @@
 //!         requests: 0,
 //!         send_proxy_protocol: SendProxyProtocol::Off,
 //!         upstream_reuse: None,
+//!         source: Source::Any,
 //!         health: HealthPolicy::default(),
 //!         limits: Limits::default(),
 //!         backends: vec![BackendConfig::new("10.0.0.1:53".parse()?)],
@@ -121,6 +122,7 @@ mod reason;
 mod relays;
 mod slots;
 pub mod snapshot;
+mod source;
 mod source_limits;
 mod time;
 mod timer_wheel;
@@ -135,4 +137,5 @@ pub use manager::{Deadline, DeadlineReason, UdpManager};
 pub use news::BackendNews;
 pub use output::{FlowRecord, Output, Outputs};
 pub use reason::{CloseReason, Direction, DropReason};
+pub use source::LocalSource;
 pub use time::Instant;

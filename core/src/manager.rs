@@ -31,6 +31,7 @@ use crate::queue::Queues;
 use crate::random::Random;
 use crate::reason::{Direction, DropReason};
 use crate::relays::Relays;
+use crate::source::Salts;
 use crate::source_limits::SourceLimits;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
@@ -82,6 +83,7 @@ pub struct UdpManager {
     balancer: Balancer,
     queues: Queues,
     source_limits: SourceLimits,
+    salts: Salts,
     relays: Relays,
     counters: Counters,
     random: Random,
@@ -116,6 +118,7 @@ impl UdpManager {
             queues: Queues::new(resting_queue(BackendId::new(backends.len())), capacity),
             backends,
             source_limits: SourceLimits::new(&config.cluster.limits, capacity, &mut random),
+            salts: Salts::new(seed),
             relays: Relays::new(),
             counters: Counters::default(),
             random,

@@ -8,6 +8,7 @@ use crate::id::{BackendId, Carrier, FlowId};
 use crate::local_addr::LocalAddr;
 use crate::proxy_protocol::{ProxyHeader, Tlvs, Told};
 use crate::reason::{CloseReason, Direction, DropReason};
+use crate::source::LocalSource;
 
 /// An order from [`UdpManager::handle_input`](crate::UdpManager::handle_input).
 ///
@@ -29,6 +30,8 @@ pub enum Output<'p> {
         ttl: u8,
         /// The finished flow whose socket is to be used. Its slot is the new flow's slot.
         reuse: Option<FlowId>,
+        /// The address and port of ours to send from, where a socket has to be opened.
+        source: LocalSource,
     },
     /// Send datagrams from the flow's upstream socket.
     SendToBackend {

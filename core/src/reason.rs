@@ -101,6 +101,9 @@ reasons! {
         NoDescriptors = "no_descriptors",
         /// Out of local ports when the flow's socket was to be connected.
         NoPorts = "no_ports",
+        /// The source that is configured for the flow's socket is not one of this host's, or of
+        /// another family than the backend.
+        NoSource = "no_source",
         /// The kernel is out of memory or buffers (`ENOBUFS`, `ENOMEM`).
         NoBuffers = "no_buffers",
         /// A firewall or the routing table forbids it (`EPERM`, `EACCES`).

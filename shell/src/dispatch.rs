@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use flowgate_core::proxy_protocol::Tlvs;
 use flowgate_core::{
-    Carrier, Direction, DropReason, FlowId, FlowRecord, ManagerInput, Output, Outputs,
+    Carrier, Direction, DropReason, FlowId, FlowRecord, LocalSource, ManagerInput, Output, Outputs,
     UpstreamFailure,
 };
 
@@ -220,11 +220,11 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         self.plan = send(exit, &self.outbox, chain, token, std::mem::take(&mut self.plan));
     }
 
-    fn open_upstream(&mut self, flow: FlowId, address: SocketAddr, ttl: u8) {
+    fn open_upstream(&mut self, flow: FlowId, address: SocketAddr, source: LocalSource, ttl: u8) {
         let token = Token::Upstream { shard: self.sockets.shard, flow: flow.index() as u32 };
-        match self.kernel.open_upstream(address, ttl, token) {
+        match self.kernel.open_upstream(address, source, ttl, token) {
             Ok(socket) => {
-                self.sockets.upstreams.insert(Upstream::new(socket, flow, address, ttl));
+                self.sockets.upstreams.insert(Upstream::new(socket, flow, address, source, ttl));
             }
             Err(error) => self.not_opened.push((flow, drop_reason(&error))),
         }
@@ -330,8 +330,8 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
     #[inline]
     fn emit(&mut self, output: Output<'t>) {
         match output {
-            Output::OpenUpstream { flow, address, ttl, reuse: None, .. } => {
-                self.open_upstream(flow, address, ttl);
+            Output::OpenUpstream { flow, address, ttl, reuse: None, source, .. } => {
+                self.open_upstream(flow, address, source, ttl);
             }
             // Its first send brings the time to live.
             Output::OpenUpstream { flow, reuse: Some(former), .. } => {

@@ -5,11 +5,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use flowgate_core::LocalSource;
+use flowgate_core::config::Source;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
 use crate::sys::mmsg::{self, Batch, FreeSlots, Sender};
-use crate::sys::sockopt;
+use crate::sys::udp::{self, NoSource};
+use crate::sys::{process, sockopt};
 use crate::token::Token;
 
 /// The system calls of the data path. None of them blocks.
@@ -18,25 +21,29 @@ pub trait Kernel {
     type Socket;
 
     /// Opens a socket connected to `backend`, whose readiness is told under `token`, and which
-    /// sends with the given time to live or hop limit.
+    /// sends from the given source with the given time to live or hop limit.
     ///
     /// # Errors
     ///
-    /// Those of `socket(2)` and `connect(2)`: out of descriptors, ports or memory, or no route.
+    /// Those of `socket(2)`, `bind(2)` and `connect(2)`: out of descriptors, ports or memory, no
+    /// such source, or no route.
     fn open_upstream(
         &mut self,
         backend: SocketAddr,
+        source: LocalSource,
         ttl: u8,
         token: Token,
     ) -> io::Result<Self::Socket>;
 
-    /// Opens a socket of IPv4 or IPv6 that is connected to nobody and hears nobody. Only of its
-    /// writability anything is told under `token`, and only while that is watched.
+    /// Opens a socket of IPv4 or IPv6 that is connected to nobody and hears nobody. It sends from
+    /// an address and port that the source allows. Only of its writability anything is told under
+    /// `token`, and only while that is watched.
     ///
     /// # Errors
     ///
-    /// Those of `socket(2)`: out of descriptors or memory, or no such family.
-    fn open_outlet(&mut self, v6: bool, token: Token) -> io::Result<Self::Socket>;
+    /// Those of `socket(2)` and `bind(2)`: out of descriptors, ports or memory, no such family or
+    /// no such source.
+    fn open_outlet(&mut self, v6: bool, source: Source, token: Token) -> io::Result<Self::Socket>;
 
     /// Makes a socket send with another time to live or hop limit.
     ///
@@ -166,8 +173,14 @@ impl AsFd for Socket {
 impl Kernel for Linux {
     type Socket = Socket;
 
-    fn open_upstream(&mut self, backend: SocketAddr, ttl: u8, token: Token) -> io::Result<Socket> {
-        let socket = Socket::new(sockopt::connected_udp(backend)?, backend.is_ipv6());
+    fn open_upstream(
+        &mut self,
+        backend: SocketAddr,
+        source: LocalSource,
+        ttl: u8,
+        token: Token,
+    ) -> io::Result<Socket> {
+        let socket = Socket::new(udp::connected(backend, source)?, backend.is_ipv6());
         sockopt::set_ttl(socket.as_fd(), socket.v6, ttl)?;
         // Without it a reply still arrives, with its TOS byte unknown.
         let _ = sockopt::set_receive_tos(socket.as_fd(), socket.v6);
@@ -176,8 +189,16 @@ impl Kernel for Linux {
         Ok(socket)
     }
 
-    fn open_outlet(&mut self, v6: bool, token: Token) -> io::Result<Socket> {
-        let socket = Socket::deaf(sockopt::unconnected_udp(v6)?, v6);
+    fn open_outlet(&mut self, v6: bool, source: Source, token: Token) -> io::Result<Socket> {
+        let source = match source {
+            Source::Any => LocalSource::Any,
+            Source::Local { ip, ports } => {
+                LocalSource::Local { ip, ports, salt: process::random_seed()? }
+            }
+            // No such configuration is valid: it serves many clients.
+            Source::Client => return Err(NoSource.into()),
+        };
+        let socket = Socket::deaf(udp::unconnected(v6, source)?, v6);
         sockopt::deafen(socket.as_fd())?;
         let send_buffer = OUTLET_BUFFER;
         if sockopt::force_send_buffer(socket.as_fd(), send_buffer).is_err() {

@@ -21,6 +21,7 @@
 //! |---|---|
 //! | [`supervisor`] | the control plane: signals, requests, reloads, one after another |
 //! | [`server`] | starts, changes, asks and stops the workers |
+//! | [`source`] | whether this host can have the sources that clusters name |
 //! | [`probe`] | asks backends how they are |
 //! | [`resolve`] | keeps the addresses of backends with names fresh |
 //! | [`control`] | the control socket, and the client for it |
@@ -52,6 +53,7 @@ pub mod server;
 pub mod shard;
 pub mod snapshot;
 pub mod sockets;
+pub mod source;
 pub mod supervisor;
 pub mod sys;
 pub mod token;

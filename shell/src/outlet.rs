@@ -8,6 +8,7 @@
 use std::net::SocketAddr;
 
 use flowgate_core::backends::Backends;
+use flowgate_core::config::Source;
 use flowgate_core::{BackendId, Carrier};
 
 use crate::io::outbox::Chain;
@@ -46,11 +47,13 @@ impl Default for Destination {
 pub struct Outlets<S> {
     outlets: Vec<Option<Outlet<S>>>,
     destinations: Vec<Destination>,
+    /// What they are bound to.
+    pub source: Source,
 }
 
 impl<S> Default for Outlets<S> {
     fn default() -> Self {
-        Self { outlets: Vec::new(), destinations: Vec::new() }
+        Self { outlets: Vec::new(), destinations: Vec::new(), source: Source::Any }
     }
 }
 

@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
@@ -49,6 +49,8 @@ pub struct ProbeTarget {
     pub key: TargetKey,
     /// Where the probes go: the backend's host, often at a port of its own.
     pub address: SocketAddr,
+    /// The address of ours that they come from; `None`: the kernel chooses it.
+    pub source: Option<IpAddr>,
     /// What is done there.
     pub probe: Probe,
     /// How often, and how much it takes to change the opinion of the backend.
@@ -195,6 +197,7 @@ impl fmt::Debug for Prober {
 /// What the failure of a system call says about a target.
 fn failure(error: &io::Error) -> ProbeOutcome {
     match error.raw_os_error() {
+        None if error.kind() == io::ErrorKind::AddrNotAvailable => ProbeOutcome::Inconclusive,
         Some(libc::ECONNREFUSED) => ProbeOutcome::Refused,
         Some(libc::ETIMEDOUT) => ProbeOutcome::TimedOut,
         // Something is short here: descriptors, memory, ports, room in a send buffer. It would be

@@ -29,6 +29,7 @@ use crate::flow_log::FlowLogger;
 use crate::io::way::Way;
 use crate::kernel::Socket;
 use crate::listener::{BindError, Buffers};
+use crate::source::SourceError;
 use crate::sys::process;
 use crate::token::Token;
 use crate::worker::{Command, Worker};
@@ -48,6 +49,9 @@ pub enum StartError {
     /// A listener could not be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A cluster's source cannot be had.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// The system lacks what a worker needs.
     #[error("cannot start a worker: {0}; raise the limits on open files and threads")]
     Worker(#[from] io::Error),

@@ -135,7 +135,7 @@ impl<K: Kernel> Shard<K> {
             // Nothing goes to a removed backend from now on, not even what waits.
             let backends = self.manager.backends();
             dispatch.abandon(|address| !backends.has_address(address));
-            dispatch.fit_outlets(Way::Cluster, backends, self.manager.config().cluster.mode);
+            dispatch.fit_outlets(Way::Cluster, backends, &self.manager.config().cluster);
         }
         // A drain is no matter of the mirror: flows that go on are copied until they end.
         if let (Some(mirror), ManagerInput::Timeout) = (&mut self.mirror, input) {
@@ -148,8 +148,8 @@ impl<K: Kernel> Shard<K> {
     pub fn open_outlets(&mut self, kernel: &mut K, now: Instant) {
         let mut dispatch =
             Dispatch::begin(kernel, &mut self.sockets, std::mem::take(&mut self.scratch));
-        let (backends, mode) = (self.manager.backends(), self.manager.config().cluster.mode);
-        dispatch.fit_outlets(Way::Cluster, backends, mode);
+        let (backends, cluster) = (self.manager.backends(), &self.manager.config().cluster);
+        dispatch.fit_outlets(Way::Cluster, backends, cluster);
         self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
     }
 
@@ -170,8 +170,8 @@ impl<K: Kernel> Shard<K> {
                 let new = || UdpManager::configured(configuration, seed, now);
                 let mirror = self.mirror.get_or_insert_with(new);
                 dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
-                let mode = mirror.config().cluster.mode;
-                dispatch.fit_outlets(Way::Mirror, mirror.backends(), mode);
+                let cluster = &mirror.config().cluster;
+                dispatch.fit_outlets(Way::Mirror, mirror.backends(), cluster);
             }
         }
         self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
@@ -308,7 +308,7 @@ impl Shard<Linux> {
         for image in missing {
             let (shard, flow) = (self.sockets.shard, image.flow);
             let token = Token::Upstream { shard, flow: flow.index() as u32 };
-            match kernel.open_upstream(image.backend, image.ttl, token) {
+            match kernel.open_upstream(image.backend, image.source, image.ttl, token) {
                 Ok(socket) => self.sockets.upstreams.insert(Upstream::restore(socket, image)),
                 Err(_) => {
                     let failure = UpstreamFailure::NotOpened;

@@ -8,3 +8,4 @@ pub mod process;
 pub mod scm;
 pub mod sockaddr;
 pub mod sockopt;
+pub mod udp;

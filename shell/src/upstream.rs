@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use flowgate_core::snapshot::address;
-use flowgate_core::{Direction, FlowId};
+use flowgate_core::{Direction, FlowId, LocalSource};
 use serde::{Deserialize, Serialize};
 
 use crate::io::outbox::Chain;
@@ -18,6 +18,8 @@ pub struct Upstream<S> {
     pub flow: FlowId,
     /// The only address that may answer.
     pub backend: SocketAddr,
+    /// What it was bound to before it was connected.
+    pub source: LocalSource,
     /// The time to live or hop limit it sends with.
     pub ttl: u8,
     /// What this turn sends to it.
@@ -40,11 +42,12 @@ pub struct Upstream<S> {
 
 impl<S> Upstream<S> {
     /// A socket that has just been connected to `backend`.
-    pub fn new(socket: S, flow: FlowId, backend: SocketAddr, ttl: u8) -> Self {
+    pub fn new(socket: S, flow: FlowId, backend: SocketAddr, source: LocalSource, ttl: u8) -> Self {
         Self {
             socket,
             flow,
             backend,
+            source,
             ttl,
             outgoing: Chain::EMPTY,
             spill: Spill::default(),
@@ -61,6 +64,7 @@ impl<S> Upstream<S> {
         UpstreamImage {
             flow: self.flow,
             backend: self.backend,
+            source: self.source,
             ttl: self.ttl,
             coalesces: self.coalesces,
             no_trains: [self.no_trains_to_backend, self.no_trains_to_client],
@@ -70,9 +74,9 @@ impl<S> Upstream<S> {
 
     /// What an image says, with a socket that is connected to its backend.
     pub fn restore(socket: S, image: UpstreamImage) -> Self {
-        let UpstreamImage { flow, backend, ttl, coalesces, no_trains, spill } = image;
+        let UpstreamImage { flow, backend, source, ttl, coalesces, no_trains, spill } = image;
         let [no_trains_to_backend, no_trains_to_client] = no_trains;
-        let new = Self::new(socket, flow, backend, ttl);
+        let new = Self::new(socket, flow, backend, source, ttl);
         Self { spill, coalesces, no_trains_to_backend, no_trains_to_client, ..new }
     }
 
@@ -107,6 +111,8 @@ pub struct UpstreamImage {
     /// The backend that it is connected to.
     #[serde(with = "address")]
     pub backend: SocketAddr,
+    /// What it was bound to before it was connected.
+    pub source: LocalSource,
     /// The time to live or hop limit it sends with.
     pub ttl: u8,
     coalesces: bool,

@@ -18,7 +18,8 @@ use flowgate::kernel::Kernel;
 use flowgate::shard::Readiness;
 use flowgate::sys::mmsg::{Batch, FreeSlots};
 use flowgate::token::Token;
-use flowgate_core::Direction;
+use flowgate_core::config::Source;
+use flowgate_core::{Direction, LocalSource};
 use nix::errno::Errno;
 
 pub use faults::{Faults, SendFault};
@@ -273,6 +274,7 @@ impl Kernel for FakeKernel {
     fn open_upstream(
         &mut self,
         backend: SocketAddr,
+        _source: LocalSource,
         _ttl: u8,
         token: Token,
     ) -> io::Result<FakeSocket> {
@@ -280,7 +282,7 @@ impl Kernel for FakeKernel {
         fate.map_or_else(|| Ok(self.open(Some(backend), token)), |errno| Err(errno.into()))
     }
 
-    fn open_outlet(&mut self, _v6: bool, token: Token) -> io::Result<FakeSocket> {
+    fn open_outlet(&mut self, _v6: bool, _: Source, token: Token) -> io::Result<FakeSocket> {
         let fate = self.faults().on_open();
         fate.map_or_else(|| Ok(self.open(None, token)), |errno| Err(errno.into()))
     }

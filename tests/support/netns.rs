@@ -51,6 +51,11 @@ impl Namespace {
         Some([one, two])
     }
 
+    /// Its name, for `ip`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Runs `ip` inside.
     ///
     /// # Panics

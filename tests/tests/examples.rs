@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-const EXAMPLES: [&str; 7] = [
+const EXAMPLES: [&str; 8] = [
     "dns.toml",
     "game.toml",
     "quic.toml",
     "radius.toml",
     "sip.toml",
     "syslog.toml",
+    "transparent.toml",
     "wireguard.toml",
 ];
 

@@ -3,6 +3,7 @@
 mod health;
 mod members;
 mod mode;
+mod source;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -22,6 +23,7 @@ use crate::reader::{Item, Table};
 use crate::value::{choice, count, duration, is_name, off_or, text};
 use health::Health;
 use mode::Modes;
+use source::transparent;
 
 pub(super) const TABLES: &str = "[cluster.NAME] tables";
 
@@ -39,6 +41,14 @@ const NOT_IN_A_RACE: &str = "0 beside reply_from = \"first\"";
 /// How many names a message lists.
 const NAMES_SHOWN: usize = 8;
 
+/// What is known of all clusters before any of them is read.
+struct Known {
+    /// Their names, in the order of the text.
+    names: Vec<String>,
+    /// The names of those that are to send from their clients' addresses.
+    transparent: Vec<String>,
+}
+
 /// The clusters of a document, for listeners to name.
 #[derive(Default)]
 pub(super) struct Clusters {
@@ -50,13 +60,13 @@ pub(super) struct Clusters {
 impl Clusters {
     pub(super) fn read(item: &Item<'_>) -> Option<Self> {
         let mut clusters = Self { names: names_of(item), by_name: HashMap::new() };
-        let names = clusters.names.clone();
+        let known = Known { names: clusters.names.clone(), transparent: transparent(item) };
         item.entries(TABLES, |name, item| {
             if !is_name(name) {
                 item.refuse::<()>("a [cluster.NAME] of 1 to 255 bytes");
             }
             let cluster =
-                item.table("a [cluster.NAME] table", |table| cluster(name, table, item, &names));
+                item.table("a [cluster.NAME] table", |table| cluster(name, table, item, &known));
             clusters.by_name.insert(name.to_owned(), cluster.map(Arc::new));
         });
         Some(clusters)
@@ -93,8 +103,8 @@ fn names_of(item: &Item<'_>) -> Vec<String> {
     names
 }
 
-fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, names: &[String]) -> Option<Cluster> {
-    let modes = Modes::read(table, name, names);
+fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Option<Cluster> {
+    let modes = Modes::read(table, name, known);
     let balance = modes.fit_balance(table.get("balance", choice(BALANCE))).or(Balance::Rendezvous);
     let affinity = table.get("affinity", choice(AFFINITY)).or(Affinity::SourceIp);
     let idle_timeout = table.get("idle_timeout", duration(IDLE));
@@ -105,6 +115,8 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, names: &[String]) -> 
     let send_proxy_protocol = modes.fit_proxy(send_proxy_protocol).or(SendProxyProtocol::Off);
     let upstream_reuse = table.get("upstream_reuse", off_or(duration(REST)));
     let upstream_reuse = modes.fit(upstream_reuse, None, "\"off\"").or(None);
+    let source = table.get("source", source::source);
+    let source = source::fit(source, &modes, upstream_reuse, requests);
     let on_backend_down = table.get("on_backend_down", choice(ON_BACKEND_DOWN));
     modes.warn_of_no_effect(&[&idle_timeout.item, &on_backend_down.item]);
     let idle_timeout = idle_timeout.or(Duration::from_secs(60));
@@ -113,6 +125,7 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, names: &[String]) -> 
     let limits = table.section("limits", |table| limits(table, &modes));
     let members = table.require("backends", |item| members::members(item, modes.is_session()));
     let mut members = members.value?;
+    let source = source::finish(source, &members);
     let (mode, mirror) = modes.finish(&mut members)?;
     if members.is_empty() {
         item.warn(Fault::NoBackends);
@@ -127,6 +140,7 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, names: &[String]) -> 
         requests,
         send_proxy_protocol,
         upstream_reuse,
+        source: source?,
         health: HealthPolicy { on_backend_down, fail_open, passive },
         limits: limits?,
         backends: backends(&members, |_| Vec::new()),

@@ -6,10 +6,12 @@ use std::ops::RangeInclusive;
 
 use bytesize::ByteSize;
 use flowgate_core::config::MOST_FLOWS;
+use flowgate_core::config::Source;
 use ipnet::IpNet;
 
 use super::cluster::Clusters;
 use crate::Listener;
+use crate::cluster::{Cluster, Member, Target};
 use crate::error::Fault;
 use crate::reader::{Claims, Item, Table};
 use crate::value::{boolean, integer, listen_address, name, network, size};
@@ -40,7 +42,7 @@ fn listener(
 ) -> Option<Listener> {
     let address = table.require("address", listen_address);
     let name = table.get("name", name);
-    let cluster = table.require("cluster", |item| clusters.named(item)).value;
+    let cluster = table.require("cluster", |item| clusters.named(item));
     let v6_only = table
         .get("v6_only", boolean)
         .when(
@@ -54,6 +56,11 @@ fn listener(
     let receive_buffer = table.get("receive_buffer", size(BUFFER)).or(DEFAULT_BUFFER);
     let send_buffer = table.get("send_buffer", size(BUFFER)).or(DEFAULT_BUFFER);
     let accept_proxy_protocol = proxies(table, address.value, v6_only);
+    let cluster = cluster.when(
+        |cluster| !accept_proxy_protocol.is_empty() || can_pose(address.value, v6_only, cluster),
+        "a cluster all of whose backends are of the clients' family, since by source = \"client\" \
+         it sends from their addresses",
+    );
     let allow = table.get("allow", networks).or(vec![]);
     let deny = table.get("deny", networks).or(vec![]);
 
@@ -69,7 +76,7 @@ fn listener(
         name: named,
         address: at,
         v6_only,
-        cluster: cluster?,
+        cluster: cluster.value?,
         max_flows: NonZeroU32::new(max_flows),
         max_datagram_size,
         receive_buffer,
@@ -78,6 +85,18 @@ fn listener(
         allow,
         deny,
     })
+}
+
+/// Whether a cluster can send from the clients' addresses, if it is to: of those that come by a
+/// proxy, and at a dual-stack listener, the family is known with each datagram.
+fn can_pose(address: Option<SocketAddr>, v6_only: bool, cluster: &Cluster) -> bool {
+    let (Some(address), Source::Client) = (address, cluster.policy.source) else { return true };
+    let is_dual = address.is_ipv6() && address.ip().is_unspecified() && !v6_only;
+    let is_of_family = |member: &Member| match member.target {
+        Target::Address(backend) => backend.is_ipv6() == address.is_ipv6(),
+        Target::Name { .. } => true,
+    };
+    is_dual || cluster.members.iter().all(is_of_family)
 }
 
 /// The networks of trusted proxies, which have to be of a family that the listener receives.

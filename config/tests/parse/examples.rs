@@ -10,7 +10,7 @@ use flowgate_config::{
 };
 use flowgate_core::config::{
     Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig, Mode,
-    OnBackendDown, Passive, SendProxyProtocol,
+    OnBackendDown, Passive, PortRange, SendProxyProtocol, Source,
 };
 use ipnet::IpNet;
 
@@ -106,6 +106,7 @@ responses = 1
 requests = 2
 send_proxy_protocol = "every"
 upstream_reuse = "5s"
+source = "0.0.0.0:20000-20999"
 on_backend_down = "close"
 backends = [
   "10.0.0.1:53",
@@ -180,6 +181,10 @@ fn a_full_example_sets_every_supported_key() {
             requests: 2,
             send_proxy_protocol: SendProxyProtocol::Every,
             upstream_reuse: Some(Duration::from_secs(5)),
+            source: Source::Local {
+                ip: None,
+                ports: Some(PortRange { first: 20_000, last: 20_999 }),
+            },
             health: HealthPolicy {
                 on_backend_down: OnBackendDown::Close,
                 fail_open: false,
@@ -267,6 +272,7 @@ fn the_defaults_are_those_of_the_manual() {
             requests: 0,
             send_proxy_protocol: SendProxyProtocol::Off,
             upstream_reuse: None,
+            source: Source::Any,
             health: HealthPolicy {
                 on_backend_down: OnBackendDown::Rehash,
                 fail_open: true,

@@ -8,6 +8,7 @@ mod messages;
 mod modes;
 mod properties;
 mod refused;
+mod source;
 mod syntax;
 mod valid;
 

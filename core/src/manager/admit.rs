@@ -178,7 +178,8 @@ impl UdpManager {
             self.relays.opened(proxy);
         }
         self.counters.flows_opened += 1;
-        outputs.emit(Output::OpenUpstream { flow, backend, address, ttl, reuse });
+        let source = self.salts.choose(self.config.cluster.source, key.client.address());
+        outputs.emit(Output::OpenUpstream { flow, backend, address, ttl, reuse, source });
         Ok(flow)
     }
 

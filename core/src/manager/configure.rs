@@ -28,7 +28,9 @@ impl UdpManager {
         let replaced = self.backends.configure(&config.cluster.backends, config.cluster.health);
         self.queues.grow(resting_queue(BackendId::new(self.backends.len())));
         self.close_flows_of(&replaced, now, outputs);
-        if config.cluster.upstream_reuse.is_none() {
+        // What rests is bound to the former source.
+        let has_other_source = config.cluster.source != self.config.cluster.source;
+        if has_other_source || config.cluster.upstream_reuse.is_none() {
             while let Some(resting) = self.any_resting() {
                 self.close_resting(resting.index(), outputs);
             }

@@ -103,7 +103,8 @@ impl UdpManager {
         let address = chosen.address();
         self.counters.flows_moved += 1;
         outputs.emit(Output::CloseUpstream { flow: id });
-        outputs.emit(Output::OpenUpstream { flow: id, backend, address, ttl, reuse: None });
+        let (reuse, source) = (None, self.salts.choose(self.config.cluster.source, client));
+        outputs.emit(Output::OpenUpstream { flow: id, backend, address, ttl, reuse, source });
         Ok(())
     }
 

@@ -44,6 +44,7 @@ fn config() -> ManagerConfig {
             requests: 0,
             send_proxy_protocol: SendProxyProtocol::Off,
             upstream_reuse: None,
+            source: Source::Any,
             health: HealthPolicy::default(),
             limits: Limits::default(),
             backends: vec![BackendConfig::new(backend(1)), BackendConfig::new(backend(2))],
@@ -901,3 +902,4 @@ mod one_way;
 mod relay;
 mod relayed_modes;
 mod room;
+mod source;

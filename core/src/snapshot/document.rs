@@ -10,6 +10,7 @@ use super::address;
 use crate::config::{BackendConfig, ManagerConfig};
 use crate::counters::Traffic;
 use crate::id::FlowId;
+use crate::source::Salts;
 use crate::time::Instant;
 
 /// Everything that a manager knows.
@@ -28,6 +29,8 @@ pub struct ManagerImage {
     pub(crate) counters: CountersImage,
     /// The state of the manager's randomness.
     pub(crate) random: u64,
+    /// Where the orders of our ports come from.
+    pub(crate) salts: Salts,
     pub(crate) drain: Option<Instant>,
     pub(crate) silences_known_from: Instant,
     pub(crate) sweep: Option<SweepImage>,

@@ -6,10 +6,11 @@ use std::path::Path;
 use flowgate_config::{Cluster, Listener};
 use flowgate_core::backends::{Backend, Backends};
 use flowgate_core::balance::Balancer;
-use flowgate_core::config::{Affinity, Balance, Mode, ReplyFrom};
+use flowgate_core::config::{Affinity, Balance, Mode, ReplyFrom, Source};
 use flowgate_core::random::Random;
 
 use super::Failure;
+use crate::source;
 
 pub(super) fn run(path: &Path, client: SocketAddr) -> Result<(), Failure> {
     let config = flowgate_config::load(path)?;
@@ -27,6 +28,9 @@ pub(super) fn run(path: &Path, client: SocketAddr) -> Result<(), Failure> {
         }
         println!("  cluster {:?}", listener.cluster.name);
         for line in explain(&listener.cluster, client) {
+            println!("  {line}");
+        }
+        if let Some(line) = explain_source(listener, client) {
             println!("  {line}");
         }
     }
@@ -90,6 +94,19 @@ fn explain(cluster: &Cluster, client: SocketAddr) -> Vec<String> {
     }];
     lines.extend(shares(&backends));
     lines
+}
+
+/// The line that says which address the backend sees, where the configuration chooses one.
+fn explain_source(listener: &Listener, client: SocketAddr) -> Option<String> {
+    let source = listener.cluster.policy.source;
+    Some(match source {
+        Source::Any => return None,
+        Source::Client if !listener.accept_proxy_protocol.is_empty() => {
+            "sent from the client's own address and port, or those that its proxy names".to_owned()
+        }
+        Source::Client => format!("sent from its own address: {}", describe_client(client)),
+        Source::Local { .. } => format!("sent from {}", source::describe(source)),
+    })
 }
 
 /// The lines that say who gets copies, and whose answers the client gets.

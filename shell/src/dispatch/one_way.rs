@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use flowgate_core::backends::Backends;
-use flowgate_core::config::{Mode, ReplyFrom};
+use flowgate_core::config::{ClusterConfig, Mode, ReplyFrom};
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs, Told};
 use flowgate_core::{BackendId, Burst, Carrier, Direction, LocalAddr, ManagerInput};
 
@@ -112,8 +112,8 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
     fn open_outlet(&mut self, way: Way, number: usize, v6: bool) -> std::io::Result<()> {
         let sockets = &mut *self.sockets;
         let token = Token::Outlet { shard: sockets.shard, way, outlet: number as u32 };
-        let socket = self.kernel.open_outlet(v6, token)?;
-        sockets.outlets[way as usize].open(number, socket);
+        let outlets = &mut sockets.outlets[way as usize];
+        outlets.open(number, self.kernel.open_outlet(v6, outlets.source, token)?);
         Ok(())
     }
 
@@ -154,8 +154,12 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
     /// Opens the sockets that a way needs and closes the others, now that its backends may be others
     /// than before. What waits for backends that are gone is given up. A socket that cannot be had
     /// is asked for again with the first datagram that needs it.
-    pub fn fit_outlets(&mut self, way: Way, backends: &Backends, mode: Mode) {
-        let carrier: fn(BackendId) -> Carrier = match mode {
+    pub fn fit_outlets(&mut self, way: Way, backends: &Backends, cluster: &ClusterConfig) {
+        if self.sockets.outlets[way as usize].source != cluster.source {
+            self.close_outlets(way);
+            self.sockets.outlets[way as usize].source = cluster.source;
+        }
+        let carrier: fn(BackendId) -> Carrier = match cluster.mode {
             Mode::Session { .. } | Mode::FanOut { reply_from: ReplyFrom::First } => {
                 return self.close_outlets(way);
             }

@@ -14,6 +14,7 @@ use super::train::{Cargo, Plan};
 use crate::io::way::Way;
 use crate::kernel::Kernel;
 use crate::sys::mmsg::Batch;
+use crate::sys::udp::NoSource;
 
 /// How often one message is tried again after an error that is not its own: a signal, or what
 /// the network said of an earlier datagram (`ECONNREFUSED` on a connected socket).
@@ -263,6 +264,7 @@ fn may_be_stale(error: &io::Error) -> bool {
 /// The name under which datagrams that met an error are counted.
 pub fn drop_reason(error: &io::Error) -> DropReason {
     match error.raw_os_error() {
+        None if error.get_ref().is_some_and(|inner| inner.is::<NoSource>()) => DropReason::NoSource,
         Some(libc::EMFILE | libc::ENFILE) => DropReason::NoDescriptors,
         Some(libc::EADDRNOTAVAIL | libc::EAGAIN | libc::EADDRINUSE) => DropReason::NoPorts,
         Some(libc::ENOBUFS | libc::ENOMEM) => DropReason::NoBuffers,

@@ -175,7 +175,8 @@ impl<F: Fn(HealthChange)> Runner<F> {
         if probed.target.policy != target.policy {
             self.checker.set_policy(id, target.policy, now);
         }
-        if (probed.target.address, &probed.target.probe) != (target.address, &target.probe) {
+        let what = |target: &ProbeTarget| (target.address, target.source, target.probe.clone());
+        if what(&probed.target) != what(&target) {
             probed.running = None;
             self.checker.restart(id, now);
         }
@@ -263,10 +264,11 @@ impl<F: Fn(HealthChange)> Runner<F> {
 
 /// Opens the socket of a probe and sets it going.
 fn open(target: &ProbeTarget, registry: &Registry, token: Token) -> io::Result<Socket> {
-    match &target.probe {
-        Probe::Tcp => TcpProbe::start(target.address, registry, token).map(Socket::Tcp),
+    let ProbeTarget { address, source, probe, .. } = target;
+    match probe {
+        Probe::Tcp => TcpProbe::start(*address, *source, registry, token).map(Socket::Tcp),
         Probe::Udp { send, .. } => {
-            UdpProbe::start(target.address, send, registry, token).map(Socket::Udp)
+            UdpProbe::start(*address, *source, send, registry, token).map(Socket::Udp)
         }
     }
 }

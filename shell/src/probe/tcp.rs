@@ -1,12 +1,13 @@
 //! A probe that connects.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use flowgate_core::health::ProbeOutcome;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use socket2::{Domain, Socket, Type};
 
 use super::failure;
 
@@ -19,12 +20,22 @@ impl TcpProbe {
     /// Begins to connect.
     pub(super) fn start(
         address: SocketAddr,
+        source: Option<IpAddr>,
         registry: &Registry,
         token: Token,
     ) -> io::Result<Self> {
-        let mut stream = TcpStream::connect(address)?;
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let socket = Socket::new(Domain::for_address(address), kind, None)?;
         // Closed by a reset rather than in good order, it leaves no port in TIME_WAIT.
-        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        socket.set_linger(Some(Duration::ZERO))?;
+        if let Some(ip) = source {
+            socket.bind(&SocketAddr::new(ip, 0).into())?;
+        }
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        let mut stream = TcpStream::from_std(socket.into());
         registry.register(&mut stream, token, Interest::WRITABLE)?;
         Ok(Self { stream })
     }

@@ -1,15 +1,16 @@
 //! A probe that asks a question.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use flowgate_core::LocalSource;
 use flowgate_core::health::ProbeOutcome;
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 
 use super::failure;
 use super::question::{Expect, Payload, Question};
-use crate::sys::{process, sockopt};
+use crate::sys::{process, udp};
 
 /// A probe listens to no more wrong answers than this.
 const MOST_WRONG_ANSWERS: u32 = 64;
@@ -25,11 +26,16 @@ impl UdpProbe {
     /// Asks.
     pub(super) fn start(
         address: SocketAddr,
+        source: Option<IpAddr>,
         payload: &Payload,
         registry: &Registry,
         token: Token,
     ) -> io::Result<Self> {
-        let socket = std::net::UdpSocket::from(sockopt::connected_udp(address)?);
+        let source = match source {
+            None => LocalSource::Any,
+            ip => LocalSource::Local { ip, ports: None, salt: 0 },
+        };
+        let socket = std::net::UdpSocket::from(udp::connected(address, source)?);
         let local = socket.local_addr()?;
         if local == address {
             // The kernel chose the very port that is probed, which therefore nobody has: the probe

@@ -17,6 +17,7 @@ use super::ask::Figures;
 use super::standings::Standing;
 use super::{BoundListener, Server, StartError, command_shards, places};
 use crate::listener::{self, Buffers};
+use crate::source;
 use crate::sys::process;
 use crate::worker::Command;
 
@@ -32,7 +33,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When a new listener cannot be bound. Then everything stays as it is.
+    /// When a new listener cannot be bound, or a cluster's source cannot be had. Then everything
+    /// stays as it is.
     pub fn apply(&mut self, config: &Config) -> Result<(), StartError> {
         let bound = self.bind(config)?;
         self.go_over(config, bound);
@@ -43,8 +45,9 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When a new listener cannot be bound.
+    /// When a new listener cannot be bound, or a cluster's source cannot be had.
     pub fn bind(&mut self, config: &Config) -> Result<Bound, StartError> {
+        source::check(config)?;
         self.bind_new(config).map(Bound)
     }
 
@@ -151,7 +154,11 @@ impl Server {
         let listener = &mut self.listeners[number];
         let shards = listener.shards.len() as u64;
         listener.flows_max = match listener.settings.cluster.policy.mode {
-            mode if mode.has_flows() => listener.asked_flows().unwrap_or(affordable),
+            mode if mode.has_flows() => {
+                // With no port left no flow makes room for another, as in a full table one does.
+                let derived = source::ports(&listener.settings.cluster).min(affordable);
+                listener.asked_flows().unwrap_or(derived)
+            }
             _ => 0,
         };
         let config_of = |shard: u64| {

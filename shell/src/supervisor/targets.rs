@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use flowgate_config as config;
 use flowgate_config::{Cluster, Config, Probing};
+use flowgate_core::config::Source;
 use flowgate_core::health::ProbePolicy;
 use regex::bytes::Regex;
 
@@ -46,6 +47,10 @@ fn target(cluster: &Cluster, probing: &Probing, backend: SocketAddr) -> ProbeTar
     ProbeTarget {
         key: TargetKey { cluster: cluster.name.clone(), backend },
         address: SocketAddr::new(backend.ip(), port),
+        source: match cluster.policy.source {
+            Source::Local { ip, .. } => ip,
+            Source::Any | Source::Client => None,
+        },
         probe: probe(&probing.kind),
         policy: ProbePolicy {
             interval: probing.interval,

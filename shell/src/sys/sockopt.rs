@@ -1,42 +1,7 @@
 //! Socket options that the standard library and `socket2` do not offer.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-
-use super::sockaddr::RawAddr;
-use std::net::SocketAddr;
-
-/// Opens a non-blocking UDP socket connected to `peer`, with two system calls.
-///
-/// # Errors
-///
-/// Those of `socket(2)` and `connect(2)`.
-pub fn connected_udp(peer: SocketAddr) -> io::Result<OwnedFd> {
-    let socket = unconnected_udp(peer.is_ipv6())?;
-    let address = RawAddr::new(peer, peer.is_ipv6());
-    // SAFETY: the address is readable for its length.
-    if unsafe { libc::connect(socket.as_raw_fd(), address.as_ptr(), address.len()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(socket)
-}
-
-/// Opens a non-blocking UDP socket.
-///
-/// # Errors
-///
-/// Those of `socket(2)`.
-pub fn unconnected_udp(v6: bool) -> io::Result<OwnedFd> {
-    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
-    let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: no pointers.
-    let fd = unsafe { libc::socket(family, kind, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is open, and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Has the kernel keep as little as it can of what arrives (`SO_RCVBUF`).
 ///
@@ -169,6 +134,28 @@ pub fn receive_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
         )
     };
     if result == 0 { Ok(figures[DROPS]) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets the socket have an address that is not this host's (`IP_TRANSPARENT`, `IPV6_TRANSPARENT`).
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`: `EPERM` without `CAP_NET_ADMIN`.
+pub fn set_transparent(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
+    if v6 {
+        set_int(socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, 1)
+    } else {
+        set_int(socket, libc::SOL_IP, libc::IP_TRANSPARENT, 1)
+    }
+}
+
+/// Is of IPv6 only, or of IPv4 too (`IPV6_V6ONLY`).
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`.
+pub fn set_only_v6(socket: BorrowedFd<'_>, only: bool) -> io::Result<()> {
+    set_int(socket, libc::SOL_IPV6, libc::IPV6_V6ONLY, only.into())
 }
 
 fn saturating_int(bytes: usize) -> libc::c_int {

@@ -89,6 +89,7 @@ bugs! {
         RepeatsTheHeader = "puts a PROXY header on the second datagram too",
         ForwardsTheTooLarge = "forwards datagrams longer than it may",
         CutsNeedlessly = "cuts bursts where it need not",
+        ForgetsTheSource = "opens sockets from anywhere",
     }
     Promise::Lifetime => {
         ForgetsToClose = "forgets to close the socket of a complete flow",
@@ -165,6 +166,7 @@ bugs! {
         RemembersTheRemoved = "takes a backend that comes back for as bad as it was",
         DisturbsTheTurns = "begins the turns anew with every change",
         KeepsTheOldTimeout = "keeps the `idle_timeout` that it had",
+        KeepsTheOldSource = "keeps the `source` that it had",
         KeepsTheOldTable = "keeps the `max_flows` that it had",
         ForgetsToRecount = "counts no flows that were there before their limit",
         IgnoresOtherListeners = "opens flows for datagrams of other listeners of ours",

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use flowgate_core::config::{
-    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig, Mode,
-    OnBackendDown, Passive, SendProxyProtocol,
+    self, Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig,
+    Mode, OnBackendDown, Passive, PortRange, SendProxyProtocol,
 };
 use flowgate_core::{Instant, LocalAddr};
 use ipnet::IpNet;
@@ -90,6 +90,18 @@ const LISTENERS: [&str; 6] = [
 /// Which of the networks are trusted proxies.
 const TRUSTED: [u8; 8] = [0, 0, 0, 0, 0, 0b10_1011, 0b00_0110, 0b01_0001];
 
+/// Where datagrams to backends come from.
+const SOURCES: [config::Source; 8] = [
+    config::Source::Any,
+    config::Source::Any,
+    config::Source::Any,
+    config::Source::Any,
+    config::Source::Client,
+    config::Source::Client,
+    config::Source::Local { ip: Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 99))), ports: None },
+    config::Source::Local { ip: None, ports: Some(PortRange { first: 20_000, last: 20_009 }) },
+];
+
 impl Setting {
     /// Any setting. Each one is small in some way, so that limits are met often.
     pub fn choose(choices: &mut impl Choices) -> Self {
@@ -114,6 +126,7 @@ impl Setting {
                 requests: choose_requests(choices),
                 send_proxy_protocol: choose_proxy_protocol(choices),
                 upstream_reuse: choose_reuse(choices),
+                source: config::Source::Any,
                 health: HealthPolicy {
                     on_backend_down: choose_on_backend_down(choices),
                     fail_open: choices.one_in(2),
@@ -126,6 +139,7 @@ impl Setting {
         let manager_seed = choices.below(u64::MAX);
         // Some settings trust some of the cast to speak for others.
         config.accept_proxy_protocol = networks(TRUSTED[(manager_seed % 8) as usize]);
+        config.cluster.source = SOURCES[(manager_seed / 8 % 8) as usize];
         Self {
             config,
             manager_seed,
@@ -161,6 +175,10 @@ pub(super) fn choose_requests(choices: &mut impl Choices) -> u32 {
 
 pub(super) fn choose_proxy_protocol(choices: &mut impl Choices) -> SendProxyProtocol {
     choices.one_of(&[SendProxyProtocol::Off, SendProxyProtocol::First, SendProxyProtocol::Every])
+}
+
+pub(super) fn choose_source(choices: &mut impl Choices) -> config::Source {
+    choices.one_of(&SOURCES)
 }
 
 pub(super) fn choose_reuse(choices: &mut impl Choices) -> Option<Duration> {

@@ -75,8 +75,8 @@ impl Trace {
 fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
     std::mem::discriminant(output).hash(hash);
     match output {
-        Output::OpenUpstream { flow, backend, address, ttl, reuse } => {
-            (flow, backend, address, ttl, reuse).hash(hash);
+        Output::OpenUpstream { flow, backend, address, ttl, reuse, source } => {
+            (flow, backend, address, ttl, reuse, source).hash(hash);
         }
         Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst } => {
             hash_tlvs(tlvs, hash);

@@ -58,7 +58,7 @@ impl Watch {
 fn target(address: SocketAddr, probe: Probe, timeout: Duration) -> ProbeTarget {
     let key = TargetKey { cluster: "a\u{1b}\n".to_owned(), backend: address };
     let policy = ProbePolicy { interval: INTERVAL, timeout, rise: 2, fall: 3 };
-    ProbeTarget { key, address, probe, policy }
+    ProbeTarget { key, address, source: None, probe, policy }
 }
 
 fn ping() -> Probe {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use flowgate_core::config::{
     Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig, Mode,
-    SendProxyProtocol,
+    SendProxyProtocol, Source,
 };
 use flowgate_core::{
     Burst, CloseReason, Direction, DropReason, FlowId, Instant, ManagerInput, Output, UdpManager,
@@ -42,6 +42,7 @@ fn setting(change: impl FnOnce(&mut ManagerConfig)) -> Setting {
             requests: 0,
             send_proxy_protocol: SendProxyProtocol::Off,
             upstream_reuse: None,
+            source: Source::Any,
             health: HealthPolicy::default(),
             limits: Limits::default(),
             backends: vec![BackendConfig::new(([10, 0, 0, 1], 53).into())],

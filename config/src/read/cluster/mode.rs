@@ -3,6 +3,7 @@
 use flowgate_core::config::{Balance, Mode, ReplyFrom, SendProxyProtocol};
 use toml::de::DeValue;
 
+use super::Known;
 use crate::cluster::{Member, Target};
 use crate::error::Fault;
 use crate::nearest::nearest;
@@ -28,8 +29,8 @@ pub(super) struct Modes<'t> {
 }
 
 impl<'t> Modes<'t> {
-    /// Reads the keys of a cluster called `own` among those of all `names`.
-    pub(super) fn read(table: &'t Table<'_>, own: &str, names: &[String]) -> Self {
+    /// Reads the keys of a cluster called `own` among those that are known.
+    pub(super) fn read(table: &'t Table<'_>, own: &str, known: &Known) -> Self {
         let kind = table.get("mode", choice(KINDS));
         let is_refused = kind.is_refused();
         let kind = kind.or(Kind::Session);
@@ -40,7 +41,7 @@ impl<'t> Modes<'t> {
             })
             .when(|_| kind == Kind::FanOut || is_refused, "nothing but beside mode = \"fan-out\"");
         let mirror = table
-            .get("mirror", |item| mirror(item, own, names))
+            .get("mirror", |item| mirror(item, own, known))
             .when(|_| kind == Kind::Session, "nothing but beside mode = \"session\"");
         Self { kind, is_refused, reply_from, mirror }
     }
@@ -156,17 +157,22 @@ fn reply_from(field: &Field<'_, String>, members: &mut [Member]) -> Option<Reply
 }
 
 /// The cluster that gets copies, and of how many flows in a million.
-fn mirror(item: &Item<'_>, own: &str, names: &[String]) -> Option<(String, u32)> {
+fn mirror(item: &Item<'_>, own: &str, known: &Known) -> Option<(String, u32)> {
     item.table("a table such as { cluster = \"shadow\", sample = 0.01 }", |table| {
         let cluster = table.require("cluster", |item| {
             let written = text(item).unwrap_or_default();
-            let others = || names.iter().map(String::as_str).filter(|name| *name != own);
+            let others = || known.names.iter().map(String::as_str).filter(|name| *name != own);
             if others().any(|name| name == written) {
                 return Some(written.to_owned());
             }
             let allowed = "the NAME of another [cluster.NAME]";
             item.refuse_name(allowed, nearest(written, others()))
         });
+        let cluster = cluster.when(
+            |name| !known.transparent.contains(name),
+            "the NAME of a [cluster.NAME] with another source than \"client\": copies leave by \
+             sockets that all clients share",
+        );
         let sample = table.get("sample", per_million);
         let is_refused = sample.is_refused();
         let share = sample.or(MILLION);

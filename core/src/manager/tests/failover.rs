@@ -1,6 +1,7 @@
 //! Flows whose backend goes down, drains or is removed, and changes of the configuration.
 
 use super::*;
+use crate::LocalSource;
 
 const PASSIVE: Passive = Passive { silent_flows: 2, back_off: Duration::from_secs(5) };
 
@@ -84,7 +85,8 @@ fn a_flow_moves_at_its_clients_next_datagram_and_keeps_its_id() {
                 backend: BackendId::new(1),
                 address: backend(2),
                 ttl: 63,
-                reuse: None
+                reuse: None,
+                source: LocalSource::Any,
             },
             Output::SendToBackend { flow, prefix: None, tlvs: Tlvs::NONE, tos: 0, ttl: 63, burst },
         ]

@@ -62,6 +62,10 @@ fn config() -> ManagerConfig {
             requests: 2,
             send_proxy_protocol: SendProxyProtocol::First,
             upstream_reuse: Some(Duration::from_secs(5)),
+            source: Source::Local {
+                ip: None,
+                ports: Some(PortRange { first: 20_000, last: 29_999 }),
+            },
             health: HealthPolicy {
                 on_backend_down: OnBackendDown::Close,
                 fail_open: false,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flowgate_core::config::{
     Affinity, BackendConfig, Balance, ManagerConfig, OnBackendDown, Passive, SendProxyProtocol,
+    Source,
 };
 
 use crate::sim::choice::Choices;
@@ -39,6 +40,8 @@ pub enum Change {
     Responses(u32),
     /// Flows have so many requests.
     Requests(u32),
+    /// Datagrams to backends come from there.
+    Source(Source),
     /// Sockets rest for so long.
     Reuse(Option<Duration>),
     /// Other datagrams carry a PROXY header.
@@ -91,7 +94,7 @@ pub struct Newcomer {
 }
 
 /// The names of all kinds of changes.
-pub const CHANGES: [&str; 31] = [
+pub const CHANGES: [&str; 32] = [
     "Remove",
     "Return",
     "Add",
@@ -105,6 +108,7 @@ pub const CHANGES: [&str; 31] = [
     "IdleTimeout",
     "Responses",
     "Requests",
+    "Source",
     "Reuse",
     "ProxyProtocol",
     "OnBackendDown",
@@ -133,7 +137,8 @@ impl Change {
     pub(super) fn choose(choices: &mut impl Choices) -> Self {
         match choices.below(64) {
             0..6 => Self::Remove(choices.byte()),
-            6..19 => Self::Return(choices.byte()),
+            6..18 => Self::Return(choices.byte()),
+            18 => Self::Source(setting::choose_source(choices)),
             19..22 => Self::Add(Newcomer::choose(choices)),
             22..27 => Self::Replace(choices.byte(), Newcomer::choose(choices)),
             27 => Self::Shorten,
@@ -198,6 +203,7 @@ impl Change {
             Self::IdleTimeout(timeout) => cluster.idle_timeout = timeout,
             Self::Responses(responses) => cluster.responses = responses,
             Self::Requests(requests) => cluster.requests = requests,
+            Self::Source(source) => cluster.source = source,
             Self::Reuse(rest) => cluster.upstream_reuse = rest,
             Self::ProxyProtocol(which) => cluster.send_proxy_protocol = which,
             Self::OnBackendDown(policy) => cluster.health.on_backend_down = policy,
@@ -252,6 +258,7 @@ impl Change {
             Self::Deny(..) => "Deny",
             Self::OwnAddresses(..) => "OwnAddresses",
             Self::RecordFlows(..) => "RecordFlows",
+            Self::Source(_) => "Source",
             Self::Nothing => "Nothing",
         }
     }

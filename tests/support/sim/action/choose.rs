@@ -12,10 +12,11 @@ const ON_ARRIVAL: [DropReason; 3] =
     [DropReason::Truncated, DropReason::ControlTruncated, DropReason::ForeignSource];
 
 /// Why the shell cannot send a datagram.
-const ON_SENDING: [DropReason; 10] = [
+const ON_SENDING: [DropReason; 11] = [
     DropReason::QueueFull,
     DropReason::NoDescriptors,
     DropReason::NoPorts,
+    DropReason::NoSource,
     DropReason::NoBuffers,
     DropReason::NotPermitted,
     DropReason::Unreachable,

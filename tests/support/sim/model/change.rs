@@ -25,8 +25,10 @@ impl Model {
             backend.is_some_and(|new| new.address != self.loads[place].config.address)
         };
         let replaced: Vec<usize> = (0..self.loads.len()).filter(|&place| is_other(place)).collect();
-        let effects =
-            self.end_all_of(&replaced, new.cluster.upstream_reuse.is_none(), observed, now);
+        // What rests is bound to the former source.
+        let none_may_rest = new.cluster.upstream_reuse.is_none()
+            || new.cluster.source != self.config.cluster.source;
+        let effects = self.end_all_of(&replaced, none_may_rest, observed, now);
 
         if turns(&new.cluster) == turns(&self.config.cluster) {
             self.balance.affinity = new.cluster.affinity;

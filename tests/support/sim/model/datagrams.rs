@@ -6,7 +6,7 @@ use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
 use flowgate_core::{Burst, CloseReason, Direction, DropReason, FlowId, Instant};
 
 use super::admission::Seen;
-use super::effect::Effect;
+use super::effect::{Bound, Effect};
 use super::health::Fate;
 use super::relay::{Call, Caller};
 use super::{Flow, Model, Sender, Violation, count, require, timeout_of};
@@ -119,16 +119,18 @@ impl Model {
         seen.closed_sockets.pop_front();
         let able = self.able();
         let flow = &mut self.flows[place];
+        let client = flow.client;
         self.balance.check(flow.client, backend.index(), &self.loads, &able)?;
         self.loads[flow.backend].flows -= 1;
         self.loads[backend.index()].flows += 1;
         (flow.backend, flow.introduced, flow.has_moved) = (backend.index(), false, true);
         self.counters.flows_moved += 1;
         let address = self.loads[backend.index()].config.address;
+        let bound = Bound::chosen(self.config.cluster.source, client);
         let (ttl, reuse) = (ttl - 1, None);
         Ok([
             Effect::CloseSocket { flow: id },
-            Effect::Open { flow: id, backend, address, ttl, reuse },
+            Effect::Open { flow: id, backend, address, ttl, reuse, bound },
         ])
     }
 
@@ -190,7 +192,8 @@ impl Model {
         flow.postpone(&self.config.cluster, now);
         self.flows.push(flow);
         let address = self.config.cluster.backends[backend.index()].address;
-        effects.push(Effect::Open { flow: id, backend, address, ttl: ttl - 1, reuse });
+        let bound = Bound::chosen(self.config.cluster.source, client);
+        effects.push(Effect::Open { flow: id, backend, address, ttl: ttl - 1, reuse, bound });
         Ok(effects)
     }
 

@@ -1,10 +1,12 @@
 //! Outputs, taken apart into single datagrams.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use flowgate_core::config::{PortRange, Source};
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
 use flowgate_core::{
-    BackendId, CloseReason, Direction, DropReason, FlowId, FlowRecord, LocalAddr, Output,
+    BackendId, CloseReason, Direction, DropReason, FlowId, FlowRecord, LocalAddr, LocalSource,
+    Output,
 };
 
 use super::Violation;
@@ -18,6 +20,7 @@ pub(super) enum Effect<'p> {
         address: SocketAddr,
         ttl: u8,
         reuse: Option<FlowId>,
+        bound: Bound,
     },
     Request {
         flow: FlowId,
@@ -52,13 +55,41 @@ pub(super) enum Effect<'p> {
     },
 }
 
+/// What a socket is bound to, but for the order of its ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bound {
+    Any,
+    Local(Option<IpAddr>, Option<PortRange>),
+    Client(SocketAddr),
+}
+
+impl Bound {
+    fn of(source: LocalSource) -> Self {
+        match source {
+            LocalSource::Any => Self::Any,
+            LocalSource::Local { ip, ports, .. } => Self::Local(ip, ports),
+            LocalSource::Client(client) => Self::Client(client),
+        }
+    }
+
+    /// What a client's socket is to be bound to.
+    pub(super) fn chosen(source: Source, client: SocketAddr) -> Self {
+        match source {
+            Source::Any => Self::Any,
+            Source::Local { ip, ports } => Self::Local(ip, ports),
+            Source::Client => Self::Client(client),
+        }
+    }
+}
+
 /// Everything that the outputs do, in order.
 pub(super) fn of_outputs<'p>(outputs: &[Output<'p>]) -> Vec<Effect<'p>> {
     let mut effects = Vec::with_capacity(outputs.len());
     for output in outputs {
         match *output {
-            Output::OpenUpstream { flow, backend, address, ttl, reuse } => {
-                effects.push(Effect::Open { flow, backend, address, ttl, reuse })
+            Output::OpenUpstream { flow, backend, address, ttl, reuse, source } => {
+                let bound = Bound::of(source);
+                effects.push(Effect::Open { flow, backend, address, ttl, reuse, bound })
             }
             Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst } => {
                 effects.extend(burst.datagrams().map(|datagram| Effect::Request {

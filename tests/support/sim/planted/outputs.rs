@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flowgate_core::config::SendProxyProtocol;
-use flowgate_core::{BackendId, Burst, CloseReason, DropReason, FlowId, Output, UdpManager};
+use flowgate_core::{
+    BackendId, Burst, CloseReason, DropReason, FlowId, LocalSource, Output, UdpManager,
+};
 
 use super::Bug;
 
@@ -61,11 +63,13 @@ impl Memory {
     }
 
     fn corrupt_open<'p>(&mut self, bug: Bug, output: Output<'p>, outputs: &mut Vec<Output<'p>>) {
-        let Output::OpenUpstream { mut flow, backend, mut address, mut ttl, mut reuse } = output
+        let Output::OpenUpstream { mut flow, backend, mut address, mut ttl, mut reuse, mut source } =
+            output
         else {
             return;
         };
-        self.last_opened = Some(Output::OpenUpstream { flow, backend, address, ttl, reuse });
+        self.last_opened =
+            Some(Output::OpenUpstream { flow, backend, address, ttl, reuse, source });
         let first_id = *self.first_ids.entry(flow.index()).or_insert(flow);
         let is_new = !self.first_backends.contains_key(&flow);
         let (_, first_address) = *self.first_backends.entry(flow).or_insert((backend, address));
@@ -76,10 +80,11 @@ impl Memory {
             Bug::OpensTwice => outputs.push(output),
             Bug::KeepsTheTtl => ttl += 1,
             Bug::ForgetsToReuse => reuse = None,
+            Bug::ForgetsTheSource => source = LocalSource::Any,
             Bug::MovesToWhereItWas => address = first_address,
             _ => {}
         }
-        outputs.push(Output::OpenUpstream { flow, backend, address, ttl, reuse });
+        outputs.push(Output::OpenUpstream { flow, backend, address, ttl, reuse, source });
     }
 
     fn corrupt_request<'p>(

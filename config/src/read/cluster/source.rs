@@ -1,0 +1,184 @@
+//! `cluster.NAME.source`: the address and port of ours that backends see.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use flowgate_core::config::{PortRange, Source};
+use toml::de::DeValue;
+
+use super::mode::Modes;
+use crate::cluster::{Member, Target};
+use crate::reader::{Field, Item};
+use crate::value::text;
+
+/// What stands for the client's own address and port.
+const CLIENT: &str = "client";
+
+const ALLOWED: &str = "\"client\", an address of this host such as \"10.0.0.5\", or one with a \
+                       range of ports such as \"10.0.0.5:20000-29999\" or \"0.0.0.0:20000-29999\"";
+
+pub(super) fn source(item: &Item<'_>) -> Option<Source> {
+    let written = text(item).unwrap_or_default();
+    if written == CLIENT {
+        return Some(Source::Client);
+    }
+    parse(written).or_else(|| item.refuse(ALLOWED))
+}
+
+/// Refuses the client's address where the rest of the cluster makes that impossible.
+pub(super) fn fit<'t>(
+    source: Field<'t, Source>,
+    modes: &Modes<'_>,
+    upstream_reuse: Option<Duration>,
+    requests: u32,
+) -> Field<'t, Source> {
+    let is_local = |source: &Source| *source != Source::Client;
+    source
+        .when(
+            |source| is_local(source) || modes.is_session(),
+            "an address, or \"client\" with mode = \"session\": nowhere else has each client a \
+             socket towards its one backend",
+        )
+        .when(
+            |source| is_local(source) || upstream_reuse.is_none(),
+            "an address, or \"client\" with upstream_reuse = \"off\": a socket that has a \
+             client's address serves no other client",
+        )
+        .when(
+            |source| is_local(source) || requests == 0,
+            "an address, or \"client\" with requests = 0: two flows of one client cannot both \
+             have its address",
+        )
+}
+
+/// The source, unless it has been refused or there is a backend that nothing reaches from there.
+pub(super) fn finish(source: Field<'_, Source>, members: &[Member]) -> Option<Source> {
+    if source.is_refused() {
+        return None;
+    }
+    let stranger = source.value.and_then(|source| members.iter().find(|m| !reaches(source, m)));
+    match stranger {
+        Some(member) => source.item.refuse(format_args!(
+            "an address of the family of all backends, such as {}",
+            member.target
+        )),
+        None => Some(source.or(Source::Any)),
+    }
+}
+
+/// The clusters of a document, by name, that are to send from their clients' addresses.
+pub(super) fn transparent(clusters: &Item<'_>) -> Vec<String> {
+    let mut names = Vec::new();
+    let Some(DeValue::Table(_)) = clusters.value() else { return names };
+    clusters.entries(super::TABLES, |name, cluster| {
+        if let Some(DeValue::Table(table)) = cluster.value()
+            && let Some(DeValue::String(source)) =
+                table.get("source").map(|source| source.get_ref())
+            && *source == CLIENT
+        {
+            names.push(name.to_owned());
+        }
+    });
+    names
+}
+
+/// Whether datagrams to a member can leave from an address. What a name stands for is not known.
+fn reaches(source: Source, member: &Member) -> bool {
+    match (source, &member.target) {
+        (Source::Local { ip: Some(ip), .. }, Target::Address(backend)) => {
+            ip.is_ipv4() == backend.is_ipv4()
+        }
+        _ => true,
+    }
+}
+
+fn parse(text: &str) -> Option<Source> {
+    let (address, ports) = match text.parse::<IpAddr>() {
+        Ok(ip) => (ip, None),
+        Err(_) => {
+            let (address, range) = text.rsplit_once(':')?;
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let range = PortRange { first: port(first)?, last: port(last)? };
+            (bare(address)?, Some(range))
+        }
+    };
+    if ports.is_some_and(PortRange::is_empty) {
+        return None;
+    }
+    let ip = address.to_canonical();
+    if ip.is_multicast() || ip == IpAddr::from([255; 4]) {
+        return None;
+    }
+    match (ip.is_unspecified(), ports) {
+        // Neither an address nor ports: nothing is chosen.
+        (true, None) => None,
+        (is_any, ports) => Some(Source::Local { ip: (!is_any).then_some(ip), ports }),
+    }
+}
+
+/// An address as it stands before a port: one of IPv6 in brackets.
+fn bare(address: &str) -> Option<IpAddr> {
+    let v6 = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    match v6 {
+        Some(v6) => v6.parse::<Ipv6Addr>().ok().map(IpAddr::from),
+        None => address.parse::<Ipv4Addr>().ok().map(IpAddr::from),
+    }
+}
+
+fn port(text: &str) -> Option<u16> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|port| is_plain && *port > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local(ip: Option<&str>, ports: Option<(u16, u16)>) -> Option<Source> {
+        let ports = ports.map(|(first, last)| PortRange { first, last });
+        Some(Source::Local { ip: ip.map(|ip| ip.parse().unwrap()), ports })
+    }
+
+    #[test]
+    fn addresses_and_ranges_are_read() {
+        let range = Some((20_000, 20_999));
+        assert_eq!(parse("10.0.0.5"), local(Some("10.0.0.5"), None));
+        assert_eq!(parse("2001:db8::5"), local(Some("2001:db8::5"), None));
+        assert_eq!(parse("10.0.0.5:20000-20999"), local(Some("10.0.0.5"), range));
+        assert_eq!(parse("[2001:db8::5]:20000-20999"), local(Some("2001:db8::5"), range));
+        assert_eq!(parse("0.0.0.0:20000-20999"), local(None, range));
+        assert_eq!(parse("[::]:20000-20999"), local(None, range));
+        assert_eq!(parse("10.0.0.5:7"), local(Some("10.0.0.5"), Some((7, 7))));
+        // One address has one spelling.
+        assert_eq!(parse("::ffff:10.0.0.5"), local(Some("10.0.0.5"), None));
+        assert_eq!(parse("[::ffff:10.0.0.5]:7"), local(Some("10.0.0.5"), Some((7, 7))));
+    }
+
+    #[test]
+    fn whatever_chooses_nothing_or_nonsense_is_refused() {
+        for text in [
+            "",
+            "0.0.0.0",
+            "::",
+            "any",
+            "10.0.0.5:",
+            "10.0.0.5:0",
+            "10.0.0.5:0-9",
+            "10.0.0.5:9-7",
+            "10.0.0.5:9-70000",
+            "10.0.0.5:+7",
+            "10.0.0.5:7-",
+            "10.0.0.5:-7",
+            "10.0.0.5:7-8-9",
+            "2001:db8::5:20000-20999",
+            "[10.0.0.5]:7",
+            "224.0.0.1",
+            "ff02::1",
+            "255.255.255.255",
+            "10.0.0.5/24",
+            "localhost:7",
+        ] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+    }
+}

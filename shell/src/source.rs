@@ -1,0 +1,126 @@
+//! Whether this host can have the sources that clusters name, found out before anything relies on
+//! it.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+
+use flowgate_config::{Cluster, Config, Target};
+use flowgate_core::config::Source;
+use socket2::{Domain, Type};
+
+use crate::sys::{sockopt, udp};
+
+/// A source that no socket can have.
+#[derive(Debug, thiserror::Error)]
+#[error("cluster {cluster:?}: cannot send from source {written:?}: {error}; {advice}")]
+pub struct SourceError {
+    cluster: String,
+    written: String,
+    error: io::Error,
+    advice: &'static str,
+}
+
+/// Tries out the sources of all clusters that serve a listener or mirror one that does.
+///
+/// # Errors
+///
+/// When an address is not this host's, when a range begins with a port that needs a capability, and
+/// when `"client"` does.
+pub fn check(config: &Config) -> Result<(), SourceError> {
+    for listener in &config.listeners {
+        let mirror = listener.cluster.mirror.as_deref().and_then(|name| config.cluster(name));
+        for cluster in [Some(&listener.cluster), mirror].into_iter().flatten() {
+            check_cluster(cluster)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_cluster(cluster: &Cluster) -> Result<(), SourceError> {
+    let source = cluster.policy.source;
+    let attempt = match source {
+        Source::Any => return Ok(()),
+        Source::Local { ip, ports } => {
+            let lowest = ports.map_or(0, |ports| ports.first);
+            let ips = ip.map_or_else(|| wildcards(cluster), |ip| vec![ip]);
+            ips.into_iter().try_for_each(|ip| try_address(SocketAddr::new(ip, lowest)))
+        }
+        Source::Client => wildcards(cluster).into_iter().try_for_each(try_transparent),
+    };
+    attempt.map_err(|error| SourceError {
+        cluster: cluster.name.clone(),
+        written: describe(source),
+        advice: advice(source, &error),
+        error,
+    })
+}
+
+/// How many flows at once the ports of a cluster's source are enough for.
+pub fn ports(cluster: &Cluster) -> u64 {
+    match cluster.policy.source {
+        Source::Local { ports: Some(ports), .. } => ports.len().into(),
+        _ => u64::MAX,
+    }
+}
+
+/// A source as it is written in a configuration.
+pub fn describe(source: Source) -> String {
+    match source {
+        Source::Any => "any".to_owned(),
+        Source::Client => "client".to_owned(),
+        Source::Local { ip, ports } => {
+            let ip = ip.unwrap_or(udp::unspecified(false));
+            match ports {
+                None => ip.to_string(),
+                Some(ports) => format!("{}-{}", SocketAddr::new(ip, ports.first), ports.last),
+            }
+        }
+    }
+}
+
+/// The unspecified address of each family that the cluster's backends may have.
+fn wildcards(cluster: &Cluster) -> Vec<IpAddr> {
+    let may_have = |v6: bool| {
+        cluster.members.iter().any(|member| match member.target {
+            Target::Address(address) => address.is_ipv6() == v6,
+            // Where only names are known, one family stands for both: some hosts lack IPv6.
+            Target::Name { .. } => !v6,
+        })
+    };
+    [false, true].into_iter().filter(|&v6| may_have(v6)).map(udp::unspecified).collect()
+}
+
+fn try_address(address: SocketAddr) -> io::Result<()> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    match socket.bind(&address.into()) {
+        // Others may have the port for now; a flow takes one that is free.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn try_transparent(family: IpAddr) -> io::Result<()> {
+    let domain = Domain::for_address(SocketAddr::new(family, 0));
+    let socket = socket2::Socket::new(domain, Type::DGRAM, None)?;
+    sockopt::set_transparent(socket.as_fd(), family.is_ipv6())
+}
+
+fn advice(source: Source, error: &io::Error) -> &'static str {
+    match (source, error.kind()) {
+        (Source::Client, io::ErrorKind::PermissionDenied) => {
+            "it needs CAP_NET_ADMIN: run as root, or for systemd add \
+             AmbientCapabilities=CAP_NET_ADMIN and CapabilityBoundingSet=CAP_NET_ADMIN"
+        }
+        (_, io::ErrorKind::AddrNotAvailable) => {
+            "the address is not one of this host: see `ip address`, or change cluster.NAME.source"
+        }
+        (_, io::ErrorKind::PermissionDenied) => {
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE"
+        }
+        _ => "change cluster.NAME.source",
+    }
+}

@@ -1,0 +1,140 @@
+//! UDP sockets as the data path opens them: as few system calls as can be.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use flowgate_core::LocalSource;
+
+use super::sockaddr::RawAddr;
+use super::sockopt;
+
+/// How many ports of a range are tried for one socket. A range that is all taken costs no more than
+/// that.
+const MOST_TRIES: usize = 128;
+
+/// The source that is configured cannot be had for a socket: the address is not this host's, or of
+/// another family than the peer.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the source is not an address of this host, or of another family than the backend")]
+pub struct NoSource;
+
+impl From<NoSource> for io::Error {
+    fn from(no_source: NoSource) -> Self {
+        Self::new(io::ErrorKind::AddrNotAvailable, no_source)
+    }
+}
+
+/// Opens a non-blocking socket that is bound to `source` and connected to `peer`. From the source
+/// that the kernel chooses it takes two system calls.
+///
+/// # Errors
+///
+/// Those of `socket(2)`, `bind(2)` and `connect(2)`; [`NoSource`] inside one that has no number.
+pub fn connected(peer: SocketAddr, source: LocalSource) -> io::Result<OwnedFd> {
+    let v6 = peer.is_ipv6();
+    let socket = unconnected(v6, source)?;
+    connect(socket.as_fd(), peer, v6)?;
+    Ok(socket)
+}
+
+/// Opens a non-blocking socket of IPv4 or IPv6 that is bound to `source`.
+///
+/// # Errors
+///
+/// Those of `socket(2)` and `bind(2)`; [`NoSource`] inside one that has no number.
+pub fn unconnected(v6: bool, source: LocalSource) -> io::Result<OwnedFd> {
+    let socket = open(v6)?;
+    match source {
+        LocalSource::Any => {}
+        LocalSource::Local { ip, ports, salt } => {
+            if v6 {
+                // A port that is taken in IPv4 only is free here.
+                sockopt::set_only_v6(socket.as_fd(), true)?;
+            }
+            let ip = ip.unwrap_or(unspecified(v6));
+            match ports {
+                None => bind_source(socket.as_fd(), SocketAddr::new(ip, 0), v6)?,
+                Some(ports) => {
+                    let mut ports = ports.shuffled(salt).take(MOST_TRIES);
+                    bind_first(socket.as_fd(), ip, &mut ports, v6)?;
+                }
+            }
+        }
+        // In their place the kernel would choose an address or a port of ours.
+        LocalSource::Client(client) if is_nobodys(client) => return Err(NoSource.into()),
+        LocalSource::Client(client) => {
+            sockopt::set_transparent(socket.as_fd(), v6)?;
+            bind_source(socket.as_fd(), client, v6)?;
+        }
+    }
+    Ok(socket)
+}
+
+/// The address that stands for whichever the kernel chooses.
+pub const fn unspecified(v6: bool) -> IpAddr {
+    if v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) }
+}
+
+/// Whether no host has this address. Whom a PROXY header names may be anybody.
+fn is_nobodys(address: SocketAddr) -> bool {
+    let ip = address.ip();
+    let is_broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+    address.port() == 0 || ip.is_unspecified() || ip.is_multicast() || is_broadcast
+}
+
+/// Binds to the first of the ports that nobody has.
+fn bind_first(
+    socket: BorrowedFd<'_>,
+    ip: IpAddr,
+    ports: &mut impl Iterator<Item = u16>,
+    v6: bool,
+) -> io::Result<()> {
+    let in_use = io::Error::from_raw_os_error(libc::EADDRINUSE);
+    ports
+        .map(|port| bind_source(socket, SocketAddr::new(ip, port), v6))
+        .find(|result| !matches!(result, Err(e) if e.kind() == io::ErrorKind::AddrInUse))
+        .unwrap_or(Err(in_use))
+}
+
+/// Binds to an address of the configuration or of a client, and tells where it cannot be had.
+fn bind_source(socket: BorrowedFd<'_>, address: SocketAddr, v6: bool) -> io::Result<()> {
+    if address.is_ipv6() != v6 {
+        return Err(NoSource.into());
+    }
+    bind(socket, address, v6).map_err(|error| match error.raw_os_error() {
+        // `connect(2)` tells a lack of ports by the first of these numbers.
+        Some(libc::EADDRNOTAVAIL | libc::EINVAL | libc::EAFNOSUPPORT) => NoSource.into(),
+        _ => error,
+    })
+}
+
+fn open(v6: bool) -> io::Result<OwnedFd> {
+    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+    let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(family, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn bind(socket: BorrowedFd<'_>, address: SocketAddr, v6: bool) -> io::Result<()> {
+    let address = RawAddr::new(address, v6);
+    // SAFETY: the address is readable for its length.
+    match unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr(), address.len()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn connect(socket: BorrowedFd<'_>, peer: SocketAddr, v6: bool) -> io::Result<()> {
+    let peer = RawAddr::new(peer, v6);
+    // SAFETY: the address is readable for its length.
+    match unsafe { libc::connect(socket.as_raw_fd(), peer.as_ptr(), peer.len()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
