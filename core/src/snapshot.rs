@@ -17,6 +17,7 @@
 //! #     requests: 0,
 //! #     send_proxy_protocol: SendProxyProtocol::Off,
 //! #     upstream_reuse: None,
+//! #     source: Source::Any,
 //! #     health: HealthPolicy::default(),
 //! #     limits: Limits::default(),
 //! #     backends: vec![BackendConfig::new("10.0.0.1:53".parse()?)],

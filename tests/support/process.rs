@@ -267,9 +267,7 @@ impl Process {
 
 /// Whether a process runs: one that has ended and that nobody has waited for does not.
 pub fn runs(process: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"));
-    let state = |stat: &str| stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('Z'));
-    stat.is_ok_and(|stat| state(&stat) == Some(false))
+    !flowgate::sys::process::has_ended(process.as_raw() as u32)
 }
 
 impl Drop for Process {

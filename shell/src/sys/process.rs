@@ -44,6 +44,16 @@ pub fn reserve_descriptors(count: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a process has ended, with all of its threads and descriptors. Its first thread may be gone
+/// before the others are, and descriptors close with the last. Nobody need have waited for it.
+pub fn has_ended(process: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).map_or(0, Iterator::count);
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The name before it may hold anything.
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    threads <= 1 && matches!(state, None | Some('Z' | 'X'))
+}
+
 /// A random number from the operating system (`getrandom(2)`).
 ///
 /// # Errors

@@ -4,11 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use nix::unistd::{Pid, getppid};
+use nix::unistd::getppid;
 
 use super::channel::{Channel, ChannelError, FromNew, FromOld};
 use super::protocol::{Event, New, NewDoes};
 use crate::clock::Deadline;
+use crate::sys::process;
 
 /// How long the old process may take for a step. It may be asked other things meanwhile, and has
 /// less patience with us than we with it.
@@ -53,7 +54,7 @@ pub struct Predecessor {
     channel: Channel,
     protocol: New,
     /// Its process id, where it is the parent of this process.
-    parent: Option<Pid>,
+    parent: Option<u32>,
 }
 
 impl Predecessor {
@@ -70,7 +71,7 @@ impl Predecessor {
             nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?;
             Ok(channel)
         };
-        let parent = Some(getppid());
+        let parent = u32::try_from(getppid().as_raw()).ok();
         let over = |channel| Self { parent, ..Self::over(channel) };
         of_stdin().map(over).map_err(GiveUp::NoChannel)
     }
@@ -114,11 +115,12 @@ impl Predecessor {
         })
     }
 
-    /// Waits until the old process is gone with all of its sockets, whose addresses may be needed.
-    /// The channel closes while it is about to end; a process is its children's parent until the end.
+    /// Waits until the old process is gone with all of its sockets, whose addresses may be needed:
+    /// the channel closes while it is about to end.
     fn wait_for_the_end(&self) {
         let deadline = Deadline::after(TIME_TO_END);
-        while self.parent == Some(getppid()) && deadline.left().is_ok() {
+        let has_ended = || self.parent.is_none_or(process::has_ended);
+        while !has_ended() && deadline.left().is_ok() {
             std::thread::sleep(STEP);
         }
     }
