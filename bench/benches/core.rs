@@ -59,14 +59,28 @@ fn lone_request_of_a_known_flow(bencher: Bencher, flows: usize) {
     });
 }
 
-/// Datagrams of known flows, from backend to client. They come socket by socket, so each waits for
-/// its flow to come from memory.
+/// Datagrams of known flows, from backend to client, whose sockets became ready together.
 #[divan::bench(args = FLOWS)]
 fn reply_of_a_known_flow(bencher: Bencher, flows: usize) {
-    let mut world = World::new(flows);
+    let mut world = World::answered(flows);
+    bencher.counter(ItemsCount::new(BURSTS)).bench_local(|| {
+        for _ in 0..BURSTS / BATCH {
+            let batch: [FlowId; BATCH] = from_fn(|_| world.any_flow());
+            world.manager.prefetch_slots(batch.iter().map(|flow| flow.index()));
+            for flow in batch {
+                world.reply(flow);
+            }
+        }
+    });
+}
+
+/// The same datagrams one at a time, each waiting for its flow to come from memory.
+#[divan::bench(args = FLOWS)]
+fn lone_reply_of_a_known_flow(bencher: Bencher, flows: usize) {
+    let mut world = World::answered(flows);
     bencher.counter(ItemsCount::new(BURSTS)).bench_local(|| {
         for _ in 0..BURSTS {
-            let flow = world.flows[world.random.below(flows as u64) as usize];
+            let flow = world.any_flow();
             world.reply(flow);
         }
     });
@@ -173,6 +187,15 @@ impl World {
         world
     }
 
+    /// The same, in which each flow has been answered once: a first answer does more.
+    fn answered(flows: usize) -> Self {
+        let mut world = Self::new(flows);
+        for number in 0..flows {
+            world.reply(world.flows[number]);
+        }
+        world
+    }
+
     fn open(&mut self, source: SocketAddr) -> FlowId {
         let mut outputs = Opened::default();
         self.manager.handle_input(request(source), self.now, &mut outputs);
@@ -181,6 +204,10 @@ impl World {
 
     fn any_client(&mut self, flows: usize) -> SocketAddr {
         client(self.random.below(flows as u64) as usize)
+    }
+
+    fn any_flow(&mut self) -> FlowId {
+        self.flows[self.random.below(self.flows.len() as u64) as usize]
     }
 
     fn request(&mut self, source: SocketAddr) {

@@ -192,6 +192,14 @@ impl UdpManager {
         }
     }
 
+    /// The same for the flows in some [slots](Self::slots), whose replies are handled next.
+    #[inline]
+    pub fn prefetch_slots(&self, slots: impl Iterator<Item = usize>) {
+        if self.flows.len() >= PREFETCH_FROM {
+            self.flows.prefetch_slots(slots);
+        }
+    }
+
     /// What it was told to do.
     pub const fn config(&self) -> &ManagerConfig {
         &self.config

@@ -243,8 +243,13 @@ impl<K: Kernel> Shard<K> {
         let mut turn = arena.begin();
         let scratch = std::mem::take(&mut self.scratch);
         let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
-        let mut bytes = 0;
+        let (mut bytes, mut fetched) = (0, 0);
         while turn.free() > 0 && bytes < TURN_BYTES {
+            if fetched == 0 {
+                self.manager.prefetch_slots(next_flows(&self.ready));
+                fetched = LISTENER_BATCH;
+            }
+            fetched -= 1;
             let Some(ready) = self.ready.pop_front() else {
                 break;
             };
@@ -320,6 +325,14 @@ impl Shard<Linux> {
         self.open_outlets(kernel, now);
         self.sockets.watch(kernel)
     }
+}
+
+/// The slots of the flows whose sockets are read next.
+fn next_flows(ready: &VecDeque<Ready>) -> impl Iterator<Item = usize> {
+    ready.iter().take(LISTENER_BATCH).filter_map(|ready| match ready {
+        Ready::Upstream(slot) => Some(*slot),
+        Ready::Listener => None,
+    })
 }
 
 /// Takes one batch from the listener; says whether nothing is left.

@@ -857,6 +857,7 @@ proptest! {
         };
         for (round, (expected, arriving)) in rounds.into_iter().enumerate() {
             with.manager.prefetch(expected.iter().map(|&port| (client(port), None)));
+            with.manager.prefetch_slots(expected.iter().map(|&slot| slot.into()));
             for (number, port) in arriving.into_iter().enumerate() {
                 let now = at((round * 10 + number) as u64);
                 let outputs = with.request(client(port), b"x", now);
