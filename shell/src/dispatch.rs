@@ -61,6 +61,8 @@ pub struct Dispatch<'a, 't, K: Kernel> {
     reports: Vec<Report>,
     /// The flows whose socket could not be opened in this turn, and why.
     not_opened: Vec<(FlowId, DropReason)>,
+    /// Whether a socket was to be opened in this turn when no local port was left.
+    are_ports_gone: bool,
     /// On whose behalf what is emitted now is to be sent.
     way: Way,
     dirty_ways: DirtyWays,
@@ -81,6 +83,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             dirty: scratch.dirty,
             reports: scratch.reports,
             not_opened: scratch.not_opened,
+            are_ports_gone: false,
             way: Way::Cluster,
             dirty_ways: scratch.dirty_ways,
             mirrored: Mirrored::recycle(scratch.mirrored),
@@ -220,13 +223,23 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         self.plan = send(exit, &self.outbox, chain, token, std::mem::take(&mut self.plan));
     }
 
+    /// Opens a socket for a flow. The kernel looks at every port there is before it says that none
+    /// is left, which takes as long as serving tens of datagrams: it is asked once a turn.
     fn open_upstream(&mut self, flow: FlowId, address: SocketAddr, source: LocalSource, ttl: u8) {
+        if self.are_ports_gone {
+            self.not_opened.push((flow, DropReason::NoPorts));
+            return;
+        }
         let token = Token::Upstream { shard: self.sockets.shard, flow: flow.index() as u32 };
         match self.kernel.open_upstream(address, source, ttl, token) {
             Ok(socket) => {
                 self.sockets.upstreams.insert(Upstream::new(socket, flow, address, source, ttl));
             }
-            Err(error) => self.not_opened.push((flow, drop_reason(&error))),
+            Err(error) => {
+                let is_shared = !matches!(source, LocalSource::Client(_));
+                self.are_ports_gone = is_shared && drop_reason(&error) == DropReason::NoPorts;
+                self.not_opened.push((flow, drop_reason(&error)));
+            }
         }
     }
 

@@ -99,6 +99,24 @@ fn a_flow_whose_socket_cannot_be_opened_is_a_counted_drop_and_the_next_one_opens
 }
 
 #[test]
+fn while_no_port_is_left_the_kernel_is_asked_once_a_turn() {
+    let mut world = calm_world(10);
+    world.kernel.faults().opens.extend([Some(Errno::EAGAIN); 2]);
+    for turn in 1..=2 {
+        for client in 0..10 {
+            world.request(client, Shape::new(1, 50));
+        }
+        world.settle();
+        let dropped = only_dropped(&world, Direction::ToBackend, DropReason::NoPorts);
+        assert_eq!(dropped, 10 * turn);
+        assert_eq!(world.kernel.faults().opens.len() as u64, 2 - turn);
+    }
+    world.request(0, Shape::new(1, 50));
+    world.settle();
+    assert_eq!(sent(&world, Direction::ToBackend), 1, "it recovers by itself");
+}
+
+#[test]
 fn an_error_of_a_send_costs_that_datagram_and_no_other() {
     for (errno, reason) in [
         (Errno::ENOBUFS, DropReason::NoBuffers),
