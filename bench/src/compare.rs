@@ -144,6 +144,12 @@ fn wanted(workload: &Workload, options: &Options) -> bool {
     options.only.is_empty() || options.only.iter().any(|name| name == workload.name)
 }
 
+/// How long to warm up for a measurement of some length: where sockets rest, until those are used again that were opened
+/// first, but in a smoke test.
+fn warm_up(workload: &Workload, length: Duration) -> Duration {
+    if length < WARM_UP { length } else { WARM_UP.max(workload.rest() * 3 / 2) }
+}
+
 /// One measurement of one peer, which is started for it and stopped after it.
 fn measure(
     peer: Peer,
@@ -163,7 +169,7 @@ fn measure(
     if !driver.knock(START)? {
         return Err(format!("nothing comes through; it said:\n{}", balancer.output()).into());
     }
-    driver.warm_up(WARM_UP.min(length))?;
+    driver.warm_up(warm_up(workload, length))?;
 
     let before = balancer.usage()?;
     let begin = Instant::now();

@@ -1,5 +1,7 @@
 //! What is measured: each workload is one row of this file.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::backends::Behaviour;
@@ -48,8 +50,9 @@ pub(crate) struct Workload {
     pub(crate) pace: Pace,
     /// The balancer closes a flow after so many replies; 0 is never.
     pub(crate) responses: u32,
-    /// Flowgate lets sockets of closed flows rest for this long and uses them again (`upstream_reuse`).
-    pub(crate) reuse: &'static str,
+    /// Flowgate lets sockets of closed flows rest for so many milliseconds and uses them again (`upstream_reuse`); 0: it
+    /// closes them.
+    pub(crate) rest: u64,
     /// Flowgate's `mode`. nginx knows only sessions.
     pub(crate) mode: Mode,
 }
@@ -72,6 +75,11 @@ impl Workload {
             Mode::FanOut(_) | Mode::Session | Mode::OneWay => 1,
         }
     }
+
+    /// How long a socket of Flowgate rests before it serves another flow.
+    pub(crate) const fn rest(&self) -> Duration {
+        Duration::from_millis(self.rest)
+    }
 }
 
 /// Payload of a small datagram.
@@ -85,8 +93,11 @@ const BUSY: usize = 4;
 /// enough for any socket buffer on the way.
 const SMALL_WINDOW: u64 = 2_048;
 
+/// Flows under way at once where each is of one question: enough to keep a balancer busy.
+const NEW_FLOWS_WINDOW: u64 = 256;
+
 /// All workloads, in the order of the report.
-pub(crate) const WORKLOADS: [Workload; 12] = [
+pub(crate) const WORKLOADS: [Workload; 16] = [
     Workload {
         name: "one-way-64",
         title: "one-way, 64 clients",
@@ -99,7 +110,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         run: BUSY,
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
-        reuse: "off",
+        rest: 0,
         mode: Mode::Session,
     },
     Workload {
@@ -114,7 +125,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         run: 1,
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
-        reuse: "off",
+        rest: 0,
         mode: Mode::Session,
     },
     Workload {
@@ -129,7 +140,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         run: BUSY,
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
-        reuse: "off",
+        rest: 0,
         mode: Mode::OneWay,
     },
     Workload {
@@ -144,7 +155,37 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         run: 1,
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
-        reuse: "off",
+        rest: 0,
+        mode: Mode::OneWay,
+    },
+    Workload {
+        name: "one-way-mode-gso-64",
+        title: "mode one-way, 64 clients, GSO",
+        unit: "datagram",
+        headline: Headline::Rate,
+        behaviour: Behaviour::Sink,
+        clients: 64,
+        size: SMALL,
+        train: BUSY,
+        run: 1,
+        pace: Pace::Window(SMALL_WINDOW),
+        responses: 0,
+        rest: 0,
+        mode: Mode::OneWay,
+    },
+    Workload {
+        name: "one-way-mode-gso-4096",
+        title: "mode one-way, 4,096 clients, GSO",
+        unit: "datagram",
+        headline: Headline::Rate,
+        behaviour: Behaviour::Sink,
+        clients: 4_096,
+        size: SMALL,
+        train: BUSY,
+        run: 1,
+        pace: Pace::Window(SMALL_WINDOW),
+        responses: 0,
+        rest: 0,
         mode: Mode::OneWay,
     },
     Workload {
@@ -159,7 +200,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         run: BUSY,
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
-        reuse: "off",
+        rest: 0,
         mode: Mode::FanOut(3),
     },
     Workload {
@@ -174,7 +215,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         run: BUSY,
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
-        reuse: "off",
+        rest: 0,
         mode: Mode::Session,
     },
     Workload {
@@ -189,7 +230,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         run: 1,
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
-        reuse: "off",
+        rest: 0,
         mode: Mode::Session,
     },
     Workload {
@@ -204,7 +245,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         run: 1,
         pace: Pace::Window(SMALL_WINDOW),
         responses: 0,
-        reuse: "off",
+        rest: 0,
         mode: Mode::Session,
     },
     Workload {
@@ -219,7 +260,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         run: 1,
         pace: Pace::Window(16 * 32),
         responses: 0,
-        reuse: "off",
+        rest: 0,
         mode: Mode::Session,
     },
     Workload {
@@ -235,7 +276,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         run: 1,
         pace: Pace::PerSecond(8_000),
         responses: 1,
-        reuse: "off",
+        rest: 0,
         mode: Mode::Session,
     },
     Workload {
@@ -250,7 +291,38 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         run: 1,
         pace: Pace::PerSecond(8_000),
         responses: 1,
-        reuse: "1s",
+        rest: 1_000,
+        mode: Mode::Session,
+    },
+    Workload {
+        name: "new-flows-busy",
+        title: "new flows, as many as it can",
+        unit: "flow",
+        headline: Headline::Rate,
+        behaviour: Behaviour::Echo,
+        clients: 4_096,
+        size: SMALL,
+        train: 1,
+        run: 1,
+        pace: Pace::Window(NEW_FLOWS_WINDOW),
+        responses: 1,
+        rest: 0,
+        mode: Mode::Session,
+    },
+    Workload {
+        name: "new-flows-busy-reuse",
+        title: "the same, sockets reused",
+        unit: "flow",
+        headline: Headline::Rate,
+        behaviour: Behaviour::Echo,
+        clients: 4_096,
+        size: SMALL,
+        train: 1,
+        run: 1,
+        pace: Pace::Window(NEW_FLOWS_WINDOW),
+        responses: 1,
+        // At its rate, more would be more sockets than a process may have as a rule.
+        rest: 100,
         mode: Mode::Session,
     },
     Workload {
@@ -265,7 +337,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         run: 1,
         pace: Pace::PerSecond(20_000),
         responses: 0,
-        reuse: "off",
+        rest: 0,
         mode: Mode::Session,
     },
 ];

@@ -64,7 +64,8 @@ backends = [{backends}]
 
 /// The keys of the cluster beside its backends.
 fn mode(workload: &Workload) -> String {
-    let Workload { responses, reuse, .. } = workload;
+    let Workload { responses, rest, .. } = workload;
+    let reuse = if *rest == 0 { "off".to_owned() } else { format!("{rest}ms") };
     match workload.mode {
         Mode::Session => format!(
             "balance = \"round-robin\"\nidle_timeout = \"60s\"\nresponses = {responses}\n\
