@@ -5,6 +5,7 @@
 
 mod proxy;
 mod proxy_accept;
+mod snapshot;
 
 use std::str;
 
@@ -18,12 +19,13 @@ use flowgate_core::Burst;
 use crate::sim::run_bytes;
 pub use proxy::proxy_header;
 pub use proxy_accept::proxy_accept;
+pub use snapshot::snapshot;
 
 /// What a target does with its bytes.
 pub type Body = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Body); 8] = [
+pub const TARGETS: [(&str, Body); 9] = [
     ("manager", manager),
     ("configuration", configuration),
     ("control_messages", control_messages),
@@ -32,6 +34,7 @@ pub const TARGETS: [(&str, Body); 8] = [
     ("proxy_accept", proxy_accept),
     ("control_requests", control_requests),
     ("probe_answers", probe_answers),
+    ("snapshot", snapshot),
 ];
 
 /// A whole life of a balancer, judged by the model and the world.

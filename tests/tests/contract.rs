@@ -57,6 +57,10 @@ impl<W: Watch> Subject for Watched<W> {
     fn manager(&self) -> &UdpManager {
         &self.manager
     }
+
+    fn replace(&mut self, manager: UdpManager) {
+        self.manager = manager;
+    }
 }
 
 fn assert_holds<W: Watch>() {
@@ -349,5 +353,9 @@ impl Subject for Frugal {
 
     fn manager(&self) -> &UdpManager {
         &self.manager
+    }
+
+    fn replace(&mut self, manager: UdpManager) {
+        self.manager = manager;
     }
 }

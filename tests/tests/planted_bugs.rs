@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use flowgate_tests::sim::first_failing_seed;
 use flowgate_tests::sim::planted::{Bug, Planted};
+use flowgate_tests::sim::{Setting, first_failing_seed, report};
 
 /// A bug that takes more than this is as good as not found.
 const SEEDS: u64 = 64;
@@ -35,4 +35,16 @@ fn the_guide_lists_every_planted_bug() {
         }
     }
     assert!(missing.is_empty(), "docs/testing.md lacks these rows:\n{missing}");
+}
+
+#[test]
+fn what_only_makes_a_difference_is_reported_with_what_it_would_be() {
+    let bug = Bug::LosesTheOrderOfTimers;
+    let plant = |setting: &Setting| Planted::new(setting, bug);
+    let seed = first_failing_seed(0..SEEDS, STEPS, plant).expect("a seed that finds it");
+    let report = report(seed, STEPS, plant);
+    let (with, without) = report.split_once("VIOLATION: without snapshots").expect(&report);
+    let ends = |text: &str| text.matches("= close").count();
+    assert!(with.contains(" Snapshot\n") && ends(with) > 1, "{report}");
+    assert!(ends(without) > 0, "{report}");
 }

@@ -9,8 +9,8 @@ use std::io::{self, Write as _};
 
 use flowgate_core::{CloseReason, Direction, DropReason, UdpManager};
 use flowgate_tests::sim::{
-    Action, CHANGES, Choices, SeededChoices, Setting, TURNS, Tally, replay, report, run_bytes,
-    sweep,
+    Action, CHANGES, Choices, SNAPSHOT, SeededChoices, Setting, TURNS, Tally, replay, report,
+    run_bytes, sweep,
 };
 
 /// Few enough for a debug build to take seconds.
@@ -41,7 +41,10 @@ fn the_manager_does_what_the_model_says_whatever_happens() {
     let seeds = variable("SEEDS").unwrap_or(SEEDS);
     match sweep(first..first + seeds, steps, manager) {
         Ok(tally) => {
-            println!("{seeds} seeds x {steps} actions, each twice: {} inputs", 2 * tally.inputs);
+            println!(
+                "{seeds} seeds x {steps} actions, each with snapshots and without: {} inputs",
+                2 * tally.inputs
+            );
             println!("{} flows moved; {:?}", tally.moved, tally.met);
             assert_meets_every_limit(&tally);
         }
@@ -73,7 +76,7 @@ fn assert_meets_every_limit(tally: &Tally) {
         let dropped = Direction::ALL.map(|direction| tally.dropped_for(direction, reason));
         assert!(dropped.iter().sum::<u64>() > 0, "nothing is dropped as {reason}");
     }
-    for name in CHANGES.iter().chain(&TURNS) {
+    for name in CHANGES.iter().chain(&TURNS).chain(&[SNAPSHOT]) {
         assert!(tally.met.contains_key(name), "this never happens: {name}");
     }
     assert!(tally.moved > 0, "no flow moves");

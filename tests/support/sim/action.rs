@@ -119,6 +119,8 @@ pub enum Action {
         /// How long flows may go on.
         patience: Duration,
     },
+    /// The state of the balancer is written down, and one that is made of that goes on.
+    Snapshot,
     /// Time passes and nothing else happens.
     Wait(Pause),
     /// The shell's timer fires.

@@ -4,11 +4,13 @@ mod config;
 mod failover;
 mod outputs;
 mod promise;
+mod snapshot;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flowgate_core::counters::Counters;
+use flowgate_core::snapshot::ManagerImage;
 use flowgate_core::{
     BackendId, BackendNews, Deadline, DeadlineReason, Direction, DropReason, FlowId, Instant,
     ManagerInput, Output, UdpManager,
@@ -175,6 +177,23 @@ bugs! {
         LosesARecord = "writes nothing down of flows that it evicts",
         RecordsTooLate = "writes a flow down after its end",
         RecordsTheFirstBackend = "writes down the backend that a flow had first",
+    }
+    Promise::Snapshot => {
+        LosesTheTurns = "forgets whose turn it is in a snapshot",
+        LosesTheRandomness = "begins chance anew after a snapshot",
+        LosesTheOrderOfTimers = "turns round flows that end together in a snapshot",
+        LosesTheOrderOfSlots = "turns round the slots that are free in a snapshot",
+        LosesTheGeneration = "counts flow ids from the start after a snapshot",
+        LosesTheRate = "forgets how fast sources open flows in a snapshot",
+        LosesTheRest = "forgets two milliseconds of the rest of sockets in a snapshot",
+        LosesTheSigns = "forgets what speaks against backends in a snapshot",
+        LosesTheDrains = "forgets which backends drain in a snapshot",
+        LosesTheDrain = "forgets that it drains in a snapshot",
+        LosesTheOldest = "turns round the flows without an answer in a snapshot",
+        LosesTheFirstAnswer = "forgets when flows were answered in a snapshot",
+        LosesTheIntroduction = "forgets which backends were told of a client in a snapshot",
+        LosesTheSweep = "forgets that flows have to end in a snapshot",
+        LosesTheProxies = "forgets whom proxies speak for in a snapshot",
     }
 }
 
@@ -365,5 +384,13 @@ impl Subject for Planted {
 
     fn manager(&self) -> &UdpManager {
         &self.manager
+    }
+
+    fn image(&self) -> ManagerImage {
+        snapshot::forget(self.bug, self.manager.image())
+    }
+
+    fn replace(&mut self, manager: UdpManager) {
+        self.manager = manager;
     }
 }

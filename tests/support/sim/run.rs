@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use flowgate_core::{Instant, ManagerInput, UdpManager};
+use flowgate_core::config::Balance;
+use flowgate_core::snapshot::{open, seal};
+use flowgate_core::{Configuration, Instant, ManagerInput, UdpManager};
 
 use super::action::{Action, Pause, Train, When};
 use super::catch::catch;
@@ -11,7 +13,7 @@ use super::model::Model;
 use super::setting::{PARTIES, Party, Setting};
 use super::shrink::shrink;
 use super::subject::Subject;
-use super::tally::Tally;
+use super::tally::{SNAPSHOT, Tally};
 use super::trace::Trace;
 use super::world::{Event, World};
 use super::{Violation, require};
@@ -26,6 +28,10 @@ pub struct Simulation<S> {
     model: Model,
     world: World,
     now: Instant,
+    /// Whether snapshots are made, or left out.
+    makes_snapshots: bool,
+    /// What snapshots need not build anew.
+    prepared: Option<Configuration>,
     /// Whether it ends by a drain, or by idle time.
     ends_by_drain: bool,
     actions_played: usize,
@@ -79,12 +85,19 @@ impl<S: Subject> Simulation<S> {
             model,
             world: World::new(setting),
             now: setting.start,
+            makes_snapshots: true,
+            prepared: None,
             ends_by_drain: setting.manager_seed.is_multiple_of(2),
             actions_played: 0,
             is_settling: false,
             trace,
             tally: Tally::default(),
         }
+    }
+
+    /// The same, but that it leaves snapshots out. That must make no difference.
+    pub fn without_snapshots(self) -> Self {
+        Self { makes_snapshots: false, ..self }
     }
 
     /// Plays one action, and judges what the balancer does.
@@ -94,6 +107,7 @@ impl<S: Subject> Simulation<S> {
         match action {
             Action::Wait(pause) => self.wait(pause),
             Action::Timeout(when) => self.fire(when)?,
+            Action::Snapshot if self.makes_snapshots => self.go_on_elsewhere()?,
             _ => {
                 let events = self.world.act(action, self.now);
                 if let (Action::Reconfigure { change, .. }, false) = (action, events.is_empty()) {
@@ -160,6 +174,9 @@ impl<S: Subject> Simulation<S> {
 
     /// Tells the balancer of one event, and judges all that can be seen of it afterwards.
     fn tell(&mut self, event: &Event) -> Result<(), Violation> {
+        if let Event::Configured(configuration) = event {
+            self.prepared = Some(Configuration::clone(configuration));
+        }
         let input = event.input();
         let mut outputs = vec![];
         let up_before = self.up();
@@ -175,6 +192,22 @@ impl<S: Subject> Simulation<S> {
         self.model.check_deadline(asked, self.now, is_timeout)?;
         self.tally.look(&input, &outputs, up_before, self.up());
         self.subject.manager().assert_invariants();
+        Ok(())
+    }
+
+    /// Another balancer goes on, which is made of what this one has written down.
+    fn go_on_elsewhere(&mut self) -> Result<(), Violation> {
+        let config = self.subject.manager().config();
+        if config.cluster.balance == Balance::Maglev && self.prepared.is_none() {
+            self.prepared = Some(Configuration::new(config.clone()));
+        }
+        let sealed = seal(&self.subject.image());
+        let image = open(&sealed).map_err(|error| Violation(error.to_string()))?;
+        let restored = UdpManager::restore(image, self.prepared.as_ref())
+            .map_err(|error| Violation(error.to_string()))?;
+        restored.assert_invariants();
+        self.subject.replace(restored);
+        self.tally.meet(SNAPSHOT);
         Ok(())
     }
 
@@ -271,7 +304,14 @@ pub fn play<S: Subject>(
     actions: impl IntoIterator<Item = Action>,
     trace: Trace,
 ) -> (Result<Tally, Failure>, Trace) {
-    let mut simulation = Simulation::new(setting, subject, trace);
+    play_out(Simulation::new(setting, subject, trace), actions)
+}
+
+/// Plays actions to the end or to the first violation, and returns the record either way.
+pub(super) fn play_out<S: Subject>(
+    mut simulation: Simulation<S>,
+    actions: impl IntoIterator<Item = Action>,
+) -> (Result<Tally, Failure>, Trace) {
     let outcome = catch(|| {
         actions.into_iter().try_for_each(|action| simulation.step(action))?;
         simulation.settle()
@@ -296,14 +336,27 @@ pub(super) fn script(seed: u64) -> (Setting, impl Iterator<Item = Action>) {
     (setting, Action::stream(choices))
 }
 
-/// Plays `steps` actions of a seed against what `make` makes, and returns the hash of its trace.
+/// The first actions of a seed, and snapshots between them.
+pub(super) fn actions_of(
+    seed: u64,
+    steps: usize,
+    actions: impl Iterator<Item = Action>,
+) -> impl Iterator<Item = Action> {
+    Action::with_snapshots(actions.take(steps), SeededChoices::new(!seed))
+}
+
+/// Plays `steps` actions of a seed against what `make` makes, with snapshots or without, and returns
+/// the hash of its trace.
 pub fn run_seed<S: Subject>(
     seed: u64,
     steps: usize,
+    makes_snapshots: bool,
     make: impl Fn(&Setting) -> S,
 ) -> Result<(Tally, u64), Failure> {
     let (setting, actions) = script(seed);
-    let (result, trace) = play(&setting, make(&setting), actions.take(steps), Trace::hashed());
+    let simulation = Simulation::new(&setting, make(&setting), Trace::hashed());
+    let simulation = if makes_snapshots { simulation } else { simulation.without_snapshots() };
+    let (result, trace) = play_out(simulation, actions_of(seed, steps, actions));
     result.map(|tally| (tally, trace.hash()))
 }
 
@@ -317,6 +370,9 @@ pub fn run_bytes(data: &[u8]) {
     let setting = Setting::choose(&mut choices);
     let next = || (!choices.is_empty()).then(|| Action::choose(&mut choices));
     let actions: Vec<Action> = std::iter::from_fn(next).collect();
+    let seed = actions.len() as u64;
+    let choices = SeededChoices::new(seed);
+    let actions: Vec<Action> = Action::with_snapshots(actions, choices).collect();
     let run = |actions: &[Action]| {
         play(&setting, UdpManager::from(&setting), actions.iter().copied(), Trace::readable())
     };

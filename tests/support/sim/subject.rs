@@ -1,6 +1,7 @@
 //! What is tested: a manager, or something that pretends to be one.
 
 use flowgate_core::counters::Counters;
+use flowgate_core::snapshot::ManagerImage;
 use flowgate_core::{Deadline, Instant, ManagerInput, Output, UdpManager};
 
 use super::Setting;
@@ -28,6 +29,14 @@ pub trait Subject: Clone {
 
     /// The manager, for everything else that can be asked of it.
     fn manager(&self) -> &UdpManager;
+
+    /// What it writes down of its state.
+    fn image(&self) -> ManagerImage {
+        self.manager().image()
+    }
+
+    /// Goes on with a manager that was made of what it has written down.
+    fn replace(&mut self, manager: UdpManager);
 }
 
 impl Subject for UdpManager {
@@ -42,6 +51,10 @@ impl Subject for UdpManager {
 
     fn manager(&self) -> &UdpManager {
         self
+    }
+
+    fn replace(&mut self, manager: UdpManager) {
+        *self = manager;
     }
 }
 

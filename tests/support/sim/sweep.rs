@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use super::action::Action;
-use super::run::{play, run_seed, script};
+use super::run::{Simulation, actions_of, play, play_out, run_seed, script};
 use super::setting::Setting;
 use super::shrink::shrink;
 use super::subject::Subject;
@@ -16,7 +16,8 @@ use super::tally::Tally;
 use super::trace::Trace;
 use super::{Failure, Violation};
 
-/// Plays every seed twice, on all cores, and sums up what was met.
+/// Plays every seed twice, on all cores, and sums up what was met: once a balancer that is restored
+/// from snapshots takes its own place now and then, and once none does.
 ///
 /// Returns the lowest seed that fails, if one does. A seed whose second run differs from its first
 /// fails.
@@ -65,7 +66,8 @@ pub fn first_failing_seed<S: Subject>(
 /// Plays a seed and returns all that can be read of it.
 pub fn replay<S: Subject>(seed: u64, steps: usize, make: impl Fn(&Setting) -> S) -> String {
     let (setting, actions) = script(seed);
-    let (result, trace) = play(&setting, make(&setting), actions.take(steps), Trace::readable());
+    let actions = actions_of(seed, steps, actions);
+    let (result, trace) = play(&setting, make(&setting), actions, Trace::readable());
     let mut text = format!("{setting:#?}\n{}", trace.lines());
     let _ = match result {
         Ok(tally) => writeln!(text, "{} inputs, trace {:016x}", tally.inputs, trace.hash()),
@@ -79,8 +81,9 @@ pub fn replay<S: Subject>(seed: u64, steps: usize, make: impl Fn(&Setting) -> S)
 pub fn report<S: Subject>(seed: u64, steps: usize, make: impl Fn(&Setting) -> S) -> String {
     let (setting, actions) = script(seed);
     let again = format!("SEED={seed} STEPS={steps} cargo test -p flowgate-tests --test simulation");
-    let Err(failure) = run_seed(seed, steps, &make) else {
-        return format!("seed {seed} does not do the same twice: {again}");
+    let actions = actions_of(seed, steps, actions);
+    let Err(failure) = run_seed(seed, steps, true, &make) else {
+        return report_difference(&setting, actions.collect(), make, &again);
     };
     let run = |actions: &[Action]| {
         let trace = Trace::readable();
@@ -98,18 +101,46 @@ pub fn report<S: Subject>(seed: u64, steps: usize, make: impl Fn(&Setting) -> S)
     )
 }
 
+/// What to print of a seed that does not do the same with snapshots and without: the shortest list
+/// of its actions that still makes a difference, and where that begins.
+fn report_difference<S: Subject>(
+    setting: &Setting,
+    actions: Vec<Action>,
+    make: impl Fn(&Setting) -> S,
+    again: &str,
+) -> String {
+    let run = |actions: &[Action], makes_snapshots| {
+        let simulation = Simulation::new(setting, make(setting), Trace::readable());
+        let simulation = if makes_snapshots { simulation } else { simulation.without_snapshots() };
+        let (result, trace) = play_out(simulation, actions.iter().copied());
+        let violation = result.err().map(|failure| format!("VIOLATION: {}\n", failure.violation));
+        format!("{}{}", trace.lines(), violation.unwrap_or_default())
+    };
+    let differs = |actions: &[Action]| run(actions, true) != run(actions, false);
+    if !differs(&actions) {
+        return format!("it does not do the same twice, which snapshots do not explain: {again}");
+    }
+    let shortest = shrink(actions, differs);
+    let (with, without) = (run(&shortest, true), run(&shortest, false));
+    let same = with.lines().zip(without.lines()).take_while(|(with, without)| with == without);
+    let same = same.count();
+    let rest: String =
+        without.lines().skip(same).fold(String::new(), |rest, line| rest + line + "\n");
+    format!("{setting:#?}\n{with}VIOLATION: without snapshots, from line {same} on:\n{rest}{again}")
+}
+
 fn run_twice<S: Subject>(
     seed: u64,
     steps: usize,
     make: impl Fn(&Setting) -> S,
 ) -> Result<Tally, Failure> {
-    let (tally, hash) = run_seed(seed, steps, &make)?;
-    let (_, hash_again) = run_seed(seed, steps, &make)?;
+    let (tally, hash) = run_seed(seed, steps, true, &make)?;
+    let (_, hash_again) = run_seed(seed, steps, false, &make)?;
     if hash != hash_again {
         return Err(Failure {
             actions_played: steps,
             while_settling: true,
-            violation: Violation(format!("trace {hash:x}, and then {hash_again:x}")),
+            violation: Violation(format!("trace {hash:x}, and without snapshots {hash_again:x}")),
         });
     }
     Ok(tally)

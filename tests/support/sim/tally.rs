@@ -32,6 +32,9 @@ pub const TURNS: [&str; 5] = [
     "a change ends flows",
 ];
 
+/// That a balancer was restored from a snapshot, as [`Tally::met`] names it.
+pub const SNAPSHOT: &str = "another balancer goes on with a snapshot";
+
 impl Tally {
     /// Adds what one balancer has counted.
     pub(super) fn add_counters(&mut self, counters: &Counters) {

@@ -194,7 +194,7 @@ impl World {
                 self.unblock();
                 None
             }
-            Action::Wait(_) | Action::Timeout(_) => None,
+            Action::Snapshot | Action::Wait(_) | Action::Timeout(_) => None,
         };
         told.into_iter().collect()
     }

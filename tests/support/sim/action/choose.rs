@@ -29,8 +29,11 @@ const ON_SENDING: [DropReason; 11] = [
 /// Of clients near and far; the last ones have gone in circles.
 const TTLS: [u8; 16] = [64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 55, 128, 255, 2, 1, 0];
 
+/// How many actions there are for each snapshot.
+const ACTIONS_TO_A_SNAPSHOT: u64 = 32;
+
 impl Action {
-    /// Any action.
+    /// Any action but a snapshot.
     pub fn choose(choices: &mut impl Choices) -> Self {
         match choices.below(86) {
             0..22 => Self::Send {
@@ -93,6 +96,18 @@ impl Action {
             },
             _ => Self::Timeout(When::choose(choices)),
         }
+    }
+
+    /// A list of actions with snapshots in it. When they are made is drawn apart, so that a seed
+    /// means for everything else what it would mean without them.
+    pub fn with_snapshots(
+        actions: impl IntoIterator<Item = Self>,
+        mut choices: impl Choices,
+    ) -> impl Iterator<Item = Self> {
+        actions.into_iter().flat_map(move |action| {
+            let snapshot = choices.one_in(ACTIONS_TO_A_SNAPSHOT).then_some(Self::Snapshot);
+            snapshot.into_iter().chain([action])
+        })
     }
 
     /// Actions without end.

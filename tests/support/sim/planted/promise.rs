@@ -25,6 +25,8 @@ pub enum Promise {
     Change,
     /// What a flow was is written down.
     Record,
+    /// Whoever goes on with a snapshot does what the balancer would have done.
+    Snapshot,
 }
 
 impl fmt::Display for Promise {
@@ -40,6 +42,7 @@ impl fmt::Display for Promise {
             Self::Health => f.write_str("health"),
             Self::Change => f.write_str("change"),
             Self::Record => f.write_str("record"),
+            Self::Snapshot => f.write_str("snapshot"),
         }
     }
 }

@@ -1,0 +1,117 @@
+//! Snapshots of nobody knows what.
+
+use std::net::SocketAddr;
+
+use flowgate_core::config::Balance;
+use flowgate_core::proxy_protocol::ProxyHeader;
+use flowgate_core::snapshot::{ManagerImage, SnapshotError, open, seal};
+use flowgate_core::{
+    BackendNews, Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output,
+    UdpManager, UpstreamFailure,
+};
+use serde::ser::SerializeTuple as _;
+use serde::{Serialize, Serializer};
+
+/// A larger table takes longer to allocate than to attack.
+const LARGEST_TABLE: u32 = 4_096;
+
+/// Timeouts until most of what there is has ended.
+const TIMEOUTS: usize = 64;
+
+/// Bytes are no snapshot, or one that says why it cannot be. In an envelope that fits them they may
+/// be one that nobody has written: it is refused, or makes a manager that is sound, and stays so
+/// whatever happens to it.
+pub fn snapshot(data: &[u8]) {
+    if let Ok(image) = open::<ManagerImage>(data) {
+        assert_eq!(open(&seal(&image)), Ok(image), "what was opened is sealed as another");
+    }
+    match open::<ManagerImage>(&seal(&Raw(data))) {
+        Ok(image) => go_on(image),
+        Err(error) => assert_eq!(error, SnapshotError::Malformed, "the envelope is right"),
+    }
+}
+
+/// Bytes that are written as they are.
+struct Raw<'a>(&'a [u8]);
+
+impl Serialize for Raw<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut bytes = serializer.serialize_tuple(self.0.len())?;
+        self.0.iter().try_for_each(|byte| bytes.serialize_element(byte))?;
+        bytes.end()
+    }
+}
+
+fn go_on(image: ManagerImage) {
+    let config = image.config();
+    if config.max_flows > LARGEST_TABLE || config.cluster.balance == Balance::Maglev {
+        return;
+    }
+    let sockets = image.flow_ids().count();
+    let Ok(mut manager) = UdpManager::restore(image, None) else { return };
+    manager.assert_invariants();
+    let written = manager.image();
+    assert_eq!(written.flow_ids().count(), sockets, "a socket was lost");
+    let again = UdpManager::restore(written.clone(), None).expect("the image of a manager");
+    assert_eq!(again.image(), written, "what was restored is another");
+    disturb(&mut manager);
+    UdpManager::restore(manager.image(), None).expect("the image of a manager");
+}
+
+/// Something of every kind happens to a manager, and then time passes.
+fn disturb(manager: &mut UdpManager) {
+    let now = manager.poll_timeout().map_or(Instant::ORIGIN, |deadline| deadline.at);
+    let flows: Vec<FlowId> = manager.flows().map(|(id, _)| id).collect();
+    let clients: Vec<SocketAddr> = manager.flows().map(|(_, flow)| flow.client()).collect();
+    let strangers = (0..8).map(|port| SocketAddr::from(([198, 51, 100, 1], 4_000 + port)));
+    let proxied = ProxyHeader::new(([198, 51, 100, 2], 1).into(), ([192, 0, 2, 1], 53).into());
+    let header = [proxied.as_bytes(), b"x"].concat();
+    for source in clients.into_iter().chain(strangers) {
+        for bytes in [&header[..], b"follows"] {
+            let burst = Burst::single(bytes).expect("a datagram");
+            let (local, tos, ttl) = (None, 0, 64);
+            tell(manager, ManagerInput::ClientBurst { source, local, tos, ttl, burst }, now);
+        }
+    }
+    for &flow in &flows {
+        let burst = Burst::single(b"answer").expect("a datagram");
+        tell(manager, ManagerInput::BackendBurst { flow, tos: 0, burst }, now);
+        let failure = UpstreamFailure::Refused;
+        tell(manager, ManagerInput::UpstreamFailed { flow, failure }, now);
+    }
+    let backends: Vec<_> = manager.backends().iter().map(|(id, _)| id).collect();
+    for (place, &backend) in backends.iter().enumerate() {
+        let news = match place % 3 {
+            0 => BackendNews::Down,
+            1 => BackendNews::Drain { deadline: Some(now) },
+            _ => BackendNews::Up,
+        };
+        tell(manager, ManagerInput::BackendChanged { backend, news }, now);
+    }
+    for _ in 0..TIMEOUTS {
+        let Some(deadline) = manager.poll_timeout() else { break };
+        tell(manager, ManagerInput::Timeout, deadline.at.max(now));
+    }
+}
+
+fn tell(manager: &mut UdpManager, input: ManagerInput<'_>, now: Instant) {
+    let mut outputs: Vec<Output<'_>> = vec![];
+    manager.handle_input(input, now, &mut outputs);
+    let sent = outputs.iter().find_map(|output| match output {
+        Output::SendToBackend { flow, burst, .. } => Some((Carrier::Flow(*flow), *burst)),
+        Output::SendOneWay { carrier, burst, .. } => Some((*carrier, *burst)),
+        _ => None,
+    });
+    // Some of it cannot be sent.
+    if let Some((carrier, burst)) = sent.filter(|_| outputs.len() % 2 == 1) {
+        let lost = ManagerInput::Undelivered {
+            carrier,
+            direction: Direction::ToBackend,
+            reason: DropReason::QueueFull,
+            datagrams: burst.count().into(),
+            bytes: burst.bytes().len() as u64,
+        };
+        manager.handle_input(lost, now, &mut vec![]);
+    }
+    manager.assert_invariants();
+}

@@ -1,0 +1,72 @@
+//! Bugs in what is written down of a manager's state.
+
+use flowgate_core::config::Balance;
+use flowgate_core::snapshot::ManagerImage;
+use flowgate_core::{Instant, UdpManager};
+use serde_json::Value;
+
+use super::{Bug, Promise};
+
+/// The image as a bug makes it. What it holds is the core's own, so it is changed by name.
+pub(super) fn forget(bug: Bug, image: ManagerImage) -> ManagerImage {
+    if bug.breaks() != Promise::Snapshot {
+        return image;
+    }
+    let mut document = to_value(&image);
+    match bug {
+        Bug::LosesTheTurns if image.config().cluster.balance == Balance::RoundRobin => {
+            let fresh = UdpManager::new(image.config().clone(), 0, Instant::ORIGIN);
+            document["turns"] = to_value(&fresh.image())["turns"].take();
+        }
+        Bug::LosesTheRandomness => document["random"] = 0.into(),
+        Bug::LosesTheOrderOfTimers => {
+            let places = list(&mut document["timers"]["places"]);
+            places.iter_mut().for_each(|place| list(&mut place["timers"]).reverse());
+        }
+        Bug::LosesTheOrderOfSlots => list(&mut document["flows"]["vacant"]).reverse(),
+        Bug::LosesTheGeneration => document["flows"]["next_generation"] = 0.into(),
+        Bug::LosesTheRate if !document["sources"]["rate"].is_null() => {
+            list(&mut document["sources"]["rate"]["filled"]).clear();
+        }
+        Bug::LosesTheRest => change_each(&mut document["flows"]["resting"], |resting| {
+            let until = resting["until"].as_u64().expect("an instant");
+            resting["until"] = until.saturating_sub(2_000_000).into();
+        }),
+        Bug::LosesTheSigns => change_each(&mut document["backends"]["figures"], |backend| {
+            for sign in ["errors", "silent_flows", "times_out"] {
+                backend[sign] = 0.into();
+            }
+        }),
+        Bug::LosesTheDrains => {
+            change_each(&mut document["backends"]["figures"], |b| b["drain"] = "No".into());
+        }
+        Bug::LosesTheDrain => document["drain"] = Value::Null,
+        Bug::LosesTheOldest => list(&mut document["flows"]["unanswered"]).reverse(),
+        Bug::LosesTheFirstAnswer => change_each(&mut document["flows"]["alive"], |flow| {
+            if !flow["first_answer"].is_null() {
+                flow["first_answer"] = flow["opened"].clone();
+            }
+        }),
+        Bug::LosesTheIntroduction => {
+            change_each(&mut document["flows"]["alive"], |flow| flow["introduced"] = false.into());
+        }
+        Bug::LosesTheSweep => document["sweep"] = Value::Null,
+        Bug::LosesTheProxies => {
+            change_each(&mut document["proxies"]["known"], |proxy| proxy["until"] = 0.into());
+        }
+        _ => {}
+    }
+    serde_json::from_value(document).expect("the same document")
+}
+
+fn to_value(image: &ManagerImage) -> Value {
+    serde_json::to_value(image).expect("plain data")
+}
+
+fn list(value: &mut Value) -> &mut Vec<Value> {
+    value.as_array_mut().expect("a list")
+}
+
+fn change_each(value: &mut Value, change: impl FnMut(&mut Value)) {
+    list(value).iter_mut().for_each(change);
+}
