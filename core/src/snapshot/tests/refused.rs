@@ -15,7 +15,10 @@ fn image() -> ManagerImage {
 fn refused(change: impl FnOnce(&mut ManagerImage)) -> ImageError {
     let mut image = image();
     change(&mut image);
-    UdpManager::restore(image, None).err().expect("an image that is not that of a manager")
+    match UdpManager::restore(image, None) {
+        Ok(_) => panic!("restored from an image that is not that of a manager"),
+        Err(error) => error,
+    }
 }
 
 fn assert_refused<const N: usize>(changes: [(&'static str, Change); N]) {
