@@ -30,7 +30,7 @@ const ON_SENDING: [DropReason; 11] = [
 const TTLS: [u8; 16] = [64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 55, 128, 255, 2, 1, 0];
 
 /// How many actions there are for each snapshot.
-const ACTIONS_TO_A_SNAPSHOT: u64 = 32;
+const ACTIONS_TO_A_SNAPSHOT: u64 = 48;
 
 impl Action {
     /// Any action but a snapshot.
