@@ -101,7 +101,7 @@ impl<S> Outlets<S> {
 
     /// Takes in a socket under a number, with what waits for it.
     pub fn restore(&mut self, number: usize, socket: S, spill: Spill) {
-        self.reserve((number + 1).saturating_sub(SHARED));
+        self.reserve((number + 1).saturating_sub(SHARED).max(1));
         if let Some(place) = self.outlets.get_mut(number) {
             *place = Some(Outlet { socket, outgoing: Chain::EMPTY, spill });
         }

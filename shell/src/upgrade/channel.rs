@@ -55,6 +55,8 @@ pub enum FromNew {
     Hello {
         /// Its version.
         version: String,
+        /// The newest format of snapshots that it reads.
+        newest_format: u16,
     },
     /// It could take over.
     Ready,

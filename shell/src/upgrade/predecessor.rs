@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use flowgate_core::snapshot;
 use nix::unistd::getppid;
 
 use super::channel::{Channel, ChannelError, FromNew, FromOld};
@@ -139,7 +140,10 @@ impl Predecessor {
 
     fn say_done(&self, deadline: &Deadline) -> Result<(), ChannelError> {
         let message = match self.protocol {
-            New::Greeting => FromNew::Hello { version: env!("CARGO_PKG_VERSION").to_owned() },
+            New::Greeting => FromNew::Hello {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                newest_format: snapshot::FORMAT,
+            },
             New::Proving => FromNew::Ready,
             New::Reading => FromNew::Read,
             New::Holding => FromNew::Holding,

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use flowgate_core::snapshot;
+
 use super::channel::{Channel, ChannelError, FromNew, FromOld};
 use super::protocol::{Event, Old, OldDoes};
 use crate::clock::Deadline;
@@ -174,13 +176,30 @@ impl Successor {
                     let said = format!("{message:?}");
                     return Err(self.give_up(doing, ChannelError::Nonsense(said)));
                 }
-                if let FromNew::Hello { version } = message {
-                    self.version = version;
+                match message {
+                    FromNew::Hello { version, newest_format } => {
+                        self.version = version;
+                        self.check_format(newest_format)
+                    }
+                    _ => Ok(()),
                 }
-                Ok(())
             }
             Err(error) => Err(self.give_up(doing, error)),
         }
+    }
+
+    /// Whether it can read what this process writes. An older one may not.
+    fn check_format(&mut self, newest: u16) -> Result<(), Failure> {
+        if newest >= snapshot::FORMAT {
+            return Ok(());
+        }
+        self.protocol.on(Event::Lost);
+        self.kill();
+        Err(Failure::Refused(vec![format!(
+            "version {} reads snapshots up to format {newest}, and this one writes format {}",
+            self.version,
+            snapshot::FORMAT
+        )]))
     }
 
     /// Makes sure that it is dead, and says what it did.

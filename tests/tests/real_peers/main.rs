@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use flowgate_tests::e2e::{Peer, simple_config};
+use flowgate_tests::e2e::{Peer, eventually, simple_config};
 use flowgate_tests::netns::skip;
 use flowgate_tests::process::{ConfigFile, Process};
 use flowgate_tests::resolver::{Resolver, dig};
@@ -162,4 +162,40 @@ fn syslog_messages_of_logger_arrive_whole_and_none_is_missing() {
         senders.insert(datagram.from);
     }
     assert_eq!(senders.len(), 1, "one sender, one flow");
+}
+
+/// How much of a transfer passes before each upgrade, in datagrams.
+const BETWEEN_UPGRADES: u64 = 2_000;
+
+#[test]
+fn a_quic_transfer_goes_on_over_three_upgrades_without_a_new_handshake() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let server = QuicServer::start("127.0.0.1");
+        let (mut flowgate, address) = run("127.0.0.1:0", &[server.address()], "");
+        let forwarded = |flowgate: &Process| {
+            let counters = flowgate.ask_json(&["status"])["counters"].clone();
+            counters["datagrams_forwarded"]["to_backend"].as_u64().expect("a number")
+        };
+        let upgrades = tokio::task::spawn_blocking(move || {
+            for _ in 0..3 {
+                let before = forwarded(&flowgate);
+                eventually("the transfer goes on", || {
+                    (forwarded(&flowgate) > before + BETWEEN_UPGRADES).then_some(())
+                });
+                flowgate.upgrade(&[]);
+            }
+            flowgate
+        });
+        // Every byte is checked at the other end, and the server accepts one connection.
+        let mut transfer = std::pin::pin!(server.transfer(address, 150 << 20));
+        let flowgate = tokio::select! {
+            biased;
+            _ = &mut transfer => panic!("it was over before the third upgrade"),
+            flowgate = upgrades => flowgate.expect("three upgrades"),
+        };
+        tokio::time::timeout(TRANSFER, transfer).await.expect("in time");
+        let status = flowgate.ask_json(&["status"]);
+        assert_eq!(status["counters"]["flows_opened"], 1, "the client's path was the same");
+    });
 }

@@ -3,6 +3,7 @@
 mod crowd;
 mod faults;
 mod kept;
+mod state;
 
 use flowgate_tests::e2e::{Peer, simple_config};
 use flowgate_tests::process::Process;
