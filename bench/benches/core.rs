@@ -275,6 +275,7 @@ fn config(max_flows: usize, change: impl FnOnce(&mut ClusterConfig)) -> ManagerC
         deny: vec![],
         own_addresses: vec![],
         record_flows: false,
+        accept: Accept::Shared,
         cluster,
     }
 }

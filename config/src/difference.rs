@@ -79,9 +79,16 @@ impl Config {
                 ("admin.http", self.admin.http == new.admin.http),
                 ("log.format", self.log.format == new.log.format),
                 ("log.flows", self.log.flows == new.log.flows),
+                ("listener.accept", accept_alike(&self.listeners, &new.listeners)),
             ]),
         }
     }
+}
+
+/// Whether the listeners that keep their sockets serve clients by sockets as before.
+fn accept_alike(old: &[Listener], new: &[Listener]) -> bool {
+    new.iter()
+        .all(|new| old.iter().all(|old| old.address != new.address || old.accept == new.accept))
 }
 
 fn listener_changes(old: &[Listener], new: &[Listener]) -> ListenerChanges {

@@ -59,7 +59,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowgate_core::config::{BackendConfig, ClusterConfig, ManagerConfig};
+use flowgate_core::config::{Accept, BackendConfig, ClusterConfig, ManagerConfig};
 use ipnet::IpNet;
 use toml::de::DeTable;
 
@@ -187,6 +187,8 @@ pub struct Listener {
     pub send_buffer: usize,
     /// Proxies whose PROXY v2 headers tell the client. From elsewhere a header is payload.
     pub accept_proxy_protocol: Vec<IpNet>,
+    /// Whether a client gets a socket of its own, and when.
+    pub accept: Accept,
     /// Clients that may open flows; empty: all of them.
     pub allow: Vec<IpNet>,
     /// Clients that may not, also where they are allowed.
@@ -217,6 +219,7 @@ impl Listener {
             deny: self.deny.clone(),
             own_addresses,
             record_flows,
+            accept: self.accept,
             cluster: ClusterConfig { backends, ..self.cluster.policy.clone() },
         }
     }
@@ -231,6 +234,7 @@ impl Listener {
         backends: Vec<BackendConfig>,
     ) -> ManagerConfig {
         ManagerConfig {
+            accept: Accept::Shared,
             accept_proxy_protocol: Vec::new(),
             allow: Vec::new(),
             deny: Vec::new(),

@@ -42,8 +42,24 @@ pub struct ManagerConfig {
     pub own_addresses: Vec<SocketAddr>,
     /// Whether to emit [`Output::RecordFlow`](crate::Output::RecordFlow) for each flow that ends.
     pub record_flows: bool,
+    /// Whether a client gets a socket of its own, and when.
+    pub accept: Accept,
     /// The cluster that serves the listener.
     pub cluster: ClusterConfig,
+}
+
+/// Whether a client gets a socket of its own beside the listener's, connected to it, so that what
+/// it sends does not wait among everybody else's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Accept {
+    /// It does not: all clients share the listener's socket.
+    #[default]
+    Shared,
+    /// It does, as soon as it is admitted.
+    Connected,
+    /// It does, once it has sent something after an answer: whoever forges an address never gets
+    /// that far, and costs no second socket.
+    Confirmed,
 }
 
 /// A set of backends and how they share the work.

@@ -21,6 +21,7 @@
 //!     deny: vec![],
 //!     own_addresses: vec![],
 //!     record_flows: false,
+//!     accept: Accept::Shared,
 //!     cluster: ClusterConfig {
 //!         mode: Mode::SESSION,
 //!         balance: Balance::RoundRobin,

@@ -33,6 +33,15 @@ pub enum Output<'p> {
         /// The address and port of ours to send from, where a socket has to be opened.
         source: LocalSource,
     },
+    /// See to it that the flow's client has a socket of its own until the flow ends: bound as the
+    /// listener is, and connected to the client. What comes by it is told as what comes by the
+    /// listener is, after what the client sent before. Several flows may ask for one client's.
+    OpenClient {
+        /// The flow.
+        flow: FlowId,
+        /// The client.
+        client: SocketAddr,
+    },
     /// Send datagrams from the flow's upstream socket.
     SendToBackend {
         /// The flow.

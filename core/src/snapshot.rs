@@ -26,6 +26,7 @@
 //! #     address: "192.0.2.1:53".parse()?,
 //! #     max_flows: 1_000,
 //! #     max_datagram_size: 65_507,
+//! #     accept: Accept::Shared,
 //! #     accept_proxy_protocol: vec![],
 //! #     allow: vec![],
 //! #     deny: vec![],

@@ -14,6 +14,7 @@ use flowgate_core::{
     UpstreamFailure,
 };
 
+use crate::client::Room;
 use crate::io::deliver::{Exit, Report, drop_reason};
 use crate::io::outbox::{Chain, Outbox, Outgoing};
 use crate::io::spill::{Spill, Spilled};
@@ -145,7 +146,8 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
     pub fn resume(&mut self, token: Token) {
         let sockets = &mut *self.sockets;
         let (socket, spill, direction) = match token {
-            Token::Wake => return,
+            // Clients' own sockets send nothing.
+            Token::Wake | Token::Client { .. } => return,
             Token::Listener { .. } => {
                 (&sockets.listener, &mut sockets.listener_spill, Direction::ToClient)
             }
@@ -241,6 +243,32 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
                 self.not_opened.push((flow, drop_reason(&error)));
             }
         }
+    }
+
+    fn open_client(&mut self, flow: FlowId, client: SocketAddr) {
+        let sockets = &mut *self.sockets;
+        let Room::New(slot) = sockets.clients.ask(flow, client) else { return };
+        let token = Token::Client { shard: sockets.shard, slot };
+        match self.kernel.open_client(&sockets.listener, client, token) {
+            Ok(socket) => sockets.clients.insert(slot, socket, flow, client),
+            // It stays with the listener.
+            Err(_) => sockets.clients.not_opened += 1,
+        }
+    }
+
+    fn release_client(&mut self, flow: FlowId) {
+        let sockets = &mut *self.sockets;
+        let queued = || self.kernel.most_queued(&sockets.listener);
+        if let Some(socket) = sockets.clients.release(flow, queued) {
+            self.leave_client(socket);
+        }
+    }
+
+    /// Gives a client back to the listener. What has come by its own socket is read first.
+    pub fn leave_client(&mut self, socket: K::Socket) {
+        let clients = &mut self.sockets.clients;
+        clients.drops += self.kernel.leave_client(&socket);
+        clients.leaving.push_back(socket);
     }
 
     /// Gives the socket of a finished flow to a new one. What came for the former flow until now is
@@ -393,7 +421,11 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
             Output::Mirror { client, local, told, tos, ttl, burst } => {
                 self.mirrored.push(Mirrored { client, local, told, tos, ttl, burst });
             }
-            Output::CloseFlow { flow, keep_socket, .. } => self.end(flow, keep_socket),
+            Output::OpenClient { flow, client } => self.open_client(flow, client),
+            Output::CloseFlow { flow, keep_socket, .. } => {
+                self.end(flow, keep_socket);
+                self.release_client(flow);
+            }
             Output::CloseUpstream { flow } => self.end(flow, false),
             Output::RecordFlow { flow, record } => self.record(flow, record),
             Output::Drop { .. } => {}

@@ -45,6 +45,27 @@ pub trait Kernel {
     /// no such source.
     fn open_outlet(&mut self, v6: bool, source: Source, token: Token) -> io::Result<Self::Socket>;
 
+    /// Opens a socket on a listener's address that hears one client alone, whose readiness is told
+    /// under `token`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `socket(2)`, `bind(2)` and `connect(2)`: out of descriptors or memory, or more
+    /// clients than the kernel has room for.
+    fn open_client(
+        &mut self,
+        listener: &Self::Socket,
+        client: SocketAddr,
+        token: Token,
+    ) -> io::Result<Self::Socket>;
+
+    /// Has a client's own socket hear nothing more. What has arrived stays to be read. Says how many
+    /// datagrams it has lost since its receive buffer was full.
+    fn leave_client(&mut self, socket: &Self::Socket) -> u64;
+
+    /// At most how many bursts wait to be read.
+    fn most_queued(&self, socket: &Self::Socket) -> u64;
+
     /// Makes a socket send with another time to live or hop limit.
     ///
     /// # Errors
@@ -207,6 +228,38 @@ impl Kernel for Linux {
         let fd = socket.fd.as_raw_fd();
         self.registry.register(&mut SourceFd(&fd), token.into(), socket.interest())?;
         Ok(socket)
+    }
+
+    fn open_client(
+        &mut self,
+        listener: &Socket,
+        client: SocketAddr,
+        token: Token,
+    ) -> io::Result<Socket> {
+        let fd = udp::over_listener(listener.local_addr()?, client)?;
+        // A client is to lose nothing by having a socket of its own. The kernel tells the double of
+        // what it was asked for.
+        let buffer = socket2::SockRef::from(listener).recv_buffer_size()? / 2;
+        if sockopt::force_receive_buffer(fd.as_fd(), buffer).is_err() {
+            let _ = socket2::SockRef::from(&fd).set_recv_buffer_size(buffer);
+        }
+        let socket = Socket::new(fd, true);
+        let source = socket.fd.as_raw_fd();
+        self.registry.register(&mut SourceFd(&source), token.into(), Interest::READABLE)?;
+        Ok(socket)
+    }
+
+    fn leave_client(&mut self, socket: &Socket) -> u64 {
+        // It is read to its end all the same.
+        let _ = self.registry.deregister(&mut SourceFd(&socket.fd.as_raw_fd()));
+        // If this fails, the last datagrams may be lost when it closes.
+        let _ = udp::disconnect(socket.as_fd());
+        sockopt::receive_drops(socket.as_fd()).map_or(0, u64::from)
+    }
+
+    fn most_queued(&self, socket: &Socket) -> u64 {
+        // Where the kernel does not tell, until nothing is left.
+        sockopt::most_queued(socket.as_fd()).map_or(u64::MAX, u64::from)
     }
 
     fn set_ttl(&mut self, socket: &Socket, ttl: u8) -> io::Result<()> {

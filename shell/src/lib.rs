@@ -10,6 +10,7 @@
 //! | [`shard`] | one listener socket and its flows: reads what is ready, asks the core |
 //! | [`dispatch`] | carries out what the core emits: opens, notes sends, closes |
 //! | [`upstream`] | the sockets to backends, one for each flow |
+//! | [`client`] | clients' own sockets, where a listener has them |
 //! | [`outlet`] | the sockets to backends that no flow has: for what nobody answers, and for copies |
 //! | [`io`] | turns what was noted into messages, and copes with kernels that do not take them |
 //! | [`kernel`] | the system calls, behind a trait, so that simulations can stand in |
@@ -21,6 +22,7 @@
 //! |---|---|
 //! | [`supervisor`] | the control plane: signals, requests, reloads, one after another |
 //! | [`server`] | starts, changes, asks and stops the workers |
+//! | [`accept`] | whether the kernel can give clients sockets of their own |
 //! | [`source`] | whether this host can have the sources that clusters name |
 //! | [`probe`] | asks backends how they are |
 //! | [`resolve`] | keeps the addresses of backends with names fresh |
@@ -34,7 +36,9 @@
 //!
 //! `LIFECYCLE.md` tells the life of a flow step by step.
 
+pub mod accept;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod control;
 pub mod dispatch;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use flowgate_config::Listener;
+use flowgate_core::config::Accept;
 use socket2::{Domain, Protocol, Type};
 use tracing::warn;
 
@@ -101,6 +102,11 @@ fn bind_group(
     let mut bound: Vec<socket2::Socket> = inherited.into_iter().map(Into::into).collect();
     if bound.is_empty() {
         let first = open(listener)?;
+        if listener.accept != Accept::Shared {
+            // The kernel looks no further for a datagram's socket than the first group, also where
+            // that has one socket only: not at those of all clients.
+            sockopt::found_group(first.as_fd())?;
+        }
         first.set_reuse_port(is_beside_ours)?;
         first.bind(&listener.address.into())?;
         bound.push(first);
@@ -127,15 +133,18 @@ fn bind_group(
 
 /// Whether the sockets that somebody else has opened for a listener will do.
 fn check_inherited(inherited: &[OwnedFd], listener: &Listener) -> io::Result<()> {
+    let unfit = |message: String| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    if listener.accept != Accept::Shared
+        && inherited.iter().any(|socket| sockopt::is_in_group(socket.as_fd()).is_ok_and(|is| !is))
+    {
+        return unfit("the service manager has opened its socket without ReusePort=".to_owned());
+    }
     if listener.address.is_ipv6() && listener.address.ip().is_unspecified() {
         for socket in inherited {
             if socket2::SockRef::from(socket).only_v6()? != listener.v6_only {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    format!(
-                        "the service manager has opened its socket with v6_only = {}",
-                        !listener.v6_only
-                    ),
+                return unfit(format!(
+                    "the service manager has opened its socket with v6_only = {}",
+                    !listener.v6_only
                 ));
             }
         }

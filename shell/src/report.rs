@@ -34,6 +34,10 @@ pub struct ShardReport {
     pub flows_active: u64,
     /// Datagrams that the kernel dropped since the listener's receive buffer was full.
     pub socket_drops: u64,
+    /// Clients that have sockets of their own.
+    pub client_sockets: u64,
+    /// How often one could not be opened.
+    pub client_sockets_failed: u64,
     /// What was counted since the start.
     pub counters: Counters,
     /// Each backend by its place, with those that have been removed and not been replaced.
@@ -83,6 +87,8 @@ impl ShardReport {
         Self {
             flows_active: manager.flow_count() as u64,
             socket_drops,
+            client_sockets: shard.clients().len() as u64,
+            client_sockets_failed: shard.clients().not_opened,
             counters: manager.counters().clone(),
             backends: BackendReport::of_all(manager),
             mirror: shard.mirror().map(|mirror| MirrorFigures {
@@ -96,6 +102,8 @@ impl ShardReport {
     pub fn add(&mut self, other: &Self) {
         self.flows_active += other.flows_active;
         self.socket_drops += other.socket_drops;
+        self.client_sockets += other.client_sockets;
+        self.client_sockets_failed += other.client_sockets_failed;
         self.counters.merge(&other.counters);
         BackendReport::add_all(&mut self.backends, &other.backends);
         if let Some(other) = &other.mirror {

@@ -24,6 +24,7 @@ use flowgate_core::Configuration;
 use flowgate_core::counters::Counters;
 use mio::{Poll, Waker};
 
+use crate::accept::AcceptError;
 use crate::clock::Clock;
 use crate::flow_log::FlowLogger;
 use crate::io::way::Way;
@@ -52,6 +53,9 @@ pub enum StartError {
     /// A cluster's source cannot be had.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// Clients cannot have sockets of their own.
+    #[error(transparent)]
+    Accept(#[from] AcceptError),
     /// The system lacks what a worker needs.
     #[error("cannot start a worker: {0}; raise the limits on open files and threads")]
     Worker(#[from] io::Error),

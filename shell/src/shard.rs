@@ -1,5 +1,7 @@
 //! One listener socket with its manager and its flows: all that a worker needs to serve it.
 
+mod clients;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -9,6 +11,7 @@ use flowgate_core::{
     UpstreamFailure,
 };
 
+use crate::client::Clients;
 use crate::dispatch::{Dispatch, EndedFlow, Scratch};
 use crate::io::deliver::upstream_failure;
 use crate::io::way::Way;
@@ -17,6 +20,7 @@ use crate::sockets::Sockets;
 use crate::sys::mmsg::{Arena, Received, Turn};
 use crate::token::Token;
 use crate::upstream::{Upstream, UpstreamImage};
+use clients::Reading;
 
 /// The most bursts that one receive takes from a listener.
 const LISTENER_BATCH: usize = 64;
@@ -57,6 +61,8 @@ enum Ready {
     Listener,
     /// By its slot, since another flow may take the socket over.
     Upstream(usize),
+    /// A client's own socket, by its slot.
+    Client(u32),
 }
 
 impl<K: Kernel> Shard<K> {
@@ -113,7 +119,12 @@ impl<K: Kernel> Shard<K> {
 
     /// Whether a turn would find something to read.
     pub fn has_work(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || self.sockets.clients.has_work()
+    }
+
+    /// The sockets that clients have for themselves.
+    pub const fn clients(&self) -> &Clients<K::Socket> {
+        &self.sockets.clients
     }
 
     /// Its listener socket.
@@ -234,6 +245,12 @@ impl<K: Kernel> Shard<K> {
                     self.ready.push_back(Ready::Upstream(flow as usize));
                 }
             }
+            Token::Client { slot, .. } => {
+                let Sockets { clients, listener, .. } = &mut self.sockets;
+                if clients.became_ready(slot, readiness.error, || kernel.most_queued(listener)) {
+                    self.ready.push_back(Ready::Client(slot));
+                }
+            }
         }
     }
 
@@ -243,28 +260,37 @@ impl<K: Kernel> Shard<K> {
         let mut turn = arena.begin();
         let scratch = std::mem::take(&mut self.scratch);
         let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
-        let (mut bytes, mut fetched) = (0, 0);
-        while turn.free() > 0 && bytes < TURN_BYTES {
+        let mut reading = Reading { manager: &mut self.manager, turn: &mut turn, bytes: 0, now };
+        let mut fetched = 0;
+        reading.close_parting(&mut dispatch);
+        while reading.has_room() {
             if fetched == 0 {
-                self.manager.prefetch_slots(next_flows(&self.ready));
+                reading.manager.prefetch_slots(next_flows(&self.ready));
                 fetched = LISTENER_BATCH;
             }
             fetched -= 1;
+            let has_left = reading.read_leaving(&mut dispatch);
+            let (_, Sockets { clients, .. }) = dispatch.parts();
+            if clients.takes_the_listener() && !std::mem::replace(&mut self.is_listener_ready, true)
+            {
+                self.ready.push_back(Ready::Listener);
+            }
+            if has_left {
+                continue;
+            }
             let Some(ready) = self.ready.pop_front() else {
                 break;
             };
+            let Reading { manager, turn, bytes, .. } = &mut reading;
             let is_drained = match ready {
                 Ready::Listener => {
-                    read_listener(&mut self.manager, &mut dispatch, &mut turn, &mut bytes, now)
+                    let release = |slot| self.ready.push_back(Ready::Client(slot));
+                    read_listener(manager, &mut dispatch, turn, bytes, now, release)
                 }
-                Ready::Upstream(slot) => read_upstream(
-                    slot,
-                    &mut self.manager,
-                    &mut dispatch,
-                    &mut turn,
-                    &mut bytes,
-                    now,
-                ),
+                Ready::Upstream(slot) => {
+                    read_upstream(slot, manager, &mut dispatch, turn, bytes, now)
+                }
+                Ready::Client(slot) => reading.read_client(slot, &mut dispatch),
             };
             if !is_drained {
                 self.ready.push_back(ready);
@@ -331,25 +357,30 @@ impl Shard<Linux> {
 fn next_flows(ready: &VecDeque<Ready>) -> impl Iterator<Item = usize> {
     ready.iter().take(LISTENER_BATCH).filter_map(|ready| match ready {
         Ready::Upstream(slot) => Some(*slot),
-        Ready::Listener => None,
+        Ready::Listener | Ready::Client(_) => None,
     })
 }
 
-/// Takes one batch from the listener; says whether nothing is left.
+/// Takes one batch from the listener; says whether nothing is left. Calls `release` with the slot of
+/// each client's own socket that had to wait for this.
 fn read_listener<'t, K: Kernel>(
     manager: &mut UdpManager,
     dispatch: &mut Dispatch<'_, 't, K>,
     turn: &mut Turn<'t>,
     bytes: &mut usize,
     now: Instant,
+    release: impl FnMut(u32),
 ) -> bool {
     let (kernel, sockets) = dispatch.parts();
     let max = LISTENER_BATCH.min(turn.free());
-    let received = match turn.receive(max, |slots| kernel.receive(&sockets.listener, slots)) {
-        Ok(received) => received,
-        Err(error) => return says_drained(&error),
+    let received = turn.receive(max, |slots| kernel.receive(&sockets.listener, slots));
+    let (bursts, is_drained) = match &received {
+        Ok(received) => (received.len(), received.len() < max),
+        Err(error) => (0, says_drained(error)),
     };
-    let is_drained = received.len() < max;
+    let unused = sockets.clients.listener_was_read(bursts, is_drained, release);
+    unused.into_iter().for_each(|socket| dispatch.leave_client(socket));
+    let Ok(received) = received else { return is_drained };
     manager.prefetch(received.clone().filter_map(|r| Some((r.source?, r.control.local))));
     for datagrams in received {
         *bytes += datagrams.bytes.len();

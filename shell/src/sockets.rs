@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
+use crate::client::{Clients, ClientsImage};
 use crate::io::spill::Spill;
 use crate::io::way::Way;
 use crate::kernel::{Kernel, Linux, Socket};
@@ -24,6 +25,8 @@ pub struct Sockets<K: Kernel> {
     pub listener_spill: Spill,
     /// One for each flow.
     pub upstreams: Upstreams<K::Socket>,
+    /// One for each client that has its own.
+    pub clients: Clients<K::Socket>,
     /// What leaves without a flow: for the cluster, and for its mirror.
     pub outlets: [Outlets<K::Socket>; 2],
     /// How many more bytes may wait for sockets.
@@ -38,6 +41,7 @@ impl<K: Kernel> Sockets<K> {
             listener,
             listener_spill: Spill::default(),
             upstreams: Upstreams::new(max_flows),
+            clients: Clients::default(),
             outlets: <[Outlets<K::Socket>; 2]>::default(),
             spill_budget: SPILL_BUDGET,
         }
@@ -54,6 +58,7 @@ impl<K: Kernel> Sockets<K> {
 pub struct SocketsImage {
     listener_spill: Spill,
     upstreams: Vec<UpstreamImage>,
+    clients: ClientsImage,
     outlets: [Vec<OutletImage>; 2],
 }
 
@@ -67,7 +72,8 @@ struct OutletImage {
 impl SocketsImage {
     /// How many sockets there were, the listener apart.
     pub fn count(&self) -> usize {
-        self.upstreams.len() + self.outlets.iter().map(Vec::len).sum::<usize>()
+        let outlets: usize = self.outlets.iter().map(Vec::len).sum();
+        self.upstreams.len() + self.clients.count() + outlets
     }
 }
 
@@ -86,6 +92,7 @@ impl Sockets<Linux> {
         SocketsImage {
             listener_spill: self.listener_spill.clone(),
             upstreams: self.upstreams.iter().map(Upstream::image).collect(),
+            clients: self.clients.image(),
             outlets: [Way::Cluster, Way::Mirror].map(outlets),
         }
     }
@@ -93,8 +100,9 @@ impl Sockets<Linux> {
     /// All of them but the listener, in the order of the [image](Self::image).
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let upstreams = self.upstreams.iter().map(|upstream| upstream.socket.as_fd());
+        let clients = self.clients.sockets().map(AsFd::as_fd);
         let outlets = self.outlets.iter().flat_map(Outlets::iter);
-        upstreams.chain(outlets.map(|(_, outlet)| outlet.socket.as_fd()))
+        upstreams.chain(clients).chain(outlets.map(|(_, outlet)| outlet.socket.as_fd()))
     }
 
     /// What an image says, with the sockets that it was made of, in its order. Of those that are
@@ -119,6 +127,8 @@ impl Sockets<Linux> {
                 None => missing.push(upstream),
             }
         }
+        let mut of_clients = descriptors.map(|fd| fd.map(|fd| Socket::new(fd, true)));
+        sockets.clients = Clients::restore(image.clients, &mut of_clients);
         for (outlets, images) in sockets.outlets.iter_mut().zip(image.outlets) {
             for OutletImage { number, v6, spill } in images {
                 let Some(fd) = descriptors.next().flatten() else { continue };
@@ -152,6 +162,9 @@ impl Sockets<Linux> {
             upstream.spill.is_watched = !upstream.spill.is_empty();
             let token = Token::Upstream { shard, flow: upstream.flow.index() as u32 };
             kernel.watch(&upstream.socket, token, upstream.spill.is_watched)?;
+        }
+        for (slot, socket) in self.clients.watched_anew() {
+            kernel.watch(socket, Token::Client { shard, slot }, false)?;
         }
         for (way, outlets) in [Way::Cluster, Way::Mirror].into_iter().zip(&mut self.outlets) {
             for (number, outlet) in outlets.iter_mut() {

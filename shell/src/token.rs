@@ -29,13 +29,21 @@ pub enum Token {
         /// Its number among those of that way, below 2^26.
         outlet: u32,
     },
+    /// A client's own socket.
+    Client {
+        /// The shard's place in its worker.
+        shard: u32,
+        /// Its slot, below 2^26.
+        slot: u32,
+    },
 }
 
 /// From here on sockets are not upstream sockets: there are never so many flows. Two such ranges
-/// belong to the outlets, and the rest is free.
+/// belong to the outlets, one to clients' own sockets, and the rest is free.
 const BEYOND_FLOWS: u32 = 0xF000_0000;
 const MIRROR: u32 = 0xF400_0000;
-const BEYOND_OUTLETS: u32 = 0xF800_0000;
+const CLIENTS: u32 = 0xF800_0000;
+const BEYOND_CLIENTS: u32 = 0xFC00_0000;
 
 const WAKE: u64 = u64::MAX;
 const LISTENER: u32 = u32::MAX;
@@ -51,6 +59,7 @@ impl From<Token> for mio::Token {
                 pack(shard, BEYOND_FLOWS + outlet)
             }
             Token::Outlet { shard, way: Way::Mirror, outlet } => pack(shard, MIRROR + outlet),
+            Token::Client { shard, slot } => pack(shard, CLIENTS + slot),
         } as usize)
     }
 }
@@ -65,9 +74,10 @@ impl From<mio::Token> for Token {
             (_, BEYOND_FLOWS..MIRROR) => {
                 Self::Outlet { shard, way: Way::Cluster, outlet: socket - BEYOND_FLOWS }
             }
-            (_, MIRROR..BEYOND_OUTLETS) => {
+            (_, MIRROR..CLIENTS) => {
                 Self::Outlet { shard, way: Way::Mirror, outlet: socket - MIRROR }
             }
+            (_, CLIENTS..BEYOND_CLIENTS) => Self::Client { shard, slot: socket - CLIENTS },
             (_, flow) => Self::Upstream { shard, flow },
         }
     }
@@ -92,6 +102,8 @@ mod tests {
             Token::Outlet { shard: 7, way: Way::Cluster, outlet: (1 << 26) - 1 },
             Token::Outlet { shard: 7, way: Way::Mirror, outlet: 0 },
             Token::Outlet { shard: 7, way: Way::Mirror, outlet: (1 << 26) - 1 },
+            Token::Client { shard: 0, slot: 0 },
+            Token::Client { shard: 7, slot: (1 << 26) - 1 },
         ] {
             assert_eq!(Token::from(mio::Token::from(token)), token);
         }

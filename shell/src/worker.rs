@@ -227,7 +227,8 @@ impl Worker {
             let shard = match token {
                 Token::Listener { shard }
                 | Token::Upstream { shard, .. }
-                | Token::Outlet { shard, .. } => shard,
+                | Token::Outlet { shard, .. }
+                | Token::Client { shard, .. } => shard,
                 Token::Wake => {
                     is_woken = true;
                     continue;
@@ -409,5 +410,5 @@ impl Worker {
 fn report_of(shard: &Shard<Linux>) -> ShardReport {
     // Kernels before 4.12 do not tell.
     let drops = sockopt::receive_drops(shard.listener().as_fd()).unwrap_or(0);
-    ShardReport::of(shard, drops.into())
+    ShardReport::of(shard, u64::from(drops) + shard.clients().drops)
 }

@@ -140,6 +140,25 @@ impl FakeKernel {
         open.filter_map(|(id, socket)| Some((SocketId(id), socket.peer?))).collect()
     }
 
+    /// The socket that a client has for itself now, if it has one.
+    pub fn own_socket_of(&self, client: SocketAddr) -> Option<SocketId> {
+        let state = self.0.borrow();
+        let mut sockets = state.sockets.iter();
+        let is_its = |socket: &SimulatedSocket| {
+            socket.is_open && !socket.has_left && socket.client == Some(client)
+        };
+        let own = sockets.position(is_its).map(SocketId);
+        assert!(sockets.all(|socket| !is_its(socket)), "{client} has two sockets");
+        own
+    }
+
+    /// All sockets that clients have or had for themselves.
+    pub fn own_sockets(&self) -> Vec<SocketId> {
+        let state = self.0.borrow();
+        let sockets = state.sockets.iter().enumerate();
+        sockets.filter(|(_, socket)| socket.client.is_some()).map(|(id, _)| SocketId(id)).collect()
+    }
+
     /// Takes away what left by a socket, which may be closed, since the last time.
     pub fn take_sent(&self, socket: SocketId) -> Vec<Sent> {
         std::mem::take(&mut self.socket_mut(socket).sent)
@@ -285,6 +304,29 @@ impl Kernel for FakeKernel {
     fn open_outlet(&mut self, _v6: bool, _: Source, token: Token) -> io::Result<FakeSocket> {
         let fate = self.faults().on_open();
         fate.map_or_else(|| Ok(self.open(None, token)), |errno| Err(errno.into()))
+    }
+
+    fn open_client(
+        &mut self,
+        _: &FakeSocket,
+        client: SocketAddr,
+        token: Token,
+    ) -> io::Result<FakeSocket> {
+        if let Some(errno) = self.faults().on_open() {
+            return Err(errno.into());
+        }
+        let socket = self.open(None, token);
+        self.socket_mut(socket.id).client = Some(client);
+        Ok(socket)
+    }
+
+    fn leave_client(&mut self, socket: &FakeSocket) -> u64 {
+        self.socket_mut(socket.id).has_left = true;
+        0
+    }
+
+    fn most_queued(&self, socket: &FakeSocket) -> u64 {
+        self.socket(socket.id).incoming.len() as u64
     }
 
     fn set_ttl(&mut self, _: &FakeSocket, _ttl: u8) -> io::Result<()> {

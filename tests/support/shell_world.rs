@@ -15,7 +15,7 @@ use std::time::Duration;
 use flowgate::shard::{Readiness, Shard};
 use flowgate::sys::mmsg::Arena;
 use flowgate::token::Token;
-use flowgate_core::config::{ManagerConfig, SendProxyProtocol};
+use flowgate_core::config::{Accept, ManagerConfig, SendProxyProtocol};
 use flowgate_core::{Direction, Instant, LocalAddr, ManagerInput, UdpManager};
 
 use crate::fake_kernel::{FakeKernel, Faults, Incoming, Sent, SocketId};
@@ -86,9 +86,12 @@ impl ShellWorld {
         let socket = kernel.listen(Token::Listener { shard: 0 });
         let listener = socket.id();
         let now = Instant::from_millis(1);
+        let accept = config.accept;
         let client = |number: u32| Client {
             address: ([10, 0, 0, 1], 10_000 + number as u16).into(),
-            local: Some(LocalAddr { ip: [127, 0, 0, 1 + number as u8 % 2].into(), interface: 0 }),
+            // Clients have sockets of their own where the listener has one address.
+            local: (accept == Accept::Shared)
+                .then(|| LocalAddr { ip: [127, 0, 0, 1 + number as u8 % 2].into(), interface: 0 }),
             next: 0,
         };
         Self {
@@ -109,7 +112,7 @@ impl ShellWorld {
         }
     }
 
-    /// Has a client send datagrams to the listener.
+    /// Has a client send datagrams, which arrive at the socket that the kernel finds for it.
     pub fn request(&mut self, client: u32, shape: Shape) {
         let sender = &mut self.clients[client as usize];
         let next = &mut sender.next;
@@ -124,7 +127,8 @@ impl ShellWorld {
         });
         let (source, local, tos) = (sender.address, sender.local, shape.tos);
         let incoming = Incoming { local, tos, ..Incoming::new(source, bytes, segment) };
-        self.kernel.arrive(self.listener, incoming);
+        let own = self.kernel.own_socket_of(source);
+        self.kernel.arrive(own.unwrap_or(self.listener), incoming);
     }
 
     /// Has the backend behind an upstream socket answer whom it heard there last. Nothing happens
@@ -243,7 +247,9 @@ impl ShellWorld {
         }
         if let Some((source, destination)) = header {
             assert_eq!(source, client.address);
-            assert_eq!(Some(destination.ip()), client.local.map(|local| local.ip));
+            // The listener's own, where it has one address.
+            let called = client.local.map_or([0; 4].into(), |local| local.ip);
+            assert_eq!(destination.ip(), called);
         }
         let owner = self.owners.insert(socket, payload.party);
         let is_handed_over = owner.is_some_and(|owner| owner != payload.party);

@@ -89,7 +89,9 @@ fn rule_1_for_one_flow_open_comes_first_and_close_last() {
                         assert_ne!(self.ever_opened.insert(*flow), goes_on);
                         assert!(self.open.insert(*flow));
                     }
-                    Output::SendToBackend { flow, .. } | Output::SendToClient { flow, .. } => {
+                    Output::OpenClient { flow, .. }
+                    | Output::SendToBackend { flow, .. }
+                    | Output::SendToClient { flow, .. } => {
                         assert!(self.open.contains(flow));
                     }
                     Output::RecordFlow { flow, .. } => assert!(self.open.contains(flow)),

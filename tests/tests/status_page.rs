@@ -140,6 +140,8 @@ fn document(seconds: u64) -> StatusDocument {
         flows_opened: 30 * seconds,
         flows_closed: [("idle".to_owned(), 20 * seconds)].into(),
         socket_drops: 2 * seconds,
+        client_sockets: 0,
+        client_sockets_failed: 0,
         to_backend: ledger(to, 80, &[("max_flows", full), ("denied", denied)]),
         to_client: ledger(from, 120, &[("unreachable", unreachable)]),
         mirror: None,

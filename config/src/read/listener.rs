@@ -5,8 +5,7 @@ use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
 use bytesize::ByteSize;
-use flowgate_core::config::MOST_FLOWS;
-use flowgate_core::config::Source;
+use flowgate_core::config::{Accept, MOST_FLOWS, Mode, Source};
 use ipnet::IpNet;
 
 use super::cluster::Clusters;
@@ -14,7 +13,7 @@ use crate::Listener;
 use crate::cluster::{Cluster, Member, Target};
 use crate::error::Fault;
 use crate::reader::{Claims, Item, Table};
-use crate::value::{boolean, integer, listen_address, name, network, size};
+use crate::value::{boolean, choice, integer, listen_address, name, network, size};
 
 const TABLES: &str = "one or more [[listener]] tables";
 
@@ -61,6 +60,7 @@ fn listener(
         "a cluster all of whose backends are of the clients' family, since by source = \"client\" \
          it sends from their addresses",
     );
+    let accept = accept(table, address.value, &accept_proxy_protocol, cluster.value.as_deref());
     let allow = table.get("allow", networks).or(vec![]);
     let deny = table.get("deny", networks).or(vec![]);
 
@@ -82,9 +82,46 @@ fn listener(
         receive_buffer,
         send_buffer,
         accept_proxy_protocol,
+        accept,
         allow,
         deny,
     })
+}
+
+const ACCEPT: &[(&str, Accept)] = &[
+    ("shared", Accept::Shared),
+    ("connected", Accept::Connected),
+    ("confirmed", Accept::Confirmed),
+];
+
+/// Whether clients get sockets of their own, which not every listener can give them.
+fn accept(
+    table: &Table<'_>,
+    address: Option<SocketAddr>,
+    proxies: &[IpNet],
+    cluster: Option<&Cluster>,
+) -> Accept {
+    let is_shared = |accept: &Accept| *accept == Accept::Shared;
+    // A wildcard's sockets would be everybody's for a moment, and IPv6 has no order in which the
+    // listener is found before them.
+    let is_one_of_ipv4 = address.is_none_or(|a| a.is_ipv4() && !a.ip().is_unspecified());
+    let has_sessions =
+        cluster.is_none_or(|cluster| matches!(cluster.policy.mode, Mode::Session { .. }));
+    table
+        .get("accept", choice(ACCEPT))
+        .when(
+            |accept| is_shared(accept) || is_one_of_ipv4,
+            "shared, or another value beside one IPv4 address: not beside a wildcard or IPv6",
+        )
+        .when(
+            |accept| is_shared(accept) || proxies.is_empty(),
+            "shared, as accept_proxy_protocol lets a proxy's socket speak for many clients",
+        )
+        .when(
+            |accept| is_shared(accept) || has_sessions,
+            "shared, as the cluster's mode is not \"session\"",
+        )
+        .or(Accept::Shared)
 }
 
 /// Whether a cluster can send from the clients' addresses, if it is to: of those that come by a

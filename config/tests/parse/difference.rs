@@ -62,6 +62,25 @@ fn keys_that_wait_for_a_restart_are_named() {
 }
 
 #[test]
+fn sockets_of_clients_wait_for_a_restart_where_the_listener_keeps_its_own() {
+    let text = |address: &str, accept: &str| {
+        let listener = format!("[[listener]]\naccept = {accept:?}");
+        let minimal = MINIMAL.replace("[[listener]]", &listener);
+        valid(&minimal.replace("0.0.0.0:53", address))
+    };
+    let old = text("192.0.2.1:53", "shared");
+    for (address, accept, waits) in [
+        ("192.0.2.1:53", "shared", false),
+        ("192.0.2.1:53", "confirmed", true),
+        // Another address is another socket.
+        ("192.0.2.2:53", "confirmed", false),
+    ] {
+        let waiting = old.difference_to(&text(address, accept)).needs_restart;
+        assert_eq!(waiting == ["listener.accept"], waits, "{address} {accept}: {waiting:?}");
+    }
+}
+
+#[test]
 fn keys_that_a_running_process_follows_are_named() {
     for (line, key) in
         [("drain_timeout = \"1s\"", "drain_timeout"), ("[log]\nlevel = \"debug\"", "log.level")]

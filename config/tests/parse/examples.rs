@@ -9,8 +9,8 @@ use flowgate_config::{
     Probing, Target, Workers,
 };
 use flowgate_core::config::{
-    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig, Mode,
-    OnBackendDown, Passive, PortRange, SendProxyProtocol, Source,
+    Accept, Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig,
+    Mode, OnBackendDown, Passive, PortRange, SendProxyProtocol, Source,
 };
 use ipnet::IpNet;
 
@@ -231,6 +231,7 @@ fn a_full_example_sets_every_supported_key() {
             max_datagram_size: 1472,
             receive_buffer: 8 << 20,
             send_buffer: 1 << 20,
+            accept: Accept::Shared,
             accept_proxy_protocol: vec![network("fd00::/8"), network("2001:db8::7/128")],
             allow: vec![network("10.0.0.0/8"), network("2001:db8::/32")],
             deny: vec![network("10.1.2.3/32")],
@@ -303,6 +304,7 @@ fn a_listener_tells_its_manager_what_to_do() {
             deny: listener.deny.clone(),
             own_addresses: own,
             record_flows: true,
+            accept: Accept::Shared,
             cluster: ClusterConfig { backends, ..listener.cluster.policy.clone() },
         }
     );

@@ -1,5 +1,6 @@
 //! From text to configuration, or to every reason why not.
 
+mod accept;
 mod backends;
 mod difference;
 mod examples;

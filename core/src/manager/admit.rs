@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::forward::Arrival;
 use super::{UNANSWERED, UNCONFIRMED, UdpManager};
 use crate::burst::Burst;
-use crate::config::{ManagerConfig, Mode};
+use crate::config::{Accept, ManagerConfig, Mode};
 use crate::counters::Traffic;
 use crate::flow::UdpFlow;
 use crate::flow_key::FlowKey;
@@ -180,6 +180,9 @@ impl UdpManager {
         self.counters.flows_opened += 1;
         let source = self.salts.choose(self.config.cluster.source, key.client.address());
         outputs.emit(Output::OpenUpstream { flow, backend, address, ttl, reuse, source });
+        if self.config.accept == Accept::Connected {
+            outputs.emit(Output::OpenClient { flow, client: key.client.address() });
+        }
         Ok(flow)
     }
 

@@ -4,7 +4,7 @@ use core::net::SocketAddr;
 
 use super::{UNCONFIRMED, UdpManager};
 use crate::burst::Burst;
-use crate::config::SendProxyProtocol;
+use crate::config::{Accept, SendProxyProtocol};
 use crate::counters::Traffic;
 use crate::flow::{AcceptedReplies, AcceptedRequests, UdpFlow};
 use crate::flow_key::FlowKey;
@@ -42,7 +42,11 @@ impl UdpManager {
         let AcceptedRequests { now: accepted, beyond, confirms } =
             flow.accept_requests(burst, &self.limits, now);
         let (is_retired, backend) = (flow.is_retired(), flow.backend());
+        let client = flow.client();
         if let Some(burst) = accepted {
+            if confirms && self.config.accept == Accept::Confirmed {
+                outputs.emit(Output::OpenClient { flow: id, client });
+            }
             let traffic = Traffic::of(&burst);
             self.counters.to_backend.forwarded.add(traffic);
             if let Some(backend) = self.backends.get_mut(backend) {

@@ -35,6 +35,7 @@ fn config() -> ManagerConfig {
         deny: vec![],
         own_addresses: vec![],
         record_flows: false,
+        accept: Accept::Shared,
         cluster: ClusterConfig {
             mode: Mode::SESSION,
             balance: Balance::RoundRobin,
@@ -898,6 +899,7 @@ fn the_same_inputs_give_the_same_outputs() {
     assert_eq!(trace(), trace());
 }
 
+mod accept;
 mod failover;
 mod one_way;
 mod relay;

@@ -52,6 +52,12 @@ pub struct ListenerStatus {
     /// are not among those received.
     #[serde(default)]
     pub socket_drops: u64,
+    /// Clients that have sockets of their own.
+    #[serde(default)]
+    pub client_sockets: u64,
+    /// How often one could not be opened; the client was served by the listener then.
+    #[serde(default)]
+    pub client_sockets_failed: u64,
     /// Where the datagrams of clients went.
     #[serde(default)]
     pub to_backend: LedgerDoc,

@@ -90,6 +90,16 @@ fn traffic(text: &mut Exposition, document: &StatusDocument) {
     for listener in &document.listeners {
         family.sample(&[("listener", &listener.name)], listener.socket_drops);
     }
+    let help = "Clients that have sockets of their own (accept).";
+    let mut family = text.family("flowgate_client_sockets", Kind::Gauge, help);
+    for listener in &document.listeners {
+        family.sample(&[("listener", &listener.name)], listener.client_sockets);
+    }
+    let help = "Sockets for clients that could not be opened; the listener serves those clients.";
+    let mut family = text.family("flowgate_client_sockets_failed_total", Kind::Counter, help);
+    for listener in &document.listeners {
+        family.sample(&[("listener", &listener.name)], listener.client_sockets_failed);
+    }
 }
 
 fn mirrors(text: &mut Exposition, document: &StatusDocument) {

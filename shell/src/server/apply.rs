@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 
 use flowgate_config::{Config, FlowLog, Listener};
-use flowgate_core::config::{BackendConfig, MOST_FLOWS, ManagerConfig};
+use flowgate_core::config::{Accept, BackendConfig, MOST_FLOWS, ManagerConfig};
 use flowgate_core::{Configuration, UdpManager};
 use tracing::{info, warn};
 
@@ -17,9 +17,9 @@ use super::ask::Figures;
 use super::standings::Standing;
 use super::{BoundListener, Server, StartError, command_shards, places};
 use crate::listener::{self, Buffers};
-use crate::source;
 use crate::sys::process;
 use crate::worker::Command;
+use crate::{accept, source};
 
 /// Descriptors that are not upstream sockets: the standard streams, logs, a poll and a waker for
 /// each worker, probes, operators' connections, and some to spare.
@@ -48,6 +48,7 @@ impl Server {
     /// When a new listener cannot be bound, or a cluster's source cannot be had.
     pub fn bind(&mut self, config: &Config) -> Result<Bound, StartError> {
         source::check(config)?;
+        accept::check(config)?;
         self.bind_new(config).map(Bound)
     }
 
@@ -135,7 +136,7 @@ impl Server {
         let figures = self.figures_of_removed();
         for number in 0..self.listeners.len() {
             let configs = self.manager_configs(number, &figures);
-            self.listeners[number].warn_of_limit(self.affordable());
+            self.listeners[number].warn_of_limit(self.affordable(number));
             self.configure(number, configs);
             self.set_mirror(number);
         }
@@ -149,7 +150,7 @@ impl Server {
     /// What the manager of each shard of a listener is to be told to do.
     fn manager_configs(&mut self, number: usize, figures: &Figures) -> Vec<ManagerConfig> {
         let places = self.places(number, figures);
-        let affordable = self.affordable();
+        let affordable = self.affordable(number);
         let own_addresses: Vec<SocketAddr> = self.addresses().collect();
         let listener = &mut self.listeners[number];
         let shards = listener.shards.len() as u64;
@@ -250,11 +251,16 @@ impl Server {
         (listener.name, listener.buffers) = (name, buffers);
     }
 
-    /// How many flows each listener can have, as far as open files go.
-    fn affordable(&self) -> u64 {
+    /// How many flows a listener can have, as far as open files go.
+    fn affordable(&self, number: usize) -> u64 {
         let listeners = self.listeners.len().max(1) as u64;
         let reserved = RESERVED_DESCRIPTORS.min(self.descriptors / 2);
-        ((self.descriptors - reserved) / listeners).min(MOST_FLOWS.into())
+        let descriptors = ((self.descriptors - reserved) / listeners).min(MOST_FLOWS.into());
+        match self.listeners[number].settings.accept {
+            Accept::Shared => descriptors,
+            // A flow has a socket on either side.
+            Accept::Connected | Accept::Confirmed => descriptors / 2,
+        }
     }
 
     fn has_backend(&self, cluster: &str, address: SocketAddr) -> bool {

@@ -193,6 +193,8 @@ fn listener(report: &ListenerReport) -> ListenerStatus {
         flows_opened: figures.counters.flows_opened,
         flows_closed: flows_closed(&figures.counters),
         socket_drops: figures.socket_drops,
+        client_sockets: figures.client_sockets,
+        client_sockets_failed: figures.client_sockets_failed,
         to_backend: (&figures.counters.to_backend).into(),
         to_client: (&figures.counters.to_client).into(),
         mirror: report.mirror.clone().zip(figures.mirror.as_ref()).map(|(cluster, figures)| {

@@ -64,6 +64,10 @@ impl Supervisor {
         config.admin.clone_from(&self.config.admin);
         config.log.format = self.config.log.format;
         config.log.flows.clone_from(&self.config.log.flows);
+        for listener in &mut config.listeners {
+            let former = self.config.listeners.iter().find(|l| l.address == listener.address);
+            listener.accept = former.map_or(listener.accept, |former| former.accept);
+        }
         self.resolve_new_names(&config);
         let applied = self.server.apply(&config).map_err(|error| vec![error.to_string()]);
         // Until here the names of both were kept fresh.

@@ -3,5 +3,5 @@
 mod receive;
 mod send;
 
-pub use receive::{Arena, Arrival, FreeSlots, Received, Turn, discard};
+pub use receive::{Arena, Arrival, FreeSlots, Received, ReceivedBatch, Turn, discard};
 pub use send::{Batch, Message, Sender};

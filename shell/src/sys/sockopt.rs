@@ -118,10 +118,26 @@ pub fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
 ///
 /// Those of `getsockopt(2)`; kernels before 4.12 do not know it.
 pub fn receive_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
-    /// The place of the count, and the number of places, in `linux/sock_diag.h`.
     const DROPS: usize = 8;
-    const FIGURES: usize = 9;
-    let mut figures = [0_u32; FIGURES];
+    Ok(memory_figures(socket)?[DROPS])
+}
+
+/// How many datagrams or bursts wait to be received at most: as many as the memory that they take
+/// up would hold of the smallest (`SK_MEMINFO_RMEM_ALLOC`).
+///
+/// # Errors
+///
+/// Those of [`receive_drops`].
+pub fn most_queued(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    const RECEIVE_BYTES: usize = 0;
+    /// Less than the kernel's bookkeeping for a datagram takes by itself.
+    const SMALLEST: u32 = 512;
+    Ok(memory_figures(socket)?[RECEIVE_BYTES].div_ceil(SMALLEST))
+}
+
+/// The figures of `SO_MEMINFO`, by their places in `linux/sock_diag.h`.
+fn memory_figures(socket: BorrowedFd<'_>) -> io::Result<[u32; 9]> {
+    let mut figures = [0_u32; 9];
     let mut len = size_of_val(&figures) as libc::socklen_t;
     // SAFETY: the figures are writable for the length that is given, and so is the length.
     let result = unsafe {
@@ -133,7 +149,7 @@ pub fn receive_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
             &raw mut len,
         )
     };
-    if result == 0 { Ok(figures[DROPS]) } else { Err(io::Error::last_os_error()) }
+    if result == 0 { Ok(figures) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Lets the socket have an address that is not this host's (`IP_TRANSPARENT`, `IPV6_TRANSPARENT`).
@@ -156,6 +172,52 @@ pub fn set_transparent(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
 /// Those of `setsockopt(2)`.
 pub fn set_only_v6(socket: BorrowedFd<'_>, only: bool) -> io::Result<()> {
     set_int(socket, libc::SOL_IPV6, libc::IPV6_V6ONLY, only.into())
+}
+
+/// Shares the address with other sockets of this user (`SO_REUSEPORT`).
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`.
+pub fn set_reuse_port(socket: BorrowedFd<'_>, share: bool) -> io::Result<()> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, share.into())
+}
+
+/// Makes a socket that is not bound yet the first of a group of its own (`SO_REUSEPORT`), whether
+/// others will join it or not.
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`.
+pub fn found_group(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_reuse_port(socket, true)?;
+    // A group is founded to hold a program that chooses among its sockets. It stays when that goes.
+    let mut choose_the_first =
+        [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
+    let program = libc::sock_fprog { len: 1, filter: choose_the_first.as_mut_ptr() };
+    // SAFETY: the program is readable for the length that is given, and so is its instruction.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_REUSEPORT_BPF, 0)
+}
+
+/// Whether a socket that is bound is in a group (`SO_REUSEPORT`), if only by itself.
+///
+/// # Errors
+///
+/// Those of `getsockopt(2)`.
+pub fn is_in_group(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    socket2::SockRef::from(&socket).reuse_port()
 }
 
 fn saturating_int(bytes: usize) -> libc::c_int {

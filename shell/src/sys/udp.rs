@@ -76,6 +76,46 @@ pub const fn unspecified(v6: bool) -> IpAddr {
     if v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) }
 }
 
+/// Opens a non-blocking socket on the IPv4 address of a listener, connected to one of its clients,
+/// which tells all that the listener does.
+///
+/// It is a socket of IPv6, which takes IPv4 too. So it is in no group with the listener, and the
+/// kernel, which puts such sockets behind others of the address, finds the listener first: neither
+/// before it is connected nor for the sake of it does anybody else's datagram take another way, and
+/// no search comes by all of them. Its client's are found by both addresses (Linux 6.13).
+///
+/// # Errors
+///
+/// Those of `socket(2)`, `setsockopt(2)`, `bind(2)` and `connect(2)`.
+pub fn over_listener(listener: SocketAddr, client: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = open(true)?;
+    sockopt::set_only_v6(socket.as_fd(), false)?;
+    sockopt::set_reuse_port(socket.as_fd(), true)?;
+    sockopt::set_receive_tos(socket.as_fd(), true)?;
+    sockopt::set_receive_ttl(socket.as_fd(), true)?;
+    bind(socket.as_fd(), listener, true)?;
+    connect(socket.as_fd(), client, true)?;
+    Ok(socket)
+}
+
+/// Has a connected socket that was bound before hear nothing more that the listener of its address
+/// may hear. What has arrived stays to be read.
+///
+/// # Errors
+///
+/// Those of `connect(2)`.
+pub fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: all zeroes are an address.
+    let mut nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
+    nobody.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
+    let len = size_of_val(&nobody) as libc::socklen_t;
+    // SAFETY: the address is readable for its length.
+    match unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Whether no host has this address. Whom a PROXY header names may be anybody.
 fn is_nobodys(address: SocketAddr) -> bool {
     let ip = address.ip();

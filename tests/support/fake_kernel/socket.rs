@@ -92,6 +92,10 @@ pub struct Usage {
 #[derive(Debug)]
 pub(super) struct SimulatedSocket {
     pub(super) peer: Option<SocketAddr>,
+    /// The client whose own socket it is.
+    pub(super) client: Option<SocketAddr>,
+    /// Whether its client has been given back to the listener.
+    pub(super) has_left: bool,
     pub(super) token: Token,
     pub(super) is_open: bool,
     pub(super) is_watched: bool,
@@ -108,6 +112,8 @@ impl SimulatedSocket {
     pub(super) const fn new(peer: Option<SocketAddr>, token: Token) -> Self {
         Self {
             peer,
+            client: None,
+            has_left: false,
             token,
             is_open: true,
             is_watched: false,

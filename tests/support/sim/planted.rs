@@ -91,6 +91,7 @@ bugs! {
         RepeatsTheHeader = "puts a PROXY header on the second datagram too",
         ForwardsTheTooLarge = "forwards datagrams longer than it may",
         CutsNeedlessly = "cuts bursts where it need not",
+        ForgetsTheClientsSocket = "asks for no socket of a client's own",
         ForgetsTheSource = "opens sockets from anywhere",
     }
     Promise::Lifetime => {

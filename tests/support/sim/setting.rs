@@ -90,6 +90,14 @@ const LISTENERS: [&str; 6] = [
 /// Which of the networks are trusted proxies.
 const TRUSTED: [u8; 8] = [0, 0, 0, 0, 0, 0b10_1011, 0b00_0110, 0b01_0001];
 
+/// Which clients get sockets of their own.
+const ACCEPTS: [config::Accept; 4] = [
+    config::Accept::Shared,
+    config::Accept::Shared,
+    config::Accept::Connected,
+    config::Accept::Confirmed,
+];
+
 /// Where datagrams to backends come from.
 const SOURCES: [config::Source; 8] = [
     config::Source::Any,
@@ -117,6 +125,7 @@ impl Setting {
             deny: networks(choose_mask(choices)),
             own_addresses: listeners(choose_mask(choices)),
             record_flows: choices.one_in(2),
+            accept: config::Accept::Shared,
             cluster: ClusterConfig {
                 mode: Mode::SESSION,
                 balance: choose_balance(choices),
@@ -140,6 +149,7 @@ impl Setting {
         // Some settings trust some of the cast to speak for others.
         config.accept_proxy_protocol = networks(TRUSTED[(manager_seed % 8) as usize]);
         config.cluster.source = SOURCES[(manager_seed / 8 % 8) as usize];
+        config.accept = ACCEPTS[(manager_seed / 64 % 4) as usize];
         Self {
             config,
             manager_seed,

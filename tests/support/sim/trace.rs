@@ -78,6 +78,7 @@ fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
         Output::OpenUpstream { flow, backend, address, ttl, reuse, source } => {
             (flow, backend, address, ttl, reuse, source).hash(hash);
         }
+        Output::OpenClient { flow, client } => (flow, client).hash(hash),
         Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst } => {
             hash_tlvs(tlvs, hash);
             let prefix = prefix.as_ref().map(|prefix| prefix.as_bytes());
@@ -157,6 +158,9 @@ impl std::fmt::Display for Order<'_> {
             Output::OpenUpstream { flow, address, ttl, reuse, .. } => {
                 write!(f, "open {} to {address}, ttl {ttl}", Name(*flow))?;
                 reuse.map_or(Ok(()), |rested| write!(f, ", by the socket of {}", Name(rested)))
+            }
+            Output::OpenClient { flow, client } => {
+                write!(f, "open a socket for {client}, {}", Name(*flow))
             }
             Output::SendToBackend { flow, prefix, burst, .. } => {
                 let header = if prefix.is_some() { ", with header" } else { "" };

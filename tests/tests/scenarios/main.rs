@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use flowgate_core::config::{
-    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig, Mode,
-    SendProxyProtocol, Source,
+    Accept, Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig,
+    Mode, SendProxyProtocol, Source,
 };
 use flowgate_core::{
     Burst, CloseReason, Direction, DropReason, FlowId, Instant, ManagerInput, Output, UdpManager,
@@ -33,6 +33,7 @@ fn setting(change: impl FnOnce(&mut ManagerConfig)) -> Setting {
         deny: vec![],
         own_addresses: vec![],
         record_flows: false,
+        accept: Accept::Shared,
         cluster: ClusterConfig {
             mode: Mode::SESSION,
             balance: Balance::RoundRobin,

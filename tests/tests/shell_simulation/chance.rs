@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flowgate::token::Token;
 use flowgate_core::Direction;
-use flowgate_core::config::{ManagerConfig, SendProxyProtocol};
+use flowgate_core::config::{Accept, ManagerConfig, SendProxyProtocol};
 use flowgate_core::random::Random;
 use flowgate_tests::fake_kernel::{Faults, Incoming};
 use flowgate_tests::shell_world::{Shape, ShellWorld};
@@ -57,6 +57,8 @@ fn run(seed: u64) -> u64 {
     let unread: usize =
         world.kernel.upstreams().iter().map(|(id, _)| world.kernel.unread(*id)).sum();
     assert_eq!(unread + world.kernel.unread(world.listener), 0, "stranded in a socket");
+    let own = world.kernel.own_sockets();
+    assert!(own.iter().all(|id| world.kernel.unread(*id) == 0), "stranded in a client's own");
     for direction in Direction::ALL {
         assert_eq!(world.shard.spilled(direction), 0, "stranded in a queue: {direction:?}");
     }
@@ -72,6 +74,7 @@ fn any_config(dice: &mut Random) -> ManagerConfig {
     config.max_datagram_size = if dice.below(4) == 0 { 600 } else { 65_507 };
     config.cluster.responses = [0, 0, 3][dice.below(3) as usize];
     config.cluster.requests = [0, 0, 50][dice.below(3) as usize];
+    config.accept = [Accept::Shared, Accept::Connected, Accept::Confirmed][dice.below(3) as usize];
     config.cluster.send_proxy_protocol =
         [SendProxyProtocol::Off, SendProxyProtocol::First, SendProxyProtocol::Every]
             [dice.below(3) as usize];
@@ -93,6 +96,11 @@ fn any_shape(dice: &mut Random) -> Shape {
 fn step(world: &mut ShellWorld, dice: &mut Random, may_fill: bool) {
     for _ in 0..dice.below(6) {
         world.request(dice.below(u64::from(CLIENTS)) as u32, any_shape(dice));
+    }
+    let own = world.kernel.own_sockets();
+    if !own.is_empty() && dice.below(8) == 0 {
+        let socket = own[dice.below(own.len() as u64) as usize];
+        world.kernel.report_error(socket, Errno::ECONNREFUSED);
     }
     let upstreams = world.kernel.upstreams();
     if !upstreams.is_empty() {
@@ -125,7 +133,11 @@ fn step(world: &mut ShellWorld, dice: &mut Random, may_fill: bool) {
         2 => world.pass(Duration::from_secs(dice.below(90))),
         _ => {}
     }
-    let stale = Token::Upstream { shard: 0, flow: dice.below(30) as u32 };
+    let number = dice.below(30) as u32;
+    let stale = match dice.below(2) {
+        0 => Token::Upstream { shard: 0, flow: number },
+        _ => Token::Client { shard: 0, slot: number },
+    };
     world.poll(dice.below(10) as usize, (dice.below(10) == 0).then_some(stale));
     if dice.below(4) > 0 {
         world.turn();

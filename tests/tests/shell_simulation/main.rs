@@ -6,6 +6,7 @@
 //! happens, and what must come of it beside that.
 
 mod chance;
+mod clients;
 mod errors;
 mod liveness;
 mod spill;

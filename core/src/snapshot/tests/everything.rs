@@ -48,6 +48,7 @@ fn config() -> ManagerConfig {
         address: "[fe80::53%2]:53".parse().unwrap(),
         max_flows: 64,
         max_datagram_size: 1_400,
+        accept: Accept::Confirmed,
         accept_proxy_protocol: vec!["10.9.0.0/16".parse().unwrap()],
         allow: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
         deny: vec!["192.0.2.66/32".parse().unwrap()],

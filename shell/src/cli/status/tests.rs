@@ -19,6 +19,8 @@ pub(in crate::cli) fn document() -> StatusDocument {
         flows_opened: 40_000,
         flows_closed: BTreeMap::from([("idle".to_owned(), 38_766)]),
         socket_drops: 0,
+        client_sockets: 0,
+        client_sockets_failed: 0,
         to_backend: LedgerDoc {
             received: traffic(1_000_000),
             forwarded: traffic(999_990),
@@ -39,6 +41,8 @@ pub(in crate::cli) fn document() -> StatusDocument {
         flows_opened: 0,
         flows_closed: BTreeMap::new(),
         socket_drops: 7,
+        client_sockets: 0,
+        client_sockets_failed: 0,
         to_backend: LedgerDoc::default(),
         to_client: LedgerDoc::default(),
         ..dns.clone()

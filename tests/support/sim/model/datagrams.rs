@@ -1,6 +1,6 @@
 //! What becomes of datagrams, one by one.
 
-use flowgate_core::config::{ClusterConfig, SendProxyProtocol};
+use flowgate_core::config::{Accept, ClusterConfig, SendProxyProtocol};
 use flowgate_core::counters::Traffic;
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
 use flowgate_core::{Burst, CloseReason, Direction, DropReason, FlowId, Instant};
@@ -60,6 +60,9 @@ impl Model {
                 }
             }
             let place = self.flow_of(&caller);
+            if let (None, Some(place)) = (refused, place) {
+                effects.extend(self.opens_client_by_confirming(place));
+            }
             effects.push(match (refused, place) {
                 (None, Some(place)) => self.request(place, from, &call, now),
                 (reason, _) => {
@@ -70,6 +73,15 @@ impl Model {
             self.retire_if_full(place.filter(|_| refused.is_none()));
         }
         Ok(effects)
+    }
+
+    /// The first request after an answer shows that the client is where it says.
+    fn opens_client_by_confirming<'p>(&self, place: usize) -> Option<Effect<'p>> {
+        let flow = &self.flows[place];
+        let is_wanted = self.config.accept == Accept::Confirmed;
+        let confirms = flow.answered && !flow.confirmed;
+        let (flow, client) = (flow.id, flow.client);
+        (is_wanted && confirms).then_some(Effect::OpenClient { flow, client })
     }
 
     /// What has to happen to the flow of a client before it carries anything more: it may have to
@@ -194,6 +206,9 @@ impl Model {
         let address = self.config.cluster.backends[backend.index()].address;
         let bound = Bound::chosen(self.config.cluster.source, client);
         effects.push(Effect::Open { flow: id, backend, address, ttl: ttl - 1, reuse, bound });
+        if self.config.accept == Accept::Connected {
+            effects.push(Effect::OpenClient { flow: id, client });
+        }
         Ok(effects)
     }
 

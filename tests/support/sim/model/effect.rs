@@ -22,6 +22,10 @@ pub(super) enum Effect<'p> {
         reuse: Option<FlowId>,
         bound: Bound,
     },
+    OpenClient {
+        flow: FlowId,
+        client: SocketAddr,
+    },
     Request {
         flow: FlowId,
         prefix: Option<ProxyHeader>,
@@ -115,6 +119,9 @@ pub(super) fn of_outputs<'p>(outputs: &[Output<'p>]) -> Vec<Effect<'p>> {
             }
             Output::CloseUpstream { flow } => effects.push(Effect::CloseSocket { flow }),
             Output::RecordFlow { flow, record } => effects.push(Effect::Record { flow, record }),
+            Output::OpenClient { flow, client } => {
+                effects.push(Effect::OpenClient { flow, client });
+            }
             // In sessions there is none; the world refuses one that there is.
             Output::SendOneWay { .. } | Output::Mirror { .. } => {}
             Output::Drop { direction, reason, datagrams } => {

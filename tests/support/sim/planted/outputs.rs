@@ -49,7 +49,10 @@ impl Memory {
                     }
                 }
                 Output::RecordFlow { .. } => self.corrupt_record(bug, output, outputs),
-                Output::SendOneWay { .. } | Output::Mirror { .. } => outputs.push(output),
+                Output::OpenClient { .. } if bug == Bug::ForgetsTheClientsSocket => {}
+                Output::OpenClient { .. } | Output::SendOneWay { .. } | Output::Mirror { .. } => {
+                    outputs.push(output);
+                }
                 Output::Drop { reason, .. } => {
                     let is_refused = reason == DropReason::MaxFlows;
                     if bug == Bug::OpensForTheRefused && is_refused {

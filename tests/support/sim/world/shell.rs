@@ -46,6 +46,10 @@ impl World {
                     self.close(flow, reason, keep_socket, now)?;
                 }
                 Output::CloseUpstream { flow } => self.close_socket(flow)?,
+                Output::OpenClient { flow, .. } => {
+                    let is_open = self.upstreams.contains_key(&flow);
+                    require!(is_open, "{flow:?} asks for its client's socket after its end");
+                }
                 // What it says is for the model to judge.
                 Output::RecordFlow { flow, .. } => {
                     let is_open = self.upstreams.contains_key(&flow);
