@@ -25,6 +25,9 @@ use clients::Reading;
 /// The most bursts that one receive takes from a listener.
 const LISTENER_BATCH: usize = 64;
 
+/// How many upstream sockets are watched anew between two turns.
+const WATCHED_AT_ONCE: usize = 256;
+
 /// The most bursts that one receive takes from an upstream socket.
 const UPSTREAM_BATCH: usize = 16;
 
@@ -54,6 +57,9 @@ pub struct Shard<K: Kernel> {
     ready: VecDeque<Ready>,
     is_listener_ready: bool,
     scratch: Scratch,
+    /// From which slot on the upstream sockets are not watched yet, after another process or worker
+    /// had them.
+    unwatched_from: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +92,7 @@ impl<K: Kernel> Shard<K> {
             ready: VecDeque::with_capacity(max_flows + 1),
             is_listener_ready: false,
             scratch: Scratch::default(),
+            unwatched_from: None,
         }
     }
 
@@ -119,7 +126,7 @@ impl<K: Kernel> Shard<K> {
 
     /// Whether a turn would find something to read.
     pub fn has_work(&self) -> bool {
-        !self.ready.is_empty() || self.sockets.clients.has_work()
+        !self.ready.is_empty() || self.sockets.clients.has_work() || self.unwatched_from.is_some()
     }
 
     /// The sockets that clients have for themselves.
@@ -322,8 +329,9 @@ impl<K: Kernel> Shard<K> {
 }
 
 impl Shard<Linux> {
-    /// Has the poll of `kernel` tell of all sockets, whether it did so before or not. The upstream
-    /// sockets in `missing` are opened first.
+    /// Goes on with sockets that another process or worker had. Those in `missing` are opened anew.
+    /// The poll of `kernel` tells of the others, of upstream sockets bit by bit as
+    /// [`watch_more`](Self::watch_more) is called: with thousands of them that takes milliseconds.
     ///
     /// # Errors
     ///
@@ -349,7 +357,21 @@ impl Shard<Linux> {
             }
         }
         self.open_outlets(kernel, now);
+        self.unwatched_from = Some(0);
         self.sockets.watch(kernel)
+    }
+
+    /// Has the poll tell of some more upstream sockets; says whether that was still to be done.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl(2)`: out of memory.
+    pub fn watch_more(&mut self, kernel: &Linux) -> io::Result<bool> {
+        let Some(start) = self.unwatched_from else { return Ok(false) };
+        let end = start + WATCHED_AT_ONCE;
+        let is_more_left = self.sockets.watch_upstreams(start..end, kernel)?;
+        self.unwatched_from = is_more_left.then_some(end);
+        Ok(true)
     }
 }
 

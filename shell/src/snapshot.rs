@@ -41,7 +41,7 @@ pub struct ProcessImage {
 }
 
 /// A server. Its listeners are those of the configuration, in that order.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ServerImage {
     /// The addresses of each host that clusters name, as they were last resolved.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,

@@ -1,5 +1,7 @@
 //! The sockets of a shard, and what waits for them; as they are handed to another process.
 
+use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
@@ -146,23 +148,17 @@ impl Sockets<Linux> {
         std::iter::once(&self.listener_spill).chain(of_upstreams).chain(of_outlets)
     }
 
-    /// Has the poll of `kernel` tell of all of them, whether it has done so before or not: what is
-    /// ready already is told too.
+    /// Has the poll of `kernel` tell of all but the upstream sockets, whether it has done so before or
+    /// not: what is ready already is told too.
     ///
     /// # Errors
     ///
     /// Those of `epoll_ctl(2)`: out of memory.
-    pub fn watch(&mut self, kernel: &Linux) -> std::io::Result<()> {
+    pub fn watch(&mut self, kernel: &Linux) -> io::Result<()> {
         let shard = self.shard;
         self.listener_spill.is_watched = !self.listener_spill.is_empty();
         let token = Token::Listener { shard };
         kernel.watch(&self.listener, token, self.listener_spill.is_watched)?;
-        for upstream in self.upstreams.iter_mut() {
-            upstream.is_ready = false;
-            upstream.spill.is_watched = !upstream.spill.is_empty();
-            let token = Token::Upstream { shard, flow: upstream.flow.index() as u32 };
-            kernel.watch(&upstream.socket, token, upstream.spill.is_watched)?;
-        }
         for (slot, socket) in self.clients.watched_anew() {
             kernel.watch(socket, Token::Client { shard, slot }, false)?;
         }
@@ -173,6 +169,23 @@ impl Sockets<Linux> {
                 kernel.watch(&outlet.socket, token, outlet.spill.is_watched)?;
             }
         }
+        self.upstreams.iter_mut().for_each(|upstream| upstream.is_ready = false);
         Ok(())
+    }
+
+    /// The same for the upstream sockets in some slots. Says whether there are more behind these.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl(2)`: out of memory.
+    pub fn watch_upstreams(&mut self, slots: Range<usize>, kernel: &Linux) -> io::Result<bool> {
+        let (shard, all) = (self.shard, self.upstreams.slots());
+        for slot in slots.start..slots.end.min(all) {
+            let Some(upstream) = self.upstreams.at_mut(slot) else { continue };
+            upstream.spill.is_watched = !upstream.spill.is_empty();
+            let token = Token::Upstream { shard, flow: slot as u32 };
+            kernel.watch(&upstream.socket, token, upstream.spill.is_watched)?;
+        }
+        Ok(slots.end < all)
     }
 }

@@ -151,6 +151,11 @@ impl<S> Upstreams<S> {
         self.slots.get_mut(index)?.as_mut()
     }
 
+    /// How many slots there are.
+    pub const fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// All open sockets. Looks at every slot: not for each datagram.
     pub fn iter(&self) -> impl Iterator<Item = &Upstream<S>> {
         self.slots.iter().flatten()

@@ -195,6 +195,7 @@ impl Worker {
             let now = self.clock.now();
             self.take_events(now)?;
             for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
+                shard.watch_more(&self.kernel)?;
                 if shard.has_work() {
                     shard.turn(&mut self.kernel, &mut self.arena, now);
                 }

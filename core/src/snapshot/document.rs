@@ -221,7 +221,7 @@ pub(crate) struct ProxyImage {
 }
 
 /// What was counted, as plain data.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountersImage {
     pub(crate) to_backend: LedgerImage,
     pub(crate) to_client: LedgerImage,
@@ -231,7 +231,7 @@ pub struct CountersImage {
     pub(crate) upstream_errors: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LedgerImage {
     pub(crate) received: Traffic,
     pub(crate) forwarded: Traffic,

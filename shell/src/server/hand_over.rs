@@ -20,8 +20,6 @@ use crate::worker::{Adopted, Command};
 
 /// What nobody serves at the moment: the shards of a server, with their sockets.
 pub struct Released {
-    /// What they are.
-    pub image: ServerImage,
     /// By the listener's place and their place among its shards.
     shards: Vec<Vec<Shard<Linux>>>,
 }
@@ -104,9 +102,10 @@ impl Server {
         all.into_iter().map(|(_, listener)| listener).collect()
     }
 
-    /// Lets go of all shards: nobody serves them, and what comes for them waits in their sockets'
-    /// buffers, until they are served again. Nothing else may be done with this server meanwhile.
-    pub fn release(&self) -> Released {
+    /// Lets go of all shards, and says what it was: nobody serves them, and what comes for them waits
+    /// in their sockets' buffers, until they are served again. Nothing else may be done with this
+    /// server meanwhile.
+    pub fn release(&self) -> (ServerImage, Released) {
         let (sender, shards) = mpsc::channel();
         self.command_all(|| Command::Release(sender.clone()));
         drop(sender);
@@ -117,7 +116,7 @@ impl Server {
         let shards: Vec<_> = self.listeners.iter().map(of_listener).collect();
         let mut images = shards.iter().map(|shards| shards.iter().map(ShardImage::of).collect());
         let image = self.image_with(|_| images.next().unwrap_or_default());
-        Released { image, shards }
+        (image, Released { shards })
     }
 
     /// Serves again what it let go of.

@@ -14,7 +14,7 @@ use super::Supervisor;
 use super::take_over::Heir;
 use crate::log::LevelHandle;
 use crate::notify::keep::Kept;
-use crate::snapshot::ProcessImage;
+use crate::snapshot::{ProcessImage, ServerImage};
 use crate::sys::sockopt::cookie;
 
 /// What is kept of a process, beside its sockets.
@@ -41,7 +41,8 @@ impl Supervisor {
         if self.notifier.room() == 0 || self.upgrade.is_some() {
             return false;
         }
-        let released = self.server.release();
+        let image = self.image(ServerImage::default());
+        let (server, released) = self.server.release();
         let descriptors: Vec<_> = released.descriptors().collect();
         if descriptors.len() >= self.notifier.room() {
             warn!(
@@ -54,8 +55,7 @@ impl Supervisor {
             self.server.take_back(released);
             return false;
         }
-        let process =
-            ProcessImage { control: None, http: None, ..self.image(released.image.clone()) };
+        let process = ProcessImage { control: None, http: None, server, ..image };
         let cookies = descriptors.iter().map(|fd| cookie(*fd).unwrap_or(0)).collect();
         let image = snapshot::seal(&KeptImage { process, cookies });
         match self.notifier.keep_flows(&image, &descriptors[self.server.shards()..]) {
@@ -93,7 +93,7 @@ impl Supervisor {
             listeners.chain(kept.flows).filter_map(by_cookie).collect();
         let heir = Heir::prove(path, config, level, image.process)?;
         let descriptors = image.cookies.iter().map(|cookie| sockets.remove(cookie));
-        let supervisor = heir.hold(descriptors)?.serve().map_err(|error| error.to_string())?;
+        let supervisor = heir.hold(descriptors)?.serve(|| ());
         info!("going on where the former process stopped");
         Ok(supervisor)
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use flowgate_config::Config;
 use flowgate_core::snapshot;
 use serde::de::DeserializeOwned;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     Basics, Event, Reloads, RunError, Supervisor, handler, open_control_socket, open_http, sending,
@@ -57,12 +57,13 @@ impl Supervisor {
                 Step::Read(bytes) => stage.read(&bytes),
                 Step::Hold(descriptors) => stage.hold(descriptors),
                 Step::Serve(descriptors) => {
-                    let Some(supervisor) = stage.serve(descriptors)? else {
-                        info!("the old flowgate has died before it gave anything over");
-                        return Ok(Self::start(path, config, level)?);
+                    return match stage.serve(descriptors, || predecessor.serving())? {
+                        Some(supervisor) => Ok(supervisor),
+                        None => {
+                            info!("the old flowgate has died before it gave anything over");
+                            Ok(Self::start(path, config, level)?)
+                        }
                     };
-                    predecessor.serving();
-                    return Ok(supervisor);
                 }
             };
             stage = match advanced {
@@ -104,7 +105,11 @@ impl Stage {
 
     /// Serves. Where the old process has died on the way, with what has come until then: flows
     /// without a socket get another one.
-    fn serve(self, descriptors: Vec<OwnedFd>) -> Result<Option<Supervisor>, TakeOverError> {
+    fn serve(
+        self,
+        descriptors: Vec<OwnedFd>,
+        says_so: impl FnOnce(),
+    ) -> Result<Option<Supervisor>, TakeOverError> {
         match self {
             Self::Nothing => Ok(None),
             Self::Proven(heir) => {
@@ -114,9 +119,9 @@ impl Stage {
                 );
                 let holder =
                     heir.hold(descriptors.into_iter().map(Some)).map_err(TakeOverError::Unfit)?;
-                Ok(Some(holder.serve()?))
+                Ok(Some(holder.serve(says_so)))
             }
-            Self::Holding(holder) => Ok(Some(holder.serve()?)),
+            Self::Holding(holder) => Ok(Some(holder.serve(says_so))),
         }
     }
 }
@@ -210,21 +215,25 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    /// Goes on where the other one stopped, then goes over to the configuration of this process.
-    pub(super) fn serve(self) -> Result<Supervisor, RunError> {
+    /// Goes on where the other one stopped and says so, then goes over to the configuration of this
+    /// process. From now on there is nobody else to serve: whatever fails is no reason to end.
+    pub(super) fn serve(self, says_so: impl FnOnce()) -> Supervisor {
         let Self { mut supervisor, former, shards, bound, control, http } = self;
         supervisor.server.serve(shards);
+        says_so();
         let wanted = std::mem::replace(&mut supervisor.config, former);
         // With what is known of them the backends are probed as they were, and only then otherwise.
         supervisor.retarget();
         supervisor.server.go_over(&wanted, bound);
         supervisor.config = wanted;
         supervisor.retarget();
-        supervisor.open_doors_of(control, http)?;
+        if let Err(error) = supervisor.open_doors_of(control, http) {
+            error!("{error}");
+        }
         supervisor.notifier.ready();
         supervisor.keep_listeners();
         supervisor.notifier.forget_flows();
-        Ok(supervisor)
+        supervisor
     }
 }
 

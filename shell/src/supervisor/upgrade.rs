@@ -71,16 +71,15 @@ impl Supervisor {
         if let Some(control) = &mut self.control {
             control.pause();
         }
+        let admin = self.config.admin.http.filter(|_| http.is_some());
+        let image = ProcessImage { http: admin, ..self.image(ServerImage::default()) };
         let clock = Clock::start();
-        let released = self.server.release();
-        let image = ProcessImage {
-            http: self.config.admin.http.filter(|_| http.is_some()),
-            ..self.image(released.image.clone())
-        };
+        let (server, released) = self.server.release();
+        let image = snapshot::seal(&ProcessImage { server, ..image });
         let doors = self.control.as_ref().map(|control| control.descriptor());
         let doors = doors.into_iter().chain(http.as_ref().map(AsFd::as_fd));
         let descriptors: Vec<_> = doors.chain(released.descriptors()).collect();
-        match successor.hand_over(&snapshot::seal(&image), &descriptors) {
+        match successor.hand_over(&image, &descriptors) {
             Ok(()) => {
                 drop(descriptors);
                 let (pid, version) = (successor.pid(), successor.version());
