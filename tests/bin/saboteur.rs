@@ -39,7 +39,7 @@ fn play_along(stdin: OwnedFd, deed: &str, word: &str) {
     let mut predecessor = Predecessor::over(channel);
     let steps = WORDS.iter().position(|known| *known == word).expect("a word");
     for _ in 0..steps {
-        predecessor.next().expect("the old process goes on");
+        predecessor.proceed().expect("the old process goes on");
     }
     match deed {
         "exit" => {}

@@ -76,9 +76,19 @@ fn listeners(listeners: &[ListenerStatus]) -> Table<6> {
     table
 }
 
-/// Both ways through a listener.
-pub(super) fn ways(listener: &ListenerStatus) -> [(&'static str, &LedgerDoc); 2] {
-    [("clients → backends", &listener.to_backend), ("backends → clients", &listener.to_client)]
+/// The way of clients' datagrams through a listener.
+const TO_BACKENDS: &str = "clients → backends";
+
+/// Both ways through a listener, and that of the copies that its mirror gets.
+fn ways(listener: &ListenerStatus) -> Vec<(String, &LedgerDoc)> {
+    let mirror = listener.mirror.as_ref();
+    let to_mirror =
+        mirror.map(|mirror| (format!("copies → {}", escaped(&mirror.cluster)), &mirror.to_backend));
+    let both = [
+        (TO_BACKENDS.to_owned(), &listener.to_backend),
+        ("backends → clients".to_owned(), &listener.to_client),
+    ];
+    both.into_iter().chain(to_mirror).collect()
 }
 
 fn datagrams(listeners: &[ListenerStatus]) -> Table<6> {
@@ -94,7 +104,7 @@ fn datagrams(listeners: &[ListenerStatus]) -> Table<6> {
         for (way, ledger) in ways(listener) {
             table.row([
                 escaped(&listener.name),
-                way.to_owned(),
+                way,
                 human::count(ledger.received.datagrams),
                 human::count(ledger.forwarded.datagrams),
                 human::count(ledger.dropped_total().datagrams),
@@ -154,9 +164,14 @@ pub(super) fn backend_name(backend: &BackendStatus) -> String {
     }
 }
 
+/// How it stands, and how many datagrams it was to get and did not.
 fn state(backend: &BackendStatus) -> String {
-    let state = backend.state.as_str();
-    if backend.backup { format!("{state} (backup)") } else { state.to_owned() }
+    let backup = if backend.backup { " (backup)" } else { "" };
+    let missed = match backend.datagrams_dropped {
+        0 => String::new(),
+        missed => format!(", missed {}", human::count(missed)),
+    };
+    format!("{}{backup}{missed}", backend.state.as_str())
 }
 
 /// What was dropped, with what the kernel dropped before Flowgate could see it.
@@ -174,7 +189,7 @@ fn drops(listeners: &[ListenerStatus]) -> String {
             for (reason, dropped) in &ledger.dropped {
                 table.row([
                     name.clone(),
-                    way.to_owned(),
+                    way.clone(),
                     escaped(reason),
                     human::count(dropped.datagrams),
                     human::bytes(dropped.bytes),
@@ -184,7 +199,7 @@ fn drops(listeners: &[ListenerStatus]) -> String {
         if listener.socket_drops > 0 {
             table.row([
                 name,
-                ways(listener)[0].0.to_owned(),
+                TO_BACKENDS.to_owned(),
                 "full receive buffer, before Flowgate saw them".to_owned(),
                 human::count(listener.socket_drops),
                 "-".to_owned(),

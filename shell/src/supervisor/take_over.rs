@@ -50,14 +50,14 @@ impl Supervisor {
     ) -> Result<Self, TakeOverError> {
         let mut stage = Stage::Nothing;
         loop {
-            let advanced = match predecessor.next()? {
+            let advanced = match predecessor.proceed()? {
                 Step::Prove(bytes) => open(&bytes)
                     .and_then(|image| Heir::prove(path, &config, &level, image))
-                    .map(Stage::Proven),
+                    .map(|heir| Stage::Proven(Box::new(heir))),
                 Step::Read(bytes) => stage.read(&bytes),
                 Step::Hold(descriptors) => stage.hold(descriptors),
                 Step::Serve(descriptors) => {
-                    return match stage.serve(descriptors, || predecessor.serving())? {
+                    return match stage.serve(descriptors, || predecessor.serving()) {
                         Some(supervisor) => Ok(supervisor),
                         None => {
                             info!("the old flowgate has died before it gave anything over");
@@ -81,7 +81,7 @@ impl Supervisor {
 enum Stage {
     Nothing,
     /// It could take over, as far as the latest image goes.
-    Proven(Heir),
+    Proven(Box<Heir>),
     /// It has everything.
     Holding(Box<Holder>),
 }
@@ -89,7 +89,7 @@ enum Stage {
 impl Stage {
     fn read(self, bytes: &[u8]) -> Result<Self, String> {
         match self {
-            Self::Proven(heir) => Ok(Self::Proven(Heir { image: open(bytes)?, ..heir })),
+            Self::Proven(heir) => Ok(Self::Proven(Box::new(Heir { image: open(bytes)?, ..*heir }))),
             _ => Err("the old flowgate gives a state that it has not offered".into()),
         }
     }
@@ -104,24 +104,24 @@ impl Stage {
     }
 
     /// Serves. Where the old process has died on the way, with what has come until then: flows
-    /// without a socket get another one.
-    fn serve(
-        self,
-        descriptors: Vec<OwnedFd>,
-        says_so: impl FnOnce(),
-    ) -> Result<Option<Supervisor>, TakeOverError> {
+    /// without a socket get another one. `None`: with nothing.
+    fn serve(self, descriptors: Vec<OwnedFd>, says_so: impl FnOnce()) -> Option<Supervisor> {
         match self {
-            Self::Nothing => Ok(None),
+            Self::Nothing => None,
             Self::Proven(heir) => {
                 warn!(
                     sockets = descriptors.len(),
                     "the old flowgate has died; going on with what it gave over"
                 );
-                let holder =
-                    heir.hold(descriptors.into_iter().map(Some)).map_err(TakeOverError::Unfit)?;
-                Ok(Some(holder.serve(says_so)))
+                match heir.hold(descriptors.into_iter().map(Some)) {
+                    Ok(holder) => Some(holder.serve(says_so)),
+                    Err(reason) => {
+                        error!("cannot go on with that: {reason}; starting anew");
+                        None
+                    }
+                }
             }
-            Self::Holding(holder) => Ok(Some(holder.serve(says_so))),
+            Self::Holding(holder) => Some(holder.serve(says_so)),
         }
     }
 }

@@ -89,7 +89,7 @@ impl Predecessor {
     ///
     /// When the old process says nothing, or what makes no sense: then it lives, and this one is to
     /// end.
-    pub fn next(&mut self) -> Result<Step, GiveUp> {
+    pub fn proceed(&mut self) -> Result<Step, GiveUp> {
         let deadline = Deadline::after(PATIENCE);
         let mut descriptors = Vec::new();
         let heard = self.say_done(&deadline).and_then(|()| self.hear(&mut descriptors, &deadline));

@@ -130,6 +130,27 @@ o\u{1b}[2Jd\nd  clients → backends  full receive buffer, before Flowgate saw t
 }
 
 #[test]
+fn what_backends_missed_and_where_copies_went_is_shown() {
+    let mut status = document();
+    status.clusters[0].backends[2].datagrams_dropped = 1_234;
+    let to_backend = LedgerDoc {
+        received: traffic(500),
+        forwarded: traffic(497),
+        dropped: BTreeMap::from([("no_backend".to_owned(), traffic(3))]),
+    };
+    status.listeners[0].mirror =
+        Some(crate::control::status::MirrorStatus { cluster: "sha\x1bdow".into(), to_backend });
+    let text = text(&status);
+    let has = |expected: &str| {
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.lines().any(|line| words(line).contains(expected)), "{expected}\n{text}");
+    };
+    has("[2001:db8::3]:53 rendezvous down (backup), missed 1,234 1 ");
+    has("dns copies → sha\\u{1b}dow 500 497 3 ");
+    has("dns copies → sha\\u{1b}dow no_backend 3 300 B");
+}
+
+#[test]
 fn a_document_without_drops_says_so() {
     let status = text(&StatusDocument::default());
     assert!(status.ends_with("Nothing was dropped.\n"), "{status}");

@@ -96,6 +96,17 @@ q quits
 }
 
 #[test]
+fn a_backend_that_misses_what_it_was_to_get_is_shown() {
+    let mut later = two_seconds_later();
+    later.clusters[0].backends[1].datagrams_dropped += 24;
+    let mut watch = Watch::new(document(), Instant::ORIGIN);
+    watch.add(later, Instant::ORIGIN + Duration::from_secs(2));
+    let top = Top { clock: Clock::start(), watch, trouble: None, scroll: 0, last_line: 0, page: 1 };
+    let text = drawn(80, 30, &top.view());
+    assert!(text.contains("\n    missed: 12 /s"), "{text}");
+}
+
+#[test]
 fn a_wide_and_tall_terminal_has_longer_bars() {
     assert_drawn(
         110,

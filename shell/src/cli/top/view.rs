@@ -186,6 +186,11 @@ fn cluster_lines(
         let labels = backend_labels(backend);
         let labels = labels.each_ref().map(String::as_str);
         lines.push(row(width, (&labels, PLAIN), backend_cells(width, cells, PLAIN)));
+        let missed = stretch.of_backend(cluster, backend, |backend| backend.datagrams_dropped);
+        if missed > 0 {
+            let text = format!("    missed: {}", stretch.rate(missed));
+            lines.push(row(width, (&[&text], ALARM), []));
+        }
     }
     lines
 }

@@ -127,7 +127,11 @@ function showBackends(table, cluster, rates) {
     fill: (row, backend) => {
       const rate_of = rates.backends.get(backendKey(cluster, backend));
       write(row.head.name, backend.address);
-      const notes = [backend.name ? visible(backend.name) : '', backend.backup ? 'backup' : ''];
+      const missed = backend.datagrams_dropped ?? 0;
+      const notes = [
+        backend.name ? visible(backend.name) : '', backend.backup ? 'backup' : '',
+        missed > 0 ? `missed ${count(missed)}` : '',
+      ];
       write(row.head.note, notes.filter(Boolean).join(' · '));
       write(row.state, visible(backend.state));
       row.state.dataset.state = backend.state;
