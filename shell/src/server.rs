@@ -30,6 +30,7 @@ use crate::flow_log::FlowLogger;
 use crate::io::way::Way;
 use crate::kernel::Socket;
 use crate::listener::{BindError, Buffers};
+use crate::probe::ProbeImage;
 use crate::source::SourceError;
 use crate::sys::process;
 use crate::token::Token;
@@ -224,6 +225,15 @@ impl Server {
     /// Takes in what the probes find of a backend of a cluster.
     pub fn probed(&mut self, cluster: &str, backend: SocketAddr, is_up: bool) {
         self.standings.change(cluster, backend, |standing| standing.is_down = !is_up);
+        self.spread_news();
+    }
+
+    /// Takes in what the probes of another process have found, of all backends at once.
+    pub fn all_probed(&mut self, images: &[ProbeImage]) {
+        for ProbeImage { key, is_up, .. } in images {
+            let change = |standing: &mut Standing| standing.is_down = !is_up;
+            self.standings.change(&key.cluster, key.backend, change);
+        }
         self.spread_news();
     }
 

@@ -1,39 +1,21 @@
 //! One listener socket with its manager and its flows: all that a worker needs to serve it.
 
+mod adopt;
 mod clients;
+mod read;
 
 use std::collections::VecDeque;
-use std::io;
-use std::net::SocketAddr;
 
-use flowgate_core::{
-    Burst, Configuration, Deadline, Direction, DropReason, Instant, ManagerInput, UdpManager,
-    UpstreamFailure,
-};
+use flowgate_core::{Configuration, Deadline, Direction, Instant, ManagerInput, UdpManager};
 
 use crate::client::Clients;
 use crate::dispatch::{Dispatch, EndedFlow, Scratch};
-use crate::io::deliver::upstream_failure;
 use crate::io::way::Way;
-use crate::kernel::{Kernel, Linux};
+use crate::kernel::Kernel;
 use crate::sockets::Sockets;
-use crate::sys::mmsg::{Arena, Received, Turn};
+use crate::sys::mmsg::Arena;
 use crate::token::Token;
-use crate::upstream::{Upstream, UpstreamImage};
-use clients::Reading;
-
-/// The most bursts that one receive takes from a listener.
-const LISTENER_BATCH: usize = 64;
-
-/// How many upstream sockets are watched anew between two turns.
-const WATCHED_AT_ONCE: usize = 256;
-
-/// The most bursts that one receive takes from an upstream socket.
-const UPSTREAM_BATCH: usize = 16;
-
-/// A turn takes in no more once it holds this many bytes: what is sent should still be in the
-/// processor's cache from when it was received.
-const TURN_BYTES: usize = 512 << 10;
+use read::{LISTENER_BATCH, Reading};
 
 /// What the poll told of a socket.
 #[derive(Clone, Copy, Debug)]
@@ -288,15 +270,12 @@ impl<K: Kernel> Shard<K> {
             let Some(ready) = self.ready.pop_front() else {
                 break;
             };
-            let Reading { manager, turn, bytes, .. } = &mut reading;
             let is_drained = match ready {
                 Ready::Listener => {
                     let release = |slot| self.ready.push_back(Ready::Client(slot));
-                    read_listener(manager, &mut dispatch, turn, bytes, now, release)
+                    reading.read_listener(&mut dispatch, release)
                 }
-                Ready::Upstream(slot) => {
-                    read_upstream(slot, manager, &mut dispatch, turn, bytes, now)
-                }
+                Ready::Upstream(slot) => reading.read_upstream(slot, &mut dispatch),
                 Ready::Client(slot) => reading.read_client(slot, &mut dispatch),
             };
             if !is_drained {
@@ -328,186 +307,10 @@ impl<K: Kernel> Shard<K> {
     }
 }
 
-impl Shard<Linux> {
-    /// Goes on with sockets that another process or worker had. Those in `missing` are opened anew.
-    /// The poll of `kernel` tells of the others, of upstream sockets bit by bit as
-    /// [`watch_more`](Self::watch_more) is called: with thousands of them that takes milliseconds.
-    ///
-    /// # Errors
-    ///
-    /// Those of `epoll_ctl(2)`: out of memory.
-    pub fn begin(
-        &mut self,
-        missing: Vec<UpstreamImage>,
-        kernel: &mut Linux,
-        now: Instant,
-    ) -> io::Result<()> {
-        self.ready.clear();
-        self.is_listener_ready = false;
-        for image in missing {
-            let (shard, flow) = (self.sockets.shard, image.flow);
-            let token = Token::Upstream { shard, flow: flow.index() as u32 };
-            match kernel.open_upstream(image.backend, image.source, image.ttl, token) {
-                Ok(socket) => self.sockets.upstreams.insert(Upstream::restore(socket, image)),
-                Err(_) => {
-                    let failure = UpstreamFailure::NotOpened;
-                    let input = ManagerInput::UpstreamFailed { flow, failure };
-                    self.handle(input, kernel, now);
-                }
-            }
-        }
-        self.open_outlets(kernel, now);
-        self.unwatched_from = Some(0);
-        self.sockets.watch(kernel)
-    }
-
-    /// Has the poll tell of some more upstream sockets; says whether that was still to be done.
-    ///
-    /// # Errors
-    ///
-    /// Those of `epoll_ctl(2)`: out of memory.
-    pub fn watch_more(&mut self, kernel: &Linux) -> io::Result<bool> {
-        let Some(start) = self.unwatched_from else { return Ok(false) };
-        let end = start + WATCHED_AT_ONCE;
-        let is_more_left = self.sockets.watch_upstreams(start..end, kernel)?;
-        self.unwatched_from = is_more_left.then_some(end);
-        Ok(true)
-    }
-}
-
 /// The slots of the flows whose sockets are read next.
 fn next_flows(ready: &VecDeque<Ready>) -> impl Iterator<Item = usize> {
     ready.iter().take(LISTENER_BATCH).filter_map(|ready| match ready {
         Ready::Upstream(slot) => Some(*slot),
         Ready::Listener | Ready::Client(_) => None,
     })
-}
-
-/// Takes one batch from the listener; says whether nothing is left. Calls `release` with the slot of
-/// each client's own socket that had to wait for this.
-fn read_listener<'t, K: Kernel>(
-    manager: &mut UdpManager,
-    dispatch: &mut Dispatch<'_, 't, K>,
-    turn: &mut Turn<'t>,
-    bytes: &mut usize,
-    now: Instant,
-    release: impl FnMut(u32),
-) -> bool {
-    let (kernel, sockets) = dispatch.parts();
-    let max = LISTENER_BATCH.min(turn.free());
-    let received = turn.receive(max, |slots| kernel.receive(&sockets.listener, slots));
-    let (bursts, is_drained) = match &received {
-        Ok(received) => (received.len(), received.len() < max),
-        Err(error) => (0, says_drained(error)),
-    };
-    let unused = sockets.clients.listener_was_read(bursts, is_drained, release);
-    unused.into_iter().for_each(|socket| dispatch.leave_client(socket));
-    let Ok(received) = received else { return is_drained };
-    manager.prefetch(received.clone().filter_map(|r| Some((r.source?, r.control.local))));
-    for datagrams in received {
-        *bytes += datagrams.bytes.len();
-        let input = match readable(&datagrams) {
-            Ok((source, burst)) => ManagerInput::ClientBurst {
-                source,
-                local: datagrams.control.local,
-                tos: datagrams.control.tos,
-                ttl: datagrams.control.ttl,
-                burst,
-            },
-            Err(reason) => unusable(&datagrams, Direction::ToBackend, reason),
-        };
-        manager.handle_input(input, now, dispatch);
-    }
-    is_drained
-}
-
-/// Takes one batch from a flow's upstream socket; says whether nothing is left.
-fn read_upstream<'t, K: Kernel>(
-    slot: usize,
-    manager: &mut UdpManager,
-    dispatch: &mut Dispatch<'_, 't, K>,
-    turn: &mut Turn<'t>,
-    bytes: &mut usize,
-    now: Instant,
-) -> bool {
-    let (kernel, sockets) = dispatch.parts();
-    // It may have closed since it became ready.
-    let Some(upstream) = sockets.upstreams.at_mut(slot) else {
-        return true;
-    };
-    let flow = upstream.flow;
-    let max = UPSTREAM_BATCH.min(turn.free());
-    let received = turn.receive(max, |slots| kernel.receive(&upstream.socket, slots));
-    let backend = upstream.backend;
-    let is_drained = match &received {
-        Ok(received) => received.len() < max && !upstream.has_error,
-        Err(error) => says_drained(error),
-    };
-    if is_drained {
-        upstream.is_ready = false;
-        upstream.has_error = false;
-    }
-    if !upstream.coalesces && received.as_ref().is_ok_and(|received| received.len() > 1) {
-        upstream.coalesces = true;
-        kernel.coalesce(&upstream.socket);
-    }
-    let received = match received {
-        Ok(received) => received,
-        Err(error) => {
-            if let Some(failure) = upstream_failure(&error) {
-                manager.handle_input(ManagerInput::UpstreamFailed { flow, failure }, now, dispatch);
-            }
-            return is_drained;
-        }
-    };
-    for datagrams in received {
-        *bytes += datagrams.bytes.len();
-        let input = match readable(&datagrams) {
-            Ok((source, burst)) if source == backend => {
-                ManagerInput::BackendBurst { flow, tos: datagrams.control.tos, burst }
-            }
-            // Between its birth and its connection a socket hears anyone who guesses its port.
-            Ok(_) => unusable(&datagrams, Direction::ToClient, DropReason::ForeignSource),
-            Err(reason) => unusable(&datagrams, Direction::ToClient, reason),
-        };
-        manager.handle_input(input, now, dispatch);
-    }
-    is_drained
-}
-
-/// The sender and the datagrams, if they arrived whole.
-///
-/// # Errors
-///
-/// What is wrong with them.
-fn readable<'t>(received: &Received<'t>) -> Result<(SocketAddr, Burst<'t>), DropReason> {
-    if received.is_truncated {
-        return Err(DropReason::Truncated);
-    }
-    if received.is_control_truncated {
-        return Err(DropReason::ControlTruncated);
-    }
-    let source = received.source.ok_or(DropReason::ForeignSource)?;
-    let burst = Burst::segmented(received.bytes, received.control.segment);
-    Ok((source, burst.ok_or(DropReason::Truncated)?))
-}
-
-fn unusable<'t>(
-    received: &Received<'_>,
-    direction: Direction,
-    reason: DropReason,
-) -> ManagerInput<'t> {
-    let burst = Burst::segmented(received.bytes, received.control.segment);
-    ManagerInput::Unusable {
-        direction,
-        reason,
-        datagrams: burst.map_or(1, |burst| u32::from(burst.count())),
-        bytes: received.bytes.len() as u64,
-    }
-}
-
-/// Whether an error of a receive says that nothing is left to be read. Any other is told once, and
-/// datagrams may wait behind it: of those no poll tells again.
-fn says_drained(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock
 }

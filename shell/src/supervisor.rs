@@ -40,6 +40,7 @@ use crate::server::{Beginnings, Server, StartError, WorkerEnd};
 use crate::sys::process;
 use crate::upgrade::successor::{Failure, Successor};
 use targets::{names, probe_targets};
+use upgrade::Upgrade;
 
 /// How long the start waits for the names of backends to be resolved. After that it goes on with
 /// those that are known, and the others follow.
@@ -52,7 +53,9 @@ enum Event {
     Probed(HealthChange),
     Resolved(Answer),
     Asked(Request, Sender<Response>),
-    /// The process that is to take over could, or could not.
+    /// The process that is to take over has been started.
+    SuccessorStarted(u32),
+    /// It could take over, or could not.
     SuccessorReady(Result<Successor, Failure>),
 }
 
@@ -117,8 +120,7 @@ pub struct Supervisor {
     last_alive: Instant,
     reloads: Reloads,
     is_draining: bool,
-    /// The upgrade that is under way, and who waits for it.
-    upgrade: Option<Option<Sender<Response>>>,
+    upgrade: Option<Upgrade>,
 }
 
 /// How many reloads there were.
@@ -169,12 +171,18 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// Sees to whatever happens until all workers have ended.
+    /// Sees to whatever happens until all workers have ended, or another process serves.
     ///
     /// # Errors
     ///
     /// When a worker ends that was not told to.
     pub fn run(mut self) -> Result<(), RunError> {
+        let outcome = self.see_to_events();
+        self.call_off_upgrade();
+        outcome
+    }
+
+    fn see_to_events(&mut self) -> Result<(), RunError> {
         let mut running = self.server.workers();
         while running > 0 {
             let Some(event) = self.next_event() else { continue };
@@ -200,6 +208,11 @@ impl Supervisor {
                 Event::Asked(request, reply) => {
                     // Whoever asked may have gone.
                     let _ = reply.send(self.answer(request));
+                }
+                Event::SuccessorStarted(pid) => {
+                    if let Some(upgrade) = &mut self.upgrade {
+                        upgrade.successor = Some(pid);
+                    }
                 }
                 Event::SuccessorReady(Ok(successor)) => {
                     if let Err(error) = self.hand_over(successor) {

@@ -22,6 +22,7 @@ const WORDS: [&str; 5] = ["hello", "ready", "read", "holding", "serving"];
 
 fn main() {
     let old = getppid();
+    eprintln!("saboteur: process {}", std::process::id());
     let plan = std::env::var("SABOTAGE").expect("SABOTAGE=DEED@WORD");
     let (deed, word) = plan.split_once('@').expect("SABOTAGE=DEED@WORD");
     let stdin = io::stdin().as_fd().try_clone_to_owned().expect("a channel");

@@ -1,27 +1,13 @@
 //! Reading from clients' own sockets. To the manager all of it comes as by the listener.
 
-use flowgate_core::{Direction, Instant, ManagerInput, UdpManager};
+use flowgate_core::{Direction, ManagerInput};
 
-use super::{TURN_BYTES, UPSTREAM_BATCH, readable, says_drained, unusable};
+use super::read::{Reading, UPSTREAM_BATCH, readable, says_drained, unusable};
 use crate::dispatch::Dispatch;
 use crate::kernel::Kernel;
-use crate::sys::mmsg::{ReceivedBatch, Turn};
-
-/// What a turn reads with.
-pub(super) struct Reading<'a, 't> {
-    pub(super) manager: &'a mut UdpManager,
-    pub(super) turn: &'a mut Turn<'t>,
-    /// How much it has read.
-    pub(super) bytes: usize,
-    pub(super) now: Instant,
-}
+use crate::sys::mmsg::ReceivedBatch;
 
 impl<'t> Reading<'_, 't> {
-    /// Whether the turn may take in more.
-    pub(super) const fn has_room(&self) -> bool {
-        self.turn.free() > 0 && self.bytes < TURN_BYTES
-    }
-
     /// Takes one batch from a client's own socket; says whether nothing is left.
     pub(super) fn read_client<K: Kernel>(
         &mut self,

@@ -17,6 +17,7 @@ use crate::control::place::default_path;
 use crate::control::socket::ControlSocket;
 use crate::http::HttpServer;
 use crate::log::LevelHandle;
+use crate::probe::ProbeImage;
 use crate::server::{Bound, Prepared, Server};
 use crate::snapshot::ProcessImage;
 use crate::upgrade::predecessor::{GiveUp, Predecessor, Step};
@@ -137,7 +138,7 @@ pub(super) struct Heir {
 
 impl Heir {
     /// Finds out whether this process could go on with what an image says, and makes ready what can
-    /// be. Nothing of it can be seen from outside.
+    /// be. What the other one has is not touched.
     pub(super) fn prove(
         path: &Path,
         (config, text): &(Config, String),
@@ -191,14 +192,8 @@ impl Heir {
         let bound = server.bind(&supervisor.config).map_err(|error| error.to_string())?;
         let [ok, failed] = image.reloads;
         supervisor.reloads = Reloads { ok, failed };
-        Ok(Holder {
-            supervisor,
-            former: config,
-            shards,
-            bound,
-            control,
-            http: http.map(Into::into),
-        })
+        let (former, probes, http) = (config, image.probes, http.map(Into::into));
+        Ok(Holder { supervisor, former, shards, bound, probes, control, http })
     }
 }
 
@@ -210,6 +205,8 @@ pub(super) struct Holder {
     shards: Vec<Vec<Adopted>>,
     /// What our own configuration wants besides.
     bound: Bound,
+    /// What the other one's probes had found, of which its server may not have heard yet.
+    probes: Vec<ProbeImage>,
     control: Option<(PathBuf, OwnedFd)>,
     http: Option<TcpListener>,
 }
@@ -218,9 +215,10 @@ impl Holder {
     /// Goes on where the other one stopped and says so, then goes over to the configuration of this
     /// process. From now on there is nobody else to serve: whatever fails is no reason to end.
     pub(super) fn serve(self, says_so: impl FnOnce()) -> Supervisor {
-        let Self { mut supervisor, former, shards, bound, control, http } = self;
+        let Self { mut supervisor, former, shards, bound, probes, control, http } = self;
         supervisor.server.serve(shards);
         says_so();
+        supervisor.server.all_probed(&probes);
         let wanted = std::mem::replace(&mut supervisor.config, former);
         // With what is known of them the backends are probed as they were, and only then otherwise.
         supervisor.retarget();

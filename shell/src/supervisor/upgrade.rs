@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 
 use flowgate_core::snapshot;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tracing::{info, warn};
 
 use super::{Event, Supervisor};
@@ -15,6 +17,14 @@ use crate::control::socket::ControlSocket;
 use crate::http::HttpServer;
 use crate::snapshot::{ProcessImage, ServerImage};
 use crate::upgrade::successor::Successor;
+
+/// An upgrade that is under way.
+pub(super) struct Upgrade {
+    /// Who waits for it.
+    reply: Option<Sender<Response>>,
+    /// The process that is to take over, once it has been started.
+    pub(super) successor: Option<u32>,
+}
 
 impl Supervisor {
     /// Starts the process that is to take over, and returns at once: it is an event when that could.
@@ -34,11 +44,12 @@ impl Supervisor {
         }
         let program = binary.unwrap_or_else(|| self.program.clone());
         info!(?program, "upgrading");
-        self.upgrade = Some(reply);
+        self.upgrade = Some(Upgrade { reply, successor: None });
         let offer = snapshot::seal(&self.image(self.server.image()));
         let (path, sender) = (self.path.clone(), self.sender.clone());
         let start = move || {
-            let outcome = Successor::start(&program, &path, &offer);
+            let on_spawn = |pid| drop(sender.send(Event::SuccessorStarted(pid)));
+            let outcome = Successor::start(&program, &path, &offer, on_spawn);
             // The control plane may be on its way out already; then the new process is killed.
             let _ = sender.send(Event::SuccessorReady(outcome));
         };
@@ -114,6 +125,27 @@ impl Supervisor {
         }
     }
 
+    /// Makes sure that no new process takes this one, which ends because it was told to, for one that
+    /// has died.
+    pub(super) fn call_off_upgrade(&mut self) {
+        while let Some(upgrade) = &mut self.upgrade {
+            if let Some(pid) = upgrade.successor.take() {
+                // It fails where the process has ended already.
+                let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+            }
+            match self.events.recv() {
+                Ok(Event::SuccessorStarted(pid)) => upgrade.successor = Some(pid),
+                // If it could take over it is killed now.
+                Ok(Event::SuccessorReady(_)) => {
+                    self.answer_upgrade(Err("flowgate is stopping".into()));
+                }
+                // Nobody is answered any more.
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
     /// Ends without closing anything that the new process has now.
     pub(super) fn leave(&mut self) {
         if let Some(control) = self.control.take() {
@@ -124,7 +156,7 @@ impl Supervisor {
     }
 
     pub(super) fn answer_upgrade(&mut self, outcome: Result<Vec<String>, String>) {
-        let reply = self.upgrade.take().flatten();
+        let reply = self.upgrade.take().and_then(|upgrade| upgrade.reply);
         let response = match outcome {
             Ok(notes) => Response::Done { notes },
             Err(reason) => {

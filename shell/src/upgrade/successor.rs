@@ -69,12 +69,18 @@ pub struct Successor {
 
 impl Successor {
     /// Starts `program` with the configuration at `config`, shows it how things stand, and waits
-    /// until it says that it could take over.
+    /// until it says that it could take over. `on_spawn` is called with its process id first: a
+    /// process that ends meanwhile must kill it, or it goes on in its stead.
     ///
     /// # Errors
     ///
     /// When it does not; it is dead then.
-    pub fn start(program: &Path, config: &Path, offer: &[u8]) -> Result<Self, Failure> {
+    pub fn start(
+        program: &Path,
+        config: &Path,
+        offer: &[u8],
+        on_spawn: impl FnOnce(u32),
+    ) -> Result<Self, Failure> {
         let not_started =
             |source| Failure::NotStarted { program: program.display().to_string(), source };
         let (channel, theirs) = Channel::pair().map_err(not_started)?;
@@ -85,6 +91,7 @@ impl Successor {
             command.env_remove(name);
         });
         let child = command.spawn().map_err(not_started)?;
+        on_spawn(child.id());
         // Holds the other end of the channel, which must close when the child ends.
         drop(command);
         let mut new = Self { child, channel, protocol: Old::begin(), version: String::new() };

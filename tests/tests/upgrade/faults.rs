@@ -4,7 +4,8 @@
 use std::net::SocketAddr;
 
 use flowgate_tests::e2e::Peer;
-use flowgate_tests::process::Process;
+use flowgate_tests::process::{Process, output, runs};
+use nix::unistd::Pid;
 
 use super::FLOWGATE;
 
@@ -126,6 +127,23 @@ fn a_state_that_is_damaged_or_of_a_newer_version_is_refused() {
     the_old_one_goes_on("damage@offer", "damaged");
     the_old_one_goes_on("damage@state", "damaged");
     the_old_one_goes_on("renumber@offer", "this version reads formats up to");
+}
+
+#[test]
+fn a_stop_during_an_upgrade_stops_the_new_process_too() {
+    let mut scene = Scene::new("hang@ready");
+    std::thread::scope(|scope| {
+        let socket = scene.flowgate.control_socket();
+        let upgrade = scope.spawn(move || {
+            output(FLOWGATE, &["upgrade", "--binary", SABOTEUR, "--socket", &socket])
+        });
+        let line = scene.flowgate.line("saboteur: process ");
+        let pid = line.rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a number");
+        assert!(scene.flowgate.ask(&["stop", "--now"]).status.success());
+        assert!(scene.flowgate.wait().success());
+        assert!(!runs(Pid::from_raw(pid)));
+        assert!(!upgrade.join().expect("an answer").status.success());
+    });
 }
 
 /// The old process is killed when a word comes: the new one goes on with what it has by then.
