@@ -80,7 +80,12 @@ fn a_thousand_reloads_under_load_lose_and_reorder_nothing() {
     let address = flowgate.address();
     let stays = |backends: &[SocketAddr], more: &str| toml(any, backends, more);
     let senders: Vec<_> = (0..CLIENTS).map(|_| Sender::start(address)).collect();
-    // A client of its own has the flows open before the first backend may go.
+    // All flows are open before the third backend comes, which is to go again: with a backend go the
+    // answers that it has under way.
+    eventually("all flows are open", || {
+        let opened = flowgate.ask_json(&["status"])["counters"]["flows_opened"].as_u64();
+        (opened == Some(CLIENTS as u64)).then_some(())
+    });
     let start = std::time::Instant::now();
     let mut slowest = std::time::Duration::ZERO;
     for number in 0..1_000 {
