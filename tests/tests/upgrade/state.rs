@@ -2,6 +2,7 @@
 
 use flowgate::snapshot::ProcessImage;
 use flowgate_tests::e2e::{Peer, eventually, simple_config};
+use flowgate_tests::netns::skip;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -116,6 +117,40 @@ fn datagrams_without_flows_go_on_from_the_same_ports() {
             backends.iter().for_each(|backend| drop(backend.receive()));
         }
         assert_eq!(send_two(), before, "{mode}");
+    }
+}
+
+#[test]
+fn clients_keep_their_own_sockets_and_what_waits_in_them() {
+    if let Err(reason) = flowgate::accept::try_it() {
+        return skip(&reason.to_string()).unwrap_or_default();
+    }
+    let backend = Peer::v4();
+    let toml = simple_config("127.0.0.1:0", &[&backend], "");
+    let toml = toml.replace("[[listener]]", "[[listener]]\naccept = \"connected\"");
+    let (mut flowgate, address) = start(&toml);
+    let clients: Vec<_> = (0..8).map(|_| Peer::v4()).collect();
+    let ask_all = |round: u8| {
+        for (number, client) in (0..).zip(&clients) {
+            // Several, so that their order shows.
+            let questions = [0, 1, 2].map(|place| [round, number, place]);
+            questions.iter().for_each(|question| client.send_to(question, address));
+            for question in questions {
+                assert_eq!(backend.answer(&question).bytes, question);
+                assert_eq!(client.receive().bytes, question);
+            }
+        }
+    };
+    let sockets =
+        |status: &Value| status["listeners"][0]["client_sockets"].as_u64().expect("a number");
+    ask_all(0);
+    assert_eq!(sockets(&flowgate.ask_json(&["status"])), 8);
+    for round in 1..4 {
+        flowgate.upgrade(&[]);
+        ask_all(round);
+        let status = flowgate.ask_json(&["status"]);
+        assert_eq!(sockets(&status), 8);
+        assert_eq!(status["counters"]["flows_opened"], 8);
     }
 }
 
