@@ -272,6 +272,12 @@ struct ClientImage {
 }
 
 impl ClientsImage {
+    /// Whether all are those of flows in so many slots.
+    pub fn fits(&self, slots: usize) -> bool {
+        let mut flows = self.clients.iter().flat_map(|client| &client.flows);
+        flows.all(|&flow| (flow as usize) < slots)
+    }
+
     /// How many sockets there were.
     pub const fn count(&self) -> usize {
         self.clients.len() + self.leaving as usize

@@ -72,6 +72,11 @@ pub const fn outlet_of(carrier: Carrier, address: SocketAddr) -> Option<(Backend
     }
 }
 
+/// Whether a socket can have this number where there are so many backends.
+pub const fn is_number(number: usize, backends: usize) -> bool {
+    number < SHARED + backends
+}
+
 impl<S> Outlets<S> {
     /// Makes room for so many backends.
     #[inline]

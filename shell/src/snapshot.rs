@@ -128,6 +128,7 @@ impl ShardImage {
         let [of_cluster, of_mirror] = prepared;
         let manager = UdpManager::restore(self.manager, of_cluster)?;
         let mirror = self.mirror.map(|image| UdpManager::restore(image, of_mirror)).transpose()?;
+        self.sockets.check(&manager, mirror.as_ref())?;
         let max_flows = manager.config().max_flows as usize;
         let (sockets, missing) =
             Sockets::restore(number, listener, max_flows, self.sockets, descriptors);
@@ -136,16 +137,16 @@ impl ShardImage {
 }
 
 impl ServerImage {
-    /// Whether all managers can be made of it.
+    /// Whether a server can be made of it.
     ///
     /// # Errors
     ///
-    /// When one contradicts itself.
+    /// When it contradicts itself.
     pub fn check(&self) -> Result<(), ImageError> {
         for shard in self.listeners.iter().flat_map(|listener| &listener.shards) {
-            for manager in std::iter::once(&shard.manager).chain(&shard.mirror) {
-                UdpManager::restore(manager.clone(), None)?;
-            }
+            let manager = UdpManager::restore(shard.manager.clone(), None)?;
+            let mirror = shard.mirror.clone().map(|image| UdpManager::restore(image, None));
+            shard.sockets.check(&manager, mirror.transpose()?.as_ref())?;
         }
         Ok(())
     }

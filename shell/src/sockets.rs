@@ -4,13 +4,15 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use flowgate_core::UdpManager;
+use flowgate_core::snapshot::ImageError;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Clients, ClientsImage};
 use crate::io::spill::Spill;
 use crate::io::way::Way;
 use crate::kernel::{Kernel, Linux, Socket};
-use crate::outlet::Outlets;
+use crate::outlet::{self, Outlets};
 use crate::token::Token;
 use crate::upstream::{Upstream, UpstreamImage, Upstreams};
 
@@ -72,6 +74,29 @@ struct OutletImage {
 }
 
 impl SocketsImage {
+    /// Whether the sockets can be those of these managers.
+    ///
+    /// # Errors
+    ///
+    /// When there are some for flows or backends that there cannot be.
+    pub fn check(
+        &self,
+        manager: &UdpManager,
+        mirror: Option<&UdpManager>,
+    ) -> Result<(), ImageError> {
+        let mut of_flows = self.upstreams.iter().map(|upstream| upstream.flow.index());
+        if of_flows.any(|flow| flow >= manager.slots()) || !self.clients.fits(manager.slots()) {
+            return Err(ImageError::Broken("a socket for no flow"));
+        }
+        let backends = [Some(manager), mirror].map(|m| m.map_or(0, |m| m.backends().len()));
+        for (outlets, backends) in self.outlets.iter().zip(backends) {
+            if outlets.iter().any(|outlet| !outlet::is_number(outlet.number as usize, backends)) {
+                return Err(ImageError::Broken("a socket for no backend"));
+            }
+        }
+        Ok(())
+    }
+
     /// How many sockets there were, the listener apart.
     pub fn count(&self) -> usize {
         let outlets: usize = self.outlets.iter().map(Vec::len).sum();

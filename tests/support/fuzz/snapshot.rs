@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use flowgate_core::config::Balance;
+use flowgate::snapshot::ProcessImage;
+use flowgate_core::config::{Balance, ManagerConfig};
 use flowgate_core::proxy_protocol::ProxyHeader;
 use flowgate_core::snapshot::{ManagerImage, SnapshotError, open, seal};
 use flowgate_core::{
@@ -29,6 +30,24 @@ pub fn snapshot(data: &[u8]) {
         Ok(image) => go_on(image),
         Err(error) => assert_eq!(error, SnapshotError::Malformed, "the envelope is right"),
     }
+    if let Ok(image) = open::<ProcessImage>(&seal(&Raw(data))) {
+        look_at(&image);
+    }
+}
+
+/// The image of a process is refused, or one of which everything can be made.
+fn look_at(image: &ProcessImage) {
+    let shards = || image.server.listeners.iter().flat_map(|listener| &listener.shards);
+    let managers = || shards().flat_map(|shard| [Some(shard.manager()), shard.mirror()]).flatten();
+    if managers().all(|manager| is_small(manager.config())) {
+        // Why it is refused makes no difference.
+        let _ = image.server.check();
+    }
+    let _ = flowgate_config::parse(&image.config, "of another process");
+}
+
+fn is_small(config: &ManagerConfig) -> bool {
+    config.max_flows <= LARGEST_TABLE && config.cluster.balance != Balance::Maglev
 }
 
 /// Bytes that are written as they are.
@@ -43,8 +62,7 @@ impl Serialize for Raw<'_> {
 }
 
 fn go_on(image: ManagerImage) {
-    let config = image.config();
-    if config.max_flows > LARGEST_TABLE || config.cluster.balance == Balance::Maglev {
+    if !is_small(image.config()) {
         return;
     }
     let sockets = image.flow_ids().count();
