@@ -144,8 +144,8 @@ impl Server {
 
     /// Becomes what an image of another server says, which worked by `config`, with its sockets in
     /// the order of [`Released::descriptors`]. Where one is missing, another is opened in its stead.
-    /// Nothing is served yet: what is to
-    /// be given to [`serve`](Self::serve) is returned. This server must not have any listeners.
+    /// Nothing is served yet: what is to be given to [`serve`](Self::serve) is returned. This server
+    /// must not have any listeners.
     ///
     /// # Errors
     ///

@@ -58,7 +58,9 @@ impl Supervisor {
         let process = ProcessImage { control: None, http: None, server, ..image };
         let cookies = descriptors.iter().map(|fd| cookie(*fd).unwrap_or(0)).collect();
         let image = snapshot::seal(&KeptImage { process, cookies });
-        match self.notifier.keep_flows(&image, &descriptors[self.server.shards()..]) {
+        // It has the listeners already.
+        let flows = descriptors.get(self.server.shards()..).unwrap_or_default();
+        match self.notifier.keep_flows(&image, flows) {
             Ok(()) => {
                 info!(sockets = descriptors.len(), "the service manager keeps all sockets");
                 true
