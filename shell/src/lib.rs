@@ -58,6 +58,7 @@ pub mod shard;
 pub mod snapshot;
 pub mod sockets;
 pub mod source;
+pub mod standing;
 pub mod supervisor;
 pub mod sys;
 pub mod token;

@@ -32,6 +32,7 @@ use crate::kernel::Socket;
 use crate::listener::{BindError, Buffers};
 use crate::probe::ProbeImage;
 use crate::source::SourceError;
+use crate::standing::Standing;
 use crate::sys::process;
 use crate::token::Token;
 use crate::worker::{Command, Worker};
@@ -40,7 +41,6 @@ use standings::Standings;
 
 pub use apply::Bound;
 pub use hand_over::{Prepared, Released, RestoreError};
-pub use standings::Standing;
 
 /// The most descriptors whose place in the kernel's table is taken up at start: 8 MiB of it.
 const MOST_RESERVED: u64 = 1 << 20;

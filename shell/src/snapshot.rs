@@ -18,6 +18,7 @@ use crate::kernel::{Linux, Socket};
 use crate::probe::ProbeImage;
 use crate::shard::Shard;
 use crate::sockets::{Sockets, SocketsImage};
+use crate::standing::Standing;
 use crate::upstream::UpstreamImage;
 
 /// A process.
@@ -62,7 +63,7 @@ pub struct StandingImage {
     #[serde(with = "address")]
     pub backend: SocketAddr,
     /// What was said.
-    pub standing: crate::server::Standing,
+    pub standing: Standing,
 }
 
 /// A listener.
@@ -72,9 +73,9 @@ pub struct ListenerImage {
     #[serde(with = "address")]
     pub address: SocketAddr,
     /// What its managers have been told of each backend, by place.
-    pub told: Vec<crate::server::Standing>,
+    pub told: Vec<Standing>,
     /// The same of the cluster that mirrors its own, and that cluster's name.
-    pub mirror_told: Option<(String, Vec<crate::server::Standing>)>,
+    pub mirror_told: Option<(String, Vec<Standing>)>,
     /// Its shards, one for each socket.
     pub shards: Vec<ShardImage>,
 }

@@ -14,9 +14,9 @@ use flowgate_core::{Configuration, UdpManager};
 use tracing::{info, warn};
 
 use super::ask::Figures;
-use super::standings::Standing;
 use super::{BoundListener, Server, StartError, command_shards, places};
 use crate::listener::{self, Buffers};
+use crate::standing::Standing;
 use crate::sys::process;
 use crate::worker::Command;
 use crate::{accept, source};

@@ -6,8 +6,9 @@ use flowgate_config::Cluster;
 use flowgate_core::config::BackendConfig;
 use flowgate_core::{BackendId, BackendNews, Configuration};
 
-use super::standings::{Standing, Standings};
+use super::standings::Standings;
 use super::{Server, command_shards, places};
+use crate::standing::Standing;
 use crate::sys::process;
 use crate::worker::Command;
 

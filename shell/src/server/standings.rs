@@ -4,33 +4,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use flowgate_core::config::BackendConfig;
-use flowgate_core::{BackendId, BackendNews, Instant};
-use serde::{Deserialize, Serialize};
+use flowgate_core::{BackendId, BackendNews};
 
 use crate::snapshot::StandingImage;
-
-/// What was said of one backend. Nothing was: it is up and not draining.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
-    /// The probes find it out of order.
-    pub(super) is_down: bool,
-    /// The operator wants it free of flows: at this time, or whenever they end.
-    pub(super) drain: Option<Option<Instant>>,
-}
-
-impl Standing {
-    /// What to tell somebody who knows `known` so that they know this.
-    fn news_since(self, known: Self) -> impl Iterator<Item = BackendNews> {
-        let health = if self.is_down { BackendNews::Down } else { BackendNews::Up };
-        let drain = match self.drain {
-            Some(deadline) => BackendNews::Drain { deadline },
-            None => BackendNews::Undrain,
-        };
-        let health = (self.is_down != known.is_down).then_some(health);
-        let drain = (self.drain != known.drain).then_some(drain);
-        health.into_iter().chain(drain)
-    }
-}
+use crate::standing::Standing;
 
 /// All backends of which anything was said.
 #[derive(Debug, Default)]
@@ -106,21 +83,6 @@ impl Standings {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_what_is_new_is_told() {
-        let now = Instant::from_millis(5);
-        let nothing = Standing::default();
-        let both = Standing { is_down: true, drain: Some(Some(now)) };
-        let news = |to: Standing, from| to.news_since(from).collect::<Vec<_>>();
-        assert_eq!(news(nothing, nothing), []);
-        assert_eq!(
-            news(both, nothing),
-            [BackendNews::Down, BackendNews::Drain { deadline: Some(now) }]
-        );
-        assert_eq!(news(nothing, both), [BackendNews::Up, BackendNews::Undrain]);
-        assert_eq!(news(both, both), []);
-    }
 
     #[test]
     fn a_backend_that_is_gone_is_forgotten() {

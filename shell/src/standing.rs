@@ -1,0 +1,47 @@
+//! What the probes and the operator have said of one backend.
+
+use flowgate_core::{BackendNews, Instant};
+use serde::{Deserialize, Serialize};
+
+/// What was said of one backend. Nothing was: it is up and not draining.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The probes find it out of order.
+    pub is_down: bool,
+    /// The operator wants it free of flows: at this time, or whenever they end.
+    pub drain: Option<Option<Instant>>,
+}
+
+impl Standing {
+    /// What to tell somebody who knows `known` so that they know this.
+    pub fn news_since(self, known: Self) -> impl Iterator<Item = BackendNews> {
+        let health = if self.is_down { BackendNews::Down } else { BackendNews::Up };
+        let drain = match self.drain {
+            Some(deadline) => BackendNews::Drain { deadline },
+            None => BackendNews::Undrain,
+        };
+        let health = (self.is_down != known.is_down).then_some(health);
+        let drain = (self.drain != known.drain).then_some(drain);
+        health.into_iter().chain(drain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_new_is_told() {
+        let now = Instant::from_millis(5);
+        let nothing = Standing::default();
+        let both = Standing { is_down: true, drain: Some(Some(now)) };
+        let news = |to: Standing, from| to.news_since(from).collect::<Vec<_>>();
+        assert_eq!(news(nothing, nothing), []);
+        assert_eq!(
+            news(both, nothing),
+            [BackendNews::Down, BackendNews::Drain { deadline: Some(now) }]
+        );
+        assert_eq!(news(nothing, both), [BackendNews::Up, BackendNews::Undrain]);
+        assert_eq!(news(both, both), []);
+    }
+}
