@@ -136,10 +136,16 @@ impl UdpFlow {
         limits: &FlowLimits,
         now: Instant,
     ) -> Self {
+        let deadline = now + limits.unanswered_timeout;
+        Self { deadline, ..Self::blank(key, id, backend, now) }
+    }
+
+    /// A flow to which nothing has happened, and whose time is over.
+    const fn blank(key: &FlowKey, id: FlowId, backend: BackendId, now: Instant) -> Self {
         Self {
             client: key.client,
             local: key.local,
-            deadline: now + limits.unanswered_timeout,
+            deadline: now,
             generation: id.generation(),
             backend,
             stage: Stage::Active,
@@ -150,8 +156,8 @@ impl UdpFlow {
             mirrored: false,
             speaks: false,
             is_prompt: false,
-            to_backend: Traffic::default(),
-            to_client: Traffic::default(),
+            to_backend: Traffic { datagrams: 0, bytes: 0 },
+            to_client: Traffic { datagrams: 0, bytes: 0 },
             opened: now,
             first_answer: now,
             next_leg: id,

@@ -9,6 +9,7 @@
 //! | [`worker`] | one thread: waits for events, gives every shard its turn, fires timeouts |
 //! | [`shard`] | one listener socket and its flows: reads what is ready, asks the core |
 //! | [`dispatch`] | carries out what the core emits: opens, notes sends, closes |
+//! | [`sockets`] | all sockets of a shard, also as they are handed to another process |
 //! | [`upstream`] | the sockets to backends, one for each flow |
 //! | [`client`] | clients' own sockets, where a listener has them |
 //! | [`outlet`] | the sockets to backends that no flow has: for what nobody answers, and for copies |
@@ -22,6 +23,9 @@
 //! |---|---|
 //! | [`supervisor`] | the control plane: signals, requests, reloads, one after another |
 //! | [`server`] | starts, changes, asks and stops the workers |
+//! | [`standing`] | what probes and operators have said of a backend |
+//! | [`upgrade`] | gives everything over to a new process, or takes it over from an old one |
+//! | [`snapshot`] | what a process is, as plain data |
 //! | [`accept`] | whether the kernel can give clients sockets of their own |
 //! | [`source`] | whether this host can have the sources that clusters name |
 //! | [`probe`] | asks backends how they are |

@@ -126,29 +126,30 @@ impl ShardImage {
         prepared: [Option<&Configuration>; 2],
         descriptors: &mut impl Iterator<Item = Option<OwnedFd>>,
     ) -> Result<(Shard<Linux>, Vec<UpstreamImage>), ImageError> {
-        let [of_cluster, of_mirror] = prepared;
-        let manager = UdpManager::restore(self.manager, of_cluster)?;
-        let mirror = self.mirror.map(|image| UdpManager::restore(image, of_mirror)).transpose()?;
-        self.sockets.check(&manager, mirror.as_ref())?;
+        let (manager, mirror, sockets) = self.managers(prepared)?;
         let max_flows = manager.config().max_flows as usize;
         let (sockets, missing) =
-            Sockets::restore(number, listener, max_flows, self.sockets, descriptors);
+            Sockets::restore(number, listener, max_flows, sockets, descriptors);
         Ok((Shard::with_sockets(sockets, manager, mirror), missing))
     }
-}
 
-impl ServerImage {
-    /// Whether a server can be made of it.
+    /// Whether the shard can be restored, as far as that depends on the image.
     ///
     /// # Errors
     ///
-    /// When it contradicts itself.
-    pub fn check(&self) -> Result<(), ImageError> {
-        for shard in self.listeners.iter().flat_map(|listener| &listener.shards) {
-            let manager = UdpManager::restore(shard.manager.clone(), None)?;
-            let mirror = shard.mirror.clone().map(|image| UdpManager::restore(image, None));
-            shard.sockets.check(&manager, mirror.transpose()?.as_ref())?;
-        }
-        Ok(())
+    /// When the image contradicts itself.
+    pub fn check(&self, prepared: [Option<&Configuration>; 2]) -> Result<(), ImageError> {
+        self.clone().managers(prepared).map(drop)
+    }
+
+    /// Its managers, and what is to be restored of its sockets.
+    fn managers(
+        self,
+        [of_cluster, of_mirror]: [Option<&Configuration>; 2],
+    ) -> Result<(UdpManager, Option<UdpManager>, SocketsImage), ImageError> {
+        let manager = UdpManager::restore(self.manager, of_cluster)?;
+        let mirror = self.mirror.map(|image| UdpManager::restore(image, of_mirror)).transpose()?;
+        self.sockets.check(&manager, mirror.as_ref())?;
+        Ok((manager, mirror, self.sockets))
     }
 }

@@ -29,6 +29,9 @@ const ARENA_SLOTS: usize = 256;
 /// How many events one poll can return.
 const EVENTS: usize = 1_024;
 
+/// Where a worker says something of each of its shards, with their numbers.
+pub type OfShards<T> = Sender<Vec<(u32, T)>>;
+
 /// What other threads ask of a worker. It does so in the order in which it is asked.
 pub enum Command {
     /// Serve a listener too, as the shard of this number.
@@ -52,10 +55,10 @@ pub enum Command {
         adopted: Box<Adopted>,
     },
     /// Let go of all shards: nobody serves them until somebody adopts them.
-    Release(Sender<Vec<(u32, Shard<Linux>)>>),
+    Release(OfShards<Shard<Linux>>),
     /// Say what all shards are, as plain data, with their numbers. Nothing is forwarded meanwhile,
     /// which takes some microseconds for every thousand flows.
-    Image(Sender<Vec<(u32, ShardImage)>>),
+    Image(OfShards<ShardImage>),
     /// End all flows of a shard and close its listener.
     RemoveShard {
         /// The shard.
@@ -100,7 +103,7 @@ pub enum Command {
     /// End now.
     Stop,
     /// Say how things stand: a report for each shard, with its number.
-    Report(Sender<Vec<(u32, ShardReport)>>),
+    Report(OfShards<ShardReport>),
     /// Describe the flows in some slots of a shard. They are to be few: nothing is forwarded
     /// meanwhile.
     Flows {
@@ -112,7 +115,7 @@ pub enum Command {
         reply: Sender<Flows>,
     },
     /// Give copies of the sockets of all listeners, by the numbers of the shards.
-    Listeners(Sender<Vec<(u32, OwnedFd)>>),
+    Listeners(OfShards<OwnedFd>),
     /// Say that all that was asked before is done.
     Acknowledge(Sender<()>),
     /// Fall over a bug.
@@ -269,11 +272,7 @@ impl Worker {
                 let _ = reply.send(all.collect());
             }
             Command::Image(reply) => {
-                let numbered = (0..).zip(&self.shards);
-                let image = |(number, named): (u32, &Option<NamedShard>)| {
-                    Some((number, ShardImage::of(&named.as_ref()?.shard)))
-                };
-                let _ = reply.send(numbered.filter_map(image).collect());
+                let _ = reply.send(self.of_shards(|shard| Some(ShardImage::of(shard))));
             }
             Command::RemoveShard { shard, reply } => {
                 if let Some(last) = self.remove_shard(shard, now) {
@@ -310,11 +309,7 @@ impl Worker {
             }
             Command::Stop => self.is_stopped = true,
             Command::Report(reply) => {
-                let numbered = (0..).zip(&self.shards);
-                let report = |(number, named): (u32, &Option<NamedShard>)| {
-                    Some((number, report_of(&named.as_ref()?.shard)))
-                };
-                let _ = reply.send(numbered.filter_map(report).collect());
+                let _ = reply.send(self.of_shards(|shard| Some(report_of(shard))));
             }
             Command::Flows { shard, slots, reply } => {
                 if let Some(Some(NamedShard { shard, .. })) = self.shards.get(shard as usize) {
@@ -323,12 +318,9 @@ impl Worker {
                 }
             }
             Command::Listeners(reply) => {
-                let numbered = (0..).zip(&self.shards);
-                let copy = |(number, named): (u32, &Option<NamedShard>)| {
-                    let listener = named.as_ref()?.shard.listener();
-                    Some((number, listener.as_fd().try_clone_to_owned().ok()?))
-                };
-                let _ = reply.send(numbered.filter_map(copy).collect());
+                let copy =
+                    |shard: &Shard<Linux>| shard.listener().as_fd().try_clone_to_owned().ok();
+                let _ = reply.send(self.of_shards(copy));
             }
             Command::Acknowledge(reply) => {
                 let _ = reply.send(());
@@ -337,6 +329,12 @@ impl Worker {
             Command::Panic => panic!("a bug that a test has planted"),
         }
         Ok(())
+    }
+
+    /// Something of every shard that has it, with the shards' numbers.
+    fn of_shards<T>(&self, of: impl Fn(&Shard<Linux>) -> Option<T>) -> Vec<(u32, T)> {
+        let numbered = (0..).zip(&self.shards);
+        numbered.filter_map(|(number, named)| Some((number, of(&named.as_ref()?.shard)?))).collect()
     }
 
     fn add_shard(

@@ -227,6 +227,28 @@ fn the_shard_refuses_without_a_backend_and_while_draining_without_allocating() {
 #[derive(Default)]
 struct Sink(Option<flowgate_core::FlowId>);
 
+impl Sink {
+    /// A client's request, an answer by the flow that was opened last, and whatever is due.
+    fn exchange(
+        &mut self,
+        manager: &mut UdpManager,
+        port: u16,
+        burst: Burst<'_>,
+        now: flowgate_core::Instant,
+    ) {
+        let source = ([192, 0, 2, 1], port).into();
+        let (local, tos, ttl) = (None, 0, 64);
+        let request = ManagerInput::ClientBurst { source, local, tos, ttl, burst };
+        manager.handle_input(request, now, self);
+        if let Some(flow) = self.0 {
+            manager.handle_input(ManagerInput::BackendBurst { flow, tos: 0, burst }, now, self);
+        }
+        if manager.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
+            manager.handle_input(ManagerInput::Timeout, now, self);
+        }
+    }
+}
+
 impl<'p> Outputs<'p> for Sink {
     fn emit(&mut self, output: Output<'p>) {
         if let Output::OpenUpstream { flow, .. } = output {
@@ -274,17 +296,7 @@ fn the_core_never_allocates_after_it_was_made() {
                 }
                 // Every other one is a client that comes back while its flow lives.
                 let port = if number % 2 == 0 { number } else { 10_000 + number % 50 };
-                let source = ([192, 0, 2, 1], 1 + port).into();
-                let (local, tos, ttl) = (None, 0, 64);
-                let request = ManagerInput::ClientBurst { source, local, tos, ttl, burst };
-                manager.handle_input(request, now, &mut sink);
-                if let Some(flow) = sink.0 {
-                    let reply = ManagerInput::BackendBurst { flow, tos: 0, burst };
-                    manager.handle_input(reply, now, &mut sink);
-                }
-                if manager.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
-                    manager.handle_input(ManagerInput::Timeout, now, &mut sink);
-                }
+                sink.exchange(&mut manager, 1 + port, burst, now);
             }
             let drain = ManagerInput::Drain { deadline: now + Duration::from_secs(1) };
             manager.handle_input(drain, now, &mut sink);
@@ -380,17 +392,7 @@ fn the_core_never_allocates_in_any_mode() {
                 let news = if is_down { BackendNews::Down } else { BackendNews::Up };
                 let input = ManagerInput::BackendChanged { backend, news };
                 manager.handle_input(input, now, &mut sink);
-                let source = ([192, 0, 2, 1], 1 + number % 1_500).into();
-                let (local, tos, ttl) = (None, 0, 64);
-                let request = ManagerInput::ClientBurst { source, local, tos, ttl, burst };
-                manager.handle_input(request, now, &mut sink);
-                if let Some(flow) = sink.0 {
-                    let reply = ManagerInput::BackendBurst { flow, tos: 0, burst };
-                    manager.handle_input(reply, now, &mut sink);
-                }
-                if manager.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
-                    manager.handle_input(ManagerInput::Timeout, now, &mut sink);
-                }
+                sink.exchange(&mut manager, 1 + number % 1_500, burst, now);
             }
         });
         assert_eq!(allocated, 0, "{mode}");

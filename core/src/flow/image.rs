@@ -86,27 +86,9 @@ impl UdpFlow {
             port: 0,
             way: WayImage::Direct { scope: 0 },
         };
-        let FlowKey { client, local } = FlowKey::restored(&nobody);
-        let until = image.until;
-        Self {
-            client,
-            local,
-            deadline: until,
-            to_backend: crate::counters::Traffic::default(),
-            generation: image.generation,
-            backend: BackendId::new(image.backend as usize),
-            stage: Stage::Resting,
-            answered: false,
-            confirmed: false,
-            introduced: false,
-            heard: false,
-            mirrored: false,
-            speaks: false,
-            is_prompt: false,
-            to_client: crate::counters::Traffic::default(),
-            opened: until,
-            first_answer: until,
-            next_leg: FlowId::new(image.slot, image.generation),
-        }
+        let id = FlowId::new(image.slot, image.generation);
+        let backend = BackendId::new(image.backend as usize);
+        let blank = Self::blank(&FlowKey::restored(&nobody), id, backend, image.until);
+        Self { stage: Stage::Resting, ..blank }
     }
 }

@@ -10,7 +10,7 @@ use super::{BoundListener, Server, worker_of};
 use crate::control::request::FlowFilter;
 use crate::control::status::{FlowStatus, FlowsDocument};
 use crate::report::{FlowFigures, ListenerReport, ShardReport};
-use crate::worker::{Command, Flows};
+use crate::worker::{Command, Flows, OfShards};
 
 /// How many slots of the flow table a worker looks at in one go: some tens of microseconds.
 const SLOTS_AT_ONCE: usize = 2_048;
@@ -74,10 +74,16 @@ impl Server {
 
     /// The figures of all shards.
     pub(super) fn figures(&self) -> Figures {
-        let (sender, reports) = mpsc::channel();
-        self.command_all(|| Command::Report(sender.clone()));
+        Figures(self.ask(Command::Report))
+    }
+
+    /// What all workers say of their shards, by the shards' numbers. Workers that have ended are left
+    /// out.
+    pub(super) fn ask<T>(&self, command: fn(OfShards<T>) -> Command) -> HashMap<u32, T> {
+        let (sender, answers) = mpsc::channel();
+        self.command_all(|| command(sender.clone()));
         drop(sender);
-        Figures(reports.iter().flatten().collect())
+        answers.iter().flatten().collect()
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::mpsc;
 
 use flowgate_config::{Config, Listener};
 use flowgate_core::Configuration;
@@ -59,8 +58,12 @@ pub enum RestoreError {
 pub struct Prepared(Vec<[Option<Configuration>; 2]>);
 
 impl Prepared {
-    /// Makes it.
-    pub fn of(image: &ServerImage) -> Self {
+    /// Makes it, and finds out on the way whether a server can be made of the image.
+    ///
+    /// # Errors
+    ///
+    /// When the image contradicts itself.
+    pub fn of(image: &ServerImage) -> Result<Self, ImageError> {
         let prepare = |listener: &ListenerImage| match listener.shards.first() {
             Some(first) => {
                 let of_manager = Configuration::new(first.manager().config().clone());
@@ -69,7 +72,12 @@ impl Prepared {
             }
             None => [None, None],
         };
-        Self(image.listeners.iter().map(prepare).collect())
+        let prepared = Self(image.listeners.iter().map(prepare).collect());
+        for (place, listener) in image.listeners.iter().enumerate() {
+            let prepared = prepared.of_listener(place);
+            listener.shards.iter().try_for_each(|shard| shard.check(prepared))?;
+        }
+        Ok(prepared)
     }
 
     fn of_listener(&self, place: usize) -> [Option<&Configuration>; 2] {
@@ -83,36 +91,22 @@ impl Prepared {
 impl Server {
     /// What it is at the moment. It goes on serving.
     pub fn image(&self) -> ServerImage {
-        let (sender, images) = mpsc::channel();
-        self.command_all(|| Command::Image(sender.clone()));
-        drop(sender);
-        let mut images: HashMap<u32, ShardImage> = images.iter().flatten().collect();
-        self.image_with(|listener| {
-            listener.shards.iter().filter_map(|shard| images.remove(shard)).collect()
-        })
+        let mut images = self.ask(Command::Image);
+        self.image_with(|listener| listener.take_its(&mut images))
     }
 
     /// Copies of the sockets of all listeners.
     pub fn listeners(&self) -> Vec<OwnedFd> {
-        let (sender, listeners) = mpsc::channel();
-        self.command_all(|| Command::Listeners(sender.clone()));
-        drop(sender);
-        let mut all: Vec<(u32, OwnedFd)> = listeners.iter().flatten().collect();
-        all.sort_by_key(|(shard, _)| *shard);
-        all.into_iter().map(|(_, listener)| listener).collect()
+        let mut all = self.ask(Command::Listeners);
+        self.listeners.iter().flat_map(|listener| listener.take_its(&mut all)).collect()
     }
 
     /// Lets go of all shards, and says what it was: nobody serves them, and what comes for them waits
     /// in their sockets' buffers, until they are served again. Nothing else may be done with this
     /// server meanwhile.
     pub fn release(&self) -> (ServerImage, Released) {
-        let (sender, shards) = mpsc::channel();
-        self.command_all(|| Command::Release(sender.clone()));
-        drop(sender);
-        let mut all: HashMap<u32, Shard<Linux>> = shards.iter().flatten().collect();
-        let of_listener = |listener: &BoundListener| -> Vec<_> {
-            listener.shards.iter().filter_map(|shard| all.remove(shard)).collect()
-        };
+        let mut all = self.ask(Command::Release);
+        let of_listener = |listener: &BoundListener| listener.take_its(&mut all);
         let shards: Vec<_> = self.listeners.iter().map(of_listener).collect();
         let mut images = shards.iter().map(|shards| shards.iter().map(ShardImage::of).collect());
         let image = self.image_with(|_| images.next().unwrap_or_default());
@@ -247,5 +241,12 @@ impl Server {
             }
         }
         self.acknowledged();
+    }
+}
+
+impl BoundListener {
+    /// What is there for its shards, in their order.
+    fn take_its<T>(&self, of_shards: &mut HashMap<u32, T>) -> Vec<T> {
+        self.shards.iter().filter_map(|shard| of_shards.remove(shard)).collect()
     }
 }

@@ -147,6 +147,7 @@ impl Heir {
     ) -> Result<Self, String> {
         let theirs = flowgate_config::parse(&image.config, "the running configuration")
             .map_err(|errors| errors.to_string())?;
+        let prepared = Prepared::of(&image.server).map_err(|error| error.to_string())?;
         let fail = |error: RunError| error.to_string();
 
         let clock = Clock::with_origin(image.clock_origin);
@@ -171,8 +172,6 @@ impl Heir {
             .supervise(path, own, level.clone(), server, image.probes.clone())
             .map_err(fail)?;
         let supervisor = Supervisor { control, http, ..supervisor };
-        let prepared = Prepared::of(&image.server);
-        image.server.check().map_err(|error| error.to_string())?;
         Ok(Self { supervisor, config: theirs, image, prepared })
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use flowgate::server::Prepared;
 use flowgate::snapshot::ProcessImage;
 use flowgate_core::config::{Balance, ManagerConfig};
 use flowgate_core::proxy_protocol::ProxyHeader;
@@ -41,7 +42,7 @@ fn look_at(image: &ProcessImage) {
     let managers = || shards().flat_map(|shard| [Some(shard.manager()), shard.mirror()]).flatten();
     if managers().all(|manager| is_small(manager.config())) {
         // Why it is refused makes no difference.
-        let _ = image.server.check();
+        let _ = Prepared::of(&image.server);
     }
     let _ = flowgate_config::parse(&image.config, "of another process");
 }
