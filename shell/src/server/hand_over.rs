@@ -156,7 +156,10 @@ impl Server {
         if counts.0 != counts.1 {
             return Err(RestoreError::OtherListeners { image: counts.0, config: counts.1 });
         }
-        self.hosts = image.hosts;
+        for (host, addresses) in image.hosts {
+            // What was resolved here is newer, and there may be names that the image does not know.
+            self.hosts.entry(host).or_insert(addresses);
+        }
         self.standings = Standings::restore(image.standings);
         // All flows of those listeners have ended.
         self.past = Counters::restored(&image.past, 0)?;

@@ -1,5 +1,7 @@
 //! What a new process knows, and what its own configuration changes.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use flowgate::snapshot::ProcessImage;
 use flowgate_tests::e2e::{Peer, eventually, simple_config};
 use flowgate_tests::netns::skip;
@@ -28,10 +30,10 @@ fn a_backend_stays_down_and_another_stays_drained() {
     );
     let (mut flowgate, _) = start(&toml);
     // The first one answers, the others do not.
-    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+            while !is_over.load(Ordering::Relaxed) {
                 if let Some(ping) = backends[0].receive_soon() {
                     backends[0].send_to(b"PONG", ping.from);
                 }
@@ -49,7 +51,7 @@ fn a_backend_stays_down_and_another_stays_drained() {
 
         flowgate.upgrade(&[]);
         let after = states(&flowgate.ask_json(&["status"]));
-        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        is_over.store(true, Ordering::Relaxed);
         assert_eq!(after, before);
     });
 }
@@ -205,6 +207,39 @@ fn the_new_process_goes_over_to_the_file_as_it_is_now() {
     let address = status["listeners"][1]["address"].as_str().unwrap().parse().unwrap();
     clients[0].send_to(b"hello", address);
     assert_eq!(backends[1].receive().bytes, b"hello");
+}
+
+#[test]
+fn a_backend_that_gets_a_name_goes_on_without_a_gap() {
+    if std::net::ToSocketAddrs::to_socket_addrs("localhost:0").is_err() {
+        return skip("this system does not know localhost").unwrap_or_default();
+    }
+    let backend = Peer::v4();
+    let port = backend.address().port();
+    let toml = simple_config("127.0.0.1:0", &[&backend], "idle_timeout = \"1h\"\n");
+    let (mut flowgate, address) = start(&toml);
+    let client = Peer::v4();
+    client.send_to(b"before", address);
+    let before = backend.receive().from;
+    let by_name = format!("localhost:{port}");
+    flowgate.rewrite_config(&toml.replace(&backend.address().to_string(), &by_name));
+    // All the while, also when the new process goes over to its configuration.
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            flowgate.upgrade(&[]);
+            is_over.store(true, Ordering::Relaxed);
+        });
+        while !is_over.load(Ordering::Relaxed) {
+            client.send_to(b"during", address);
+            assert_eq!(backend.receive().from, before);
+        }
+    });
+    let status = flowgate.ask_json(&["status"]);
+    let backends = status["clusters"][0]["backends"].as_array().expect("backends").clone();
+    let is_ours = |backend: &&Value| backend["address"] == format!("127.0.0.1:{port}");
+    assert_eq!(backends.iter().find(is_ours).expect("it stays")["name"], "localhost");
+    assert_eq!(status["listeners"][0]["to_backend"]["dropped"], serde_json::json!({}));
 }
 
 #[test]
