@@ -1,26 +1,25 @@
-//! The control plane's door: what may be asked of a running Flowgate, and the socket to ask it on.
+//! The control plane, on threads that no worker waits for.
 //!
 //! | module | duty |
 //! |---|---|
-//! | [`request`] | what can be asked and answered |
-//! | [`status`] | the documents that tell how things stand |
-//! | [`place`] | where the control socket is, and whose directory that is |
-//! | [`socket`] | serves the control socket |
-//! | [`client`] | asks on it |
-//! | [`escape`] | text of others, made safe to show |
-//!
-//! The protocol: a client connects to the unix socket, writes one line of JSON, a
-//! [`Request`](request::Request), and reads one, a [`Response`](request::Response). Then the
-//! connection is over.
-//!
-//! Nothing here touches a worker. A request is handed to a [`Handler`](request::Handler), which has
-//! the main thread carry it out.
+//! | [`supervisor`] | signals, requests, reloads, upgrades, one after another |
+//! | [`server`] | starts, changes, asks and stops the workers |
+//! | [`service_state`] | what probes and operators have said of a backend |
+//! | [`accept`] | whether the kernel can give clients sockets of their own |
+//! | [`source`] | whether this host can have the bind addresses that clusters name |
+//! | [`probe`] | asks backends how they are |
+//! | [`resolve`] | keeps the addresses of backends with names fresh |
+//! | [`flow_log`] | a line for each flow that has ended |
+//! | [`systemd`] | what the service manager wants to know, and hands over |
+//! | [`log`] | what operators read |
 
-pub mod client;
-pub mod escape;
-pub mod place;
-pub mod request;
-pub mod socket;
-pub mod status;
-
-mod line;
+pub mod accept;
+pub mod flow_log;
+pub mod log;
+pub mod probe;
+pub mod resolve;
+pub mod server;
+pub mod service_state;
+pub mod source;
+pub mod supervisor;
+pub mod systemd;

@@ -9,9 +9,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
+use flowgate::handover::channel::Channel;
+use flowgate::handover::predecessor::Predecessor;
 use flowgate::sys::scm;
-use flowgate::upgrade::channel::Channel;
-use flowgate::upgrade::predecessor::Predecessor;
 use flowgate_tests::process::runs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};

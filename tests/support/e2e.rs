@@ -6,9 +6,9 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use flowgate::clock::Clock;
-use flowgate::report::{ListenerReport, ShardReport};
-use flowgate::server::{Beginnings, Server};
+use flowgate::control::server::{Beginnings, Server};
+use flowgate::datapath::report::{ListenerReport, ShardReport};
+use flowgate::sys::clock::Clock;
 use flowgate_core::counters::Ledger;
 use flowgate_core::{Direction, DropReason};
 use nix::errno::Errno;
@@ -72,7 +72,7 @@ impl Balancer {
     pub fn start(toml: &str) -> Self {
         let config = flowgate_config::parse(toml, "test.toml").unwrap_or_else(|e| panic!("{e}"));
         let server = Server::start(&config, Clock::start(), Beginnings::default(), |end| {
-            assert!(matches!(end, flowgate::server::WorkerEnd::Done), "a worker {end}");
+            assert!(matches!(end, flowgate::control::server::WorkerEnd::Done), "a worker {end}");
         });
         Self { server: server.unwrap_or_else(|e| panic!("{e}")) }
     }

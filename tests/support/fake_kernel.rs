@@ -14,10 +14,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use flowgate::kernel::Kernel;
-use flowgate::shard::Readiness;
+use flowgate::datapath::kernel::Kernel;
+use flowgate::datapath::shard::Readiness;
+use flowgate::datapath::token::Token;
 use flowgate::sys::mmsg::{Batch, FreeSlots};
-use flowgate::token::Token;
 use flowgate_core::config::Source;
 use flowgate_core::{Direction, LocalSource};
 use nix::errno::Errno;

@@ -9,10 +9,10 @@ mod snapshot;
 
 use std::str;
 
-use flowgate::control::escape::escaped;
-use flowgate::control::request::Request;
-use flowgate::probe::Payload;
-use flowgate::probe::preset::Preset;
+use flowgate::admin::escape::escaped;
+use flowgate::admin::request::Request;
+use flowgate::control::probe::Payload;
+use flowgate::control::probe::preset::Preset;
 use flowgate::sys::cmsg::{ControlBuffer, RECEIVE_BYTES, ReceivedControl, read};
 use flowgate_core::Burst;
 

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use flowgate::handover::channel::Channel;
 use flowgate::sys::scm;
-use flowgate::upgrade::channel::Channel;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -12,9 +12,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use flowgate::shard::{Readiness, Shard};
+use flowgate::datapath::shard::{Readiness, Shard};
+use flowgate::datapath::token::Token;
 use flowgate::sys::mmsg::Arena;
-use flowgate::token::Token;
 use flowgate_core::config::{Accept, ManagerConfig, SendProxyProtocol};
 use flowgate_core::{Direction, Instant, LocalAddr, ManagerInput, UdpManager};
 

@@ -6,12 +6,12 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use flowgate::clock::Clock;
-use flowgate::kernel::Linux;
-use flowgate::listener;
-use flowgate::shard::{Readiness, Shard};
+use flowgate::datapath::kernel::Linux;
+use flowgate::datapath::listener;
+use flowgate::datapath::shard::{Readiness, Shard};
+use flowgate::datapath::token::Token;
+use flowgate::sys::clock::Clock;
 use flowgate::sys::mmsg::Arena;
-use flowgate::token::Token;
 use flowgate_config::Config;
 use flowgate_core::config::ManagerConfig;
 use flowgate_core::{

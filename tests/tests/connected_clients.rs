@@ -61,7 +61,7 @@ fn is_connected(at: SocketAddr, client: SocketAddr) -> bool {
 
 /// Whether this kernel gives clients sockets of their own; says so where it does not.
 fn can_have_sockets_of_their_own() -> bool {
-    let possible = flowgate::accept::try_it();
+    let possible = flowgate::control::accept::try_it();
     possible.or_else(|error| skip(&error.to_string()).ok_or(())).is_ok()
 }
 

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use flowgate::control::request::{Handler, Request, Response};
-use flowgate::control::status::{
+use flowgate::admin::http::{HttpServer, MOST_CONNECTIONS};
+use flowgate::admin::request::{Handler, Request, Response};
+use flowgate::admin::status::{
     BackendState, BackendStatus, ClusterStatus, CountersDoc, LedgerDoc, ListenerStatus,
     MirrorStatus, StatusDocument, TrafficDoc,
 };
-use flowgate::http::{HttpServer, MOST_CONNECTIONS};
 use flowgate_tests::e2e::{PATIENCE, eventually};
 
 /// A server that says what stands in the place that is returned too.

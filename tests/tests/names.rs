@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use flowgate::resolve::{Answer, Resolver};
+use flowgate::control::resolve::{Answer, Resolver};
 use flowgate_tests::e2e::{PATIENCE, eventually};
 use flowgate_tests::echo_server::EchoServer;
 use flowgate_tests::netns::Namespace;

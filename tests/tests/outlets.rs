@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use flowgate::shard::Shard;
+use flowgate::datapath::shard::Shard;
+use flowgate::datapath::token::Token;
 use flowgate::sys::mmsg::Arena;
-use flowgate::token::Token;
 use flowgate_core::config::ManagerConfig;
 use flowgate_core::random::Random;
 use flowgate_core::{Configuration, Direction, DropReason, Instant, ManagerInput, UdpManager};

@@ -98,13 +98,13 @@ fn a_thousand_reloads_under_load_lose_and_reorder_nothing() {
         };
         flowgate.rewrite_config(&config);
         let before = std::time::Instant::now();
-        let answer = flowgate::control::client::request(
+        let answer = flowgate::admin::client::request(
             flowgate.control_socket().as_ref(),
-            &flowgate::control::request::Request::Reload,
+            &flowgate::admin::request::Request::Reload,
             flowgate_tests::e2e::PATIENCE,
         );
         slowest = slowest.max(before.elapsed());
-        let is_done = matches!(answer, Ok(flowgate::control::request::Response::Done { .. }));
+        let is_done = matches!(answer, Ok(flowgate::admin::request::Response::Done { .. }));
         assert!(is_done, "{answer:?}");
     }
     let seconds = start.elapsed().as_secs_f64();

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use flowgate::clock::Clock;
-use flowgate::server::{Beginnings, Server};
+use flowgate::control::server::{Beginnings, Server};
+use flowgate::sys::clock::Clock;
 use flowgate_core::{Direction, DropReason};
 use flowgate_tests::e2e::{Balancer, Peer, simple_config};
 use flowgate_tests::process::{ConfigFile, Process, output};
@@ -76,7 +76,7 @@ fn every_port_is_used_and_then_none_is_left(backend: &Peer, address: &str, sourc
     assert!(distinct.iter().copied().eq(first..=last), "{ports:?}");
     assert!(!ports.is_sorted(), "one of 479 million orders");
     client_of(backend).send_to(b"no port is left", balancer.address());
-    let is_counted = |figures: &flowgate::report::ShardReport| {
+    let is_counted = |figures: &flowgate::datapath::report::ShardReport| {
         figures.counters.ledger(Direction::ToBackend).dropped_for(DropReason::NoPorts).datagrams
             == 1
     };

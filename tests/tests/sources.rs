@@ -3,8 +3,8 @@
 use std::io::ErrorKind;
 use std::net::{SocketAddr, SocketAddrV6};
 
-use flowgate::clock::Clock;
-use flowgate::server::{Beginnings, Server};
+use flowgate::control::server::{Beginnings, Server};
+use flowgate::sys::clock::Clock;
 use flowgate_core::Direction;
 use flowgate_tests::e2e::{Balancer, Peer, eventually};
 use flowgate_tests::netns::Namespace;

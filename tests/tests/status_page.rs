@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use flowgate::control::request::{Handler, Request, Response};
-use flowgate::control::status::{
+use flowgate::admin::http::HttpServer;
+use flowgate::admin::request::{Handler, Request, Response};
+use flowgate::admin::status::{
     BackendState, BackendStatus, ByDirection, ClusterStatus, CountersDoc, LedgerDoc,
     ListenerStatus, StatusDocument, TrafficDoc,
 };
-use flowgate::http::HttpServer;
 use flowgate_tests::netns::skip;
 
 /// A name as bad as names get.

@@ -8,10 +8,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Failure;
-use crate::control::client;
-use crate::control::escape::{escaped, escaped_json};
-use crate::control::place;
-use crate::control::request::{Request, Response};
+use crate::admin::client;
+use crate::admin::escape::{escaped, escaped_json};
+use crate::admin::place;
+use crate::admin::request::{Request, Response};
 
 /// How long an answer may take. A reload may wait for names to be resolved.
 const PATIENCE: Duration = Duration::from_secs(60);

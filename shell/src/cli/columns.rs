@@ -11,7 +11,7 @@ pub(super) enum Align {
     Right,
 }
 
-/// A table. Its cells are [escaped](crate::control::escape) already.
+/// A table. Its cells are [escaped](crate::admin::escape) already.
 pub(super) struct Table<const N: usize> {
     heads: [(&'static str, Align); N],
     rows: Vec<[String; N]>,

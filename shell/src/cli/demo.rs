@@ -24,8 +24,8 @@ use self::clients::{CLIENTS, Clients};
 use self::sample::{Sample, Stretch};
 use self::screen::Screen;
 use super::{Failure, human};
-use crate::clock::Clock;
-use crate::server::{Beginnings, Server, WorkerEnd};
+use crate::control::server::{Beginnings, Server, WorkerEnd};
+use crate::sys::clock::Clock;
 
 /// How long the slow backend sleeps before it answers what has come meanwhile.
 const NAP: Duration = Duration::from_millis(2);

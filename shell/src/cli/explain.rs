@@ -10,7 +10,7 @@ use flowgate_core::config::{Affinity, Balance, Mode, ReplyFrom, Source};
 use flowgate_core::random::Random;
 
 use super::Failure;
-use crate::source;
+use crate::control::source;
 
 pub(super) fn run(path: &Path, client: SocketAddr) -> Result<(), Failure> {
     let config = flowgate_config::load(path)?;

@@ -10,9 +10,9 @@ use super::Failure;
 use super::ask::Asking;
 use super::columns::{Align, Table};
 use super::human;
-use crate::control::escape::escaped;
-use crate::control::request::{FlowFilter, Request, Response};
-use crate::control::status::{FlowStatus, FlowsDocument};
+use crate::admin::escape::escaped;
+use crate::admin::request::{FlowFilter, Request, Response};
+use crate::admin::status::{FlowStatus, FlowsDocument};
 
 /// The arguments of `flowgate flows`.
 #[derive(Args, Debug)]
@@ -120,7 +120,7 @@ fn parse_backend(text: &str) -> Result<SocketAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::status::TrafficDoc;
+    use crate::admin::status::TrafficDoc;
 
     fn flow() -> FlowStatus {
         FlowStatus {

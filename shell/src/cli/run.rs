@@ -5,9 +5,9 @@ use std::path::Path;
 use tracing::{error, info, warn};
 
 use super::Failure;
-use crate::log;
-use crate::supervisor::Supervisor;
-use crate::upgrade::predecessor::Predecessor;
+use crate::control::log;
+use crate::control::supervisor::Supervisor;
+use crate::handover::predecessor::Predecessor;
 
 pub(super) fn run(path: &Path) -> Result<(), Failure> {
     let (config, text) = flowgate_config::load_text(path)?;

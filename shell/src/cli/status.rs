@@ -8,9 +8,9 @@ use super::Failure;
 use super::ask::Asking;
 use super::columns::{Align, Table};
 use super::human;
-use crate::control::escape::escaped;
-use crate::control::request::{Request, Response};
-use crate::control::status::{
+use crate::admin::escape::escaped;
+use crate::admin::request::{Request, Response};
+use crate::admin::status::{
     BackendStatus, ClusterStatus, LedgerDoc, ListenerStatus, StatusDocument,
 };
 

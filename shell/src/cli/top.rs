@@ -24,7 +24,7 @@ use self::fetch::Answer;
 use self::watch::Watch;
 use super::Failure;
 use super::ask::Door;
-use crate::clock::Clock;
+use crate::sys::clock::Clock;
 
 /// How long a key, an answer or a signal may wait to be seen.
 const TICK: Duration = Duration::from_millis(100);

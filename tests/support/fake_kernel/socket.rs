@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
+use flowgate::datapath::token::Token;
 use flowgate::sys::mmsg::{Arrival, Batch, Message};
-use flowgate::token::Token;
 use flowgate_core::{Burst, Direction, LocalAddr};
 use nix::errno::Errno;
 

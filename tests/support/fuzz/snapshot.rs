@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use flowgate::server::Prepared;
-use flowgate::snapshot::ProcessImage;
+use flowgate::control::server::Prepared;
+use flowgate::handover::snapshot::ProcessImage;
 use flowgate_core::config::{Balance, ManagerConfig};
 use flowgate_core::proxy_protocol::ProxyHeader;
 use flowgate_core::snapshot::{ManagerImage, SnapshotError, open, seal};

@@ -1,7 +1,7 @@
 //! The commands: what they ask for, what they print and return.
 
-use flowgate::control::request::{FlowFilter, Request, Response};
-use flowgate::control::status::{FlowsDocument, StatusDocument};
+use flowgate::admin::request::{FlowFilter, Request, Response};
+use flowgate::admin::status::{FlowsDocument, StatusDocument};
 use flowgate_tests::process::output;
 
 use crate::FLOWGATE;

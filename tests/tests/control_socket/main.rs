@@ -12,8 +12,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use flowgate::control::request::{Request, Response};
-use flowgate::control::socket::{self, LONGEST_REQUEST, MOST_SERVED};
+use flowgate::admin::request::{Request, Response};
+use flowgate::admin::socket::{self, LONGEST_REQUEST, MOST_SERVED};
 use flowgate_tests::e2e::{Balancer, PATIENCE, Peer, eventually};
 use nix::unistd::geteuid;
 

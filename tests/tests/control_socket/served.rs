@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use flowgate::control::client::{self, ClientError};
-use flowgate::control::request::{FlowFilter, Handler, Request, Response};
-use flowgate::control::socket::ControlSocket;
-use flowgate::control::status::{
+use flowgate::admin::client::{self, ClientError};
+use flowgate::admin::request::{FlowFilter, Handler, Request, Response};
+use flowgate::admin::socket::ControlSocket;
+use flowgate::admin::status::{
     BackendState, BackendStatus, ClusterStatus, CountersDoc, FlowStatus, FlowsDocument, LedgerDoc,
     ListenerStatus, StatusDocument, TrafficDoc,
 };

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::Duration;
 
-use flowgate::clock::Clock;
-use flowgate::probe::{Expect, HealthChange, Payload, Probe, ProbeTarget, Prober, TargetKey};
+use flowgate::control::probe::{
+    Expect, HealthChange, Payload, Probe, ProbeTarget, Prober, TargetKey,
+};
+use flowgate::sys::clock::Clock;
 use flowgate_core::health::{ProbeOutcome, ProbePolicy};
 use flowgate_tests::e2e::{PATIENCE, eventually};
 use flowgate_tests::netns::skip;

@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use flowgate::probe::preset::Preset;
-use flowgate::probe::{Expect, Payload, Probe, ProbeTarget};
+use flowgate::control::probe::preset::Preset;
+use flowgate::control::probe::{Expect, Payload, Probe, ProbeTarget};
 use flowgate_core::health::ProbeOutcome;
 use flowgate_tests::netns::skip;
 use quinn::rustls::pki_types::PrivatePkcs8KeyDer;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowgate::token::Token;
+use flowgate::datapath::token::Token;
 use flowgate_core::Direction;
 use flowgate_core::config::{Accept, ManagerConfig, SendProxyProtocol};
 use flowgate_core::random::Random;

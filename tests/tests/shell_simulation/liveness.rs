@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowgate::token::Token;
+use flowgate::datapath::token::Token;
 use flowgate_core::{Direction, DropReason};
 use flowgate_tests::fake_kernel::Faults;
 use flowgate_tests::shell_world::{Shape, ShellWorld};

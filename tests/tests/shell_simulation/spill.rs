@@ -8,7 +8,7 @@ use flowgate_tests::shell_world::{Shape, ShellWorld};
 use nix::errno::Errno;
 
 use super::{calm_world, config, only_dropped, sent, upstream};
-use flowgate::io::spill::MAX_DATAGRAMS;
+use flowgate::datapath::send::queue::MAX_DATAGRAMS;
 
 /// A world in which clients 0 and 1 have a flow each, and the first one's backend does not read.
 fn world_with_a_full_socket() -> (ShellWorld, SocketId) {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use flowgate::snapshot::ProcessImage;
+use flowgate::handover::snapshot::ProcessImage;
 use flowgate_tests::e2e::{Peer, eventually, simple_config};
 use flowgate_tests::netns::skip;
 use nix::sys::signal::Signal;
@@ -124,7 +124,7 @@ fn datagrams_without_flows_go_on_from_the_same_ports() {
 
 #[test]
 fn clients_keep_their_own_sockets_and_what_waits_in_them() {
-    if let Err(reason) = flowgate::accept::try_it() {
+    if let Err(reason) = flowgate::control::accept::try_it() {
         return skip(&reason.to_string()).unwrap_or_default();
     }
     let backend = Peer::v4();

@@ -13,7 +13,7 @@ use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token};
 
 use super::message::Message;
-use crate::clock::Clock;
+use crate::sys::clock::Clock;
 
 /// How many clients there are at any time.
 pub(super) const CLIENTS: usize = 200;

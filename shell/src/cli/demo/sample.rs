@@ -7,7 +7,7 @@ use flowgate_core::counters::{Counters, Traffic};
 use hdrhistogram::Histogram;
 
 use super::clients::{self, Experience};
-use crate::report::ShardReport;
+use crate::datapath::report::ShardReport;
 
 /// How the demo stands at a moment. Every figure is measured: by the balancer, or by the clients.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ impl Stretch<'_> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::report::BackendReport;
+    use crate::datapath::report::BackendReport;
     use flowgate_core::backends::BackendState;
 
     /// Two backends, and nothing done yet.

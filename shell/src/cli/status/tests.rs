@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::control::status::{BackendState, ByDirection, CountersDoc, TrafficDoc};
+use crate::admin::status::{BackendState, ByDirection, CountersDoc, TrafficDoc};
 
 fn traffic(datagrams: u64) -> TrafficDoc {
     TrafficDoc { datagrams, bytes: datagrams * 100 }
@@ -139,7 +139,7 @@ fn what_backends_missed_and_where_copies_went_is_shown() {
         dropped: BTreeMap::from([("no_backend".to_owned(), traffic(3))]),
     };
     status.listeners[0].mirror =
-        Some(crate::control::status::MirrorStatus { cluster: "sha\x1bdow".into(), to_backend });
+        Some(crate::admin::status::MirrorStatus { cluster: "sha\x1bdow".into(), to_backend });
     let text = text(&status);
     let has = |expected: &str| {
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");

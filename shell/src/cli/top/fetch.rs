@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
+use crate::admin::client::{self, ClientError};
+use crate::admin::escape::escaped;
+use crate::admin::request::{Request, Response};
+use crate::admin::status::StatusDocument;
 use crate::cli::Failure;
-use crate::control::client::{self, ClientError};
-use crate::control::escape::escaped;
-use crate::control::request::{Request, Response};
-use crate::control::status::StatusDocument;
 
 /// From one answer to the next question.
 const PERIOD: Duration = Duration::from_secs(1);

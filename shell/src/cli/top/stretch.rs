@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::cli::human;
-use crate::control::status::{
+use crate::admin::status::{
     BackendStatus, ByDirection, ClusterStatus, ListenerStatus, StatusDocument,
 };
+use crate::cli::human;
 
 /// Two documents of the same process, and the time between them.
 #[derive(Clone, Copy)]

@@ -3,8 +3,8 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::KeyEvent;
 
 use super::*;
+use crate::admin::status::{StatusDocument, TrafficDoc};
 use crate::cli::status::tests::document;
-use crate::control::status::{StatusDocument, TrafficDoc};
 use flowgate_core::Instant;
 
 /// The same, two seconds later.

@@ -11,10 +11,10 @@ use ratatui::widgets::{Paragraph, RenderDirection, Sparkline};
 
 use super::cell::{Cell, row};
 use super::stretch::{Stretch, sum};
+use crate::admin::escape::escaped;
+use crate::admin::status::{BackendState, BackendStatus, ClusterStatus, ListenerStatus};
 use crate::cli::columns::Align;
 use crate::cli::{human, status};
-use crate::control::escape::escaped;
-use crate::control::status::{BackendState, BackendStatus, ClusterStatus, ListenerStatus};
 
 const TITLE: Style = Style::new().add_modifier(Modifier::BOLD);
 const HEAD: Style = Style::new().add_modifier(Modifier::DIM);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use flowgate_core::Instant;
 
 use super::stretch::Stretch;
-use crate::control::status::StatusDocument;
+use crate::admin::status::StatusDocument;
 
 /// How many rates are remembered: more than a terminal has columns.
 const REMEMBERED: usize = 500;

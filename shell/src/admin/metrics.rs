@@ -1,0 +1,232 @@
+//! The metrics, all from one status document.
+//!
+//! In each scrape `flowgate_datagrams_received_total` is the sum of `flowgate_datagrams_total`,
+//! which counts what was sent on, and `flowgate_datagrams_dropped_total`.
+
+mod marks;
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use flowgate_core::{CloseReason, Direction, DropReason};
+
+use super::exposition::{Exposition, Format, Kind};
+use crate::admin::status::{
+    BackendState, BackendStatus, LedgerDoc, ListenerStatus, StatusDocument, TrafficDoc,
+};
+
+pub(super) use marks::Marks;
+
+/// A document's figures as text.
+pub(super) fn render(document: &StatusDocument, format: Format) -> String {
+    let mut text = Exposition::new(format);
+    process(&mut text, document);
+    traffic(&mut text, document);
+    mirrors(&mut text, document);
+    flows(&mut text, document);
+    backends(&mut text, document);
+    dropped_for_backends(&mut text, document);
+    text.finish()
+}
+
+fn process(text: &mut Exposition, document: &StatusDocument) {
+    text.family("flowgate_build_info", Kind::Info, "The version that is running.")
+        .sample(&[("version", &document.version)], 1);
+    text.family("flowgate_uptime_seconds", Kind::Gauge, "How long the process has been running.")
+        .sample(&[], document.uptime_seconds);
+    text.family(
+        "flowgate_reloads_total",
+        Kind::Counter,
+        "Reloads of the configuration: ok, or failed, after which the old one went on.",
+    )
+    .sample(&[("result", &"ok")], document.counters.reloads_ok)
+    .sample(&[("result", &"failed")], document.counters.reloads_failed);
+}
+
+fn traffic(text: &mut Exposition, document: &StatusDocument) {
+    let forwarded: fn(&LedgerDoc) -> TrafficDoc = |ledger| ledger.forwarded;
+    let received: fn(&LedgerDoc) -> TrafficDoc = |ledger| ledger.received;
+    let datagrams: fn(TrafficDoc) -> u64 = |traffic| traffic.datagrams;
+    let bytes: fn(TrafficDoc) -> u64 = |traffic| traffic.bytes;
+    for (name, help, part, unit) in [
+        (
+            "flowgate_datagrams_received_total",
+            "Datagrams that arrived: flowgate_datagrams_total + flowgate_datagrams_dropped_total.",
+            received,
+            datagrams,
+        ),
+        ("flowgate_datagrams_total", "Datagrams that were sent on.", forwarded, datagrams),
+        ("flowgate_bytes_total", "Payload bytes that were sent on.", forwarded, bytes),
+    ] {
+        let mut family = text.family(name, Kind::Counter, help);
+        for (listener, direction, ledger) in ledgers(document) {
+            let labels: [(&str, &dyn Display); 2] =
+                [("listener", &listener.name), ("direction", &direction.as_str())];
+            family.sample(&labels, unit(part(ledger)));
+        }
+    }
+    let mut family = text.family(
+        "flowgate_datagrams_dropped_total",
+        Kind::Counter,
+        "Datagrams that arrived and were not sent on, by reason.",
+    );
+    for (listener, direction, ledger) in ledgers(document) {
+        let reasons = DropReason::ALL.iter().map(|reason| reason.as_str());
+        for (reason, dropped) in all_of(reasons, &ledger.dropped) {
+            let labels: [(&str, &dyn Display); 3] = [
+                ("listener", &listener.name),
+                ("direction", &direction.as_str()),
+                ("reason", &reason),
+            ];
+            family.sample(&labels, dropped.datagrams);
+        }
+    }
+    let mut family = text.family(
+        "flowgate_socket_drops_total",
+        Kind::Counter,
+        "Datagrams that the kernel dropped, since the listener's receive buffer was full \
+         (SO_RXQ_OVFL); they did not arrive.",
+    );
+    for listener in &document.listeners {
+        family.sample(&[("listener", &listener.name)], listener.socket_drops);
+    }
+    let help = "Clients that have sockets of their own (accept).";
+    let mut family = text.family("flowgate_client_sockets", Kind::Gauge, help);
+    for listener in &document.listeners {
+        family.sample(&[("listener", &listener.name)], listener.client_sockets);
+    }
+    let help = "Sockets for clients that could not be opened; the listener serves those clients.";
+    let mut family = text.family("flowgate_client_sockets_failed_total", Kind::Counter, help);
+    for listener in &document.listeners {
+        family.sample(&[("listener", &listener.name)], listener.client_sockets_failed);
+    }
+}
+
+fn mirrors(text: &mut Exposition, document: &StatusDocument) {
+    let mirrors = || {
+        let all = document.listeners.iter();
+        all.filter_map(|listener| Some((&listener.name, listener.mirror.as_ref()?)))
+    };
+    let help = "Datagrams of which a copy was sent to the mirror.";
+    let mut family = text.family("flowgate_mirror_datagrams_total", Kind::Counter, help);
+    for (listener, mirror) in mirrors() {
+        let labels: [(&str, &dyn Display); 2] =
+            [("listener", listener), ("cluster", &mirror.cluster)];
+        family.sample(&labels, mirror.to_backend.forwarded.datagrams);
+    }
+    let mut family = text.family(
+        "flowgate_mirror_datagrams_dropped_total",
+        Kind::Counter,
+        "Copies for the mirror that were not sent on, by reason.",
+    );
+    for (listener, mirror) in mirrors() {
+        for (reason, dropped) in &mirror.to_backend.dropped {
+            let labels: [(&str, &dyn Display); 3] =
+                [("listener", listener), ("cluster", &mirror.cluster), ("reason", reason)];
+            family.sample(&labels, dropped.datagrams);
+        }
+    }
+}
+
+fn flows(text: &mut Exposition, document: &StatusDocument) {
+    let active: fn(&ListenerStatus) -> u64 = |listener| listener.flows_active;
+    for (name, kind, help, value) in [
+        ("flowgate_flows_active", Kind::Gauge, "Flows alive.", active),
+        ("flowgate_flows_max", Kind::Gauge, "The most flows that can be alive.", |l| l.flows_max),
+        ("flowgate_flows_opened_total", Kind::Counter, "Flows opened.", |l| l.flows_opened),
+    ] {
+        let mut family = text.family(name, kind, help);
+        for listener in &document.listeners {
+            family.sample(&[("listener", &listener.name)], value(listener));
+        }
+    }
+    let help = "Flows closed, by reason.";
+    let mut family = text.family("flowgate_flows_closed_total", Kind::Counter, help);
+    for listener in &document.listeners {
+        let reasons = CloseReason::ALL.iter().map(|reason| reason.as_str());
+        for (reason, flows) in all_of(reasons, &listener.flows_closed) {
+            family.sample(&[("listener", &listener.name), ("reason", &reason)], flows);
+        }
+    }
+}
+
+fn backends(text: &mut Exposition, document: &StatusDocument) {
+    let up: fn(&BackendStatus) -> u64 = |backend| (backend.state != BackendState::Down).into();
+    for (name, help, value) in [
+        ("flowgate_backend_up", "0 while the backend fails, else 1.", up),
+        (
+            "flowgate_backend_draining",
+            "1 while the backend is drained and takes no new flows, else 0.",
+            |backend| (backend.state == BackendState::Draining).into(),
+        ),
+        ("flowgate_backend_flows_active", "Flows alive on the backend.", |b| b.flows_active),
+    ] {
+        let mut family = text.family(name, Kind::Gauge, help);
+        for (cluster, backend) in all_backends(document) {
+            let labels: [(&str, &dyn Display); 2] =
+                [("cluster", &cluster), ("backend", &backend.address)];
+            family.sample(&labels, value(backend));
+        }
+    }
+    let mut family = text.family(
+        "flowgate_backend_datagrams_total",
+        Kind::Counter,
+        "Datagrams that went to the backend, and that came from it.",
+    );
+    for (cluster, backend) in all_backends(document) {
+        for direction in Direction::ALL {
+            let labels: [(&str, &dyn Display); 3] = [
+                ("cluster", &cluster),
+                ("backend", &backend.address),
+                ("direction", &direction.as_str()),
+            ];
+            family.sample(
+                &labels,
+                match direction {
+                    Direction::ToBackend => backend.datagrams_to,
+                    Direction::ToClient => backend.datagrams_from,
+                },
+            );
+        }
+    }
+}
+
+fn dropped_for_backends(text: &mut Exposition, document: &StatusDocument) {
+    let mut family = text.family(
+        "flowgate_backend_datagrams_dropped_total",
+        Kind::Counter,
+        "Datagrams that were to be sent to the backend and could not be.",
+    );
+    for (cluster, backend) in all_backends(document) {
+        let labels: [(&str, &dyn Display); 2] =
+            [("cluster", &cluster), ("backend", &backend.address)];
+        family.sample(&labels, backend.datagrams_dropped);
+    }
+}
+
+fn all_backends(document: &StatusDocument) -> impl Iterator<Item = (&str, &BackendStatus)> {
+    let clusters = document.clusters.iter();
+    clusters.flat_map(|c| c.backends.iter().map(move |backend| (c.name.as_str(), backend)))
+}
+
+fn ledgers(
+    document: &StatusDocument,
+) -> impl Iterator<Item = (&ListenerStatus, Direction, &LedgerDoc)> {
+    document.listeners.iter().flat_map(|listener| {
+        Direction::ALL.map(|direction| match direction {
+            Direction::ToBackend => (listener, direction, &listener.to_backend),
+            Direction::ToClient => (listener, direction, &listener.to_client),
+        })
+    })
+}
+
+/// A figure for each reason that there is, so that a series is there before it first grows, and for
+/// those of the document that are not known here.
+fn all_of<'d, T: Copy + Default>(
+    reasons: impl Iterator<Item = &'d str>,
+    figures: &'d BTreeMap<String, T>,
+) -> BTreeMap<&'d str, T> {
+    let mut all: BTreeMap<_, _> = reasons.map(|reason| (reason, T::default())).collect();
+    all.extend(figures.iter().map(|(reason, figure)| (reason.as_str(), *figure)));
+    all
+}

@@ -1,0 +1,126 @@
+//! Asks how things stand, rarely, and renders the answer, once, for everybody who wants it.
+
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tracing::error;
+
+use super::exposition::Format;
+use super::metrics::Marks;
+use crate::admin::request::{Handler, Request, Response};
+use crate::admin::status::StatusDocument;
+use crate::sys::clock::Clock;
+
+/// How long a report is as good as a new one.
+const FRESH: Duration = Duration::from_millis(50);
+
+/// How many may wait for a report.
+const MOST_WAITING: usize = super::http::MOST_CONNECTIONS;
+
+/// What a report can be rendered as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum View {
+    /// The document itself.
+    Json,
+    /// Its figures for Prometheus.
+    Metrics(Format),
+}
+
+/// A rendered report, or the reasons why there is none.
+pub(super) type Rendered = Result<Bytes, Vec<String>>;
+
+/// The desk where reports are asked for.
+pub(super) struct Reports {
+    asks: mpsc::Sender<Ask>,
+}
+
+struct Ask {
+    view: View,
+    reply: oneshot::Sender<Rendered>,
+}
+
+impl Reports {
+    /// Opens it, on the runtime of the caller.
+    pub(super) fn start(handler: Handler) -> Self {
+        let (asks, inbox) = mpsc::channel(MOST_WAITING);
+        tokio::spawn(answer_all(inbox, handler));
+        Self { asks }
+    }
+
+    /// How things stand, at most [`FRESH`] ago.
+    pub(super) async fn get(&self, view: View) -> Rendered {
+        let (reply, rendered) = oneshot::channel();
+        // Fails only where the desk has gone, which it does after everybody who asks.
+        let _ = self.asks.send(Ask { view, reply }).await;
+        rendered.await.unwrap_or_else(|_| Err(vec!["shutting down".into()]))
+    }
+}
+
+/// One after the other, so that reports are rendered in the order in which they were made.
+async fn answer_all(mut inbox: mpsc::Receiver<Ask>, handler: Handler) {
+    let clock = Clock::start();
+    let mut marks = Marks::default();
+    let mut last: Option<Report> = None;
+    while let Some(Ask { view, reply }) = inbox.recv().await {
+        if reply.is_closed() {
+            continue;
+        }
+        let report = match last.take() {
+            Some(report) if clock.uptime() - report.made < FRESH => report,
+            _ => Report::new(ask(&handler).await, clock.uptime(), &mut marks),
+        };
+        // Whoever asked may have gone.
+        let _ = reply.send(last.insert(report).render(view));
+    }
+}
+
+/// Asks on a thread that may wait.
+async fn ask(handler: &Handler) -> Result<StatusDocument, Vec<String>> {
+    let handler = handler.clone();
+    match tokio::task::spawn_blocking(move || handler(Request::Status)).await {
+        Ok(Response::Status(document)) => Ok(document),
+        Ok(Response::Refused { reasons }) => Err(reasons),
+        Ok(Response::Flows(_) | Response::Snapshot { .. } | Response::Done { .. }) => Err(vec![
+            "asked for its status, Flowgate answered something else, which is a bug".into(),
+        ]),
+        Err(failure) => {
+            error!("asking for the status failed, which is a bug: {failure}");
+            Err(vec!["asking for the status failed, which is a bug; see the log".into()])
+        }
+    }
+}
+
+/// What was reported, and what has been rendered of it.
+struct Report {
+    made: Duration,
+    document: Result<StatusDocument, Vec<String>>,
+    rendered: Vec<(View, Bytes)>,
+}
+
+impl Report {
+    fn new(
+        mut document: Result<StatusDocument, Vec<String>>,
+        made: Duration,
+        marks: &mut Marks,
+    ) -> Self {
+        if let Ok(document) = &mut document {
+            marks.hold_up(document);
+        }
+        Self { made, document, rendered: Vec::new() }
+    }
+
+    fn render(&mut self, view: View) -> Rendered {
+        if let Some((_, bytes)) = self.rendered.iter().find(|(rendered, _)| *rendered == view) {
+            return Ok(bytes.clone());
+        }
+        let document = self.document.as_ref().map_err(Clone::clone)?;
+        let bytes = match view {
+            View::Json => serde_json::to_vec(document).map_err(|error| vec![error.to_string()])?,
+            View::Metrics(format) => super::metrics::render(document, format).into_bytes(),
+        };
+        let bytes = Bytes::from(bytes);
+        self.rendered.push((view, bytes.clone()));
+        Ok(bytes)
+    }
+}

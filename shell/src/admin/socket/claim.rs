@@ -1,0 +1,153 @@
+//! Takes the socket's place in the file system, and gives it back.
+
+use std::fs::{File, Metadata, Permissions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::super::place;
+use super::{ControlError, shown};
+use crate::sys::clock::Clock;
+
+/// How many connections wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// How long to wait for another process that is taking its place in the same directory.
+const TURN: Duration = Duration::from_secs(2);
+
+/// How long to wait before asking whether it has.
+const STEP: Duration = Duration::from_millis(5);
+
+/// A socket's file, known by its device and inode.
+#[derive(Debug)]
+pub(super) struct Claim {
+    path: PathBuf,
+    /// The device and the inode, unless the file is somebody else's to remove.
+    file: Option<(u64, u64)>,
+}
+
+impl Claim {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the file, if it is still ours.
+    pub(super) fn give_up(&self) {
+        let is_ours = |file: Metadata| Some((file.dev(), file.ino())) == self.file;
+        if std::fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
+            // A file that stays is replaced by the next to come.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
+    /// Leaves the file to somebody else.
+    pub(super) const fn disown(&mut self) {
+        self.file = None;
+    }
+}
+
+/// The file of a listening socket that was bound elsewhere, and is ours from now on.
+pub(super) fn adopted(path: &Path) -> Result<Claim, ControlError> {
+    let failed = |doing| move |error| ControlError::Failed { path: path.to_owned(), doing, error };
+    let file = std::fs::symlink_metadata(path).map_err(failed("looking at it"))?;
+    Ok(Claim { path: path.to_owned(), file: Some((file.dev(), file.ino())) })
+}
+
+/// Binds a listening socket to `path`, in the place of that of a dead process if need be.
+pub(super) fn claim(path: &Path) -> Result<(Claim, UnixListener), ControlError> {
+    let failed = |doing| move |error| ControlError::Failed { path: path.to_owned(), doing, error };
+    let address = SockAddr::unix(path).map_err(failed("its path (at most 107 bytes)"))?;
+    place::prepare_directory(path).map_err(failed("its directory"))?;
+    // Two that start at the same time would each take the other's file for that of a dead process.
+    let _turn = turn(place::directory_of(path)).map_err(failed("locking its directory"))?;
+    clear(path, &address)?;
+    let socket = bind(path, &address).map_err(failed("binding it"))?;
+    let file = std::fs::symlink_metadata(path).map_err(failed("looking at it"))?;
+    let claim = Claim { path: path.to_owned(), file: Some((file.dev(), file.ino())) };
+    let listen = || {
+        // A umask may have taken rights from the owner.
+        if file.mode() & 0o777 != 0o600 {
+            std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        }
+        socket.listen(BACKLOG)
+    };
+    if let Err(error) = listen() {
+        claim.give_up();
+        return Err(failed("listening on it")(error));
+    }
+    Ok((claim, UnixListener::from(OwnedFd::from(socket))))
+}
+
+/// Waits until nobody else takes a place in `directory`, and keeps others waiting.
+fn turn(directory: &Path) -> io::Result<Flock<File>> {
+    let clock = Clock::start();
+    let mut file = File::open(directory)?;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(turn) => return Ok(turn),
+            Err((again, Errno::EWOULDBLOCK | Errno::EINTR)) if clock.uptime() < TURN => {
+                file = again;
+                std::thread::sleep(STEP);
+            }
+            Err((_, Errno::EWOULDBLOCK)) => {
+                return Err(io::Error::other("another process holds its lock (flock)"));
+            }
+            Err((_, error)) => return Err(error.into()),
+        }
+    }
+}
+
+/// Makes sure that nothing is at `path`: removes the socket of a dead process, and nothing else.
+fn clear(path: &Path, address: &SockAddr) -> Result<(), ControlError> {
+    let failed = |doing, error| ControlError::Failed { path: path.to_owned(), doing, error };
+    match std::fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() => {}
+        Ok(_) => return Err(ControlError::NotASocket(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("looking at it", error)),
+    }
+    match is_served(address) {
+        Ok(true) => Err(ControlError::AnotherIsRunning(path.to_owned())),
+        Ok(false) => std::fs::remove_file(path)
+            .map_err(|error| failed("removing that of a dead process", error)),
+        Err(error) => Err(failed("finding out whether another flowgate serves it", error)),
+    }
+}
+
+/// Whether somebody listens there.
+fn is_served(address: &SockAddr) -> io::Result<bool> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(address) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.kind() {
+            // So many wait already that nobody more may.
+            io::ErrorKind::WouldBlock => Ok(true),
+            io::ErrorKind::ConnectionRefused => Ok(false),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Binds a socket whose file nobody but its owner has ever been able to use.
+fn bind(path: &Path, address: &SockAddr) -> io::Result<Socket> {
+    let socket = File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM, None)?));
+    // On Linux the file gets the mode of the socket, less the umask. And before somebody listens,
+    // nobody can connect.
+    socket.set_permissions(Permissions::from_mode(0o600))?;
+    let socket = Socket::from(OwnedFd::from(socket));
+    socket.bind(address).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            io::Error::other(format!("{} was made at this moment by somebody else", shown(path)))
+        }
+        _ => error,
+    })?;
+    Ok(socket)
+}

@@ -1,0 +1,311 @@
+//! The documents that tell how things stand: what `flowgate status --json` prints and `GET /status`
+//! returns, and the list of flows.
+//!
+//! Their fields are the product's public face. Fields are added, never renamed or removed; whoever
+//! reads a document skips those that it does not know.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use flowgate_core::counters::{Counters, Ledger, Traffic};
+use flowgate_core::{CloseReason, DropReason};
+use serde::{Deserialize, Serialize};
+
+/// How things stand.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StatusDocument {
+    /// The version of the Flowgate that is running.
+    pub version: String,
+    /// Its process id.
+    #[serde(default)]
+    pub pid: u32,
+    /// How long it has been running, with the processes that it took over from.
+    pub uptime_seconds: f64,
+    /// The listeners in the order of the configuration.
+    pub listeners: Vec<ListenerStatus>,
+    /// The clusters in the order of the configuration.
+    pub clusters: Vec<ClusterStatus>,
+    /// What was counted since the start, with what listeners counted that a reload has removed.
+    pub counters: CountersDoc,
+}
+
+/// How things stand on one listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Its name: any characters whatever, to be escaped wherever it is shown.
+    pub name: String,
+    /// The address it is bound to.
+    pub address: SocketAddr,
+    /// The name of its cluster.
+    pub cluster: String,
+    /// Flows alive.
+    pub flows_active: u64,
+    /// The most flows it can have.
+    pub flows_max: u64,
+    /// Flows opened since the start.
+    #[serde(default)]
+    pub flows_opened: u64,
+    /// Flows closed since the start, by reason; only reasons that are not zero.
+    #[serde(default)]
+    pub flows_closed: BTreeMap<String, u64>,
+    /// Datagrams that the kernel dropped, since its receive buffer was full (`SO_RXQ_OVFL`). They
+    /// are not among those received.
+    #[serde(default)]
+    pub socket_drops: u64,
+    /// Clients that have sockets of their own.
+    #[serde(default)]
+    pub client_sockets: u64,
+    /// How often one could not be opened; the client was served by the listener then.
+    #[serde(default)]
+    pub client_sockets_failed: u64,
+    /// Where the datagrams of clients went.
+    #[serde(default)]
+    pub to_backend: LedgerDoc,
+    /// Where the datagrams of backends went.
+    #[serde(default)]
+    pub to_client: LedgerDoc,
+    /// What mirrors its cluster, if anything does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorStatus>,
+}
+
+/// How things stand with a mirror.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MirrorStatus {
+    /// The name of the cluster that gets the copies.
+    pub cluster: String,
+    /// Where the copies went. What is received are the datagrams that were copied.
+    pub to_backend: LedgerDoc,
+}
+
+/// How things stand in one cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// Its name: any characters whatever, to be escaped wherever it is shown.
+    pub name: String,
+    /// How it balances, as in the configuration.
+    pub balance: String,
+    /// What becomes of a client's datagrams, as in the configuration.
+    #[serde(default)]
+    pub mode: String,
+    /// Its backends in the order of the configuration.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// How things stand with one backend of one cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The host's name that was resolved to the address, if the configuration gives one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its weight.
+    pub weight: u32,
+    /// Whether it is used only while no other can be.
+    #[serde(default)]
+    pub backup: bool,
+    /// Whether it takes flows.
+    pub state: BackendState,
+    /// Flows alive on it.
+    pub flows_active: u64,
+    /// Datagrams sent to it.
+    pub datagrams_to: u64,
+    /// Datagrams that came from it.
+    pub datagrams_from: u64,
+    /// Payload bytes sent to it.
+    #[serde(default)]
+    pub bytes_to: u64,
+    /// Payload bytes that came from it.
+    #[serde(default)]
+    pub bytes_from: u64,
+    /// Datagrams that were to be sent to it and could not be.
+    #[serde(default)]
+    pub datagrams_dropped: u64,
+}
+
+/// Whether a backend takes flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// It does.
+    Up,
+    /// It does not, since it fails.
+    Down,
+    /// It does not, since an operator wants it empty.
+    Draining,
+}
+
+impl BackendState {
+    /// As it is written in the document.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// The sums over all listeners. In each direction `received = forwarded + dropped`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CountersDoc {
+    /// Datagrams that arrived.
+    pub datagrams_received: ByDirection,
+    /// Datagrams that were sent on.
+    pub datagrams_forwarded: ByDirection,
+    /// Datagrams that were dropped, for whatever reason.
+    pub datagrams_dropped: ByDirection,
+    /// Payload bytes that arrived.
+    pub bytes_received: ByDirection,
+    /// Payload bytes that were sent on.
+    pub bytes_forwarded: ByDirection,
+    /// Payload bytes that were dropped.
+    pub bytes_dropped: ByDirection,
+    /// Flows opened.
+    pub flows_opened: u64,
+    /// Flows closed.
+    pub flows_closed: u64,
+    /// Reloads that were applied.
+    pub reloads_ok: u64,
+    /// Reloads that were refused.
+    pub reloads_failed: u64,
+}
+
+impl CountersDoc {
+    /// Adds what one listener counted.
+    pub fn add(&mut self, counters: &Counters) {
+        type Pick = fn(&mut ByDirection) -> &mut u64;
+        let ways: [(&Ledger, Pick); 2] = [
+            (&counters.to_backend, |sums| &mut sums.to_backend),
+            (&counters.to_client, |sums| &mut sums.to_client),
+        ];
+        for (ledger, way) in ways {
+            let dropped = ledger.dropped_total();
+            for (datagrams, bytes, traffic) in [
+                (&mut self.datagrams_received, &mut self.bytes_received, ledger.received),
+                (&mut self.datagrams_forwarded, &mut self.bytes_forwarded, ledger.forwarded),
+                (&mut self.datagrams_dropped, &mut self.bytes_dropped, dropped),
+            ] {
+                *way(datagrams) += traffic.datagrams;
+                *way(bytes) += traffic.bytes;
+            }
+        }
+        self.flows_opened += counters.flows_opened;
+        self.flows_closed += counters.flows_closed.iter().sum::<u64>();
+    }
+}
+
+/// A figure for each direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ByDirection {
+    /// From clients to backends.
+    pub to_backend: u64,
+    /// From backends to clients.
+    pub to_client: u64,
+}
+
+/// Where the datagrams of one direction went: `received = forwarded + dropped`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LedgerDoc {
+    /// All that arrived.
+    pub received: TrafficDoc,
+    /// What was sent on.
+    pub forwarded: TrafficDoc,
+    /// What was dropped, by reason; only reasons that are not zero.
+    pub dropped: BTreeMap<String, TrafficDoc>,
+}
+
+impl LedgerDoc {
+    /// What was dropped, for whatever reason.
+    pub fn dropped_total(&self) -> TrafficDoc {
+        self.dropped.values().fold(TrafficDoc::default(), |sum, &traffic| sum.plus(traffic))
+    }
+}
+
+impl From<&Ledger> for LedgerDoc {
+    fn from(ledger: &Ledger) -> Self {
+        let dropped = DropReason::ALL
+            .iter()
+            .map(|&reason| (reason.to_string(), ledger.dropped_for(reason).into()))
+            .filter(|(_, traffic)| *traffic != TrafficDoc::default())
+            .collect();
+        Self { received: ledger.received.into(), forwarded: ledger.forwarded.into(), dropped }
+    }
+}
+
+/// An amount of traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrafficDoc {
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Payload bytes: no headers, no prefixes.
+    pub bytes: u64,
+}
+
+impl TrafficDoc {
+    /// Both together.
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            datagrams: self.datagrams.saturating_add(other.datagrams),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+}
+
+impl From<Traffic> for TrafficDoc {
+    fn from(traffic: Traffic) -> Self {
+        Self { datagrams: traffic.datagrams, bytes: traffic.bytes }
+    }
+}
+
+/// Flows closed, by reason; only reasons that are not zero.
+pub fn flows_closed(counters: &Counters) -> BTreeMap<String, u64> {
+    CloseReason::ALL
+        .iter()
+        .map(|&reason| (reason.to_string(), counters.closed(reason)))
+        .filter(|(_, flows)| *flows > 0)
+        .collect()
+}
+
+/// The flows that fit a [filter](crate::admin::request::FlowFilter).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowsDocument {
+    /// The flows, in no particular order.
+    pub flows: Vec<FlowStatus>,
+    /// Whether more flows fit than the limit of the filter lets through.
+    #[serde(default)]
+    pub truncated: bool,
+}
+
+/// How things stand with one flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowStatus {
+    /// The name of its listener: any characters whatever, to be escaped wherever it is shown.
+    pub listener: String,
+    /// The client.
+    pub client: SocketAddr,
+    /// The address that the client sends to, where the listener is on a wildcard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<SocketAddr>,
+    /// The backend that serves it.
+    pub backend: SocketAddr,
+    /// How long ago it was opened.
+    pub age_ms: u64,
+    /// In how long it will be closed as idle, unless a datagram comes before.
+    pub idle_deadline_ms: u64,
+    /// What the client sent.
+    pub to_backend: TrafficDoc,
+    /// What the backend sent.
+    pub to_client: TrafficDoc,
+    /// Whether the backend has answered.
+    pub answered: bool,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+//! The log of flows: a line of JSON for each flow that has ended.
+//!
+//! Workers never wait for it. They hand over what there is to be said through a bounded queue, and
+//! what finds the queue full is left out and counted, as is what comes faster than
+//! [`LINES_PER_SECOND`]. A thread of its own writes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use flowgate_core::Instant;
+use serde::Serialize;
+use tracing::warn;
+
+use crate::datapath::dispatch::EndedFlow;
+use crate::sys::clock::Clock;
+
+/// How many lines a second are written at most.
+pub const LINES_PER_SECOND: u64 = 20_000;
+
+/// How many flows may wait to be written.
+const QUEUE: usize = 16_384;
+
+/// How long a line waits at most before it can be read.
+const LATENCY: Duration = Duration::from_millis(200);
+
+/// Where the lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Standard error.
+    Stderr,
+    /// The end of a file, which is made if there is none.
+    File(PathBuf),
+}
+
+/// A running log. Dropping it writes what waits and ends it.
+pub struct FlowLog {
+    logger: FlowLogger,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A way into a log, for a worker.
+#[derive(Clone, Default)]
+pub struct FlowLogger {
+    /// None: nothing is logged.
+    way: Option<Way>,
+}
+
+#[derive(Clone)]
+struct Way {
+    sender: SyncSender<Message>,
+    left_out: Arc<AtomicU64>,
+}
+
+enum Message {
+    Ended(Arc<str>, EndedFlow),
+    Reopen,
+    End,
+}
+
+impl FlowLog {
+    /// Starts a log.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened, or the thread not started.
+    pub fn start(destination: &Destination, clock: Clock) -> io::Result<Self> {
+        let output = Output::open(destination)?;
+        let (sender, messages) = sync_channel(QUEUE);
+        let left_out = Arc::new(AtomicU64::new(0));
+        let writer = Writer {
+            clock,
+            output,
+            left_out: Arc::clone(&left_out),
+            second_began: clock.now(),
+            lines: 0,
+            fails: false,
+        };
+        let thread = std::thread::Builder::new()
+            .name("flow-log".into())
+            .spawn(move || writer.run(&messages))?;
+        let logger = FlowLogger { way: Some(Way { sender, left_out }) };
+        Ok(Self { logger, thread: Some(thread) })
+    }
+
+    /// A way in.
+    pub fn logger(&self) -> FlowLogger {
+        self.logger.clone()
+    }
+
+    /// Opens the file anew, since the one that was open has been moved away (log rotation).
+    pub fn reopen(&self) {
+        self.send(Message::Reopen);
+    }
+
+    /// Waits for room in the queue: not for workers.
+    fn send(&self, message: Message) {
+        if let Some(way) = &self.logger.way {
+            // The thread ends only when it is told to.
+            let _ = way.sender.send(message);
+        }
+    }
+}
+
+impl Drop for FlowLog {
+    fn drop(&mut self) {
+        self.send(Message::End);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl FlowLogger {
+    /// Logs a flow of a listener, unless too many wait already. Never blocks.
+    pub fn log(&self, listener: &Arc<str>, ended: &EndedFlow) {
+        let Some(way) = &self.way else { return };
+        if way.sender.try_send(Message::Ended(Arc::clone(listener), *ended)).is_err() {
+            way.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A line, in the order of its fields.
+#[derive(Serialize)]
+struct Line<'a> {
+    /// Seconds since 1970 (UTC).
+    time: f64,
+    listener: &'a str,
+    client: SocketAddr,
+    backend: Option<SocketAddr>,
+    reason: &'static str,
+    datagrams_to_backend: u64,
+    datagrams_to_client: u64,
+    bytes_to_backend: u64,
+    bytes_to_client: u64,
+    duration_seconds: f64,
+    first_reply_seconds: Option<f64>,
+}
+
+/// A line that stands for those that were left out.
+#[derive(Serialize)]
+struct Omission {
+    time: f64,
+    flows_left_out: u64,
+}
+
+struct Writer {
+    clock: Clock,
+    output: Output,
+    left_out: Arc<AtomicU64>,
+    second_began: Instant,
+    lines: u64,
+    /// Whether the last write failed, so that the operator is told once.
+    fails: bool,
+}
+
+impl Writer {
+    fn run(mut self, messages: &Receiver<Message>) {
+        loop {
+            let outcome = match messages.recv_timeout(LATENCY) {
+                Ok(Message::Ended(listener, ended)) => self.write(&listener, &ended),
+                Ok(Message::Reopen) => self.output.reopen(),
+                Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => self.tell_omissions(),
+            };
+            self.complain(outcome);
+        }
+        let outcome = self.tell_omissions();
+        self.complain(outcome);
+    }
+
+    fn write(&mut self, listener: &str, ended: &EndedFlow) -> io::Result<()> {
+        if self.clock.now() - self.second_began >= Duration::from_secs(1) {
+            self.tell_omissions()?;
+        }
+        if self.lines >= LINES_PER_SECOND {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.lines += 1;
+        let record = &ended.record;
+        let seconds = |nanos: u64| Duration::from_nanos(nanos).as_secs_f64();
+        self.output.line(&Line {
+            time: self.clock.unix_time().as_secs_f64(),
+            listener,
+            client: record.client,
+            backend: ended.backend,
+            reason: record.reason.as_str(),
+            datagrams_to_backend: record.to_backend.datagrams,
+            datagrams_to_client: record.to_client.datagrams,
+            bytes_to_backend: record.to_backend.bytes,
+            bytes_to_client: record.to_client.bytes,
+            duration_seconds: seconds(record.lasted_ns),
+            first_reply_seconds: record.first_answer_ns.map(seconds),
+        })
+    }
+
+    /// Ends a second: says how much was left out, if anything, and makes all of it readable.
+    fn tell_omissions(&mut self) -> io::Result<()> {
+        self.second_began = self.clock.now();
+        self.lines = 0;
+        let flows_left_out = self.left_out.swap(0, Ordering::Relaxed);
+        if flows_left_out > 0 {
+            let time = self.clock.unix_time().as_secs_f64();
+            self.output.line(&Omission { time, flows_left_out })?;
+        }
+        self.output.flush()
+    }
+
+    fn complain(&mut self, outcome: io::Result<()>) {
+        if let Err(error) = &outcome
+            && !self.fails
+        {
+            warn!("cannot write the log of flows: {error}; it goes on when that is mended");
+        }
+        self.fails = outcome.is_err();
+    }
+}
+
+/// What the lines are written to.
+enum Output {
+    Stderr,
+    File { path: PathBuf, file: BufWriter<File> },
+}
+
+impl Output {
+    fn open(destination: &Destination) -> io::Result<Self> {
+        Ok(match destination {
+            Destination::Stderr => Self::Stderr,
+            Destination::File(path) => {
+                Self::File { path: path.clone(), file: BufWriter::new(append_to(path)?) }
+            }
+        })
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        if let Self::File { path, file } = self {
+            file.flush()?;
+            *file = BufWriter::new(append_to(path)?);
+        }
+        Ok(())
+    }
+
+    /// Writes a line of JSON, which escapes whatever a name may hold.
+    fn line(&mut self, line: &impl Serialize) -> io::Result<()> {
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
+        match self {
+            Self::Stderr => io::stderr().lock().write_all(&text),
+            Self::File { file, .. } => file.write_all(&text),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Stderr => Ok(()),
+            Self::File { file, .. } => file.flush(),
+        }
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+#[cfg(test)]
+mod tests;

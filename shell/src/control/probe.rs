@@ -1,0 +1,236 @@
+//! Active health checks: probes of backends with sockets of their own, on a thread of their own.
+//!
+//! The core's [`HealthChecker`](flowgate_core::health::HealthChecker) says when to probe whom and
+//! what the results add up to. This module has the sockets: [`tcp`] connects, [`udp`] asks a
+//! question and judges the answer ([`question`], [`preset`]); [`runner`] is the thread that waits
+//! for all of them at once. Nothing here blocks, and no worker ever waits for it.
+//!
+//! Each probe has a socket, hence a port, of its own, so that nothing that is sent to one probe
+//! reaches another: not the late answer to the one before, nor an answer over another protocol.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
+use std::sync::mpsc::{self, Sender};
+use std::thread::JoinHandle;
+
+use flowgate_core::health::{Opinion, ProbeOutcome, ProbePolicy};
+use flowgate_core::snapshot::address;
+use mio::Waker;
+use serde::{Deserialize, Serialize};
+use tracing::error;
+
+use crate::sys::clock::Clock;
+
+pub mod preset;
+pub mod question;
+mod runner;
+mod tcp;
+mod udp;
+
+pub use question::{Expect, Payload};
+
+/// Whose health a probe is about: a backend, as a member of one cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TargetKey {
+    /// The name of the cluster.
+    pub cluster: String,
+    /// The address that the backend serves.
+    #[serde(with = "address")]
+    pub backend: SocketAddr,
+}
+
+/// What is to be probed, how, and how often.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProbeTarget {
+    /// Whose health it tells.
+    pub key: TargetKey,
+    /// Where the probes go: the backend's host, often at a port of its own.
+    pub address: SocketAddr,
+    /// The address of ours that they come from; `None`: the kernel chooses it.
+    pub source: Option<IpAddr>,
+    /// What is done there.
+    pub probe: Probe,
+    /// How often, and how much it takes to change the opinion of the backend.
+    pub policy: ProbePolicy,
+}
+
+/// What a probe does. It succeeds or fails; every way to fail counts alike.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Probe {
+    /// Connects, and is content with that: the connection is reset at once.
+    Tcp,
+    /// Sends one datagram and waits for the right answer.
+    ///
+    /// A wrong answer does not end the wait, since a stray or forged one may come before the right
+    /// one; if that does not follow in time, the probe has failed.
+    Udp {
+        /// What is sent.
+        send: Payload,
+        /// What the answer must be, besides what a preset asks of it.
+        expect: Expect,
+    },
+}
+
+/// A backend has gone down or come up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthChange {
+    /// Which one.
+    pub key: TargetKey,
+    /// Whether it is up now.
+    pub is_up: bool,
+    /// How the probe ended that decided it; `None` if the backend is no longer probed, so that
+    /// nothing is known against it any more.
+    pub outcome: Option<ProbeOutcome>,
+}
+
+/// What the probes of one target say so far, for another process to go on with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeImage {
+    /// Whose health it is about.
+    pub key: TargetKey,
+    /// Whether it is up.
+    pub is_up: bool,
+    /// How many results in a row have spoken against that.
+    pub against: u32,
+}
+
+/// What the thread is asked to do.
+enum Command {
+    /// Probe these and no others.
+    Probe(Vec<ProbeTarget>),
+    /// Say what the probes say.
+    Image(Sender<Vec<ProbeImage>>),
+}
+
+/// The thread that probes. Dropping it ends the thread, and waits for that.
+pub struct Prober {
+    commands: Option<Sender<Command>>,
+    waker: Waker,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Prober {
+    /// Starts the thread, with nothing to probe yet. The schedule's randomness grows from `seed`.
+    ///
+    /// `on_change` is called from that thread, and must not block. Every target is taken to be up
+    /// until it is said to be down, unless it is among the first that are to be probed and `known`
+    /// says otherwise; one that leaves while it is down is said to be up. So the latest change of a
+    /// key always tells how it stands.
+    ///
+    /// # Errors
+    ///
+    /// When the system is out of descriptors or threads.
+    pub fn start(
+        clock: Clock,
+        seed: u64,
+        known: Vec<ProbeImage>,
+        on_change: impl Fn(HealthChange) + Send + 'static,
+    ) -> io::Result<Self> {
+        let poll = mio::Poll::new()?;
+        let waker = Waker::new(poll.registry(), runner::WAKE)?;
+        let (commands, inbox) = mpsc::channel();
+        let known: HashMap<TargetKey, Opinion> = known.into_iter().map(ProbeImage::open).collect();
+        let mut runner = runner::Runner::new(poll, clock, seed, inbox, known, on_change);
+        let run = move || match std::panic::catch_unwind(AssertUnwindSafe(|| runner.run())) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                error!("health probes have ended, restart to have them back: {error}")
+            }
+            Err(_) => error!("health probes have ended by a bug, restart to have them back"),
+        };
+        let thread = std::thread::Builder::new().name("probes".to_owned()).spawn(run)?;
+        Ok(Self { commands: Some(commands), waker, thread: Some(thread) })
+    }
+
+    /// Probes these targets and no others, from now on.
+    ///
+    /// A target that was there before, by its key, keeps its state. If its address and probe are the
+    /// same, it keeps its schedule and the results counted so far too, even under another policy. If
+    /// they are not, probes of the new kind begin with a clean slate: results of different kinds
+    /// are never added up. Of several targets with one key the last one counts.
+    pub fn set_targets(&self, targets: Vec<ProbeTarget>) {
+        self.command(Command::Probe(targets));
+    }
+
+    /// What the probes say so far.
+    pub fn image(&self) -> Vec<ProbeImage> {
+        let (sender, image) = mpsc::channel();
+        self.command(Command::Image(sender));
+        image.recv().unwrap_or_default()
+    }
+
+    fn command(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            // A thread that has ended has said so in the log.
+            let _ = commands.send(command);
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        self.commands = None;
+        let _ = self.waker.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic was caught and told.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl ProbeImage {
+    fn open(self) -> (TargetKey, Opinion) {
+        (self.key, Opinion { is_up: self.is_up, against: self.against })
+    }
+}
+
+impl fmt::Debug for Prober {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prober").finish_non_exhaustive()
+    }
+}
+
+/// What the failure of a system call says about a target.
+fn failure(error: &io::Error) -> ProbeOutcome {
+    match error.raw_os_error() {
+        None if error.kind() == io::ErrorKind::AddrNotAvailable => ProbeOutcome::Inconclusive,
+        Some(libc::ECONNREFUSED) => ProbeOutcome::Refused,
+        Some(libc::ETIMEDOUT) => ProbeOutcome::TimedOut,
+        // Something is short here: descriptors, memory, ports, room in a send buffer. It would be
+        // a pity to lose all backends for that.
+        Some(
+            libc::EMFILE
+            | libc::ENFILE
+            | libc::ENOMEM
+            | libc::ENOBUFS
+            | libc::ENOSPC
+            | libc::EADDRNOTAVAIL
+            | libc::EAGAIN,
+        ) => ProbeOutcome::Inconclusive,
+        _ => ProbeOutcome::Unreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_something_here_is_not_blamed_on_the_target() {
+        for (code, outcome) in [
+            (libc::ECONNREFUSED, ProbeOutcome::Refused),
+            (libc::EHOSTUNREACH, ProbeOutcome::Unreachable),
+            (libc::ENETUNREACH, ProbeOutcome::Unreachable),
+            (libc::EPERM, ProbeOutcome::Unreachable),
+            (libc::ETIMEDOUT, ProbeOutcome::TimedOut),
+            (libc::EMFILE, ProbeOutcome::Inconclusive),
+            (libc::EADDRNOTAVAIL, ProbeOutcome::Inconclusive),
+        ] {
+            assert_eq!(failure(&io::Error::from_raw_os_error(code)), outcome);
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! A running balancer: listeners bound, workers started, and the handle to change, ask and stop
+//! them.
+
+mod apply;
+mod ask;
+mod hand_over;
+mod mirrors;
+mod places;
+mod standings;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use flowgate_config::{Cluster, Config, Listener, Workers};
+use flowgate_core::Configuration;
+use flowgate_core::counters::Counters;
+use mio::{Poll, Waker};
+
+use crate::control::accept::AcceptError;
+use crate::control::flow_log::FlowLogger;
+use crate::control::probe::ProbeImage;
+use crate::control::service_state::Standing;
+use crate::control::source::SourceError;
+use crate::datapath::kernel::Socket;
+use crate::datapath::listener::{BindError, Buffers};
+use crate::datapath::role::Way;
+use crate::datapath::token::Token;
+use crate::datapath::worker::{Command, Worker};
+use crate::sys::clock::Clock;
+use crate::sys::process;
+use mirrors::Mirror;
+use standings::Standings;
+
+pub use apply::Bound;
+pub use hand_over::{Prepared, Released, RestoreError};
+
+/// The most descriptors whose place in the kernel's table is taken up at start: 8 MiB of it.
+const MOST_RESERVED: u64 = 1 << 20;
+
+/// Why a server did not start, or did not go over to another configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A cluster's source cannot be had.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Clients cannot have sockets of their own.
+    #[error(transparent)]
+    Accept(#[from] AcceptError),
+    /// The system lacks what a worker needs.
+    #[error("cannot start a worker: {0}; raise the limits on open files and threads")]
+    Worker(#[from] io::Error),
+}
+
+/// How a worker's thread ended.
+#[derive(Debug)]
+pub enum WorkerEnd {
+    /// As it was told to.
+    Done,
+    /// The poll failed.
+    Failed(io::Error),
+    /// A bug: the message of the panic.
+    Panicked(String),
+}
+
+/// Completes the sentence "a worker ...".
+impl fmt::Display for WorkerEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => f.write_str("ended as it was told to"),
+            Self::Failed(error) => write!(f, "failed: {error}"),
+            Self::Panicked(message) => write!(f, "panicked, which is a bug: {message}"),
+        }
+    }
+}
+
+/// A running balancer. Dropping it stops it.
+pub struct Server {
+    clock: Clock,
+    /// How many files the process may open.
+    descriptors: u64,
+    workers: Vec<WorkerHandle>,
+    /// In the order of the configuration.
+    listeners: Vec<BoundListener>,
+    /// In the order of the configuration, with those that no listener uses.
+    clusters: Vec<Arc<Cluster>>,
+    record_flows: bool,
+    /// The addresses of each host that clusters name, as they were last resolved.
+    hosts: BTreeMap<String, Vec<IpAddr>>,
+    standings: Standings,
+    /// Sockets that were open before the process began and no listener has asked for yet.
+    inherited: Vec<(SocketAddr, OwnedFd)>,
+    /// What listeners counted that are no more.
+    past: Counters,
+}
+
+/// What a server begins with, beside its configuration.
+#[derive(Default)]
+pub struct Beginnings {
+    /// The addresses of the hosts that clusters name, as far as they are known already.
+    pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// Sockets that are bound already, by address: listeners of these addresses use them.
+    pub inherited: Vec<(SocketAddr, OwnedFd)>,
+    /// Where to log the flows that end.
+    pub flow_log: FlowLogger,
+}
+
+/// A listener, and what the workers know of it.
+struct BoundListener {
+    /// The numbers of its shards, each of which no other of this server has. The workers share them
+    /// out among themselves by place, see [`worker_of`].
+    shards: Vec<u32>,
+    settings: Listener,
+    address: SocketAddr,
+    flows_max: u64,
+    /// A socket for each shard, until the workers have them, and a seed for its manager.
+    sockets: Vec<(Socket, u64)>,
+    /// What the workers call it.
+    name: Arc<str>,
+    buffers: Buffers,
+    /// What the manager of each shard is told to do.
+    configurations: Vec<Configuration>,
+    /// What the managers have been told of each backend, by place.
+    told: Vec<Standing>,
+    /// What mirrors its cluster.
+    mirror: Option<Mirror>,
+}
+
+struct WorkerHandle {
+    commands: Sender<Command>,
+    waker: Waker,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts all workers and binds all listeners. `on_end` is called from each worker's thread
+    /// when it ends, for whatever reason.
+    ///
+    /// # Errors
+    ///
+    /// When a listener cannot be bound or a worker cannot start. Nothing is left running then.
+    pub fn start(
+        config: &Config,
+        clock: Clock,
+        beginnings: Beginnings,
+        on_end: impl Fn(WorkerEnd) + Clone + Send + 'static,
+    ) -> Result<Self, StartError> {
+        let mut server = Self::without_listeners(config.workers, clock, beginnings, on_end)?;
+        server.apply(config)?;
+        Ok(server)
+    }
+
+    /// The same with nothing to serve yet.
+    ///
+    /// # Errors
+    ///
+    /// When a worker cannot start.
+    pub fn without_listeners(
+        workers: Workers,
+        clock: Clock,
+        beginnings: Beginnings,
+        on_end: impl Fn(WorkerEnd) + Clone + Send + 'static,
+    ) -> Result<Self, StartError> {
+        let descriptors = process::raise_descriptor_limit()?;
+        // If it fails, the table grows when it must.
+        let _ = process::reserve_descriptors(descriptors.min(MOST_RESERVED));
+        let mut server = Self {
+            clock,
+            descriptors,
+            workers: Vec::new(),
+            listeners: Vec::new(),
+            clusters: Vec::new(),
+            record_flows: false,
+            hosts: beginnings.hosts,
+            inherited: beginnings.inherited,
+            standings: Standings::default(),
+            past: Counters::default(),
+        };
+        for number in 0..worker_count(workers) {
+            let poll = Poll::new()?;
+            let waker = Waker::new(poll.registry(), Token::Wake.into())?;
+            let (commands, inbox) = mpsc::channel();
+            let worker = Worker::new(poll, clock, inbox, beginnings.flow_log.clone())?;
+            let thread = Some(spawn(number, worker, on_end.clone())?);
+            server.workers.push(WorkerHandle { commands, waker, thread });
+        }
+        Ok(server)
+    }
+
+    /// The addresses of the listeners as they are bound, in the order of the configuration.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listeners.iter().map(|listener| listener.address)
+    }
+
+    /// How many shards there are, each with a listener socket.
+    pub fn shards(&self) -> usize {
+        self.listeners.iter().map(|listener| listener.shards.len()).sum()
+    }
+
+    /// How many workers were started.
+    pub const fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Takes in the addresses that a host has now, and says whether anything changes for a cluster.
+    pub fn resolved(&mut self, host: &str, addresses: Vec<IpAddr>) -> bool {
+        let is_new = self.hosts.get(host) != Some(&addresses);
+        if is_new {
+            self.hosts.insert(host.to_owned(), addresses);
+            self.reconfigure();
+        }
+        is_new
+    }
+
+    /// Takes in what the probes find of a backend of a cluster.
+    pub fn probed(&mut self, cluster: &str, backend: SocketAddr, is_up: bool) {
+        self.standings.change(cluster, backend, |standing| standing.is_down = !is_up);
+        self.spread_news();
+    }
+
+    /// Takes in what the probes of another process have found, of all backends at once.
+    pub fn all_probed(&mut self, images: &[ProbeImage]) {
+        for ProbeImage { key, is_up, .. } in images {
+            let change = |standing: &mut Standing| standing.is_down = !is_up;
+            self.standings.change(&key.cluster, key.backend, change);
+        }
+        self.spread_news();
+    }
+
+    /// Gives a backend of a cluster no new flows. Those that it has may go on until `patience` is
+    /// over, if any is given.
+    pub fn drain_backend(
+        &mut self,
+        cluster: &str,
+        backend: SocketAddr,
+        patience: Option<Duration>,
+    ) {
+        let deadline = patience.map(|patience| self.clock.now() + patience);
+        self.standings.change(cluster, backend, |standing| standing.drain = Some(deadline));
+        self.spread_news();
+    }
+
+    /// Gives a backend of a cluster new flows again.
+    pub fn undrain_backend(&mut self, cluster: &str, backend: SocketAddr) {
+        self.standings.change(cluster, backend, |standing| standing.drain = None);
+        self.spread_news();
+    }
+
+    /// The clusters in the order of the configuration.
+    pub fn clusters(&self) -> &[Arc<Cluster>] {
+        &self.clusters
+    }
+
+    /// The addresses that a host has, as it was last resolved.
+    pub fn addresses_of(&self, host: &str) -> Vec<IpAddr> {
+        self.hosts.get(host).cloned().unwrap_or_default()
+    }
+
+    /// Lets flows end for `patience`, then closes what is left. New flows are refused from now on.
+    pub fn drain(&self, patience: Duration) {
+        let deadline = self.clock.now() + patience;
+        self.command_all(|| Command::Drain { deadline });
+    }
+
+    /// Ends all workers now.
+    pub fn stop(&self) {
+        self.command_all(|| Command::Stop);
+    }
+
+    /// Waits until all workers have ended.
+    pub fn join(&mut self) {
+        for worker in &mut self.workers {
+            if let Some(thread) = worker.thread.take() {
+                // A panic was caught and told to `on_end`.
+                let _ = thread.join();
+            }
+        }
+    }
+
+    /// Tells all managers what has been said of backends since they were told last.
+    fn spread_news(&mut self) {
+        let Self { listeners, workers, standings, .. } = self;
+        for listener in listeners {
+            let Some(first) = listener.configurations.first() else { continue };
+            let cluster = &listener.settings.cluster.name;
+            let backends = &first.config().cluster.backends;
+            let news = standings.news(cluster, backends, &mut listener.told);
+            let of_mirror = listener.mirror.as_mut().map(|mirror| mirror.news(standings));
+            let of_mirror = of_mirror.into_iter().flatten().map(|news| (Way::Mirror, news));
+            let all = news.into_iter().map(|news| (Way::Cluster, news)).chain(of_mirror);
+            for (way, (backend, news)) in all {
+                let command = |_, shard| Command::BackendChanged { shard, way, backend, news };
+                command_shards(workers, &listener.shards, command);
+            }
+        }
+    }
+
+    fn command_all(&self, command: impl Fn() -> Command) {
+        self.workers.iter().for_each(|worker| worker.command(command()));
+    }
+
+    /// Waits until all workers have done what they were told.
+    pub fn acknowledged(&self) {
+        let (sender, done) = mpsc::channel();
+        self.command_all(|| Command::Acknowledge(sender.clone()));
+        drop(sender);
+        // One that has ended drops its sender.
+        done.iter().for_each(drop);
+    }
+}
+
+impl WorkerHandle {
+    fn command(&self, command: Command) {
+        // A worker that has ended takes no commands, and needs none.
+        if self.commands.send(command).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+        self.join();
+    }
+}
+
+/// Commands the workers that have the shards of a listener, with the place and the number of each
+/// shard.
+fn command_shards(
+    workers: &[WorkerHandle],
+    shards: &[u32],
+    mut command: impl FnMut(usize, u32) -> Command,
+) {
+    for (place, &shard) in shards.iter().enumerate() {
+        workers[worker_of(place, workers.len())].command(command(place, shard));
+    }
+}
+
+/// Which of so many workers has the shard in a place of its listener's. There are as many shards as
+/// workers, unless both came from a process that had more or fewer workers.
+const fn worker_of(place: usize, workers: usize) -> usize {
+    place % workers
+}
+
+/// How many threads to run.
+fn worker_count(workers: Workers) -> usize {
+    match workers {
+        Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
+        Workers::Count(count) => usize::from(count.get()),
+    }
+}
+
+fn spawn(
+    number: usize,
+    mut worker: Worker,
+    on_end: impl Fn(WorkerEnd) + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| worker.run()));
+        // The sockets close, and commands are refused, before anyone is told.
+        drop(worker);
+        on_end(match outcome {
+            Ok(Ok(())) => WorkerEnd::Done,
+            Ok(Err(error)) => WorkerEnd::Failed(error),
+            Err(panic) => WorkerEnd::Panicked(panic_message(panic.as_ref())),
+        });
+    })
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,316 @@
+//! Going over to a configuration: the first one at start, another one at a reload.
+//!
+//! Everything that can fail comes first, and changes nothing. Then the workers are told, all of
+//! them the same in the same order, and have done it when this returns. What is the same before and
+//! after is left alone.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, mpsc};
+
+use flowgate_config::{Config, FlowLog, Listener};
+use flowgate_core::config::{Accept, BackendConfig, MOST_FLOWS, ManagerConfig};
+use flowgate_core::{Configuration, UdpManager};
+use tracing::{info, warn};
+
+use super::ask::Figures;
+use super::{BoundListener, Server, StartError, command_shards, places};
+use crate::control::service_state::Standing;
+use crate::control::{accept, source};
+use crate::datapath::listener::{self, Buffers};
+use crate::datapath::worker::Command;
+use crate::sys::process;
+
+/// Descriptors that are not upstream sockets: the standard streams, logs, a poll and a waker for
+/// each worker, probes, operators' connections, and some to spare.
+const RESERVED_DESCRIPTORS: u64 = 256;
+
+/// The listeners that a configuration has and a server had not, bound.
+pub struct Bound(Vec<BoundListener>);
+
+impl Server {
+    /// Goes over to a configuration. How many workers there are does not change.
+    ///
+    /// # Errors
+    ///
+    /// When a new listener cannot be bound, or a cluster's source cannot be had. Then everything
+    /// stays as it is.
+    pub fn apply(&mut self, config: &Config) -> Result<(), StartError> {
+        let bound = self.bind(config)?;
+        self.go_over(config, bound);
+        Ok(())
+    }
+
+    /// Does what [`go_over`](Self::go_over) cannot do without.
+    ///
+    /// # Errors
+    ///
+    /// When a new listener cannot be bound, or a cluster's source cannot be had.
+    pub fn bind(&mut self, config: &Config) -> Result<Bound, StartError> {
+        source::check(config)?;
+        accept::check(config)?;
+        self.bind_new(config).map(Bound)
+    }
+
+    /// Goes over to a configuration whose new listeners are bound. Nothing of it can fail.
+    pub fn go_over(&mut self, config: &Config, Bound(mut fresh): Bound) {
+        let mut former = std::mem::take(&mut self.listeners);
+        for settings in &config.listeners {
+            let kept = former.iter().position(|listener| listener.can_serve(settings));
+            let new = || fresh.iter().position(|listener| listener.settings == *settings);
+            let listener = match kept {
+                Some(place) => former.remove(place),
+                None => match new() {
+                    Some(place) => fresh.remove(place),
+                    None => continue,
+                },
+            };
+            self.listeners.push(BoundListener { settings: settings.clone(), ..listener });
+        }
+        former.into_iter().for_each(|listener| self.remove(&listener));
+        for (address, _) in &self.inherited {
+            warn!(%address, "nobody reads a socket of the service manager: no listener has its address");
+        }
+        self.number_the_new();
+        self.clusters.clone_from(&config.clusters);
+        self.record_flows = config.log.flows != FlowLog::Off;
+        self.reconfigure();
+    }
+
+    /// Binds what the configuration has and we have not.
+    fn bind_new(&mut self, config: &Config) -> Result<Vec<BoundListener>, StartError> {
+        let mut kept: Vec<&BoundListener> = self.listeners.iter().collect();
+        let mut fresh: Vec<BoundListener> = Vec::new();
+        for settings in &config.listeners {
+            if let Some(place) = kept.iter().position(|listener| listener.can_serve(settings)) {
+                kept.remove(place);
+                continue;
+            }
+            let all = self.listeners.iter().chain(&fresh);
+            let ours = all.map(|listener| listener.address);
+            let group = listener::bind(settings, self.workers.len(), ours, &mut self.inherited)?;
+            listener::size_buffers(settings, &group);
+            let mut sockets = Vec::new();
+            for socket in group.sockets {
+                sockets.push((socket, process::random_seed()?));
+            }
+            fresh.push(BoundListener {
+                shards: Vec::new(),
+                settings: settings.clone(),
+                address: group.address,
+                flows_max: 0,
+                sockets,
+                name: settings.name.as_str().into(),
+                buffers: Buffers::of(settings),
+                configurations: Vec::new(),
+                told: Vec::new(),
+                mirror: None,
+            });
+        }
+        Ok(fresh)
+    }
+
+    /// Gives the shards that no worker knows yet the lowest numbers that are free.
+    fn number_the_new(&mut self) {
+        let taken: HashSet<u32> = self.listeners.iter().flat_map(|l| &l.shards).copied().collect();
+        let mut free = (0..).filter(|number| !taken.contains(number));
+        for listener in self.listeners.iter_mut().filter(|l| l.shards.is_empty()) {
+            listener.shards = free.by_ref().take(listener.sockets.len()).collect();
+        }
+    }
+
+    /// Ends a listener and all its flows, and keeps what it counted.
+    fn remove(&mut self, listener: &BoundListener) {
+        let (sender, reports) = mpsc::channel();
+        command_shards(&self.workers, &listener.shards, |_, shard| Command::RemoveShard {
+            shard,
+            reply: sender.clone(),
+        });
+        drop(sender);
+        reports.iter().for_each(|report| self.past.merge(&report.counters));
+        info!(listener = ?listener.settings.name, address = %listener.address, "closed");
+    }
+
+    /// Brings all managers up to date with what is configured, resolved and said of backends.
+    pub(super) fn reconfigure(&mut self) {
+        let figures = self.figures_of_removed();
+        for number in 0..self.listeners.len() {
+            let configs = self.manager_configs(number, &figures);
+            self.listeners[number].warn_of_limit(self.affordable(number));
+            self.configure(number, configs);
+            self.set_mirror(number);
+        }
+        let mut standings = std::mem::take(&mut self.standings);
+        standings.retain(|cluster, address| self.has_backend(cluster, address));
+        self.standings = standings;
+        self.spread_news();
+        self.acknowledged();
+    }
+
+    /// What the manager of each shard of a listener is to be told to do.
+    fn manager_configs(&mut self, number: usize, figures: &Figures) -> Vec<ManagerConfig> {
+        let places = self.places(number, figures);
+        let affordable = self.affordable(number);
+        let own_addresses: Vec<SocketAddr> = self.addresses().collect();
+        let listener = &mut self.listeners[number];
+        let shards = listener.shards.len() as u64;
+        listener.flows_max = match listener.settings.cluster.policy.mode {
+            mode if mode.has_flows() => {
+                // With no port left no flow makes room for another, as in a full table one does.
+                let derived = source::ports(&listener.settings.cluster).min(affordable);
+                listener.asked_flows().unwrap_or(derived)
+            }
+            _ => 0,
+        };
+        let config_of = |shard: u64| {
+            let share = |total: u64| total / shards + u64::from(shard < total % shards);
+            let max_flows = u32::try_from(share(listener.flows_max)).unwrap_or(u32::MAX).max(1);
+            let mut backends = places.clone();
+            for backend in backends.iter_mut().filter(|backend| backend.max_flows > 0) {
+                // At least one, since 0 means no limit.
+                backend.max_flows = share(u64::from(backend.max_flows)).max(1) as u32;
+            }
+            listener.settings.manager_config(
+                listener.address,
+                max_flows,
+                own_addresses.clone(),
+                self.record_flows,
+                backends,
+            )
+        };
+        (0..shards).map(config_of).collect()
+    }
+
+    /// The backends that a listener is to have, each in its place.
+    fn places(&self, number: usize, figures: &Figures) -> Vec<BackendConfig> {
+        let listener = &self.listeners[number];
+        let wanted = listener.settings.cluster.backends(|host| self.addresses_of(host));
+        let figures = figures.of(&listener.shards);
+        places::assign(listener.backends(), &wanted, |place| {
+            let backend = figures.backends.get(place);
+            backend.is_some_and(|b| b.flows_active + b.sockets_resting == 0)
+        })
+    }
+
+    /// The figures of all shards, if backends have been removed to which something may refer yet.
+    fn figures_of_removed(&self) -> Figures {
+        let mut all = self.listeners.iter().flat_map(BoundListener::backends);
+        if all.any(|backend| backend.removed) { self.figures() } else { Figures::default() }
+    }
+
+    /// Tells the workers what to do for a listener, unless they do it already.
+    fn configure(&mut self, number: usize, configs: Vec<ManagerConfig>) {
+        let now = self.clock.now();
+        let listener = &mut self.listeners[number];
+        let name: Arc<str> = listener.settings.name.as_str().into();
+        let buffers = Buffers::of(&listener.settings);
+        let mut configurations: Vec<Configuration> = Vec::with_capacity(configs.len());
+        for config in configs {
+            let like = configurations.first().or(listener.configurations.first());
+            configurations.push(match like {
+                Some(like) => like.updated(config),
+                None => Configuration::new(config),
+            });
+        }
+        let Some(first) = configurations.first() else { return };
+
+        if let Some(former) = listener.configurations.first() {
+            let (former, new) = (&former.config().cluster, &first.config().cluster);
+            forget_news_of_strangers(&mut listener.told, &former.backends, &new.backends);
+        } else {
+            info!(
+                listener = ?listener.settings.name,
+                address = %listener.address,
+                cluster = ?listener.settings.cluster.name,
+                max_flows = listener.flows_max,
+                "listening"
+            );
+        }
+        listener.told.resize(first.config().cluster.backends.len(), Standing::default());
+        let is_same = |pair: (&Configuration, &Configuration)| pair.0.config() == pair.1.config();
+        let is_up_to_date = listener.configurations.len() == configurations.len()
+            && listener.configurations.iter().zip(&configurations).all(is_same)
+            && (&listener.name, listener.buffers) == (&name, buffers);
+        let mut sockets = std::mem::take(&mut listener.sockets).into_iter();
+        if !is_up_to_date || sockets.len() > 0 {
+            command_shards(&self.workers, &listener.shards, |place, shard| {
+                let (name, configuration) = (Arc::clone(&name), &configurations[place]);
+                match sockets.next() {
+                    Some((socket, seed)) => {
+                        let manager = Box::new(UdpManager::configured(configuration, seed, now));
+                        Command::AddShard { shard, name, socket, manager }
+                    }
+                    None => {
+                        let configuration = Box::new(configuration.clone());
+                        Command::Configure { shard, name, buffers, configuration }
+                    }
+                }
+            });
+        }
+        listener.configurations = configurations;
+        (listener.name, listener.buffers) = (name, buffers);
+    }
+
+    /// How many flows a listener can have, as far as open files go.
+    fn affordable(&self, number: usize) -> u64 {
+        let listeners = self.listeners.len().max(1) as u64;
+        let reserved = RESERVED_DESCRIPTORS.min(self.descriptors / 2);
+        let descriptors = ((self.descriptors - reserved) / listeners).min(MOST_FLOWS.into());
+        match self.listeners[number].settings.accept {
+            Accept::Shared => descriptors,
+            // A flow has a socket on either side.
+            Accept::Connected | Accept::Confirmed => descriptors / 2,
+        }
+    }
+
+    fn has_backend(&self, cluster: &str, address: SocketAddr) -> bool {
+        let cluster = self.clusters.iter().find(|other| other.name == cluster);
+        cluster.is_some_and(|cluster| {
+            let backends = cluster.backends(|host| self.addresses_of(host));
+            backends.iter().any(|backend| backend.address == address)
+        })
+    }
+}
+
+impl BoundListener {
+    /// Whether its socket is what a configuration asks for.
+    fn can_serve(&self, settings: &Listener) -> bool {
+        let ours = &self.settings;
+        let is_same_port_0 = settings.address.port() != 0 || ours.name == settings.name;
+        (ours.address, ours.v6_only) == (settings.address, settings.v6_only) && is_same_port_0
+    }
+
+    /// The backends that its managers know, each in its place.
+    fn backends(&self) -> &[BackendConfig] {
+        self.configurations.first().map_or(&[], |first| &first.config().cluster.backends)
+    }
+
+    fn asked_flows(&self) -> Option<u64> {
+        self.settings.max_flows.map(|flows| u64::from(flows.get()))
+    }
+
+    fn warn_of_limit(&self, affordable: u64) {
+        let is_new = self.configurations.is_empty();
+        if let Some(asked) = self.asked_flows().filter(|&asked| is_new && asked > affordable) {
+            warn!(
+                listener = ?self.settings.name,
+                "max_flows is {asked}, but the limit on open files (RLIMIT_NOFILE) leaves \
+                 room for {affordable}; raise it, for systemd with LimitNOFILE="
+            );
+        }
+    }
+}
+
+/// Where another backend takes a place, or one that was removed comes back, the managers know
+/// nothing of it.
+pub(super) fn forget_news_of_strangers(
+    told: &mut [Standing],
+    former: &[BackendConfig],
+    new: &[BackendConfig],
+) {
+    for ((told, former), new) in told.iter_mut().zip(former).zip(new) {
+        if former.address != new.address || former.removed && !new.removed {
+            *told = Standing::default();
+        }
+    }
+}

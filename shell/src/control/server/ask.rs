@@ -1,0 +1,123 @@
+//! How things stand, asked of all workers.
+
+use std::collections::HashMap;
+use std::sync::mpsc;
+
+use flowgate_core::Instant;
+use flowgate_core::counters::Counters;
+
+use super::{BoundListener, Server, worker_of};
+use crate::admin::request::FlowFilter;
+use crate::admin::status::{FlowStatus, FlowsDocument};
+use crate::datapath::report::{FlowFigures, ListenerReport, ShardReport};
+use crate::datapath::worker::{Command, Flows, OfShards};
+
+/// How many slots of the flow table a worker looks at in one go: some tens of microseconds.
+const SLOTS_AT_ONCE: usize = 2_048;
+
+impl Server {
+    /// How things stand on each listener, in the order of the configuration. Workers that have
+    /// ended are left out.
+    pub fn report(&self) -> Vec<ListenerReport> {
+        let figures = self.figures();
+        let described = self.listeners.iter().map(|listener| ListenerReport {
+            name: listener.settings.name.clone(),
+            address: listener.address,
+            cluster: listener.settings.cluster.name.clone(),
+            mirror: listener.mirror.as_ref().map(|mirror| mirror.cluster.name.clone()),
+            flows_max: listener.flows_max,
+            figures: figures.of(&listener.shards),
+        });
+        described.collect()
+    }
+
+    /// What listeners counted that a reload has removed.
+    pub const fn past(&self) -> &Counters {
+        &self.past
+    }
+
+    /// The flows that fit a filter.
+    pub fn flows(&self, filter: &FlowFilter) -> FlowsDocument {
+        let mut document = FlowsDocument::default();
+        let is_meant = |listener: &&BoundListener| {
+            filter.listener.as_ref().is_none_or(|name| *name == listener.settings.name)
+        };
+        let limit = filter.limit.min(FlowFilter::MOST);
+        for listener in self.listeners.iter().filter(is_meant) {
+            for (place, &shard) in listener.shards.iter().enumerate() {
+                let all = self.flows_of(shard, worker_of(place, self.workers.len()));
+                for flow in all.filter(|flow| fits(flow, filter)) {
+                    if document.flows.len() == limit {
+                        document.truncated = true;
+                        return document;
+                    }
+                    document.flows.push(describe(&flow, listener));
+                }
+            }
+        }
+        document
+    }
+
+    /// The flows of a shard, asked for bit by bit.
+    fn flows_of(&self, shard: u32, worker: usize) -> impl Iterator<Item = FlowFigures> {
+        let mut next = 0;
+        let batches = std::iter::from_fn(move || {
+            let (sender, reply) = mpsc::channel();
+            let slots = next..next + SLOTS_AT_ONCE;
+            next = slots.end;
+            self.workers[worker].command(Command::Flows { shard, slots, reply: sender });
+            let Flows { flows, slots } = reply.recv().ok()?;
+            (next < slots + SLOTS_AT_ONCE).then_some(flows)
+        });
+        batches.flatten()
+    }
+
+    /// The figures of all shards.
+    pub(super) fn figures(&self) -> Figures {
+        Figures(self.ask(Command::Report))
+    }
+
+    /// What all workers say of their shards, by the shards' numbers. Workers that have ended are left
+    /// out.
+    pub(super) fn ask<T>(&self, command: fn(OfShards<T>) -> Command) -> HashMap<u32, T> {
+        let (sender, answers) = mpsc::channel();
+        self.command_all(|| command(sender.clone()));
+        drop(sender);
+        answers.iter().flatten().collect()
+    }
+}
+
+/// The figures of shards, by their numbers.
+#[derive(Default)]
+pub(super) struct Figures(HashMap<u32, ShardReport>);
+
+impl Figures {
+    /// Those of some shards together, as far as there are any.
+    pub(super) fn of(&self, shards: &[u32]) -> ShardReport {
+        let mut sum = ShardReport::default();
+        shards.iter().filter_map(|shard| self.0.get(shard)).for_each(|report| sum.add(report));
+        sum
+    }
+}
+
+fn fits(flow: &FlowFigures, filter: &FlowFilter) -> bool {
+    filter.client.is_none_or(|network| network.contains(&flow.client.ip()))
+        && filter.backend.is_none_or(|backend| backend == flow.backend)
+}
+
+fn describe(flow: &FlowFigures, listener: &BoundListener) -> FlowStatus {
+    let millis =
+        |from: Instant, to: Instant| (to - from).as_millis().try_into().unwrap_or(u64::MAX);
+    let local = flow.local.map(|local| (local.ip, listener.address.port()).into());
+    FlowStatus {
+        listener: listener.settings.name.clone(),
+        client: flow.client,
+        local,
+        backend: flow.backend,
+        age_ms: millis(flow.opened, flow.now),
+        idle_deadline_ms: millis(flow.now, flow.deadline),
+        to_backend: flow.to_backend.into(),
+        to_client: flow.to_client.into(),
+        answered: flow.is_answered,
+    }
+}

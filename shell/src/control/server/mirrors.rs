@@ -1,0 +1,101 @@
+//! The mirrors of listeners' clusters: what their managers are told, and what they count.
+
+use std::sync::Arc;
+
+use flowgate_config::Cluster;
+use flowgate_core::config::BackendConfig;
+use flowgate_core::{BackendId, BackendNews, Configuration};
+
+use super::standings::Standings;
+use super::{Server, command_shards, places};
+use crate::control::service_state::Standing;
+use crate::datapath::worker::Command;
+use crate::sys::process;
+
+/// The mirror of a listener's cluster, and what the workers know of it.
+pub(super) struct Mirror {
+    pub(super) cluster: Arc<Cluster>,
+    configuration: Configuration,
+    told: Vec<Standing>,
+}
+
+impl Server {
+    /// Tells the workers what mirrors a listener, unless they know.
+    pub(super) fn set_mirror(&mut self, number: usize) {
+        let former = self.listeners[number].mirror.take();
+        let name = self.listeners[number].settings.cluster.mirror.clone();
+        let cluster = name.and_then(|name| self.clusters.iter().find(|c| c.name == name).cloned());
+        let Some(cluster) = cluster else {
+            if former.is_some() {
+                let shards = &self.listeners[number].shards;
+                let end = |_, shard| Command::SetMirror { shard, mirror: None };
+                command_shards(&self.workers, shards, end);
+            }
+            return;
+        };
+        let same = former.filter(|former| former.cluster.name == cluster.name);
+        let mirror = self.prepare_mirror(number, cluster, same.as_ref());
+        let is_new = same.is_none_or(|s| s.configuration.config() != mirror.configuration.config());
+        if is_new {
+            let configuration = || Box::new(mirror.configuration.clone());
+            command_shards(&self.workers, &self.listeners[number].shards, |_, shard| {
+                Command::SetMirror { shard, mirror: Some((configuration(), seed(shard))) }
+            });
+        }
+        self.listeners[number].mirror = Some(mirror);
+    }
+
+    fn prepare_mirror(
+        &self,
+        number: usize,
+        cluster: Arc<Cluster>,
+        former: Option<&Mirror>,
+    ) -> Mirror {
+        let present: &[BackendConfig] =
+            former.map_or(&[], |former| &former.configuration.config().cluster.backends);
+        let wanted = cluster.backends(|host| self.addresses_of(host));
+        // No flow refers to a place.
+        let backends = places::assign(present, &wanted, |_| true);
+        let mut told = former.map(|former| former.told.clone()).unwrap_or_default();
+        super::apply::forget_news_of_strangers(&mut told, present, &backends);
+        told.resize(backends.len(), Standing::default());
+
+        let listener = &self.listeners[number];
+        let own_addresses = self.addresses().collect();
+        let config =
+            listener.settings.mirror_config(&cluster, listener.address, own_addresses, backends);
+        let configuration = match former {
+            Some(former) => former.configuration.updated(config),
+            None => Configuration::new(config),
+        };
+        Mirror { cluster, configuration, told }
+    }
+}
+
+impl Mirror {
+    /// A mirror whose managers have been told so much of each backend.
+    pub(super) const fn restore(
+        cluster: Arc<Cluster>,
+        configuration: Configuration,
+        told: Vec<Standing>,
+    ) -> Self {
+        Self { cluster, configuration, told }
+    }
+
+    /// The name of its cluster, and what its managers have been told.
+    pub(super) fn told(&self) -> (String, Vec<Standing>) {
+        (self.cluster.name.clone(), self.told.clone())
+    }
+
+    /// What its managers are to hear of its backends. They count as told from now on.
+    pub(super) fn news(&mut self, standings: &Standings) -> Vec<(BackendId, BackendNews)> {
+        let backends = &self.configuration.config().cluster.backends;
+        standings.news(&self.cluster.name, backends, &mut self.told)
+    }
+}
+
+/// Where the system has no randomness to give, the mirror's may be guessed: nobody can do harm with
+/// it, since it has no table of flows.
+fn seed(shard: u32) -> u64 {
+    process::random_seed().unwrap_or(shard.into())
+}

@@ -1,0 +1,412 @@
+//! The control plane of a process: one thread that owns the [`Server`] and everything around it,
+//! and does one thing after another.
+//!
+//! Signals, requests of operators, results of probes and answers of resolvers all come to it as
+//! [`Event`]s through one channel. Workers are told what follows from them, and never wait.
+
+mod answer;
+mod keep;
+mod reload;
+mod take_over;
+mod targets;
+mod upgrade;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+use flowgate_config::{Config, FlowLog as FlowLogConfig};
+use flowgate_core::Instant;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
+use tracing::{info, warn};
+
+use crate::admin::http::HttpServer;
+use crate::admin::place::default_path;
+use crate::admin::request::{Handler, Request, Response};
+use crate::admin::socket::{ControlError, ControlSocket};
+use crate::control::flow_log::{Destination, FlowLog, FlowLogger};
+use crate::control::log::LevelHandle;
+use crate::control::probe::{HealthChange, ProbeImage, Prober};
+use crate::control::resolve::{Answer, Resolver};
+use crate::control::server::{Beginnings, Server, StartError, WorkerEnd};
+use crate::control::systemd::{self, InheritError, Notifier};
+use crate::handover::successor::{Failure, Successor};
+use crate::sys::clock::Clock;
+use crate::sys::process;
+use targets::{names, probe_targets};
+use upgrade::Upgrade;
+
+/// How long the start waits for the names of backends to be resolved. After that it goes on with
+/// those that are known, and the others follow.
+const PATIENCE_WITH_NAMES: Duration = Duration::from_secs(5);
+
+/// Something the control plane has to see to.
+enum Event {
+    Signal(i32),
+    WorkerEnded(WorkerEnd),
+    Probed(HealthChange),
+    Resolved(Answer),
+    Asked(Request, Sender<Response>),
+    /// The process that is to take over has been started.
+    SuccessorStarted(u32),
+    /// It could take over, or could not.
+    SuccessorReady(Result<Successor, Failure>),
+}
+
+/// Why a process did not start, or ended other than it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The workers or listeners did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// There is no way in for operators.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// What the service manager left for us is of no use.
+    #[error(transparent)]
+    Inherit(#[from] InheritError),
+    /// The address of `admin.http` cannot be listened on.
+    #[error(
+        "admin.http: cannot listen on {address}: {source}; change it, or stop who listens there"
+    )]
+    Http {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The log of flows cannot be written.
+    #[error("log.flows: cannot open {path:?}: {source}; change it, or make its directory writable")]
+    FlowLog {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system lacks what a thread needs.
+    #[error("cannot start: {0}; raise the limits on open files and threads")]
+    System(#[from] io::Error),
+    /// Half a balancer would serve some clients and not others.
+    #[error("a worker {0}; stopping the process")]
+    Worker(WorkerEnd),
+}
+
+/// All that runs.
+pub struct Supervisor {
+    /// What runs: the same file may be another program later.
+    program: PathBuf,
+    path: PathBuf,
+    config: Config,
+    /// Where the configuration in force came from.
+    text: String,
+    clock: Clock,
+    events: Receiver<Event>,
+    sender: Sender<Event>,
+    level: LevelHandle,
+    server: Server,
+    prober: Prober,
+    resolver: Resolver,
+    flow_log: Option<FlowLog>,
+    control: Option<ControlSocket>,
+    http: Option<HttpServer>,
+    notifier: Notifier,
+    /// When the service manager heard last that all is well.
+    last_alive: Instant,
+    reloads: Reloads,
+    is_draining: bool,
+    upgrade: Option<Upgrade>,
+}
+
+/// How many reloads there were.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reloads {
+    ok: u64,
+    failed: u64,
+}
+
+impl Supervisor {
+    /// Starts everything that a configuration asks for. It was read from the file at `path`, which
+    /// reloads read again, as `text`. `level` changes how much is logged.
+    ///
+    /// # Errors
+    ///
+    /// When anything of it does not start; nothing is left running then.
+    pub fn start(
+        path: &Path,
+        (config, text): (Config, String),
+        level: LevelHandle,
+    ) -> Result<Self, RunError> {
+        let mut inherited = systemd::inherited()?;
+        if let Some(kept) = inherited.kept.take() {
+            let copies: Vec<_> = inherited
+                .listeners
+                .iter()
+                .map(|(_, fd)| fd.try_clone())
+                .collect::<Result<_, _>>()?;
+            let own = (config.clone(), text.clone());
+            match Self::go_on(path, &own, &level, kept, copies.into_iter()) {
+                Ok(supervisor) => return Ok(supervisor),
+                Err(reason) => warn!("cannot go on with the flows of the former process: {reason}"),
+            }
+        }
+        let basics = Basics::start(&config, Clock::start(), BTreeMap::new())?;
+        let handler = handler(basics.sender.clone());
+        let control = open_control_socket(&config, &handler)?;
+        let beginnings = basics.beginnings(inherited.listeners);
+        let on_end = sending(&basics.sender, Event::WorkerEnded);
+        let server = Server::start(&config, basics.clock, beginnings, on_end)?;
+        let http = config.admin.http.map(|address| open_http(address, handler)).transpose()?;
+        let supervisor = basics.supervise(path, (config, text), level, server, Vec::new())?;
+        let supervisor = Self { control, http, ..supervisor };
+        supervisor.retarget();
+        supervisor.notifier.ready();
+        supervisor.keep_listeners();
+        supervisor.notifier.forget_flows();
+        Ok(supervisor)
+    }
+
+    /// Sees to whatever happens until all workers have ended, or another process serves.
+    ///
+    /// # Errors
+    ///
+    /// When a worker ends that was not told to.
+    pub fn run(mut self) -> Result<(), RunError> {
+        let outcome = self.see_to_events();
+        self.call_off_upgrade();
+        outcome
+    }
+
+    fn see_to_events(&mut self) -> Result<(), RunError> {
+        let mut running = self.server.workers();
+        while running > 0 {
+            let Some(event) = self.next_event() else { continue };
+            match event {
+                Event::Signal(SIGHUP) => self.reload_by_signal(),
+                Event::Signal(SIGUSR1) => self.flow_log.iter().for_each(FlowLog::reopen),
+                Event::Signal(SIGUSR2) => self.begin_upgrade(None, None),
+                Event::Signal(SIGTERM) if !self.is_draining => {
+                    if self.keep_everything() {
+                        self.server.stop();
+                    } else {
+                        self.drain();
+                    }
+                }
+                Event::Signal(_) => self.server.stop(),
+                Event::Probed(change) => {
+                    self.server.probed(&change.key.cluster, change.key.backend, change.is_up);
+                }
+                Event::Resolved(answer) => self.take_answer(answer),
+                Event::Asked(Request::Upgrade { binary }, reply) => {
+                    self.begin_upgrade(binary, Some(reply));
+                }
+                Event::Asked(request, reply) => {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(self.answer(request));
+                }
+                Event::SuccessorStarted(pid) => {
+                    if let Some(upgrade) = &mut self.upgrade {
+                        upgrade.successor = Some(pid);
+                    }
+                }
+                Event::SuccessorReady(Ok(successor)) => {
+                    if let Err(error) = self.hand_over(successor) {
+                        self.answer_upgrade(Err(error));
+                    } else {
+                        self.leave();
+                        return Ok(());
+                    }
+                }
+                Event::SuccessorReady(Err(error)) => self.answer_upgrade(Err(error.to_string())),
+                Event::WorkerEnded(WorkerEnd::Done) => running -= 1,
+                Event::WorkerEnded(end) => return Err(RunError::Worker(end)),
+            }
+        }
+        self.server.join();
+        Ok(())
+    }
+
+    /// What happens next; `None` where the service manager is to hear first that all is well.
+    fn next_event(&mut self) -> Option<Event> {
+        let Some(interval) = self.notifier.watchdog_interval() else {
+            // Those who hold senders live as long as this.
+            return self.events.recv().ok();
+        };
+        let due = self.last_alive + interval;
+        let now = self.clock.now();
+        if now < due {
+            return self.events.recv_timeout(due - now).ok();
+        }
+        // All is well when every worker says so: one that hangs hangs this too.
+        self.server.acknowledged();
+        self.notifier.alive();
+        self.last_alive = now;
+        None
+    }
+
+    /// Lets flows end, and the process with the last of them.
+    fn drain(&mut self) {
+        let patience = self.config.drain_timeout;
+        info!("draining for at most {patience:?}; a second SIGTERM stops at once");
+        self.is_draining = true;
+        self.notifier.stopping(patience);
+        self.server.drain(patience);
+    }
+
+    fn take_answer(&mut self, answer: Answer) {
+        if self.server.resolved(&answer.name, answer.addresses) {
+            self.retarget();
+        }
+    }
+
+    /// Has the backends probed that there are now.
+    fn retarget(&self) {
+        let targets = probe_targets(&self.config, |host| self.server.addresses_of(host));
+        self.prober.set_targets(targets);
+    }
+}
+
+/// What there is before the server.
+struct Basics {
+    clock: Clock,
+    events: Receiver<Event>,
+    sender: Sender<Event>,
+    resolver: Resolver,
+    hosts: BTreeMap<String, Vec<IpAddr>>,
+    flow_log: Option<FlowLog>,
+}
+
+impl Basics {
+    /// Some hosts may be known already.
+    fn start(
+        config: &Config,
+        clock: Clock,
+        known: BTreeMap<String, Vec<IpAddr>>,
+    ) -> Result<Self, RunError> {
+        let (sender, events) = mpsc::channel();
+        // Before the first socket is bound: from then on a signal finds its handler.
+        listen_for_signals(sender.clone())?;
+        let resolver = Resolver::start(sending(&sender, Event::Resolved))?;
+        let mut hosts = known;
+        hosts.extend(resolver.resolve_now(names(config), PATIENCE_WITH_NAMES));
+        let flow_log = start_flow_log(config, clock)?;
+        Ok(Self { clock, events, sender, resolver, hosts, flow_log })
+    }
+
+    /// What the server begins with.
+    fn beginnings(&self, inherited: Vec<(SocketAddr, OwnedFd)>) -> Beginnings {
+        let flow_log = self.flow_log.as_ref().map_or_else(FlowLogger::default, FlowLog::logger);
+        Beginnings { hosts: self.hosts.clone(), inherited, flow_log }
+    }
+
+    /// All that runs, but for the ways in for operators.
+    fn supervise(
+        self,
+        path: &Path,
+        (config, text): (Config, String),
+        level: LevelHandle,
+        server: Server,
+        known: Vec<ProbeImage>,
+    ) -> Result<Supervisor, RunError> {
+        let on_change = sending(&self.sender, Event::Probed);
+        let prober = Prober::start(self.clock, process::random_seed()?, known, on_change)?;
+        Ok(Supervisor {
+            program: std::env::current_exe()?,
+            path: path.to_owned(),
+            config,
+            text,
+            clock: self.clock,
+            events: self.events,
+            sender: self.sender,
+            level,
+            server,
+            prober,
+            resolver: self.resolver,
+            flow_log: self.flow_log,
+            control: None,
+            http: None,
+            notifier: Notifier::from_environment(),
+            last_alive: self.clock.now(),
+            reloads: Reloads::default(),
+            is_draining: false,
+            upgrade: None,
+        })
+    }
+}
+
+/// Makes an event of whatever it is given.
+fn sending<T>(
+    sender: &Sender<Event>,
+    event: impl Fn(T) -> Event + Clone + Send + 'static,
+) -> impl Fn(T) + Clone + Send + 'static {
+    let sender = sender.clone();
+    move |happened| {
+        // The control plane may be on its way out already.
+        let _ = sender.send(event(happened));
+    }
+}
+
+/// Answers requests by asking the control plane.
+fn handler(sender: Sender<Event>) -> Handler {
+    Arc::new(move |request| {
+        let (reply, answer) = mpsc::channel();
+        let is_asked = sender.send(Event::Asked(request, reply)).is_ok();
+        let answer = is_asked.then(|| answer.recv().ok()).flatten();
+        answer.unwrap_or_else(|| Response::refused("flowgate is stopping"))
+    })
+}
+
+fn listen_for_signals(sender: Sender<Event>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in &mut signals {
+            if sender.send(Event::Signal(signal)).is_err() {
+                break;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Opens the way in for operators. Where the configuration names none, several processes may meet
+/// at the usual place: those that come later do without.
+fn open_control_socket(
+    config: &Config,
+    handler: &Handler,
+) -> Result<Option<ControlSocket>, ControlError> {
+    if let Some(path) = &config.admin.socket {
+        return ControlSocket::start(path, Arc::clone(handler)).map(Some);
+    }
+    let opened = ControlSocket::start(&default_path(), Arc::clone(handler));
+    if let Err(error) = &opened {
+        warn!("no control socket: {error}; set admin.socket to have one");
+    }
+    Ok(opened.ok())
+}
+
+fn open_http(address: SocketAddr, handler: Handler) -> Result<HttpServer, RunError> {
+    HttpServer::start(address, handler).map_err(|source| RunError::Http { address, source })
+}
+
+fn start_flow_log(config: &Config, clock: Clock) -> Result<Option<FlowLog>, RunError> {
+    let destination = match &config.log.flows {
+        FlowLogConfig::Off => return Ok(None),
+        FlowLogConfig::Stderr => Destination::Stderr,
+        FlowLogConfig::File(path) => Destination::File(path.clone()),
+    };
+    match FlowLog::start(&destination, clock) {
+        Ok(log) => Ok(Some(log)),
+        Err(source) => {
+            let path = match destination {
+                Destination::File(path) => path,
+                Destination::Stderr => PathBuf::from("stderr"),
+            };
+            Err(RunError::FlowLog { path, source })
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What the service manager keeps while no process runs, so that a restart loses nothing, and a
+//! crash no more than the flows.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use flowgate_config::Config;
+use flowgate_core::snapshot;
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use super::Supervisor;
+use super::take_over::Heir;
+use crate::control::log::LevelHandle;
+use crate::handover::fdstore::Kept;
+use crate::handover::snapshot::{ProcessImage, ServerImage};
+use crate::sys::sockopt::cookie;
+
+/// What is kept of a process, beside its sockets.
+#[derive(Serialize, Deserialize)]
+struct KeptImage {
+    process: ProcessImage,
+    /// Which socket is which, in the order of the image.
+    cookies: Vec<u64>,
+}
+
+impl Supervisor {
+    /// Has the service manager keep the listeners that there are now.
+    pub(super) fn keep_listeners(&self) {
+        if self.notifier.room() > 0 {
+            let listeners = self.server.listeners();
+            let listeners: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+            self.notifier.keep_listeners(&listeners);
+        }
+    }
+
+    /// Has the service manager keep everything, where it has room for it; says whether it does. Then
+    /// nobody serves any more, and the next process goes on.
+    pub(super) fn keep_everything(&self) -> bool {
+        if self.notifier.room() == 0 || self.upgrade.is_some() {
+            return false;
+        }
+        let image = self.image(ServerImage::default());
+        let (server, released) = self.server.release();
+        let descriptors: Vec<_> = released.descriptors().collect();
+        if descriptors.len() >= self.notifier.room() {
+            warn!(
+                sockets = descriptors.len(),
+                room = self.notifier.room(),
+                "the service manager has not enough room for all sockets: \
+                 raise FileDescriptorStoreMax="
+            );
+            drop(descriptors);
+            self.server.take_back(released);
+            return false;
+        }
+        let process = ProcessImage { control: None, http: None, server, ..image };
+        let cookies = descriptors.iter().map(|fd| cookie(*fd).unwrap_or(0)).collect();
+        let image = snapshot::seal(&KeptImage { process, cookies });
+        // It has the listeners already.
+        let flows = descriptors.get(self.server.shards()..).unwrap_or_default();
+        match self.notifier.keep_flows(&image, flows) {
+            Ok(()) => {
+                info!(sockets = descriptors.len(), "the service manager keeps all sockets");
+                true
+            }
+            Err(error) => {
+                warn!("the service manager does not keep the flows: {error}");
+                self.notifier.forget_flows();
+                drop(descriptors);
+                self.server.take_back(released);
+                false
+            }
+        }
+    }
+
+    /// Goes on where a process stopped that left everything with the service manager; `listeners`
+    /// are what is left of its listeners.
+    ///
+    /// # Errors
+    ///
+    /// Why that cannot be.
+    pub(super) fn go_on(
+        path: &Path,
+        config: &(Config, String),
+        level: &LevelHandle,
+        kept: Kept,
+        listeners: impl Iterator<Item = OwnedFd>,
+    ) -> Result<Self, String> {
+        let bytes = kept.snapshot().map_err(|error| error.to_string())?;
+        let image: KeptImage = snapshot::open(&bytes).map_err(|error| error.to_string())?;
+        let by_cookie = |fd: OwnedFd| Some((cookie(fd.as_fd()).ok()?, fd));
+        let mut sockets: HashMap<u64, OwnedFd> =
+            listeners.chain(kept.flows).filter_map(by_cookie).collect();
+        let heir = Heir::prove(path, config, level, image.process)?;
+        let descriptors = image.cookies.iter().map(|cookie| sockets.remove(cookie));
+        let supervisor = heir.hold(descriptors)?.serve(|| ());
+        info!("going on where the former process stopped");
+        Ok(supervisor)
+    }
+}

@@ -1,0 +1,271 @@
+//! Taking everything over from the process that started this one.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use flowgate_config::Config;
+use flowgate_core::snapshot;
+use serde::de::DeserializeOwned;
+use tracing::{error, info, warn};
+
+use super::{
+    Basics, Event, Reloads, RunError, Supervisor, handler, open_control_socket, open_http, sending,
+};
+use crate::admin::http::HttpServer;
+use crate::admin::place::default_path;
+use crate::admin::socket::ControlSocket;
+use crate::control::log::LevelHandle;
+use crate::control::probe::ProbeImage;
+use crate::control::server::{Bound, Prepared, Server};
+use crate::datapath::worker::Adopted;
+use crate::handover::predecessor::{GiveUp, Predecessor, Step};
+use crate::handover::snapshot::ProcessImage;
+use crate::sys::clock::Clock;
+
+/// Why this process has not taken over. It ends then, and the old one goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeOverError {
+    /// The old process did not go through with it.
+    #[error(transparent)]
+    GaveUp(#[from] GiveUp),
+    /// This one cannot.
+    #[error("cannot take over: {0}")]
+    Unfit(String),
+    /// The old process has died before it gave anything over, and this one cannot start alone.
+    #[error(transparent)]
+    Alone(#[from] RunError),
+}
+
+impl Supervisor {
+    /// Takes over from the process that started this one.
+    ///
+    /// # Errors
+    ///
+    /// When that comes to nothing.
+    pub fn take_over(
+        path: &Path,
+        config: (Config, String),
+        level: LevelHandle,
+        mut predecessor: Predecessor,
+    ) -> Result<Self, TakeOverError> {
+        let mut stage = Stage::Nothing;
+        loop {
+            let advanced = match predecessor.proceed()? {
+                Step::Prove(bytes) => open(&bytes)
+                    .and_then(|image| Heir::prove(path, &config, &level, image))
+                    .map(|heir| Stage::Proven(Box::new(heir))),
+                Step::Read(bytes) => stage.read(&bytes),
+                Step::Hold(descriptors) => stage.hold(descriptors),
+                Step::Serve(descriptors) => {
+                    return match stage.serve(descriptors, || predecessor.serving()) {
+                        Some(supervisor) => Ok(supervisor),
+                        None => {
+                            info!("the old flowgate has died before it gave anything over");
+                            Ok(Self::start(path, config, level)?)
+                        }
+                    };
+                }
+            };
+            stage = match advanced {
+                Ok(stage) => stage,
+                Err(reason) => {
+                    predecessor.refuse(vec![reason.clone()]);
+                    return Err(TakeOverError::Unfit(reason));
+                }
+            };
+        }
+    }
+}
+
+/// How far it is.
+enum Stage {
+    Nothing,
+    /// It could take over, as far as the latest image goes.
+    Proven(Box<Heir>),
+    /// It has everything.
+    Holding(Box<Holder>),
+}
+
+impl Stage {
+    fn read(self, bytes: &[u8]) -> Result<Self, String> {
+        match self {
+            Self::Proven(heir) => Ok(Self::Proven(Box::new(Heir { image: open(bytes)?, ..*heir }))),
+            _ => Err("the old flowgate gives a state that it has not offered".into()),
+        }
+    }
+
+    fn hold(self, descriptors: Vec<OwnedFd>) -> Result<Self, String> {
+        match self {
+            Self::Proven(heir) => {
+                Ok(Self::Holding(Box::new(heir.hold(descriptors.into_iter().map(Some))?)))
+            }
+            _ => Err("the old flowgate gives descriptors before the state".into()),
+        }
+    }
+
+    /// Serves. Where the old process has died on the way, with what has come until then: flows
+    /// without a socket get another one. `None`: with nothing.
+    fn serve(self, descriptors: Vec<OwnedFd>, says_so: impl FnOnce()) -> Option<Supervisor> {
+        match self {
+            Self::Nothing => None,
+            Self::Proven(heir) => {
+                warn!(
+                    sockets = descriptors.len(),
+                    "the old flowgate has died; going on with what it gave over"
+                );
+                match heir.hold(descriptors.into_iter().map(Some)) {
+                    Ok(holder) => Some(holder.serve(says_so)),
+                    Err(reason) => {
+                        error!("cannot go on with that: {reason}; starting anew");
+                        None
+                    }
+                }
+            }
+            Self::Holding(holder) => Some(holder.serve(says_so)),
+        }
+    }
+}
+
+/// A process that could go on where another one stops.
+pub(super) struct Heir {
+    supervisor: Supervisor,
+    /// What the other one works by.
+    config: Config,
+    image: ProcessImage,
+    prepared: Prepared,
+}
+
+impl Heir {
+    /// Finds out whether this process could go on with what an image says, and makes ready what can
+    /// be. What the other one has is not touched.
+    pub(super) fn prove(
+        path: &Path,
+        (config, text): &(Config, String),
+        level: &LevelHandle,
+        image: ProcessImage,
+    ) -> Result<Self, String> {
+        let theirs = flowgate_config::parse(&image.config, "the running configuration")
+            .map_err(|errors| errors.to_string())?;
+        let prepared = Prepared::of(&image.server).map_err(|error| error.to_string())?;
+        let fail = |error: RunError| error.to_string();
+
+        let clock = Clock::with_origin(image.clock_origin);
+        let basics = Basics::start(config, clock, image.server.hosts.clone()).map_err(fail)?;
+        let handler = handler(basics.sender.clone());
+        let control = match control_path(config) == image.control {
+            true => None,
+            false => open_control_socket(config, &handler).map_err(|e| e.to_string())?,
+        };
+        let http = match config.admin.http {
+            Some(address) if Some(address) != image.http => {
+                Some(open_http(address, handler).map_err(fail)?)
+            }
+            _ => None,
+        };
+        let on_end = sending(&basics.sender, Event::WorkerEnded);
+        let beginnings = basics.beginnings(Vec::new());
+        let server = Server::without_listeners(config.workers, clock, beginnings, on_end)
+            .map_err(|error| error.to_string())?;
+        let own = (config.clone(), text.clone());
+        let supervisor = basics
+            .supervise(path, own, level.clone(), server, image.probes.clone())
+            .map_err(fail)?;
+        let supervisor = Supervisor { control, http, ..supervisor };
+        Ok(Self { supervisor, config: theirs, image, prepared })
+    }
+
+    /// Puts all descriptors into their places.
+    pub(super) fn hold(
+        self,
+        descriptors: impl IntoIterator<Item = Option<OwnedFd>>,
+    ) -> Result<Holder, String> {
+        let Self { mut supervisor, config, image, prepared } = self;
+        let mut descriptors = descriptors.into_iter();
+        let control = image.control.and_then(|path| Some((path, descriptors.next()??)));
+        let http = image.http.and_then(|_| descriptors.next()?);
+        let server = &mut supervisor.server;
+        let shards = server
+            .restore(image.server, &config, &prepared, descriptors)
+            .map_err(|error| error.to_string())?;
+        let bound = server.bind(&supervisor.config).map_err(|error| error.to_string())?;
+        let [ok, failed] = image.reloads;
+        supervisor.reloads = Reloads { ok, failed };
+        let (former, probes, http) = (config, image.probes, http.map(Into::into));
+        Ok(Holder { supervisor, former, shards, bound, probes, control, http })
+    }
+}
+
+/// A process that has everything to go on with, and nothing to say yet.
+pub(super) struct Holder {
+    supervisor: Supervisor,
+    /// What the other one worked by.
+    former: Config,
+    shards: Vec<Vec<Adopted>>,
+    /// What our own configuration wants besides.
+    bound: Bound,
+    /// What the other one's probes had found, of which its server may not have heard yet.
+    probes: Vec<ProbeImage>,
+    control: Option<(PathBuf, OwnedFd)>,
+    http: Option<TcpListener>,
+}
+
+impl Holder {
+    /// Goes on where the other one stopped and says so, then goes over to the configuration of this
+    /// process. From now on there is nobody else to serve: whatever fails is no reason to end.
+    pub(super) fn serve(self, says_so: impl FnOnce()) -> Supervisor {
+        let Self { mut supervisor, former, shards, bound, probes, control, http } = self;
+        supervisor.server.serve(shards);
+        says_so();
+        supervisor.server.all_probed(&probes);
+        let wanted = std::mem::replace(&mut supervisor.config, former);
+        // With what is known of them the backends are probed as they were, and only then otherwise.
+        supervisor.retarget();
+        supervisor.server.go_over(&wanted, bound);
+        supervisor.config = wanted;
+        supervisor.retarget();
+        if let Err(error) = supervisor.open_doors_of(control, http) {
+            error!("{error}");
+        }
+        supervisor.notifier.ready();
+        supervisor.keep_listeners();
+        supervisor.notifier.forget_flows();
+        supervisor
+    }
+}
+
+impl Supervisor {
+    /// Lets operators in, by the doors of the former process where they are the same.
+    fn open_doors_of(
+        &mut self,
+        control: Option<(PathBuf, OwnedFd)>,
+        http: Option<TcpListener>,
+    ) -> Result<(), RunError> {
+        let handler = handler(self.sender.clone());
+        if self.control.is_none() {
+            self.control = match control {
+                Some((path, listener)) if Some(&path) == control_path(&self.config).as_ref() => {
+                    Some(ControlSocket::adopt(&path, listener, handler.clone())?)
+                }
+                _ => open_control_socket(&self.config, &handler)?,
+            };
+        }
+        if let (None, Some(address)) = (&self.http, self.config.admin.http) {
+            let opened = match http {
+                Some(listener) => HttpServer::adopt(listener, handler),
+                None => HttpServer::start(address, handler),
+            };
+            self.http = Some(opened.map_err(|source| RunError::Http { address, source })?);
+        }
+        Ok(())
+    }
+}
+
+/// Where the control socket is to be.
+fn control_path(config: &Config) -> Option<PathBuf> {
+    Some(config.admin.socket.clone().unwrap_or_else(default_path))
+}
+
+fn open<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    snapshot::open(bytes).map_err(|error| format!("the state of the old flowgate: {error}"))
+}

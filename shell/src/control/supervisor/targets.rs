@@ -1,0 +1,90 @@
+//! What a configuration asks to be resolved and probed.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use flowgate_config as config;
+use flowgate_config::{Cluster, Config, Probing};
+use flowgate_core::config::Source;
+use flowgate_core::health::ProbePolicy;
+use regex::bytes::Regex;
+
+use crate::control::probe::preset::Preset;
+use crate::control::probe::{Expect, Payload, Probe, ProbeTarget, TargetKey};
+
+/// The hosts whose addresses clusters need.
+pub(super) fn names(config: &Config) -> BTreeSet<String> {
+    config.clusters.iter().flat_map(|cluster| cluster.names().map(str::to_owned)).collect()
+}
+
+/// The backends to probe, while hosts have the addresses that `resolve` says.
+pub(super) fn probe_targets(
+    config: &Config,
+    resolve: impl Fn(&str) -> Vec<IpAddr>,
+) -> Vec<ProbeTarget> {
+    let mut targets = Vec::new();
+    for cluster in used_clusters(config) {
+        let Some(probing) = &cluster.health else { continue };
+        let backends = cluster.backends(&resolve);
+        targets.extend(backends.iter().map(|b| target(cluster, probing, b.address)));
+    }
+    targets
+}
+
+/// Clusters that no listener uses are not worth a probe.
+fn used_clusters(config: &Config) -> impl Iterator<Item = &Cluster> {
+    let is_used = |cluster: &&Cluster| {
+        config.listeners.iter().any(|listener| {
+            let mirror = listener.cluster.mirror.as_ref();
+            listener.cluster.name == cluster.name || mirror == Some(&cluster.name)
+        })
+    };
+    config.clusters.iter().map(AsRef::as_ref).filter(is_used)
+}
+
+fn target(cluster: &Cluster, probing: &Probing, backend: SocketAddr) -> ProbeTarget {
+    let port = probing.port.unwrap_or(backend.port());
+    ProbeTarget {
+        key: TargetKey { cluster: cluster.name.clone(), backend },
+        address: SocketAddr::new(backend.ip(), port),
+        source: match cluster.policy.source {
+            Source::Local { ip, .. } => ip,
+            Source::Any | Source::Client => None,
+        },
+        probe: probe(&probing.kind),
+        policy: ProbePolicy {
+            interval: probing.interval,
+            timeout: probing.timeout,
+            rise: probing.rise,
+            fall: probing.fall,
+        },
+    }
+}
+
+fn probe(kind: &config::Probe) -> Probe {
+    match kind {
+        config::Probe::Tcp => Probe::Tcp,
+        config::Probe::Udp { send, expect } => {
+            Probe::Udp { send: payload(send), expect: expectation(expect) }
+        }
+    }
+}
+
+fn payload(send: &config::Payload) -> Payload {
+    match send {
+        config::Payload::Bytes(bytes) => Payload::Bytes(bytes.clone()),
+        config::Payload::Dns => Payload::Preset(Preset::Dns),
+        config::Payload::Ntp => Payload::Preset(Preset::Ntp),
+        config::Payload::Sip => Payload::Preset(Preset::Sip),
+        config::Payload::Quic => Payload::Preset(Preset::Quic),
+    }
+}
+
+fn expectation(expect: &config::Expect) -> Expect {
+    match expect {
+        config::Expect::Any => Expect::Any,
+        config::Expect::Bytes(bytes) => Expect::Begins(bytes.clone()),
+        // The configuration holds none that is not valid.
+        config::Expect::Regex(pattern) => Regex::new(pattern).map_or(Expect::Any, Expect::Regex),
+    }
+}

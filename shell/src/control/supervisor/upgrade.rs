@@ -1,0 +1,191 @@
+//! Giving everything over to a new process.
+
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+
+use flowgate_core::snapshot;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tracing::{info, warn};
+
+use super::{Event, Supervisor};
+use crate::admin::http::HttpServer;
+use crate::admin::request::Response;
+use crate::admin::socket::ControlSocket;
+use crate::handover::snapshot::{ProcessImage, ServerImage};
+use crate::handover::successor::Successor;
+use crate::sys::clock::Clock;
+
+/// An upgrade that is under way.
+pub(super) struct Upgrade {
+    /// Who waits for it.
+    reply: Option<Sender<Response>>,
+    /// The process that is to take over, once it has been started.
+    pub(super) successor: Option<u32>,
+}
+
+impl Supervisor {
+    /// Starts the process that is to take over, and returns at once: it is an event when that could.
+    /// Whoever asked is answered when all is over.
+    pub(super) fn begin_upgrade(
+        &mut self,
+        binary: Option<PathBuf>,
+        reply: Option<Sender<Response>>,
+    ) {
+        if let Err(reason) = self.may_upgrade() {
+            match reply {
+                // Whoever asked may have gone.
+                Some(reply) => drop(reply.send(Response::refused(reason))),
+                None => warn!("no upgrade: {reason}"),
+            }
+            return;
+        }
+        let program = binary.unwrap_or_else(|| self.program.clone());
+        info!(?program, "upgrading");
+        self.upgrade = Some(Upgrade { reply, successor: None });
+        let offer = snapshot::seal(&self.image(self.server.image()));
+        let (path, sender) = (self.path.clone(), self.sender.clone());
+        let start = move || {
+            let on_spawn = |pid| drop(sender.send(Event::SuccessorStarted(pid)));
+            let outcome = Successor::start(&program, &path, &offer, on_spawn);
+            // The control plane may be on its way out already; then the new process is killed.
+            let _ = sender.send(Event::SuccessorReady(outcome));
+        };
+        if let Err(error) = std::thread::Builder::new().name("upgrade".into()).spawn(start) {
+            self.answer_upgrade(Err(format!("cannot start a thread: {error}")));
+        }
+    }
+
+    fn may_upgrade(&self) -> Result<(), &'static str> {
+        if self.upgrade.is_some() {
+            Err("an upgrade is under way already")
+        } else if self.is_draining {
+            Err("flowgate is draining, to stop")
+        } else if std::process::id() == 1 {
+            Err("flowgate is the first process of a container, which ends with it: replace the \
+                 container instead")
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Hands everything over to a process that could take over. Where that fails, all is as it was.
+    pub(super) fn hand_over(&mut self, mut successor: Successor) -> Result<(), String> {
+        if self.is_draining {
+            return Err("flowgate is draining, to stop".into());
+        }
+        // Those who ask from now on wait in the listening sockets, for whoever serves in the end.
+        let http = self.http.take().map(HttpServer::stop);
+        let http = http.transpose().map_err(|error| error.to_string())?;
+        if let Some(control) = &mut self.control {
+            control.pause();
+        }
+        let admin = self.config.admin.http.filter(|_| http.is_some());
+        let image = ProcessImage { http: admin, ..self.image(ServerImage::default()) };
+        let clock = Clock::start();
+        let (server, released) = self.server.release();
+        let image = snapshot::seal(&ProcessImage { server, ..image });
+        let doors = self.control.as_ref().map(|control| control.descriptor());
+        let doors = doors.into_iter().chain(http.as_ref().map(AsFd::as_fd));
+        let descriptors: Vec<_> = doors.chain(released.descriptors()).collect();
+        match successor.hand_over(&image, &descriptors) {
+            Ok(()) => {
+                drop(descriptors);
+                let (pid, version) = (successor.pid(), successor.version());
+                let sockets = released.descriptors().count();
+                info!(pid, version, sockets, pause = ?clock.uptime(), "handed over");
+                self.notifier.succeeded_by(pid);
+                self.answer_upgrade(Ok(vec![format!(
+                    "process {pid}, version {version}, has taken over {sockets} sockets; nothing \
+                     was forwarded for {:.1} ms",
+                    clock.uptime().as_secs_f64() * 1e3
+                )]));
+                Ok(())
+            }
+            Err(error) => {
+                drop(descriptors);
+                self.server.take_back(released);
+                self.open_doors(http);
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// Lets operators in again.
+    fn open_doors(&mut self, http: Option<TcpListener>) {
+        if let Some(Err(error)) = self.control.as_mut().map(ControlSocket::resume) {
+            warn!("the control socket is served no more: {error}");
+        }
+        let handler = super::handler(self.sender.clone());
+        match http.map(|listener| HttpServer::adopt(listener, handler)).transpose() {
+            Ok(http) => self.http = http,
+            Err(error) => warn!("admin.http is served no more: {error}"),
+        }
+    }
+
+    /// Makes sure that no new process takes this one, which ends because it was told to, for one that
+    /// has died.
+    pub(super) fn call_off_upgrade(&mut self) {
+        while let Some(upgrade) = &mut self.upgrade {
+            if let Some(pid) = upgrade.successor.take() {
+                // It fails where the process has ended already.
+                let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+            }
+            match self.events.recv() {
+                Ok(Event::SuccessorStarted(pid)) => upgrade.successor = Some(pid),
+                // If it could take over it is killed now.
+                Ok(Event::SuccessorReady(_)) => {
+                    self.answer_upgrade(Err("flowgate is stopping".into()));
+                }
+                // Nobody is answered any more.
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Ends without closing anything that the new process has now.
+    pub(super) fn leave(&mut self) {
+        if let Some(control) = self.control.take() {
+            control.leave();
+        }
+        self.server.stop();
+        self.server.join();
+    }
+
+    pub(super) fn answer_upgrade(&mut self, outcome: Result<Vec<String>, String>) {
+        let reply = self.upgrade.take().and_then(|upgrade| upgrade.reply);
+        let response = match outcome {
+            Ok(notes) => Response::Done { notes },
+            Err(reason) => {
+                warn!("no upgrade: {reason}; nothing has changed");
+                Response::refused(reason)
+            }
+        };
+        if let Some(reply) = reply {
+            // Whoever asked may have gone.
+            let _ = reply.send(response);
+        }
+    }
+
+    /// What this process is, with a server that is this.
+    pub(super) fn image(&self, server: ServerImage) -> ProcessImage {
+        ProcessImage {
+            clock_origin: self.clock.origin(),
+            config: self.text.clone(),
+            reloads: [self.reloads.ok, self.reloads.failed],
+            server,
+            probes: self.prober.image(),
+            control: self.control.as_ref().map(|control| control.path().to_owned()),
+            http: self.config.admin.http.filter(|_| self.http.is_some()),
+        }
+    }
+
+    /// What this process is, for people who look for a bug.
+    pub(super) fn snapshot(&self) -> Response {
+        let bytes = snapshot::seal(&self.image(self.server.image()));
+        Response::Snapshot { hex: bytes.iter().map(|byte| format!("{byte:02x}")).collect() }
+    }
+}

@@ -1,0 +1,370 @@
+//! Carrying out what a manager emits.
+//!
+//! Sockets are opened and closed at once, in the order of the outputs. Sends are only noted, and
+//! go out together when the turn is over: then the datagrams of one flow lie next to each other,
+//! however they were mixed when they arrived, and leave as trains.
+
+mod one_way;
+mod open;
+
+use std::net::SocketAddr;
+
+use flowgate_core::proxy_protocol::Tlvs;
+use flowgate_core::{
+    Carrier, Direction, DropReason, FlowId, FlowRecord, ManagerInput, Output, Outputs,
+    UpstreamFailure,
+};
+
+use crate::datapath::kernel::Kernel;
+use crate::datapath::role::Way;
+use crate::datapath::send::gso::Plan;
+use crate::datapath::send::outbox::{Chain, Outbox, Outgoing};
+use crate::datapath::send::queue::{Spill, Spilled};
+use crate::datapath::send::transmit::{Exit, Report};
+use crate::datapath::sockets::Sockets;
+use crate::datapath::token::Token;
+use one_way::{DirtyWays, Mirrored};
+
+/// Memory that one turn leaves to the next.
+#[derive(Default)]
+pub struct Scratch {
+    outbox: Outbox<'static>,
+    plan: Plan<'static>,
+    dirty: Vec<FlowId>,
+    reports: Vec<Report>,
+    not_opened: Vec<(FlowId, DropReason)>,
+    dirty_ways: DirtyWays,
+    mirrored: Vec<Mirrored<'static>>,
+    /// The flows that have ended and are to be written down, for whoever takes them from here.
+    pub records: Vec<EndedFlow>,
+}
+
+/// What a flow was, and where its upstream socket led, if it had one.
+#[derive(Clone, Copy, Debug)]
+pub struct EndedFlow {
+    /// What it was.
+    pub record: FlowRecord,
+    /// The backend's address.
+    pub backend: Option<SocketAddr>,
+}
+
+/// The orders of one turn.
+pub struct Dispatch<'a, 't, K: Kernel> {
+    kernel: &'a mut K,
+    sockets: &'a mut Sockets<K>,
+    outbox: Outbox<'t>,
+    plan: Plan<'static>,
+    /// What leaves by the listener.
+    to_clients: Chain,
+    /// The flows that have something to send to their backend.
+    dirty: Vec<FlowId>,
+    reports: Vec<Report>,
+    /// The flows whose socket could not be opened in this turn, and why.
+    not_opened: Vec<(FlowId, DropReason)>,
+    /// Whether a socket was to be opened in this turn when no local port was left.
+    are_ports_gone: bool,
+    /// On whose behalf what is emitted now is to be sent.
+    way: Way,
+    dirty_ways: DirtyWays,
+    /// What the mirror is to have, and has not been told of.
+    mirrored: Vec<Mirrored<'t>>,
+    records: Vec<EndedFlow>,
+}
+
+impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
+    /// Begins a turn.
+    pub fn begin(kernel: &'a mut K, sockets: &'a mut Sockets<K>, scratch: Scratch) -> Self {
+        Self {
+            kernel,
+            sockets,
+            outbox: scratch.outbox.recycle(),
+            plan: scratch.plan,
+            to_clients: Chain::EMPTY,
+            dirty: scratch.dirty,
+            reports: scratch.reports,
+            not_opened: scratch.not_opened,
+            are_ports_gone: false,
+            way: Way::Cluster,
+            dirty_ways: scratch.dirty_ways,
+            mirrored: Mirrored::recycle(scratch.mirrored),
+            records: scratch.records,
+        }
+    }
+
+    /// The kernel and the sockets, for reading.
+    pub const fn parts(&mut self) -> (&mut K, &mut Sockets<K>) {
+        (self.kernel, self.sockets)
+    }
+
+    /// Ends the turn: sends all that was ordered. What went wrong goes to `tell`, which may emit
+    /// more.
+    pub fn finish(
+        mut self,
+        mut tell: impl FnMut(Way, ManagerInput<'static>, &mut Self),
+    ) -> Scratch {
+        let mut reports = Vec::new();
+        loop {
+            self.flush();
+            std::mem::swap(&mut reports, &mut self.reports);
+            if reports.is_empty() {
+                break;
+            }
+            for report in reports.drain(..) {
+                match report {
+                    Report::Input(way, input) => tell(way, input, &mut self),
+                    Report::NoTrains { way, carrier, direction } => {
+                        self.forbid_trains(way, carrier, direction);
+                    }
+                }
+            }
+        }
+        Scratch {
+            outbox: self.outbox.recycle(),
+            plan: self.plan,
+            dirty: self.dirty,
+            reports: self.reports,
+            not_opened: self.not_opened,
+            dirty_ways: self.dirty_ways,
+            mirrored: Mirrored::recycle(self.mirrored),
+            records: self.records,
+        }
+    }
+
+    /// Gives up what waits for room in the send buffers of sockets to backends that `is_gone` says
+    /// are to have nothing any more.
+    pub fn abandon(&mut self, is_gone: impl Fn(SocketAddr) -> bool) {
+        let sockets = &mut *self.sockets;
+        for upstream in sockets.upstreams.iter_mut() {
+            if !upstream.spill.is_empty() && is_gone(upstream.backend) {
+                give_up(&mut upstream.spill, &mut sockets.spill_budget, &mut self.reports);
+            }
+        }
+    }
+
+    /// Goes on sending what waits for a socket that can be written to again.
+    pub fn resume(&mut self, token: Token) {
+        let sockets = &mut *self.sockets;
+        let (socket, spill, direction) = match token {
+            // Clients' own sockets send nothing.
+            Token::Wake | Token::Client { .. } => return,
+            Token::Listener { .. } => {
+                (&sockets.listener, &mut sockets.listener_spill, Direction::ToClient)
+            }
+            Token::Upstream { flow, .. } => match sockets.upstreams.at_mut(flow as usize) {
+                Some(upstream) => (&upstream.socket, &mut upstream.spill, Direction::ToBackend),
+                None => return,
+            },
+            Token::Outlet { way, outlet, .. } => {
+                match sockets.outlets[way as usize].get_mut(outlet as usize) {
+                    Some(outlet) => (&outlet.socket, &mut outlet.spill, Direction::ToBackend),
+                    None => return,
+                }
+            }
+        };
+        if spill.is_empty() {
+            return;
+        }
+        let mut exit = Exit {
+            kernel: self.kernel,
+            socket,
+            spill: &mut *spill,
+            spill_budget: &mut sockets.spill_budget,
+            reports: &mut self.reports,
+        };
+        if exit.resume(direction) {
+            // A socket that cannot be unwatched only causes idle wake-ups.
+            let _ = self.kernel.watch_writable(socket, token, false);
+            spill.is_watched = false;
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for flow in dirty.drain(..) {
+            self.flush_upstream(flow);
+        }
+        self.dirty = dirty;
+        self.flush_outlets();
+        self.flush_listener();
+        for (flow, _) in self.not_opened.drain(..) {
+            let failure = UpstreamFailure::NotOpened;
+            let input = ManagerInput::UpstreamFailed { flow, failure };
+            self.reports.push(Report::Input(Way::Cluster, input));
+        }
+    }
+
+    fn flush_upstream(&mut self, flow: FlowId) {
+        let sockets = &mut *self.sockets;
+        let Some(upstream) = sockets.upstreams.get_mut(flow) else {
+            return;
+        };
+        let chain = std::mem::replace(&mut upstream.outgoing, Chain::EMPTY);
+        let token = Token::Upstream { shard: sockets.shard, flow: flow.index() as u32 };
+        let exit = Exit {
+            kernel: self.kernel,
+            socket: &upstream.socket,
+            spill: &mut upstream.spill,
+            spill_budget: &mut sockets.spill_budget,
+            reports: &mut self.reports,
+        };
+        self.plan = send(exit, &self.outbox, chain, token, std::mem::take(&mut self.plan));
+    }
+
+    fn flush_listener(&mut self) {
+        let sockets = &mut *self.sockets;
+        let chain = std::mem::replace(&mut self.to_clients, Chain::EMPTY);
+        let exit = Exit {
+            kernel: self.kernel,
+            socket: &sockets.listener,
+            spill: &mut sockets.listener_spill,
+            spill_budget: &mut sockets.spill_budget,
+            reports: &mut self.reports,
+        };
+        let token = Token::Listener { shard: sockets.shard };
+        self.plan = send(exit, &self.outbox, chain, token, std::mem::take(&mut self.plan));
+    }
+
+    fn send_to_backend(&mut self, flow: FlowId, outgoing: Outgoing<'t>) {
+        let Some(upstream) = self.sockets.upstreams.get_mut(flow) else {
+            self.lose_for_want_of_a_socket(flow, &outgoing);
+            return;
+        };
+        if upstream.outgoing.is_empty() {
+            self.dirty.push(flow);
+        }
+        let may_be_train = upstream.may_send_trains(Direction::ToBackend);
+        self.outbox.push(&mut upstream.outgoing, Outgoing { may_be_train, ..outgoing });
+    }
+
+    fn lose_for_want_of_a_socket(&mut self, flow: FlowId, outgoing: &Outgoing<'_>) {
+        let failed = self.not_opened.iter().find(|(failed, _)| *failed == flow);
+        let reason = failed.map_or(DropReason::Closed, |&(_, reason)| reason);
+        self.lose(outgoing, reason);
+    }
+
+    fn lose(&mut self, outgoing: &Outgoing<'_>, reason: DropReason) {
+        let Outgoing { way, carrier, direction, burst, .. } = outgoing;
+        let (datagrams, bytes) = (usize::from(burst.count()), burst.bytes().len());
+        let report = Report::undelivered(*way, *carrier, *direction, reason, datagrams, bytes);
+        self.reports.push(report);
+    }
+
+    fn send_to_client(&mut self, flow: FlowId, outgoing: Outgoing<'t>) {
+        let upstream = self.sockets.upstreams.get_mut(flow);
+        let may_be_train = upstream.is_none_or(|u| u.may_send_trains(Direction::ToClient));
+        self.outbox.push(&mut self.to_clients, Outgoing { may_be_train, ..outgoing });
+    }
+
+    fn forbid_trains(&mut self, way: Way, carrier: Carrier, direction: Direction) {
+        match carrier {
+            Carrier::Flow(flow) => {
+                if let Some(upstream) = self.sockets.upstreams.get_mut(flow) {
+                    upstream.forbid_trains(direction);
+                }
+            }
+            Carrier::OneWay(backend) | Carrier::Copy(backend) => {
+                let outlets = &mut self.sockets.outlets[way as usize];
+                if let Some(destination) = outlets.destination_mut(backend) {
+                    destination.no_trains = true;
+                }
+            }
+        }
+    }
+}
+
+impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
+    #[inline]
+    fn emit(&mut self, output: Output<'t>) {
+        match output {
+            Output::OpenUpstream { flow, address, ttl, reuse: None, source, .. } => {
+                self.open_upstream(flow, address, source, ttl);
+            }
+            // Its first send brings the time to live.
+            Output::OpenUpstream { flow, reuse: Some(former), .. } => {
+                self.reuse_upstream(former, flow);
+            }
+            Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst } => {
+                self.set_ttl(flow, ttl);
+                self.send_to_backend(
+                    flow,
+                    Outgoing {
+                        way: Way::Cluster,
+                        carrier: Carrier::Flow(flow),
+                        direction: Direction::ToBackend,
+                        destination: None,
+                        local: None,
+                        prefix,
+                        tlvs,
+                        tos,
+                        ttl: None,
+                        may_be_train: true,
+                        burst,
+                    },
+                );
+            }
+            Output::SendToClient { flow, client, local, tos, burst } => {
+                self.send_to_client(
+                    flow,
+                    Outgoing {
+                        way: Way::Cluster,
+                        carrier: Carrier::Flow(flow),
+                        direction: Direction::ToClient,
+                        destination: Some(client),
+                        local,
+                        prefix: None,
+                        tlvs: Tlvs::NONE,
+                        tos,
+                        ttl: None,
+                        may_be_train: true,
+                        burst,
+                    },
+                );
+            }
+            Output::SendOneWay { carrier, address, prefix, tlvs, tos, ttl, burst } => {
+                self.send_one_way(carrier, address, (prefix, tlvs), (tos, ttl), burst);
+            }
+            Output::Mirror { client, local, told, tos, ttl, burst } => {
+                self.mirrored.push(Mirrored { client, local, told, tos, ttl, burst });
+            }
+            Output::OpenClient { flow, client } => self.open_client(flow, client),
+            Output::CloseFlow { flow, keep_socket, .. } => {
+                self.end(flow, keep_socket);
+                self.release_client(flow);
+            }
+            Output::CloseUpstream { flow } => self.end(flow, false),
+            Output::RecordFlow { flow, record } => self.record(flow, record),
+            Output::Drop { .. } => {}
+        }
+    }
+}
+
+/// Reports what waits to go to a backend as lost.
+fn give_up(spill: &mut Spill, budget: &mut usize, reports: &mut Vec<Report>) {
+    while let Some(lost) = spill.pop(budget) {
+        reports.push(lost_to_backend(&lost));
+    }
+}
+
+const fn lost_to_backend(lost: &Spilled) -> Report {
+    let (direction, reason) = (Direction::ToBackend, DropReason::Closed);
+    Report::undelivered(lost.way, lost.carrier, direction, reason, 1, lost.bytes)
+}
+
+/// Sends a chain, and has the kernel say when to go on if it did not take all of it.
+fn send<K: Kernel>(
+    mut exit: Exit<'_, K>,
+    outbox: &Outbox<'_>,
+    chain: Chain,
+    token: Token,
+    plan: Plan<'static>,
+) -> Plan<'static> {
+    if chain.is_empty() {
+        return plan;
+    }
+    let plan = exit.deliver(outbox, chain, plan).recycle();
+    if !exit.spill.is_empty() && !exit.spill.is_watched {
+        // A socket that cannot be watched is tried again with its next datagram.
+        exit.spill.is_watched = exit.kernel.watch_writable(exit.socket, token, true).is_ok();
+    }
+    plan
+}

@@ -1,0 +1,171 @@
+//! The sockets by which datagrams leave that no flow carries: unconnected, so that nothing that the
+//! network says of one backend is told to them, and deaf, since nobody waits for an answer.
+//!
+//! All that goes to one backend alone leaves by one socket of each family, across clients and
+//! backends. A backend that gets copies of what others get too has a socket of its own, so that
+//! what waits for it holds up no other.
+
+use std::net::SocketAddr;
+
+use flowgate_core::backends::Backends;
+use flowgate_core::config::Source;
+use flowgate_core::{BackendId, Carrier};
+
+use crate::datapath::send::outbox::Chain;
+use crate::datapath::send::queue::Spill;
+
+/// One socket, and what is under way on it.
+#[derive(Debug)]
+pub struct Outlet<S> {
+    /// The socket.
+    pub socket: S,
+    /// What this turn sends by it.
+    pub outgoing: Chain,
+    /// What waits for room in its send buffer.
+    pub spill: Spill,
+}
+
+/// What is known of a backend as a destination.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination {
+    /// What this turn sends to it.
+    pub outgoing: Chain,
+    /// Whether trains have been refused for good on the way to it.
+    pub no_trains: bool,
+    /// The socket that this turn sends it by.
+    pub outlet: usize,
+}
+
+impl Default for Destination {
+    fn default() -> Self {
+        Self { outgoing: Chain::EMPTY, no_trains: false, outlet: 0 }
+    }
+}
+
+/// The sockets of one way, by number: the shared ones, then one for each backend's place.
+#[derive(Debug)]
+pub struct Outlets<S> {
+    outlets: Vec<Option<Outlet<S>>>,
+    destinations: Vec<Destination>,
+    /// What they are bound to.
+    pub source: Source,
+}
+
+impl<S> Default for Outlets<S> {
+    fn default() -> Self {
+        Self { outlets: Vec::new(), destinations: Vec::new(), source: Source::Any }
+    }
+}
+
+/// The numbers of the sockets that backends share.
+const SHARED_V4: usize = 0;
+const SHARED_V6: usize = 1;
+const SHARED: usize = 2;
+
+/// The number of the socket by which something leaves that no flow carries.
+pub const fn outlet_of(carrier: Carrier, address: SocketAddr) -> Option<(BackendId, usize)> {
+    match carrier {
+        Carrier::Flow(_) => None,
+        Carrier::OneWay(backend) if address.is_ipv6() => Some((backend, SHARED_V6)),
+        Carrier::OneWay(backend) => Some((backend, SHARED_V4)),
+        Carrier::Copy(backend) => Some((backend, SHARED + backend.index())),
+    }
+}
+
+/// Whether a socket can have this number where there are so many backends.
+pub const fn is_number(number: usize, backends: usize) -> bool {
+    number < SHARED + backends
+}
+
+impl<S> Outlets<S> {
+    /// Makes room for so many backends.
+    #[inline]
+    pub fn reserve(&mut self, backends: usize) {
+        if backends > self.destinations.len() {
+            self.grow(backends);
+        }
+    }
+
+    fn grow(&mut self, backends: usize) {
+        self.destinations.resize(backends, Destination::default());
+        let outlets = SHARED + backends;
+        self.outlets.resize_with(outlets, || None);
+    }
+
+    /// The socket of a number, if it is open.
+    pub fn get_mut(&mut self, number: usize) -> Option<&mut Outlet<S>> {
+        self.outlets.get_mut(number)?.as_mut()
+    }
+
+    /// Takes in a socket under a number for which there is room.
+    pub fn open(&mut self, number: usize, socket: S) {
+        if let Some(place) = self.outlets.get_mut(number) {
+            *place = Some(Outlet { socket, outgoing: Chain::EMPTY, spill: Spill::default() });
+        }
+    }
+
+    /// Takes in a socket under a number, with what waits for it.
+    pub fn restore(&mut self, number: usize, socket: S, spill: Spill) {
+        self.reserve((number + 1).saturating_sub(SHARED).max(1));
+        if let Some(place) = self.outlets.get_mut(number) {
+            *place = Some(Outlet { socket, outgoing: Chain::EMPTY, spill });
+        }
+    }
+
+    /// Closes a socket.
+    pub fn close(&mut self, number: usize) {
+        if let Some(place) = self.outlets.get_mut(number) {
+            *place = None;
+        }
+    }
+
+    /// A backend as a destination, if there is room for it.
+    pub fn destination_mut(&mut self, backend: BackendId) -> Option<&mut Destination> {
+        self.destinations.get_mut(backend.index())
+    }
+
+    /// A backend and the outlet that this turn sends it by.
+    pub fn way_to(&mut self, backend: usize) -> Option<(&mut Destination, &mut Outlet<S>)> {
+        let destination = self.destinations.get_mut(backend)?;
+        let outlet = self.outlets.get_mut(destination.outlet)?.as_mut()?;
+        Some((destination, outlet))
+    }
+
+    /// All open sockets with their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Outlet<S>)> {
+        self.outlets.iter().enumerate().filter_map(|(n, outlet)| Some((n, outlet.as_ref()?)))
+    }
+
+    /// The same, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Outlet<S>)> {
+        self.outlets.iter_mut().enumerate().filter_map(|(n, outlet)| Some((n, outlet.as_mut()?)))
+    }
+
+    /// Closes all of them.
+    pub fn close_all(&mut self) {
+        self.outlets.iter_mut().for_each(|outlet| *outlet = None);
+    }
+
+    /// Forgets which ways take no trains.
+    pub fn forget_trains(&mut self) {
+        self.destinations.iter_mut().for_each(|destination| destination.no_trains = false);
+    }
+
+    /// How many datagrams wait for room in send buffers.
+    pub fn spilled(&self) -> usize {
+        self.outlets.iter().flatten().map(|outlet| outlet.spill.len()).sum()
+    }
+}
+
+/// The sockets by which datagrams to these backends leave: for each backend the number, and whether
+/// it is of IPv6.
+pub fn needed(
+    backends: &Backends,
+    carrier: fn(BackendId) -> Carrier,
+) -> impl Iterator<Item = (usize, bool)> {
+    let present = backends.iter().filter(|(_, backend)| !backend.is_removed());
+    present.filter_map(move |(id, backend)| {
+        let (_, number) = outlet_of(carrier(id), backend.address())?;
+        Some((number, backend.address().is_ipv6()))
+    })
+}

@@ -1,0 +1,291 @@
+//! The kernel, as far as the data path uses it: behind a trait, so that simulations can stand in
+//! for it and do everything a kernel may do, partial work and errors included.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use flowgate_core::LocalSource;
+use flowgate_core::config::Source;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+
+use crate::datapath::token::Token;
+use crate::sys::mmsg::{self, Batch, FreeSlots, Sender};
+use crate::sys::udp::{self, NoSource};
+use crate::sys::{process, sockopt};
+
+/// The system calls of the data path. None of them blocks.
+pub trait Kernel {
+    /// An open socket, closed when dropped.
+    type Socket;
+
+    /// Opens a socket connected to `backend`, whose readiness is told under `token`, and which
+    /// sends from the given source with the given time to live or hop limit.
+    ///
+    /// # Errors
+    ///
+    /// Those of `socket(2)`, `bind(2)` and `connect(2)`: out of descriptors, ports or memory, no
+    /// such source, or no route.
+    fn open_upstream(
+        &mut self,
+        backend: SocketAddr,
+        source: LocalSource,
+        ttl: u8,
+        token: Token,
+    ) -> io::Result<Self::Socket>;
+
+    /// Opens a socket of IPv4 or IPv6 that is connected to nobody and hears nobody. It sends from
+    /// an address and port that the source allows. Only of its writability anything is told under
+    /// `token`, and only while that is watched.
+    ///
+    /// # Errors
+    ///
+    /// Those of `socket(2)` and `bind(2)`: out of descriptors, ports or memory, no such family or
+    /// no such source.
+    fn open_outlet(&mut self, v6: bool, source: Source, token: Token) -> io::Result<Self::Socket>;
+
+    /// Opens a socket on a listener's address that hears one client alone, whose readiness is told
+    /// under `token`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `socket(2)`, `bind(2)` and `connect(2)`: out of descriptors or memory, or more
+    /// clients than the kernel has room for.
+    fn open_client(
+        &mut self,
+        listener: &Self::Socket,
+        client: SocketAddr,
+        token: Token,
+    ) -> io::Result<Self::Socket>;
+
+    /// Has a client's own socket hear nothing more. What has arrived stays to be read. Says how many
+    /// datagrams it has lost since its receive buffer was full.
+    fn leave_client(&mut self, socket: &Self::Socket) -> u64;
+
+    /// At most how many bursts wait to be read.
+    fn most_queued(&self, socket: &Self::Socket) -> u64;
+
+    /// Makes a socket send with another time to live or hop limit.
+    ///
+    /// # Errors
+    ///
+    /// Those of `setsockopt(2)`.
+    fn set_ttl(&mut self, socket: &Self::Socket, ttl: u8) -> io::Result<()>;
+
+    /// Throws away all that waits to be read, and says how many bursts and bytes that was.
+    fn discard(&mut self, socket: &Self::Socket) -> (u32, u64);
+
+    /// Receives into free slots and says how many it filled. Fewer than there are means that the
+    /// socket is drained, unless it has an error pending.
+    ///
+    /// # Errors
+    ///
+    /// Those of `recvmmsg(2)`: `WouldBlock` where nothing waits.
+    fn receive(&mut self, socket: &Self::Socket, slots: &mut FreeSlots<'_>) -> io::Result<usize>;
+
+    /// Sends messages in order and says how many the kernel took.
+    ///
+    /// # Errors
+    ///
+    /// Those of `sendmmsg(2)` for the first message; none was sent then.
+    fn send(&mut self, socket: &Self::Socket, batch: Batch<'_>) -> io::Result<usize>;
+
+    /// Asks for what arrives to be joined into bursts from now on (UDP GRO). A hint: where the
+    /// kernel cannot, datagrams come one by one.
+    fn coalesce(&mut self, socket: &Self::Socket);
+
+    /// Also tells, or no longer tells, under `token` when the socket can be written to.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl(2)`.
+    fn watch_writable(
+        &mut self,
+        socket: &Self::Socket,
+        token: Token,
+        watch: bool,
+    ) -> io::Result<()>;
+}
+
+/// The send buffer of a socket by which many clients' datagrams leave, in bytes.
+const OUTLET_BUFFER: usize = 4 << 20;
+
+/// The real one.
+pub struct Linux {
+    registry: Registry,
+    sender: Sender,
+}
+
+/// A UDP socket, and whether it is of IPv6.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    v6: bool,
+    /// Whether what arrives at it is thrown away.
+    is_deaf: bool,
+}
+
+impl Linux {
+    /// Registers sockets with `registry`.
+    pub fn new(registry: Registry) -> Self {
+        Self { registry, sender: Sender::default() }
+    }
+
+    /// Asks to be told under `token` of a socket that comes from somewhere else, or anew of one
+    /// that was watched before: when it can be read from, and if `writable`, when it can be written
+    /// to. What it is ready for already is told too.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl(2)`.
+    pub fn watch(&self, socket: &Socket, token: Token, writable: bool) -> io::Result<()> {
+        let usual = socket.interest();
+        let interest = if writable { usual | Interest::WRITABLE } else { usual };
+        let (fd, token) = (socket.fd.as_raw_fd(), mio::Token::from(token));
+        match self.registry.register(&mut SourceFd(&fd), token, interest) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.registry.reregister(&mut SourceFd(&fd), token, interest)
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+impl Socket {
+    /// Takes over a bound or connected UDP socket.
+    pub const fn new(fd: OwnedFd, v6: bool) -> Self {
+        Self { fd, v6, is_deaf: false }
+    }
+
+    /// Takes over a UDP socket at which whatever arrives is thrown away.
+    pub const fn deaf(fd: OwnedFd, v6: bool) -> Self {
+        Self { fd, v6, is_deaf: true }
+    }
+
+    /// Whether it is of IPv6.
+    pub const fn is_v6(&self) -> bool {
+        self.v6
+    }
+
+    /// What the poll is to tell of it when nothing waits to be sent. Of a deaf socket that is
+    /// nothing: it never has urgent data.
+    const fn interest(&self) -> Interest {
+        if self.is_deaf { Interest::PRIORITY } else { Interest::READABLE }
+    }
+
+    /// The local address the kernel gave it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        let address = socket2::SockRef::from(&self.fd).local_addr()?;
+        address.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Kernel for Linux {
+    type Socket = Socket;
+
+    fn open_upstream(
+        &mut self,
+        backend: SocketAddr,
+        source: LocalSource,
+        ttl: u8,
+        token: Token,
+    ) -> io::Result<Socket> {
+        let socket = Socket::new(udp::connected(backend, source)?, backend.is_ipv6());
+        sockopt::set_ttl(socket.as_fd(), socket.v6, ttl)?;
+        // Without it a reply still arrives, with its TOS byte unknown.
+        let _ = sockopt::set_receive_tos(socket.as_fd(), socket.v6);
+        let fd = socket.fd.as_raw_fd();
+        self.registry.register(&mut SourceFd(&fd), token.into(), Interest::READABLE)?;
+        Ok(socket)
+    }
+
+    fn open_outlet(&mut self, v6: bool, source: Source, token: Token) -> io::Result<Socket> {
+        let source = match source {
+            Source::Any => LocalSource::Any,
+            Source::Local { ip, ports } => {
+                LocalSource::Local { ip, ports, salt: process::random_seed()? }
+            }
+            // No such configuration is valid: it serves many clients.
+            Source::Client => return Err(NoSource.into()),
+        };
+        let socket = Socket::deaf(udp::unconnected(v6, source)?, v6);
+        sockopt::deafen(socket.as_fd())?;
+        let send_buffer = OUTLET_BUFFER;
+        if sockopt::force_send_buffer(socket.as_fd(), send_buffer).is_err() {
+            let _ = socket2::SockRef::from(&socket.fd).set_send_buffer_size(send_buffer);
+        }
+        let fd = socket.fd.as_raw_fd();
+        self.registry.register(&mut SourceFd(&fd), token.into(), socket.interest())?;
+        Ok(socket)
+    }
+
+    fn open_client(
+        &mut self,
+        listener: &Socket,
+        client: SocketAddr,
+        token: Token,
+    ) -> io::Result<Socket> {
+        let fd = udp::over_listener(listener.local_addr()?, client)?;
+        // A client is to lose nothing by having a socket of its own. The kernel tells the double of
+        // what it was asked for.
+        let buffer = socket2::SockRef::from(listener).recv_buffer_size()? / 2;
+        if sockopt::force_receive_buffer(fd.as_fd(), buffer).is_err() {
+            let _ = socket2::SockRef::from(&fd).set_recv_buffer_size(buffer);
+        }
+        let socket = Socket::new(fd, true);
+        let source = socket.fd.as_raw_fd();
+        self.registry.register(&mut SourceFd(&source), token.into(), Interest::READABLE)?;
+        Ok(socket)
+    }
+
+    fn leave_client(&mut self, socket: &Socket) -> u64 {
+        // It is read to its end all the same.
+        let _ = self.registry.deregister(&mut SourceFd(&socket.fd.as_raw_fd()));
+        // If this fails, the last datagrams may be lost when it closes.
+        let _ = udp::disconnect(socket.as_fd());
+        sockopt::receive_drops(socket.as_fd()).map_or(0, u64::from)
+    }
+
+    fn most_queued(&self, socket: &Socket) -> u64 {
+        // Where the kernel does not tell, until nothing is left.
+        sockopt::most_queued(socket.as_fd()).map_or(u64::MAX, u64::from)
+    }
+
+    fn set_ttl(&mut self, socket: &Socket, ttl: u8) -> io::Result<()> {
+        sockopt::set_ttl(socket.as_fd(), socket.v6, ttl)
+    }
+
+    fn discard(&mut self, socket: &Socket) -> (u32, u64) {
+        mmsg::discard(socket.as_fd())
+    }
+
+    fn receive(&mut self, socket: &Socket, slots: &mut FreeSlots<'_>) -> io::Result<usize> {
+        slots.receive_from(socket.as_fd())
+    }
+
+    fn send(&mut self, socket: &Socket, batch: Batch<'_>) -> io::Result<usize> {
+        self.sender.send(socket.as_fd(), socket.v6, batch)
+    }
+
+    fn coalesce(&mut self, socket: &Socket) {
+        // Kernels before 5.0 have no GRO.
+        let _ = sockopt::set_gro(socket.as_fd());
+    }
+
+    fn watch_writable(&mut self, socket: &Socket, token: Token, watch: bool) -> io::Result<()> {
+        let usual = socket.interest();
+        let interest = if watch { usual | Interest::WRITABLE } else { usual };
+        self.registry.reregister(&mut SourceFd(&socket.fd.as_raw_fd()), token.into(), interest)
+    }
+}

@@ -1,0 +1,258 @@
+//! Listener sockets: bound before anything runs, with every option the data path relies on.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use flowgate_config::Listener;
+use flowgate_core::config::Accept;
+use socket2::{Domain, Protocol, Type};
+use tracing::warn;
+
+use crate::datapath::kernel::Socket;
+use crate::sys::sockopt;
+
+/// A listener that could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("listener {name:?}: cannot listen on {address}: {source}; {advice}")]
+pub struct BindError {
+    name: String,
+    address: SocketAddr,
+    source: io::Error,
+    advice: &'static str,
+}
+
+impl BindError {
+    fn new(listener: &Listener, source: io::Error) -> Self {
+        Self {
+            name: listener.name.clone(),
+            address: listener.address,
+            advice: advice(&source),
+            source,
+        }
+    }
+}
+
+/// The sockets of one listener, at least one for each worker, among which the kernel spreads the clients
+/// by a hash of their addresses (`SO_REUSEPORT`).
+pub struct Group {
+    /// The address they are bound to, with the port that the kernel chose if none was given.
+    pub address: SocketAddr,
+    /// One for each worker, or more.
+    pub sockets: Vec<Socket>,
+}
+
+/// Binds the sockets of a listener, beside `ours`, the addresses of those that are bound already.
+/// Sockets among the `inherited` that are bound to its address are used first, all of them, since
+/// the kernel spreads the clients over all: then there may be more than `workers`.
+///
+/// # Errors
+///
+/// When the address is taken, by whatever process: sockets that share a port with `SO_REUSEPORT`
+/// would silently share its clients too, so the first one is bound without that option. Also when
+/// the address is not this host's, or the port needs a capability.
+pub fn bind(
+    listener: &Listener,
+    workers: usize,
+    ours: impl Iterator<Item = SocketAddr>,
+    inherited: &mut Vec<(SocketAddr, OwnedFd)>,
+) -> Result<Group, BindError> {
+    let is_meant = |(address, _): &mut (SocketAddr, OwnedFd)| *address == listener.address;
+    let inherited = inherited.extract_if(.., is_meant).map(|(_, fd)| fd);
+    let is_beside_ours = overlaps(listener.address, ours);
+    let inherited = inherited.collect::<Vec<_>>();
+    let checked = check_inherited(&inherited, listener);
+    checked
+        .and_then(|()| bind_group(listener, workers, is_beside_ours, inherited))
+        .map_err(|source| BindError::new(listener, source))
+}
+
+/// The sockets of a listener of which another process had so many. Those that it has passed on are
+/// `bound`; the others are opened in their stead, beside `ours`.
+///
+/// # Errors
+///
+/// As for [`bind`].
+pub fn complete(
+    listener: &Listener,
+    count: usize,
+    ours: impl Iterator<Item = SocketAddr>,
+    bound: Vec<OwnedFd>,
+) -> Result<Group, BindError> {
+    let is_beside_ours = overlaps(listener.address, ours);
+    bind_group(listener, count, is_beside_ours, bound)
+        .map_err(|source| BindError::new(listener, source))
+}
+
+/// Whether one of our own listeners would make the kernel refuse `address`: a wildcard beside a
+/// single address of the same port. Datagrams go to the more specific of the two.
+fn overlaps(address: SocketAddr, mut ours: impl Iterator<Item = SocketAddr>) -> bool {
+    ours.any(|other| {
+        other.port() == address.port()
+            && (other.ip().is_unspecified() || address.ip().is_unspecified())
+    })
+}
+
+fn bind_group(
+    listener: &Listener,
+    workers: usize,
+    is_beside_ours: bool,
+    inherited: Vec<OwnedFd>,
+) -> io::Result<Group> {
+    let mut bound: Vec<socket2::Socket> = inherited.into_iter().map(Into::into).collect();
+    if bound.is_empty() {
+        let first = open(listener)?;
+        if listener.accept != Accept::Shared {
+            // The kernel looks no further for a datagram's socket than the first group, also where
+            // that has one socket only: not at those of all clients.
+            sockopt::found_group(first.as_fd())?;
+        }
+        first.set_reuse_port(is_beside_ours)?;
+        first.bind(&listener.address.into())?;
+        bound.push(first);
+    }
+    // Shared only once they are ours, so that nobody slips in between.
+    for socket in &bound {
+        socket.set_reuse_port(true)?;
+    }
+    let address = bound[0].local_addr()?.as_socket().unwrap_or(listener.address);
+    while bound.len() < workers {
+        let next = open(listener)?;
+        next.set_reuse_port(true)?;
+        next.bind(&address.into())?;
+        bound.push(next);
+    }
+    // Those that were inherited were opened by somebody who does not know what is relied on.
+    for socket in &bound {
+        prepare(socket, listener)?;
+    }
+    let of_ipv6 = address.is_ipv6();
+    let sockets = bound.into_iter().map(|socket| Socket::new(OwnedFd::from(socket), of_ipv6));
+    Ok(Group { address, sockets: sockets.collect() })
+}
+
+/// Whether the sockets that somebody else has opened for a listener will do.
+fn check_inherited(inherited: &[OwnedFd], listener: &Listener) -> io::Result<()> {
+    let unfit = |message: String| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    if listener.accept != Accept::Shared
+        && inherited.iter().any(|socket| sockopt::is_in_group(socket.as_fd()).is_ok_and(|is| !is))
+    {
+        return unfit("the service manager has opened its socket without ReusePort=".to_owned());
+    }
+    if listener.address.is_ipv6() && listener.address.ip().is_unspecified() {
+        for socket in inherited {
+            if socket2::SockRef::from(socket).only_v6()? != listener.v6_only {
+                return unfit(format!(
+                    "the service manager has opened its socket with v6_only = {}",
+                    !listener.v6_only
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Opens a socket that is ready to be bound.
+fn open(listener: &Listener) -> io::Result<socket2::Socket> {
+    let kind = Type::DGRAM.nonblocking().cloexec();
+    let domain = Domain::for_address(listener.address);
+    let socket = socket2::Socket::new(domain, kind, Some(Protocol::UDP))?;
+    if listener.address.is_ipv6() {
+        socket.set_only_v6(listener.v6_only)?;
+    }
+    // What arrives as soon as it is bound must say what the data path relies on.
+    prepare(&socket, listener)?;
+    Ok(socket)
+}
+
+/// Asks for everything that the data path relies on.
+fn prepare(socket: &socket2::Socket, listener: &Listener) -> io::Result<()> {
+    let v6 = listener.address.is_ipv6();
+    if listener.address.ip().is_unspecified() {
+        // Only then is the address that a datagram was sent to in doubt.
+        sockopt::set_receive_local_address(socket.as_fd(), v6)?;
+    }
+    sockopt::set_receive_tos(socket.as_fd(), v6)?;
+    sockopt::set_receive_ttl(socket.as_fd(), v6)?;
+    // Kernels before 5.0 have no GRO; datagrams then come one by one.
+    let _ = sockopt::set_gro(socket.as_fd());
+    Ok(())
+}
+
+/// The buffers to ask of the kernel for a listener's sockets, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffers {
+    receive: usize,
+    send: usize,
+}
+
+impl Buffers {
+    /// What a listener asks for.
+    pub const fn of(listener: &Listener) -> Self {
+        Self { receive: listener.receive_buffer, send: listener.send_buffer }
+    }
+
+    /// Asks for them. What is larger already stays: a service manager may have done what this
+    /// process may not.
+    pub fn set(self, fd: BorrowedFd<'_>) {
+        let socket = socket2::SockRef::from(&fd);
+        let is_short = |actual: io::Result<usize>, asked: usize| granted(actual) < asked;
+        // Past the sysctl's limit where the process may, up to it where it may not.
+        if is_short(socket.recv_buffer_size(), self.receive)
+            && sockopt::force_receive_buffer(fd, self.receive).is_err()
+        {
+            let _ = socket.set_recv_buffer_size(self.receive);
+        }
+        if is_short(socket.send_buffer_size(), self.send)
+            && sockopt::force_send_buffer(fd, self.send).is_err()
+        {
+            let _ = socket.set_send_buffer_size(self.send);
+        }
+    }
+}
+
+/// Gives a listener's sockets the buffers it asks for, and warns where the kernel grants less.
+pub fn size_buffers(listener: &Listener, group: &Group) {
+    let asked = Buffers::of(listener);
+    group.sockets.iter().for_each(|socket| asked.set(socket.as_fd()));
+    let Some(first) = group.sockets.first() else {
+        return;
+    };
+    let first = socket2::SockRef::from(first);
+    let (receive, send) = (granted(first.recv_buffer_size()), granted(first.send_buffer_size()));
+    let sizes = [
+        ("receive_buffer", asked.receive, receive, "net.core.rmem_max"),
+        ("send_buffer", asked.send, send, "net.core.wmem_max"),
+    ];
+    for (key, asked, granted, sysctl) in sizes {
+        if granted < asked {
+            warn!(
+                listener = ?listener.name,
+                "{key}: asked for {asked} bytes, the kernel grants {granted}; \
+                 raise {sysctl} or give the process CAP_NET_ADMIN"
+            );
+        }
+    }
+}
+
+/// What a buffer can hold. The kernel doubles what it is asked for, to pay for its own bookkeeping
+/// (`socket(7)`).
+fn granted(actual: io::Result<usize>) -> usize {
+    actual.unwrap_or(0) / 2
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process has the port: stop it, or change listener.address"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "the address is not one of this host: see `ip address`, or change listener.address"
+        }
+        io::ErrorKind::InvalidInput => {
+            "make the .socket unit and the configuration agree: see BindIPv6Only="
+        }
+        io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        _ => "change listener.address",
+    }
+}

@@ -1,0 +1,203 @@
+//! How things stand, gathered from all workers when somebody asks.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use flowgate_core::backends::{Backend, BackendState};
+use flowgate_core::counters::{Counters, Traffic};
+use flowgate_core::{BackendId, Instant, LocalAddr, UdpManager};
+
+use crate::datapath::kernel::Kernel;
+use crate::datapath::shard::Shard;
+
+/// How things stand on one listener, all workers together.
+#[derive(Clone, Debug)]
+pub struct ListenerReport {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The address it is bound to.
+    pub address: SocketAddr,
+    /// The name of its cluster.
+    pub cluster: String,
+    /// The name of the cluster that mirrors its cluster.
+    pub mirror: Option<String>,
+    /// The most flows it can have.
+    pub flows_max: u64,
+    /// The figures.
+    pub figures: ShardReport,
+}
+
+/// The figures of one shard, or of several together.
+#[derive(Clone, Debug, Default)]
+pub struct ShardReport {
+    /// Flows alive.
+    pub flows_active: u64,
+    /// Datagrams that the kernel dropped since the listener's receive buffer was full.
+    pub socket_drops: u64,
+    /// Clients that have sockets of their own.
+    pub client_sockets: u64,
+    /// How often one could not be opened.
+    pub client_sockets_failed: u64,
+    /// What was counted since the start.
+    pub counters: Counters,
+    /// Each backend by its place, with those that have been removed and not been replaced.
+    pub backends: Vec<BackendReport>,
+    /// What the mirror of the cluster counted, if it has one.
+    pub mirror: Option<MirrorFigures>,
+}
+
+/// The figures of a mirror.
+#[derive(Clone, Debug, Default)]
+pub struct MirrorFigures {
+    /// What was counted since it began. What is received are the copies that were made.
+    pub counters: Counters,
+    /// Each backend by its place, with those that have been removed and not been replaced.
+    pub backends: Vec<BackendReport>,
+}
+
+/// The figures of one backend.
+#[derive(Clone, Copy, Debug)]
+pub struct BackendReport {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its weight.
+    pub weight: u32,
+    /// How it stands.
+    pub state: BackendState,
+    /// Whether its probes and the datagrams have nothing against it.
+    pub is_up: bool,
+    /// Whether it has been removed from the configuration.
+    pub is_removed: bool,
+    /// Flows alive on it.
+    pub flows_active: u64,
+    /// Sockets of finished flows that rest for it.
+    pub sockets_resting: u64,
+    /// What was sent to it.
+    pub to: Traffic,
+    /// What was to be sent to it and could not be.
+    pub dropped: Traffic,
+    /// What came from it.
+    pub from: Traffic,
+}
+
+impl ShardReport {
+    /// How things stand on one shard, whose listener has lost so many datagrams.
+    pub fn of<K: Kernel>(shard: &Shard<K>, socket_drops: u64) -> Self {
+        let manager = shard.manager();
+        Self {
+            flows_active: manager.flow_count() as u64,
+            socket_drops,
+            client_sockets: shard.clients().len() as u64,
+            client_sockets_failed: shard.clients().not_opened,
+            counters: manager.counters().clone(),
+            backends: BackendReport::of_all(manager),
+            mirror: shard.mirror().map(|mirror| MirrorFigures {
+                counters: mirror.counters().clone(),
+                backends: BackendReport::of_all(mirror),
+            }),
+        }
+    }
+
+    /// Adds the figures of another shard of the same listener.
+    pub fn add(&mut self, other: &Self) {
+        self.flows_active += other.flows_active;
+        self.socket_drops += other.socket_drops;
+        self.client_sockets += other.client_sockets;
+        self.client_sockets_failed += other.client_sockets_failed;
+        self.counters.merge(&other.counters);
+        BackendReport::add_all(&mut self.backends, &other.backends);
+        if let Some(other) = &other.mirror {
+            let sum = self.mirror.get_or_insert_default();
+            sum.counters.merge(&other.counters);
+            BackendReport::add_all(&mut sum.backends, &other.backends);
+        }
+    }
+}
+
+impl BackendReport {
+    fn of_all(manager: &UdpManager) -> Vec<Self> {
+        let report = |(id, backend): (BackendId, &Backend)| Self {
+            address: backend.address(),
+            weight: backend.weight(),
+            state: backend.state(),
+            is_up: backend.is_up(),
+            is_removed: backend.is_removed(),
+            flows_active: u64::from(backend.flows_active),
+            sockets_resting: manager.resting_for(id) as u64,
+            to: backend.to,
+            dropped: backend.dropped,
+            from: backend.from,
+        };
+        manager.backends().iter().map(report).collect()
+    }
+
+    fn add_all(sums: &mut Vec<Self>, more: &[Self]) {
+        if sums.is_empty() {
+            sums.extend_from_slice(more);
+            return;
+        }
+        for (sum, other) in sums.iter_mut().zip(more) {
+            sum.add(other);
+        }
+    }
+
+    /// Adds the figures of the same backend elsewhere. Where one finds it down, it is down.
+    pub fn add(&mut self, other: &Self) {
+        if other.state == BackendState::Down {
+            self.state = BackendState::Down;
+        }
+        self.is_up &= other.is_up;
+        self.flows_active += other.flows_active;
+        self.sockets_resting += other.sockets_resting;
+        self.to = self.to.plus(other.to);
+        self.dropped = self.dropped.plus(other.dropped);
+        self.from = self.from.plus(other.from);
+    }
+}
+
+/// One flow.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowFigures {
+    /// The client.
+    pub client: SocketAddr,
+    /// The address that the client sends to, where the listener is on a wildcard.
+    pub local: Option<LocalAddr>,
+    /// The backend that serves it.
+    pub backend: SocketAddr,
+    /// When it opened.
+    pub opened: Instant,
+    /// When it closes, unless a datagram comes before.
+    pub deadline: Instant,
+    /// When it looked like this.
+    pub now: Instant,
+    /// What the client sent.
+    pub to_backend: Traffic,
+    /// What the backend sent.
+    pub to_client: Traffic,
+    /// Whether it has been answered.
+    pub is_answered: bool,
+}
+
+impl FlowFigures {
+    /// The flows in some slots of a manager.
+    pub fn of(
+        manager: &UdpManager,
+        slots: Range<usize>,
+        now: Instant,
+    ) -> impl Iterator<Item = Self> {
+        let slots = slots.start..slots.end.min(manager.slots());
+        manager.flows_in(slots).filter_map(move |(_, flow)| {
+            Some(Self {
+                client: flow.client(),
+                local: flow.local(),
+                backend: manager.backends().get(flow.backend()).map(Backend::address)?,
+                opened: flow.opened(),
+                deadline: flow.deadline(),
+                now,
+                to_backend: flow.to_backend(),
+                to_client: flow.to_client(),
+                is_answered: flow.is_answered(),
+            })
+        })
+    }
+}

@@ -1,0 +1,134 @@
+//! Where datagrams wait for a socket whose send buffer is full.
+//!
+//! Only here is payload copied, and only when the kernel would have blocked. Every queue is
+//! bounded, and so are all queues of a shard together: beyond that, datagrams are dropped and
+//! counted, as a router would.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+
+use flowgate_core::snapshot::address;
+use flowgate_core::{Carrier, LocalAddr};
+use serde::{Deserialize, Serialize};
+
+use super::outbox::Outgoing;
+use crate::datapath::role::Way;
+use crate::sys::mmsg::{Batch, Message};
+
+/// The most datagrams that wait for one socket.
+pub const MAX_DATAGRAMS: usize = 1_024;
+
+/// The most bytes that wait for one socket.
+pub const MAX_BYTES: usize = 1 << 20;
+
+/// The datagrams that wait for one socket, oldest first.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Spill {
+    waiting: VecDeque<Spilled>,
+    bytes: usize,
+    /// Whether the poll was asked to tell when the socket can be written to again.
+    #[serde(skip)]
+    pub is_watched: bool,
+}
+
+/// A datagram that waits, with a copy of its bytes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Spilled {
+    /// On whose behalf it goes.
+    pub way: Way,
+    /// What it belongs to.
+    pub carrier: Carrier,
+    /// Its payload bytes, without the prefix.
+    pub bytes: usize,
+    /// Where to; `None` on a connected socket.
+    #[serde(with = "address::optional")]
+    pub destination: Option<SocketAddr>,
+    local: Option<LocalAddr>,
+    tos: u8,
+    ttl: Option<u8>,
+    wire: Box<[u8]>,
+}
+
+impl Spill {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// How many datagrams wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How many bytes wait, with what goes in front of the datagrams.
+    pub const fn bytes_on_the_wire(&self) -> usize {
+        self.bytes
+    }
+
+    /// Copies a datagram to the end of the queue; `false` if the queue, or the `budget` in bytes
+    /// of all queues together, has no room for it.
+    pub fn push(&mut self, outgoing: &Outgoing<'_>, datagram: &[u8], budget: &mut usize) -> bool {
+        let len = outgoing.front_len() + datagram.len();
+        if self.waiting.len() >= MAX_DATAGRAMS || self.bytes + len > MAX_BYTES || len > *budget {
+            return false;
+        }
+        *budget -= len;
+        self.bytes += len;
+        self.waiting.push_back(Spilled {
+            way: outgoing.way,
+            carrier: outgoing.carrier,
+            bytes: datagram.len(),
+            destination: outgoing.destination,
+            local: outgoing.local,
+            tos: outgoing.tos,
+            ttl: outgoing.ttl,
+            wire: [&outgoing.front().concat(), datagram].concat().into_boxed_slice(),
+        });
+        true
+    }
+
+    /// What the oldest datagram belongs to, and on whose behalf it goes.
+    pub fn first_carrier(&self) -> Option<(Way, Carrier)> {
+        self.waiting.front().map(|first| (first.way, first.carrier))
+    }
+
+    /// Takes out the datagrams that `is_lost` says are not to be sent, and gives their bytes back to
+    /// the budget.
+    pub fn take(
+        &mut self,
+        budget: &mut usize,
+        is_lost: impl Fn(&Spilled) -> bool,
+    ) -> VecDeque<Spilled> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (lost, kept): (VecDeque<_>, VecDeque<_>) = waiting.into_iter().partition(is_lost);
+        self.waiting = kept;
+        let freed: usize = lost.iter().map(|lost| lost.wire.len()).sum();
+        *budget += freed;
+        self.bytes -= freed;
+        lost
+    }
+
+    /// Gives the oldest datagram to `send` as a batch of one.
+    pub fn with_first<R>(&self, send: impl FnOnce(Batch<'_>) -> R) -> Option<R> {
+        let first = self.waiting.front()?;
+        let message = Message {
+            pieces: 0..1,
+            destination: first.destination,
+            local: first.local,
+            tos: first.tos,
+            ttl: first.ttl,
+            segment: 0,
+        };
+        let pieces = [IoSlice::new(&first.wire)];
+        Some(send(Batch { pieces: &pieces, messages: std::slice::from_ref(&message) }))
+    }
+
+    /// Takes out the oldest datagram and gives its bytes back to the budget.
+    pub fn pop(&mut self, budget: &mut usize) -> Option<Spilled> {
+        let first = self.waiting.pop_front()?;
+        *budget += first.wire.len();
+        self.bytes -= first.wire.len();
+        Some(first)
+    }
+}

@@ -1,0 +1,314 @@
+//! One listener socket with its manager and its flows: all that a worker needs to serve it.
+
+mod adopt;
+
+use std::collections::VecDeque;
+
+use flowgate_core::{Configuration, Deadline, Direction, Instant, ManagerInput, UdpManager};
+
+use super::recv::{LISTENER_BATCH, Reading};
+use crate::datapath::client::Clients;
+use crate::datapath::dispatch::{Dispatch, EndedFlow, Scratch};
+use crate::datapath::kernel::Kernel;
+use crate::datapath::role::Way;
+use crate::datapath::sockets::Sockets;
+use crate::datapath::token::Token;
+use crate::sys::mmsg::Arena;
+
+/// What the poll told of a socket.
+#[derive(Clone, Copy, Debug)]
+pub struct Readiness {
+    /// It may be read from.
+    pub readable: bool,
+    /// It may be written to.
+    pub writable: bool,
+    /// It has an error pending.
+    pub error: bool,
+}
+
+/// A listener, its manager, its flows.
+pub struct Shard<K: Kernel> {
+    manager: UdpManager,
+    /// What decides about the copies that some flows' datagrams are to have.
+    mirror: Option<UdpManager>,
+    sockets: Sockets<K>,
+    /// The sockets that may have something to read, least recently served first. Each is on it
+    /// at most once.
+    ready: VecDeque<Ready>,
+    is_listener_ready: bool,
+    scratch: Scratch,
+    /// From which slot on the upstream sockets are not watched yet, after another process or worker
+    /// had them.
+    unwatched_from: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ready {
+    Listener,
+    /// By its slot, since another flow may take the socket over.
+    Upstream(usize),
+    /// A client's own socket, by its slot.
+    Client(u32),
+}
+
+impl<K: Kernel> Shard<K> {
+    /// A shard that serves `listener` as `manager` decides; `number` is its place in its worker.
+    pub fn new(number: u32, listener: K::Socket, manager: UdpManager) -> Self {
+        let max_flows = manager.config().max_flows as usize;
+        Self::with_sockets(Sockets::new(number, listener, max_flows), manager, None)
+    }
+
+    /// A shard that goes on with these sockets.
+    pub fn with_sockets(
+        sockets: Sockets<K>,
+        manager: UdpManager,
+        mirror: Option<UdpManager>,
+    ) -> Self {
+        let max_flows = manager.config().max_flows as usize;
+        Self {
+            manager,
+            mirror,
+            sockets,
+            ready: VecDeque::with_capacity(max_flows + 1),
+            is_listener_ready: false,
+            scratch: Scratch::default(),
+            unwatched_from: None,
+        }
+    }
+
+    /// The manager, for its counters and flows.
+    pub const fn manager(&self) -> &UdpManager {
+        &self.manager
+    }
+
+    /// What decides about the copies that some flows' datagrams have, if they do.
+    pub const fn mirror(&self) -> Option<&UdpManager> {
+        self.mirror.as_ref()
+    }
+
+    /// When one of the managers wants to be called.
+    pub fn poll_timeout(&self) -> Option<Deadline> {
+        let deadline = self.manager.poll_timeout();
+        let of_mirror = self.mirror.as_ref().and_then(UdpManager::poll_timeout);
+        deadline.into_iter().chain(of_mirror).min_by_key(|deadline| deadline.at)
+    }
+
+    /// How many datagrams wait for room in send buffers, on their way in `direction`.
+    pub fn spilled(&self, direction: Direction) -> usize {
+        match direction {
+            Direction::ToBackend => {
+                let on_flows: usize = self.sockets.upstreams.iter().map(|u| u.spill.len()).sum();
+                on_flows + self.sockets.spilled_one_way()
+            }
+            Direction::ToClient => self.sockets.listener_spill.len(),
+        }
+    }
+
+    /// Whether a turn would find something to read.
+    pub fn has_work(&self) -> bool {
+        !self.ready.is_empty() || self.sockets.clients.has_work() || self.unwatched_from.is_some()
+    }
+
+    /// The sockets that clients have for themselves.
+    pub const fn clients(&self) -> &Clients<K::Socket> {
+        &self.sockets.clients
+    }
+
+    /// Its listener socket.
+    pub const fn listener(&self) -> &K::Socket {
+        &self.sockets.listener
+    }
+
+    /// All of its sockets.
+    pub const fn sockets(&self) -> &Sockets<K> {
+        &self.sockets
+    }
+
+    /// Tells the manager of something other than traffic.
+    pub fn handle(&mut self, input: ManagerInput<'_>, kernel: &mut K, now: Instant) {
+        let mut dispatch =
+            Dispatch::begin(kernel, &mut self.sockets, std::mem::take(&mut self.scratch));
+        self.manager.handle_input(input, now, &mut dispatch);
+        if matches!(input, ManagerInput::Configured(_)) {
+            // Nothing goes to a removed backend from now on, not even what waits.
+            let backends = self.manager.backends();
+            dispatch.abandon(|address| !backends.has_address(address));
+            dispatch.fit_outlets(Way::Cluster, backends, &self.manager.config().cluster);
+        }
+        // A drain is no matter of the mirror: flows that go on are copied until they end.
+        if let (Some(mirror), ManagerInput::Timeout) = (&mut self.mirror, input) {
+            dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
+        }
+        self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
+    }
+
+    /// Opens the sockets that do not wait for a flow.
+    pub fn open_outlets(&mut self, kernel: &mut K, now: Instant) {
+        let mut dispatch =
+            Dispatch::begin(kernel, &mut self.sockets, std::mem::take(&mut self.scratch));
+        let (backends, cluster) = (self.manager.backends(), &self.manager.config().cluster);
+        dispatch.fit_outlets(Way::Cluster, backends, cluster);
+        self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
+    }
+
+    /// Works with this mirror from now on, or with none. One that there is goes over to the new
+    /// configuration; where there is none yet, one is made from the seed.
+    pub fn set_mirror(
+        &mut self,
+        mirror: Option<(&Configuration, u64)>,
+        kernel: &mut K,
+        now: Instant,
+    ) {
+        let scratch = std::mem::take(&mut self.scratch);
+        let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
+        match mirror {
+            None => dispatch.close_outlets(Way::Mirror),
+            Some((configuration, seed)) => {
+                let input = ManagerInput::Configured(configuration);
+                let new = || UdpManager::configured(configuration, seed, now);
+                let mirror = self.mirror.get_or_insert_with(new);
+                dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
+                let cluster = &mirror.config().cluster;
+                dispatch.fit_outlets(Way::Mirror, mirror.backends(), cluster);
+            }
+        }
+        self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
+        if mirror.is_none() {
+            self.mirror = None;
+        }
+    }
+
+    /// Tells the mirror, if there is one, of something other than traffic.
+    pub fn handle_for_mirror(&mut self, input: ManagerInput<'_>, kernel: &mut K, now: Instant) {
+        let Some(mirror) = &mut self.mirror else { return };
+        let scratch = std::mem::take(&mut self.scratch);
+        let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
+        dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
+        self.scratch = Self::finish(&mut self.manager, Some(mirror), dispatch, now);
+    }
+
+    /// Ends all flows.
+    pub fn close_all(&mut self, kernel: &mut K, now: Instant) {
+        self.handle(ManagerInput::Drain { deadline: now }, kernel, now);
+        while !self.manager.is_drained() {
+            self.handle(ManagerInput::Timeout, kernel, now);
+        }
+    }
+
+    /// Takes what is to be written down of flows that have ended since the last time.
+    pub fn take_records(&mut self) -> impl Iterator<Item = EndedFlow> {
+        let backends = self.manager.backends();
+        self.scratch.records.drain(..).map(|ended| EndedFlow {
+            backend: ended.backend.or_else(|| Some(backends.get(ended.record.backend)?.address())),
+            ..ended
+        })
+    }
+
+    /// Notes what the poll told. Sends what waited for a socket that can be written to again.
+    pub fn on_event(&mut self, token: Token, readiness: Readiness, kernel: &mut K, now: Instant) {
+        if readiness.writable {
+            let scratch = std::mem::take(&mut self.scratch);
+            let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
+            dispatch.resume(token);
+            self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
+        }
+        if !readiness.readable && !readiness.error {
+            return;
+        }
+        match token {
+            // Outlets are deaf.
+            Token::Wake | Token::Outlet { .. } => {}
+            Token::Listener { .. } => {
+                if !std::mem::replace(&mut self.is_listener_ready, true) {
+                    self.ready.push_back(Ready::Listener);
+                }
+            }
+            Token::Upstream { flow, .. } => {
+                let Some(upstream) = self.sockets.upstreams.at_mut(flow as usize) else {
+                    return;
+                };
+                upstream.has_error |= readiness.error;
+                if !std::mem::replace(&mut upstream.is_ready, true) {
+                    self.ready.push_back(Ready::Upstream(flow as usize));
+                }
+            }
+            Token::Client { slot, .. } => {
+                let Sockets { clients, listener, .. } = &mut self.sockets;
+                if clients.became_ready(slot, readiness.error, || kernel.most_queued(listener)) {
+                    self.ready.push_back(Ready::Client(slot));
+                }
+            }
+        }
+    }
+
+    /// Reads from the sockets that are ready, one batch from each in turn, as much as the arena
+    /// holds; lets the manager decide on each burst; sends all of it.
+    pub fn turn(&mut self, kernel: &mut K, arena: &mut Arena, now: Instant) {
+        let mut turn = arena.begin();
+        let scratch = std::mem::take(&mut self.scratch);
+        let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
+        let mut reading = Reading { manager: &mut self.manager, turn: &mut turn, bytes: 0, now };
+        let mut fetched = 0;
+        reading.close_parting(&mut dispatch);
+        while reading.has_room() {
+            if fetched == 0 {
+                reading.manager.prefetch_slots(next_flows(&self.ready));
+                fetched = LISTENER_BATCH;
+            }
+            fetched -= 1;
+            let has_left = reading.read_leaving(&mut dispatch);
+            let (_, Sockets { clients, .. }) = dispatch.parts();
+            if clients.takes_the_listener() && !std::mem::replace(&mut self.is_listener_ready, true)
+            {
+                self.ready.push_back(Ready::Listener);
+            }
+            if has_left {
+                continue;
+            }
+            let Some(ready) = self.ready.pop_front() else {
+                break;
+            };
+            let is_drained = match ready {
+                Ready::Listener => {
+                    let release = |slot| self.ready.push_back(Ready::Client(slot));
+                    reading.read_listener(&mut dispatch, release)
+                }
+                Ready::Upstream(slot) => reading.read_upstream(slot, &mut dispatch),
+                Ready::Client(slot) => reading.read_client(slot, &mut dispatch),
+            };
+            if !is_drained {
+                self.ready.push_back(ready);
+            } else if matches!(ready, Ready::Listener) {
+                self.is_listener_ready = false;
+            }
+        }
+        if let Some(mirror) = &mut self.mirror {
+            dispatch.pass_on_mirrored(|input, out| mirror.handle_input(input, now, out));
+        }
+        self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
+    }
+
+    /// Ends a turn: sends, and tells the managers what went wrong.
+    fn finish(
+        manager: &mut UdpManager,
+        mut mirror: Option<&mut UdpManager>,
+        dispatch: Dispatch<'_, '_, K>,
+        now: Instant,
+    ) -> Scratch {
+        dispatch.finish(|way, input, dispatch| match (way, &mut mirror) {
+            (Way::Cluster, _) => manager.handle_input(input, now, dispatch),
+            (Way::Mirror, Some(mirror)) => {
+                dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
+            }
+            (Way::Mirror, None) => {}
+        })
+    }
+}
+
+/// The slots of the flows whose sockets are read next.
+fn next_flows(ready: &VecDeque<Ready>) -> impl Iterator<Item = usize> {
+    ready.iter().take(LISTENER_BATCH).filter_map(|ready| match ready {
+        Ready::Upstream(slot) => Some(*slot),
+        Ready::Listener | Ready::Client(_) => None,
+    })
+}

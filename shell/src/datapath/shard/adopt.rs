@@ -1,0 +1,60 @@
+//! Going on with a shard that another process or worker has served.
+
+use std::io;
+
+use flowgate_core::{Instant, ManagerInput, UpstreamFailure};
+
+use super::Shard;
+use crate::datapath::kernel::{Kernel, Linux};
+use crate::datapath::token::Token;
+use crate::datapath::upstream::{Upstream, UpstreamImage};
+
+/// How many upstream sockets are watched anew between two turns.
+const WATCHED_AT_ONCE: usize = 256;
+
+impl Shard<Linux> {
+    /// Goes on with sockets that another process or worker had. Those in `missing` are opened anew.
+    /// The poll of `kernel` tells of the others, of upstream sockets bit by bit as
+    /// [`watch_more`](Self::watch_more) is called: with thousands of them that takes milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl(2)`: out of memory.
+    pub fn begin(
+        &mut self,
+        missing: Vec<UpstreamImage>,
+        kernel: &mut Linux,
+        now: Instant,
+    ) -> io::Result<()> {
+        self.ready.clear();
+        self.is_listener_ready = false;
+        for image in missing {
+            let (shard, flow) = (self.sockets.shard, image.flow);
+            let token = Token::Upstream { shard, flow: flow.index() as u32 };
+            match kernel.open_upstream(image.backend, image.source, image.ttl, token) {
+                Ok(socket) => self.sockets.upstreams.insert(Upstream::restore(socket, image)),
+                Err(_) => {
+                    let failure = UpstreamFailure::NotOpened;
+                    let input = ManagerInput::UpstreamFailed { flow, failure };
+                    self.handle(input, kernel, now);
+                }
+            }
+        }
+        self.open_outlets(kernel, now);
+        self.unwatched_from = Some(0);
+        self.sockets.watch(kernel)
+    }
+
+    /// Has the poll tell of some more upstream sockets; says whether that was still to be done.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl(2)`: out of memory.
+    pub fn watch_more(&mut self, kernel: &Linux) -> io::Result<bool> {
+        let Some(start) = self.unwatched_from else { return Ok(false) };
+        let end = start + WATCHED_AT_ONCE;
+        let is_more_left = self.sockets.watch_upstreams(start..end, kernel)?;
+        self.unwatched_from = is_more_left.then_some(end);
+        Ok(true)
+    }
+}

@@ -1,0 +1,216 @@
+//! The sockets of a shard, and what waits for them; as they are handed to another process.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use flowgate_core::UdpManager;
+use flowgate_core::snapshot::ImageError;
+use serde::{Deserialize, Serialize};
+
+use crate::datapath::client::{Clients, ClientsImage};
+use crate::datapath::egress::{self, Outlets};
+use crate::datapath::kernel::{Kernel, Linux, Socket};
+use crate::datapath::role::Way;
+use crate::datapath::send::queue::Spill;
+use crate::datapath::token::Token;
+use crate::datapath::upstream::{Upstream, UpstreamImage, Upstreams};
+
+/// How many bytes may wait for sockets of one shard, all spill queues together.
+const SPILL_BUDGET: usize = 16 << 20;
+
+/// The sockets of a shard.
+pub struct Sockets<K: Kernel> {
+    /// The shard's place in its worker, for tokens.
+    pub shard: u32,
+    /// Where clients send to, and answers leave from.
+    pub listener: K::Socket,
+    /// What waits for room in the listener's send buffer.
+    pub listener_spill: Spill,
+    /// One for each flow.
+    pub upstreams: Upstreams<K::Socket>,
+    /// One for each client that has its own.
+    pub clients: Clients<K::Socket>,
+    /// What leaves without a flow: for the cluster, and for its mirror.
+    pub outlets: [Outlets<K::Socket>; 2],
+    /// How many more bytes may wait for sockets.
+    pub spill_budget: usize,
+}
+
+impl<K: Kernel> Sockets<K> {
+    /// The sockets of a shard that has a listener, and room for `max_flows` upstream sockets.
+    pub fn new(shard: u32, listener: K::Socket, max_flows: usize) -> Self {
+        Self {
+            shard,
+            listener,
+            listener_spill: Spill::default(),
+            upstreams: Upstreams::new(max_flows),
+            clients: Clients::default(),
+            outlets: <[Outlets<K::Socket>; 2]>::default(),
+            spill_budget: SPILL_BUDGET,
+        }
+    }
+
+    /// How many datagrams wait for room in the send buffers of sockets that serve no flow.
+    pub fn spilled_one_way(&self) -> usize {
+        self.outlets.iter().map(Outlets::spilled).sum()
+    }
+}
+
+/// What a shard's sockets were for, without the sockets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SocketsImage {
+    listener_spill: Spill,
+    upstreams: Vec<UpstreamImage>,
+    clients: ClientsImage,
+    outlets: [Vec<OutletImage>; 2],
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct OutletImage {
+    number: u32,
+    v6: bool,
+    spill: Spill,
+}
+
+impl SocketsImage {
+    /// Whether the sockets can be those of these managers.
+    ///
+    /// # Errors
+    ///
+    /// When there are some for flows or backends that there cannot be.
+    pub fn check(
+        &self,
+        manager: &UdpManager,
+        mirror: Option<&UdpManager>,
+    ) -> Result<(), ImageError> {
+        let mut of_flows = self.upstreams.iter().map(|upstream| upstream.flow.index());
+        if of_flows.any(|flow| flow >= manager.slots()) || !self.clients.fits(manager.slots()) {
+            return Err(ImageError::Broken("a socket for no flow"));
+        }
+        let backends = [Some(manager), mirror].map(|m| m.map_or(0, |m| m.backends().len()));
+        for (outlets, backends) in self.outlets.iter().zip(backends) {
+            if outlets.iter().any(|outlet| !egress::is_number(outlet.number as usize, backends)) {
+                return Err(ImageError::Broken("a socket for no backend"));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many sockets there were, the listener apart.
+    pub fn count(&self) -> usize {
+        let outlets: usize = self.outlets.iter().map(Vec::len).sum();
+        self.upstreams.len() + self.clients.count() + outlets
+    }
+}
+
+impl Sockets<Linux> {
+    /// What they are for.
+    pub fn image(&self) -> SocketsImage {
+        let outlets = |way: Way| {
+            let open = self.outlets[way as usize].iter();
+            let image = open.map(|(number, outlet)| OutletImage {
+                number: number as u32,
+                v6: outlet.socket.is_v6(),
+                spill: outlet.spill.clone(),
+            });
+            image.collect()
+        };
+        SocketsImage {
+            listener_spill: self.listener_spill.clone(),
+            upstreams: self.upstreams.iter().map(Upstream::image).collect(),
+            clients: self.clients.image(),
+            outlets: [Way::Cluster, Way::Mirror].map(outlets),
+        }
+    }
+
+    /// All of them but the listener, in the order of the [image](Self::image).
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let upstreams = self.upstreams.iter().map(|upstream| upstream.socket.as_fd());
+        let clients = self.clients.sockets().map(AsFd::as_fd);
+        let outlets = self.outlets.iter().flat_map(Outlets::iter);
+        upstreams.chain(clients).chain(outlets.map(|(_, outlet)| outlet.socket.as_fd()))
+    }
+
+    /// What an image says, with the sockets that it was made of, in its order. Of those that are
+    /// missing the upstream sockets are returned, which have to be opened anew; others open by
+    /// themselves when they are needed.
+    pub fn restore(
+        shard: u32,
+        listener: Socket,
+        max_flows: usize,
+        image: SocketsImage,
+        descriptors: &mut impl Iterator<Item = Option<OwnedFd>>,
+    ) -> (Self, Vec<UpstreamImage>) {
+        let mut sockets = Self::new(shard, listener, max_flows);
+        let mut missing = Vec::new();
+        sockets.listener_spill = image.listener_spill;
+        for upstream in image.upstreams {
+            match descriptors.next().flatten() {
+                Some(fd) => {
+                    let socket = Socket::new(fd, upstream.backend.is_ipv6());
+                    sockets.upstreams.insert(Upstream::restore(socket, upstream));
+                }
+                None => missing.push(upstream),
+            }
+        }
+        let mut of_clients = descriptors.map(|fd| fd.map(|fd| Socket::new(fd, true)));
+        sockets.clients = Clients::restore(image.clients, &mut of_clients);
+        for (outlets, images) in sockets.outlets.iter_mut().zip(image.outlets) {
+            for OutletImage { number, v6, spill } in images {
+                let Some(fd) = descriptors.next().flatten() else { continue };
+                outlets.restore(number as usize, Socket::deaf(fd, v6), spill);
+            }
+        }
+        let waiting = sockets.spills().map(Spill::bytes_on_the_wire).sum();
+        sockets.spill_budget = SPILL_BUDGET.saturating_sub(waiting);
+        (sockets, missing)
+    }
+
+    fn spills(&self) -> impl Iterator<Item = &Spill> {
+        let of_upstreams = self.upstreams.iter().map(|upstream| &upstream.spill);
+        let of_outlets = self.outlets.iter().flat_map(Outlets::iter).map(|(_, o)| &o.spill);
+        std::iter::once(&self.listener_spill).chain(of_upstreams).chain(of_outlets)
+    }
+
+    /// Has the poll of `kernel` tell of all but the upstream sockets, whether it has done so before or
+    /// not: what is ready already is told too.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl(2)`: out of memory.
+    pub fn watch(&mut self, kernel: &Linux) -> io::Result<()> {
+        let shard = self.shard;
+        self.listener_spill.is_watched = !self.listener_spill.is_empty();
+        let token = Token::Listener { shard };
+        kernel.watch(&self.listener, token, self.listener_spill.is_watched)?;
+        for (slot, socket) in self.clients.watched_anew() {
+            kernel.watch(socket, Token::Client { shard, slot }, false)?;
+        }
+        for (way, outlets) in [Way::Cluster, Way::Mirror].into_iter().zip(&mut self.outlets) {
+            for (number, outlet) in outlets.iter_mut() {
+                outlet.spill.is_watched = !outlet.spill.is_empty();
+                let token = Token::Outlet { shard, way, outlet: number as u32 };
+                kernel.watch(&outlet.socket, token, outlet.spill.is_watched)?;
+            }
+        }
+        self.upstreams.iter_mut().for_each(|upstream| upstream.is_ready = false);
+        Ok(())
+    }
+
+    /// The same for the upstream sockets in some slots. Says whether there are more behind these.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl(2)`: out of memory.
+    pub fn watch_upstreams(&mut self, slots: Range<usize>, kernel: &Linux) -> io::Result<bool> {
+        let (shard, all) = (self.shard, self.upstreams.slots());
+        for slot in slots.start..slots.end.min(all) {
+            let Some(upstream) = self.upstreams.at_mut(slot) else { continue };
+            upstream.spill.is_watched = !upstream.spill.is_empty();
+            let token = Token::Upstream { shard, flow: slot as u32 };
+            kernel.watch(&upstream.socket, token, upstream.spill.is_watched)?;
+        }
+        Ok(slots.end < all)
+    }
+}

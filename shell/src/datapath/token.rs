@@ -1,0 +1,111 @@
+//! Which socket an event of the poll is about.
+
+use crate::datapath::role::Way;
+
+/// A socket of a worker, packed into the one number that the kernel hands back with an event:
+/// the shard in the upper half, the socket of the shard in the lower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// Another thread has a command for the worker.
+    Wake,
+    /// The listener of a shard.
+    Listener {
+        /// The shard's place in its worker.
+        shard: u32,
+    },
+    /// An upstream socket.
+    Upstream {
+        /// The shard's place in its worker.
+        shard: u32,
+        /// The index of the flow that the socket serves.
+        flow: u32,
+    },
+    /// A socket that serves no flow.
+    Outlet {
+        /// The shard's place in its worker.
+        shard: u32,
+        /// On whose behalf it sends.
+        way: Way,
+        /// Its number among those of that way, below 2^26.
+        outlet: u32,
+    },
+    /// A client's own socket.
+    Client {
+        /// The shard's place in its worker.
+        shard: u32,
+        /// Its slot, below 2^26.
+        slot: u32,
+    },
+}
+
+/// From here on sockets are not upstream sockets: there are never so many flows. Two such ranges
+/// belong to the outlets, one to clients' own sockets, and the rest is free.
+const BEYOND_FLOWS: u32 = 0xF000_0000;
+const MIRROR: u32 = 0xF400_0000;
+const CLIENTS: u32 = 0xF800_0000;
+const BEYOND_CLIENTS: u32 = 0xFC00_0000;
+
+const WAKE: u64 = u64::MAX;
+const LISTENER: u32 = u32::MAX;
+
+impl From<Token> for mio::Token {
+    fn from(token: Token) -> Self {
+        let pack = |shard: u32, socket: u32| (u64::from(shard) << 32) | u64::from(socket);
+        Self(match token {
+            Token::Wake => WAKE,
+            Token::Listener { shard } => pack(shard, LISTENER),
+            Token::Upstream { shard, flow } => pack(shard, flow),
+            Token::Outlet { shard, way: Way::Cluster, outlet } => {
+                pack(shard, BEYOND_FLOWS + outlet)
+            }
+            Token::Outlet { shard, way: Way::Mirror, outlet } => pack(shard, MIRROR + outlet),
+            Token::Client { shard, slot } => pack(shard, CLIENTS + slot),
+        } as usize)
+    }
+}
+
+impl From<mio::Token> for Token {
+    fn from(token: mio::Token) -> Self {
+        let bits = token.0 as u64;
+        let (shard, socket) = ((bits >> 32) as u32, bits as u32);
+        match (bits, socket) {
+            (WAKE, _) => Self::Wake,
+            (_, LISTENER) => Self::Listener { shard },
+            (_, BEYOND_FLOWS..MIRROR) => {
+                Self::Outlet { shard, way: Way::Cluster, outlet: socket - BEYOND_FLOWS }
+            }
+            (_, MIRROR..CLIENTS) => {
+                Self::Outlet { shard, way: Way::Mirror, outlet: socket - MIRROR }
+            }
+            (_, CLIENTS..BEYOND_CLIENTS) => Self::Client { shard, slot: socket - CLIENTS },
+            (_, flow) => Self::Upstream { shard, flow },
+        }
+    }
+}
+
+// The packing needs 64 bits.
+const _: () = assert!(size_of::<usize>() == 8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_survives_the_kernel() {
+        for token in [
+            Token::Wake,
+            Token::Listener { shard: 0 },
+            Token::Listener { shard: 7 },
+            Token::Upstream { shard: 0, flow: 0 },
+            Token::Upstream { shard: 7, flow: BEYOND_FLOWS - 1 },
+            Token::Outlet { shard: 7, way: Way::Cluster, outlet: 0 },
+            Token::Outlet { shard: 7, way: Way::Cluster, outlet: (1 << 26) - 1 },
+            Token::Outlet { shard: 7, way: Way::Mirror, outlet: 0 },
+            Token::Outlet { shard: 7, way: Way::Mirror, outlet: (1 << 26) - 1 },
+            Token::Client { shard: 0, slot: 0 },
+            Token::Client { shard: 7, slot: (1 << 26) - 1 },
+        ] {
+            assert_eq!(Token::from(mio::Token::from(token)), token);
+        }
+    }
+}

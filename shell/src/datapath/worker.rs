@@ -1,0 +1,413 @@
+//! A worker: one thread, its poll loop, and a shard of every listener.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
+
+use flowgate_core::{BackendId, BackendNews, Configuration, Instant, ManagerInput, UdpManager};
+use mio::{Events, Poll};
+
+use crate::control::flow_log::FlowLogger;
+use crate::datapath::kernel::{Linux, Socket};
+use crate::datapath::listener::Buffers;
+use crate::datapath::report::{FlowFigures, ShardReport};
+use crate::datapath::role::Way;
+use crate::datapath::shard::{Readiness, Shard};
+use crate::datapath::token::Token;
+use crate::datapath::upstream::UpstreamImage;
+use crate::handover::snapshot::ShardImage;
+use crate::sys::clock::Clock;
+use crate::sys::mmsg::Arena;
+use crate::sys::sockopt;
+
+/// How many bursts one turn can hold.
+const ARENA_SLOTS: usize = 256;
+
+/// How many events one poll can return.
+const EVENTS: usize = 1_024;
+
+/// Where a worker says something of each of its shards, with their numbers.
+pub type OfShards<T> = Sender<Vec<(u32, T)>>;
+
+/// What other threads ask of a worker. It does so in the order in which it is asked.
+pub enum Command {
+    /// Serve a listener too, as the shard of this number.
+    AddShard {
+        /// The shard.
+        shard: u32,
+        /// The name of the listener.
+        name: Arc<str>,
+        /// Its socket.
+        socket: Socket,
+        /// What decides for it.
+        manager: Box<UdpManager>,
+    },
+    /// Go on with a shard that another process or this one has served before.
+    Adopt {
+        /// The shard.
+        shard: u32,
+        /// The name of the listener.
+        name: Arc<str>,
+        /// The shard, with its sockets.
+        adopted: Box<Adopted>,
+    },
+    /// Let go of all shards: nobody serves them until somebody adopts them.
+    Release(OfShards<Shard<Linux>>),
+    /// Say what all shards are, as plain data, with their numbers. Nothing is forwarded meanwhile,
+    /// which takes some microseconds for every thousand flows.
+    Image(OfShards<ShardImage>),
+    /// End all flows of a shard and close its listener.
+    RemoveShard {
+        /// The shard.
+        shard: u32,
+        /// Where to report how things stood in the end.
+        reply: Sender<ShardReport>,
+    },
+    /// Work by another configuration.
+    Configure {
+        /// The shard.
+        shard: u32,
+        /// The name of the listener.
+        name: Arc<str>,
+        /// The buffers to ask of the kernel for its socket.
+        buffers: Buffers,
+        /// What its manager is told to do.
+        configuration: Box<Configuration>,
+    },
+    /// Work with another mirror, or with none.
+    SetMirror {
+        /// The shard.
+        shard: u32,
+        /// What the mirror's manager is told to do, and a seed for it where it is new.
+        mirror: Option<(Box<Configuration>, u64)>,
+    },
+    /// There is news of a backend.
+    BackendChanged {
+        /// The shard.
+        shard: u32,
+        /// Whether it is one of the cluster's, or of its mirror's.
+        way: Way,
+        /// The backend.
+        backend: BackendId,
+        /// The news.
+        news: BackendNews,
+    },
+    /// Take no new flows; end when the last one has, or at `deadline`.
+    Drain {
+        /// When the flows that are left are closed.
+        deadline: Instant,
+    },
+    /// End now.
+    Stop,
+    /// Say how things stand: a report for each shard, with its number.
+    Report(OfShards<ShardReport>),
+    /// Describe the flows in some slots of a shard. They are to be few: nothing is forwarded
+    /// meanwhile.
+    Flows {
+        /// The shard.
+        shard: u32,
+        /// The slots.
+        slots: Range<usize>,
+        /// Where to.
+        reply: Sender<Flows>,
+    },
+    /// Give copies of the sockets of all listeners, by the numbers of the shards.
+    Listeners(OfShards<OwnedFd>),
+    /// Say that all that was asked before is done.
+    Acknowledge(Sender<()>),
+    /// Fall over a bug.
+    #[cfg(test)]
+    Panic,
+}
+
+/// A shard that was served before.
+pub struct Adopted {
+    /// The shard.
+    pub shard: Shard<Linux>,
+    /// The upstream sockets that it had and has not any more.
+    pub missing: Vec<UpstreamImage>,
+}
+
+/// Some flows of a shard.
+pub struct Flows {
+    /// The flows.
+    pub flows: Vec<FlowFigures>,
+    /// How many slots the shard has in all.
+    pub slots: usize,
+}
+
+/// All that one thread runs.
+pub struct Worker {
+    poll: Poll,
+    events: Events,
+    kernel: Linux,
+    clock: Clock,
+    arena: Arena,
+    /// By their numbers.
+    shards: Vec<Option<NamedShard>>,
+    commands: Receiver<Command>,
+    flow_log: FlowLogger,
+    is_stopped: bool,
+}
+
+struct NamedShard {
+    name: Arc<str>,
+    shard: Shard<Linux>,
+}
+
+impl Worker {
+    /// A worker without shards. The waker of `poll` must be registered under [`Token::Wake`].
+    ///
+    /// # Errors
+    ///
+    /// When the poll cannot be duplicated: out of descriptors.
+    pub fn new(
+        poll: Poll,
+        clock: Clock,
+        commands: Receiver<Command>,
+        flow_log: FlowLogger,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            kernel: Linux::new(poll.registry().try_clone()?),
+            poll,
+            events: Events::with_capacity(EVENTS),
+            clock,
+            arena: Arena::new(ARENA_SLOTS),
+            shards: Vec::new(),
+            commands,
+            flow_log,
+            is_stopped: false,
+        })
+    }
+
+    /// Runs until it is stopped, or drained.
+    ///
+    /// Sockets are read before timeouts fire, so that a flow whose datagrams wait is not closed
+    /// for being idle.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_wait(2)`, which a running kernel does not give, and of registering a
+    /// listener with `epoll_ctl(2)`: out of memory.
+    pub fn run(&mut self) -> io::Result<()> {
+        while !self.is_stopped && !self.is_drained() {
+            self.wait()?;
+            let now = self.clock.now();
+            self.take_events(now)?;
+            for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
+                shard.watch_more(&self.kernel)?;
+                if shard.has_work() {
+                    shard.turn(&mut self.kernel, &mut self.arena, now);
+                }
+            }
+            self.fire_timeouts(now);
+            self.log_flows();
+        }
+        Ok(())
+    }
+
+    /// Waits for events until the first deadline, or not at all while there is work left.
+    fn wait(&mut self) -> io::Result<()> {
+        let shards = || self.shards.iter().flatten().map(|named| &named.shard);
+        let timeout = if shards().any(Shard::has_work) {
+            Some(Duration::ZERO)
+        } else {
+            let deadline = shards().filter_map(Shard::poll_timeout).map(|d| d.at).min();
+            deadline.map(|at| at.saturating_since(self.clock.now()))
+        };
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn take_events(&mut self, now: Instant) -> io::Result<()> {
+        let mut is_woken = false;
+        for event in &self.events {
+            let token = Token::from(event.token());
+            let shard = match token {
+                Token::Listener { shard }
+                | Token::Upstream { shard, .. }
+                | Token::Outlet { shard, .. }
+                | Token::Client { shard, .. } => shard,
+                Token::Wake => {
+                    is_woken = true;
+                    continue;
+                }
+            };
+            let readiness = Readiness {
+                readable: event.is_readable(),
+                writable: event.is_writable(),
+                error: event.is_error(),
+            };
+            if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
+                shard.on_event(token, readiness, &mut self.kernel, now);
+            }
+        }
+        // Only now, so that no event of a shard that was removed meets its successor.
+        if is_woken { self.take_commands(now) } else { Ok(()) }
+    }
+
+    fn take_commands(&mut self, now: Instant) -> io::Result<()> {
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(command, now)?;
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, command: Command, now: Instant) -> io::Result<()> {
+        // Whoever asks for an answer may have gone; then nobody needs it.
+        match command {
+            Command::AddShard { shard, name, socket, manager } => {
+                self.add_shard(shard, name, socket, *manager, now)?;
+            }
+            Command::Adopt { shard, name, adopted } => self.adopt(shard, name, *adopted, now)?,
+            Command::Release(reply) => {
+                self.log_flows();
+                let numbered = (0..).zip(self.shards.drain(..));
+                let all = numbered.filter_map(|(number, named)| Some((number, named?.shard)));
+                let _ = reply.send(all.collect());
+            }
+            Command::Image(reply) => {
+                let _ = reply.send(self.of_shards(|shard| Some(ShardImage::of(shard))));
+            }
+            Command::RemoveShard { shard, reply } => {
+                if let Some(last) = self.remove_shard(shard, now) {
+                    let _ = reply.send(last);
+                }
+            }
+            Command::Configure { shard, name, buffers, configuration } => {
+                if let Some(Some(named)) = self.shards.get_mut(shard as usize) {
+                    named.name = name;
+                    buffers.set(named.shard.listener().as_fd());
+                }
+                self.tell(shard, ManagerInput::Configured(&configuration), now);
+            }
+            Command::SetMirror { shard, mirror } => {
+                if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
+                    let mirror =
+                        mirror.as_ref().map(|(configuration, seed)| (&**configuration, *seed));
+                    shard.set_mirror(mirror, &mut self.kernel, now);
+                }
+            }
+            Command::BackendChanged { shard, way: Way::Cluster, backend, news } => {
+                self.tell(shard, ManagerInput::BackendChanged { backend, news }, now);
+            }
+            Command::BackendChanged { shard, way: Way::Mirror, backend, news } => {
+                if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
+                    let input = ManagerInput::BackendChanged { backend, news };
+                    shard.handle_for_mirror(input, &mut self.kernel, now);
+                }
+            }
+            Command::Drain { deadline } => {
+                for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
+                    shard.handle(ManagerInput::Drain { deadline }, &mut self.kernel, now);
+                }
+            }
+            Command::Stop => self.is_stopped = true,
+            Command::Report(reply) => {
+                let _ = reply.send(self.of_shards(|shard| Some(report_of(shard))));
+            }
+            Command::Flows { shard, slots, reply } => {
+                if let Some(Some(NamedShard { shard, .. })) = self.shards.get(shard as usize) {
+                    let flows = FlowFigures::of(shard.manager(), slots, now).collect();
+                    let _ = reply.send(Flows { flows, slots: shard.manager().slots() });
+                }
+            }
+            Command::Listeners(reply) => {
+                let copy =
+                    |shard: &Shard<Linux>| shard.listener().as_fd().try_clone_to_owned().ok();
+                let _ = reply.send(self.of_shards(copy));
+            }
+            Command::Acknowledge(reply) => {
+                let _ = reply.send(());
+            }
+            #[cfg(test)]
+            Command::Panic => panic!("a bug that a test has planted"),
+        }
+        Ok(())
+    }
+
+    /// Something of every shard that has it, with the shards' numbers.
+    fn of_shards<T>(&self, of: impl Fn(&Shard<Linux>) -> Option<T>) -> Vec<(u32, T)> {
+        let numbered = (0..).zip(&self.shards);
+        numbered.filter_map(|(number, named)| Some((number, of(&named.as_ref()?.shard)?))).collect()
+    }
+
+    fn add_shard(
+        &mut self,
+        number: u32,
+        name: Arc<str>,
+        listener: Socket,
+        manager: UdpManager,
+        now: Instant,
+    ) -> io::Result<()> {
+        self.kernel.watch(&listener, Token::Listener { shard: number }, false)?;
+        let mut shard = Shard::new(number, listener, manager);
+        shard.open_outlets(&mut self.kernel, now);
+        self.place(number, NamedShard { name, shard });
+        Ok(())
+    }
+
+    fn adopt(
+        &mut self,
+        number: u32,
+        name: Arc<str>,
+        adopted: Adopted,
+        now: Instant,
+    ) -> io::Result<()> {
+        let Adopted { mut shard, missing } = adopted;
+        shard.begin(missing, &mut self.kernel, now)?;
+        self.place(number, NamedShard { name, shard });
+        Ok(())
+    }
+
+    fn place(&mut self, number: u32, shard: NamedShard) {
+        let place = number as usize;
+        if self.shards.len() <= place {
+            self.shards.resize_with(place + 1, || None);
+        }
+        self.shards[place] = Some(shard);
+    }
+
+    fn remove_shard(&mut self, number: u32, now: Instant) -> Option<ShardReport> {
+        let NamedShard { name, mut shard } = self.shards.get_mut(number as usize)?.take()?;
+        shard.close_all(&mut self.kernel, now);
+        shard.take_records().for_each(|ended| self.flow_log.log(&name, &ended));
+        Some(report_of(&shard))
+    }
+
+    fn tell(&mut self, shard: u32, input: ManagerInput<'_>, now: Instant) {
+        if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
+            shard.handle(input, &mut self.kernel, now);
+        }
+    }
+
+    fn fire_timeouts(&mut self, now: Instant) {
+        for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
+            if shard.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
+                shard.handle(ManagerInput::Timeout, &mut self.kernel, now);
+            }
+        }
+    }
+
+    fn log_flows(&mut self) {
+        for NamedShard { name, shard } in self.shards.iter_mut().flatten() {
+            shard.take_records().for_each(|ended| self.flow_log.log(name, &ended));
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        let mut shards = self.shards.iter().flatten().peekable();
+        shards.peek().is_some() && shards.all(|named| named.shard.manager().is_drained())
+    }
+}
+
+fn report_of(shard: &Shard<Linux>) -> ShardReport {
+    // Kernels before 4.12 do not tell.
+    let drops = sockopt::receive_drops(shard.listener().as_fd()).unwrap_or(0);
+    ShardReport::of(shard, u64::from(drops) + shard.clients().drops)
+}

@@ -1,0 +1,155 @@
+//! What a process is, as plain data: what it hands over when another one takes its place, and what
+//! `flowgate snapshot` writes.
+//!
+//! It is sealed by the core ([`flowgate_core::snapshot`]), with a version and a checksum. Whoever
+//! has it can tell what the hash tables' keys are and who the clients were: it is as secret as the
+//! process's memory.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use flowgate_core::snapshot::{CountersImage, ImageError, ManagerImage, address};
+use flowgate_core::{Configuration, UdpManager};
+use serde::{Deserialize, Serialize};
+
+use crate::control::probe::ProbeImage;
+use crate::control::service_state::Standing;
+use crate::datapath::kernel::{Linux, Socket};
+use crate::datapath::shard::Shard;
+use crate::datapath::sockets::{Sockets, SocketsImage};
+use crate::datapath::upstream::UpstreamImage;
+
+/// A process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProcessImage {
+    /// Where its clock began, on the clock of the machine.
+    pub clock_origin: Duration,
+    /// The text of the configuration in force.
+    pub config: String,
+    /// How many reloads went well, and how many did not.
+    pub reloads: [u64; 2],
+    /// What its server is.
+    pub server: ServerImage,
+    /// What the probes have found so far.
+    pub probes: Vec<ProbeImage>,
+    /// Whether it has a control socket, and where.
+    pub control: Option<std::path::PathBuf>,
+    /// Whether it has an HTTP listener, and where.
+    #[serde(with = "address::optional")]
+    pub http: Option<SocketAddr>,
+}
+
+/// A server. Its listeners are those of the configuration, in that order.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ServerImage {
+    /// The addresses of each host that clusters name, as they were last resolved.
+    pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// What was said of backends.
+    pub standings: Vec<StandingImage>,
+    /// What listeners counted that are no more.
+    pub past: CountersImage,
+    /// The listeners.
+    pub listeners: Vec<ListenerImage>,
+}
+
+/// What was said of one backend of a cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StandingImage {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The backend.
+    #[serde(with = "address")]
+    pub backend: SocketAddr,
+    /// What was said.
+    pub standing: Standing,
+}
+
+/// A listener.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ListenerImage {
+    /// The address that it is bound to.
+    #[serde(with = "address")]
+    pub address: SocketAddr,
+    /// What its managers have been told of each backend, by place.
+    pub told: Vec<Standing>,
+    /// The same of the cluster that mirrors its own, and that cluster's name.
+    pub mirror_told: Option<(String, Vec<Standing>)>,
+    /// Its shards, one for each socket.
+    pub shards: Vec<ShardImage>,
+}
+
+/// A shard.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ShardImage {
+    manager: ManagerImage,
+    mirror: Option<ManagerImage>,
+    sockets: SocketsImage,
+}
+
+impl ShardImage {
+    /// What a shard is.
+    pub fn of(shard: &Shard<Linux>) -> Self {
+        Self {
+            manager: shard.manager().image(),
+            mirror: shard.mirror().map(UdpManager::image),
+            sockets: shard.sockets().image(),
+        }
+    }
+
+    /// How many sockets belong to it, its listener apart.
+    pub fn sockets(&self) -> usize {
+        self.sockets.count()
+    }
+
+    /// What its manager was told to do.
+    pub fn manager(&self) -> &ManagerImage {
+        &self.manager
+    }
+
+    /// What the manager of its mirror was told to do.
+    pub fn mirror(&self) -> Option<&ManagerImage> {
+        self.mirror.as_ref()
+    }
+
+    /// The shard, with its listener and as many of its other sockets as there are; and what it had
+    /// of those that are missing. Configurations that were prepared beforehand save time.
+    ///
+    /// # Errors
+    ///
+    /// When the image contradicts itself.
+    pub fn restore(
+        self,
+        number: u32,
+        listener: Socket,
+        prepared: [Option<&Configuration>; 2],
+        descriptors: &mut impl Iterator<Item = Option<OwnedFd>>,
+    ) -> Result<(Shard<Linux>, Vec<UpstreamImage>), ImageError> {
+        let (manager, mirror, sockets) = self.managers(prepared)?;
+        let max_flows = manager.config().max_flows as usize;
+        let (sockets, missing) =
+            Sockets::restore(number, listener, max_flows, sockets, descriptors);
+        Ok((Shard::with_sockets(sockets, manager, mirror), missing))
+    }
+
+    /// Whether the shard can be restored, as far as that depends on the image.
+    ///
+    /// # Errors
+    ///
+    /// When the image contradicts itself.
+    pub fn check(&self, prepared: [Option<&Configuration>; 2]) -> Result<(), ImageError> {
+        self.clone().managers(prepared).map(drop)
+    }
+
+    /// Its managers, and what is to be restored of its sockets.
+    fn managers(
+        self,
+        [of_cluster, of_mirror]: [Option<&Configuration>; 2],
+    ) -> Result<(UdpManager, Option<UdpManager>, SocketsImage), ImageError> {
+        let manager = UdpManager::restore(self.manager, of_cluster)?;
+        let mirror = self.mirror.map(|image| UdpManager::restore(image, of_mirror)).transpose()?;
+        self.sockets.check(&manager, mirror.as_ref())?;
+        Ok((manager, mirror, self.sockets))
+    }
+}

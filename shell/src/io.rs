@@ -1,8 +1,0 @@
-//! Between the core's orders and the kernel's calls: what is to be sent, gathered into as few
-//! calls as it takes, and what happens when the kernel does not take it all.
-
-pub mod deliver;
-pub mod outbox;
-pub mod spill;
-pub mod train;
-pub mod way;
