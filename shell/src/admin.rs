@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`request`] | what can be asked and answered |
 //! | [`status`] | the documents that tell how things stand |
-//! | [`place`] | where the control socket is, and whose directory that is |
+//! | [`socket_path`] | where the control socket is, and whose directory that is |
 //! | [`socket`] | serves the control socket |
 //! | [`client`] | asks on it |
 //! | [`escape`] | text of others, made safe to show |
@@ -20,9 +20,9 @@
 pub mod client;
 pub mod escape;
 pub mod http;
-pub mod place;
 pub mod request;
 pub mod socket;
+pub mod socket_path;
 pub mod status;
 
 mod exposition;

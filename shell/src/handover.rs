@@ -1,6 +1,6 @@
 //! Handing everything over to a new process of another version, and taking it over.
 //!
-//! The old process starts the new one and has it prove that it could take over. Then it lets go of
+//! The old process starts the new one and has it validate that it could take over. Then it quiesces
 //! its flows, for some milliseconds in which what arrives waits in the sockets' buffers, and hands
 //! over what it knows, as a [snapshot](crate::handover::snapshot), and all sockets (`SCM_RIGHTS`). No flow
 //! ends, and no datagram is lost or forwarded twice.
@@ -11,23 +11,23 @@
 //!       old process                              new process
 //!   serves | Starting   ---- starts it ---->
 //!          |            <---- hello ------------  Greeting     has read its configuration
-//!          | Offering   ---- offer, snapshot -->  Proving      reads it, makes all ready
+//!          | Offering   ---- offer, snapshot -->  Validating    reads it, makes all ready
 //!          |            <---- ready ------------
-//!  silence | LettingGo  ---- state, snapshot -->  Reading
+//!  silence | Quiescing ---- state, snapshot -->  Reading
 //!          |            <---- read -------------
-//!          | Passing    ---- descriptors ------>  Holding      everything in its place
-//!          |            <---- holding ----------
-//!   nobody | Yielding   ---- yours ------------>  Serving  | serves
+//!          | Passing    ---- descriptors ------>  Staged       everything in its place
+//!          |            <---- staged -----------
+//!   nobody | Committing ---- commit ----------->  Serving  | serves
 //!          |            <---- serving ----------           |
 //!            Gone, ends                                    |
 //! ```
 //!
 //! At every moment at most one process is in charge:
 //!
-//! - The old one is until it has said *yours*. Whatever goes wrong before, and after that until it
+//! - The old one is until it has said *commit*. Whatever goes wrong before, and after that until it
 //!   has heard *serving*: it kills the new one, waits until that is dead, and goes on with what it
 //!   never closed.
-//! - The new one is from when it has heard *yours*; or once the old one has died, which it
+//! - The new one is from when it has heard *commit*; or once the old one has died, which it
 //!   knows when the channel closes, since that outlives every thread of the old process. Then it
 //!   goes on with what has come until then: flows whose sockets have not come get new ones.
 //!

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use flowgate::control::server::{Beginnings, Server};
+use flowgate::control::server::{Server, ServerOptions};
 use flowgate::datapath::report::{ListenerReport, ShardReport};
 use flowgate::sys::clock::Clock;
 use flowgate_core::counters::Ledger;
@@ -71,7 +71,7 @@ impl Balancer {
     /// When it is not valid, or cannot be started.
     pub fn start(toml: &str) -> Self {
         let config = flowgate_config::parse(toml, "test.toml").unwrap_or_else(|e| panic!("{e}"));
-        let server = Server::start(&config, Clock::start(), Beginnings::default(), |end| {
+        let server = Server::start(&config, Clock::start(), ServerOptions::default(), |end| {
             assert!(matches!(end, flowgate::control::server::WorkerEnd::Done), "a worker {end}");
         });
         Self { server: server.unwrap_or_else(|e| panic!("{e}")) }

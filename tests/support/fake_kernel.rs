@@ -93,12 +93,12 @@ impl FakeKernel {
         }
     }
 
-    /// Refuses trains to a destination, or on a connected socket to its peer, or none any more.
-    pub fn refuse_trains(&self, socket: SocketId, to: SocketAddr, refusal: Option<Errno>) {
+    /// Refuses GSO batches to a destination, or on a connected socket to its peer, or none any more.
+    pub fn refuse_gso(&self, socket: SocketId, to: SocketAddr, refusal: Option<Errno>) {
         let mut socket = self.socket_mut(socket);
         match refusal {
-            Some(errno) => socket.refuses_trains.insert(to, errno),
-            None => socket.refuses_trains.remove(&to),
+            Some(errno) => socket.refuses_gso.insert(to, errno),
+            None => socket.refuses_gso.remove(&to),
         };
     }
 
@@ -301,7 +301,7 @@ impl Kernel for FakeKernel {
         fate.map_or_else(|| Ok(self.open(Some(backend), token)), |errno| Err(errno.into()))
     }
 
-    fn open_outlet(&mut self, _v6: bool, _: Source, token: Token) -> io::Result<FakeSocket> {
+    fn open_egress_socket(&mut self, _v6: bool, _: Source, token: Token) -> io::Result<FakeSocket> {
         let fate = self.faults().on_open();
         fate.map_or_else(|| Ok(self.open(None, token)), |errno| Err(errno.into()))
     }

@@ -224,7 +224,7 @@ impl ShellWorld {
         manager.assert_invariants();
         for direction in Direction::ALL {
             let ledger = manager.counters().ledger(direction);
-            let waiting = self.shard.spilled(direction) as u64;
+            let waiting = self.shard.queued(direction) as u64;
             let context = direction.as_str();
             assert_eq!(ledger.received.datagrams, self.kernel.received(direction), "{context}");
             let sent = ledger.forwarded.datagrams - waiting;

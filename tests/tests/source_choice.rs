@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use flowgate::control::server::{Beginnings, Server};
+use flowgate::control::server::{Server, ServerOptions};
 use flowgate::sys::clock::Clock;
 use flowgate_core::{Direction, DropReason};
 use flowgate_tests::e2e::{Balancer, Peer, simple_config};
@@ -131,7 +131,7 @@ fn an_address_that_is_not_this_hosts_is_an_error_at_start() {
     let toml = "[[listener]]\naddress = \"127.0.0.1:0\"\ncluster = \"web\"\n\
                 [cluster.web]\nsource = \"192.0.2.77\"\nbackends = [\"10.0.0.1:53\"]\n";
     let config = flowgate_config::parse(toml, "test.toml").expect("valid anywhere");
-    let started = Server::start(&config, Clock::start(), Beginnings::default(), |_| {});
+    let started = Server::start(&config, Clock::start(), ServerOptions::default(), |_| {});
     let error = started.err().expect("refused").to_string();
     assert_eq!(
         error,

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::{SocketAddr, SocketAddrV6};
 
-use flowgate::control::server::{Beginnings, Server};
+use flowgate::control::server::{Server, ServerOptions};
 use flowgate::sys::clock::Clock;
 use flowgate_core::Direction;
 use flowgate_tests::e2e::{Balancer, Peer, eventually};
@@ -60,8 +60,8 @@ fn a_single_address_beside_a_wildcard_gets_its_own_datagrams() {
             single.address(),
         );
         let config = flowgate_config::parse(&config, "test.toml").expect("a configuration");
-        let (clock, beginnings) = (Clock::start(), Beginnings::default());
-        Some((Server::start(&config, clock, beginnings, |_| {}).ok()?, port))
+        let (clock, options) = (Clock::start(), ServerOptions::default());
+        Some((Server::start(&config, clock, options, |_| {}).ok()?, port))
     });
     for (address, backend) in [("127.0.0.1", &single), ("127.0.0.2", &wide)] {
         let client = Peer::connected(SocketAddr::new(address.parse().expect("an IP"), port));

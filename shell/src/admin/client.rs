@@ -10,8 +10,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::escape::escaped;
 use super::line;
-use super::place;
 use super::request::{Request, Response};
+use super::socket_path;
 use crate::sys::clock::Deadline;
 
 /// The longest answer: that which lists [`FlowFilter::MOST`](super::request::FlowFilter::MOST) flows
@@ -81,7 +81,7 @@ pub fn request(path: &Path, request: &Request, timeout: Duration) -> Result<Resp
     let garbled = |why: String| ClientError::NotAnAnswer(path.to_owned(), why);
 
     let deadline = Deadline::after(timeout);
-    place::check_directory(path).map_err(failed)?;
+    socket_path::check_directory(path).map_err(failed)?;
     let stream = connect(path, timeout).map_err(failed)?;
     let mut question = serde_json::to_vec(request).map_err(|error| garbled(error.to_string()))?;
     question.push(b'\n');

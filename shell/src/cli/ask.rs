@@ -10,15 +10,15 @@ use serde::Serialize;
 use super::Failure;
 use crate::admin::client;
 use crate::admin::escape::{escaped, escaped_json};
-use crate::admin::place;
 use crate::admin::request::{Request, Response};
+use crate::admin::socket_path;
 
 /// How long an answer may take. A reload may wait for names to be resolved.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which Flowgate is meant.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Door {
+pub(super) struct SocketOption {
     /// The control socket of the running Flowgate
     ///
     /// Unless it is given: control.sock in $RUNTIME_DIRECTORY, else in $XDG_RUNTIME_DIR/flowgate,
@@ -28,10 +28,10 @@ pub(super) struct Door {
     socket: Option<PathBuf>,
 }
 
-impl Door {
+impl SocketOption {
     /// Where to ask.
     pub(super) fn path(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(place::path_to_ask)
+        self.socket.clone().unwrap_or_else(socket_path::path_to_ask)
     }
 
     /// Asks, and returns what is answered.
@@ -42,15 +42,15 @@ impl Door {
 
 /// Which Flowgate is meant, and how its answer is printed.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Asking {
+pub(super) struct ClientOptions {
     #[command(flatten)]
-    door: Door,
+    socket_option: SocketOption,
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
 }
 
-impl Asking {
+impl ClientOptions {
     /// Asks for a document, which `pick` finds in the answer, and prints it, as JSON or as `text`
     /// says.
     pub(super) fn print<D: Serialize>(
@@ -59,7 +59,7 @@ impl Asking {
         pick: impl FnOnce(&Response) -> Option<&D>,
         text: impl FnOnce(&D) -> String,
     ) -> Result<(), Failure> {
-        let answer = self.door.ask(request)?;
+        let answer = self.socket_option.ask(request)?;
         match pick(&answer) {
             Some(document) if self.json => put(&json(document)?),
             Some(document) => put(&text(document)),
@@ -69,7 +69,7 @@ impl Asking {
 
     /// Has something done and says `done`, with whatever there is to note about it.
     fn have_done(&self, request: &Request, done: &str) -> Result<(), Failure> {
-        match self.door.ask(request)? {
+        match self.socket_option.ask(request)? {
             answer @ Response::Done { .. } if self.json => put(&json(&answer)?),
             Response::Done { notes } => {
                 let notes = notes.iter().map(|note| format!("  {}\n", escaped(note)));
@@ -128,11 +128,11 @@ pub(super) fn put(text: &str) -> Result<(), Failure> {
 #[derive(Args, Debug)]
 pub(super) struct ReloadArguments {
     #[command(flatten)]
-    asking: Asking,
+    options: ClientOptions,
 }
 
 pub(super) fn reload(arguments: &ReloadArguments) -> Result<(), Failure> {
-    arguments.asking.have_done(&Request::Reload, "reloaded")
+    arguments.options.have_done(&Request::Reload, "reloaded")
 }
 
 /// The arguments of `flowgate drain`.
@@ -145,15 +145,15 @@ pub(super) struct DrainArguments {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     deadline: Option<Duration>,
     #[command(flatten)]
-    asking: Asking,
+    options: ClientOptions,
 }
 
 pub(super) fn drain(arguments: &DrainArguments) -> Result<(), Failure> {
-    let DrainArguments { backend, deadline, asking } = arguments;
+    let DrainArguments { backend, deadline, options } = arguments;
     let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let request =
         Request::Drain { backend: backend.clone(), deadline_ms: deadline.map(milliseconds) };
-    asking.have_done(&request, &format!("{} gets no new flows", escaped(backend)))
+    options.have_done(&request, &format!("{} gets no new flows", escaped(backend)))
 }
 
 /// The arguments of `flowgate undrain`.
@@ -163,13 +163,13 @@ pub(super) struct UndrainArguments {
     #[arg(value_name = "CLUSTER/BACKEND", value_parser = parse_backend)]
     backend: String,
     #[command(flatten)]
-    asking: Asking,
+    options: ClientOptions,
 }
 
 pub(super) fn undrain(arguments: &UndrainArguments) -> Result<(), Failure> {
-    let UndrainArguments { backend, asking } = arguments;
+    let UndrainArguments { backend, options } = arguments;
     let request = Request::Undrain { backend: backend.clone() };
-    asking.have_done(&request, &format!("{} gets new flows again", escaped(backend)))
+    options.have_done(&request, &format!("{} gets new flows again", escaped(backend)))
 }
 
 /// The arguments of `flowgate upgrade`.
@@ -180,21 +180,21 @@ pub(super) struct UpgradeArguments {
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
     #[command(flatten)]
-    asking: Asking,
+    options: ClientOptions,
 }
 
 pub(super) fn upgrade(arguments: &UpgradeArguments) -> Result<(), Failure> {
-    let UpgradeArguments { binary, asking } = arguments;
+    let UpgradeArguments { binary, options } = arguments;
     // The running process may be in another directory.
     let binary = binary.as_deref().map(std::path::absolute).transpose()?;
-    asking.have_done(&Request::Upgrade { binary }, "upgraded")
+    options.have_done(&Request::Upgrade { binary }, "upgraded")
 }
 
 /// The arguments of `flowgate snapshot`.
 #[derive(Args, Debug)]
 pub(super) struct SnapshotArguments {
     #[command(flatten)]
-    door: Door,
+    socket_option: SocketOption,
 }
 
 pub(super) fn snapshot(arguments: &SnapshotArguments) -> Result<(), Failure> {
@@ -202,7 +202,7 @@ pub(super) fn snapshot(arguments: &SnapshotArguments) -> Result<(), Failure> {
     if stdout.is_terminal() {
         return Err(Failure("a snapshot is not for a terminal: write it to a file".to_owned()));
     }
-    match arguments.door.ask(&Request::Snapshot)? {
+    match arguments.socket_option.ask(&Request::Snapshot)? {
         Response::Snapshot { hex } => {
             let bytes = unhex(&hex).ok_or_else(|| Failure("the answer is damaged".to_owned()))?;
             Ok(stdout.write_all(&bytes).and_then(|()| stdout.flush())?)
@@ -224,13 +224,13 @@ pub(super) struct StopArguments {
     #[arg(long)]
     now: bool,
     #[command(flatten)]
-    asking: Asking,
+    options: ClientOptions,
 }
 
 pub(super) fn stop(arguments: &StopArguments) -> Result<(), Failure> {
-    let StopArguments { now, asking } = arguments;
+    let StopArguments { now, options } = arguments;
     let done = if *now { "stopping" } else { "stopping when the flows have ended" };
-    asking.have_done(&Request::Stop { now: *now }, done)
+    options.have_done(&Request::Stop { now: *now }, done)
 }
 
 fn parse_backend(text: &str) -> Result<String, String> {

@@ -24,7 +24,7 @@ use self::clients::{CLIENTS, Clients};
 use self::sample::{Sample, Stretch};
 use self::screen::Screen;
 use super::{Failure, human};
-use crate::control::server::{Beginnings, Server, WorkerEnd};
+use crate::control::server::{Server, ServerOptions, WorkerEnd};
 use crate::sys::clock::Clock;
 
 /// How long the slow backend sleeps before it answers what has come meanwhile.
@@ -93,7 +93,7 @@ impl Demo {
             .map_err(|error| Failure(format!("cannot start backends on 127.0.0.1: {error}")))?;
         let config = configuration(backends.addresses());
         let config = flowgate_config::parse(&config, "the demo's configuration")?;
-        let server = Server::start(&config, clock, Beginnings::default(), move |end| {
+        let server = Server::start(&config, clock, ServerOptions::default(), move |end| {
             // The main thread may be on its way out already.
             let _ = sender.send(Event::WorkerEnded(end));
         })?;

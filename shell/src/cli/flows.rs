@@ -7,7 +7,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::Failure;
-use super::ask::Asking;
+use super::ask::ClientOptions;
 use super::columns::{Align, Table};
 use super::human;
 use crate::admin::escape::escaped;
@@ -33,7 +33,7 @@ pub(super) struct FlowsArguments {
     )]
     limit: u32,
     #[command(flatten)]
-    asking: Asking,
+    options: ClientOptions,
 }
 
 pub(super) fn run(arguments: &FlowsArguments) -> Result<(), Failure> {
@@ -44,7 +44,7 @@ pub(super) fn run(arguments: &FlowsArguments) -> Result<(), Failure> {
         limit: arguments.limit as usize,
     };
     let request = Request::Flows { filter };
-    arguments.asking.print(
+    arguments.options.print(
         &request,
         |answer| match answer {
             Response::Flows(flows) => Some(flows),

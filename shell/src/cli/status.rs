@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Failure;
-use super::ask::Asking;
+use super::ask::ClientOptions;
 use super::columns::{Align, Table};
 use super::human;
 use crate::admin::escape::escaped;
@@ -18,11 +18,11 @@ use crate::admin::status::{
 #[derive(Args, Debug)]
 pub(super) struct StatusArguments {
     #[command(flatten)]
-    asking: Asking,
+    options: ClientOptions,
 }
 
 pub(super) fn run(arguments: &StatusArguments) -> Result<(), Failure> {
-    arguments.asking.print(
+    arguments.options.print(
         &Request::Status,
         |answer| match answer {
             Response::Status(status) => Some(status),

@@ -23,7 +23,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use self::fetch::Answer;
 use self::watch::Watch;
 use super::Failure;
-use super::ask::Door;
+use super::ask::SocketOption;
 use crate::sys::clock::Clock;
 
 /// How long a key, an answer or a signal may wait to be seen.
@@ -33,7 +33,7 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Args, Debug)]
 pub(super) struct TopArguments {
     #[command(flatten)]
-    door: Door,
+    socket_option: SocketOption,
 }
 
 pub(super) fn run(arguments: &TopArguments) -> Result<(), Failure> {
@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &TopArguments) -> Result<(), Failure> {
         ));
     }
     let clock = Clock::start();
-    let (first, answers) = fetch::start(arguments.door.path())?;
+    let (first, answers) = fetch::start(arguments.socket_option.path())?;
     let is_over = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&is_over))?;

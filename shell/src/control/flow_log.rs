@@ -45,15 +45,15 @@ pub struct FlowLog {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A way into a log, for a worker.
+/// A channel into a log, for a worker.
 #[derive(Clone, Default)]
 pub struct FlowLogger {
     /// None: nothing is logged.
-    way: Option<Way>,
+    channel: Option<LogChannel>,
 }
 
 #[derive(Clone)]
-struct Way {
+struct LogChannel {
     sender: SyncSender<Message>,
     left_out: Arc<AtomicU64>,
 }
@@ -85,11 +85,11 @@ impl FlowLog {
         let thread = std::thread::Builder::new()
             .name("flow-log".into())
             .spawn(move || writer.run(&messages))?;
-        let logger = FlowLogger { way: Some(Way { sender, left_out }) };
+        let logger = FlowLogger { channel: Some(LogChannel { sender, left_out }) };
         Ok(Self { logger, thread: Some(thread) })
     }
 
-    /// A way in.
+    /// A channel in.
     pub fn logger(&self) -> FlowLogger {
         self.logger.clone()
     }
@@ -101,9 +101,9 @@ impl FlowLog {
 
     /// Waits for room in the queue: not for workers.
     fn send(&self, message: Message) {
-        if let Some(way) = &self.logger.way {
+        if let Some(channel) = &self.logger.channel {
             // The thread ends only when it is told to.
-            let _ = way.sender.send(message);
+            let _ = channel.sender.send(message);
         }
     }
 }
@@ -120,9 +120,9 @@ impl Drop for FlowLog {
 impl FlowLogger {
     /// Logs a flow of a listener, unless too many wait already. Never blocks.
     pub fn log(&self, listener: &Arc<str>, ended: &EndedFlow) {
-        let Some(way) = &self.way else { return };
-        if way.sender.try_send(Message::Ended(Arc::clone(listener), *ended)).is_err() {
-            way.left_out.fetch_add(1, Ordering::Relaxed);
+        let Some(channel) = &self.channel else { return };
+        if channel.sender.try_send(Message::Ended(Arc::clone(listener), *ended)).is_err() {
+            channel.left_out.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -3,10 +3,10 @@
 
 mod apply;
 mod ask;
+mod backend_index;
 mod hand_over;
 mod mirrors;
-mod places;
-mod standings;
+mod service_states;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,19 +27,19 @@ use mio::{Poll, Waker};
 use crate::control::accept::AcceptError;
 use crate::control::flow_log::FlowLogger;
 use crate::control::probe::ProbeImage;
-use crate::control::service_state::Standing;
+use crate::control::service_state::ServiceState;
 use crate::control::source::SourceError;
 use crate::datapath::kernel::Socket;
 use crate::datapath::listener::{BindError, Buffers};
-use crate::datapath::role::Way;
+use crate::datapath::role::Role;
 use crate::datapath::token::Token;
 use crate::datapath::worker::{Command, Worker};
 use crate::sys::clock::Clock;
 use crate::sys::process;
 use mirrors::Mirror;
-use standings::Standings;
+use service_states::ServiceStates;
 
-pub use apply::Bound;
+pub use apply::BoundListeners;
 pub use hand_over::{Prepared, Released, RestoreError};
 
 /// The most descriptors whose place in the kernel's table is taken up at start: 8 MiB of it.
@@ -97,7 +97,7 @@ pub struct Server {
     record_flows: bool,
     /// The addresses of each host that clusters name, as they were last resolved.
     hosts: BTreeMap<String, Vec<IpAddr>>,
-    standings: Standings,
+    service_states: ServiceStates,
     /// Sockets that were open before the process began and no listener has asked for yet.
     inherited: Vec<(SocketAddr, OwnedFd)>,
     /// What listeners counted that are no more.
@@ -106,7 +106,7 @@ pub struct Server {
 
 /// What a server begins with, beside its configuration.
 #[derive(Default)]
-pub struct Beginnings {
+pub struct ServerOptions {
     /// The addresses of the hosts that clusters name, as far as they are known already.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
     /// Sockets that are bound already, by address: listeners of these addresses use them.
@@ -131,7 +131,7 @@ struct BoundListener {
     /// What the manager of each shard is told to do.
     configurations: Vec<Configuration>,
     /// What the managers have been told of each backend, by place.
-    told: Vec<Standing>,
+    told: Vec<ServiceState>,
     /// What mirrors its cluster.
     mirror: Option<Mirror>,
 }
@@ -152,10 +152,10 @@ impl Server {
     pub fn start(
         config: &Config,
         clock: Clock,
-        beginnings: Beginnings,
+        options: ServerOptions,
         on_end: impl Fn(WorkerEnd) + Clone + Send + 'static,
     ) -> Result<Self, StartError> {
-        let mut server = Self::without_listeners(config.workers, clock, beginnings, on_end)?;
+        let mut server = Self::without_listeners(config.workers, clock, options, on_end)?;
         server.apply(config)?;
         Ok(server)
     }
@@ -168,7 +168,7 @@ impl Server {
     pub fn without_listeners(
         workers: Workers,
         clock: Clock,
-        beginnings: Beginnings,
+        options: ServerOptions,
         on_end: impl Fn(WorkerEnd) + Clone + Send + 'static,
     ) -> Result<Self, StartError> {
         let descriptors = process::raise_descriptor_limit()?;
@@ -181,16 +181,16 @@ impl Server {
             listeners: Vec::new(),
             clusters: Vec::new(),
             record_flows: false,
-            hosts: beginnings.hosts,
-            inherited: beginnings.inherited,
-            standings: Standings::default(),
+            hosts: options.hosts,
+            inherited: options.inherited,
+            service_states: ServiceStates::default(),
             past: Counters::default(),
         };
         for number in 0..worker_count(workers) {
             let poll = Poll::new()?;
             let waker = Waker::new(poll.registry(), Token::Wake.into())?;
             let (commands, inbox) = mpsc::channel();
-            let worker = Worker::new(poll, clock, inbox, beginnings.flow_log.clone())?;
+            let worker = Worker::new(poll, clock, inbox, options.flow_log.clone())?;
             let thread = Some(spawn(number, worker, on_end.clone())?);
             server.workers.push(WorkerHandle { commands, waker, thread });
         }
@@ -224,15 +224,16 @@ impl Server {
 
     /// Takes in what the probes find of a backend of a cluster.
     pub fn probed(&mut self, cluster: &str, backend: SocketAddr, is_up: bool) {
-        self.standings.change(cluster, backend, |standing| standing.is_down = !is_up);
+        self.service_states
+            .change(cluster, backend, |service_state| service_state.is_down = !is_up);
         self.spread_news();
     }
 
     /// Takes in what the probes of another process have found, of all backends at once.
     pub fn all_probed(&mut self, images: &[ProbeImage]) {
         for ProbeImage { key, is_up, .. } in images {
-            let change = |standing: &mut Standing| standing.is_down = !is_up;
-            self.standings.change(&key.cluster, key.backend, change);
+            let change = |service_state: &mut ServiceState| service_state.is_down = !is_up;
+            self.service_states.change(&key.cluster, key.backend, change);
         }
         self.spread_news();
     }
@@ -246,13 +247,14 @@ impl Server {
         patience: Option<Duration>,
     ) {
         let deadline = patience.map(|patience| self.clock.now() + patience);
-        self.standings.change(cluster, backend, |standing| standing.drain = Some(deadline));
+        self.service_states
+            .change(cluster, backend, |service_state| service_state.drain = Some(deadline));
         self.spread_news();
     }
 
     /// Gives a backend of a cluster new flows again.
     pub fn undrain_backend(&mut self, cluster: &str, backend: SocketAddr) {
-        self.standings.change(cluster, backend, |standing| standing.drain = None);
+        self.service_states.change(cluster, backend, |service_state| service_state.drain = None);
         self.spread_news();
     }
 
@@ -289,17 +291,17 @@ impl Server {
 
     /// Tells all managers what has been said of backends since they were told last.
     fn spread_news(&mut self) {
-        let Self { listeners, workers, standings, .. } = self;
+        let Self { listeners, workers, service_states, .. } = self;
         for listener in listeners {
             let Some(first) = listener.configurations.first() else { continue };
             let cluster = &listener.settings.cluster.name;
             let backends = &first.config().cluster.backends;
-            let news = standings.news(cluster, backends, &mut listener.told);
-            let of_mirror = listener.mirror.as_mut().map(|mirror| mirror.news(standings));
-            let of_mirror = of_mirror.into_iter().flatten().map(|news| (Way::Mirror, news));
-            let all = news.into_iter().map(|news| (Way::Cluster, news)).chain(of_mirror);
-            for (way, (backend, news)) in all {
-                let command = |_, shard| Command::BackendChanged { shard, way, backend, news };
+            let news = service_states.news(cluster, backends, &mut listener.told);
+            let of_mirror = listener.mirror.as_mut().map(|mirror| mirror.news(service_states));
+            let of_mirror = of_mirror.into_iter().flatten().map(|news| (Role::Mirror, news));
+            let all = news.into_iter().map(|news| (Role::Primary, news)).chain(of_mirror);
+            for (role, (backend, news)) in all {
+                let command = |_, shard| Command::BackendChanged { shard, role, backend, news };
                 command_shards(workers, &listener.shards, command);
             }
         }

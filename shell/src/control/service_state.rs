@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 
 /// What was said of one backend. Nothing was: it is up and not draining.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct ServiceState {
     /// The probes find it out of order.
     pub is_down: bool,
     /// The operator wants it free of flows: at this time, or whenever they end.
     pub drain: Option<Option<Instant>>,
 }
 
-impl Standing {
+impl ServiceState {
     /// What to tell somebody who knows `known` so that they know this.
     pub fn news_since(self, known: Self) -> impl Iterator<Item = BackendNews> {
         let health = if self.is_down { BackendNews::Down } else { BackendNews::Up };
@@ -33,9 +33,9 @@ mod tests {
     #[test]
     fn only_what_is_new_is_told() {
         let now = Instant::from_millis(5);
-        let nothing = Standing::default();
-        let both = Standing { is_down: true, drain: Some(Some(now)) };
-        let news = |to: Standing, from| to.news_since(from).collect::<Vec<_>>();
+        let nothing = ServiceState::default();
+        let both = ServiceState { is_down: true, drain: Some(Some(now)) };
+        let news = |to: ServiceState, from| to.news_since(from).collect::<Vec<_>>();
         assert_eq!(news(nothing, nothing), []);
         assert_eq!(
             news(both, nothing),

@@ -27,14 +27,14 @@ use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 
 use crate::admin::http::HttpServer;
-use crate::admin::place::default_path;
 use crate::admin::request::{Handler, Request, Response};
 use crate::admin::socket::{ControlError, ControlSocket};
+use crate::admin::socket_path::default_path;
 use crate::control::flow_log::{Destination, FlowLog, FlowLogger};
 use crate::control::log::LevelHandle;
 use crate::control::probe::{HealthChange, ProbeImage, Prober};
 use crate::control::resolve::{Answer, Resolver};
-use crate::control::server::{Beginnings, Server, StartError, WorkerEnd};
+use crate::control::server::{Server, ServerOptions, StartError, WorkerEnd};
 use crate::control::systemd::{self, InheritError, Notifier};
 use crate::handover::successor::{Failure, Successor};
 use crate::sys::clock::Clock;
@@ -155,14 +155,14 @@ impl Supervisor {
                 Err(reason) => warn!("cannot go on with the flows of the former process: {reason}"),
             }
         }
-        let basics = Basics::start(&config, Clock::start(), BTreeMap::new())?;
-        let handler = handler(basics.sender.clone());
+        let runtime = Runtime::start(&config, Clock::start(), BTreeMap::new())?;
+        let handler = handler(runtime.sender.clone());
         let control = open_control_socket(&config, &handler)?;
-        let beginnings = basics.beginnings(inherited.listeners);
-        let on_end = sending(&basics.sender, Event::WorkerEnded);
-        let server = Server::start(&config, basics.clock, beginnings, on_end)?;
+        let options = runtime.options(inherited.listeners);
+        let on_end = sending(&runtime.sender, Event::WorkerEnded);
+        let server = Server::start(&config, runtime.clock, options, on_end)?;
         let http = config.admin.http.map(|address| open_http(address, handler)).transpose()?;
-        let supervisor = basics.supervise(path, (config, text), level, server, Vec::new())?;
+        let supervisor = runtime.supervise(path, (config, text), level, server, Vec::new())?;
         let supervisor = Self { control, http, ..supervisor };
         supervisor.retarget();
         supervisor.notifier.ready();
@@ -272,7 +272,7 @@ impl Supervisor {
 }
 
 /// What there is before the server.
-struct Basics {
+struct Runtime {
     clock: Clock,
     events: Receiver<Event>,
     sender: Sender<Event>,
@@ -281,7 +281,7 @@ struct Basics {
     flow_log: Option<FlowLog>,
 }
 
-impl Basics {
+impl Runtime {
     /// Some hosts may be known already.
     fn start(
         config: &Config,
@@ -299,9 +299,9 @@ impl Basics {
     }
 
     /// What the server begins with.
-    fn beginnings(&self, inherited: Vec<(SocketAddr, OwnedFd)>) -> Beginnings {
+    fn options(&self, inherited: Vec<(SocketAddr, OwnedFd)>) -> ServerOptions {
         let flow_log = self.flow_log.as_ref().map_or_else(FlowLogger::default, FlowLog::logger);
-        Beginnings { hosts: self.hosts.clone(), inherited, flow_log }
+        ServerOptions { hosts: self.hosts.clone(), inherited, flow_log }
     }
 
     /// All that runs, but for the ways in for operators.

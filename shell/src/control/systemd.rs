@@ -35,7 +35,7 @@ const TIME_TO_STOP: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Notifier {
     /// None: nobody wants to know.
-    pub(crate) way: Option<Way>,
+    pub(crate) way: Option<NotifySocket>,
     watchdog: Option<Duration>,
     /// How many descriptors the service manager keeps for the next process.
     pub(crate) room: usize,
@@ -43,7 +43,7 @@ pub struct Notifier {
 }
 
 #[derive(Debug)]
-pub(crate) struct Way {
+pub(crate) struct NotifySocket {
     socket: UnixDatagram,
     /// Not connected to it: it may be replaced while this process runs.
     pub(crate) manager: UnixAddr,
@@ -80,7 +80,7 @@ impl Notifier {
         };
         let socket = UnixDatagram::unbound()?;
         socket.set_write_timeout(Some(PATIENCE))?;
-        let way = Some(Way { socket, manager });
+        let way = Some(NotifySocket { socket, manager });
         Ok(Self { way, watchdog, room: 0, has_failed: AtomicBool::new(false) })
     }
 
@@ -128,7 +128,7 @@ impl Notifier {
     }
 
     fn tell(&self, states: &[NotifyState<'_>]) {
-        let Some(Way { socket, manager }) = &self.way else { return };
+        let Some(NotifySocket { socket, manager }) = &self.way else { return };
         let mut message = String::new();
         for state in states {
             // Writing to a string does not fail.

@@ -2,7 +2,7 @@
 //!
 //! Sockets are opened and closed at once, in the order of the outputs. Sends are only noted, and
 //! go out together when the turn is over: then the datagrams of one flow lie next to each other,
-//! however they were mixed when they arrived, and leave as trains.
+//! however they were mixed when they arrived, and leave as GSO batches.
 
 mod one_way;
 mod open;
@@ -16,24 +16,24 @@ use flowgate_core::{
 };
 
 use crate::datapath::kernel::Kernel;
-use crate::datapath::role::Way;
+use crate::datapath::role::Role;
 use crate::datapath::send::gso::Plan;
 use crate::datapath::send::outbox::{Chain, Outbox, Outgoing};
-use crate::datapath::send::queue::{Spill, Spilled};
-use crate::datapath::send::transmit::{Exit, Report};
+use crate::datapath::send::queue::{QueuedDatagram, SendQueue};
+use crate::datapath::send::transmit::{Report, Transmitter};
 use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
-use one_way::{DirtyWays, Mirrored};
+use one_way::{Mirrored, PendingRoles};
 
 /// Memory that one turn leaves to the next.
 #[derive(Default)]
 pub struct Scratch {
     outbox: Outbox<'static>,
     plan: Plan<'static>,
-    dirty: Vec<FlowId>,
+    pending: Vec<FlowId>,
     reports: Vec<Report>,
     not_opened: Vec<(FlowId, DropReason)>,
-    dirty_ways: DirtyWays,
+    pending_roles: PendingRoles,
     mirrored: Vec<Mirrored<'static>>,
     /// The flows that have ended and are to be written down, for whoever takes them from here.
     pub records: Vec<EndedFlow>,
@@ -57,15 +57,15 @@ pub struct Dispatch<'a, 't, K: Kernel> {
     /// What leaves by the listener.
     to_clients: Chain,
     /// The flows that have something to send to their backend.
-    dirty: Vec<FlowId>,
+    pending: Vec<FlowId>,
     reports: Vec<Report>,
     /// The flows whose socket could not be opened in this turn, and why.
     not_opened: Vec<(FlowId, DropReason)>,
     /// Whether a socket was to be opened in this turn when no local port was left.
     are_ports_gone: bool,
     /// On whose behalf what is emitted now is to be sent.
-    way: Way,
-    dirty_ways: DirtyWays,
+    role: Role,
+    pending_roles: PendingRoles,
     /// What the mirror is to have, and has not been told of.
     mirrored: Vec<Mirrored<'t>>,
     records: Vec<EndedFlow>,
@@ -80,12 +80,12 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             outbox: scratch.outbox.recycle(),
             plan: scratch.plan,
             to_clients: Chain::EMPTY,
-            dirty: scratch.dirty,
+            pending: scratch.pending,
             reports: scratch.reports,
             not_opened: scratch.not_opened,
             are_ports_gone: false,
-            way: Way::Cluster,
-            dirty_ways: scratch.dirty_ways,
+            role: Role::Primary,
+            pending_roles: scratch.pending_roles,
             mirrored: Mirrored::recycle(scratch.mirrored),
             records: scratch.records,
         }
@@ -100,7 +100,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
     /// more.
     pub fn finish(
         mut self,
-        mut tell: impl FnMut(Way, ManagerInput<'static>, &mut Self),
+        mut tell: impl FnMut(Role, ManagerInput<'static>, &mut Self),
     ) -> Scratch {
         let mut reports = Vec::new();
         loop {
@@ -111,9 +111,9 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             }
             for report in reports.drain(..) {
                 match report {
-                    Report::Input(way, input) => tell(way, input, &mut self),
-                    Report::NoTrains { way, carrier, direction } => {
-                        self.forbid_trains(way, carrier, direction);
+                    Report::Input(role, input) => tell(role, input, &mut self),
+                    Report::GsoRefused { role, carrier, direction } => {
+                        self.forbid_gso(role, carrier, direction);
                     }
                 }
             }
@@ -121,10 +121,10 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         Scratch {
             outbox: self.outbox.recycle(),
             plan: self.plan,
-            dirty: self.dirty,
+            pending: self.pending,
             reports: self.reports,
             not_opened: self.not_opened,
-            dirty_ways: self.dirty_ways,
+            pending_roles: self.pending_roles,
             mirrored: Mirrored::recycle(self.mirrored),
             records: self.records,
         }
@@ -135,8 +135,12 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
     pub fn abandon(&mut self, is_gone: impl Fn(SocketAddr) -> bool) {
         let sockets = &mut *self.sockets;
         for upstream in sockets.upstreams.iter_mut() {
-            if !upstream.spill.is_empty() && is_gone(upstream.backend) {
-                give_up(&mut upstream.spill, &mut sockets.spill_budget, &mut self.reports);
+            if !upstream.send_queue.is_empty() && is_gone(upstream.backend) {
+                give_up(
+                    &mut upstream.send_queue,
+                    &mut sockets.send_queue_budget,
+                    &mut self.reports,
+                );
             }
         }
     }
@@ -144,52 +148,54 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
     /// Goes on sending what waits for a socket that can be written to again.
     pub fn resume(&mut self, token: Token) {
         let sockets = &mut *self.sockets;
-        let (socket, spill, direction) = match token {
+        let (socket, send_queue, direction) = match token {
             // Clients' own sockets send nothing.
             Token::Wake | Token::Client { .. } => return,
             Token::Listener { .. } => {
-                (&sockets.listener, &mut sockets.listener_spill, Direction::ToClient)
+                (&sockets.listener, &mut sockets.listener_queue, Direction::ToClient)
             }
             Token::Upstream { flow, .. } => match sockets.upstreams.at_mut(flow as usize) {
-                Some(upstream) => (&upstream.socket, &mut upstream.spill, Direction::ToBackend),
+                Some(upstream) => {
+                    (&upstream.socket, &mut upstream.send_queue, Direction::ToBackend)
+                }
                 None => return,
             },
-            Token::Outlet { way, outlet, .. } => {
-                match sockets.outlets[way as usize].get_mut(outlet as usize) {
-                    Some(outlet) => (&outlet.socket, &mut outlet.spill, Direction::ToBackend),
+            Token::EgressSocket { role, egress, .. } => {
+                match sockets.egress_sockets[role as usize].get_mut(egress as usize) {
+                    Some(egress) => (&egress.socket, &mut egress.send_queue, Direction::ToBackend),
                     None => return,
                 }
             }
         };
-        if spill.is_empty() {
+        if send_queue.is_empty() {
             return;
         }
-        let mut exit = Exit {
+        let mut transmitter = Transmitter {
             kernel: self.kernel,
             socket,
-            spill: &mut *spill,
-            spill_budget: &mut sockets.spill_budget,
+            send_queue: &mut *send_queue,
+            send_queue_budget: &mut sockets.send_queue_budget,
             reports: &mut self.reports,
         };
-        if exit.resume(direction) {
+        if transmitter.resume(direction) {
             // A socket that cannot be unwatched only causes idle wake-ups.
             let _ = self.kernel.watch_writable(socket, token, false);
-            spill.is_watched = false;
+            send_queue.is_watched = false;
         }
     }
 
     fn flush(&mut self) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for flow in dirty.drain(..) {
+        let mut pending = std::mem::take(&mut self.pending);
+        for flow in pending.drain(..) {
             self.flush_upstream(flow);
         }
-        self.dirty = dirty;
-        self.flush_outlets();
+        self.pending = pending;
+        self.flush_egress_sockets();
         self.flush_listener();
         for (flow, _) in self.not_opened.drain(..) {
             let failure = UpstreamFailure::NotOpened;
             let input = ManagerInput::UpstreamFailed { flow, failure };
-            self.reports.push(Report::Input(Way::Cluster, input));
+            self.reports.push(Report::Input(Role::Primary, input));
         }
     }
 
@@ -200,28 +206,28 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         };
         let chain = std::mem::replace(&mut upstream.outgoing, Chain::EMPTY);
         let token = Token::Upstream { shard: sockets.shard, flow: flow.index() as u32 };
-        let exit = Exit {
+        let transmitter = Transmitter {
             kernel: self.kernel,
             socket: &upstream.socket,
-            spill: &mut upstream.spill,
-            spill_budget: &mut sockets.spill_budget,
+            send_queue: &mut upstream.send_queue,
+            send_queue_budget: &mut sockets.send_queue_budget,
             reports: &mut self.reports,
         };
-        self.plan = send(exit, &self.outbox, chain, token, std::mem::take(&mut self.plan));
+        self.plan = send(transmitter, &self.outbox, chain, token, std::mem::take(&mut self.plan));
     }
 
     fn flush_listener(&mut self) {
         let sockets = &mut *self.sockets;
         let chain = std::mem::replace(&mut self.to_clients, Chain::EMPTY);
-        let exit = Exit {
+        let transmitter = Transmitter {
             kernel: self.kernel,
             socket: &sockets.listener,
-            spill: &mut sockets.listener_spill,
-            spill_budget: &mut sockets.spill_budget,
+            send_queue: &mut sockets.listener_queue,
+            send_queue_budget: &mut sockets.send_queue_budget,
             reports: &mut self.reports,
         };
         let token = Token::Listener { shard: sockets.shard };
-        self.plan = send(exit, &self.outbox, chain, token, std::mem::take(&mut self.plan));
+        self.plan = send(transmitter, &self.outbox, chain, token, std::mem::take(&mut self.plan));
     }
 
     fn send_to_backend(&mut self, flow: FlowId, outgoing: Outgoing<'t>) {
@@ -230,10 +236,10 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             return;
         };
         if upstream.outgoing.is_empty() {
-            self.dirty.push(flow);
+            self.pending.push(flow);
         }
-        let may_be_train = upstream.may_send_trains(Direction::ToBackend);
-        self.outbox.push(&mut upstream.outgoing, Outgoing { may_be_train, ..outgoing });
+        let may_use_gso = upstream.may_use_gso(Direction::ToBackend);
+        self.outbox.push(&mut upstream.outgoing, Outgoing { may_use_gso, ..outgoing });
     }
 
     fn lose_for_want_of_a_socket(&mut self, flow: FlowId, outgoing: &Outgoing<'_>) {
@@ -243,29 +249,29 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
     }
 
     fn lose(&mut self, outgoing: &Outgoing<'_>, reason: DropReason) {
-        let Outgoing { way, carrier, direction, burst, .. } = outgoing;
+        let Outgoing { role, carrier, direction, burst, .. } = outgoing;
         let (datagrams, bytes) = (usize::from(burst.count()), burst.bytes().len());
-        let report = Report::undelivered(*way, *carrier, *direction, reason, datagrams, bytes);
+        let report = Report::undelivered(*role, *carrier, *direction, reason, datagrams, bytes);
         self.reports.push(report);
     }
 
     fn send_to_client(&mut self, flow: FlowId, outgoing: Outgoing<'t>) {
         let upstream = self.sockets.upstreams.get_mut(flow);
-        let may_be_train = upstream.is_none_or(|u| u.may_send_trains(Direction::ToClient));
-        self.outbox.push(&mut self.to_clients, Outgoing { may_be_train, ..outgoing });
+        let may_use_gso = upstream.is_none_or(|u| u.may_use_gso(Direction::ToClient));
+        self.outbox.push(&mut self.to_clients, Outgoing { may_use_gso, ..outgoing });
     }
 
-    fn forbid_trains(&mut self, way: Way, carrier: Carrier, direction: Direction) {
+    fn forbid_gso(&mut self, role: Role, carrier: Carrier, direction: Direction) {
         match carrier {
             Carrier::Flow(flow) => {
                 if let Some(upstream) = self.sockets.upstreams.get_mut(flow) {
-                    upstream.forbid_trains(direction);
+                    upstream.forbid_gso(direction);
                 }
             }
             Carrier::OneWay(backend) | Carrier::Copy(backend) => {
-                let outlets = &mut self.sockets.outlets[way as usize];
-                if let Some(destination) = outlets.destination_mut(backend) {
-                    destination.no_trains = true;
+                let egress_sockets = &mut self.sockets.egress_sockets[role as usize];
+                if let Some(destination) = egress_sockets.destination_mut(backend) {
+                    destination.no_gso = true;
                 }
             }
         }
@@ -288,7 +294,7 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                 self.send_to_backend(
                     flow,
                     Outgoing {
-                        way: Way::Cluster,
+                        role: Role::Primary,
                         carrier: Carrier::Flow(flow),
                         direction: Direction::ToBackend,
                         destination: None,
@@ -297,7 +303,7 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                         tlvs,
                         tos,
                         ttl: None,
-                        may_be_train: true,
+                        may_use_gso: true,
                         burst,
                     },
                 );
@@ -306,7 +312,7 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                 self.send_to_client(
                     flow,
                     Outgoing {
-                        way: Way::Cluster,
+                        role: Role::Primary,
                         carrier: Carrier::Flow(flow),
                         direction: Direction::ToClient,
                         destination: Some(client),
@@ -315,7 +321,7 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                         tlvs: Tlvs::NONE,
                         tos,
                         ttl: None,
-                        may_be_train: true,
+                        may_use_gso: true,
                         burst,
                     },
                 );
@@ -339,20 +345,20 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
 }
 
 /// Reports what waits to go to a backend as lost.
-fn give_up(spill: &mut Spill, budget: &mut usize, reports: &mut Vec<Report>) {
-    while let Some(lost) = spill.pop(budget) {
+fn give_up(send_queue: &mut SendQueue, budget: &mut usize, reports: &mut Vec<Report>) {
+    while let Some(lost) = send_queue.pop(budget) {
         reports.push(lost_to_backend(&lost));
     }
 }
 
-const fn lost_to_backend(lost: &Spilled) -> Report {
+const fn lost_to_backend(lost: &QueuedDatagram) -> Report {
     let (direction, reason) = (Direction::ToBackend, DropReason::Closed);
-    Report::undelivered(lost.way, lost.carrier, direction, reason, 1, lost.bytes)
+    Report::undelivered(lost.role, lost.carrier, direction, reason, 1, lost.bytes)
 }
 
 /// Sends a chain, and has the kernel say when to go on if it did not take all of it.
 fn send<K: Kernel>(
-    mut exit: Exit<'_, K>,
+    mut transmitter: Transmitter<'_, K>,
     outbox: &Outbox<'_>,
     chain: Chain,
     token: Token,
@@ -361,10 +367,11 @@ fn send<K: Kernel>(
     if chain.is_empty() {
         return plan;
     }
-    let plan = exit.deliver(outbox, chain, plan).recycle();
-    if !exit.spill.is_empty() && !exit.spill.is_watched {
+    let plan = transmitter.deliver(outbox, chain, plan).recycle();
+    if !transmitter.send_queue.is_empty() && !transmitter.send_queue.is_watched {
         // A socket that cannot be watched is tried again with its next datagram.
-        exit.spill.is_watched = exit.kernel.watch_writable(exit.socket, token, true).is_ok();
+        transmitter.send_queue.is_watched =
+            transmitter.kernel.watch_writable(transmitter.socket, token, true).is_ok();
     }
     plan
 }

@@ -12,17 +12,17 @@ use flowgate_core::config::Source;
 use flowgate_core::{BackendId, Carrier};
 
 use crate::datapath::send::outbox::Chain;
-use crate::datapath::send::queue::Spill;
+use crate::datapath::send::queue::SendQueue;
 
 /// One socket, and what is under way on it.
 #[derive(Debug)]
-pub struct Outlet<S> {
+pub struct EgressSocket<S> {
     /// The socket.
     pub socket: S,
     /// What this turn sends by it.
     pub outgoing: Chain,
     /// What waits for room in its send buffer.
-    pub spill: Spill,
+    pub send_queue: SendQueue,
 }
 
 /// What is known of a backend as a destination.
@@ -30,30 +30,30 @@ pub struct Outlet<S> {
 pub struct Destination {
     /// What this turn sends to it.
     pub outgoing: Chain,
-    /// Whether trains have been refused for good on the way to it.
-    pub no_trains: bool,
+    /// Whether GSO batches have been refused for good on the way to it.
+    pub no_gso: bool,
     /// The socket that this turn sends it by.
-    pub outlet: usize,
+    pub egress: usize,
 }
 
 impl Default for Destination {
     fn default() -> Self {
-        Self { outgoing: Chain::EMPTY, no_trains: false, outlet: 0 }
+        Self { outgoing: Chain::EMPTY, no_gso: false, egress: 0 }
     }
 }
 
 /// The sockets of one way, by number: the shared ones, then one for each backend's place.
 #[derive(Debug)]
-pub struct Outlets<S> {
-    outlets: Vec<Option<Outlet<S>>>,
+pub struct EgressSockets<S> {
+    egress_sockets: Vec<Option<EgressSocket<S>>>,
     destinations: Vec<Destination>,
     /// What they are bound to.
     pub source: Source,
 }
 
-impl<S> Default for Outlets<S> {
+impl<S> Default for EgressSockets<S> {
     fn default() -> Self {
-        Self { outlets: Vec::new(), destinations: Vec::new(), source: Source::Any }
+        Self { egress_sockets: Vec::new(), destinations: Vec::new(), source: Source::Any }
     }
 }
 
@@ -63,7 +63,7 @@ const SHARED_V6: usize = 1;
 const SHARED: usize = 2;
 
 /// The number of the socket by which something leaves that no flow carries.
-pub const fn outlet_of(carrier: Carrier, address: SocketAddr) -> Option<(BackendId, usize)> {
+pub const fn egress_number_of(carrier: Carrier, address: SocketAddr) -> Option<(BackendId, usize)> {
     match carrier {
         Carrier::Flow(_) => None,
         Carrier::OneWay(backend) if address.is_ipv6() => Some((backend, SHARED_V6)),
@@ -77,7 +77,7 @@ pub const fn is_number(number: usize, backends: usize) -> bool {
     number < SHARED + backends
 }
 
-impl<S> Outlets<S> {
+impl<S> EgressSockets<S> {
     /// Makes room for so many backends.
     #[inline]
     pub fn reserve(&mut self, backends: usize) {
@@ -88,33 +88,37 @@ impl<S> Outlets<S> {
 
     fn grow(&mut self, backends: usize) {
         self.destinations.resize(backends, Destination::default());
-        let outlets = SHARED + backends;
-        self.outlets.resize_with(outlets, || None);
+        let egress_sockets = SHARED + backends;
+        self.egress_sockets.resize_with(egress_sockets, || None);
     }
 
     /// The socket of a number, if it is open.
-    pub fn get_mut(&mut self, number: usize) -> Option<&mut Outlet<S>> {
-        self.outlets.get_mut(number)?.as_mut()
+    pub fn get_mut(&mut self, number: usize) -> Option<&mut EgressSocket<S>> {
+        self.egress_sockets.get_mut(number)?.as_mut()
     }
 
     /// Takes in a socket under a number for which there is room.
     pub fn open(&mut self, number: usize, socket: S) {
-        if let Some(place) = self.outlets.get_mut(number) {
-            *place = Some(Outlet { socket, outgoing: Chain::EMPTY, spill: Spill::default() });
+        if let Some(place) = self.egress_sockets.get_mut(number) {
+            *place = Some(EgressSocket {
+                socket,
+                outgoing: Chain::EMPTY,
+                send_queue: SendQueue::default(),
+            });
         }
     }
 
     /// Takes in a socket under a number, with what waits for it.
-    pub fn restore(&mut self, number: usize, socket: S, spill: Spill) {
+    pub fn restore(&mut self, number: usize, socket: S, send_queue: SendQueue) {
         self.reserve((number + 1).saturating_sub(SHARED).max(1));
-        if let Some(place) = self.outlets.get_mut(number) {
-            *place = Some(Outlet { socket, outgoing: Chain::EMPTY, spill });
+        if let Some(place) = self.egress_sockets.get_mut(number) {
+            *place = Some(EgressSocket { socket, outgoing: Chain::EMPTY, send_queue });
         }
     }
 
     /// Closes a socket.
     pub fn close(&mut self, number: usize) {
-        if let Some(place) = self.outlets.get_mut(number) {
+        if let Some(place) = self.egress_sockets.get_mut(number) {
             *place = None;
         }
     }
@@ -124,36 +128,39 @@ impl<S> Outlets<S> {
         self.destinations.get_mut(backend.index())
     }
 
-    /// A backend and the outlet that this turn sends it by.
-    pub fn way_to(&mut self, backend: usize) -> Option<(&mut Destination, &mut Outlet<S>)> {
+    /// A backend and the egress socket that this turn sends it by.
+    pub fn path_to(&mut self, backend: usize) -> Option<(&mut Destination, &mut EgressSocket<S>)> {
         let destination = self.destinations.get_mut(backend)?;
-        let outlet = self.outlets.get_mut(destination.outlet)?.as_mut()?;
-        Some((destination, outlet))
+        let egress = self.egress_sockets.get_mut(destination.egress)?.as_mut()?;
+        Some((destination, egress))
     }
 
     /// All open sockets with their numbers.
-    pub fn iter(&self) -> impl Iterator<Item = (usize, &Outlet<S>)> {
-        self.outlets.iter().enumerate().filter_map(|(n, outlet)| Some((n, outlet.as_ref()?)))
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &EgressSocket<S>)> {
+        self.egress_sockets.iter().enumerate().filter_map(|(n, egress)| Some((n, egress.as_ref()?)))
     }
 
     /// The same, to change them.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Outlet<S>)> {
-        self.outlets.iter_mut().enumerate().filter_map(|(n, outlet)| Some((n, outlet.as_mut()?)))
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut EgressSocket<S>)> {
+        self.egress_sockets
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(n, egress)| Some((n, egress.as_mut()?)))
     }
 
     /// Closes all of them.
     pub fn close_all(&mut self) {
-        self.outlets.iter_mut().for_each(|outlet| *outlet = None);
+        self.egress_sockets.iter_mut().for_each(|egress| *egress = None);
     }
 
-    /// Forgets which ways take no trains.
-    pub fn forget_trains(&mut self) {
-        self.destinations.iter_mut().for_each(|destination| destination.no_trains = false);
+    /// Forgets which ways take no GSO batches.
+    pub fn forget_gso_refusals(&mut self) {
+        self.destinations.iter_mut().for_each(|destination| destination.no_gso = false);
     }
 
     /// How many datagrams wait for room in send buffers.
-    pub fn spilled(&self) -> usize {
-        self.outlets.iter().flatten().map(|outlet| outlet.spill.len()).sum()
+    pub fn queued(&self) -> usize {
+        self.egress_sockets.iter().flatten().map(|egress| egress.send_queue.len()).sum()
     }
 }
 
@@ -165,7 +172,7 @@ pub fn needed(
 ) -> impl Iterator<Item = (usize, bool)> {
     let present = backends.iter().filter(|(_, backend)| !backend.is_removed());
     present.filter_map(move |(id, backend)| {
-        let (_, number) = outlet_of(carrier(id), backend.address())?;
+        let (_, number) = egress_number_of(carrier(id), backend.address())?;
         Some((number, backend.address().is_ipv6()))
     })
 }

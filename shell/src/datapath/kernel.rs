@@ -43,7 +43,12 @@ pub trait Kernel {
     ///
     /// Those of `socket(2)` and `bind(2)`: out of descriptors, ports or memory, no such family or
     /// no such source.
-    fn open_outlet(&mut self, v6: bool, source: Source, token: Token) -> io::Result<Self::Socket>;
+    fn open_egress_socket(
+        &mut self,
+        v6: bool,
+        source: Source,
+        token: Token,
+    ) -> io::Result<Self::Socket>;
 
     /// Opens a socket on a listener's address that hears one client alone, whose readiness is told
     /// under `token`.
@@ -210,7 +215,7 @@ impl Kernel for Linux {
         Ok(socket)
     }
 
-    fn open_outlet(&mut self, v6: bool, source: Source, token: Token) -> io::Result<Socket> {
+    fn open_egress_socket(&mut self, v6: bool, source: Source, token: Token) -> io::Result<Socket> {
         let source = match source {
             Source::Any => LocalSource::Any,
             Source::Local { ip, ports } => {

@@ -1,12 +1,12 @@
-//! On whose behalf something leaves.
+//! The role of a cluster: whether it serves the listener or mirrors what is served.
 
 use serde::{Deserialize, Serialize};
 
-/// On whose behalf datagrams leave.
+/// Whose datagrams leave by a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Way {
-    /// The cluster's that serves the listener.
-    Cluster,
-    /// The mirror's of that cluster.
+pub enum Role {
+    /// The cluster that serves the listener.
+    Primary,
+    /// The mirror of that cluster.
     Mirror,
 }

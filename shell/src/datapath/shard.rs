@@ -10,7 +10,7 @@ use super::recv::{LISTENER_BATCH, Reading};
 use crate::datapath::client::Clients;
 use crate::datapath::dispatch::{Dispatch, EndedFlow, Scratch};
 use crate::datapath::kernel::Kernel;
-use crate::datapath::role::Way;
+use crate::datapath::role::Role;
 use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
 use crate::sys::mmsg::Arena;
@@ -94,13 +94,14 @@ impl<K: Kernel> Shard<K> {
     }
 
     /// How many datagrams wait for room in send buffers, on their way in `direction`.
-    pub fn spilled(&self, direction: Direction) -> usize {
+    pub fn queued(&self, direction: Direction) -> usize {
         match direction {
             Direction::ToBackend => {
-                let on_flows: usize = self.sockets.upstreams.iter().map(|u| u.spill.len()).sum();
-                on_flows + self.sockets.spilled_one_way()
+                let on_flows: usize =
+                    self.sockets.upstreams.iter().map(|u| u.send_queue.len()).sum();
+                on_flows + self.sockets.queued_one_way()
             }
-            Direction::ToClient => self.sockets.listener_spill.len(),
+            Direction::ToClient => self.sockets.listener_queue.len(),
         }
     }
 
@@ -133,7 +134,7 @@ impl<K: Kernel> Shard<K> {
             // Nothing goes to a removed backend from now on, not even what waits.
             let backends = self.manager.backends();
             dispatch.abandon(|address| !backends.has_address(address));
-            dispatch.fit_outlets(Way::Cluster, backends, &self.manager.config().cluster);
+            dispatch.fit_egress_sockets(Role::Primary, backends, &self.manager.config().cluster);
         }
         // A drain is no matter of the mirror: flows that go on are copied until they end.
         if let (Some(mirror), ManagerInput::Timeout) = (&mut self.mirror, input) {
@@ -143,11 +144,11 @@ impl<K: Kernel> Shard<K> {
     }
 
     /// Opens the sockets that do not wait for a flow.
-    pub fn open_outlets(&mut self, kernel: &mut K, now: Instant) {
+    pub fn open_egress_sockets(&mut self, kernel: &mut K, now: Instant) {
         let mut dispatch =
             Dispatch::begin(kernel, &mut self.sockets, std::mem::take(&mut self.scratch));
         let (backends, cluster) = (self.manager.backends(), &self.manager.config().cluster);
-        dispatch.fit_outlets(Way::Cluster, backends, cluster);
+        dispatch.fit_egress_sockets(Role::Primary, backends, cluster);
         self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
     }
 
@@ -162,14 +163,14 @@ impl<K: Kernel> Shard<K> {
         let scratch = std::mem::take(&mut self.scratch);
         let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
         match mirror {
-            None => dispatch.close_outlets(Way::Mirror),
+            None => dispatch.close_egress_sockets(Role::Mirror),
             Some((configuration, seed)) => {
                 let input = ManagerInput::Configured(configuration);
                 let new = || UdpManager::configured(configuration, seed, now);
                 let mirror = self.mirror.get_or_insert_with(new);
                 dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
                 let cluster = &mirror.config().cluster;
-                dispatch.fit_outlets(Way::Mirror, mirror.backends(), cluster);
+                dispatch.fit_egress_sockets(Role::Mirror, mirror.backends(), cluster);
             }
         }
         self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
@@ -216,8 +217,8 @@ impl<K: Kernel> Shard<K> {
             return;
         }
         match token {
-            // Outlets are deaf.
-            Token::Wake | Token::Outlet { .. } => {}
+            // Egress sockets are deaf.
+            Token::Wake | Token::EgressSocket { .. } => {}
             Token::Listener { .. } => {
                 if !std::mem::replace(&mut self.is_listener_ready, true) {
                     self.ready.push_back(Ready::Listener);
@@ -295,12 +296,12 @@ impl<K: Kernel> Shard<K> {
         dispatch: Dispatch<'_, '_, K>,
         now: Instant,
     ) -> Scratch {
-        dispatch.finish(|way, input, dispatch| match (way, &mut mirror) {
-            (Way::Cluster, _) => manager.handle_input(input, now, dispatch),
-            (Way::Mirror, Some(mirror)) => {
+        dispatch.finish(|role, input, dispatch| match (role, &mut mirror) {
+            (Role::Primary, _) => manager.handle_input(input, now, dispatch),
+            (Role::Mirror, Some(mirror)) => {
                 dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
             }
-            (Way::Mirror, None) => {}
+            (Role::Mirror, None) => {}
         })
     }
 }

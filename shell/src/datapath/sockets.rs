@@ -9,10 +9,10 @@ use flowgate_core::snapshot::ImageError;
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::client::{Clients, ClientsImage};
-use crate::datapath::egress::{self, Outlets};
+use crate::datapath::egress::{self, EgressSockets};
 use crate::datapath::kernel::{Kernel, Linux, Socket};
-use crate::datapath::role::Way;
-use crate::datapath::send::queue::Spill;
+use crate::datapath::role::Role;
+use crate::datapath::send::queue::SendQueue;
 use crate::datapath::token::Token;
 use crate::datapath::upstream::{Upstream, UpstreamImage, Upstreams};
 
@@ -26,15 +26,15 @@ pub struct Sockets<K: Kernel> {
     /// Where clients send to, and answers leave from.
     pub listener: K::Socket,
     /// What waits for room in the listener's send buffer.
-    pub listener_spill: Spill,
+    pub listener_queue: SendQueue,
     /// One for each flow.
     pub upstreams: Upstreams<K::Socket>,
     /// One for each client that has its own.
     pub clients: Clients<K::Socket>,
     /// What leaves without a flow: for the cluster, and for its mirror.
-    pub outlets: [Outlets<K::Socket>; 2],
+    pub egress_sockets: [EgressSockets<K::Socket>; 2],
     /// How many more bytes may wait for sockets.
-    pub spill_budget: usize,
+    pub send_queue_budget: usize,
 }
 
 impl<K: Kernel> Sockets<K> {
@@ -43,34 +43,34 @@ impl<K: Kernel> Sockets<K> {
         Self {
             shard,
             listener,
-            listener_spill: Spill::default(),
+            listener_queue: SendQueue::default(),
             upstreams: Upstreams::new(max_flows),
             clients: Clients::default(),
-            outlets: <[Outlets<K::Socket>; 2]>::default(),
-            spill_budget: SPILL_BUDGET,
+            egress_sockets: <[EgressSockets<K::Socket>; 2]>::default(),
+            send_queue_budget: SPILL_BUDGET,
         }
     }
 
     /// How many datagrams wait for room in the send buffers of sockets that serve no flow.
-    pub fn spilled_one_way(&self) -> usize {
-        self.outlets.iter().map(Outlets::spilled).sum()
+    pub fn queued_one_way(&self) -> usize {
+        self.egress_sockets.iter().map(EgressSockets::queued).sum()
     }
 }
 
 /// What a shard's sockets were for, without the sockets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SocketsImage {
-    listener_spill: Spill,
+    listener_queue: SendQueue,
     upstreams: Vec<UpstreamImage>,
     clients: ClientsImage,
-    outlets: [Vec<OutletImage>; 2],
+    egress_sockets: [Vec<EgressSocketImage>; 2],
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct OutletImage {
+struct EgressSocketImage {
     number: u32,
     v6: bool,
-    spill: Spill,
+    send_queue: SendQueue,
 }
 
 impl SocketsImage {
@@ -89,8 +89,11 @@ impl SocketsImage {
             return Err(ImageError::Broken("a socket for no flow"));
         }
         let backends = [Some(manager), mirror].map(|m| m.map_or(0, |m| m.backends().len()));
-        for (outlets, backends) in self.outlets.iter().zip(backends) {
-            if outlets.iter().any(|outlet| !egress::is_number(outlet.number as usize, backends)) {
+        for (egress_sockets, backends) in self.egress_sockets.iter().zip(backends) {
+            if egress_sockets
+                .iter()
+                .any(|egress| !egress::is_number(egress.number as usize, backends))
+            {
                 return Err(ImageError::Broken("a socket for no backend"));
             }
         }
@@ -99,28 +102,28 @@ impl SocketsImage {
 
     /// How many sockets there were, the listener apart.
     pub fn count(&self) -> usize {
-        let outlets: usize = self.outlets.iter().map(Vec::len).sum();
-        self.upstreams.len() + self.clients.count() + outlets
+        let egress_sockets: usize = self.egress_sockets.iter().map(Vec::len).sum();
+        self.upstreams.len() + self.clients.count() + egress_sockets
     }
 }
 
 impl Sockets<Linux> {
     /// What they are for.
     pub fn image(&self) -> SocketsImage {
-        let outlets = |way: Way| {
-            let open = self.outlets[way as usize].iter();
-            let image = open.map(|(number, outlet)| OutletImage {
+        let egress_sockets = |role: Role| {
+            let open = self.egress_sockets[role as usize].iter();
+            let image = open.map(|(number, egress)| EgressSocketImage {
                 number: number as u32,
-                v6: outlet.socket.is_v6(),
-                spill: outlet.spill.clone(),
+                v6: egress.socket.is_v6(),
+                send_queue: egress.send_queue.clone(),
             });
             image.collect()
         };
         SocketsImage {
-            listener_spill: self.listener_spill.clone(),
+            listener_queue: self.listener_queue.clone(),
             upstreams: self.upstreams.iter().map(Upstream::image).collect(),
             clients: self.clients.image(),
-            outlets: [Way::Cluster, Way::Mirror].map(outlets),
+            egress_sockets: [Role::Primary, Role::Mirror].map(egress_sockets),
         }
     }
 
@@ -128,8 +131,8 @@ impl Sockets<Linux> {
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let upstreams = self.upstreams.iter().map(|upstream| upstream.socket.as_fd());
         let clients = self.clients.sockets().map(AsFd::as_fd);
-        let outlets = self.outlets.iter().flat_map(Outlets::iter);
-        upstreams.chain(clients).chain(outlets.map(|(_, outlet)| outlet.socket.as_fd()))
+        let egress_sockets = self.egress_sockets.iter().flat_map(EgressSockets::iter);
+        upstreams.chain(clients).chain(egress_sockets.map(|(_, egress)| egress.socket.as_fd()))
     }
 
     /// What an image says, with the sockets that it was made of, in its order. Of those that are
@@ -144,7 +147,7 @@ impl Sockets<Linux> {
     ) -> (Self, Vec<UpstreamImage>) {
         let mut sockets = Self::new(shard, listener, max_flows);
         let mut missing = Vec::new();
-        sockets.listener_spill = image.listener_spill;
+        sockets.listener_queue = image.listener_queue;
         for upstream in image.upstreams {
             match descriptors.next().flatten() {
                 Some(fd) => {
@@ -156,21 +159,23 @@ impl Sockets<Linux> {
         }
         let mut of_clients = descriptors.map(|fd| fd.map(|fd| Socket::new(fd, true)));
         sockets.clients = Clients::restore(image.clients, &mut of_clients);
-        for (outlets, images) in sockets.outlets.iter_mut().zip(image.outlets) {
-            for OutletImage { number, v6, spill } in images {
+        for (egress_sockets, images) in sockets.egress_sockets.iter_mut().zip(image.egress_sockets)
+        {
+            for EgressSocketImage { number, v6, send_queue } in images {
                 let Some(fd) = descriptors.next().flatten() else { continue };
-                outlets.restore(number as usize, Socket::deaf(fd, v6), spill);
+                egress_sockets.restore(number as usize, Socket::deaf(fd, v6), send_queue);
             }
         }
-        let waiting = sockets.spills().map(Spill::bytes_on_the_wire).sum();
-        sockets.spill_budget = SPILL_BUDGET.saturating_sub(waiting);
+        let waiting = sockets.spills().map(SendQueue::bytes_on_the_wire).sum();
+        sockets.send_queue_budget = SPILL_BUDGET.saturating_sub(waiting);
         (sockets, missing)
     }
 
-    fn spills(&self) -> impl Iterator<Item = &Spill> {
-        let of_upstreams = self.upstreams.iter().map(|upstream| &upstream.spill);
-        let of_outlets = self.outlets.iter().flat_map(Outlets::iter).map(|(_, o)| &o.spill);
-        std::iter::once(&self.listener_spill).chain(of_upstreams).chain(of_outlets)
+    fn spills(&self) -> impl Iterator<Item = &SendQueue> {
+        let of_upstreams = self.upstreams.iter().map(|upstream| &upstream.send_queue);
+        let of_egress_sockets =
+            self.egress_sockets.iter().flat_map(EgressSockets::iter).map(|(_, o)| &o.send_queue);
+        std::iter::once(&self.listener_queue).chain(of_upstreams).chain(of_egress_sockets)
     }
 
     /// Has the poll of `kernel` tell of all but the upstream sockets, whether it has done so before or
@@ -181,17 +186,19 @@ impl Sockets<Linux> {
     /// Those of `epoll_ctl(2)`: out of memory.
     pub fn watch(&mut self, kernel: &Linux) -> io::Result<()> {
         let shard = self.shard;
-        self.listener_spill.is_watched = !self.listener_spill.is_empty();
+        self.listener_queue.is_watched = !self.listener_queue.is_empty();
         let token = Token::Listener { shard };
-        kernel.watch(&self.listener, token, self.listener_spill.is_watched)?;
+        kernel.watch(&self.listener, token, self.listener_queue.is_watched)?;
         for (slot, socket) in self.clients.watched_anew() {
             kernel.watch(socket, Token::Client { shard, slot }, false)?;
         }
-        for (way, outlets) in [Way::Cluster, Way::Mirror].into_iter().zip(&mut self.outlets) {
-            for (number, outlet) in outlets.iter_mut() {
-                outlet.spill.is_watched = !outlet.spill.is_empty();
-                let token = Token::Outlet { shard, way, outlet: number as u32 };
-                kernel.watch(&outlet.socket, token, outlet.spill.is_watched)?;
+        for (role, egress_sockets) in
+            [Role::Primary, Role::Mirror].into_iter().zip(&mut self.egress_sockets)
+        {
+            for (number, egress) in egress_sockets.iter_mut() {
+                egress.send_queue.is_watched = !egress.send_queue.is_empty();
+                let token = Token::EgressSocket { shard, role, egress: number as u32 };
+                kernel.watch(&egress.socket, token, egress.send_queue.is_watched)?;
             }
         }
         self.upstreams.iter_mut().for_each(|upstream| upstream.is_ready = false);
@@ -207,9 +214,9 @@ impl Sockets<Linux> {
         let (shard, all) = (self.shard, self.upstreams.slots());
         for slot in slots.start..slots.end.min(all) {
             let Some(upstream) = self.upstreams.at_mut(slot) else { continue };
-            upstream.spill.is_watched = !upstream.spill.is_empty();
+            upstream.send_queue.is_watched = !upstream.send_queue.is_empty();
             let token = Token::Upstream { shard, flow: slot as u32 };
-            kernel.watch(&upstream.socket, token, upstream.spill.is_watched)?;
+            kernel.watch(&upstream.socket, token, upstream.send_queue.is_watched)?;
         }
         Ok(slots.end < all)
     }

@@ -1,6 +1,6 @@
 //! Which socket an event of the poll is about.
 
-use crate::datapath::role::Way;
+use crate::datapath::role::Role;
 
 /// A socket of a worker, packed into the one number that the kernel hands back with an event:
 /// the shard in the upper half, the socket of the shard in the lower.
@@ -21,13 +21,13 @@ pub enum Token {
         flow: u32,
     },
     /// A socket that serves no flow.
-    Outlet {
+    EgressSocket {
         /// The shard's place in its worker.
         shard: u32,
         /// On whose behalf it sends.
-        way: Way,
+        role: Role,
         /// Its number among those of that way, below 2^26.
-        outlet: u32,
+        egress: u32,
     },
     /// A client's own socket.
     Client {
@@ -39,7 +39,7 @@ pub enum Token {
 }
 
 /// From here on sockets are not upstream sockets: there are never so many flows. Two such ranges
-/// belong to the outlets, one to clients' own sockets, and the rest is free.
+/// belong to the egress sockets, one to clients' own sockets, and the rest is free.
 const BEYOND_FLOWS: u32 = 0xF000_0000;
 const MIRROR: u32 = 0xF400_0000;
 const CLIENTS: u32 = 0xF800_0000;
@@ -55,10 +55,12 @@ impl From<Token> for mio::Token {
             Token::Wake => WAKE,
             Token::Listener { shard } => pack(shard, LISTENER),
             Token::Upstream { shard, flow } => pack(shard, flow),
-            Token::Outlet { shard, way: Way::Cluster, outlet } => {
-                pack(shard, BEYOND_FLOWS + outlet)
+            Token::EgressSocket { shard, role: Role::Primary, egress } => {
+                pack(shard, BEYOND_FLOWS + egress)
             }
-            Token::Outlet { shard, way: Way::Mirror, outlet } => pack(shard, MIRROR + outlet),
+            Token::EgressSocket { shard, role: Role::Mirror, egress } => {
+                pack(shard, MIRROR + egress)
+            }
             Token::Client { shard, slot } => pack(shard, CLIENTS + slot),
         } as usize)
     }
@@ -72,10 +74,10 @@ impl From<mio::Token> for Token {
             (WAKE, _) => Self::Wake,
             (_, LISTENER) => Self::Listener { shard },
             (_, BEYOND_FLOWS..MIRROR) => {
-                Self::Outlet { shard, way: Way::Cluster, outlet: socket - BEYOND_FLOWS }
+                Self::EgressSocket { shard, role: Role::Primary, egress: socket - BEYOND_FLOWS }
             }
             (_, MIRROR..CLIENTS) => {
-                Self::Outlet { shard, way: Way::Mirror, outlet: socket - MIRROR }
+                Self::EgressSocket { shard, role: Role::Mirror, egress: socket - MIRROR }
             }
             (_, CLIENTS..BEYOND_CLIENTS) => Self::Client { shard, slot: socket - CLIENTS },
             (_, flow) => Self::Upstream { shard, flow },
@@ -98,10 +100,10 @@ mod tests {
             Token::Listener { shard: 7 },
             Token::Upstream { shard: 0, flow: 0 },
             Token::Upstream { shard: 7, flow: BEYOND_FLOWS - 1 },
-            Token::Outlet { shard: 7, way: Way::Cluster, outlet: 0 },
-            Token::Outlet { shard: 7, way: Way::Cluster, outlet: (1 << 26) - 1 },
-            Token::Outlet { shard: 7, way: Way::Mirror, outlet: 0 },
-            Token::Outlet { shard: 7, way: Way::Mirror, outlet: (1 << 26) - 1 },
+            Token::EgressSocket { shard: 7, role: Role::Primary, egress: 0 },
+            Token::EgressSocket { shard: 7, role: Role::Primary, egress: (1 << 26) - 1 },
+            Token::EgressSocket { shard: 7, role: Role::Mirror, egress: 0 },
+            Token::EgressSocket { shard: 7, role: Role::Mirror, egress: (1 << 26) - 1 },
             Token::Client { shard: 0, slot: 0 },
             Token::Client { shard: 7, slot: (1 << 26) - 1 },
         ] {

@@ -7,7 +7,7 @@ use flowgate_core::{Direction, FlowId, LocalSource};
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::send::outbox::Chain;
-use crate::datapath::send::queue::Spill;
+use crate::datapath::send::queue::SendQueue;
 
 /// A socket connected to a flow's backend, and what is under way on it.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Upstream<S> {
     /// What this turn sends to it.
     pub outgoing: Chain,
     /// What waits for room in its send buffer.
-    pub spill: Spill,
+    pub send_queue: SendQueue,
     /// Whether it is on the list of sockets to be read.
     pub is_ready: bool,
     /// Whether the poll reported an error, behind which datagrams may hide: reading goes on until
@@ -34,10 +34,10 @@ pub struct Upstream<S> {
     /// Whether the kernel was asked to join what arrives into bursts. Not from the start: a flow of
     /// one question and one answer would pay for it in vain.
     pub coalesces: bool,
-    /// Whether trains have been refused for good on the way to the backend.
-    no_trains_to_backend: bool,
+    /// Whether GSO batches have been refused for good on the way to the backend.
+    no_gso_to_backend: bool,
     /// The same on the way to the client, which is a property of the client's route.
-    no_trains_to_client: bool,
+    no_gso_to_client: bool,
 }
 
 impl<S> Upstream<S> {
@@ -50,12 +50,12 @@ impl<S> Upstream<S> {
             source,
             ttl,
             outgoing: Chain::EMPTY,
-            spill: Spill::default(),
+            send_queue: SendQueue::default(),
             is_ready: false,
             has_error: false,
             coalesces: false,
-            no_trains_to_backend: false,
-            no_trains_to_client: false,
+            no_gso_to_backend: false,
+            no_gso_to_client: false,
         }
     }
 
@@ -67,38 +67,38 @@ impl<S> Upstream<S> {
             source: self.source,
             ttl: self.ttl,
             coalesces: self.coalesces,
-            no_trains: [self.no_trains_to_backend, self.no_trains_to_client],
-            spill: self.spill.clone(),
+            no_gso: [self.no_gso_to_backend, self.no_gso_to_client],
+            send_queue: self.send_queue.clone(),
         }
     }
 
     /// What an image says, with a socket that is connected to its backend.
     pub fn restore(socket: S, image: UpstreamImage) -> Self {
-        let UpstreamImage { flow, backend, source, ttl, coalesces, no_trains, spill } = image;
-        let [no_trains_to_backend, no_trains_to_client] = no_trains;
+        let UpstreamImage { flow, backend, source, ttl, coalesces, no_gso, send_queue } = image;
+        let [no_gso_to_backend, no_gso_to_client] = no_gso;
         let new = Self::new(socket, flow, backend, source, ttl);
-        Self { spill, coalesces, no_trains_to_backend, no_trains_to_client, ..new }
+        Self { send_queue, coalesces, no_gso_to_backend, no_gso_to_client, ..new }
     }
 
     /// Serves another flow from now on. What was learned of the way to the backend still holds.
     pub const fn serve(&mut self, flow: FlowId) {
         self.flow = flow;
-        self.no_trains_to_client = false;
+        self.no_gso_to_client = false;
     }
 
-    /// Whether datagrams of the flow may travel as trains.
-    pub const fn may_send_trains(&self, direction: Direction) -> bool {
+    /// Whether datagrams of the flow may travel as GSO batches.
+    pub const fn may_use_gso(&self, direction: Direction) -> bool {
         match direction {
-            Direction::ToBackend => !self.no_trains_to_backend,
-            Direction::ToClient => !self.no_trains_to_client,
+            Direction::ToBackend => !self.no_gso_to_backend,
+            Direction::ToClient => !self.no_gso_to_client,
         }
     }
 
-    /// Remembers that the way takes no trains.
-    pub const fn forbid_trains(&mut self, direction: Direction) {
+    /// Remembers that the way takes no GSO batches.
+    pub const fn forbid_gso(&mut self, direction: Direction) {
         match direction {
-            Direction::ToBackend => self.no_trains_to_backend = true,
-            Direction::ToClient => self.no_trains_to_client = true,
+            Direction::ToBackend => self.no_gso_to_backend = true,
+            Direction::ToClient => self.no_gso_to_client = true,
         }
     }
 }
@@ -116,8 +116,8 @@ pub struct UpstreamImage {
     /// The time to live or hop limit it sends with.
     pub ttl: u8,
     coalesces: bool,
-    no_trains: [bool; 2],
-    spill: Spill,
+    no_gso: [bool; 2],
+    send_queue: SendQueue,
 }
 
 /// All upstream sockets of a shard.

@@ -14,7 +14,7 @@ use crate::control::flow_log::FlowLogger;
 use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::listener::Buffers;
 use crate::datapath::report::{FlowFigures, ShardReport};
-use crate::datapath::role::Way;
+use crate::datapath::role::Role;
 use crate::datapath::shard::{Readiness, Shard};
 use crate::datapath::token::Token;
 use crate::datapath::upstream::UpstreamImage;
@@ -89,7 +89,7 @@ pub enum Command {
         /// The shard.
         shard: u32,
         /// Whether it is one of the cluster's, or of its mirror's.
-        way: Way,
+        role: Role,
         /// The backend.
         backend: BackendId,
         /// The news.
@@ -231,7 +231,7 @@ impl Worker {
             let shard = match token {
                 Token::Listener { shard }
                 | Token::Upstream { shard, .. }
-                | Token::Outlet { shard, .. }
+                | Token::EgressSocket { shard, .. }
                 | Token::Client { shard, .. } => shard,
                 Token::Wake => {
                     is_woken = true;
@@ -253,12 +253,12 @@ impl Worker {
 
     fn take_commands(&mut self, now: Instant) -> io::Result<()> {
         while let Ok(command) = self.commands.try_recv() {
-            self.obey(command, now)?;
+            self.handle_command(command, now)?;
         }
         Ok(())
     }
 
-    fn obey(&mut self, command: Command, now: Instant) -> io::Result<()> {
+    fn handle_command(&mut self, command: Command, now: Instant) -> io::Result<()> {
         // Whoever asks for an answer may have gone; then nobody needs it.
         match command {
             Command::AddShard { shard, name, socket, manager } => {
@@ -293,10 +293,10 @@ impl Worker {
                     shard.set_mirror(mirror, &mut self.kernel, now);
                 }
             }
-            Command::BackendChanged { shard, way: Way::Cluster, backend, news } => {
+            Command::BackendChanged { shard, role: Role::Primary, backend, news } => {
                 self.tell(shard, ManagerInput::BackendChanged { backend, news }, now);
             }
-            Command::BackendChanged { shard, way: Way::Mirror, backend, news } => {
+            Command::BackendChanged { shard, role: Role::Mirror, backend, news } => {
                 if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
                     let input = ManagerInput::BackendChanged { backend, news };
                     shard.handle_for_mirror(input, &mut self.kernel, now);
@@ -347,7 +347,7 @@ impl Worker {
     ) -> io::Result<()> {
         self.kernel.watch(&listener, Token::Listener { shard: number }, false)?;
         let mut shard = Shard::new(number, listener, manager);
-        shard.open_outlets(&mut self.kernel, now);
+        shard.open_egress_sockets(&mut self.kernel, now);
         self.place(number, NamedShard { name, shard });
         Ok(())
     }

@@ -43,8 +43,8 @@ pub enum FromOld {
         /// How many.
         count: usize,
     },
-    /// They are yours.
-    Yours,
+    /// Commit: they belong to the new process.
+    Commit,
 }
 
 /// What the new process says.
@@ -63,7 +63,7 @@ pub enum FromNew {
     /// It has read the snapshot that counts.
     Read,
     /// It has all descriptors.
-    Holding,
+    Staged,
     /// It serves.
     Serving,
     /// It ends.
@@ -80,7 +80,7 @@ impl FromOld {
             Self::Offer { .. } => OldWord::Offer,
             Self::State { .. } => OldWord::State,
             Self::Descriptors { .. } => OldWord::Descriptors,
-            Self::Yours => OldWord::Yours,
+            Self::Commit => OldWord::Commit,
         }
     }
 }
@@ -92,7 +92,7 @@ impl FromNew {
             Self::Hello { .. } => NewWord::Hello,
             Self::Ready => NewWord::Ready,
             Self::Read => NewWord::Read,
-            Self::Holding => NewWord::Holding,
+            Self::Staged => NewWord::Staged,
             Self::Serving => NewWord::Serving,
             Self::Refused { .. } => NewWord::Refused,
         }

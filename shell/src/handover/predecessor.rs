@@ -37,11 +37,11 @@ pub enum GiveUp {
 #[derive(Debug)]
 pub enum Step {
     /// How things stand. To be looked at: could this process take over?
-    Prove(Vec<u8>),
-    /// How things stood when it let go of its flows.
+    Validate(Vec<u8>),
+    /// How things stood when it quiesced its flows.
     Read(Vec<u8>),
     /// All descriptors, in the order that the state says.
-    Hold(Vec<OwnedFd>),
+    Stage(Vec<OwnedFd>),
     /// It is this process that serves from now on.
     ///
     /// Where the old one has died, this may come before anything else has, and these are the
@@ -105,9 +105,9 @@ impl Predecessor {
             }
         };
         Ok(match does {
-            NewDoes::Prove => Step::Prove(bytes),
+            NewDoes::Validate => Step::Validate(bytes),
             NewDoes::Read => Step::Read(bytes),
-            NewDoes::Hold => Step::Hold(descriptors),
+            NewDoes::Stage => Step::Stage(descriptors),
             NewDoes::Serve => Step::Serve(descriptors),
             NewDoes::GiveUp => {
                 let out_of_turn = ChannelError::Nonsense("this is not its turn".into());
@@ -144,9 +144,9 @@ impl Predecessor {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 newest_format: snapshot::FORMAT,
             },
-            New::Proving => FromNew::Ready,
+            New::Validating => FromNew::Ready,
             New::Reading => FromNew::Read,
-            New::Holding => FromNew::Holding,
+            New::Staged => FromNew::Staged,
             New::Serving => FromNew::Serving,
             New::Over => return Ok(()),
         };
@@ -169,7 +169,7 @@ impl Predecessor {
                 self.channel.receive_descriptors(count, descriptors, deadline)?;
                 Vec::new()
             }
-            FromOld::Yours => Vec::new(),
+            FromOld::Commit => Vec::new(),
         };
         Ok((message, bytes))
     }

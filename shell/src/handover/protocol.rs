@@ -12,10 +12,10 @@ pub enum NewWord {
     Hello,
     /// It has read how things stand, and could take over.
     Ready,
-    /// It has read how things stood when the old process let go of its flows.
+    /// It has read how things stood when the old process quiesced its flows.
     Read,
     /// It has every descriptor in its place.
-    Holding,
+    Staged,
     /// It serves.
     Serving,
     /// It cannot or will not, and ends.
@@ -27,12 +27,12 @@ pub enum NewWord {
 pub enum OldWord {
     /// This is how things stand.
     Offer,
-    /// This is how things stood when it let go of its flows.
+    /// This is how things stood when it quiesced its flows.
     State,
     /// These are the descriptors, all of them.
     Descriptors,
-    /// They are yours.
-    Yours,
+    /// Commit: they belong to the new process.
+    Commit,
 }
 
 /// What one side learns of the other.
@@ -61,7 +61,7 @@ pub enum OldDoes {
     /// End: the new process serves.
     Leave,
     /// Make sure that the new process is dead, and serve, as if nothing had been.
-    Reclaim,
+    RollBack,
 }
 
 /// The old process, by what it waits for.
@@ -72,11 +72,11 @@ pub enum Old {
     /// It to find that it could take over.
     Offering,
     /// It to read the state.
-    LettingGo,
+    Quiescing,
     /// It to put the descriptors into their places.
     Passing,
     /// It to serve.
-    Yielding,
+    Committing,
     /// Nothing: the new process serves.
     Gone,
     /// Nothing: there is no new process.
@@ -93,12 +93,12 @@ impl Old {
     pub const fn on(&mut self, event: Event<NewWord>) -> OldDoes {
         let (next, does) = match (&*self, event) {
             (Self::Starting, Event::Heard(NewWord::Hello)) => (Self::Offering, OldDoes::Offer),
-            (Self::Offering, Event::Heard(NewWord::Ready)) => (Self::LettingGo, OldDoes::LetGo),
-            (Self::LettingGo, Event::Heard(NewWord::Read)) => (Self::Passing, OldDoes::Pass),
-            (Self::Passing, Event::Heard(NewWord::Holding)) => (Self::Yielding, OldDoes::Yield),
-            (Self::Yielding, Event::Heard(NewWord::Serving)) => (Self::Gone, OldDoes::Leave),
+            (Self::Offering, Event::Heard(NewWord::Ready)) => (Self::Quiescing, OldDoes::LetGo),
+            (Self::Quiescing, Event::Heard(NewWord::Read)) => (Self::Passing, OldDoes::Pass),
+            (Self::Passing, Event::Heard(NewWord::Staged)) => (Self::Committing, OldDoes::Yield),
+            (Self::Committing, Event::Heard(NewWord::Serving)) => (Self::Gone, OldDoes::Leave),
             (Self::Gone, _) => (Self::Gone, OldDoes::Leave),
-            _ => (Self::Alone, OldDoes::Reclaim),
+            _ => (Self::Alone, OldDoes::RollBack),
         };
         *self = next;
         does
@@ -111,7 +111,7 @@ impl Old {
 
     /// Whether the flows are its own: nobody else may serve them.
     pub const fn owns(&self) -> bool {
-        !matches!(self, Self::Yielding | Self::Gone)
+        !matches!(self, Self::Committing | Self::Gone)
     }
 }
 
@@ -119,11 +119,11 @@ impl Old {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NewDoes {
     /// Read how things stand, and find out whether it could take over.
-    Prove,
+    Validate,
     /// Read how things stood at last.
     Read,
     /// Put the descriptors into their places.
-    Hold,
+    Stage,
     /// Serve, with whatever it has.
     Serve,
     /// End.
@@ -135,12 +135,12 @@ pub enum NewDoes {
 pub enum New {
     /// The old process to say how things stand.
     Greeting,
-    /// It to let go of its flows.
-    Proving,
+    /// It to quiesce its flows.
+    Validating,
     /// The descriptors.
     Reading,
     /// It to leave them to us.
-    Holding,
+    Staged,
     /// Nothing: it serves.
     Serving,
     /// Nothing: it ends.
@@ -160,10 +160,10 @@ impl New {
         let (next, does) = match (&*self, event) {
             (Self::Over, _) => (Self::Over, NewDoes::GiveUp),
             (Self::Serving, _) | (_, Event::Ended) => (Self::Serving, NewDoes::Serve),
-            (Self::Greeting, Event::Heard(OldWord::Offer)) => (Self::Proving, NewDoes::Prove),
-            (Self::Proving, Event::Heard(OldWord::State)) => (Self::Reading, NewDoes::Read),
-            (Self::Reading, Event::Heard(OldWord::Descriptors)) => (Self::Holding, NewDoes::Hold),
-            (Self::Holding, Event::Heard(OldWord::Yours)) => (Self::Serving, NewDoes::Serve),
+            (Self::Greeting, Event::Heard(OldWord::Offer)) => (Self::Validating, NewDoes::Validate),
+            (Self::Validating, Event::Heard(OldWord::State)) => (Self::Reading, NewDoes::Read),
+            (Self::Reading, Event::Heard(OldWord::Descriptors)) => (Self::Staged, NewDoes::Stage),
+            (Self::Staged, Event::Heard(OldWord::Commit)) => (Self::Serving, NewDoes::Serve),
             _ => (Self::Over, NewDoes::GiveUp),
         };
         *self = next;
@@ -174,9 +174,9 @@ impl New {
     pub const fn word(&self) -> Option<NewWord> {
         match self {
             Self::Greeting => Some(NewWord::Hello),
-            Self::Proving => Some(NewWord::Ready),
+            Self::Validating => Some(NewWord::Ready),
             Self::Reading => Some(NewWord::Read),
-            Self::Holding => Some(NewWord::Holding),
+            Self::Staged => Some(NewWord::Staged),
             Self::Serving => Some(NewWord::Serving),
             Self::Over => None,
         }
@@ -195,8 +195,8 @@ impl OldDoes {
             Self::Offer => Some(OldWord::Offer),
             Self::LetGo => Some(OldWord::State),
             Self::Pass => Some(OldWord::Descriptors),
-            Self::Yield => Some(OldWord::Yours),
-            Self::Leave | Self::Reclaim => None,
+            Self::Yield => Some(OldWord::Commit),
+            Self::Leave | Self::RollBack => None,
         }
     }
 }

@@ -15,7 +15,7 @@ use flowgate_core::{Configuration, UdpManager};
 use serde::{Deserialize, Serialize};
 
 use crate::control::probe::ProbeImage;
-use crate::control::service_state::Standing;
+use crate::control::service_state::ServiceState;
 use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::shard::Shard;
 use crate::datapath::sockets::{Sockets, SocketsImage};
@@ -47,7 +47,7 @@ pub struct ServerImage {
     /// The addresses of each host that clusters name, as they were last resolved.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
     /// What was said of backends.
-    pub standings: Vec<StandingImage>,
+    pub service_states: Vec<ServiceStateImage>,
     /// What listeners counted that are no more.
     pub past: CountersImage,
     /// The listeners.
@@ -56,14 +56,14 @@ pub struct ServerImage {
 
 /// What was said of one backend of a cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StandingImage {
+pub struct ServiceStateImage {
     /// The cluster's name.
     pub cluster: String,
     /// The backend.
     #[serde(with = "address")]
     pub backend: SocketAddr,
     /// What was said.
-    pub standing: Standing,
+    pub service_state: ServiceState,
 }
 
 /// A listener.
@@ -73,9 +73,9 @@ pub struct ListenerImage {
     #[serde(with = "address")]
     pub address: SocketAddr,
     /// What its managers have been told of each backend, by place.
-    pub told: Vec<Standing>,
+    pub told: Vec<ServiceState>,
     /// The same of the cluster that mirrors its own, and that cluster's name.
-    pub mirror_told: Option<(String, Vec<Standing>)>,
+    pub mirror_told: Option<(String, Vec<ServiceState>)>,
     /// Its shards, one for each socket.
     pub shards: Vec<ShardImage>,
 }

@@ -142,7 +142,7 @@ impl Successor {
             channel.send_descriptors(descriptors, deadline)
         })?;
         self.expect("take the sockets", OldDoes::Yield, SHORT_PATIENCE)?;
-        self.tell("serve", &FromOld::Yours, SHORT_PATIENCE, |_, _| Ok(()))?;
+        self.tell("serve", &FromOld::Commit, SHORT_PATIENCE, |_, _| Ok(()))?;
         self.expect("serve", OldDoes::Leave, SHORT_PATIENCE)
     }
 
@@ -159,7 +159,7 @@ impl Successor {
         match sent.and_then(|()| more(&self.channel, &deadline)) {
             Ok(()) => Ok(()),
             // It may have said why before it ended.
-            Err(ChannelError::Ended) => self.expect(doing, OldDoes::Reclaim, patience),
+            Err(ChannelError::Ended) => self.expect(doing, OldDoes::RollBack, patience),
             Err(error) => Err(self.give_up(doing, error)),
         }
     }
@@ -179,7 +179,7 @@ impl Successor {
             }
             Ok(message) => {
                 let does = self.protocol.on(Event::Heard(message.word()));
-                if does != wanted || does == OldDoes::Reclaim {
+                if does != wanted || does == OldDoes::RollBack {
                     let said = format!("{message:?}");
                     return Err(self.give_up(doing, ChannelError::Nonsense(said)));
                 }

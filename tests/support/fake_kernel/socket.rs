@@ -8,10 +8,10 @@ use flowgate::sys::mmsg::{Arrival, Batch, Message};
 use flowgate_core::{Burst, Direction, LocalAddr};
 use nix::errno::Errno;
 
-/// The most datagrams that every kernel with `UDP_SEGMENT` takes in one train.
+/// The most datagrams that every kernel with `UDP_SEGMENT` takes in one GSO batch.
 const MAX_SEGMENTS: usize = 64;
 
-/// The longest payload of a UDP datagram over IPv4, and of a train.
+/// The longest payload of a UDP datagram over IPv4, and of a GSO batch.
 const MAX_PAYLOAD: usize = 65_507;
 
 /// Datagrams on their way into a socket: one, or several joined by `UDP_GRO`.
@@ -85,7 +85,7 @@ pub struct Usage {
     pub calls: u64,
     /// Messages taken.
     pub messages: u64,
-    /// Those of them that were trains.
+    /// Those of them that were GSO batches.
     pub trains: u64,
 }
 
@@ -103,7 +103,7 @@ pub(super) struct SimulatedSocket {
     pub(super) pending_error: Option<Errno>,
     /// How many more datagrams its send buffer holds.
     pub(super) room: usize,
-    pub(super) refuses_trains: BTreeMap<SocketAddr, Errno>,
+    pub(super) refuses_gso: BTreeMap<SocketAddr, Errno>,
     pub(super) sent: Vec<Sent>,
     pub(super) usage: Usage,
 }
@@ -120,7 +120,7 @@ impl SimulatedSocket {
             incoming: VecDeque::new(),
             pending_error: None,
             room: usize::MAX,
-            refuses_trains: BTreeMap::new(),
+            refuses_gso: BTreeMap::new(),
             sent: Vec::new(),
             usage: Usage { calls: 0, messages: 0, trains: 0 },
         }
@@ -149,7 +149,7 @@ impl SimulatedSocket {
             if datagrams.len() > MAX_SEGMENTS {
                 return Err(Errno::EINVAL);
             }
-            if let Some(&refusal) = self.refuses_trains.get(&to) {
+            if let Some(&refusal) = self.refuses_gso.get(&to) {
                 return Err(refusal);
             }
         }

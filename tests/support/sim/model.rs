@@ -35,7 +35,7 @@ use self::admission::{Rates, Seen};
 use self::balance::{Balance, Load};
 use self::effect::Effect;
 use self::health::Sign;
-use self::relay::{Named, Way};
+use self::relay::{Named, Role};
 use self::sockets::Resting;
 use super::forge::backend_id;
 use super::setting::Setting;
@@ -55,7 +55,7 @@ pub struct Model {
     balance: Balance,
     rates: Rates,
     /// Whom each proxy has named last.
-    named: BTreeMap<Way, Named>,
+    named: BTreeMap<Role, Named>,
     counters: Counters,
     drain: Option<Instant>,
     /// The flows that were answered and not confirmed, in the order in which they are looked at.
@@ -76,7 +76,7 @@ struct Flow {
     client: SocketAddr,
     local: Option<LocalAddr>,
     /// The proxy that speaks for the client.
-    via: Option<Way>,
+    via: Option<Role>,
     backend: usize,
     opened: Instant,
     first_answer: Option<Instant>,

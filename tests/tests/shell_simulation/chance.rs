@@ -60,7 +60,7 @@ fn run(seed: u64) -> u64 {
     let own = world.kernel.own_sockets();
     assert!(own.iter().all(|id| world.kernel.unread(*id) == 0), "stranded in a client's own");
     for direction in Direction::ALL {
-        assert_eq!(world.shard.spilled(direction), 0, "stranded in a queue: {direction:?}");
+        assert_eq!(world.shard.queued(direction), 0, "stranded in a queue: {direction:?}");
     }
     world.end_flows();
     assert_eq!(world.shard.manager().flow_count(), 0);
@@ -120,8 +120,8 @@ fn step(world: &mut ShellWorld, dice: &mut Random, may_fill: bool) {
                     let refusals = [Errno::EIO, Errno::EINVAL, Errno::EMSGSIZE];
                     let refusal = refusals[dice.below(3) as usize];
                     let to = world.address_of(dice.below(u64::from(CLIENTS)) as u32);
-                    world.kernel.refuse_trains(socket, backend, Some(refusal));
-                    world.kernel.refuse_trains(world.listener, to, Some(refusal));
+                    world.kernel.refuse_gso(socket, backend, Some(refusal));
+                    world.kernel.refuse_gso(world.listener, to, Some(refusal));
                 }
                 _ => world.reply(socket, backend, any_shape(dice)),
             }

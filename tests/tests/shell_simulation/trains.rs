@@ -82,7 +82,7 @@ fn no_train_is_longer_than_the_kernel_takes() {
 fn a_train_refused_for_good_goes_singly_and_so_does_all_that_its_flow_sends_that_way() {
     let mut world = world_of_two();
     let ((first, backend), (second, _)) = (upstream(&world, 0), upstream(&world, 1));
-    world.kernel.refuse_trains(first, backend, Some(Errno::EIO));
+    world.kernel.refuse_gso(first, backend, Some(Errno::EIO));
     let train = |client| move |world: &mut ShellWorld| world.request(client, Shape::new(8, 100));
 
     let refused = usage_of(&mut world, first, train(0));
@@ -97,7 +97,7 @@ fn a_train_refused_for_good_goes_singly_and_so_does_all_that_its_flow_sends_that
 fn a_client_whose_route_takes_no_trains_gets_single_datagrams_and_the_others_get_trains() {
     let mut world = world_of_two();
     let (listener, to) = (world.listener, world.address_of(0));
-    world.kernel.refuse_trains(listener, to, Some(Errno::EIO));
+    world.kernel.refuse_gso(listener, to, Some(Errno::EIO));
     let reply = |client| {
         move |world: &mut ShellWorld| {
             let (socket, backend) = upstream(world, client);
@@ -116,11 +116,11 @@ fn a_train_too_long_for_the_path_goes_singly_and_the_next_one_is_tried_as_a_trai
     for errno in [Errno::EINVAL, Errno::EMSGSIZE] {
         let mut world = world_of_two();
         let (socket, backend) = upstream(&world, 0);
-        world.kernel.refuse_trains(socket, backend, Some(errno));
+        world.kernel.refuse_gso(socket, backend, Some(errno));
         let train = |world: &mut ShellWorld| world.request(0, Shape::new(8, 100));
         let refused = usage_of(&mut world, socket, train);
         assert_eq!(refused, Usage { calls: 2, messages: 8, trains: 0 }, "{errno}");
-        world.kernel.refuse_trains(socket, backend, None);
+        world.kernel.refuse_gso(socket, backend, None);
         let tried_again = usage_of(&mut world, socket, train);
         assert_eq!(tried_again, Usage { calls: 1, messages: 1, trains: 1 }, "{errno}");
     }

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::super::place;
+use super::super::socket_path;
 use super::{ControlError, shown};
 use crate::sys::clock::Clock;
 
@@ -64,9 +64,9 @@ pub(super) fn adopted(path: &Path) -> Result<Claim, ControlError> {
 pub(super) fn claim(path: &Path) -> Result<(Claim, UnixListener), ControlError> {
     let failed = |doing| move |error| ControlError::Failed { path: path.to_owned(), doing, error };
     let address = SockAddr::unix(path).map_err(failed("its path (at most 107 bytes)"))?;
-    place::prepare_directory(path).map_err(failed("its directory"))?;
+    socket_path::prepare_directory(path).map_err(failed("its directory"))?;
     // Two that start at the same time would each take the other's file for that of a dead process.
-    let _turn = turn(place::directory_of(path)).map_err(failed("locking its directory"))?;
+    let _turn = turn(socket_path::directory_of(path)).map_err(failed("locking its directory"))?;
     clear(path, &address)?;
     let socket = bind(path, &address).map_err(failed("binding it"))?;
     let file = std::fs::symlink_metadata(path).map_err(failed("looking at it"))?;

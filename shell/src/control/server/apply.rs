@@ -14,8 +14,8 @@ use flowgate_core::{Configuration, UdpManager};
 use tracing::{info, warn};
 
 use super::ask::Figures;
-use super::{BoundListener, Server, StartError, command_shards, places};
-use crate::control::service_state::Standing;
+use super::{BoundListener, Server, StartError, backend_index, command_shards};
+use crate::control::service_state::ServiceState;
 use crate::control::{accept, source};
 use crate::datapath::listener::{self, Buffers};
 use crate::datapath::worker::Command;
@@ -26,7 +26,7 @@ use crate::sys::process;
 const RESERVED_DESCRIPTORS: u64 = 256;
 
 /// The listeners that a configuration has and a server had not, bound.
-pub struct Bound(Vec<BoundListener>);
+pub struct BoundListeners(Vec<BoundListener>);
 
 impl Server {
     /// Goes over to a configuration. How many workers there are does not change.
@@ -46,14 +46,14 @@ impl Server {
     /// # Errors
     ///
     /// When a new listener cannot be bound, or a cluster's source cannot be had.
-    pub fn bind(&mut self, config: &Config) -> Result<Bound, StartError> {
+    pub fn bind(&mut self, config: &Config) -> Result<BoundListeners, StartError> {
         source::check(config)?;
         accept::check(config)?;
-        self.bind_new(config).map(Bound)
+        self.bind_new(config).map(BoundListeners)
     }
 
     /// Goes over to a configuration whose new listeners are bound. Nothing of it can fail.
-    pub fn go_over(&mut self, config: &Config, Bound(mut fresh): Bound) {
+    pub fn go_over(&mut self, config: &Config, BoundListeners(mut fresh): BoundListeners) {
         let mut former = std::mem::take(&mut self.listeners);
         for settings in &config.listeners {
             let kept = former.iter().position(|listener| listener.can_serve(settings));
@@ -140,9 +140,9 @@ impl Server {
             self.configure(number, configs);
             self.set_mirror(number);
         }
-        let mut standings = std::mem::take(&mut self.standings);
-        standings.retain(|cluster, address| self.has_backend(cluster, address));
-        self.standings = standings;
+        let mut service_states = std::mem::take(&mut self.service_states);
+        service_states.retain(|cluster, address| self.has_backend(cluster, address));
+        self.service_states = service_states;
         self.spread_news();
         self.acknowledged();
     }
@@ -186,7 +186,7 @@ impl Server {
         let listener = &self.listeners[number];
         let wanted = listener.settings.cluster.backends(|host| self.addresses_of(host));
         let figures = figures.of(&listener.shards);
-        places::assign(listener.backends(), &wanted, |place| {
+        backend_index::assign(listener.backends(), &wanted, |place| {
             let backend = figures.backends.get(place);
             backend.is_some_and(|b| b.flows_active + b.sockets_resting == 0)
         })
@@ -226,7 +226,7 @@ impl Server {
                 "listening"
             );
         }
-        listener.told.resize(first.config().cluster.backends.len(), Standing::default());
+        listener.told.resize(first.config().cluster.backends.len(), ServiceState::default());
         let is_same = |pair: (&Configuration, &Configuration)| pair.0.config() == pair.1.config();
         let is_up_to_date = listener.configurations.len() == configurations.len()
             && listener.configurations.iter().zip(&configurations).all(is_same)
@@ -304,13 +304,13 @@ impl BoundListener {
 /// Where another backend takes a place, or one that was removed comes back, the managers know
 /// nothing of it.
 pub(super) fn forget_news_of_strangers(
-    told: &mut [Standing],
+    told: &mut [ServiceState],
     former: &[BackendConfig],
     new: &[BackendConfig],
 ) {
     for ((told, former), new) in told.iter_mut().zip(former).zip(new) {
         if former.address != new.address || former.removed && !new.removed {
-            *told = Standing::default();
+            *told = ServiceState::default();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A server as plain data, let go of by one process and taken up by another.
+//! A server as plain data, released by one process and taken up by another.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,7 +9,7 @@ use flowgate_core::counters::Counters;
 use flowgate_core::snapshot::ImageError;
 
 use super::mirrors::Mirror;
-use super::standings::Standings;
+use super::service_states::ServiceStates;
 use super::{BoundListener, Server, StartError, worker_of};
 use crate::datapath::kernel::Linux;
 use crate::datapath::listener::{self, Buffers};
@@ -113,7 +113,7 @@ impl Server {
         (image, Released { shards })
     }
 
-    /// Serves again what it let go of.
+    /// Serves again what it released.
     pub fn take_back(&self, released: Released) {
         let all = released.shards.into_iter().map(|shards| {
             shards.into_iter().map(|shard| Adopted { shard, missing: Vec::new() }).collect()
@@ -130,7 +130,7 @@ impl Server {
         };
         ServerImage {
             hosts: self.hosts.clone(),
-            standings: self.standings.image(),
+            service_states: self.service_states.image(),
             past: self.past.image(),
             listeners: self.listeners.iter().map(image).collect(),
         }
@@ -160,7 +160,7 @@ impl Server {
             // What was resolved here is newer, and there may be names that the image does not know.
             self.hosts.entry(host).or_insert(addresses);
         }
-        self.standings = Standings::restore(image.standings);
+        self.service_states = ServiceStates::restore(image.service_states);
         // All flows of those listeners have ended.
         self.past = Counters::restored(&image.past, 0)?;
         self.clusters.clone_from(&config.clusters);

@@ -6,9 +6,9 @@ use flowgate_config::Cluster;
 use flowgate_core::config::BackendConfig;
 use flowgate_core::{BackendId, BackendNews, Configuration};
 
-use super::standings::Standings;
-use super::{Server, command_shards, places};
-use crate::control::service_state::Standing;
+use super::service_states::ServiceStates;
+use super::{Server, backend_index, command_shards};
+use crate::control::service_state::ServiceState;
 use crate::datapath::worker::Command;
 use crate::sys::process;
 
@@ -16,7 +16,7 @@ use crate::sys::process;
 pub(super) struct Mirror {
     pub(super) cluster: Arc<Cluster>,
     configuration: Configuration,
-    told: Vec<Standing>,
+    told: Vec<ServiceState>,
 }
 
 impl Server {
@@ -55,10 +55,10 @@ impl Server {
             former.map_or(&[], |former| &former.configuration.config().cluster.backends);
         let wanted = cluster.backends(|host| self.addresses_of(host));
         // No flow refers to a place.
-        let backends = places::assign(present, &wanted, |_| true);
+        let backends = backend_index::assign(present, &wanted, |_| true);
         let mut told = former.map(|former| former.told.clone()).unwrap_or_default();
         super::apply::forget_news_of_strangers(&mut told, present, &backends);
-        told.resize(backends.len(), Standing::default());
+        told.resize(backends.len(), ServiceState::default());
 
         let listener = &self.listeners[number];
         let own_addresses = self.addresses().collect();
@@ -77,20 +77,20 @@ impl Mirror {
     pub(super) const fn restore(
         cluster: Arc<Cluster>,
         configuration: Configuration,
-        told: Vec<Standing>,
+        told: Vec<ServiceState>,
     ) -> Self {
         Self { cluster, configuration, told }
     }
 
     /// The name of its cluster, and what its managers have been told.
-    pub(super) fn told(&self) -> (String, Vec<Standing>) {
+    pub(super) fn told(&self) -> (String, Vec<ServiceState>) {
         (self.cluster.name.clone(), self.told.clone())
     }
 
     /// What its managers are to hear of its backends. They count as told from now on.
-    pub(super) fn news(&mut self, standings: &Standings) -> Vec<(BackendId, BackendNews)> {
+    pub(super) fn news(&mut self, service_states: &ServiceStates) -> Vec<(BackendId, BackendNews)> {
         let backends = &self.configuration.config().cluster.backends;
-        standings.news(&self.cluster.name, backends, &mut self.told)
+        service_states.news(&self.cluster.name, backends, &mut self.told)
     }
 }
 

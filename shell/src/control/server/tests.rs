@@ -12,7 +12,8 @@ fn a_worker_that_panics_says_so_and_nobody_waits_for_it() {
     let config = flowgate_config::parse(CONFIG, "test.toml").unwrap();
     let (sender, ends) = channel();
     let on_end = move |end| sender.send(end).unwrap();
-    let mut server = Server::start(&config, Clock::start(), Beginnings::default(), on_end).unwrap();
+    let mut server =
+        Server::start(&config, Clock::start(), ServerOptions::default(), on_end).unwrap();
     assert_eq!(server.report().len(), 1);
 
     server.workers[0].command(Command::Panic);

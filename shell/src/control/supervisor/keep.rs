@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::Supervisor;
-use super::take_over::Heir;
+use super::take_over::Candidate;
 use crate::control::log::LevelHandle;
 use crate::handover::fdstore::Kept;
 use crate::handover::snapshot::{ProcessImage, ServerImage};
@@ -93,9 +93,9 @@ impl Supervisor {
         let by_cookie = |fd: OwnedFd| Some((cookie(fd.as_fd()).ok()?, fd));
         let mut sockets: HashMap<u64, OwnedFd> =
             listeners.chain(kept.flows).filter_map(by_cookie).collect();
-        let heir = Heir::prove(path, config, level, image.process)?;
+        let candidate = Candidate::validate(path, config, level, image.process)?;
         let descriptors = image.cookies.iter().map(|cookie| sockets.remove(cookie));
-        let supervisor = heir.hold(descriptors)?.serve(|| ());
+        let supervisor = candidate.stage(descriptors)?.serve(|| ());
         info!("going on where the former process stopped");
         Ok(supervisor)
     }

@@ -10,14 +10,14 @@ use serde::de::DeserializeOwned;
 use tracing::{error, info, warn};
 
 use super::{
-    Basics, Event, Reloads, RunError, Supervisor, handler, open_control_socket, open_http, sending,
+    Event, Reloads, RunError, Runtime, Supervisor, handler, open_control_socket, open_http, sending,
 };
 use crate::admin::http::HttpServer;
-use crate::admin::place::default_path;
 use crate::admin::socket::ControlSocket;
+use crate::admin::socket_path::default_path;
 use crate::control::log::LevelHandle;
 use crate::control::probe::ProbeImage;
-use crate::control::server::{Bound, Prepared, Server};
+use crate::control::server::{BoundListeners, Prepared, Server};
 use crate::datapath::worker::Adopted;
 use crate::handover::predecessor::{GiveUp, Predecessor, Step};
 use crate::handover::snapshot::ProcessImage;
@@ -52,11 +52,11 @@ impl Supervisor {
         let mut stage = Stage::Nothing;
         loop {
             let advanced = match predecessor.proceed()? {
-                Step::Prove(bytes) => open(&bytes)
-                    .and_then(|image| Heir::prove(path, &config, &level, image))
-                    .map(|heir| Stage::Proven(Box::new(heir))),
+                Step::Validate(bytes) => open(&bytes)
+                    .and_then(|image| Candidate::validate(path, &config, &level, image))
+                    .map(|candidate| Stage::Validated(Box::new(candidate))),
                 Step::Read(bytes) => stage.read(&bytes),
-                Step::Hold(descriptors) => stage.hold(descriptors),
+                Step::Stage(descriptors) => stage.stage(descriptors),
                 Step::Serve(descriptors) => {
                     return match stage.serve(descriptors, || predecessor.serving()) {
                         Some(supervisor) => Ok(supervisor),
@@ -82,23 +82,25 @@ impl Supervisor {
 enum Stage {
     Nothing,
     /// It could take over, as far as the latest image goes.
-    Proven(Box<Heir>),
+    Validated(Box<Candidate>),
     /// It has everything.
-    Holding(Box<Holder>),
+    Staged(Box<StagedState>),
 }
 
 impl Stage {
     fn read(self, bytes: &[u8]) -> Result<Self, String> {
         match self {
-            Self::Proven(heir) => Ok(Self::Proven(Box::new(Heir { image: open(bytes)?, ..*heir }))),
+            Self::Validated(candidate) => {
+                Ok(Self::Validated(Box::new(Candidate { image: open(bytes)?, ..*candidate })))
+            }
             _ => Err("the old flowgate gives a state that it has not offered".into()),
         }
     }
 
-    fn hold(self, descriptors: Vec<OwnedFd>) -> Result<Self, String> {
+    fn stage(self, descriptors: Vec<OwnedFd>) -> Result<Self, String> {
         match self {
-            Self::Proven(heir) => {
-                Ok(Self::Holding(Box::new(heir.hold(descriptors.into_iter().map(Some))?)))
+            Self::Validated(candidate) => {
+                Ok(Self::Staged(Box::new(candidate.stage(descriptors.into_iter().map(Some))?)))
             }
             _ => Err("the old flowgate gives descriptors before the state".into()),
         }
@@ -109,26 +111,26 @@ impl Stage {
     fn serve(self, descriptors: Vec<OwnedFd>, says_so: impl FnOnce()) -> Option<Supervisor> {
         match self {
             Self::Nothing => None,
-            Self::Proven(heir) => {
+            Self::Validated(candidate) => {
                 warn!(
                     sockets = descriptors.len(),
                     "the old flowgate has died; going on with what it gave over"
                 );
-                match heir.hold(descriptors.into_iter().map(Some)) {
-                    Ok(holder) => Some(holder.serve(says_so)),
+                match candidate.stage(descriptors.into_iter().map(Some)) {
+                    Ok(staged) => Some(staged.serve(says_so)),
                     Err(reason) => {
                         error!("cannot go on with that: {reason}; starting anew");
                         None
                     }
                 }
             }
-            Self::Holding(holder) => Some(holder.serve(says_so)),
+            Self::Staged(staged) => Some(staged.serve(says_so)),
         }
     }
 }
 
 /// A process that could go on where another one stops.
-pub(super) struct Heir {
+pub(super) struct Candidate {
     supervisor: Supervisor,
     /// What the other one works by.
     config: Config,
@@ -136,10 +138,10 @@ pub(super) struct Heir {
     prepared: Prepared,
 }
 
-impl Heir {
+impl Candidate {
     /// Finds out whether this process could go on with what an image says, and makes ready what can
     /// be. What the other one has is not touched.
-    pub(super) fn prove(
+    pub(super) fn validate(
         path: &Path,
         (config, text): &(Config, String),
         level: &LevelHandle,
@@ -151,8 +153,8 @@ impl Heir {
         let fail = |error: RunError| error.to_string();
 
         let clock = Clock::with_origin(image.clock_origin);
-        let basics = Basics::start(config, clock, image.server.hosts.clone()).map_err(fail)?;
-        let handler = handler(basics.sender.clone());
+        let runtime = Runtime::start(config, clock, image.server.hosts.clone()).map_err(fail)?;
+        let handler = handler(runtime.sender.clone());
         let control = match control_path(config) == image.control {
             true => None,
             false => open_control_socket(config, &handler).map_err(|e| e.to_string())?,
@@ -163,12 +165,12 @@ impl Heir {
             }
             _ => None,
         };
-        let on_end = sending(&basics.sender, Event::WorkerEnded);
-        let beginnings = basics.beginnings(Vec::new());
-        let server = Server::without_listeners(config.workers, clock, beginnings, on_end)
+        let on_end = sending(&runtime.sender, Event::WorkerEnded);
+        let options = runtime.options(Vec::new());
+        let server = Server::without_listeners(config.workers, clock, options, on_end)
             .map_err(|error| error.to_string())?;
         let own = (config.clone(), text.clone());
-        let supervisor = basics
+        let supervisor = runtime
             .supervise(path, own, level.clone(), server, image.probes.clone())
             .map_err(fail)?;
         let supervisor = Supervisor { control, http, ..supervisor };
@@ -176,10 +178,10 @@ impl Heir {
     }
 
     /// Puts all descriptors into their places.
-    pub(super) fn hold(
+    pub(super) fn stage(
         self,
         descriptors: impl IntoIterator<Item = Option<OwnedFd>>,
-    ) -> Result<Holder, String> {
+    ) -> Result<StagedState, String> {
         let Self { mut supervisor, config, image, prepared } = self;
         let mut descriptors = descriptors.into_iter();
         let control = image.control.and_then(|path| Some((path, descriptors.next()??)));
@@ -192,25 +194,25 @@ impl Heir {
         let [ok, failed] = image.reloads;
         supervisor.reloads = Reloads { ok, failed };
         let (former, probes, http) = (config, image.probes, http.map(Into::into));
-        Ok(Holder { supervisor, former, shards, bound, probes, control, http })
+        Ok(StagedState { supervisor, former, shards, bound, probes, control, http })
     }
 }
 
 /// A process that has everything to go on with, and nothing to say yet.
-pub(super) struct Holder {
+pub(super) struct StagedState {
     supervisor: Supervisor,
     /// What the other one worked by.
     former: Config,
     shards: Vec<Vec<Adopted>>,
     /// What our own configuration wants besides.
-    bound: Bound,
+    bound: BoundListeners,
     /// What the other one's probes had found, of which its server may not have heard yet.
     probes: Vec<ProbeImage>,
     control: Option<(PathBuf, OwnedFd)>,
     http: Option<TcpListener>,
 }
 
-impl Holder {
+impl StagedState {
     /// Goes on where the other one stopped and says so, then goes over to the configuration of this
     /// process. From now on there is nobody else to serve: whatever fails is no reason to end.
     pub(super) fn serve(self, says_so: impl FnOnce()) -> Supervisor {
@@ -224,7 +226,7 @@ impl Holder {
         supervisor.server.go_over(&wanted, bound);
         supervisor.config = wanted;
         supervisor.retarget();
-        if let Err(error) = supervisor.open_doors_of(control, http) {
+        if let Err(error) = supervisor.resume_admin_of(control, http) {
             error!("{error}");
         }
         supervisor.notifier.ready();
@@ -236,7 +238,7 @@ impl Holder {
 
 impl Supervisor {
     /// Lets operators in, by the doors of the former process where they are the same.
-    fn open_doors_of(
+    fn resume_admin_of(
         &mut self,
         control: Option<(PathBuf, OwnedFd)>,
         http: Option<TcpListener>,

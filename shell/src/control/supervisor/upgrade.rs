@@ -87,9 +87,9 @@ impl Supervisor {
         let clock = Clock::start();
         let (server, released) = self.server.release();
         let image = snapshot::seal(&ProcessImage { server, ..image });
-        let doors = self.control.as_ref().map(|control| control.descriptor());
-        let doors = doors.into_iter().chain(http.as_ref().map(AsFd::as_fd));
-        let descriptors: Vec<_> = doors.chain(released.descriptors()).collect();
+        let listeners = self.control.as_ref().map(|control| control.descriptor());
+        let listeners = listeners.into_iter().chain(http.as_ref().map(AsFd::as_fd));
+        let descriptors: Vec<_> = listeners.chain(released.descriptors()).collect();
         match successor.hand_over(&image, &descriptors) {
             Ok(()) => {
                 drop(descriptors);
@@ -107,14 +107,14 @@ impl Supervisor {
             Err(error) => {
                 drop(descriptors);
                 self.server.take_back(released);
-                self.open_doors(http);
+                self.resume_admin(http);
                 Err(error.to_string())
             }
         }
     }
 
     /// Lets operators in again.
-    fn open_doors(&mut self, http: Option<TcpListener>) {
+    fn resume_admin(&mut self, http: Option<TcpListener>) {
         if let Some(Err(error)) = self.control.as_mut().map(ControlSocket::resume) {
             warn!("the control socket is served no more: {error}");
         }

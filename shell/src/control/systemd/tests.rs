@@ -189,7 +189,14 @@ fn child(name: &str, announcement: &str) -> (String, SocketAddr) {
     let script = format!("exec 3<&0 </dev/null; {announcement} exec \"$@\"");
     let test = std::env::current_exe().unwrap();
     let status = Command::new("sh")
-        .args(["-c", &script, "sh", test.to_str().unwrap(), "--exact", "notify::tests::in_a_child"])
+        .args([
+            "-c",
+            &script,
+            "sh",
+            test.to_str().unwrap(),
+            "--exact",
+            "control::systemd::tests::in_a_child",
+        ])
         .env("FLOWGATE_TEST_CHILD", "yes")
         .env("NOTIFY_SOCKET", &manager.path)
         .env("WATCHDOG_USEC", "3000000")

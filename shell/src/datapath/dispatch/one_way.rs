@@ -8,21 +8,21 @@ use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs, Told};
 use flowgate_core::{BackendId, Burst, Carrier, Direction, LocalAddr, ManagerInput};
 
 use super::{Dispatch, give_up, lost_to_backend, send};
-use crate::datapath::egress::{needed, outlet_of};
+use crate::datapath::egress::{egress_number_of, needed};
 use crate::datapath::kernel::Kernel;
-use crate::datapath::role::Way;
+use crate::datapath::role::Role;
 use crate::datapath::send::outbox::{Chain, Outgoing};
-use crate::datapath::send::transmit::{Exit, drop_reason};
+use crate::datapath::send::transmit::{Transmitter, drop_reason};
 use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
 
 /// What has something to send in this turn that no flow carries.
 #[derive(Default)]
-pub(super) struct DirtyWays {
+pub(super) struct PendingRoles {
     /// Backends, by place.
-    backends: Vec<(Way, usize)>,
+    backends: Vec<(Role, usize)>,
     /// Their sockets, by number.
-    outlets: Vec<(Way, usize)>,
+    egress_sockets: Vec<(Role, usize)>,
 }
 
 /// What a mirror is to have: datagrams as they came from a client.
@@ -52,9 +52,9 @@ impl<'t> Mirrored<'t> {
 impl<'t, K: Kernel> Dispatch<'_, 't, K> {
     /// Sends what `act` emits on behalf of a mirror.
     pub fn for_mirror<R>(&mut self, act: impl FnOnce(&mut Self) -> R) -> R {
-        let way = std::mem::replace(&mut self.way, Way::Mirror);
+        let role = std::mem::replace(&mut self.role, Role::Mirror);
         let result = act(self);
-        self.way = way;
+        self.role = role;
         result
     }
 
@@ -76,9 +76,9 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
         (tos, ttl): (u8, u8),
         burst: Burst<'t>,
     ) {
-        let way = self.way;
+        let role = self.role;
         let outgoing = Outgoing {
-            way,
+            role,
             carrier,
             direction: Direction::ToBackend,
             destination: Some(address),
@@ -87,81 +87,82 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
             tlvs,
             tos,
             ttl: Some(ttl),
-            may_be_train: true,
+            may_use_gso: true,
             burst,
         };
-        let Some((backend, outlet)) = outlet_of(carrier, address) else { return };
-        let outlets = &mut self.sockets.outlets[way as usize];
-        outlets.reserve(backend.index() + 1);
-        if outlets.get_mut(outlet).is_none()
-            && let Err(error) = self.open_outlet(way, outlet, address.is_ipv6())
+        let Some((backend, egress)) = egress_number_of(carrier, address) else { return };
+        let egress_sockets = &mut self.sockets.egress_sockets[role as usize];
+        egress_sockets.reserve(backend.index() + 1);
+        if egress_sockets.get_mut(egress).is_none()
+            && let Err(error) = self.open_egress_socket(role, egress, address.is_ipv6())
         {
             self.lose(&outgoing, drop_reason(&error));
             return;
         }
-        let outlets = &mut self.sockets.outlets[way as usize];
-        let Some(destination) = outlets.destination_mut(backend) else { return };
+        let egress_sockets = &mut self.sockets.egress_sockets[role as usize];
+        let Some(destination) = egress_sockets.destination_mut(backend) else { return };
         if destination.outgoing.is_empty() {
-            destination.outlet = outlet;
-            self.dirty_ways.backends.push((way, backend.index()));
+            destination.egress = egress;
+            self.pending_roles.backends.push((role, backend.index()));
         }
-        let may_be_train = !destination.no_trains;
-        self.outbox.push(&mut destination.outgoing, Outgoing { may_be_train, ..outgoing });
+        let may_use_gso = !destination.no_gso;
+        self.outbox.push(&mut destination.outgoing, Outgoing { may_use_gso, ..outgoing });
     }
 
-    fn open_outlet(&mut self, way: Way, number: usize, v6: bool) -> std::io::Result<()> {
+    fn open_egress_socket(&mut self, role: Role, number: usize, v6: bool) -> std::io::Result<()> {
         let sockets = &mut *self.sockets;
-        let token = Token::Outlet { shard: sockets.shard, way, outlet: number as u32 };
-        let outlets = &mut sockets.outlets[way as usize];
-        outlets.open(number, self.kernel.open_outlet(v6, outlets.source, token)?);
+        let token = Token::EgressSocket { shard: sockets.shard, role, egress: number as u32 };
+        let egress_sockets = &mut sockets.egress_sockets[role as usize];
+        egress_sockets
+            .open(number, self.kernel.open_egress_socket(v6, egress_sockets.source, token)?);
         Ok(())
     }
 
-    /// Sends what was noted: all that goes to one backend lies together, so that it makes trains,
+    /// Sends what was noted: all that goes to one backend lies together, so that it makes GSO batches,
     /// and all that leaves by one socket goes with as few calls as it takes.
-    pub(super) fn flush_outlets(&mut self) {
-        let mut dirty = std::mem::take(&mut self.dirty_ways);
-        for (way, backend) in dirty.backends.drain(..) {
-            let outlets = &mut self.sockets.outlets[way as usize];
-            let Some((destination, outlet)) = outlets.way_to(backend) else { continue };
-            if outlet.outgoing.is_empty() {
-                dirty.outlets.push((way, destination.outlet));
+    pub(super) fn flush_egress_sockets(&mut self) {
+        let mut pending = std::mem::take(&mut self.pending_roles);
+        for (role, backend) in pending.backends.drain(..) {
+            let egress_sockets = &mut self.sockets.egress_sockets[role as usize];
+            let Some((destination, egress)) = egress_sockets.path_to(backend) else { continue };
+            if egress.outgoing.is_empty() {
+                pending.egress_sockets.push((role, destination.egress));
             }
             let chain = std::mem::replace(&mut destination.outgoing, Chain::EMPTY);
-            self.outbox.append(&mut outlet.outgoing, chain);
+            self.outbox.append(&mut egress.outgoing, chain);
         }
-        for (way, number) in dirty.outlets.drain(..) {
-            self.flush_outlet(way, number);
+        for (role, number) in pending.egress_sockets.drain(..) {
+            self.flush_egress_socket(role, number);
         }
-        self.dirty_ways = dirty;
+        self.pending_roles = pending;
     }
 
-    fn flush_outlet(&mut self, way: Way, number: usize) {
+    fn flush_egress_socket(&mut self, role: Role, number: usize) {
         let sockets = &mut *self.sockets;
-        let Some(outlet) = sockets.outlets[way as usize].get_mut(number) else { return };
-        let chain = std::mem::replace(&mut outlet.outgoing, Chain::EMPTY);
-        let exit = Exit {
+        let Some(egress) = sockets.egress_sockets[role as usize].get_mut(number) else { return };
+        let chain = std::mem::replace(&mut egress.outgoing, Chain::EMPTY);
+        let transmitter = Transmitter {
             kernel: self.kernel,
-            socket: &outlet.socket,
-            spill: &mut outlet.spill,
-            spill_budget: &mut sockets.spill_budget,
+            socket: &egress.socket,
+            send_queue: &mut egress.send_queue,
+            send_queue_budget: &mut sockets.send_queue_budget,
             reports: &mut self.reports,
         };
-        let token = Token::Outlet { shard: sockets.shard, way, outlet: number as u32 };
-        self.plan = send(exit, &self.outbox, chain, token, std::mem::take(&mut self.plan));
+        let token = Token::EgressSocket { shard: sockets.shard, role, egress: number as u32 };
+        self.plan = send(transmitter, &self.outbox, chain, token, std::mem::take(&mut self.plan));
     }
 
     /// Opens the sockets that a way needs and closes the others, now that its backends may be others
     /// than before. What waits for backends that are gone is given up. A socket that cannot be had
     /// is asked for again with the first datagram that needs it.
-    pub fn fit_outlets(&mut self, way: Way, backends: &Backends, cluster: &ClusterConfig) {
-        if self.sockets.outlets[way as usize].source != cluster.source {
-            self.close_outlets(way);
-            self.sockets.outlets[way as usize].source = cluster.source;
+    pub fn fit_egress_sockets(&mut self, role: Role, backends: &Backends, cluster: &ClusterConfig) {
+        if self.sockets.egress_sockets[role as usize].source != cluster.source {
+            self.close_egress_sockets(role);
+            self.sockets.egress_sockets[role as usize].source = cluster.source;
         }
         let carrier: fn(BackendId) -> Carrier = match cluster.mode {
             Mode::Session { .. } | Mode::FanOut { reply_from: ReplyFrom::First } => {
-                return self.close_outlets(way);
+                return self.close_egress_sockets(role);
             }
             Mode::OneWay => Carrier::OneWay,
             Mode::FanOut { .. } => Carrier::Copy,
@@ -171,36 +172,36 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
         let mut is_needed = vec![false; most];
         needed.iter().for_each(|(number, _)| is_needed[*number] = true);
 
-        let Sockets { outlets, spill_budget, .. } = &mut *self.sockets;
-        let outlets = &mut outlets[way as usize];
-        outlets.reserve(backends.len());
-        outlets.forget_trains();
+        let Sockets { egress_sockets, send_queue_budget, .. } = &mut *self.sockets;
+        let egress_sockets = &mut egress_sockets[role as usize];
+        egress_sockets.reserve(backends.len());
+        egress_sockets.forget_gso_refusals();
         let mut unneeded = Vec::new();
-        for (number, outlet) in outlets.iter_mut() {
+        for (number, egress) in egress_sockets.iter_mut() {
             let stays = is_needed.get(number).is_some_and(|needed| *needed);
             let is_present = |to: SocketAddr| stays && backends.has_address(to);
-            let lost = outlet
-                .spill
-                .take(spill_budget, |waiting| !waiting.destination.is_some_and(is_present));
+            let lost = egress
+                .send_queue
+                .take(send_queue_budget, |waiting| !waiting.destination.is_some_and(is_present));
             self.reports.extend(lost.iter().map(lost_to_backend));
             if !stays {
                 unneeded.push(number);
             }
         }
-        unneeded.into_iter().for_each(|number| outlets.close(number));
+        unneeded.into_iter().for_each(|number| egress_sockets.close(number));
         for (number, v6) in needed {
-            if self.sockets.outlets[way as usize].get_mut(number).is_none() {
-                let _ = self.open_outlet(way, number, v6);
+            if self.sockets.egress_sockets[role as usize].get_mut(number).is_none() {
+                let _ = self.open_egress_socket(role, number, v6);
             }
         }
     }
 
     /// Closes all sockets of a way. What waits for them is given up.
-    pub fn close_outlets(&mut self, way: Way) {
-        let Sockets { outlets, spill_budget, .. } = &mut *self.sockets;
-        for (_, outlet) in outlets[way as usize].iter_mut() {
-            give_up(&mut outlet.spill, spill_budget, &mut self.reports);
+    pub fn close_egress_sockets(&mut self, role: Role) {
+        let Sockets { egress_sockets, send_queue_budget, .. } = &mut *self.sockets;
+        for (_, egress) in egress_sockets[role as usize].iter_mut() {
+            give_up(&mut egress.send_queue, send_queue_budget, &mut self.reports);
         }
-        outlets[way as usize].close_all();
+        egress_sockets[role as usize].close_all();
     }
 }

@@ -7,7 +7,7 @@ use flowgate_core::{Direction, DropReason, FlowId, FlowRecord, LocalSource, Mana
 use super::{Dispatch, EndedFlow, give_up};
 use crate::datapath::client::Room;
 use crate::datapath::kernel::Kernel;
-use crate::datapath::role::Way;
+use crate::datapath::role::Role;
 use crate::datapath::send::transmit::{Report, drop_reason};
 use crate::datapath::token::Token;
 use crate::datapath::upstream::Upstream;
@@ -77,7 +77,7 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
         if datagrams > 0 {
             let (direction, reason) = (Direction::ToClient, DropReason::UnknownFlow);
             let input = ManagerInput::Unusable { direction, reason, datagrams, bytes };
-            self.reports.push(Report::Input(Way::Cluster, input));
+            self.reports.push(Report::Input(Role::Primary, input));
         }
     }
 
@@ -100,7 +100,7 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
     pub(super) fn end(&mut self, flow: FlowId, keep_socket: bool) {
         self.flush_upstream(flow);
         let Some(upstream) = self.sockets.upstreams.get_mut(flow) else { return };
-        give_up(&mut upstream.spill, &mut self.sockets.spill_budget, &mut self.reports);
+        give_up(&mut upstream.send_queue, &mut self.sockets.send_queue_budget, &mut self.reports);
         if !keep_socket {
             self.sockets.upstreams.remove(flow);
         }

@@ -1,4 +1,4 @@
-//! How bursts become messages: neighbours of one flow joined into trains that the kernel cuts
+//! How bursts become messages: neighbours of one flow joined into GSO batches that the kernel cuts
 //! apart (UDP GSO, `UDP_SEGMENT`), without copying.
 
 use std::io::IoSlice;
@@ -6,10 +6,10 @@ use std::io::IoSlice;
 use super::outbox::{Outbox, Outgoing, Position};
 use crate::sys::mmsg::{Batch, Message};
 
-/// The most datagrams in one train; older kernels take no more (`UDP_MAX_SEGMENTS`).
+/// The most datagrams in one GSO batch; older kernels take no more (`UDP_MAX_SEGMENTS`).
 const MAX_DATAGRAMS: usize = 64;
 
-/// The most bytes in one train: a full IP packet less the headers of IPv6 and UDP, which is what
+/// The most bytes in one GSO batch: a full IP packet less the headers of IPv6 and UDP, which is what
 /// the kernel takes for either family.
 const MAX_BYTES: usize = 65_535 - 40 - 8;
 
@@ -21,12 +21,12 @@ const MAX_MESSAGES: usize = 256;
 pub struct Plan<'q> {
     pieces: Vec<IoSlice<'q>>,
     messages: Vec<Message>,
-    cargo: Vec<Cargo>,
+    segments: Vec<Segments>,
 }
 
 /// What one message carries.
 #[derive(Clone, Copy, Debug)]
-pub struct Cargo {
+pub struct Segments {
     /// Its first datagram; the others follow in the chain.
     pub start: Position,
     /// How many datagrams.
@@ -41,7 +41,7 @@ pub struct Cargo {
     last_len: usize,
 }
 
-impl Cargo {
+impl Segments {
     fn of(start: Position, outgoing: &Outgoing<'_>) -> Self {
         Self {
             start,
@@ -53,7 +53,7 @@ impl Cargo {
         }
     }
 
-    /// Whether a burst can follow in the same train: all datagrams of a train are equally long
+    /// Whether a burst can follow in the same GSO batch: all datagrams of a GSO batch are equally long
     /// but the last, which may be shorter and is not empty.
     fn can_be_followed_by(&self, next: &Outgoing<'_>) -> bool {
         let is_open = self.last_len == self.stride && next.stride() > 0;
@@ -79,18 +79,18 @@ impl<'q> Plan<'q> {
     }
 
     /// What message number `index` carries; `None` beyond the last.
-    pub fn cargo(&self, index: usize) -> Option<&Cargo> {
-        self.cargo.get(index)
+    pub fn segments(&self, index: usize) -> Option<&Segments> {
+        self.segments.get(index)
     }
 
-    /// Whether message number `index` is a train, which can be sent singly instead.
-    pub fn is_train(&self, index: usize) -> bool {
+    /// Whether message number `index` is a GSO batch, which can be sent singly instead.
+    pub fn is_gso_batch(&self, index: usize) -> bool {
         self.messages.get(index).is_some_and(|message| message.segment > 0)
     }
 
-    /// Plans the bursts of a chain from `start` on, joined into trains where they can be, and
+    /// Plans the bursts of a chain from `start` on, joined into GSO batches where they can be, and
     /// returns where planning stopped, if the chain goes on.
-    pub fn trains(&mut self, outbox: &'q Outbox<'_>, start: Position) -> Option<Position> {
+    pub fn batches(&mut self, outbox: &'q Outbox<'_>, start: Position) -> Option<Position> {
         let mut last: Option<&Outgoing<'_>> = None;
         for (position, outgoing) in outbox.bursts(start) {
             if last.is_some_and(|last| last.goes_with(outgoing)) && self.extend(outgoing) {
@@ -99,10 +99,10 @@ impl<'q> Plan<'q> {
             if self.messages.len() >= MAX_MESSAGES {
                 return Some(position);
             }
-            if outgoing.burst.count() == 1 || fits_one_train(outgoing) {
+            if outgoing.burst.count() == 1 || fits_one_gso_batch(outgoing) {
                 self.begin(position, outgoing);
             } else {
-                // Too long for one train, or none is allowed: datagram by datagram.
+                // Too long for one GSO batch, or none is allowed: datagram by datagram.
                 self.singles(outbox, position, usize::from(outgoing.burst.count()));
             }
             last = Some(outgoing);
@@ -121,10 +121,10 @@ impl<'q> Plan<'q> {
     pub fn recycle<'r>(mut self) -> Plan<'r> {
         self.pieces.clear();
         self.messages.clear();
-        self.cargo.clear();
+        self.segments.clear();
         // An empty vector of one lifetime becomes one of another, in place.
         let pieces = self.pieces.into_iter().map(|_| -> IoSlice<'r> { unreachable!() }).collect();
-        Plan { pieces, messages: self.messages, cargo: self.cargo }
+        Plan { pieces, messages: self.messages, segments: self.segments }
     }
 
     fn begin(&mut self, start: Position, outgoing: &'q Outgoing<'_>) {
@@ -132,19 +132,20 @@ impl<'q> Plan<'q> {
         self.push_pieces(outgoing);
         let segment = if outgoing.burst.count() > 1 { outgoing.stride() as u16 } else { 0 };
         self.push_message(first_piece, outgoing, segment);
-        self.cargo.push(Cargo::of(start, outgoing));
+        self.segments.push(Segments::of(start, outgoing));
     }
 
-    /// Joins a burst to the last message, if the two make a train.
+    /// Joins a burst to the last message, if the two make a GSO batch.
     fn extend(&mut self, outgoing: &'q Outgoing<'_>) -> bool {
-        let (Some(message), Some(cargo)) = (self.messages.last_mut(), self.cargo.last_mut()) else {
+        let (Some(message), Some(segments)) = (self.messages.last_mut(), self.segments.last_mut())
+        else {
             return false;
         };
-        if !cargo.can_be_followed_by(outgoing) {
+        if !segments.can_be_followed_by(outgoing) {
             return false;
         }
-        cargo.take_up(outgoing);
-        message.segment = cargo.stride as u16;
+        segments.take_up(outgoing);
+        message.segment = segments.stride as u16;
         self.push_pieces(outgoing);
         if let Some(message) = self.messages.last_mut() {
             message.pieces.end = self.pieces.len();
@@ -158,7 +159,7 @@ impl<'q> Plan<'q> {
         self.pieces.push(IoSlice::new(bytes));
         self.push_message(first_piece, outgoing, 0);
         let len = outgoing.front_len() + bytes.len();
-        let cargo = Cargo {
+        let segments = Segments {
             start,
             datagrams: 1,
             bytes: bytes.len(),
@@ -166,7 +167,7 @@ impl<'q> Plan<'q> {
             stride: len,
             last_len: len,
         };
-        self.cargo.push(cargo);
+        self.segments.push(segments);
     }
 
     fn push_pieces(&mut self, outgoing: &'q Outgoing<'_>) {
@@ -199,8 +200,8 @@ impl<'q> Plan<'q> {
     }
 }
 
-fn fits_one_train(outgoing: &Outgoing<'_>) -> bool {
-    outgoing.may_be_train
+fn fits_one_gso_batch(outgoing: &Outgoing<'_>) -> bool {
+    outgoing.may_use_gso
         && usize::from(outgoing.burst.count()) <= MAX_DATAGRAMS
         && outgoing.wire_bytes() <= MAX_BYTES
 }

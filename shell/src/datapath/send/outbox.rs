@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
 use flowgate_core::{Burst, Carrier, Direction, LocalAddr};
 
-use crate::datapath::role::Way;
+use crate::datapath::role::Role;
 
 /// A burst on its way out.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<'t> {
     /// On whose behalf it goes.
-    pub way: Way,
+    pub role: Role,
     /// What it belongs to.
     pub carrier: Carrier,
     /// Which way it goes.
@@ -29,7 +29,7 @@ pub struct Outgoing<'t> {
     /// The time to live or hop limit, where that of the socket is not it.
     pub ttl: Option<u8>,
     /// Whether the kernel may be given several datagrams to cut apart.
-    pub may_be_train: bool,
+    pub may_use_gso: bool,
     /// The datagrams.
     pub burst: Burst<'t>,
 }
@@ -65,8 +65,8 @@ impl Outgoing<'_> {
     /// Whether `next` leaves by the same way, so that one message can carry both.
     pub fn goes_with(&self, next: &Self) -> bool {
         let is_alike = (self.tos, self.ttl) == (next.tos, next.ttl);
-        let is_same_way = (self.way, self.carrier) == (next.way, next.carrier);
-        is_same_way && is_alike && self.may_be_train && next.may_be_train
+        let is_same_role = (self.role, self.carrier) == (next.role, next.carrier);
+        is_same_role && is_alike && self.may_use_gso && next.may_use_gso
     }
 }
 

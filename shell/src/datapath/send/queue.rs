@@ -13,7 +13,7 @@ use flowgate_core::{Carrier, LocalAddr};
 use serde::{Deserialize, Serialize};
 
 use super::outbox::Outgoing;
-use crate::datapath::role::Way;
+use crate::datapath::role::Role;
 use crate::sys::mmsg::{Batch, Message};
 
 /// The most datagrams that wait for one socket.
@@ -24,8 +24,8 @@ pub const MAX_BYTES: usize = 1 << 20;
 
 /// The datagrams that wait for one socket, oldest first.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Spill {
-    waiting: VecDeque<Spilled>,
+pub struct SendQueue {
+    waiting: VecDeque<QueuedDatagram>,
     bytes: usize,
     /// Whether the poll was asked to tell when the socket can be written to again.
     #[serde(skip)]
@@ -34,9 +34,9 @@ pub struct Spill {
 
 /// A datagram that waits, with a copy of its bytes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Spilled {
+pub struct QueuedDatagram {
     /// On whose behalf it goes.
-    pub way: Way,
+    pub role: Role,
     /// What it belongs to.
     pub carrier: Carrier,
     /// Its payload bytes, without the prefix.
@@ -50,7 +50,7 @@ pub struct Spilled {
     wire: Box<[u8]>,
 }
 
-impl Spill {
+impl SendQueue {
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
@@ -75,8 +75,8 @@ impl Spill {
         }
         *budget -= len;
         self.bytes += len;
-        self.waiting.push_back(Spilled {
-            way: outgoing.way,
+        self.waiting.push_back(QueuedDatagram {
+            role: outgoing.role,
             carrier: outgoing.carrier,
             bytes: datagram.len(),
             destination: outgoing.destination,
@@ -89,8 +89,8 @@ impl Spill {
     }
 
     /// What the oldest datagram belongs to, and on whose behalf it goes.
-    pub fn first_carrier(&self) -> Option<(Way, Carrier)> {
-        self.waiting.front().map(|first| (first.way, first.carrier))
+    pub fn first_carrier(&self) -> Option<(Role, Carrier)> {
+        self.waiting.front().map(|first| (first.role, first.carrier))
     }
 
     /// Takes out the datagrams that `is_lost` says are not to be sent, and gives their bytes back to
@@ -98,8 +98,8 @@ impl Spill {
     pub fn take(
         &mut self,
         budget: &mut usize,
-        is_lost: impl Fn(&Spilled) -> bool,
-    ) -> VecDeque<Spilled> {
+        is_lost: impl Fn(&QueuedDatagram) -> bool,
+    ) -> VecDeque<QueuedDatagram> {
         let waiting = std::mem::take(&mut self.waiting);
         let (lost, kept): (VecDeque<_>, VecDeque<_>) = waiting.into_iter().partition(is_lost);
         self.waiting = kept;
@@ -125,7 +125,7 @@ impl Spill {
     }
 
     /// Takes out the oldest datagram and gives its bytes back to the budget.
-    pub fn pop(&mut self, budget: &mut usize) -> Option<Spilled> {
+    pub fn pop(&mut self, budget: &mut usize) -> Option<QueuedDatagram> {
         let first = self.waiting.pop_front()?;
         *budget += first.wire.len();
         self.bytes -= first.wire.len();

@@ -1,5 +1,5 @@
 //! Getting what was planned into the kernel: resuming where it took a part, sending singly what
-//! it refuses as a train, keeping what it has no room for, and giving up the rest, counted.
+//! it refuses as a GSO batch, keeping what it has no room for, and giving up the rest, counted.
 //!
 //! Each datagram ends in exactly one of three ways: the kernel took it, the spill queue holds it,
 //! or it was reported undelivered. None is sent twice.
@@ -8,11 +8,11 @@ use std::io;
 
 use flowgate_core::{Carrier, Direction, DropReason, ManagerInput, UpstreamFailure};
 
-use super::gso::{Cargo, Plan};
+use super::gso::{Plan, Segments};
 use super::outbox::{Chain, Outbox, Position};
-use super::queue::Spill;
+use super::queue::SendQueue;
 use crate::datapath::kernel::Kernel;
-use crate::datapath::role::Way;
+use crate::datapath::role::Role;
 use crate::sys::mmsg::Batch;
 use crate::sys::udp::NoSource;
 
@@ -24,11 +24,11 @@ const MAX_RETRIES: usize = 4;
 #[derive(Clone, Copy, Debug)]
 pub enum Report {
     /// To be told to the manager that decides on that way.
-    Input(Way, ManagerInput<'static>),
-    /// There is a way that does not take trains (`EIO`).
-    NoTrains {
+    Input(Role, ManagerInput<'static>),
+    /// There is a way that does not take GSO batches (`EIO`).
+    GsoRefused {
         /// On whose behalf they went.
-        way: Way,
+        role: Role,
         /// What they belonged to.
         carrier: Carrier,
         /// The direction.
@@ -39,7 +39,7 @@ pub enum Report {
 impl Report {
     /// Datagrams that were ordered and not sent.
     pub const fn undelivered(
-        way: Way,
+        role: Role,
         carrier: Carrier,
         direction: Direction,
         reason: DropReason,
@@ -47,20 +47,23 @@ impl Report {
         bytes: usize,
     ) -> Self {
         let (datagrams, bytes) = (datagrams as u32, bytes as u64);
-        Self::Input(way, ManagerInput::Undelivered { carrier, direction, reason, datagrams, bytes })
+        Self::Input(
+            role,
+            ManagerInput::Undelivered { carrier, direction, reason, datagrams, bytes },
+        )
     }
 }
 
 /// A socket to send from, what waits for it already, and where to say what went wrong.
-pub struct Exit<'a, K: Kernel> {
+pub struct Transmitter<'a, K: Kernel> {
     /// The kernel.
     pub kernel: &'a mut K,
     /// The socket.
     pub socket: &'a K::Socket,
     /// What waits for it.
-    pub spill: &'a mut Spill,
+    pub send_queue: &'a mut SendQueue,
     /// How many bytes may still wait, for all sockets together.
-    pub spill_budget: &'a mut usize,
+    pub send_queue_budget: &'a mut usize,
     /// What went wrong.
     pub reports: &'a mut Vec<Report>,
 }
@@ -69,14 +72,14 @@ pub struct Exit<'a, K: Kernel> {
 enum Refusal {
     /// It would have blocked.
     Full,
-    /// It cannot cut the message apart, if that is a train; if not, it is lost for `reason`.
-    /// `for_good` if no other train fares better.
-    NoTrain { for_good: bool, reason: DropReason },
+    /// It cannot cut the message apart, if that is a GSO batch; if not, it is lost for `reason`.
+    /// `for_good` if no other GSO batch fares better.
+    NoGso { for_good: bool, reason: DropReason },
     /// It is this message's fault, or nobody's.
     Lost(DropReason),
 }
 
-impl<K: Kernel> Exit<'_, K> {
+impl<K: Kernel> Transmitter<'_, K> {
     /// Sends all bursts of a chain, in order.
     ///
     /// `plan` is memory to plan in; it comes back empty.
@@ -88,13 +91,13 @@ impl<K: Kernel> Exit<'_, K> {
     ) -> Plan<'q> {
         let mut start = Some(chain.start()).filter(|_| !chain.is_empty());
         while let Some(position) = start {
-            if !self.spill.is_empty() {
+            if !self.send_queue.is_empty() {
                 // What came before still waits, so this waits behind it.
                 self.keep(outbox, position, usize::MAX);
                 break;
             }
             plan = plan.recycle();
-            start = plan.trains(outbox, position);
+            start = plan.batches(outbox, position);
             if let Some(unsent) = self.send_plan(outbox, &plan) {
                 self.keep(outbox, unsent, usize::MAX);
                 break;
@@ -108,18 +111,18 @@ impl<K: Kernel> Exit<'_, K> {
     pub fn resume(&mut self, direction: Direction) -> bool {
         loop {
             let (kernel, socket, reports) = (&mut *self.kernel, self.socket, &mut *self.reports);
-            let Some((_, carrier)) = self.spill.first_carrier() else {
+            let Some((_, carrier)) = self.send_queue.first_carrier() else {
                 return true;
             };
             let mut send = |batch: Batch<'_>| try_send(kernel, socket, batch, carrier, reports);
-            let refusal = match self.spill.with_first(&mut send) {
+            let refusal = match self.send_queue.with_first(&mut send) {
                 None | Some(Ok(_)) => None,
                 Some(Err(Refusal::Full)) => return false,
-                Some(Err(Refusal::Lost(reason) | Refusal::NoTrain { reason, .. })) => Some(reason),
+                Some(Err(Refusal::Lost(reason) | Refusal::NoGso { reason, .. })) => Some(reason),
             };
-            let sent = self.spill.pop(self.spill_budget);
+            let sent = self.send_queue.pop(self.send_queue_budget);
             if let (Some(lost), Some(reason)) = (sent, refusal) {
-                self.report_lost((lost.way, lost.carrier), direction, reason, 1, lost.bytes);
+                self.report_lost((lost.role, lost.carrier), direction, reason, 1, lost.bytes);
             }
         }
     }
@@ -128,26 +131,26 @@ impl<K: Kernel> Exit<'_, K> {
     /// that it did not take.
     fn send_plan(&mut self, outbox: &Outbox<'_>, plan: &Plan<'_>) -> Option<Position> {
         let mut next = 0;
-        while let Some(cargo) = plan.cargo(next) {
-            let Some((_, outgoing)) = outbox.bursts(cargo.start).next() else {
+        while let Some(segments) = plan.segments(next) {
+            let Some((_, outgoing)) = outbox.bursts(segments.start).next() else {
                 break;
             };
-            let (way, carrier, direction) = (outgoing.way, outgoing.carrier, outgoing.direction);
+            let (role, carrier, direction) = (outgoing.role, outgoing.carrier, outgoing.direction);
             match try_send(self.kernel, self.socket, plan.batch(next), carrier, self.reports) {
                 Ok(sent) => next += sent,
-                Err(Refusal::Full) => return Some(cargo.start),
-                Err(Refusal::NoTrain { for_good, .. }) if plan.is_train(next) => {
+                Err(Refusal::Full) => return Some(segments.start),
+                Err(Refusal::NoGso { for_good, .. }) if plan.is_gso_batch(next) => {
                     if for_good {
-                        self.reports.push(Report::NoTrains { way, carrier, direction });
+                        self.reports.push(Report::GsoRefused { role, carrier, direction });
                     }
-                    if let Some(unsent) = self.send_singly(outbox, cargo) {
+                    if let Some(unsent) = self.send_singly(outbox, segments) {
                         return Some(unsent);
                     }
                     next += 1;
                 }
-                Err(Refusal::Lost(reason) | Refusal::NoTrain { reason, .. }) => {
-                    let (datagrams, bytes) = (cargo.datagrams, cargo.bytes);
-                    self.report_lost((way, carrier), direction, reason, datagrams, bytes);
+                Err(Refusal::Lost(reason) | Refusal::NoGso { reason, .. }) => {
+                    let (datagrams, bytes) = (segments.datagrams, segments.bytes);
+                    self.report_lost((role, carrier), direction, reason, datagrams, bytes);
                     next += 1;
                 }
             }
@@ -155,8 +158,8 @@ impl<K: Kernel> Exit<'_, K> {
         None
     }
 
-    /// Sends the datagrams of a train one by one: the rare way, so it may allocate.
-    fn send_singly(&mut self, outbox: &Outbox<'_>, train: &Cargo) -> Option<Position> {
+    /// Sends the datagrams of a GSO batch one by one: the rare way, so it may allocate.
+    fn send_singly(&mut self, outbox: &Outbox<'_>, train: &Segments) -> Option<Position> {
         let mut plan = Plan::default();
         plan.singles(outbox, train.start, train.datagrams);
         self.send_plan(outbox, &plan)
@@ -165,8 +168,8 @@ impl<K: Kernel> Exit<'_, K> {
     /// Copies datagrams to the spill queue, as many as it has room for.
     fn keep(&mut self, outbox: &Outbox<'_>, from: Position, datagrams: usize) {
         for (_, outgoing, bytes) in outbox.datagrams(from).take(datagrams) {
-            if !self.spill.push(outgoing, bytes, self.spill_budget) {
-                let (whose, direction) = ((outgoing.way, outgoing.carrier), outgoing.direction);
+            if !self.send_queue.push(outgoing, bytes, self.send_queue_budget) {
+                let (whose, direction) = ((outgoing.role, outgoing.carrier), outgoing.direction);
                 self.report_lost(whose, direction, DropReason::QueueFull, 1, bytes.len());
             }
         }
@@ -174,13 +177,13 @@ impl<K: Kernel> Exit<'_, K> {
 
     fn report_lost(
         &mut self,
-        (way, carrier): (Way, Carrier),
+        (role, carrier): (Role, Carrier),
         direction: Direction,
         reason: DropReason,
         datagrams: usize,
         bytes: usize,
     ) {
-        self.reports.push(Report::undelivered(way, carrier, direction, reason, datagrams, bytes));
+        self.reports.push(Report::undelivered(role, carrier, direction, reason, datagrams, bytes));
     }
 }
 
@@ -197,7 +200,7 @@ fn try_send<K: Kernel>(
 ) -> Result<usize, Refusal> {
     let first = batch.messages.first();
     let is_connected = first.is_some_and(|message| message.destination.is_none());
-    let is_train = first.is_some_and(|message| message.segment > 0);
+    let is_gso_batch = first.is_some_and(|message| message.segment > 0);
     let mut last: Option<io::Error> = None;
     for _ in 0..=MAX_RETRIES {
         let error = match kernel.send(socket, batch) {
@@ -213,10 +216,10 @@ fn try_send<K: Kernel>(
                 reports.extend(failed(carrier, UpstreamFailure::Refused));
             }
             Some(libc::EIO) => {
-                return Err(Refusal::NoTrain { for_good: true, reason });
+                return Err(Refusal::NoGso { for_good: true, reason });
             }
-            Some(libc::EINVAL | libc::EMSGSIZE) if is_train => {
-                return Err(Refusal::NoTrain { for_good: false, reason });
+            Some(libc::EINVAL | libc::EMSGSIZE) if is_gso_batch => {
+                return Err(Refusal::NoGso { for_good: false, reason });
             }
             _ if is_connected && !is_repeated && may_be_stale(&error) => {
                 let failure = upstream_failure(&error);
@@ -234,7 +237,7 @@ fn try_send<K: Kernel>(
 const fn failed(carrier: Carrier, failure: UpstreamFailure) -> Option<Report> {
     match carrier {
         Carrier::Flow(flow) => {
-            Some(Report::Input(Way::Cluster, ManagerInput::UpstreamFailed { flow, failure }))
+            Some(Report::Input(Role::Primary, ManagerInput::UpstreamFailed { flow, failure }))
         }
         Carrier::OneWay(_) | Carrier::Copy(_) => None,
     }

@@ -40,7 +40,7 @@ impl Shard<Linux> {
                 }
             }
         }
-        self.open_outlets(kernel, now);
+        self.open_egress_sockets(kernel, now);
         self.unwatched_from = Some(0);
         self.sockets.watch(kernel)
     }

@@ -69,7 +69,7 @@ fn the_other_end_may_be_closed_silent_or_out_of_step() {
     assert!(matches!(heard, Err(ChannelError::TimedOut)), "{heard:?}");
     let flood = old.send_bytes(&[0; 50_000_000], &Deadline::after(SHORT));
     assert!(matches!(flood, Err(ChannelError::TimedOut)), "{flood:?}");
-    new.send(&FromOld::Yours, &Deadline::after(LONG)).unwrap();
+    new.send(&FromOld::Commit, &Deadline::after(LONG)).unwrap();
     let heard = old.receive::<FromNew>(&Deadline::after(LONG));
     assert!(matches!(heard, Err(ChannelError::Nonsense(_))), "{heard:?}");
     let heard = old.receive_bytes(LARGEST + 1, &Deadline::after(LONG));

@@ -46,7 +46,7 @@ impl World {
             all.extend(self.old.map(|_| Self { old: None, ..fewer.clone() }));
             all.extend(self.new.map(|_| Self { new: None, ..fewer.clone() }));
             // It refuses, or says what is not its turn.
-            for word in [NewWord::Refused, NewWord::Serving, NewWord::Holding, NewWord::Hello] {
+            for word in [NewWord::Refused, NewWord::Serving, NewWord::Staged, NewWord::Hello] {
                 let mut liar = fewer.clone();
                 // Whoever has ended has nothing more to say; one that serves is not refusing.
                 if liar.new.is_some_and(|new| !new.serves()) {
@@ -70,7 +70,7 @@ impl World {
         let does = old.on(event);
         match does {
             OldDoes::Leave => self.old = None,
-            OldDoes::Reclaim => {
+            OldDoes::RollBack => {
                 self.new = None;
                 self.to_old.clear();
                 self.to_new.clear();

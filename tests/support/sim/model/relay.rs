@@ -19,15 +19,15 @@ pub(super) struct Caller {
     /// The local address that it calls, where nobody speaks for it.
     pub(super) local: Option<LocalAddr>,
     /// The proxy that speaks for it, and the local address that this calls.
-    pub(super) via: Option<Way>,
+    pub(super) via: Option<Role>,
 }
 
 /// An address, and the local address that is called from there.
-pub(super) type Way = (SocketAddr, Option<LocalAddr>);
+pub(super) type Role = (SocketAddr, Option<LocalAddr>);
 
 impl Caller {
     /// Who sends, and where answers go.
-    pub(super) fn way(&self) -> Way {
+    pub(super) fn way(&self) -> Role {
         self.via.unwrap_or((self.client, self.local))
     }
 }

@@ -30,7 +30,7 @@ fn a_backend_that_does_not_read_holds_up_no_other_flow() {
         world.settle();
     }
     assert_eq!(sent(&world, Direction::ToBackend), 2 + 2_000);
-    assert_eq!(world.shard.spilled(Direction::ToBackend), MAX_DATAGRAMS);
+    assert_eq!(world.shard.queued(Direction::ToBackend), MAX_DATAGRAMS);
     let lost = only_dropped(&world, Direction::ToBackend, DropReason::QueueFull);
     assert_eq!(lost, 2_000 - MAX_DATAGRAMS as u64);
 }
@@ -46,7 +46,7 @@ fn a_client_that_cannot_be_sent_to_does_not_hold_up_requests() {
         world.settle();
     }
     assert_eq!(sent(&world, Direction::ToBackend), 2 + 50);
-    assert_eq!(world.shard.spilled(Direction::ToClient), 50);
+    assert_eq!(world.shard.queued(Direction::ToClient), 50);
     world.kernel.set_room(world.listener, usize::MAX);
     world.settle();
     assert_eq!(sent(&world, Direction::ToClient), 50);
@@ -57,14 +57,14 @@ fn what_waits_goes_out_as_room_comes_and_before_what_comes_later() {
     let (mut world, full) = world_with_a_full_socket();
     world.request(0, Shape::new(30, 100));
     world.settle();
-    assert_eq!(world.shard.spilled(Direction::ToBackend), 30);
+    assert_eq!(world.shard.queued(Direction::ToBackend), 30);
     assert!(world.kernel.is_watched(full));
     for _ in 0..4 {
         world.kernel.set_room(full, 7);
         world.request(0, Shape::new(1, 100));
         world.settle();
     }
-    assert_eq!(world.shard.spilled(Direction::ToBackend), 30 + 4 - 28);
+    assert_eq!(world.shard.queued(Direction::ToBackend), 30 + 4 - 28);
     world.kernel.set_room(full, usize::MAX);
     world.settle();
     assert_eq!(sent(&world, Direction::ToBackend), 2 + 34);
@@ -80,7 +80,7 @@ fn a_socket_that_cannot_be_watched_is_tried_again_with_its_next_datagram() {
     world.kernel.set_room(full, usize::MAX);
     world.request(0, Shape::new(1, 100));
     world.settle();
-    assert_eq!(world.shard.spilled(Direction::ToBackend), 0);
+    assert_eq!(world.shard.queued(Direction::ToBackend), 0);
     assert_eq!(sent(&world, Direction::ToBackend), 2 + 4);
 }
 
@@ -91,7 +91,7 @@ fn a_flow_that_ends_gives_up_what_waits_and_counts_it() {
     world.settle();
     world.pass(config().cluster.idle_timeout + Duration::from_secs(5));
     assert_eq!(only_dropped(&world, Direction::ToBackend, DropReason::Closed), 10);
-    assert_eq!(world.shard.spilled(Direction::ToBackend), 0);
+    assert_eq!(world.shard.queued(Direction::ToBackend), 0);
 }
 
 #[test]

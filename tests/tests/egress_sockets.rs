@@ -108,14 +108,14 @@ impl World {
     }
 
     /// All sockets ever opened but the listener's.
-    fn outlets(&self) -> Vec<SocketId> {
+    fn egress_sockets(&self) -> Vec<SocketId> {
         let all = self.kernel.sockets().into_iter().map(|(socket, _)| socket);
         all.filter(|socket| *socket != self.listener).collect()
     }
 
     /// Where one datagram of each kind of way to a backend leaves by.
     fn check(&mut self) {
-        for socket in self.outlets() {
+        for socket in self.egress_sockets() {
             for sent in self.kernel.take_sent(socket) {
                 let to = sent.destination.expect("an unconnected socket");
                 let client = u16::from_be_bytes(sent.bytes[..2].try_into().unwrap());
@@ -129,7 +129,7 @@ impl World {
         let manager = self.shard.manager();
         manager.assert_invariants();
         let ordered: u64 = manager.backends().iter().map(|(_, backend)| backend.to.datagrams).sum();
-        let waiting = self.shard.spilled(Direction::ToBackend) as u64;
+        let waiting = self.shard.queued(Direction::ToBackend) as u64;
         assert_eq!(self.taken.values().sum::<u64>() + waiting, ordered);
         let received = manager.counters().to_backend.received.datagrams;
         assert_eq!(received, self.kernel.received(Direction::ToBackend));
@@ -159,28 +159,28 @@ fn storm(seed: u64, mode: &str) {
                 world.arrive(random.below(CLIENTS.into()) as u16, datagrams, len, tos);
             }
             5 => {
-                let outlets = world.outlets();
-                if let Some(&socket) = outlets.get(random.below(4) as usize) {
+                let egress_sockets = world.egress_sockets();
+                if let Some(&socket) = egress_sockets.get(random.below(4) as usize) {
                     world.kernel.set_room(socket, [0, 3, 1_000_000][random.below(3) as usize]);
                 }
             }
             6 => {
-                let outlets = world.outlets();
-                if let Some(&socket) = outlets.get(random.below(4) as usize) {
+                let egress_sockets = world.egress_sockets();
+                if let Some(&socket) = egress_sockets.get(random.below(4) as usize) {
                     let to = BACKENDS[random.below(3) as usize].parse().unwrap();
                     let refusal = [None, Some(Errno::EIO), Some(Errno::EINVAL)];
-                    world.kernel.refuse_trains(socket, to, refusal[random.below(3) as usize]);
+                    world.kernel.refuse_gso(socket, to, refusal[random.below(3) as usize]);
                 }
             }
             _ => world.poll_and_turn(),
         }
     }
     world.kernel.faults().stop();
-    for socket in world.outlets() {
+    for socket in world.egress_sockets() {
         world.kernel.set_room(socket, usize::MAX);
     }
     world.settle();
-    assert_eq!(world.shard.spilled(Direction::ToBackend), 0, "what waited has gone");
+    assert_eq!(world.shard.queued(Direction::ToBackend), 0, "what waited has gone");
     let to_backend = &world.shard.manager().counters().to_backend;
     assert_eq!(to_backend.received.datagrams, u64::from(world.sent));
     let copies = if mode == FAN_OUT { 3 } else { 1 };
@@ -204,10 +204,11 @@ fn a_turn_goes_to_all_backends_with_one_call_for_each_family() {
         world.arrive(client, 6, 100, 0);
     }
     world.settle();
-    let usage: Vec<_> = world.outlets().iter().map(|&socket| world.kernel.usage(socket)).collect();
+    let usage: Vec<_> =
+        world.egress_sockets().iter().map(|&socket| world.kernel.usage(socket)).collect();
     assert_eq!(usage.len(), 2);
     assert!(usage.iter().all(|usage| usage.calls == 1), "{usage:?}");
-    // Equal datagrams of all clients to one backend are one train.
+    // Equal datagrams of all clients to one backend are one GSO batch.
     assert_eq!(usage.iter().map(|usage| usage.messages).sum::<u64>(), 3, "{usage:?}");
     assert_eq!(BACKENDS.iter().map(|to| world.taken(to)).sum::<u64>(), 30);
 }
@@ -217,22 +218,22 @@ fn a_target_whose_buffer_is_full_holds_up_no_other_and_has_a_queue_of_its_own() 
     let mut world = World::new(config(FAN_OUT, BACKENDS), Faults::default());
     world.arrive(0, 1, 100, 0);
     world.settle();
-    let outlets = world.outlets();
-    assert_eq!(outlets.len(), 3);
-    world.kernel.set_room(outlets[1], 0);
+    let egress_sockets = world.egress_sockets();
+    assert_eq!(egress_sockets.len(), 3);
+    world.kernel.set_room(egress_sockets[1], 0);
     for _ in 0..400 {
         world.arrive(1, 10, 100, 0);
         world.settle();
     }
     assert_eq!((world.taken(BACKENDS[0]), world.taken(BACKENDS[2])), (4_001, 4_001));
     assert_eq!(world.taken(BACKENDS[1]), 1);
-    let waiting = world.shard.spilled(Direction::ToBackend) as u64;
+    let waiting = world.shard.queued(Direction::ToBackend) as u64;
     assert_eq!((waiting, world.dropped(1)), (1_024, 4_000 - 1_024));
-    assert!(world.kernel.is_watched(outlets[1]));
-    world.kernel.set_room(outlets[1], usize::MAX);
+    assert!(world.kernel.is_watched(egress_sockets[1]));
+    world.kernel.set_room(egress_sockets[1], usize::MAX);
     world.settle();
     assert_eq!(world.taken(BACKENDS[1]), 1 + 1_024);
-    assert!(!world.kernel.is_watched(outlets[1]));
+    assert!(!world.kernel.is_watched(egress_sockets[1]));
     let to_backend = &world.shard.manager().counters().to_backend;
     assert_eq!(to_backend.received, to_backend.forwarded);
 }
@@ -269,23 +270,23 @@ fn what_waits_for_a_removed_backend_is_given_up_and_what_waits_for_others_is_not
         let mut world = World::new(config(mode, &pair), Faults::default());
         world.arrive(0, 2, 100, 0);
         world.settle();
-        for socket in world.outlets() {
+        for socket in world.egress_sockets() {
             world.kernel.set_room(socket, 0);
         }
         world.arrive(0, 20, 100, 0);
         world.settle();
-        let waiting = world.shard.spilled(Direction::ToBackend);
+        let waiting = world.shard.queued(Direction::ToBackend);
         let mut new = config(mode, &pair);
         new.cluster.backends[0].removed = true;
         world.configure(new);
-        assert_eq!(world.shard.spilled(Direction::ToBackend), waiting / 2, "{mode}");
+        assert_eq!(world.shard.queued(Direction::ToBackend), waiting / 2, "{mode}");
         let before = world.taken(pair[0]);
-        for socket in world.outlets() {
+        for socket in world.egress_sockets() {
             world.kernel.set_room(socket, usize::MAX);
         }
         world.settle();
         assert_eq!(world.taken(pair[0]), before);
-        assert_eq!(world.shard.spilled(Direction::ToBackend), 0);
+        assert_eq!(world.shard.queued(Direction::ToBackend), 0);
         assert_eq!(world.dropped(0), waiting as u64 / 2);
         assert_eq!(world.dropped(1), 0);
     }

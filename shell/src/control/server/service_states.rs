@@ -6,17 +6,17 @@ use std::net::SocketAddr;
 use flowgate_core::config::BackendConfig;
 use flowgate_core::{BackendId, BackendNews};
 
-use crate::control::service_state::Standing;
-use crate::handover::snapshot::StandingImage;
+use crate::control::service_state::ServiceState;
+use crate::handover::snapshot::ServiceStateImage;
 
 /// All backends of which anything was said.
 #[derive(Debug, Default)]
-pub(super) struct Standings {
-    by_cluster: HashMap<String, HashMap<SocketAddr, Standing>>,
+pub(super) struct ServiceStates {
+    by_cluster: HashMap<String, HashMap<SocketAddr, ServiceState>>,
 }
 
-impl Standings {
-    fn get(&self, cluster: &str, backend: SocketAddr) -> Standing {
+impl ServiceStates {
+    fn get(&self, cluster: &str, backend: SocketAddr) -> ServiceState {
         let found = self.by_cluster.get(cluster).and_then(|cluster| cluster.get(&backend));
         found.copied().unwrap_or_default()
     }
@@ -27,7 +27,7 @@ impl Standings {
         &self,
         cluster: &str,
         backends: &[BackendConfig],
-        told: &mut [Standing],
+        told: &mut [ServiceState],
     ) -> Vec<(BackendId, BackendNews)> {
         let mut all = Vec::new();
         for (place, (backend, told)) in backends.iter().zip(told).enumerate() {
@@ -42,33 +42,33 @@ impl Standings {
         &mut self,
         cluster: &str,
         backend: SocketAddr,
-        change: impl FnOnce(&mut Standing),
+        change: impl FnOnce(&mut ServiceState),
     ) {
         let cluster = self.by_cluster.entry(cluster.to_owned()).or_default();
         change(cluster.entry(backend).or_default());
     }
 
     /// All of it as plain data.
-    pub(super) fn image(&self) -> Vec<StandingImage> {
-        let of_cluster = |(cluster, backends): (&String, &HashMap<SocketAddr, Standing>)| {
+    pub(super) fn image(&self) -> Vec<ServiceStateImage> {
+        let of_cluster = |(cluster, backends): (&String, &HashMap<SocketAddr, ServiceState>)| {
             let cluster = cluster.clone();
             let all = backends.clone().into_iter();
-            all.map(move |(backend, standing)| StandingImage {
+            all.map(move |(backend, service_state)| ServiceStateImage {
                 cluster: cluster.clone(),
                 backend,
-                standing,
+                service_state,
             })
         };
         self.by_cluster.iter().flat_map(of_cluster).collect()
     }
 
     /// What plain data says.
-    pub(super) fn restore(images: Vec<StandingImage>) -> Self {
-        let mut standings = Self::default();
-        for StandingImage { cluster, backend, standing } in images {
-            standings.change(&cluster, backend, |there| *there = standing);
+    pub(super) fn restore(images: Vec<ServiceStateImage>) -> Self {
+        let mut service_states = Self::default();
+        for ServiceStateImage { cluster, backend, service_state } in images {
+            service_states.change(&cluster, backend, |there| *there = service_state);
         }
-        standings
+        service_states
     }
 
     /// Forgets the backends that are no more: if one comes back, nothing is held against it.
@@ -87,11 +87,11 @@ mod tests {
     #[test]
     fn a_backend_that_is_gone_is_forgotten() {
         let backend = "10.0.0.1:53".parse().unwrap();
-        let mut standings = Standings::default();
-        standings.change("dns", backend, |standing| standing.is_down = true);
-        assert!(standings.get("dns", backend).is_down);
-        assert!(!standings.get("web", backend).is_down);
-        standings.retain(|_, _| false);
-        assert!(!standings.get("dns", backend).is_down);
+        let mut service_states = ServiceStates::default();
+        service_states.change("dns", backend, |service_state| service_state.is_down = true);
+        assert!(service_states.get("dns", backend).is_down);
+        assert!(!service_states.get("web", backend).is_down);
+        service_states.retain(|_, _| false);
+        assert!(!service_states.get("dns", backend).is_down);
     }
 }
