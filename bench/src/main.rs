@@ -8,7 +8,7 @@
 //!                   └── report ── table, chart     tells what came of it
 //! ```
 //!
-//! See `README.md` for what the figures mean.
+//! See `docs/benchmarks.md` for what the figures mean.
 
 #![forbid(unsafe_code)]
 
