@@ -14,7 +14,7 @@ use flowgate_core::config::*;
 use flowgate_core::random::Random;
 use flowgate_core::snapshot::{open, seal};
 use flowgate_core::{
-    Burst, Configuration, FlowId, Instant, ManagerInput, Output, Outputs, UdpManager,
+    Burst, FlowId, Instant, ManagerInput, Output, Outputs, PreparedConfig, UdpManager,
 };
 
 const FLOWS: [usize; 4] = [100, 10_000, 100_000, 1_000_000];
@@ -123,7 +123,7 @@ fn image_of_flows(bencher: Bencher, flows: usize) {
 fn restoring_flows(bencher: Bencher, flows: usize) {
     let world = World::in_use(flows);
     let sealed = seal(&world.manager.image());
-    let prepared = Configuration::new(world.manager.config().clone());
+    let prepared = PreparedConfig::new(world.manager.config().clone());
     bencher.bench_local(|| {
         let image = open(black_box(&sealed)).expect("a snapshot");
         UdpManager::restore(image, Some(&prepared)).expect("the image of a manager")

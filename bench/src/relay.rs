@@ -27,7 +27,7 @@ const EVENTS: usize = 256;
 /// The token of the listener; all others are the index of an upstream.
 const LISTENER: u64 = u64::MAX;
 
-/// Relays what comes to `listen` until the process is killed.
+/// Proxies what comes to `listen` until the process is killed.
 pub(crate) fn run(listen: SocketAddrV4, backends: &[SocketAddrV4]) -> io::Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::empty())?;
     let listener = bind(*listen.ip(), listen.port())?;

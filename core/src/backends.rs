@@ -1,7 +1,7 @@
 //! The backends of a cluster: what they may take, what they have, and how they stand.
 
+mod health;
 mod image;
-mod standing;
 
 use alloc::vec::Vec;
 use core::cmp::Ordering;
@@ -9,18 +9,18 @@ use core::net::SocketAddr;
 
 use crate::config::{BackendConfig, HealthPolicy, OnBackendDown, Passive};
 use crate::counters::Traffic;
+use crate::event::BackendEvent;
 use crate::id::BackendId;
-use crate::news::BackendNews;
 use crate::reason::CloseReason;
 use crate::time::Instant;
-use standing::{Drain, Standing};
+use health::{BackendHealth, Drain};
 
 /// One backend and its live figures.
 #[derive(Clone, Debug)]
 pub struct Backend {
     config: BackendConfig,
-    standing: Standing,
-    verdict: Verdict,
+    health: BackendHealth,
+    flow_action: FlowAction,
     /// Whether new flows may go to it, as far as that does not depend on how many it has.
     is_in_service: bool,
     /// Live flows on it.
@@ -57,7 +57,7 @@ impl BackendState {
 
 /// What is to become of the flows of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum FlowAction {
     /// They stay.
     Stay,
     /// Each goes on with another backend from its client's next datagram on.
@@ -70,8 +70,8 @@ impl Backend {
     fn new(config: BackendConfig) -> Self {
         Self {
             config,
-            standing: Standing::default(),
-            verdict: Verdict::Stay,
+            health: BackendHealth::default(),
+            flow_action: FlowAction::Stay,
             is_in_service: false,
             flows_active: 0,
             to: Traffic::default(),
@@ -107,12 +107,12 @@ impl Backend {
 
     /// Whether its probes and the datagrams have nothing against it.
     pub const fn is_up(&self) -> bool {
-        self.standing.is_up()
+        self.health.is_up()
     }
 
     /// How it stands.
     pub const fn state(&self) -> BackendState {
-        match self.standing.drain {
+        match self.health.drain {
             Drain::No if self.is_up() => BackendState::Up,
             Drain::No => BackendState::Down,
             Drain::Until(_) | Drain::Over => BackendState::Draining,
@@ -139,7 +139,7 @@ impl Backend {
 
     /// Whether it could serve if it were up.
     const fn is_wanted(&self) -> bool {
-        !self.config.removed && self.config.weight > 0 && matches!(self.standing.drain, Drain::No)
+        !self.config.removed && self.config.weight > 0 && matches!(self.health.drain, Drain::No)
     }
 }
 
@@ -174,7 +174,7 @@ impl Backends {
             next_event: None,
         };
         backends.list_addresses();
-        backends.judge();
+        backends.recompute();
         backends
     }
 
@@ -227,15 +227,15 @@ impl Backends {
 
     /// What is to become of the flows of a backend.
     #[inline]
-    pub(crate) fn verdict(&self, id: BackendId) -> Verdict {
-        self.get(id).map_or(Verdict::Move, |backend| backend.verdict)
+    pub(crate) fn flow_action(&self, id: BackendId) -> FlowAction {
+        self.get(id).map_or(FlowAction::Move, |backend| backend.flow_action)
     }
 
     /// Takes in what the probes or the operator say.
-    pub(crate) fn hear(&mut self, id: BackendId, news: BackendNews) {
+    pub(crate) fn hear(&mut self, id: BackendId, event: BackendEvent) {
         if let Some(backend) = self.get_mut(id) {
-            backend.standing.hear(news);
-            self.judge();
+            backend.health.hear(event);
+            self.recompute();
         }
     }
 
@@ -245,10 +245,10 @@ impl Backends {
     pub(crate) fn answered(&mut self, id: BackendId, answer: Traffic) -> bool {
         let Some(backend) = self.list.get_mut(id.index()) else { return false };
         backend.from.add(answer);
-        let had_signs = backend.standing.has_signs();
+        let had_signs = backend.health.has_evidence();
         if had_signs {
-            backend.standing.answered();
-            self.judge();
+            backend.health.answered();
+            self.recompute();
         }
         had_signs
     }
@@ -256,20 +256,24 @@ impl Backends {
     /// The network has reported an error on the way to a backend. Says whether that puts it out
     /// of service.
     pub(crate) fn network_failed(&mut self, id: BackendId, now: Instant) -> bool {
-        self.note(id, |standing, passive| standing.network_failed(passive, now))
+        self.note(id, |health, passive| health.network_failed(passive, now))
     }
 
     /// A flow has ended without the answer that it expected. Says whether that puts its backend
     /// out of service.
-    pub(crate) fn was_silent(&mut self, id: BackendId, now: Instant) -> bool {
-        self.note(id, |standing, passive| standing.was_silent(passive, now))
+    pub(crate) fn record_unanswered(&mut self, id: BackendId, now: Instant) -> bool {
+        self.note(id, |health, passive| health.record_unanswered(passive, now))
     }
 
-    fn note(&mut self, id: BackendId, sign: impl FnOnce(&mut Standing, &Passive) -> bool) -> bool {
+    fn note(
+        &mut self,
+        id: BackendId,
+        sign: impl FnOnce(&mut BackendHealth, &Passive) -> bool,
+    ) -> bool {
         let Some(passive) = self.policy.passive else { return false };
-        let leaves = self.get_mut(id).is_some_and(|backend| sign(&mut backend.standing, &passive));
+        let leaves = self.get_mut(id).is_some_and(|backend| sign(&mut backend.health, &passive));
         if leaves {
-            self.judge();
+            self.recompute();
         }
         leaves
     }
@@ -283,15 +287,16 @@ impl Backends {
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
         let is_due = self.next_event.is_some_and(|at| at <= now);
         if is_due {
-            self.list.iter_mut().for_each(|backend| backend.standing.handle_timeout(now));
-            self.judge();
+            self.list.iter_mut().for_each(|backend| backend.health.handle_timeout(now));
+            self.recompute();
         }
         is_due
     }
 
     /// Whether some of them are to lose their flows at once.
     pub(crate) fn has_flows_to_close(&self) -> bool {
-        let is_to_lose = |b: &Backend| matches!(b.verdict, Verdict::Close(_)) && b.flows_active > 0;
+        let is_to_lose =
+            |b: &Backend| matches!(b.flow_action, FlowAction::Close(_)) && b.flows_active > 0;
         self.list.iter().any(is_to_lose)
     }
 
@@ -314,7 +319,7 @@ impl Backends {
                 *backend = Backend { flows_active, ..Backend::new(config) };
                 replaced.push(BackendId::new(place));
             } else if backend.is_removed() && !config.removed {
-                backend.standing = Standing::default();
+                backend.health = BackendHealth::default();
             }
             backend.config = config;
         }
@@ -323,7 +328,7 @@ impl Backends {
         self.policy = policy;
         self.targets.resize(self.list.len(), BackendId::new(0));
         self.list_addresses();
-        self.judge();
+        self.recompute();
         replaced
     }
 
@@ -334,25 +339,25 @@ impl Backends {
     }
 
     /// Draws the conclusions from how all of them stand.
-    fn judge(&mut self) {
+    fn recompute(&mut self) {
         let wanted = || self.list.iter().filter(|backend| backend.is_wanted());
         let is_open = self.policy.fail_open && !wanted().any(Backend::is_up);
         for backend in &mut self.list {
             let serves = backend.is_up() || is_open;
             backend.is_in_service = backend.is_wanted() && serves;
-            backend.verdict = match (self.policy.on_backend_down, backend.standing.drain) {
+            backend.flow_action = match (self.policy.on_backend_down, backend.health.drain) {
                 (OnBackendDown::Close, _) if backend.is_removed() => {
-                    Verdict::Close(CloseReason::BackendRemoved)
+                    FlowAction::Close(CloseReason::BackendRemoved)
                 }
-                _ if backend.is_removed() => Verdict::Move,
-                (_, Drain::Over) => Verdict::Close(CloseReason::Drained),
-                _ if serves => Verdict::Stay,
-                (OnBackendDown::Pin, _) => Verdict::Stay,
-                (OnBackendDown::Rehash, _) => Verdict::Move,
-                (OnBackendDown::Close, _) => Verdict::Close(CloseReason::BackendDown),
+                _ if backend.is_removed() => FlowAction::Move,
+                (_, Drain::Over) => FlowAction::Close(CloseReason::Drained),
+                _ if serves => FlowAction::Stay,
+                (OnBackendDown::Pin, _) => FlowAction::Stay,
+                (OnBackendDown::Rehash, _) => FlowAction::Move,
+                (OnBackendDown::Close, _) => FlowAction::Close(CloseReason::BackendDown),
             };
         }
-        self.next_event = self.list.iter().filter_map(|b| b.standing.next_event()).min();
+        self.next_event = self.list.iter().filter_map(|b| b.health.next_event()).min();
         self.find_targets();
     }
 

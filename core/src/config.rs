@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 /// The most flows of a listener. Its flow table is allocated at start, so a slip of the finger must
 /// not ask for more than a machine has.
-pub const MOST_FLOWS: u32 = 1 << 24;
+pub const MAX_FLOWS: u32 = 1 << 24;
 
 pub use crate::source::{PortRange, Source};
 
@@ -186,7 +186,7 @@ pub struct Passive {
     /// where `responses` says that there is one. At least 1.
     pub silent_flows: u32,
     /// For how long a backend is out of service the first time. It doubles with every further time
-    /// up to [`MOST_PATIENCE`], until the backend answers.
+    /// up to [`MAX_EJECTION`], until the backend answers.
     pub back_off: Duration,
 }
 
@@ -195,10 +195,10 @@ pub struct Passive {
 pub const NETWORK_ERRORS: u32 = 2;
 
 /// The shortest that a backend is left out of service by what datagrams say of it.
-pub const LEAST_PATIENCE: Duration = Duration::from_millis(1);
+pub const MIN_EJECTION: Duration = Duration::from_millis(1);
 
 /// The longest that a backend is left out of service by what datagrams say of it.
-pub const MOST_PATIENCE: Duration = Duration::from_secs(300);
+pub const MAX_EJECTION: Duration = Duration::from_secs(300);
 
 /// What one client may take. 0 is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

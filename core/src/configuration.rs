@@ -6,12 +6,12 @@ use crate::config::{BackendConfig, ClusterConfig, ManagerConfig};
 
 /// What a manager is told to do from now on, with what takes time to make made beforehand.
 #[derive(Clone, Debug)]
-pub struct Configuration {
+pub struct PreparedConfig {
     config: ManagerConfig,
     balancer: Balancer,
 }
 
-impl Configuration {
+impl PreparedConfig {
     /// Prepares a configuration, which takes as long as [`Balancer::new`] says.
     pub fn new(config: ManagerConfig) -> Self {
         let backends = Backends::new(&config.cluster.backends, config.cluster.health);

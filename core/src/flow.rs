@@ -38,17 +38,17 @@ pub struct UdpFlow {
     heard: bool,
     /// Whether its client's datagrams are copied to the mirror.
     mirrored: bool,
-    /// Of a leg: whether it is the one whose answers its client gets.
-    speaks: bool,
-    /// Of a leg: whether it has had an answer since its client's last datagram.
+    /// Of a branch: whether it is the one whose answers its client gets.
+    is_winner: bool,
+    /// Of a branch: whether it has had an answer since its client's last datagram.
     is_prompt: bool,
 
     local: u128,
     to_client: Traffic,
     opened: Instant,
     first_answer: Instant,
-    /// Of a leg: the next in the ring of those that carry the same client's datagrams.
-    next_leg: FlowId,
+    /// Of a branch: the next in the ring of those that carry the same client's datagrams.
+    next_branch: FlowId,
 }
 
 const _: () = assert!(core::mem::offset_of!(UdpFlow, local) == 64 && size_of::<UdpFlow>() == 128);
@@ -86,7 +86,7 @@ impl FlowLimits {
                 timeout => timeout.min(cluster.idle_timeout),
             },
             responses: u64::from(cluster.responses),
-            // No leg of several ends before the others.
+            // No branch of several ends before the others.
             requests: match cluster.mode {
                 Mode::FanOut { reply_from: ReplyFrom::First } => 0,
                 _ => u64::from(cluster.requests),
@@ -154,13 +154,13 @@ impl UdpFlow {
             introduced: false,
             heard: false,
             mirrored: false,
-            speaks: false,
+            is_winner: false,
             is_prompt: false,
             to_backend: Traffic { datagrams: 0, bytes: 0 },
             to_client: Traffic { datagrams: 0, bytes: 0 },
             opened: now,
             first_answer: now,
-            next_leg: id,
+            next_branch: id,
         }
     }
 
@@ -208,13 +208,13 @@ impl UdpFlow {
         self.mirrored
     }
 
-    /// Of a leg: the next in its ring; itself if it is alone.
-    pub(crate) const fn next_leg(&self) -> FlowId {
-        self.next_leg
+    /// Of a branch: the next in its ring; itself if it is alone.
+    pub(crate) const fn next_branch(&self) -> FlowId {
+        self.next_branch
     }
 
-    pub(crate) const fn set_next_leg(&mut self, next: FlowId) {
-        self.next_leg = next;
+    pub(crate) const fn set_next_branch(&mut self, next: FlowId) {
+        self.next_branch = next;
     }
 
     /// Makes it a follower in its ring, or its head.
@@ -222,17 +222,17 @@ impl UdpFlow {
         self.stage = if follows { Stage::Follower } else { Stage::Active };
     }
 
-    /// Of a leg: whether its answers go to the client.
-    pub(crate) const fn speaks(&self) -> bool {
-        self.speaks
+    /// Of a branch: whether its answers go to the client.
+    pub(crate) const fn is_winner(&self) -> bool {
+        self.is_winner
     }
 
     /// Makes its answers the ones that the client gets, or no longer.
-    pub(crate) const fn set_speaks(&mut self, speaks: bool) {
-        self.speaks = speaks;
+    pub(crate) const fn set_winner(&mut self, is_winner: bool) {
+        self.is_winner = is_winner;
     }
 
-    /// Of a leg: notes another datagram of the client, and says whether its backend has answered
+    /// Of a branch: notes another datagram of the client, and says whether its backend has answered
     /// since the one before.
     pub(crate) const fn take_promptness(&mut self) -> bool {
         core::mem::replace(&mut self.is_prompt, false)
@@ -288,7 +288,7 @@ impl UdpFlow {
 
     /// Whether it has had an answer, no datagram from its client since, and no datagram at all for
     /// `patience`.
-    pub(crate) fn seems_over(&self, limits: &FlowLimits, patience: Duration, now: Instant) -> bool {
+    pub(crate) fn is_stale(&self, limits: &FlowLimits, patience: Duration, now: Instant) -> bool {
         self.answered && !self.confirmed && self.deadline + patience <= now + limits.idle_timeout
     }
 

@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 
 use crate::flow::UdpFlow;
 use crate::flow_key::FlowKey;
-use crate::id::{FlowId, LEG};
+use crate::id::{BRANCH, FlowId};
 use crate::random::Random;
 use crate::slots::Slots;
 use crate::time::Instant;
@@ -181,12 +181,12 @@ impl FlowTable {
     pub(crate) fn insert(
         &mut self,
         key: &FlowKey,
-        is_leg: bool,
+        is_branch: bool,
         reuse: Option<FlowId>,
         build: impl FnOnce(FlowId) -> UdpFlow,
     ) -> FlowId {
-        let generation = self.next_generation | if is_leg { LEG } else { 0 };
-        self.next_generation = self.next_generation.wrapping_add(2 * LEG);
+        let generation = self.next_generation | if is_branch { BRANCH } else { 0 };
+        self.next_generation = self.next_generation.wrapping_add(2 * BRANCH);
         let index = reuse.map_or_else(|| self.flows.next(), FlowId::index) as u32;
         let flow = build(FlowId::new(index, generation));
         match reuse {
@@ -237,7 +237,7 @@ impl FlowTable {
         }
     }
 
-    /// Makes a leg the head of its ring.
+    /// Makes a branch the head of its ring.
     pub(crate) fn lead(&mut self, id: FlowId) {
         let Some(flow) = self.get_mut(id) else { return };
         flow.follow(false);

@@ -300,7 +300,7 @@ impl HealthChecker {
             target.stage = Stage::Waiting { is_postponed: false };
             let due = target.next_due(started, now, &mut self.random);
             target.move_to(due, id, &mut self.schedule);
-            target.judge(id, outcome, emit);
+            target.recompute(id, outcome, emit);
         }
     }
 
@@ -349,7 +349,7 @@ impl Target {
             Stage::Running { started } => {
                 self.stage = Stage::Waiting { is_postponed: false };
                 emit(HealthOutput::CancelProbe { target: id, attempt: self.attempt });
-                self.judge(id, ProbeOutcome::TimedOut, emit);
+                self.recompute(id, ProbeOutcome::TimedOut, emit);
                 self.next_due(started, now, random)
             }
         }
@@ -362,7 +362,12 @@ impl Target {
     }
 
     /// Counts a result, and tells if it tips the scales.
-    fn judge(&mut self, id: TargetId, outcome: ProbeOutcome, emit: &mut impl FnMut(HealthOutput)) {
+    fn recompute(
+        &mut self,
+        id: TargetId,
+        outcome: ProbeOutcome,
+        emit: &mut impl FnMut(HealthOutput),
+    ) {
         let Some(is_success) = outcome.verdict() else { return };
         if is_success == self.is_up {
             self.against = 0;

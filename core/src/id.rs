@@ -13,9 +13,9 @@ pub struct FlowId {
     generation: u32,
 }
 
-/// The bit of a generation that marks a [leg](FlowId::is_leg). So whoever hears of it knows, also
+/// The bit of a generation that marks a [branch](FlowId::is_branch). So whoever hears of it knows, also
 /// when the flow has closed long since.
-pub(crate) const LEG: u32 = 1;
+pub(crate) const BRANCH: u32 = 1;
 
 impl FlowId {
     pub(crate) const fn new(index: u32, generation: u32) -> Self {
@@ -29,8 +29,8 @@ impl FlowId {
 
     /// Whether the flow is one of several that carry the datagrams of one client, each to another
     /// backend.
-    pub const fn is_leg(self) -> bool {
-        self.generation & LEG != 0
+    pub const fn is_branch(self) -> bool {
+        self.generation & BRANCH != 0
     }
 
     /// Which of the flows that have used this slot it is.

@@ -3,11 +3,11 @@
 use core::net::SocketAddr;
 
 use crate::burst::Burst;
-use crate::configuration::Configuration;
+use crate::configuration::PreparedConfig;
+use crate::event::BackendEvent;
 use crate::id::{BackendId, Carrier, FlowId};
 use crate::local_addr::LocalAddr;
-use crate::news::BackendNews;
-use crate::proxy_protocol::Told;
+use crate::proxy_protocol::ProxyInfo;
 use crate::reason::{Direction, DropReason};
 use crate::time::Instant;
 
@@ -36,7 +36,7 @@ pub enum ManagerInput<'p> {
         /// The local address they were sent to, where the listener is bound to a wildcard.
         local: Option<LocalAddr>,
         /// What the proxy that speaks for the client says of them, if one does.
-        told: Option<Told<'p>>,
+        proxy_info: Option<ProxyInfo<'p>>,
         /// The TOS or traffic-class byte they carried.
         tos: u8,
         /// The time to live or hop limit they arrived with.
@@ -89,10 +89,10 @@ pub enum ManagerInput<'p> {
         /// The backend.
         backend: BackendId,
         /// The news.
-        news: BackendNews,
+        event: BackendEvent,
     },
     /// The configuration has changed.
-    Configured(&'p Configuration),
+    Configured(&'p PreparedConfig),
     /// The operator asked for no new flows. Those that live may go on until `deadline`.
     Drain {
         /// When the flows that are left are closed.

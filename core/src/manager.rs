@@ -18,7 +18,7 @@ use core::ops::Range;
 use crate::backends::Backends;
 use crate::balance::Balancer;
 use crate::config::ManagerConfig;
-use crate::configuration::Configuration;
+use crate::configuration::PreparedConfig;
 use crate::counters::{Counters, Traffic};
 use crate::flow::{FlowLimits, UdpFlow};
 use crate::flow_key::FlowKey;
@@ -27,10 +27,10 @@ use crate::id::{BackendId, FlowId};
 use crate::input::ManagerInput;
 use crate::local_addr::LocalAddr;
 use crate::output::Outputs;
+use crate::proxies::Proxies;
 use crate::queue::Queues;
 use crate::random::Random;
 use crate::reason::{Direction, DropReason};
-use crate::relays::Relays;
 use crate::source::Salts;
 use crate::source_limits::SourceLimits;
 use crate::time::Instant;
@@ -51,7 +51,7 @@ const fn resting_queue(backend: BackendId) -> usize {
 const PREFETCH_FROM: usize = if cfg!(test) { 1 } else { 1_024 };
 
 use failover::Sweep;
-use forward::Arrival;
+use forward::RecvMeta;
 
 pub use expire::{Deadline, DeadlineReason};
 
@@ -84,7 +84,7 @@ pub struct UdpManager {
     queues: Queues,
     source_limits: SourceLimits,
     salts: Salts,
-    relays: Relays,
+    proxies: Proxies,
     counters: Counters,
     random: Random,
     drain: Option<Instant>,
@@ -100,12 +100,12 @@ impl UdpManager {
     /// A manager without flows. Every random choice it will make grows from `seed`: a shell must
     /// take it from the operating system, since whoever knows it can attack the flow table.
     pub fn new(config: ManagerConfig, seed: u64, now: Instant) -> Self {
-        Self::configured(&Configuration::new(config), seed, now)
+        Self::configured(&PreparedConfig::new(config), seed, now)
     }
 
     /// The same from a configuration that is prepared already: several managers that serve the same
     /// backends share what is large in it.
-    pub fn configured(configuration: &Configuration, seed: u64, now: Instant) -> Self {
+    pub fn configured(configuration: &PreparedConfig, seed: u64, now: Instant) -> Self {
         let mut random = Random::new(seed);
         let config = configuration.config().clone();
         let capacity = config.max_flows as usize;
@@ -119,7 +119,7 @@ impl UdpManager {
             backends,
             source_limits: SourceLimits::new(&config.cluster.limits, capacity, &mut random),
             salts: Salts::new(seed),
-            relays: Relays::new(),
+            proxies: Proxies::new(),
             counters: Counters::default(),
             random,
             drain: None,
@@ -129,7 +129,7 @@ impl UdpManager {
             config,
         };
         if !manager.config.accept_proxy_protocol.is_empty() {
-            manager.relays.reserve(capacity, &mut manager.random);
+            manager.proxies.reserve(capacity, &mut manager.random);
         }
         manager
     }
@@ -149,9 +149,10 @@ impl UdpManager {
                 let client = FlowKey::new(source, local);
                 self.handle_client_burst(&client, tos, ttl, burst, now, outputs);
             }
-            ManagerInput::Mirrored { client, local, told, tos, ttl, burst } => {
-                let (client, arrival) = (FlowKey::new(client, local), Arrival { tos, ttl, told });
-                self.handle_datagrams(&client, &client, &arrival, burst, now, outputs);
+            ManagerInput::Mirrored { client, local, proxy_info, tos, ttl, burst } => {
+                let (client, recv_meta) =
+                    (FlowKey::new(client, local), RecvMeta { tos, ttl, proxy_info });
+                self.handle_datagrams(&client, &client, &recv_meta, burst, now, outputs);
             }
             ManagerInput::BackendBurst { flow, tos, burst } => {
                 self.handle_backend_burst(flow, tos, burst, now, outputs);
@@ -169,8 +170,8 @@ impl UdpManager {
             ManagerInput::UpstreamFailed { flow, failure } => {
                 self.handle_upstream_failure(flow, failure, now, outputs);
             }
-            ManagerInput::BackendChanged { backend, news } => {
-                self.handle_backend_news(backend, news, now);
+            ManagerInput::BackendChanged { backend, event } => {
+                self.handle_backend_event(backend, event, now);
             }
             ManagerInput::Configured(configuration) => self.configure(configuration, now, outputs),
             ManagerInput::Drain { deadline } => self.drain = Some(deadline),

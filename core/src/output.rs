@@ -6,7 +6,7 @@ use crate::burst::Burst;
 use crate::counters::Traffic;
 use crate::id::{BackendId, Carrier, FlowId};
 use crate::local_addr::LocalAddr;
-use crate::proxy_protocol::{ProxyHeader, Tlvs, Told};
+use crate::proxy_protocol::{ProxyHeader, ProxyInfo, Tlvs};
 use crate::reason::{CloseReason, Direction, DropReason};
 use crate::source::LocalSource;
 
@@ -85,7 +85,7 @@ pub enum Output<'p> {
         /// The local address they were sent to, where the listener is bound to a wildcard.
         local: Option<LocalAddr>,
         /// What the proxy that speaks for the client says of them, if one does.
-        told: Option<Told<'p>>,
+        proxy_info: Option<ProxyInfo<'p>>,
         /// The TOS or traffic-class byte they carried.
         tos: u8,
         /// The time to live or hop limit they arrived with.

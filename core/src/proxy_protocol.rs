@@ -12,7 +12,7 @@ mod received;
 use core::fmt;
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-pub use received::{Endpoints, HeaderFault, LONGEST_BLOCK, ReceivedHeader, Tlvs, has_header};
+pub use received::{Endpoints, HeaderFault, MAX_BLOCK_LEN, ReceivedHeader, Tlvs, has_header};
 
 /// What every header of version 2 starts with.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
@@ -105,7 +105,7 @@ impl ProxyHeader {
     }
 
     /// Writes how much follows the first sixteen bytes: no more than an IP packet has, since the
-    /// TLVs of a header that was received are `LONGEST_BLOCK` bytes at most.
+    /// TLVs of a header that was received are `MAX_BLOCK_LEN` bytes at most.
     fn set_block_len(&mut self, len: usize) {
         self.bytes[LEN_AT..PREAMBLE_LEN].copy_from_slice(&(len as u16).to_be_bytes());
     }
@@ -113,9 +113,9 @@ impl ProxyHeader {
 
 /// What a proxy says of a client's datagrams besides who the client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told<'p> {
+pub struct ProxyInfo<'p> {
     /// The address that the client called.
-    pub called: SocketAddr,
+    pub destination: SocketAddr,
     /// Whatever else is to be passed on.
     pub tlvs: Tlvs<'p>,
 }

@@ -41,7 +41,7 @@
 //! assert_eq!(restored.image(), manager.image());
 //!
 //! bytes[100] ^= 1;
-//! assert_eq!(open::<ManagerImage>(&bytes), Err(SnapshotError::Damaged));
+//! assert_eq!(open::<ManagerImage>(&bytes), Err(SnapshotError::ChecksumMismatch));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -64,9 +64,9 @@
 //! the [configuration](crate::config), is another format, and so is a variant anywhere but at the
 //! end. Then:
 //!
-//! 1. [`FORMAT`] grows by one;
+//! 1. [`VERSION`] grows by one;
 //! 2. the documents as they were are kept, in a module named for the former format, with a
-//!    conversion into those of today, for as long as [`OLDEST_FORMAT`] says; [`open`] tells by the
+//!    conversion into those of today, for as long as [`OLDEST_VERSION`] says; [`open`] tells by the
 //!    format which of them it reads;
 //! 3. a snapshot of the new format joins those of the former ones in `core/src/snapshot/fixtures`.
 //!
@@ -79,7 +79,7 @@ mod envelope;
 pub(crate) mod error;
 
 pub use document::{CountersImage, ManagerImage};
-pub use envelope::{FORMAT, OLDEST_FORMAT, SnapshotError, open, seal};
+pub use envelope::{OLDEST_VERSION, SnapshotError, VERSION, open, seal};
 pub use error::ImageError;
 
 #[cfg(doc)]

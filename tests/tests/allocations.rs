@@ -15,7 +15,7 @@ use flowgate::sys::mmsg::Arena;
 use flowgate_config::Config;
 use flowgate_core::config::ManagerConfig;
 use flowgate_core::{
-    BackendNews, Burst, CloseReason, Direction, DropReason, ManagerInput, Output, Outputs,
+    BackendEvent, Burst, CloseReason, Direction, DropReason, ManagerInput, Output, Outputs,
     UdpManager,
 };
 use flowgate_tests::e2e::PATIENCE;
@@ -289,8 +289,8 @@ fn the_core_never_allocates_after_it_was_made() {
                     let turn = usize::from(number / 100) % backends.len();
                     for (place, &backend) in backends.iter().enumerate() {
                         let is_down = place == turn;
-                        let news = if is_down { BackendNews::Down } else { BackendNews::Up };
-                        let input = ManagerInput::BackendChanged { backend, news };
+                        let event = if is_down { BackendEvent::Down } else { BackendEvent::Up };
+                        let input = ManagerInput::BackendChanged { backend, event };
                         manager.handle_input(input, now, &mut sink);
                     }
                 }
@@ -362,7 +362,7 @@ fn a_mirror_allocates_nothing() {
     let backends = vec![flowgate_core::config::BackendConfig::new(address)];
     let shadow = config.cluster("shadow").unwrap();
     let mirror = config.listeners[0].mirror_config(shadow, worker.address, vec![], backends);
-    let (configuration, now) = (flowgate_core::Configuration::new(mirror), worker.clock.now());
+    let (configuration, now) = (flowgate_core::PreparedConfig::new(mirror), worker.clock.now());
     worker.shard.set_mirror(Some((&configuration, 1)), &mut worker.kernel, now);
     let both = [(&backend, 1), (&mirrored, 1)];
     (0..50).for_each(|_| one_way(&mut worker, &clients, &both));
@@ -389,8 +389,8 @@ fn the_core_never_allocates_in_any_mode() {
                 now += Duration::from_millis(20);
                 let backend = backends[usize::from(number / 50) % backends.len()];
                 let is_down = number % 50 == 0;
-                let news = if is_down { BackendNews::Down } else { BackendNews::Up };
-                let input = ManagerInput::BackendChanged { backend, news };
+                let event = if is_down { BackendEvent::Down } else { BackendEvent::Up };
+                let input = ManagerInput::BackendChanged { backend, event };
                 manager.handle_input(input, now, &mut sink);
                 sink.exchange(&mut manager, 1 + number % 1_500, burst, now);
             }

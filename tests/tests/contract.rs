@@ -9,10 +9,10 @@ use std::hint;
 use std::time::Duration;
 
 use flowgate_core::config::{Balance, ManagerConfig, Mode, Passive, ReplyFrom};
-use flowgate_core::proxy_protocol::{Tlvs, Told};
+use flowgate_core::proxy_protocol::{ProxyInfo, Tlvs};
 use flowgate_core::{
-    BackendId, BackendNews, Burst, Carrier, Configuration, Direction, DropReason, FlowId, Instant,
-    ManagerInput, Output, UdpManager, UpstreamFailure,
+    BackendEvent, BackendId, Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput,
+    Output, PreparedConfig, UdpManager, UpstreamFailure,
 };
 use flowgate_tests::sim::{
     Choices, SeededChoices, Setting, Subject, first_failing_seed, report, sweep,
@@ -168,7 +168,7 @@ fn rule_5_nothing_can_panic_the_manager() {
             let mut outputs = vec![];
             let mut config = manager.config().clone();
             beyond_reason(&mut config, &mut choices);
-            let new = Configuration::new(config);
+            let new = PreparedConfig::new(config);
             let input = any_input(&mut choices, &manager, &payload, &new);
             now = choices.one_of(&[now, now + Duration::from_secs(1), Instant::FAR_FUTURE]);
             manager.handle_input(input, now, &mut outputs);
@@ -213,7 +213,7 @@ fn any_input<'p>(
     choices: &mut impl Choices,
     manager: &UdpManager,
     payload: &'p [u8],
-    new: &'p Configuration,
+    new: &'p PreparedConfig,
 ) -> ManagerInput<'p> {
     let bytes = &payload[..choices.below(65_536) as usize];
     let stride = choices.below(65_536) as u16;
@@ -240,18 +240,18 @@ fn any_input<'p>(
         (5, _) if backend.is_some() => {
             let deadline =
                 choices.one_of(&[None, Some(Instant::ORIGIN), Some(Instant::FAR_FUTURE)]);
-            let drain = BackendNews::Drain { deadline };
-            let news = [BackendNews::Up, BackendNews::Down, BackendNews::Undrain, drain];
-            let news = choices.one_of(&news);
-            ManagerInput::BackendChanged { backend: backend.expect("some"), news }
+            let drain = BackendEvent::Drain { deadline };
+            let event = [BackendEvent::Up, BackendEvent::Down, BackendEvent::Undrain, drain];
+            let event = choices.one_of(&event);
+            ManagerInput::BackendChanged { backend: backend.expect("some"), event }
         }
         (6, _) => ManagerInput::Configured(new),
         (7, _) => {
             let client = ([choices.byte(), 0, 0, 1], u16::from(choices.byte())).into();
-            let told = Told { called: client, tlvs: Tlvs::NONE };
-            let told = choices.one_of(&[None, Some(told)]);
+            let proxy_info = ProxyInfo { destination: client, tlvs: Tlvs::NONE };
+            let proxy_info = choices.one_of(&[None, Some(proxy_info)]);
             let (tos, ttl) = (choices.byte(), choices.byte());
-            ManagerInput::Mirrored { client, local: None, told, tos, ttl, burst }
+            ManagerInput::Mirrored { client, local: None, proxy_info, tos, ttl, burst }
         }
         _ => ManagerInput::ClientBurst {
             source: ([choices.byte(), 0, 0, 1], u16::from(choices.byte())).into(),

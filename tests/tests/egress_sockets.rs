@@ -12,7 +12,7 @@ use flowgate::datapath::token::Token;
 use flowgate::sys::mmsg::Arena;
 use flowgate_core::config::ManagerConfig;
 use flowgate_core::random::Random;
-use flowgate_core::{Configuration, Direction, DropReason, Instant, ManagerInput, UdpManager};
+use flowgate_core::{Direction, DropReason, Instant, ManagerInput, PreparedConfig, UdpManager};
 use flowgate_tests::fake_kernel::{FakeKernel, Faults, Incoming, SendFault, SocketId};
 use nix::errno::Errno;
 
@@ -101,7 +101,7 @@ impl World {
     }
 
     fn configure(&mut self, config: ManagerConfig) {
-        let configuration = Configuration::new(config);
+        let configuration = PreparedConfig::new(config);
         let input = ManagerInput::Configured(&configuration);
         self.shard.handle(input, &mut self.kernel, self.now);
         self.check();

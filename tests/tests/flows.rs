@@ -135,8 +135,8 @@ fn every_datagram_tells_the_backend_who_the_client_is_trains_and_empty_ones_too(
 }
 
 /// A PROXY v2 header for UDP over IPv4, from the specification.
-fn proxy_v4(client: SocketAddr, called: SocketAddr) -> Vec<u8> {
-    let (SocketAddr::V4(client), SocketAddr::V4(called)) = (client, called) else {
+fn proxy_v4(client: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    let (SocketAddr::V4(client), SocketAddr::V4(called)) = (client, destination) else {
         panic!("addresses of IPv4")
     };
     let mut header = b"\x0D\x0A\x0D\x0A\x00\x0D\x0A\x51\x55\x49\x54\x0A\x21\x12\x00\x0C".to_vec();

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
 use bytesize::ByteSize;
-use flowgate_core::config::{Accept, MOST_FLOWS, Mode, Source};
+use flowgate_core::config::{Accept, MAX_FLOWS, Mode, Source};
 use ipnet::IpNet;
 
 use super::cluster::Clusters;
@@ -49,7 +49,7 @@ fn listener(
             "false, as the address is IPv4",
         )
         .or(false);
-    let max_flows = table.get("max_flows", integer(0..=MOST_FLOWS)).or(0);
+    let max_flows = table.get("max_flows", integer(0..=MAX_FLOWS)).or(0);
     let max_datagram_size =
         table.get("max_datagram_size", integer(1..=LONGEST_DATAGRAM)).or(LONGEST_DATAGRAM);
     let receive_buffer = table.get("receive_buffer", size(BUFFER)).or(DEFAULT_BUFFER);

@@ -31,9 +31,9 @@ impl Backends {
             let traffic = [image.to, image.dropped, image.from];
             require!(traffic.iter().all(|sum| sum.has_room()), "a backend's figures ran over");
             [backend.to, backend.dropped, backend.from] = traffic;
-            backend.standing = super::Standing::restored(image);
+            backend.health = super::BackendHealth::restored(image);
         }
-        restored.judge();
+        restored.recompute();
         Ok(restored)
     }
 
@@ -49,11 +49,6 @@ impl Backends {
 
 impl Backend {
     fn image(&self) -> BackendImage {
-        BackendImage {
-            to: self.to,
-            dropped: self.dropped,
-            from: self.from,
-            ..self.standing.image()
-        }
+        BackendImage { to: self.to, dropped: self.dropped, from: self.from, ..self.health.image() }
     }
 }

@@ -11,7 +11,7 @@ use crate::backends::Backends;
 use crate::id::BackendId;
 
 /// How many backends in a row may be found unable before it is cheaper to look at all at once.
-const PATIENCE: usize = 32;
+const STALE_TIMEOUT: usize = 32;
 
 /// Smooth weighted round-robin in O(log n): members wait in a queue for their next [`Turn`].
 ///
@@ -31,7 +31,7 @@ pub(super) struct RoundRobin {
 impl Clone for RoundRobin {
     fn clone(&self) -> Self {
         let (ids, queue) = (self.ids.clone(), self.queue.clone());
-        Self { ids, queue, passed_over: Vec::with_capacity(PATIENCE) }
+        Self { ids, queue, passed_over: Vec::with_capacity(STALE_TIMEOUT) }
     }
 }
 
@@ -43,7 +43,7 @@ impl RoundRobin {
         Self {
             ids: members.iter().map(|member| member.id).collect(),
             queue: members.iter().enumerate().map(first).collect(),
-            passed_over: Vec::with_capacity(PATIENCE),
+            passed_over: Vec::with_capacity(STALE_TIMEOUT),
         }
     }
 
@@ -82,7 +82,7 @@ impl RoundRobin {
 
     /// Takes the soonest turn of a backend that can take a flow out of the queue.
     fn take_next_turn(&mut self, backends: &Backends) -> Option<Turn> {
-        while self.passed_over.len() < PATIENCE {
+        while self.passed_over.len() < STALE_TIMEOUT {
             let Reverse(turn) = self.queue.pop()?;
             if backends.can_take_a_flow(self.ids[turn.member()]) {
                 return Some(turn);

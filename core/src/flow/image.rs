@@ -18,7 +18,7 @@ impl UdpFlow {
             Stage::Retired => StageImage::Retired,
             Stage::Resting => return None,
         };
-        let is_alone = self.next_leg == FlowId::new(slot, self.generation);
+        let is_alone = self.next_branch == FlowId::new(slot, self.generation);
         Some(FlowImage {
             slot,
             generation: self.generation,
@@ -29,14 +29,14 @@ impl UdpFlow {
             introduced: self.introduced,
             heard: self.heard,
             mirrored: self.mirrored,
-            speaks: self.speaks,
+            is_winner: self.is_winner,
             is_prompt: self.is_prompt,
             to_backend: self.to_backend,
             to_client: self.to_client,
             opened: self.opened,
             first_answer: self.answered.then_some(self.first_answer),
             deadline: self.deadline,
-            next_leg: (!is_alone).then_some(self.next_leg.index() as u32),
+            next_branch: (!is_alone).then_some(self.next_branch.index() as u32),
         })
     }
 
@@ -64,12 +64,12 @@ impl UdpFlow {
             introduced: image.introduced,
             heard: image.heard,
             mirrored: image.mirrored,
-            speaks: image.speaks,
+            is_winner: image.is_winner,
             is_prompt: image.is_prompt,
             to_client: image.to_client,
             opened: image.opened,
             first_answer: image.first_answer.unwrap_or(image.opened),
-            next_leg: FlowId::new(image.slot, image.generation),
+            next_branch: FlowId::new(image.slot, image.generation),
         })
     }
 

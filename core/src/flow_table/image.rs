@@ -73,22 +73,23 @@ impl FlowTable {
         Ok(())
     }
 
-    /// Links the legs that carry the same client's datagrams: where each leg is followed by one and
+    /// Links the branches that carry the same client's datagrams: where each branch is followed by one and
     /// follows one, every ring closes.
     fn restore_rings(&mut self, alive: &[FlowImage]) -> Result<(), ImageError> {
-        let legs = || alive.iter().filter_map(|leg| Some((leg.slot, leg.next_leg?)));
+        let branches =
+            || alive.iter().filter_map(|branch| Some((branch.slot, branch.next_branch?)));
         let mut followed = Vec::new();
-        for (slot, next) in legs() {
+        for (slot, next) in branches() {
             let Some((next_id, next_flow)) = self.alive_at(next as usize) else {
                 return Err(ImageError::Broken("a ring that leads nowhere"));
             };
             let key = self.flows[slot as usize].key();
             require!(next != slot && next_flow.has_key(&key), "a ring of two clients");
-            self.flows[slot as usize].set_next_leg(next_id);
+            self.flows[slot as usize].set_next_branch(next_id);
             followed.push(next);
         }
         followed.sort_unstable();
-        let mut following: Vec<u32> = legs().map(|(slot, _)| slot).collect();
+        let mut following: Vec<u32> = branches().map(|(slot, _)| slot).collect();
         following.sort_unstable();
         require!(followed == following, "a ring that does not close");
         Ok(())

@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use ipnet::IpNet;
 
-use super::forward::Arrival;
+use super::forward::RecvMeta;
 use super::{UNANSWERED, UNCONFIRMED, UdpManager};
 use crate::burst::Burst;
 use crate::config::{Accept, ManagerConfig, Mode};
@@ -19,7 +19,7 @@ use crate::time::Instant;
 
 /// How long a flow whose client has not shown that it hears the answers has to be silent before it
 /// may end for a new one.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const STALE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many flows one datagram without a flow looks at in search of one that seems over.
 const LOOKS: usize = 2;
@@ -39,11 +39,11 @@ impl UdpManager {
             self.refuse(DropReason::PortZero, &burst, outputs);
             return;
         }
-        let arrival = Arrival { tos, ttl, told: None };
+        let recv_meta = RecvMeta { tos, ttl, proxy_info: None };
         if self.is_proxy(sender) {
-            self.handle_relayed_burst(sender, arrival, burst, now, outputs);
+            self.handle_relayed_burst(sender, recv_meta, burst, now, outputs);
         } else {
-            self.handle_datagrams(sender, sender, &arrival, burst, now, outputs);
+            self.handle_datagrams(sender, sender, &recv_meta, burst, now, outputs);
         }
     }
 
@@ -54,15 +54,15 @@ impl UdpManager {
         &mut self,
         key: &FlowKey,
         sender: &FlowKey,
-        arrival: &Arrival<'p>,
+        recv_meta: &RecvMeta<'p>,
         burst: Burst<'p>,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
         self.counters.to_backend.received.add(Traffic::of(&burst));
         let mut rest = self.drop_too_large(Direction::ToBackend, burst, outputs);
-        let arrival = Arrival { ttl: arrival.ttl.saturating_sub(1), ..*arrival };
-        if arrival.ttl == 0 {
+        let recv_meta = RecvMeta { ttl: recv_meta.ttl.saturating_sub(1), ..*recv_meta };
+        if recv_meta.ttl == 0 {
             if let Some(burst) = rest {
                 self.drop_burst(Direction::ToBackend, DropReason::TtlExpired, &burst, outputs);
             }
@@ -72,31 +72,31 @@ impl UdpManager {
             Mode::Session { .. } => {}
             mode if !mode.has_flows() => {
                 if let Some(burst) = rest {
-                    self.handle_one_way(key, sender, &arrival, burst, outputs);
+                    self.handle_one_way(key, sender, &recv_meta, burst, outputs);
                 }
                 return;
             }
-            _ if self.is_race() => {
+            _ if self.is_hedged() => {
                 if let Some(burst) = rest {
-                    self.handle_race(key, sender, &arrival, burst, now, outputs);
+                    self.handle_hedged(key, sender, &recv_meta, burst, now, outputs);
                 }
                 return;
             }
             _ => {
-                self.handle_copied(key, sender, &arrival, rest, now, outputs);
+                self.handle_copied(key, sender, &recv_meta, rest, now, outputs);
                 return;
             }
         }
         // One turn, unless `requests` makes the burst reach into a next flow.
         while let Some(burst) = rest {
-            let flow = match self.flow_for(key, sender, arrival.ttl, now, outputs) {
+            let flow = match self.flow_for(key, sender, recv_meta.ttl, now, outputs) {
                 Ok(flow) => flow,
                 Err(reason) => {
                     self.drop_burst(Direction::ToBackend, reason, &burst, outputs);
                     return;
                 }
             };
-            rest = self.forward_requests(flow, &arrival, burst, now, outputs);
+            rest = self.forward_requests(flow, &recv_meta, burst, now, outputs);
         }
     }
 
@@ -166,16 +166,16 @@ impl UdpManager {
             }
             _ => false,
         };
-        let (limits, is_leg) = (&self.limits, self.is_race());
-        let head = if is_leg { self.flows.look_up(key) } else { None };
+        let (limits, is_branch) = (&self.limits, self.is_hedged());
+        let head = if is_branch { self.flows.look_up(key) } else { None };
         let build = |id| UdpFlow::new(key, id, backend, limits, now).mirrored(is_mirrored);
-        let flow = self.flows.insert(key, is_leg, reuse, build);
-        self.join_ring(head, flow);
+        let flow = self.flows.insert(key, is_branch, reuse, build);
+        self.join_request(head, flow);
         self.wheel.schedule(flow.index(), self.flows.at(flow.index()).1.deadline());
         self.queues.push(UNANSWERED, flow.index());
         self.source_limits.opened(key.client.source());
         if let Some(proxy) = key.client.proxy() {
-            self.relays.opened(proxy);
+            self.proxies.opened(proxy);
         }
         self.counters.flows_opened += 1;
         let source = self.salts.choose(self.config.cluster.source, key.client.address());
@@ -196,9 +196,9 @@ impl UdpManager {
     fn check_sender(&self, sender: &FlowKey) -> Result<(), DropReason> {
         let own_addresses = &self.config.own_addresses;
         // A sender and the local address it calls are on one link, if on any.
-        let (sender, called) = (sender.client.address(), self.called(sender.local()));
-        let is_this = (sender.ip(), sender.port()) == (called.ip(), called.port());
-        let is_ours = || own_addresses.iter().any(|own| is_at(sender, own, called.ip()));
+        let (sender, destination) = (sender.client.address(), self.destination(sender.local()));
+        let is_this = (sender.ip(), sender.port()) == (destination.ip(), destination.port());
+        let is_ours = || own_addresses.iter().any(|own| is_at(sender, own, destination.ip()));
         if is_this || is_ours() || self.backends.has_address(sender) {
             return Err(DropReason::OwnAddress);
         }
@@ -222,7 +222,7 @@ impl UdpManager {
     pub(super) fn check_room(&mut self, now: Instant) -> Result<(), DropReason> {
         let rests_can_go = self.flows.has_fewer_than_allowed() && self.flows.resting() > 0;
         let can_give_up = self.queues.len(UNANSWERED) > 0 || rests_can_go;
-        if self.flows.is_full() && !can_give_up && !self.find_one_that_seems_over(now) {
+        if self.flows.is_full() && !can_give_up && !self.find_stale(now) {
             return Err(DropReason::MaxFlows);
         }
         Ok(())
@@ -244,19 +244,19 @@ impl UdpManager {
         } else if self.queues.len(UNANSWERED) > 0 {
             self.evict_unanswered(now, outputs);
         } else {
-            self.end_one_that_seems_over(now, outputs);
+            self.evict_stale(now, outputs);
         }
     }
 
     /// Looks for a flow that seems over, and leaves it at the head of its queue. Others that it
     /// meets go to the end.
-    fn find_one_that_seems_over(&mut self, now: Instant) -> bool {
+    fn find_stale(&mut self, now: Instant) -> bool {
         if now < self.silences_known_from {
             return false;
         }
         for _ in 0..LOOKS {
             let Some(first) = self.queues.first(UNCONFIRMED) else { return false };
-            if self.flows.at(first).1.seems_over(&self.limits, PATIENCE, now) {
+            if self.flows.at(first).1.is_stale(&self.limits, STALE_TIMEOUT, now) {
                 return true;
             }
             self.queues.push(UNCONFIRMED, first);
@@ -265,7 +265,7 @@ impl UdpManager {
     }
 
     /// Ends the flow that was found to seem over, and closes its socket.
-    fn end_one_that_seems_over<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) {
+    fn evict_stale<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) {
         if let Some(over) = self.queues.first(UNCONFIRMED) {
             let (over, _) = self.flows.at(over);
             self.close(over, CloseReason::Evicted, now, outputs);
@@ -306,11 +306,11 @@ impl UdpManager {
 }
 
 /// Whether a client that called us at `called` has the address of one of our listeners.
-fn is_at(client: SocketAddr, listener: &SocketAddr, called: IpAddr) -> bool {
+fn is_at(client: SocketAddr, listener: &SocketAddr, destination: IpAddr) -> bool {
     let has_ip = match listener.ip() {
         // A wildcard receives at every address of the host. Which those are the core does not
         // know, but for the one that the client has just called, and the loopback.
-        ip if ip.is_unspecified() => client.ip() == called || client.ip().is_loopback(),
+        ip if ip.is_unspecified() => client.ip() == destination || client.ip().is_loopback(),
         ip => client.ip() == ip,
     };
     has_ip && client.port() == listener.port()

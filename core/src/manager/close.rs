@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use super::{UdpManager, resting_queue};
-use crate::backends::Verdict;
+use crate::backends::FlowAction;
 use crate::id::{BackendId, FlowId};
 use crate::output::{Output, Outputs};
 use crate::reason::CloseReason;
@@ -26,19 +26,19 @@ impl UdpManager {
             outputs.emit(Output::RecordFlow { flow: id, record: flow.record(reason, now) });
         }
         let (client, backend) = (flow.key().client, flow.backend());
-        let has_companions = flow.next_leg() != id;
+        let has_companions = flow.next_branch() != id;
         let is_silence = reason == CloseReason::Idle && flow.is_owed_an_answer(&self.limits);
-        if is_silence && self.backends.was_silent(backend, now) {
+        if is_silence && self.backends.record_unanswered(backend, now) {
             self.sweep_if_needed(now);
         }
         if has_companions {
-            self.leave_ring(id);
+            self.leave_request(id);
         }
         self.wheel.cancel(id.index());
         self.queues.remove(id.index());
         self.source_limits.closed(client.source());
         if let Some(proxy) = client.proxy() {
-            self.relays.closed(proxy, self.remembered_until(now));
+            self.proxies.closed(proxy, self.remembered_until(now));
         }
         if let Some(backend) = self.backends.get_mut(backend) {
             backend.flows_active -= 1;
@@ -58,7 +58,8 @@ impl UdpManager {
     /// How long the socket of a flow that ends for `reason` has to rest; `None` to close it.
     fn rest_after(&self, reason: CloseReason, backend: BackendId) -> Option<Duration> {
         let ends_by_itself = matches!(reason, CloseReason::Idle | CloseReason::Complete);
-        let has_a_use = self.drain.is_none() && self.backends.verdict(backend) == Verdict::Stay;
+        let has_a_use =
+            self.drain.is_none() && self.backends.flow_action(backend) == FlowAction::Stay;
         let is_wanted = ends_by_itself && has_a_use;
         self.config.cluster.upstream_reuse.filter(|_| is_wanted)
     }

@@ -1,8 +1,8 @@
 //! A change of the configuration.
 
-use super::admit::PATIENCE;
+use super::admit::STALE_TIMEOUT;
 use super::{UdpManager, resting_queue};
-use crate::configuration::Configuration;
+use crate::configuration::PreparedConfig;
 use crate::flow::FlowLimits;
 use crate::id::BackendId;
 use crate::output::Outputs;
@@ -16,7 +16,7 @@ impl UdpManager {
     /// shorter, or another backend takes a place in the list, a look at every flow too.
     pub(super) fn configure<'p>(
         &mut self,
-        new: &Configuration,
+        new: &PreparedConfig,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
@@ -45,7 +45,7 @@ impl UdpManager {
         }
         if !config.accept_proxy_protocol.is_empty() {
             let capacity = self.flows.len().max(config.max_flows as usize);
-            self.relays.reserve(capacity, &mut self.random);
+            self.proxies.reserve(capacity, &mut self.random);
         }
         if is_resized || config.cluster.limits != self.config.cluster.limits {
             let capacity = self.flows.len().max(config.max_flows as usize);
@@ -56,7 +56,7 @@ impl UdpManager {
             }
         }
         if config.cluster.idle_timeout != self.config.cluster.idle_timeout {
-            self.silences_known_from = now + PATIENCE;
+            self.silences_known_from = now + STALE_TIMEOUT;
         }
         self.set_flow_limits(FlowLimits::new(&config.cluster), now);
         self.config.clone_from(config);

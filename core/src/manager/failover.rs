@@ -1,10 +1,10 @@
 //! Flows whose backend is down, removed, or to be free of them.
 
 use super::{UdpManager, resting_queue};
-use crate::backends::Verdict;
+use crate::backends::FlowAction;
+use crate::event::BackendEvent;
 use crate::id::{BackendId, FlowId};
 use crate::input::UpstreamFailure;
-use crate::news::BackendNews;
 use crate::output::{Output, Outputs};
 use crate::reason::{CloseReason, DropReason};
 use crate::time::Instant;
@@ -25,13 +25,13 @@ pub(super) struct Sweep {
 }
 
 impl UdpManager {
-    pub(super) fn handle_backend_news(
+    pub(super) fn handle_backend_event(
         &mut self,
         backend: BackendId,
-        news: BackendNews,
+        event: BackendEvent,
         now: Instant,
     ) {
-        self.backends.hear(backend, news);
+        self.backends.hear(backend, event);
         self.sweep_if_needed(now);
     }
 
@@ -72,10 +72,10 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) -> Result<Option<FlowId>, DropReason> {
         let (_, flow) = self.flows.at(id.index());
-        match self.backends.verdict(flow.backend()) {
-            Verdict::Stay => Ok(Some(id)),
-            Verdict::Move => self.move_flow(id, ttl, outputs).map(|()| Some(id)),
-            Verdict::Close(reason) => {
+        match self.backends.flow_action(flow.backend()) {
+            FlowAction::Stay => Ok(Some(id)),
+            FlowAction::Move => self.move_flow(id, ttl, outputs).map(|()| Some(id)),
+            FlowAction::Close(reason) => {
                 self.close(id, reason, now, outputs);
                 Ok(None)
             }
@@ -124,7 +124,7 @@ impl UdpManager {
             let slot = next_slot % self.flows.slots();
             (next_slot, left) = (slot + 1, left - 1);
             let Some((id, flow)) = self.flows.alive_at(slot) else { continue };
-            if let Verdict::Close(reason) = self.backends.verdict(flow.backend()) {
+            if let FlowAction::Close(reason) = self.backends.flow_action(flow.backend()) {
                 self.close(id, reason, now, outputs);
             }
         }

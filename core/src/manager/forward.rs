@@ -11,19 +11,19 @@ use crate::flow_key::FlowKey;
 use crate::id::{BackendId, Carrier, FlowId};
 use crate::local_addr::LocalAddr;
 use crate::output::{Output, Outputs};
-use crate::proxy_protocol::{ProxyHeader, Tlvs, Told};
+use crate::proxy_protocol::{ProxyHeader, ProxyInfo, Tlvs};
 use crate::reason::{CloseReason, Direction, DropReason};
 use crate::time::Instant;
 
 /// How a client's datagrams came here.
 #[derive(Clone, Copy)]
-pub(super) struct Arrival<'p> {
+pub(super) struct RecvMeta<'p> {
     /// The TOS or traffic-class byte they carried.
     pub(super) tos: u8,
     /// The time to live or hop limit they have left.
     pub(super) ttl: u8,
     /// What a proxy says of them, if they came by one.
-    pub(super) told: Option<Told<'p>>,
+    pub(super) proxy_info: Option<ProxyInfo<'p>>,
 }
 
 impl UdpManager {
@@ -32,7 +32,7 @@ impl UdpManager {
     pub(super) fn forward_requests<'p>(
         &mut self,
         id: FlowId,
-        arrival: &Arrival<'p>,
+        recv_meta: &RecvMeta<'p>,
         burst: Burst<'p>,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
@@ -52,9 +52,9 @@ impl UdpManager {
             if let Some(backend) = self.backends.get_mut(backend) {
                 backend.to.add(traffic);
             }
-            self.emit_requests(id, is_first, arrival, burst, outputs);
+            self.emit_requests(id, is_first, recv_meta, burst, outputs);
             if is_mirrored {
-                self.mirror(id, arrival, burst, outputs);
+                self.mirror(id, recv_meta, burst, outputs);
             }
         }
         if confirms {
@@ -72,7 +72,7 @@ impl UdpManager {
         &self,
         flow: FlowId,
         is_first: bool,
-        arrival: &Arrival<'p>,
+        recv_meta: &RecvMeta<'p>,
         burst: Burst<'p>,
         outputs: &mut impl Outputs<'p>,
     ) {
@@ -81,11 +81,11 @@ impl UdpManager {
             SendProxyProtocol::First => u16::from(is_first),
             SendProxyProtocol::Every => burst.count(),
         };
-        let &Arrival { tos, ttl, .. } = arrival;
+        let &RecvMeta { tos, ttl, .. } = recv_meta;
         let (with, without) = burst.split_at(with_header);
         if let Some(burst) = with {
             let key = self.flows.get(flow).map(UdpFlow::key);
-            let (prefix, tlvs) = key.map(|key| self.proxy_header(&key, arrival)).unzip();
+            let (prefix, tlvs) = key.map(|key| self.proxy_header(&key, recv_meta)).unzip();
             let tlvs = tlvs.unwrap_or(Tlvs::NONE);
             outputs.emit(Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst });
         }
@@ -99,15 +99,15 @@ impl UdpManager {
     fn mirror<'p>(
         &self,
         id: FlowId,
-        arrival: &Arrival<'p>,
+        recv_meta: &RecvMeta<'p>,
         burst: Burst<'p>,
         outputs: &mut impl Outputs<'p>,
     ) {
         let Some(flow) = self.flows.get(id) else { return };
         // The mirror takes one hop itself.
-        let &Arrival { tos, ttl, told } = arrival;
+        let &RecvMeta { tos, ttl, proxy_info } = recv_meta;
         let (client, local, ttl) = (flow.client(), flow.local(), ttl.saturating_add(1));
-        outputs.emit(Output::Mirror { client, local, told, tos, ttl, burst });
+        outputs.emit(Output::Mirror { client, local, proxy_info, tos, ttl, burst });
     }
 
     /// The header that tells a backend who the client is and whom it called, and what else a
@@ -115,17 +115,17 @@ impl UdpManager {
     pub(super) fn proxy_header<'p>(
         &self,
         key: &FlowKey,
-        arrival: &Arrival<'p>,
+        recv_meta: &RecvMeta<'p>,
     ) -> (ProxyHeader, Tlvs<'p>) {
-        let (called, tlvs) = match &arrival.told {
-            Some(told) => (told.called, told.tlvs),
-            None => (self.called(key.local()), Tlvs::NONE),
+        let (destination, tlvs) = match &recv_meta.proxy_info {
+            Some(told) => (told.destination, told.tlvs),
+            None => (self.destination(key.local()), Tlvs::NONE),
         };
-        (ProxyHeader::new(key.client.address(), called).followed_by(&tlvs), tlvs)
+        (ProxyHeader::new(key.client.address(), destination).followed_by(&tlvs), tlvs)
     }
 
     /// The address that was called by whoever called `local`.
-    pub(super) fn called(&self, local: Option<LocalAddr>) -> SocketAddr {
+    pub(super) fn destination(&self, local: Option<LocalAddr>) -> SocketAddr {
         let address = self.config.address;
         local.map_or(address, |local| SocketAddr::new(local.ip, address.port()))
     }
@@ -154,8 +154,8 @@ impl UdpManager {
             self.count_answer(backend, Traffic::default(), now);
             return;
         };
-        if id.is_leg() && !self.may_speak(id) {
-            self.lose_race(id, &burst, now, outputs);
+        if id.is_branch() && !self.may_win(id) {
+            self.drop_losing_reply(id, &burst, now, outputs);
             return;
         }
         let Some(flow) = self.flows.get_mut(id) else { return };
@@ -166,7 +166,7 @@ impl UdpManager {
         if let Some(burst) = accepted {
             let (client, local) = match flow.proxy() {
                 None => (flow.client(), flow.local()),
-                Some(proxy) => self.relays.way_back(proxy),
+                Some(proxy) => self.proxies.return_path(proxy),
             };
             self.counters.to_client.forwarded.add(traffic);
             outputs.emit(Output::SendToClient { flow: id, client, local, tos, burst });
@@ -183,7 +183,7 @@ impl UdpManager {
             }
         }
         if is_complete {
-            self.close_ring(id, CloseReason::Complete, now, outputs);
+            self.close_branches(id, CloseReason::Complete, now, outputs);
         }
     }
 
@@ -206,7 +206,7 @@ impl UdpManager {
         traffic: Traffic,
     ) {
         let is_copy = match carrier {
-            Carrier::Flow(flow) => flow.is_leg() && direction == Direction::ToBackend,
+            Carrier::Flow(flow) => flow.is_branch() && direction == Direction::ToBackend,
             Carrier::OneWay(_) => false,
             Carrier::Copy(_) => true,
         };

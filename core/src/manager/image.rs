@@ -5,15 +5,15 @@ use super::failover::Sweep;
 use super::invariants::queue_of;
 use super::{UNANSWERED, UNCONFIRMED, UdpManager, resting_queue};
 use crate::backends::Backends;
-use crate::config::MOST_FLOWS;
-use crate::configuration::Configuration;
+use crate::config::MAX_FLOWS;
+use crate::configuration::PreparedConfig;
 use crate::counters::Counters;
 use crate::flow::FlowLimits;
 use crate::flow_table::FlowTable;
 use crate::id::BackendId;
+use crate::proxies::Proxies;
 use crate::queue::Queues;
 use crate::random::Random;
-use crate::relays::Relays;
 use crate::snapshot::document::{FlowsImage, SweepImage, TimersImage};
 use crate::snapshot::error::require;
 use crate::snapshot::{ImageError, ManagerImage};
@@ -34,7 +34,7 @@ impl UdpManager {
             flows: self.flows_image(),
             sources: self.source_limits.image(Instant::from_millis(timers.elapsed)),
             timers,
-            proxies: self.relays.image(),
+            proxies: self.proxies.image(),
             counters: self.counters.image(),
             random: self.random.state(),
             salts: self.salts.clone(),
@@ -72,10 +72,10 @@ impl UdpManager {
     /// [invariant](Self::assert_invariants) is broken.
     pub fn restore(
         image: ManagerImage,
-        prepared: Option<&Configuration>,
+        prepared: Option<&PreparedConfig>,
     ) -> Result<Self, ImageError> {
         let ManagerImage { config, flows: table, .. } = &image;
-        let (max_flows, most) = (config.max_flows, MOST_FLOWS);
+        let (max_flows, most) = (config.max_flows, MAX_FLOWS);
         if max_flows > most || table.alive.len() > most as usize {
             return Err(ImageError::TooManyFlows { max_flows, most });
         }
@@ -90,11 +90,11 @@ impl UdpManager {
         }
         let of_flows = flows.iter().filter_map(|(_, flow)| flow.proxy());
         let relayed = if config.accept_proxy_protocol.is_empty() { 0 } else { max_flows as usize };
-        let relays = Relays::restored(&image.proxies, relayed, of_flows)?;
+        let proxies = Proxies::restored(&image.proxies, relayed, of_flows)?;
         let wheel = TimerWheel::restored(&image.timers, flows.slots(), capacity)?;
         let mut balancer = match prepared.filter(|ready| ready.has_the_turns_of(&config.cluster)) {
             Some(ready) => ready.balancer().clone(),
-            None => Configuration::new(config.clone()).balancer().clone(),
+            None => PreparedConfig::new(config.clone()).balancer().clone(),
         };
         balancer.restore(&image.turns)?;
         let sweep = image.sweep.as_ref().map(|sweep| Sweep::restored(sweep, flows.slots()));
@@ -109,7 +109,7 @@ impl UdpManager {
             backends,
             balancer,
             source_limits,
-            relays,
+            proxies,
             random: Random::new(image.random),
             salts: image.salts,
             drain: image.drain,

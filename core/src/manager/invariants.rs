@@ -25,11 +25,11 @@ impl UdpManager {
                 "a flow in the wrong queue"
             );
             flows_of_backend[flow.backend().index()] += 1;
-            let ring = || self.legs(Some(id)).take(self.flows.len() + 1);
+            let ring = || self.branches(Some(id)).take(self.flows.len() + 1);
             let last = ring().last().and_then(|last| self.flows.get(last.0));
-            assert_eq!(last.map(UdpFlow::next_leg), Some(id), "a ring that does not close");
+            assert_eq!(last.map(UdpFlow::next_branch), Some(id), "a ring that does not close");
             let heads =
-                ring().filter(|leg| self.flows.get(leg.0).is_some_and(UdpFlow::is_findable));
+                ring().filter(|branch| self.flows.get(branch.0).is_some_and(UdpFlow::is_findable));
             assert!(heads.count() <= 1, "a ring with two heads");
         }
         for (id, backend) in self.backends.iter() {
@@ -41,7 +41,7 @@ impl UdpManager {
             self.backends.iter().map(|(id, _)| self.queues.len(resting_queue(id))).sum();
         assert_eq!(self.flows.resting(), resting, "a resting socket was lost");
 
-        self.relays.assert_invariants(self.flows.iter().filter_map(|(_, flow)| flow.proxy()));
+        self.proxies.assert_invariants(self.flows.iter().filter_map(|(_, flow)| flow.proxy()));
 
         for counted in self.source_limits.totals() {
             assert_eq!(counted, self.flows.len() as u64, "a source's flows were lost count of");

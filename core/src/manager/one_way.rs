@@ -1,7 +1,7 @@
 //! Datagrams that nobody answers: they need no flow, only a backend, or all of them.
 
 use super::UdpManager;
-use super::forward::Arrival;
+use super::forward::RecvMeta;
 use crate::burst::Burst;
 use crate::config::{Balance, Mode, SendProxyProtocol};
 use crate::counters::Traffic;
@@ -15,7 +15,7 @@ use crate::time::Instant;
 
 /// How datagrams travel on: what is the same for all backends that get them.
 #[derive(Clone, Copy)]
-pub(super) struct Passage<'p> {
+pub(super) struct SendMeta<'p> {
     prefix: Option<ProxyHeader>,
     tlvs: Tlvs<'p>,
     tos: u8,
@@ -28,7 +28,7 @@ impl UdpManager {
         &mut self,
         key: &FlowKey,
         sender: &FlowKey,
-        arrival: &Arrival<'p>,
+        recv_meta: &RecvMeta<'p>,
         burst: Burst<'p>,
         outputs: &mut impl Outputs<'p>,
     ) {
@@ -40,21 +40,21 @@ impl UdpManager {
             self.drop_burst(Direction::ToBackend, reason, &burst, outputs);
             return;
         }
-        let passage = self.passage(key, arrival);
+        let send_meta = self.send_meta(key, recv_meta);
         if self.config.cluster.mode == Mode::OneWay {
-            self.distribute(key, passage, burst, outputs);
+            self.distribute(key, send_meta, burst, outputs);
         } else {
-            self.copy_to_all(passage, burst, outputs);
+            self.copy_to_all(send_meta, burst, outputs);
         }
     }
 
-    fn passage<'p>(&self, key: &FlowKey, arrival: &Arrival<'p>) -> Passage<'p> {
-        let &Arrival { tos, ttl, .. } = arrival;
+    fn send_meta<'p>(&self, key: &FlowKey, recv_meta: &RecvMeta<'p>) -> SendMeta<'p> {
+        let &RecvMeta { tos, ttl, .. } = recv_meta;
         if self.config.cluster.send_proxy_protocol == SendProxyProtocol::Off {
-            return Passage { prefix: None, tlvs: Tlvs::NONE, tos, ttl };
+            return SendMeta { prefix: None, tlvs: Tlvs::NONE, tos, ttl };
         }
-        let (prefix, tlvs) = self.proxy_header(key, arrival);
-        Passage { prefix: Some(prefix), tlvs, tos, ttl }
+        let (prefix, tlvs) = self.proxy_header(key, recv_meta);
+        SendMeta { prefix: Some(prefix), tlvs, tos, ttl }
     }
 
     /// Sends each datagram to one backend: all of a burst to the same where its client decides
@@ -62,7 +62,7 @@ impl UdpManager {
     fn distribute<'p>(
         &mut self,
         key: &FlowKey,
-        passage: Passage<'p>,
+        send_meta: SendMeta<'p>,
         burst: Burst<'p>,
         outputs: &mut impl Outputs<'p>,
     ) {
@@ -79,7 +79,7 @@ impl UdpManager {
             let (next, after) = burst.split_at(step);
             if let Some(burst) = next {
                 self.counters.to_backend.forwarded.add(Traffic::of(&burst));
-                self.send_one_way(Carrier::OneWay, backend, passage, burst, outputs);
+                self.send_one_way(Carrier::OneWay, backend, send_meta, burst, outputs);
             }
             rest = after;
         }
@@ -91,14 +91,14 @@ impl UdpManager {
         &mut self,
         key: &FlowKey,
         sender: &FlowKey,
-        arrival: &Arrival<'p>,
+        recv_meta: &RecvMeta<'p>,
         mut rest: Option<Burst<'p>>,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
-        let copies = self.passage(key, arrival);
+        let copies = self.send_meta(key, recv_meta);
         while let Some(burst) = rest {
-            let flow = match self.flow_for(key, sender, arrival.ttl, now, outputs) {
+            let flow = match self.flow_for(key, sender, recv_meta.ttl, now, outputs) {
                 Ok(flow) => flow,
                 Err(DropReason::NoBackend) => {
                     self.copy_to_all(copies, burst, outputs);
@@ -110,7 +110,7 @@ impl UdpManager {
                 }
             };
             let backend = self.flows.get(flow).map(UdpFlow::backend);
-            rest = self.forward_requests(flow, arrival, burst, now, outputs);
+            rest = self.forward_requests(flow, recv_meta, burst, now, outputs);
             let taken = rest.map_or(burst.count(), |rest| burst.count() - rest.count());
             if let (Some(burst), _) = burst.split_at(taken) {
                 self.copy_to_others(backend, copies, burst, outputs);
@@ -121,7 +121,7 @@ impl UdpManager {
     /// Sends a burst to every backend in service. It counts as forwarded if there is any.
     fn copy_to_all<'p>(
         &mut self,
-        passage: Passage<'p>,
+        send_meta: SendMeta<'p>,
         burst: Burst<'p>,
         outputs: &mut impl Outputs<'p>,
     ) {
@@ -130,21 +130,21 @@ impl UdpManager {
             return;
         }
         self.counters.to_backend.forwarded.add(Traffic::of(&burst));
-        self.copy_to_others(None, passage, burst, outputs);
+        self.copy_to_others(None, send_meta, burst, outputs);
     }
 
     /// Sends a burst to every backend in service but one.
     fn copy_to_others<'p>(
         &mut self,
         except: Option<BackendId>,
-        passage: Passage<'p>,
+        send_meta: SendMeta<'p>,
         burst: Burst<'p>,
         outputs: &mut impl Outputs<'p>,
     ) {
         for place in 0..self.backends.targets().len() {
             let backend = self.backends.targets()[place];
             if Some(backend) != except {
-                self.send_one_way(Carrier::Copy, backend, passage, burst, outputs);
+                self.send_one_way(Carrier::Copy, backend, send_meta, burst, outputs);
             }
         }
     }
@@ -153,11 +153,11 @@ impl UdpManager {
         &mut self,
         carrier: fn(BackendId) -> Carrier,
         backend: BackendId,
-        passage: Passage<'p>,
+        send_meta: SendMeta<'p>,
         burst: Burst<'p>,
         outputs: &mut impl Outputs<'p>,
     ) {
-        let Passage { prefix, tlvs, tos, ttl } = passage;
+        let SendMeta { prefix, tlvs, tos, ttl } = send_meta;
         let Some(chosen) = self.backends.get_mut(backend) else { return };
         chosen.to.add(Traffic::of(&burst));
         let (carrier, address) = (carrier(backend), chosen.address());

@@ -3,15 +3,15 @@
 use core::time::Duration;
 
 use super::UdpManager;
-use super::forward::Arrival;
+use super::forward::RecvMeta;
 use crate::burst::Burst;
 use crate::config::ClusterConfig;
 use crate::counters::Traffic;
 use crate::flow_key::FlowKey;
 use crate::output::Outputs;
-use crate::proxy_protocol::{ReceivedHeader, Tlvs, Told, has_header};
+use crate::proxies::ProxiedClient;
+use crate::proxy_protocol::{ProxyInfo, ReceivedHeader, Tlvs, has_header};
 use crate::reason::{Direction, DropReason};
-use crate::relays::Said;
 use crate::time::Instant;
 
 /// How long what a proxy says holds where there are no flows.
@@ -35,7 +35,7 @@ impl UdpManager {
     pub(super) fn handle_relayed_burst<'p>(
         &mut self,
         proxy: &FlowKey,
-        arrival: Arrival<'p>,
+        recv_meta: RecvMeta<'p>,
         burst: Burst<'p>,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
@@ -45,12 +45,12 @@ impl UdpManager {
             let without = burst.datagrams().take_while(|datagram| !has_header(datagram)).count();
             let (followers, others) = burst.split_at(without as u16);
             if let Some(followers) = followers {
-                self.handle_followers(proxy, arrival, followers, now, outputs);
+                self.handle_followers(proxy, recv_meta, followers, now, outputs);
             }
             let Some((Some(one), more)) = others.map(|others| others.split_at(1)) else { return };
             rest = more;
             match ReceivedHeader::parse(one.bytes()) {
-                Ok(Some(header)) => self.handle_told(proxy, arrival, &header, now, outputs),
+                Ok(Some(header)) => self.handle_told(proxy, recv_meta, &header, now, outputs),
                 // It has one.
                 Ok(None) | Err(_) => self.refuse(DropReason::ProxyHeader, &one, outputs),
             }
@@ -61,45 +61,50 @@ impl UdpManager {
     fn handle_told<'p>(
         &mut self,
         proxy: &FlowKey,
-        arrival: Arrival<'p>,
+        recv_meta: RecvMeta<'p>,
         header: &ReceivedHeader<'p>,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
         // A part of a datagram is no longer than one.
         let Some(burst) = Burst::single(header.payload) else { return };
-        let said = match header.endpoints {
-            Some(endpoints) => Said { client: endpoints.client, called: endpoints.destination },
-            None => Said { client: proxy.client.address(), called: self.called(proxy.local()) },
+        let proxied = match header.endpoints {
+            Some(endpoints) => {
+                ProxiedClient { client: endpoints.client, destination: endpoints.destination }
+            }
+            None => ProxiedClient {
+                client: proxy.client.address(),
+                destination: self.destination(proxy.local()),
+            },
         };
-        let Some(number) = self.relays.note(proxy, said, self.remembered_until(now)) else {
+        let Some(number) = self.proxies.note(proxy, proxied, self.remembered_until(now)) else {
             self.refuse(DropReason::MaxFlows, &burst, outputs);
             return;
         };
-        let told = Told { called: said.called, tlvs: header.tlvs };
-        let arrival = Arrival { told: Some(told), ..arrival };
-        let key = FlowKey::relayed(said.client, number);
-        self.handle_datagrams(&key, proxy, &arrival, burst, now, outputs);
+        let told = ProxyInfo { destination: proxied.destination, tlvs: header.tlvs };
+        let recv_meta = RecvMeta { proxy_info: Some(told), ..recv_meta };
+        let key = FlowKey::relayed(proxied.client, number);
+        self.handle_datagrams(&key, proxy, &recv_meta, burst, now, outputs);
     }
 
     /// Takes datagrams without a header: they are those of the client that the last one named.
     fn handle_followers<'p>(
         &mut self,
         proxy: &FlowKey,
-        arrival: Arrival<'p>,
+        recv_meta: RecvMeta<'p>,
         burst: Burst<'p>,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
         let until = self.remembered_until(now);
-        let Some((number, said)) = self.relays.recall(proxy, now, until) else {
+        let Some((number, proxied)) = self.proxies.recall(proxy, now, until) else {
             self.refuse(DropReason::ProxyHeaderMissing, &burst, outputs);
             return;
         };
-        let told = Told { called: said.called, tlvs: Tlvs::NONE };
-        let arrival = Arrival { told: Some(told), ..arrival };
-        let key = FlowKey::relayed(said.client, number);
-        self.handle_datagrams(&key, proxy, &arrival, burst, now, outputs);
+        let told = ProxyInfo { destination: proxied.destination, tlvs: Tlvs::NONE };
+        let recv_meta = RecvMeta { proxy_info: Some(told), ..recv_meta };
+        let key = FlowKey::relayed(proxied.client, number);
+        self.handle_datagrams(&key, proxy, &recv_meta, burst, now, outputs);
     }
 
     /// Until when what a proxy says now holds for datagrams that have no header, where no flow

@@ -3,7 +3,7 @@ use crate::config::*;
 use crate::local_addr::LocalAddr;
 use crate::output::Output;
 use crate::proxy_protocol::{ProxyHeader, Tlvs};
-use crate::{BackendNews, Burst, Carrier, CloseReason, DropReason, UpstreamFailure};
+use crate::{BackendEvent, Burst, Carrier, CloseReason, DropReason, UpstreamFailure};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;

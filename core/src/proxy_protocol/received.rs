@@ -11,7 +11,7 @@ use super::{PREAMBLE_LEN, SIGNATURE};
 /// The most bytes of a header that may follow its first sixteen: two addresses, and TLVs such as
 /// the authority and a connection id. A proxy that has more to say than fits one packet beside the
 /// payload has nothing to say over UDP.
-pub const LONGEST_BLOCK: usize = 2_048;
+pub const MAX_BLOCK_LEN: usize = 2_048;
 
 const IPV4_BLOCK_LEN: usize = 12;
 const IPV6_BLOCK_LEN: usize = 36;
@@ -50,8 +50,8 @@ pub enum HeaderFault {
     /// The datagram ends before the header does.
     #[error("the datagram ends before the header does")]
     Cut,
-    /// The header is longer than [`LONGEST_BLOCK`] allows.
-    #[error("the header is longer than {} bytes", PREAMBLE_LEN + LONGEST_BLOCK)]
+    /// The header is longer than [`MAX_BLOCK_LEN`] allows.
+    #[error("the header is longer than {} bytes", PREAMBLE_LEN + MAX_BLOCK_LEN)]
     TooLong,
     /// Another version than 2, or another command than LOCAL and PROXY.
     #[error("no such version or command")]
@@ -94,7 +94,7 @@ impl<'p> ReceivedHeader<'p> {
             datagram.split_first_chunk::<PREAMBLE_LEN>().ok_or(HeaderFault::Cut)?;
         let &[.., version_and_command, family_and_transport, len_high, len_low] = preamble;
         let len = usize::from(u16::from_be_bytes([len_high, len_low]));
-        if len > LONGEST_BLOCK {
+        if len > MAX_BLOCK_LEN {
             return Err(HeaderFault::TooLong);
         }
         let (block, payload) = rest.split_at_checked(len).ok_or(HeaderFault::Cut)?;
@@ -156,8 +156,8 @@ fn ipv6_block(block: &[u8]) -> Option<(IpAddr, IpAddr, &[u8; 4])> {
 /// Checks the checksum at `at`, which is that of the header with zeros in its place.
 fn verify(header: &[u8], at: usize) -> Result<(), HeaderFault> {
     let (before, rest) = header.split_at_checked(at).ok_or(HeaderFault::Tlvs)?;
-    let (said, after) = rest.split_first_chunk::<4>().ok_or(HeaderFault::Tlvs)?;
-    if crc32c(&[before, &[0; 4], after]) == u32::from_be_bytes(*said) {
+    let (proxied, after) = rest.split_first_chunk::<4>().ok_or(HeaderFault::Tlvs)?;
+    if crc32c(&[before, &[0; 4], after]) == u32::from_be_bytes(*proxied) {
         Ok(())
     } else {
         Err(HeaderFault::Checksum)
@@ -174,7 +174,7 @@ pub struct Tlvs<'p> {
 }
 
 const NOWHERE: u16 = u16::MAX;
-const _: () = assert!(LONGEST_BLOCK < NOWHERE as usize);
+const _: () = assert!(MAX_BLOCK_LEN < NOWHERE as usize);
 
 impl<'p> Tlvs<'p> {
     /// Nothing.

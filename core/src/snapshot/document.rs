@@ -71,8 +71,8 @@ pub(crate) struct BackendImage {
     /// answer.
     pub(crate) errors: u32,
     pub(crate) silent_flows: u32,
-    pub(crate) times_out: u32,
-    pub(crate) out_until: Option<Instant>,
+    pub(crate) ejections: u32,
+    pub(crate) ejected_until: Option<Instant>,
     pub(crate) to: Traffic,
     pub(crate) dropped: Traffic,
     pub(crate) from: Traffic,
@@ -119,7 +119,7 @@ pub(crate) struct FlowImage {
     pub(crate) introduced: bool,
     pub(crate) heard: bool,
     pub(crate) mirrored: bool,
-    pub(crate) speaks: bool,
+    pub(crate) is_winner: bool,
     pub(crate) is_prompt: bool,
     pub(crate) to_backend: Traffic,
     pub(crate) to_client: Traffic,
@@ -127,8 +127,8 @@ pub(crate) struct FlowImage {
     /// If it has been answered.
     pub(crate) first_answer: Option<Instant>,
     pub(crate) deadline: Instant,
-    /// The slot of the next leg in its ring, if it is not alone.
-    pub(crate) next_leg: Option<u32>,
+    /// The slot of the next branch in its ring, if it is not alone.
+    pub(crate) next_branch: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,7 +216,7 @@ pub(crate) struct ProxyImage {
     #[serde(with = "address")]
     pub(crate) client: SocketAddr,
     #[serde(with = "address")]
-    pub(crate) called: SocketAddr,
+    pub(crate) destination: SocketAddr,
     pub(crate) until: Instant,
 }
 

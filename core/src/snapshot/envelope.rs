@@ -7,10 +7,10 @@ use serde::de::DeserializeOwned;
 use siphasher::sip::SipHasher24;
 
 /// The format that this version writes, and the newest that it reads.
-pub const FORMAT: u16 = 1;
+pub const VERSION: u16 = 1;
 
 /// The oldest format that this version reads.
-pub const OLDEST_FORMAT: u16 = 1;
+pub const OLDEST_VERSION: u16 = 1;
 
 const MAGIC: &[u8; 8] = b"flowgate";
 
@@ -27,7 +27,7 @@ const HEADER: usize = 8 + 2 + 8 + 8;
 pub enum SnapshotError {
     /// They do not begin as a snapshot does.
     #[error("this is not a snapshot of Flowgate")]
-    NotASnapshot,
+    BadMagic,
     /// A later version has written it.
     #[error("the snapshot has format {found}, and this version reads formats up to {newest}")]
     TooNew {
@@ -46,7 +46,7 @@ pub enum SnapshotError {
     },
     /// Its end is missing.
     #[error("the snapshot is cut short: {found} of {expected} bytes are there")]
-    CutShort {
+    Truncated {
         /// How many bytes it should have, as far as that can be told.
         expected: u64,
         /// How many it has.
@@ -60,7 +60,7 @@ pub enum SnapshotError {
     },
     /// Its checksum does not fit.
     #[error("the snapshot is damaged: its checksum does not fit")]
-    Damaged,
+    ChecksumMismatch,
     /// It is whole, and yet not the document that it should be.
     #[error("the snapshot is malformed")]
     Malformed,
@@ -75,7 +75,7 @@ pub enum SnapshotError {
 pub fn seal<T: Serialize + ?Sized>(document: &T) -> Vec<u8> {
     let mut sealed = Vec::new();
     sealed.extend_from_slice(MAGIC);
-    sealed.extend_from_slice(&FORMAT.to_le_bytes());
+    sealed.extend_from_slice(&VERSION.to_le_bytes());
     sealed.resize(HEADER, 0);
     let mut sealed = postcard::to_extend(document, sealed).expect("a document of plain data");
     let (header, body) = sealed.split_at_mut(HEADER);
@@ -103,17 +103,18 @@ pub fn open<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, SnapshotError> {
 fn body_of(bytes: &[u8]) -> Result<&[u8], SnapshotError> {
     let begins = bytes.len().min(MAGIC.len());
     if bytes[..begins] != MAGIC[..begins] {
-        return Err(SnapshotError::NotASnapshot);
+        return Err(SnapshotError::BadMagic);
     }
-    let cut_short = |expected: u64| SnapshotError::CutShort { expected, found: bytes.len() as u64 };
+    let cut_short =
+        |expected: u64| SnapshotError::Truncated { expected, found: bytes.len() as u64 };
     // The format comes first: what follows may be another.
     let format = bytes.get(8..10).and_then(|format| format.try_into().ok());
     let found = u16::from_le_bytes(format.ok_or(cut_short(HEADER as u64))?);
-    if found > FORMAT {
-        return Err(SnapshotError::TooNew { found, newest: FORMAT });
+    if found > VERSION {
+        return Err(SnapshotError::TooNew { found, newest: VERSION });
     }
-    if found < OLDEST_FORMAT {
-        return Err(SnapshotError::TooOld { found, oldest: OLDEST_FORMAT });
+    if found < OLDEST_VERSION {
+        return Err(SnapshotError::TooOld { found, oldest: OLDEST_VERSION });
     }
     let (header, body) = bytes.split_at_checked(HEADER).ok_or(cut_short(HEADER as u64))?;
     let number = |at: usize| u64::from_le_bytes(core::array::from_fn(|byte| header[at + byte]));
@@ -126,7 +127,7 @@ fn body_of(bytes: &[u8]) -> Result<&[u8], SnapshotError> {
         return Err(SnapshotError::TooLong { excess: found - length });
     }
     if sum != checksum(&header[..18], body) {
-        return Err(SnapshotError::Damaged);
+        return Err(SnapshotError::ChecksumMismatch);
     }
     Ok(body)
 }

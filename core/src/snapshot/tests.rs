@@ -65,16 +65,16 @@ fn a_bit_that_has_flipped_is_found() {
             damaged[place] ^= 1 << bit;
             let refused = open_image(&damaged).expect_err("damaged");
             let is_right = match place {
-                0..8 => refused == SnapshotError::NotASnapshot,
+                0..8 => refused == SnapshotError::BadMagic,
                 8..10 => matches!(
                     refused,
-                    SnapshotError::TooNew { newest: FORMAT, .. } | SnapshotError::TooOld { .. }
+                    SnapshotError::TooNew { newest: VERSION, .. } | SnapshotError::TooOld { .. }
                 ),
                 10..18 => matches!(
                     refused,
-                    SnapshotError::CutShort { .. } | SnapshotError::TooLong { .. }
+                    SnapshotError::Truncated { .. } | SnapshotError::TooLong { .. }
                 ),
-                _ => refused == SnapshotError::Damaged,
+                _ => refused == SnapshotError::ChecksumMismatch,
             };
             assert!(is_right, "bit {bit} of byte {place}: {refused:?}");
         }
@@ -86,7 +86,7 @@ fn whatever_is_cut_short_says_so() {
     let sealed = sealed();
     for found in 0..sealed.len() {
         let expected = if found < HEADER { HEADER } else { sealed.len() } as u64;
-        let cut_short = SnapshotError::CutShort { expected, found: found as u64 };
+        let cut_short = SnapshotError::Truncated { expected, found: found as u64 };
         assert_eq!(open_image(&sealed[..found]), Err(cut_short));
     }
 }
@@ -107,12 +107,15 @@ fn a_format_that_is_too_new_or_too_old_is_named_with_those_that_are_known() {
         sealed.truncate(10);
         open_image(&sealed).expect_err("not today's format")
     };
-    let too_new = with_format(FORMAT + 1);
-    assert_eq!(too_new, SnapshotError::TooNew { found: FORMAT + 1, newest: FORMAT });
+    let too_new = with_format(VERSION + 1);
+    assert_eq!(too_new, SnapshotError::TooNew { found: VERSION + 1, newest: VERSION });
     let says = "the snapshot has format 2, and this version reads formats up to 1";
     assert_eq!(too_new.to_string(), says);
-    let too_old = with_format(OLDEST_FORMAT - 1);
-    assert_eq!(too_old, SnapshotError::TooOld { found: OLDEST_FORMAT - 1, oldest: OLDEST_FORMAT });
+    let too_old = with_format(OLDEST_VERSION - 1);
+    assert_eq!(
+        too_old,
+        SnapshotError::TooOld { found: OLDEST_VERSION - 1, oldest: OLDEST_VERSION }
+    );
     let says = "the snapshot has format 0, and this version reads formats from 1 on";
     assert_eq!(too_old.to_string(), says);
 }
@@ -120,7 +123,7 @@ fn a_format_that_is_too_new_or_too_old_is_named_with_those_that_are_known() {
 #[test]
 fn something_else_is_no_snapshot() {
     for bytes in [&b"[[listener]]"[..], b"f\0", b"flowgatf", &[0; 100]] {
-        assert_eq!(open_image(bytes), Err(SnapshotError::NotASnapshot));
+        assert_eq!(open_image(bytes), Err(SnapshotError::BadMagic));
     }
 }
 

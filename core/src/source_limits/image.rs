@@ -4,7 +4,7 @@ use alloc::vec;
 use core::time::Duration;
 
 use super::{BUCKET, FlowCounts, Network, NewFlowRate, SourceLimits};
-use crate::config::{Limits, MOST_FLOWS};
+use crate::config::{Limits, MAX_FLOWS};
 use crate::snapshot::ImageError;
 use crate::snapshot::document::{RateImage, SourcesImage};
 use crate::snapshot::error::require;
@@ -57,7 +57,7 @@ impl NewFlowRate {
 
     fn restored(image: &RateImage, per_second: u32) -> Result<Self, ImageError> {
         let fewest = Self::buckets_for(0).trailing_zeros();
-        let most = Self::buckets_for(MOST_FLOWS as usize).trailing_zeros();
+        let most = Self::buckets_for(MAX_FLOWS as usize).trailing_zeros();
         let is_possible = (fewest..=most).contains(&image.buckets.into());
         require!(is_possible, "an impossible number of buckets");
         let mut empty_at = vec![Instant::ORIGIN; 1 << image.buckets];

@@ -200,7 +200,7 @@ async fn keep_fresh<F: Fn(Answer) + Send>(name: HostName, duty: Arc<Duty<F>>) {
         let step = state.learn(outcome);
         duty.known.lock().insert(name.clone(), state.addresses());
         duty.known.tried.notify_all();
-        match step.news {
+        match step.event {
             Some(News::Trouble(why)) if state.addresses().is_empty() => {
                 warn!(?name, "cannot resolve a backend's name: {why}; trying again");
             }

@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flowgate_config::{Cluster, Config, Listener, Workers};
-use flowgate_core::Configuration;
+use flowgate_core::PreparedConfig;
 use flowgate_core::counters::Counters;
 use mio::{Poll, Waker};
 
@@ -129,7 +129,7 @@ struct BoundListener {
     name: Arc<str>,
     buffers: Buffers,
     /// What the manager of each shard is told to do.
-    configurations: Vec<Configuration>,
+    configurations: Vec<PreparedConfig>,
     /// What the managers have been told of each backend, by place.
     told: Vec<ServiceState>,
     /// What mirrors its cluster.
@@ -226,7 +226,7 @@ impl Server {
     pub fn probed(&mut self, cluster: &str, backend: SocketAddr, is_up: bool) {
         self.service_states
             .change(cluster, backend, |service_state| service_state.is_down = !is_up);
-        self.spread_news();
+        self.publish_events();
     }
 
     /// Takes in what the probes of another process have found, of all backends at once.
@@ -235,7 +235,7 @@ impl Server {
             let change = |service_state: &mut ServiceState| service_state.is_down = !is_up;
             self.service_states.change(&key.cluster, key.backend, change);
         }
-        self.spread_news();
+        self.publish_events();
     }
 
     /// Gives a backend of a cluster no new flows. Those that it has may go on until `patience` is
@@ -249,13 +249,13 @@ impl Server {
         let deadline = patience.map(|patience| self.clock.now() + patience);
         self.service_states
             .change(cluster, backend, |service_state| service_state.drain = Some(deadline));
-        self.spread_news();
+        self.publish_events();
     }
 
     /// Gives a backend of a cluster new flows again.
     pub fn undrain_backend(&mut self, cluster: &str, backend: SocketAddr) {
         self.service_states.change(cluster, backend, |service_state| service_state.drain = None);
-        self.spread_news();
+        self.publish_events();
     }
 
     /// The clusters in the order of the configuration.
@@ -290,18 +290,18 @@ impl Server {
     }
 
     /// Tells all managers what has been said of backends since they were told last.
-    fn spread_news(&mut self) {
+    fn publish_events(&mut self) {
         let Self { listeners, workers, service_states, .. } = self;
         for listener in listeners {
             let Some(first) = listener.configurations.first() else { continue };
             let cluster = &listener.settings.cluster.name;
             let backends = &first.config().cluster.backends;
-            let news = service_states.news(cluster, backends, &mut listener.told);
-            let of_mirror = listener.mirror.as_mut().map(|mirror| mirror.news(service_states));
-            let of_mirror = of_mirror.into_iter().flatten().map(|news| (Role::Mirror, news));
-            let all = news.into_iter().map(|news| (Role::Primary, news)).chain(of_mirror);
-            for (role, (backend, news)) in all {
-                let command = |_, shard| Command::BackendChanged { shard, role, backend, news };
+            let event = service_states.event(cluster, backends, &mut listener.told);
+            let of_mirror = listener.mirror.as_mut().map(|mirror| mirror.event(service_states));
+            let of_mirror = of_mirror.into_iter().flatten().map(|event| (Role::Mirror, event));
+            let all = event.into_iter().map(|event| (Role::Primary, event)).chain(of_mirror);
+            for (role, (backend, event)) in all {
+                let command = |_, shard| Command::BackendChanged { shard, role, backend, event };
                 command_shards(workers, &listener.shards, command);
             }
         }

@@ -1,6 +1,6 @@
 //! What the probes and the operator have said of one backend.
 
-use flowgate_core::{BackendNews, Instant};
+use flowgate_core::{BackendEvent, Instant};
 use serde::{Deserialize, Serialize};
 
 /// What was said of one backend. Nothing was: it is up and not draining.
@@ -14,11 +14,11 @@ pub struct ServiceState {
 
 impl ServiceState {
     /// What to tell somebody who knows `known` so that they know this.
-    pub fn news_since(self, known: Self) -> impl Iterator<Item = BackendNews> {
-        let health = if self.is_down { BackendNews::Down } else { BackendNews::Up };
+    pub fn events_since(self, known: Self) -> impl Iterator<Item = BackendEvent> {
+        let health = if self.is_down { BackendEvent::Down } else { BackendEvent::Up };
         let drain = match self.drain {
-            Some(deadline) => BackendNews::Drain { deadline },
-            None => BackendNews::Undrain,
+            Some(deadline) => BackendEvent::Drain { deadline },
+            None => BackendEvent::Undrain,
         };
         let health = (self.is_down != known.is_down).then_some(health);
         let drain = (self.drain != known.drain).then_some(drain);
@@ -35,13 +35,13 @@ mod tests {
         let now = Instant::from_millis(5);
         let nothing = ServiceState::default();
         let both = ServiceState { is_down: true, drain: Some(Some(now)) };
-        let news = |to: ServiceState, from| to.news_since(from).collect::<Vec<_>>();
-        assert_eq!(news(nothing, nothing), []);
+        let event = |to: ServiceState, from| to.events_since(from).collect::<Vec<_>>();
+        assert_eq!(event(nothing, nothing), []);
         assert_eq!(
-            news(both, nothing),
-            [BackendNews::Down, BackendNews::Drain { deadline: Some(now) }]
+            event(both, nothing),
+            [BackendEvent::Down, BackendEvent::Drain { deadline: Some(now) }]
         );
-        assert_eq!(news(nothing, both), [BackendNews::Up, BackendNews::Undrain]);
-        assert_eq!(news(both, both), []);
+        assert_eq!(event(nothing, both), [BackendEvent::Up, BackendEvent::Undrain]);
+        assert_eq!(event(both, both), []);
     }
 }

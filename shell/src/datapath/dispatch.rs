@@ -329,8 +329,8 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
             Output::SendOneWay { carrier, address, prefix, tlvs, tos, ttl, burst } => {
                 self.send_one_way(carrier, address, (prefix, tlvs), (tos, ttl), burst);
             }
-            Output::Mirror { client, local, told, tos, ttl, burst } => {
-                self.mirrored.push(Mirrored { client, local, told, tos, ttl, burst });
+            Output::Mirror { client, local, proxy_info, tos, ttl, burst } => {
+                self.mirrored.push(Mirrored { client, local, proxy_info, tos, ttl, burst });
             }
             Output::OpenClient { flow, client } => self.open_client(flow, client),
             Output::CloseFlow { flow, keep_socket, .. } => {

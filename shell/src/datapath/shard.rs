@@ -4,7 +4,7 @@ mod adopt;
 
 use std::collections::VecDeque;
 
-use flowgate_core::{Configuration, Deadline, Direction, Instant, ManagerInput, UdpManager};
+use flowgate_core::{Deadline, Direction, Instant, ManagerInput, PreparedConfig, UdpManager};
 
 use super::recv::{LISTENER_BATCH, Reading};
 use crate::datapath::client::Clients;
@@ -156,7 +156,7 @@ impl<K: Kernel> Shard<K> {
     /// configuration; where there is none yet, one is made from the seed.
     pub fn set_mirror(
         &mut self,
-        mirror: Option<(&Configuration, u64)>,
+        mirror: Option<(&PreparedConfig, u64)>,
         kernel: &mut K,
         now: Instant,
     ) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
-use flowgate_core::{BackendId, BackendNews, Configuration, Instant, ManagerInput, UdpManager};
+use flowgate_core::{BackendEvent, BackendId, Instant, ManagerInput, PreparedConfig, UdpManager};
 use mio::{Events, Poll};
 
 use crate::control::flow_log::FlowLogger;
@@ -75,14 +75,14 @@ pub enum Command {
         /// The buffers to ask of the kernel for its socket.
         buffers: Buffers,
         /// What its manager is told to do.
-        configuration: Box<Configuration>,
+        configuration: Box<PreparedConfig>,
     },
     /// Work with another mirror, or with none.
     SetMirror {
         /// The shard.
         shard: u32,
         /// What the mirror's manager is told to do, and a seed for it where it is new.
-        mirror: Option<(Box<Configuration>, u64)>,
+        mirror: Option<(Box<PreparedConfig>, u64)>,
     },
     /// There is news of a backend.
     BackendChanged {
@@ -93,7 +93,7 @@ pub enum Command {
         /// The backend.
         backend: BackendId,
         /// The news.
-        news: BackendNews,
+        event: BackendEvent,
     },
     /// Take no new flows; end when the last one has, or at `deadline`.
     Drain {
@@ -293,12 +293,12 @@ impl Worker {
                     shard.set_mirror(mirror, &mut self.kernel, now);
                 }
             }
-            Command::BackendChanged { shard, role: Role::Primary, backend, news } => {
-                self.tell(shard, ManagerInput::BackendChanged { backend, news }, now);
+            Command::BackendChanged { shard, role: Role::Primary, backend, event } => {
+                self.tell(shard, ManagerInput::BackendChanged { backend, event }, now);
             }
-            Command::BackendChanged { shard, role: Role::Mirror, backend, news } => {
+            Command::BackendChanged { shard, role: Role::Mirror, backend, event } => {
                 if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
-                    let input = ManagerInput::BackendChanged { backend, news };
+                    let input = ManagerInput::BackendChanged { backend, event };
                     shard.handle_for_mirror(input, &mut self.kernel, now);
                 }
             }

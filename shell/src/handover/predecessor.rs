@@ -142,7 +142,7 @@ impl Predecessor {
         let message = match self.protocol {
             New::Greeting => FromNew::Hello {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                newest_format: snapshot::FORMAT,
+                newest_format: snapshot::VERSION,
             },
             New::Validating => FromNew::Ready,
             New::Reading => FromNew::Read,

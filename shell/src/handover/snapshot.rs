@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use flowgate_core::snapshot::{CountersImage, ImageError, ManagerImage, address};
-use flowgate_core::{Configuration, UdpManager};
+use flowgate_core::{PreparedConfig, UdpManager};
 use serde::{Deserialize, Serialize};
 
 use crate::control::probe::ProbeImage;
@@ -123,7 +123,7 @@ impl ShardImage {
         self,
         number: u32,
         listener: Socket,
-        prepared: [Option<&Configuration>; 2],
+        prepared: [Option<&PreparedConfig>; 2],
         descriptors: &mut impl Iterator<Item = Option<OwnedFd>>,
     ) -> Result<(Shard<Linux>, Vec<UpstreamImage>), ImageError> {
         let (manager, mirror, sockets) = self.managers(prepared)?;
@@ -138,14 +138,14 @@ impl ShardImage {
     /// # Errors
     ///
     /// When the image contradicts itself.
-    pub fn check(&self, prepared: [Option<&Configuration>; 2]) -> Result<(), ImageError> {
+    pub fn check(&self, prepared: [Option<&PreparedConfig>; 2]) -> Result<(), ImageError> {
         self.clone().managers(prepared).map(drop)
     }
 
     /// Its managers, and what is to be restored of its sockets.
     fn managers(
         self,
-        [of_cluster, of_mirror]: [Option<&Configuration>; 2],
+        [of_cluster, of_mirror]: [Option<&PreparedConfig>; 2],
     ) -> Result<(UdpManager, Option<UdpManager>, SocketsImage), ImageError> {
         let manager = UdpManager::restore(self.manager, of_cluster)?;
         let mirror = self.mirror.map(|image| UdpManager::restore(image, of_mirror)).transpose()?;

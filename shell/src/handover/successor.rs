@@ -197,7 +197,7 @@ impl Successor {
 
     /// Whether it can read what this process writes. An older one may not.
     fn check_format(&mut self, newest: u16) -> Result<(), Failure> {
-        if newest >= snapshot::FORMAT {
+        if newest >= snapshot::VERSION {
             return Ok(());
         }
         self.protocol.on(Event::Lost);
@@ -205,7 +205,7 @@ impl Successor {
         Err(Failure::Refused(vec![format!(
             "version {} reads snapshots up to format {newest}, and this one writes format {}",
             self.version,
-            snapshot::FORMAT
+            snapshot::VERSION
         )]))
     }
 

@@ -4,13 +4,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use flowgate_core::config::{BackendConfig, ManagerConfig};
-use flowgate_core::proxy_protocol::{Endpoints, LONGEST_BLOCK, ProxyHeader, ReceivedHeader};
+use flowgate_core::proxy_protocol::{Endpoints, MAX_BLOCK_LEN, ProxyHeader, ReceivedHeader};
 use flowgate_core::{Burst, Instant, ManagerInput, UdpManager};
 
 const SIGNATURE: &[u8] = b"\x0D\x0A\x0D\x0A\x00\x0D\x0A\x51\x55\x49\x54\x0A";
 
 /// What a valid header says: who called whom, the TLVs without the checksum, and the payload.
-type Said<'p> = (Option<[SocketAddr; 2]>, Vec<u8>, &'p [u8]);
+type ProxiedClient<'p> = (Option<[SocketAddr; 2]>, Vec<u8>, &'p [u8]);
 
 /// Any bytes are read as the specification says, as they are and behind a signature, and are
 /// counted by a manager, in whatever bursts they come.
@@ -57,10 +57,10 @@ fn compare(datagram: &[u8]) {
 }
 
 /// Reads a header; `None` where it is not valid.
-fn read(datagram: &[u8]) -> Option<Said<'_>> {
+fn read(datagram: &[u8]) -> Option<ProxiedClient<'_>> {
     let at = |index: usize| datagram.get(index).copied();
     let len = usize::from(at(14)?) << 8 | usize::from(at(15)?);
-    let header = datagram.get(..16 + len).filter(|_| len <= LONGEST_BLOCK)?;
+    let header = datagram.get(..16 + len).filter(|_| len <= MAX_BLOCK_LEN)?;
     let payload = &datagram[16 + len..];
     let (command, family, transport) = (at(12)?, at(13)? >> 4, at(13)? & 15);
     if command == 0x20 || (command == 0x21 && family == 0 && transport <= 2) {

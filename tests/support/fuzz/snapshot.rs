@@ -8,7 +8,7 @@ use flowgate_core::config::{Balance, ManagerConfig};
 use flowgate_core::proxy_protocol::ProxyHeader;
 use flowgate_core::snapshot::{ManagerImage, SnapshotError, open, seal};
 use flowgate_core::{
-    BackendNews, Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output,
+    BackendEvent, Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output,
     UdpManager, UpstreamFailure,
 };
 use serde::ser::SerializeTuple as _;
@@ -100,12 +100,12 @@ fn disturb(manager: &mut UdpManager) {
     }
     let backends: Vec<_> = manager.backends().iter().map(|(id, _)| id).collect();
     for (place, &backend) in backends.iter().enumerate() {
-        let news = match place % 3 {
-            0 => BackendNews::Down,
-            1 => BackendNews::Drain { deadline: Some(now) },
-            _ => BackendNews::Up,
+        let event = match place % 3 {
+            0 => BackendEvent::Down,
+            1 => BackendEvent::Drain { deadline: Some(now) },
+            _ => BackendEvent::Up,
         };
-        tell(manager, ManagerInput::BackendChanged { backend, news }, now);
+        tell(manager, ManagerInput::BackendChanged { backend, event }, now);
     }
     for _ in 0..TIMEOUTS {
         let Some(deadline) = manager.poll_timeout() else { break };

@@ -104,7 +104,7 @@ pub enum Action {
         /// Which backend.
         backend: BackendPick,
         /// What is said of it.
-        news: News,
+        event: News,
     },
     /// The configuration changes.
     Reconfigure {

@@ -147,7 +147,7 @@ impl Model {
             ManagerInput::BackendBurst { flow, tos, burst } => self.replies(flow, tos, &burst, now),
             ManagerInput::Timeout => self.timeout(now, &observed),
             ManagerInput::Configured(new) => self.configure(new.config(), now, &observed),
-            _ => self.told(input, now),
+            _ => self.proxy_info(input, now),
         };
         if observed != expected {
             return Err(effect::difference(&observed, &expected));
@@ -215,7 +215,7 @@ impl Model {
     }
 
     /// What the balancer is told without datagrams to forward.
-    fn told<'p>(&mut self, input: &ManagerInput<'_>, now: Instant) -> Vec<Effect<'p>> {
+    fn proxy_info<'p>(&mut self, input: &ManagerInput<'_>, now: Instant) -> Vec<Effect<'p>> {
         match *input {
             ManagerInput::Unusable { direction, reason, datagrams, bytes } => {
                 let traffic = traffic(datagrams, bytes);
@@ -246,9 +246,9 @@ impl Model {
                     self.note(self.flows[place].backend, Sign::Error, now);
                 }
             }
-            ManagerInput::BackendChanged { backend, news } => {
+            ManagerInput::BackendChanged { backend, event } => {
                 if let Some(load) = self.loads.get_mut(backend.index()) {
-                    load.health.hear(news);
+                    load.health.hear(event);
                 }
             }
             ManagerInput::Drain { deadline } => self.drain = Some(deadline),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use flowgate_core::counters::Counters;
 use flowgate_core::snapshot::ManagerImage;
 use flowgate_core::{
-    BackendId, BackendNews, Deadline, DeadlineReason, Direction, DropReason, FlowId, Instant,
+    BackendEvent, BackendId, Deadline, DeadlineReason, Direction, DropReason, FlowId, Instant,
     ManagerInput, Output, UdpManager,
 };
 
@@ -187,7 +187,7 @@ bugs! {
         LosesTheGeneration = "counts flow ids from the start after a snapshot",
         LosesTheRate = "forgets how fast sources open flows in a snapshot",
         LosesTheRest = "forgets two milliseconds of the rest of sockets in a snapshot",
-        LosesTheSigns = "forgets what speaks against backends in a snapshot",
+        LosesTheSigns = "forgets what is_winner against backends in a snapshot",
         LosesTheDrains = "forgets which backends drain in a snapshot",
         LosesTheDrain = "forgets that it drains in a snapshot",
         LosesTheOldest = "turns round the flows without an answer in a snapshot",
@@ -255,9 +255,9 @@ impl Planted {
             {
                 Some(ManagerInput::BackendBurst { flow: of_another_manager(), tos, burst })
             }
-            (bug, ManagerInput::BackendChanged { backend, news }) => {
-                let news = mishear_news(bug, news)?;
-                Some(ManagerInput::BackendChanged { backend, news })
+            (bug, ManagerInput::BackendChanged { backend, event }) => {
+                let event = mishear_news(bug, event)?;
+                Some(ManagerInput::BackendChanged { backend, event })
             }
             (Bug::IgnoresTtl, ManagerInput::ClientBurst { source, local, tos, ttl, burst }) => {
                 let ttl = ttl.max(2);
@@ -309,15 +309,15 @@ impl Planted {
 }
 
 /// What it believes to have been told of a backend; `None` where it does not listen.
-fn mishear_news(bug: Bug, news: BackendNews) -> Option<BackendNews> {
-    match (bug, news) {
-        (Bug::IgnoresProbes, BackendNews::Down)
-        | (Bug::IgnoresDrains, BackendNews::Drain { .. })
-        | (Bug::IgnoresUndrain, BackendNews::Undrain) => None,
-        (Bug::DrainsWithoutEnd, BackendNews::Drain { .. }) => {
-            Some(BackendNews::Drain { deadline: None })
+fn mishear_news(bug: Bug, event: BackendEvent) -> Option<BackendEvent> {
+    match (bug, event) {
+        (Bug::IgnoresProbes, BackendEvent::Down)
+        | (Bug::IgnoresDrains, BackendEvent::Drain { .. })
+        | (Bug::IgnoresUndrain, BackendEvent::Undrain) => None,
+        (Bug::DrainsWithoutEnd, BackendEvent::Drain { .. }) => {
+            Some(BackendEvent::Drain { deadline: None })
         }
-        _ => Some(news),
+        _ => Some(event),
     }
 }
 

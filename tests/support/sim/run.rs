@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flowgate_core::config::Balance;
 use flowgate_core::snapshot::{open, seal};
-use flowgate_core::{Configuration, Instant, ManagerInput, UdpManager};
+use flowgate_core::{Instant, ManagerInput, PreparedConfig, UdpManager};
 
 use super::action::{Action, Pause, Train, When};
 use super::catch::catch;
@@ -31,7 +31,7 @@ pub struct Simulation<S> {
     /// Whether snapshots are made, or left out.
     makes_snapshots: bool,
     /// What snapshots need not build anew.
-    prepared: Option<Configuration>,
+    prepared: Option<PreparedConfig>,
     /// Whether it ends by a drain, or by idle time.
     ends_by_drain: bool,
     actions_played: usize,
@@ -140,7 +140,7 @@ impl<S: Subject> Simulation<S> {
         (0..PARTIES).map(Party::new).try_for_each(|party| self.round_trip(party))?;
         if self.ends_by_drain {
             let deadline = self.now + Duration::from_micros(1_500);
-            self.tell(&Event::Told(ManagerInput::Drain { deadline }))?;
+            self.tell(&Event::ProxyInfo(ManagerInput::Drain { deadline }))?;
         }
         self.run_down()?;
         self.tally.add_counters(self.subject.counters());
@@ -149,8 +149,8 @@ impl<S: Subject> Simulation<S> {
 
     /// Nothing is said against any backend any more.
     fn heal(&mut self) -> Result<(), Violation> {
-        let news = self.world.heal(self.now);
-        self.tell_all(&news)
+        let event = self.world.heal(self.now);
+        self.tell_all(&event)
     }
 
     /// The balancer.
@@ -175,7 +175,7 @@ impl<S: Subject> Simulation<S> {
     /// Tells the balancer of one event, and judges all that can be seen of it afterwards.
     fn tell(&mut self, event: &Event) -> Result<(), Violation> {
         if let Event::Configured(configuration) = event {
-            self.prepared = Some(Configuration::clone(configuration));
+            self.prepared = Some(PreparedConfig::clone(configuration));
         }
         let input = event.input();
         let mut outputs = vec![];
@@ -199,7 +199,7 @@ impl<S: Subject> Simulation<S> {
     fn go_on_elsewhere(&mut self) -> Result<(), Violation> {
         let config = self.subject.manager().config();
         if config.cluster.balance == Balance::Maglev && self.prepared.is_none() {
-            self.prepared = Some(Configuration::new(config.clone()));
+            self.prepared = Some(PreparedConfig::new(config.clone()));
         }
         let sealed = seal(&self.subject.image());
         let image = open(&sealed).map_err(|error| Violation(error.to_string()))?;
@@ -241,7 +241,7 @@ impl<S: Subject> Simulation<S> {
             When::Late(millis) => (due + Duration::from_millis(millis.into()), 1),
         };
         self.now = at.max(self.now);
-        (0..times).try_for_each(|_| self.tell(&Event::Told(ManagerInput::Timeout)))
+        (0..times).try_for_each(|_| self.tell(&Event::ProxyInfo(ManagerInput::Timeout)))
     }
 
     /// Fires timeouts as a shell does, until there is nothing to wait for: soon, and then nothing

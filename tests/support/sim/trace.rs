@@ -91,11 +91,12 @@ fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
             (carrier, address, prefix, tos, ttl).hash(hash);
             hash_burst(burst, hash);
         }
-        Output::Mirror { client, local, told, tos, ttl, burst } => {
-            if let Some(told) = told {
-                hash_tlvs(&told.tlvs, hash);
+        Output::Mirror { client, local, proxy_info, tos, ttl, burst } => {
+            if let Some(proxy_info) = proxy_info {
+                hash_tlvs(&proxy_info.tlvs, hash);
             }
-            (client, local, told.map(|told| told.called), tos, ttl).hash(hash);
+            (client, local, proxy_info.map(|proxy_info| proxy_info.destination), tos, ttl)
+                .hash(hash);
             hash_burst(burst, hash);
         }
         Output::SendToClient { flow, client, local, tos, burst } => {
@@ -141,8 +142,8 @@ impl std::fmt::Display for Input<'_> {
             ManagerInput::UpstreamFailed { flow, failure } => {
                 write!(f, "socket of {}: {failure:?}", Name(*flow))
             }
-            ManagerInput::BackendChanged { backend, news } => {
-                write!(f, "news of backend {}: {news:?}", backend.index())
+            ManagerInput::BackendChanged { backend, event } => {
+                write!(f, "event of backend {}: {event:?}", backend.index())
             }
             ManagerInput::Configured(_) => f.write_str("the configuration is read again"),
             other => write!(f, "{other:?}"),

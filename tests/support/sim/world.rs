@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 
 use flowgate_core::config::{Balance, ManagerConfig};
 use flowgate_core::{
-    BackendId, BackendNews, Configuration, Direction, DropReason, FlowId, Instant, ManagerInput,
+    BackendEvent, BackendId, Direction, DropReason, FlowId, Instant, ManagerInput, PreparedConfig,
 };
 
 use self::backends::Known;
@@ -78,9 +78,9 @@ pub(super) enum Event {
     /// Datagrams arrive.
     Arrival(Parcel),
     /// The configuration changes.
-    Configured(Box<Configuration>),
+    Configured(Box<PreparedConfig>),
     /// Anything else.
-    Told(ManagerInput<'static>),
+    ProxyInfo(ManagerInput<'static>),
 }
 
 impl Event {
@@ -88,7 +88,7 @@ impl Event {
         match self {
             Self::Arrival(parcel) => parcel.input(),
             Self::Configured(configuration) => ManagerInput::Configured(configuration),
-            Self::Told(input) => *input,
+            Self::ProxyInfo(input) => *input,
         }
     }
 }
@@ -168,9 +168,9 @@ impl World {
             Action::GiveUp { pick, datagrams, reason } => self.give_up(pick, datagrams, reason),
             Action::Fail { flow, failure } => {
                 let flow = self.resolve(flow).0;
-                Some(Event::Told(ManagerInput::UpstreamFailed { flow, failure }))
+                Some(Event::ProxyInfo(ManagerInput::UpstreamFailed { flow, failure }))
             }
-            Action::News { backend, news } => {
+            Action::News { backend, event } => {
                 let backend = match backend {
                     BackendPick::Known(n) => backend_id(n.checked_rem(self.places()).unwrap_or(n)),
                     BackendPick::Serving(n) => match self.resolve(FlowPick::Live(n)).1 {
@@ -179,12 +179,12 @@ impl World {
                     },
                     BackendPick::Forged(n) => backend_id(n),
                 };
-                Some(told_of(backend, news, now))
+                Some(told_of(backend, event, now))
             }
             Action::Reconfigure { change, patient } => self.reconfigure(change, patient),
             Action::Drain { patience } => {
                 let deadline = now + patience;
-                Some(Event::Told(ManagerInput::Drain { deadline }))
+                Some(Event::ProxyInfo(ManagerInput::Drain { deadline }))
             }
             Action::Block => {
                 self.blocked = true;
@@ -211,14 +211,14 @@ impl World {
             self.tempers.resize(self.tempers.len().max(place + 1), newcomer.temper);
             self.tempers[place] = newcomer.temper;
         }
-        Some(Event::Configured(Box::new(Configuration::new(config))))
+        Some(Event::Configured(Box::new(PreparedConfig::new(config))))
     }
 
     /// What makes all backends serve again: the probes and the operator have nothing against any,
     /// and at least one is there, if there ever was one.
     pub(super) fn heal(&mut self, now: Instant) -> Vec<Event> {
         let told =
-            |news| (0..self.places()).map(move |place| told_of(backend_id(place), news, now));
+            |event| (0..self.places()).map(move |place| told_of(backend_id(place), event, now));
         let mut events: Vec<Event> = told(News::Up).chain(told(News::Undrain)).collect();
         if self.config.cluster.backends.iter().all(|backend| backend.removed) {
             events.extend(self.reconfigure(Change::Return(0), true));
@@ -349,16 +349,16 @@ impl World {
     }
 }
 
-fn told_of(backend: BackendId, news: News, now: Instant) -> Event {
-    let news = match news {
-        News::Up => BackendNews::Up,
-        News::Down => BackendNews::Down,
-        News::Drain(patience) => BackendNews::Drain { deadline: patience.map(|p| now + p) },
-        News::Undrain => BackendNews::Undrain,
+fn told_of(backend: BackendId, event: News, now: Instant) -> Event {
+    let event = match event {
+        News::Up => BackendEvent::Up,
+        News::Down => BackendEvent::Down,
+        News::Drain(patience) => BackendEvent::Drain { deadline: patience.map(|p| now + p) },
+        News::Undrain => BackendEvent::Undrain,
     };
-    Event::Told(ManagerInput::BackendChanged { backend, news })
+    Event::ProxyInfo(ManagerInput::BackendChanged { backend, event })
 }
 
 fn unusable(direction: Direction, reason: DropReason, datagrams: u32, bytes: u64) -> Event {
-    Event::Told(ManagerInput::Unusable { direction, reason, datagrams, bytes })
+    Event::ProxyInfo(ManagerInput::Unusable { direction, reason, datagrams, bytes })
 }

@@ -102,14 +102,14 @@ const TRANSFER: Duration = Duration::from_secs(60);
 /// Sends `len` bytes each way by QUIC, by each of the listener's addresses, and checks that nothing
 /// lost its ECN mark on the way.
 #[track_caller]
-fn quic_transfers(listener: &str, called: &[&str], len: u64) {
+fn quic_transfers(listener: &str, destination: &[&str], len: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let server = QuicServer::start("127.0.0.1");
         let (_flowgate, address) = run(listener, &[server.address()], "");
-        for ip in called {
-            let called = SocketAddr::new(ip.parse().unwrap(), address.port());
-            let transfer = server.transfer(called, len);
+        for ip in destination {
+            let destination = SocketAddr::new(ip.parse().unwrap(), address.port());
+            let transfer = server.transfer(destination, len);
             let marks = tokio::time::timeout(TRANSFER, transfer).await.expect("in time");
             for end in marks {
                 assert!(end.marked > 0 && end.unmarked == 0, "{marks:?}");

@@ -63,11 +63,11 @@ impl QuicServer {
 
     /// Has a new client send `len` bytes to `called`, which leads here, and get as many others
     /// back. Returns what the server and the client saw of ECN.
-    pub(crate) async fn transfer(&self, called: SocketAddr, len: u64) -> [Marks; 2] {
-        let any = if called.is_ipv6() { "::" } else { "0.0.0.0" };
+    pub(crate) async fn transfer(&self, destination: SocketAddr, len: u64) -> [Marks; 2] {
+        let any = if destination.is_ipv6() { "::" } else { "0.0.0.0" };
         let (mut client, client_socket) = endpoint(any, None);
         client.set_default_client_config(self.client_config.clone());
-        tokio::join!(self.serve(len), call(&client, called, len));
+        tokio::join!(self.serve(len), call(&client, destination, len));
         [self.socket.marks(), client_socket.marks()]
     }
 
@@ -81,9 +81,9 @@ impl QuicServer {
     }
 }
 
-async fn call(client: &Endpoint, called: SocketAddr, len: u64) {
-    let connection = client.connect(called, NAME).unwrap().await.unwrap();
-    assert_eq!(connection.remote_address(), called);
+async fn call(client: &Endpoint, destination: SocketAddr, len: u64) {
+    let connection = client.connect(destination, NAME).unwrap().await.unwrap();
+    assert_eq!(connection.remote_address(), destination);
     let (to_server, mut from_server) = connection.open_bi().await.unwrap();
     fill(to_server, 1, len).await;
     check(&mut from_server, 2, len).await;

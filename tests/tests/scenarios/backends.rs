@@ -1,6 +1,6 @@
 //! Rows 18 and 20 to 23: backends that come and go, drain, flap, and are all down.
 
-use flowgate_core::Configuration;
+use flowgate_core::PreparedConfig;
 use flowgate_core::backends::BackendState;
 use flowgate_core::config::{OnBackendDown, Passive};
 use flowgate_tests::sim::{BackendPick, Change, Newcomer, News};
@@ -22,8 +22,8 @@ fn with_policy(on_backend_down: OnBackendDown) -> Scenario {
     })
 }
 
-const fn news(backend: u8, news: News) -> Action {
-    Action::News { backend: BackendPick::Known(backend), news }
+const fn event(backend: u8, event: News) -> Action {
+    Action::News { backend: BackendPick::Known(backend), event }
 }
 
 const fn reconfigure(change: Change) -> Action {
@@ -93,7 +93,7 @@ fn removing_a_backend_moves_its_flows_and_no_others_whatever_balances() {
             let mut manager = UdpManager::from(&setting);
             let before = served_by(&mut manager, 0..CLIENTS);
             setting.config.cluster.backends[1].removed = true;
-            let new = Configuration::new(setting.config.clone());
+            let new = PreparedConfig::new(setting.config.clone());
             input(&mut manager, ManagerInput::Configured(&new), Instant::ORIGIN);
 
             let after = served_by(&mut manager, 0..CLIENTS);
@@ -156,11 +156,11 @@ fn a_draining_backend_has_no_new_flows_and_its_old_ones_go_on() {
     let mut scenario = with_policy(OnBackendDown::Rehash);
     scenario.play(&[send(1), send(3)]);
     assert_eq!(scenario.shares(), [1, 1]);
-    scenario.play(&[news(0, News::Drain(None)), send(4), send(6), send(1), send(3)]);
+    scenario.play(&[event(0, News::Drain(None)), send(4), send(6), send(1), send(3)]);
     assert_eq!((scenario.shares(), scenario.moved()), (vec![1, 3], 0));
     scenario.play(&[Action::Wait(Pause::Idle), Action::Timeout(When::Now)]);
     assert_eq!(scenario.closed(CloseReason::Idle), 4, "it drains for ever");
-    scenario.play(&[news(0, News::Undrain), send(1), send(3)]);
+    scenario.play(&[event(0, News::Undrain), send(1), send(3)]);
     assert_eq!(scenario.shares(), [1, 1]);
     scenario.0.settle().unwrap();
 }
@@ -170,7 +170,7 @@ fn a_draining_backend_has_no_new_flows_and_its_old_ones_go_on() {
 fn what_is_left_at_the_end_of_a_backends_drain_ends_and_opens_elsewhere() {
     let mut scenario = with_policy(OnBackendDown::Pin);
     let patience = Some(Duration::from_secs(1));
-    scenario.play(&[send(1), send(3), news(0, News::Drain(patience)), millis(999), send(1)]);
+    scenario.play(&[send(1), send(3), event(0, News::Drain(patience)), millis(999), send(1)]);
     scenario.play(&[Action::Timeout(When::Now)]);
     assert_eq!(scenario.shares(), [1, 1]);
     scenario.play(&[DUE]);
@@ -190,8 +190,8 @@ fn while_a_backend_flaps_each_policy_does_what_it_says_once() {
         assert_eq!(scenario.shares(), [1, 0]);
         for step in 0..500 {
             let flap = match step % 10 {
-                0 => &[news(0, News::Down), DUE][..],
-                5 => &[news(0, News::Up)],
+                0 => &[event(0, News::Down), DUE][..],
+                5 => &[event(0, News::Up)],
                 _ => &[],
             };
             scenario.play(flap);
@@ -220,7 +220,7 @@ fn a_flow_moves_once_for_each_fall_of_its_backend() {
     scenario.play(&[send(1)]);
     for round in 0..50 {
         let (falls, rises) = (round % 2, 1 - round % 2);
-        scenario.play(&[news(rises, News::Up), news(falls, News::Down)]);
+        scenario.play(&[event(rises, News::Up), event(falls, News::Down)]);
         scenario.play(&[send(1), ANSWER, millis(50), send(1), ANSWER, millis(50)]);
     }
     assert_eq!((scenario.moved(), scenario.answered()), (50, 100));
@@ -237,11 +237,11 @@ fn while_all_are_down_they_serve_as_if_up_or_nobody_does_as_configured() {
             config.cluster.health.fail_open = fail_open;
             config.cluster.health.on_backend_down = OnBackendDown::Rehash;
         });
-        scenario.play(&[send(1), send(3), news(0, News::Down), news(1, News::Down)]);
+        scenario.play(&[send(1), send(3), event(0, News::Down), event(1, News::Down)]);
         scenario.play(&[send(1), send(3), send(4), send(6)]);
         let expected = if fail_open { (0, vec![2, 2]) } else { (4, vec![1, 1]) };
         assert_eq!((scenario.no_backend(), scenario.shares()), expected);
-        scenario.play(&[news(1, News::Up), send(1), send(3), send(4), send(6)]);
+        scenario.play(&[event(1, News::Up), send(1), send(3), send(4), send(6)]);
         assert_eq!(scenario.shares(), [0, 4], "with one that is up there is no need any more");
         scenario.0.settle().unwrap();
     }
@@ -313,7 +313,7 @@ fn an_answer_that_ends_the_failing_open_ends_the_flows_of_the_others() {
     });
     let fail =
         |flow| Action::Fail { flow: FlowPick::Live(flow), failure: UpstreamFailure::Refused };
-    scenario.play(&[send(1), send(3), news(1, News::Down), fail(0), fail(0), send(1), send(3)]);
+    scenario.play(&[send(1), send(3), event(1, News::Down), fail(0), fail(0), send(1), send(3)]);
     assert_eq!(scenario.shares(), [1, 1], "both are down, and both serve");
     scenario.play(&[ANSWER, DUE]);
     assert_eq!((scenario.state(0), scenario.shares()), (BackendState::Up, vec![1, 0]));
@@ -362,7 +362,7 @@ fn sockets_that_rest_close_once_none_is_to_be_used_again() {
 fn a_backend_that_takes_anothers_place_begins_anew() {
     let mut scenario = Scenario::new(|config| config.cluster.backends = backends(2));
     let newcomer = Newcomer { weight: 1, backup: false, max_flows: 0, temper: Temper::Echo };
-    scenario.play(&[send(1), send(3), news(0, News::Down)]);
+    scenario.play(&[send(1), send(3), event(0, News::Down)]);
     scenario.play(&[reconfigure(Change::Replace(0, newcomer))]);
     assert_eq!(scenario.closed(CloseReason::BackendRemoved), 1);
     assert_eq!((scenario.state(0), scenario.shares()), (BackendState::Up, vec![0, 1]));

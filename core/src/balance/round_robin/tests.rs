@@ -52,7 +52,7 @@ fn the_rhythm_outlives_a_time_when_nobody_can() {
 
 #[test]
 fn turns_are_taken_in_order_past_any_number_of_unable_backends() {
-    for unable in [PATIENCE - 1, PATIENCE, PATIENCE + 1, 1_000] {
+    for unable in [STALE_TIMEOUT - 1, STALE_TIMEOUT, STALE_TIMEOUT + 1, 1_000] {
         let mut cluster = cluster(&std::vec![1; unable + 2]);
         (1..=unable).for_each(|place| cluster.set_able(place, false));
         let last = unable + 1;

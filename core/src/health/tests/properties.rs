@@ -62,7 +62,7 @@ struct Known {
 
 impl Known {
     /// Whether this result changes the state.
-    fn judge(&mut self, outcome: ProbeOutcome) -> Option<bool> {
+    fn recompute(&mut self, outcome: ProbeOutcome) -> Option<bool> {
         self.results.push(outcome.verdict()?);
         let enough = if self.is_up { self.policy.fall } else { self.policy.rise }.max(1) as usize;
         let against = self.results.iter().rev().take_while(|result| **result != self.is_up).count();
@@ -141,7 +141,7 @@ impl World {
         let Some(id) = self.pick(n) else { return };
         let known = self.known.get_mut(&id).unwrap();
         let Some(attempt) = known.running.take() else { return };
-        let change = known.judge(outcome);
+        let change = known.recompute(outcome);
         let expected = change.map(|is_up| HealthOutput::Changed { target: id, is_up, outcome });
         let outputs = finish(checker, (id, attempt), outcome, self.now);
         assert_eq!(outputs, Vec::from_iter(expected));
@@ -166,7 +166,7 @@ impl World {
                     let known = self.known.get_mut(&target).expect("a target");
                     assert_eq!(known.running.take(), Some(attempt));
                     assert_eq!(expected_change, None, "a change was not told");
-                    let change = known.judge(ProbeOutcome::TimedOut);
+                    let change = known.recompute(ProbeOutcome::TimedOut);
                     expected_change = change.map(|is_up| (target, is_up));
                 }
                 HealthOutput::Changed { target, is_up, outcome } => {

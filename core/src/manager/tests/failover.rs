@@ -14,8 +14,8 @@ impl Harness {
         Self::new(|c| c.cluster.health.on_backend_down = on_backend_down)
     }
 
-    pub(super) fn news(&mut self, backend: BackendId, news: BackendNews, now: Instant) {
-        let outputs = self.input(ManagerInput::BackendChanged { backend, news }, now);
+    pub(super) fn event(&mut self, backend: BackendId, event: BackendEvent, now: Instant) {
+        let outputs = self.input(ManagerInput::BackendChanged { backend, event }, now);
         assert_eq!(outputs, []);
     }
 
@@ -31,7 +31,7 @@ impl Harness {
     ) -> Vec<Output<'static>> {
         let mut config = self.manager.config().clone();
         change(&mut config);
-        let configuration = Configuration::new(config);
+        let configuration = PreparedConfig::new(config);
         let outputs = self.input(ManagerInput::Configured(&configuration), now);
         outputs.into_iter().map(without_payload).collect()
     }
@@ -60,7 +60,7 @@ fn without_payload(output: Output<'_>) -> Output<'static> {
 fn a_pinned_flow_stays_with_a_backend_that_is_down_and_new_ones_go_elsewhere() {
     let mut harness = Harness::with_policy(OnBackendDown::Pin);
     let flow = harness.open(client(1), at(0));
-    harness.news(first(), BackendNews::Down, at(1));
+    harness.event(first(), BackendEvent::Down, at(1));
     let again = harness.request(client(1), b"again", at(2));
     assert!(matches!(again[..], [Output::SendToBackend { flow: f, .. }] if f == flow));
     for number in 2..6 {
@@ -74,7 +74,7 @@ fn a_flow_moves_at_its_clients_next_datagram_and_keeps_its_id() {
     let mut harness = Harness::with_policy(OnBackendDown::Rehash);
     let flow = harness.open(client(1), at(0));
     assert_eq!(harness.backend_of(flow), 0);
-    harness.news(first(), BackendNews::Down, at(1));
+    harness.event(first(), BackendEvent::Down, at(1));
     let burst = Burst::single(b"again").unwrap();
     assert_eq!(
         harness.request(client(1), b"again", at(2)),
@@ -94,7 +94,7 @@ fn a_flow_moves_at_its_clients_next_datagram_and_keeps_its_id() {
     assert_eq!(harness.manager.counters().flows_moved, 1);
     assert_eq!(harness.manager.counters().flows_opened, 1);
     // Once it has moved it stays, also when the first one is back.
-    harness.news(first(), BackendNews::Up, at(3));
+    harness.event(first(), BackendEvent::Up, at(3));
     let third = harness.request(client(1), b"third", at(4));
     assert!(matches!(third[..], [Output::SendToBackend { .. }]), "{third:?}");
 }
@@ -106,7 +106,7 @@ fn the_backend_a_flow_moves_to_is_told_who_the_client_is() {
         c.cluster.send_proxy_protocol = SendProxyProtocol::First;
     });
     harness.open(client(1), at(0));
-    harness.news(first(), BackendNews::Down, at(1));
+    harness.event(first(), BackendEvent::Down, at(1));
     let moved = harness.request(client(1), b"again", at(2));
     assert!(matches!(moved[2], Output::SendToBackend { prefix: Some(_), .. }), "{moved:?}");
     let next = harness.request(client(1), b"again", at(2));
@@ -117,11 +117,11 @@ fn the_backend_a_flow_moves_to_is_told_who_the_client_is() {
 fn a_flow_that_cannot_move_is_kept_and_its_datagrams_are_dropped_until_it_can() {
     let mut harness = Harness::with_policy(OnBackendDown::Rehash);
     let flow = harness.open(client(1), at(0));
-    harness.news(first(), BackendNews::Down, at(1));
-    harness.news(BackendId::new(1), BackendNews::Down, at(1));
+    harness.event(first(), BackendEvent::Down, at(1));
+    harness.event(BackendId::new(1), BackendEvent::Down, at(1));
     let lost = harness.request(client(1), b"lost", at(2));
     assert!(matches!(lost[..], [Output::Drop { reason: DropReason::NoBackend, .. }]), "{lost:?}");
-    harness.news(first(), BackendNews::Up, at(3));
+    harness.event(first(), BackendEvent::Up, at(3));
     let again = harness.request(client(1), b"again", at(4));
     assert!(matches!(again[..], [Output::SendToBackend { flow: f, .. }] if f == flow));
 }
@@ -131,7 +131,7 @@ fn with_close_the_flows_of_a_backend_that_goes_down_end_by_themselves() {
     let mut harness = Harness::with_policy(OnBackendDown::Close);
     let flow = harness.open(client(1), at(0));
     let other = harness.open(client(2), at(0));
-    harness.news(first(), BackendNews::Down, at(10));
+    harness.event(first(), BackendEvent::Down, at(10));
     let deadline = harness.manager.poll_timeout().unwrap();
     assert_eq!(deadline.reason, DeadlineReason::Sweep);
     let closed = harness.run_until(at(20));
@@ -144,7 +144,7 @@ fn with_close_the_flows_of_a_backend_that_goes_down_end_by_themselves() {
 fn with_close_a_datagram_that_comes_before_the_timeout_opens_a_new_flow() {
     let mut harness = Harness::with_policy(OnBackendDown::Close);
     let flow = harness.open(client(1), at(0));
-    harness.news(first(), BackendNews::Down, at(10));
+    harness.event(first(), BackendEvent::Down, at(10));
     let outputs = harness.request(client(1), b"again", at(10));
     let [Output::CloseFlow { flow: closed, .. }, Output::OpenUpstream { address, .. }, ..] =
         outputs[..]
@@ -174,7 +174,7 @@ fn a_sweep_gets_to_every_flow_and_does_a_bounded_part_at_a_time() {
             &mut vec![],
         );
     }
-    harness.news(first(), BackendNews::Down, at(10));
+    harness.event(first(), BackendEvent::Down, at(10));
     let first_part = harness.input(ManagerInput::Timeout, at(10));
     assert_eq!(first_part.len(), 1_024);
     let rest = harness.run_until(at(20));
@@ -186,8 +186,8 @@ fn a_sweep_gets_to_every_flow_and_does_a_bounded_part_at_a_time() {
 fn while_all_are_down_they_are_used_as_if_all_were_up_if_so_configured() {
     for fail_open in [false, true] {
         let mut harness = Harness::new(|c| c.cluster.health.fail_open = fail_open);
-        harness.news(first(), BackendNews::Down, at(0));
-        harness.news(BackendId::new(1), BackendNews::Down, at(0));
+        harness.event(first(), BackendEvent::Down, at(0));
+        harness.event(BackendId::new(1), BackendEvent::Down, at(0));
         let outputs = harness.request(client(1), b"hello", at(1));
         match outputs[..] {
             [Output::OpenUpstream { .. }, Output::SendToBackend { .. }] => assert!(fail_open),
@@ -260,7 +260,7 @@ fn without_passive_checks_errors_are_counted_and_nothing_more() {
 fn a_draining_backend_keeps_its_flows_until_the_deadline() {
     let mut harness = Harness::new(|_| {});
     let flow = harness.open(client(1), at(0));
-    harness.news(first(), BackendNews::Drain { deadline: Some(at(1_000)) }, at(10));
+    harness.event(first(), BackendEvent::Drain { deadline: Some(at(1_000)) }, at(10));
     assert_eq!(harness.state(0).as_str(), "draining");
     let new = harness.open(client(2), at(20));
     let other = harness.open(client(3), at(20));
@@ -270,7 +270,7 @@ fn a_draining_backend_keeps_its_flows_until_the_deadline() {
     let closed = harness.run_until(at(1_010));
     let reason = CloseReason::Drained;
     assert_eq!(closed, [Output::CloseFlow { flow, reason, keep_socket: false }]);
-    harness.news(first(), BackendNews::Undrain, at(2_000));
+    harness.event(first(), BackendEvent::Undrain, at(2_000));
     let back = [4, 5].map(|number| harness.open(client(number), at(2_001)));
     assert!(back.iter().any(|&flow| harness.backend_of(flow) == 0));
 }
@@ -427,7 +427,7 @@ fn a_sweep_gets_to_every_flow_however_often_news_come() {
         harness.manager.handle_input(input, at(0), &mut vec![]);
     }
     for millis in 10..13 {
-        harness.news(first(), BackendNews::Down, at(millis));
+        harness.event(first(), BackendEvent::Down, at(millis));
         harness.input(ManagerInput::Timeout, at(millis));
     }
     assert_eq!(harness.manager.flow_count(), 0);

@@ -92,11 +92,11 @@ fn one_way_is_refused_to_whom_a_session_is() {
 
 #[test]
 fn a_backend_that_is_down_draining_or_removed_gets_nothing_one_way() {
-    for news in [BackendNews::Down, BackendNews::Drain { deadline: None }] {
+    for event in [BackendEvent::Down, BackendEvent::Drain { deadline: None }] {
         let mut harness = one_way(Balance::RoundRobin);
-        harness.news(id(0), news, at(0));
+        harness.event(id(0), event, at(0));
         let sent = sent(&harness.requests(client(1), b"abcd", 1));
-        assert_eq!(sent.keys().copied().collect::<Vec<_>>(), [1], "{news:?}");
+        assert_eq!(sent.keys().copied().collect::<Vec<_>>(), [1], "{event:?}");
     }
     let mut harness = one_way(Balance::RoundRobin);
     harness.configure(at(0), |c| c.cluster.backends[0].removed = true);
@@ -148,7 +148,7 @@ fn copies_go_to_every_backend_in_service_and_count_as_forwarded_once() {
         c.cluster.backends.push(BackendConfig { weight: 0, ..BackendConfig::new(backend(4)) });
         c.cluster.backends.push(BackendConfig { backup: true, ..BackendConfig::new(backend(5)) });
     });
-    harness.news(id(1), BackendNews::Down, at(0));
+    harness.event(id(1), BackendEvent::Down, at(0));
     let outputs = harness.requests(client(1), b"aabb", 2);
     let both = vec![b"aa".to_vec(), b"bb".to_vec()];
     assert_eq!(sent(&outputs), BTreeMap::from([(0, both.clone()), (2, both)]));
@@ -167,13 +167,13 @@ fn backups_get_copies_only_while_nobody_else_does() {
         sent(&harness.request(client(1), b"x", at(1))).into_keys().collect()
     };
     assert_eq!(to(&mut harness), [0, 2]);
-    harness.news(id(0), BackendNews::Down, at(1));
-    harness.news(id(2), BackendNews::Down, at(1));
+    harness.event(id(0), BackendEvent::Down, at(1));
+    harness.event(id(2), BackendEvent::Down, at(1));
     assert_eq!(to(&mut harness), [1]);
-    harness.news(id(1), BackendNews::Down, at(1));
+    harness.event(id(1), BackendEvent::Down, at(1));
     let nobody = harness.request(client(1), b"x", at(2));
     assert!(matches!(nobody[..], [Output::Drop { reason: DropReason::NoBackend, .. }]));
-    harness.news(id(2), BackendNews::Up, at(3));
+    harness.event(id(2), BackendEvent::Up, at(3));
     assert_eq!(to(&mut harness), [2]);
 }
 
@@ -196,17 +196,17 @@ fn the_chosen_backend_answers_and_the_others_get_copies() {
     assert!(matches!(harness.reply(flow, b"!", at(2))[..], [Output::SendToClient { .. }]));
     // The others do not miss anything while it is down.
     harness.configure(at(3), |c| c.cluster.health.on_backend_down = OnBackendDown::Rehash);
-    harness.news(id(1), BackendNews::Down, at(3));
+    harness.event(id(1), BackendEvent::Down, at(3));
     let outputs = harness.request(client(1), b"?", at(4));
     assert_eq!(sent(&outputs).into_keys().collect::<Vec<_>>(), [0, 2]);
     assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 2);
 }
 
-/// Opens a race of three, and returns its legs by backend.
+/// Opens a race of three, and returns its branches by backend.
 fn race() -> (Harness, Vec<FlowId>) {
     let mut harness = fan_out(ReplyFrom::First);
     let outputs = harness.request(client(1), b"?", at(0));
-    let mut legs: Vec<_> = outputs
+    let mut branches: Vec<_> = outputs
         .iter()
         .filter_map(|output| match output {
             Output::OpenUpstream { flow, backend, .. } => Some((*backend, *flow)),
@@ -214,10 +214,10 @@ fn race() -> (Harness, Vec<FlowId>) {
         })
         .collect();
     let sends = outputs.iter().filter(|o| matches!(o, Output::SendToBackend { .. })).count();
-    assert_eq!((legs.len(), sends), (3, 3), "{outputs:?}");
+    assert_eq!((branches.len(), sends), (3, 3), "{outputs:?}");
     assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 1);
-    legs.sort_unstable();
-    (harness, legs.into_iter().map(|leg| leg.1).collect())
+    branches.sort_unstable();
+    (harness, branches.into_iter().map(|branch| branch.1).collect())
 }
 
 fn is_passed_on(outputs: &[Output<'_>]) -> bool {
@@ -230,40 +230,40 @@ fn is_passed_on(outputs: &[Output<'_>]) -> bool {
 
 #[test]
 fn the_first_answer_goes_to_the_client_and_no_other() {
-    let (mut harness, legs) = race();
-    assert!(is_passed_on(&harness.reply(legs[1], b"!", at(1))));
-    assert!(!is_passed_on(&harness.reply(legs[0], b"!", at(2))));
-    assert!(is_passed_on(&harness.reply(legs[1], b"!", at(3))));
+    let (mut harness, branches) = race();
+    assert!(is_passed_on(&harness.reply(branches[1], b"!", at(1))));
+    assert!(!is_passed_on(&harness.reply(branches[0], b"!", at(2))));
+    assert!(is_passed_on(&harness.reply(branches[1], b"!", at(3))));
     harness.request(client(1), b"?", at(4));
-    assert!(!is_passed_on(&harness.reply(legs[0], b"!", at(5))), "the prompt one goes on");
+    assert!(!is_passed_on(&harness.reply(branches[0], b"!", at(5))), "the prompt one goes on");
     // It lets one datagram pass: the next answer may come from anyone.
     harness.request(client(1), b"?", at(6));
-    assert!(is_passed_on(&harness.reply(legs[2], b"!", at(7))));
-    assert!(!is_passed_on(&harness.reply(legs[1], b"!", at(8))));
+    assert!(is_passed_on(&harness.reply(branches[2], b"!", at(7))));
+    assert!(!is_passed_on(&harness.reply(branches[1], b"!", at(8))));
 }
 
 #[test]
 fn the_last_answer_ends_the_race_for_all() {
-    let (mut harness, legs) = race();
+    let (mut harness, branches) = race();
     harness.configure(at(1), |c| c.cluster.responses = 1);
-    let outputs = harness.reply(legs[2], b"!", at(2));
+    let outputs = harness.reply(branches[2], b"!", at(2));
     let ended = outputs.iter().filter(|o| matches!(o, Output::CloseFlow { .. })).count();
     assert_eq!((ended, harness.manager.flow_count()), (3, 0));
-    let late = harness.reply(legs[0], b"!", at(3));
+    let late = harness.reply(branches[0], b"!", at(3));
     assert!(matches!(late[..], [Output::Drop { reason: DropReason::UnknownFlow, .. }]));
 }
 
 #[test]
 fn a_race_goes_on_when_a_leg_ends_and_a_backend_that_returns_gets_another() {
     for place in 0..3 {
-        let (mut harness, legs) = race();
+        let (mut harness, branches) = race();
         let failure = UpstreamFailure::NotOpened;
-        harness.input(ManagerInput::UpstreamFailed { flow: legs[place], failure }, at(1));
+        harness.input(ManagerInput::UpstreamFailed { flow: branches[place], failure }, at(1));
         assert_eq!(harness.manager.flow_count(), 2);
-        harness.news(id(place), BackendNews::Down, at(1));
+        harness.event(id(place), BackendEvent::Down, at(1));
         let outputs = harness.request(client(1), b"?", at(2));
         assert_eq!(outputs.len(), 2, "{outputs:?}");
-        harness.news(id(place), BackendNews::Up, at(3));
+        harness.event(id(place), BackendEvent::Up, at(3));
         let outputs = harness.request(client(1), b"?", at(4));
         assert!(matches!(outputs[0], Output::OpenUpstream { backend, .. } if backend == id(place)));
         assert_eq!(outputs.len(), 4, "{outputs:?}");
@@ -273,8 +273,8 @@ fn a_race_goes_on_when_a_leg_ends_and_a_backend_that_returns_gets_another() {
 
 #[test]
 fn what_one_leg_could_not_send_is_still_forwarded() {
-    let (mut harness, legs) = race();
-    harness.input(undelivered(Carrier::Flow(legs[0]), 1), at(1));
+    let (mut harness, branches) = race();
+    harness.input(undelivered(Carrier::Flow(branches[0]), 1), at(1));
     assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 1);
     assert_eq!(harness.manager.backends().get(id(0)).unwrap().dropped.datagrams, 1);
 }
@@ -369,7 +369,7 @@ proptest! {
     fn whoever_is_heard_in_a_race_is_who_the_rule_says(
         events in prop::collection::vec(prop::option::of(0usize..3), 0..60),
     ) {
-        let (mut harness, legs) = race();
+        let (mut harness, branches) = race();
         let mut rule = Heard::default();
         for (now, event) in events.into_iter().enumerate() {
             let now = at(now as u64);
@@ -381,7 +381,7 @@ proptest! {
                     prop_assert_eq!(outputs.iter().filter(is_send).count(), 3);
                 }
                 Some(place) => {
-                    let passed_on = is_passed_on(&harness.reply(legs[place], b"!", now));
+                    let passed_on = is_passed_on(&harness.reply(branches[place], b"!", now));
                     prop_assert_eq!(passed_on, rule.answered(place));
                 }
             }
@@ -496,8 +496,8 @@ proptest! {
                     harness.input(undelivered(carrier, count.into()), now)
                 }
                 Event::News { backend, up } => {
-                    let news = if up { BackendNews::Up } else { BackendNews::Down };
-                    harness.news(id(backend), news, now);
+                    let event = if up { BackendEvent::Up } else { BackendEvent::Down };
+                    harness.event(id(backend), event, now);
                     vec![]
                 }
                 Event::Mode(mode) => {

@@ -324,10 +324,10 @@ fn flows_of_a_proxy_outlive_the_trust_in_it() {
     let mut harness = Harness::new(|_| {});
     let mut trusting = config();
     trusting.accept_proxy_protocol = vec!["10.9.0.0/16".parse().unwrap()];
-    harness.input(ManagerInput::Configured(&Configuration::new(trusting)), at(0));
+    harness.input(ManagerInput::Configured(&PreparedConfig::new(trusting)), at(0));
     let datagram = told(client(1), b"", b"x");
     let flow = sent(&harness.request(proxy(1), &datagram, at(1)))[0].0;
-    harness.input(ManagerInput::Configured(&Configuration::new(config())), at(2));
+    harness.input(ManagerInput::Configured(&PreparedConfig::new(config())), at(2));
     let answer = harness.reply(flow, b"y", at(3));
     assert!(matches!(answer[..], [Output::SendToClient { client, .. }] if client == proxy(1)));
     let outputs = harness.request(proxy(1), &datagram, at(4));
@@ -342,7 +342,7 @@ fn a_flow_of_a_proxys_client_moves_to_another_backend() {
     });
     let flow = sent(&harness.request(proxy(1), &told(client(1), b"", b"x"), at(0)))[0].0;
     let backend = harness.manager.flow(flow).unwrap().backend();
-    harness.input(ManagerInput::BackendChanged { backend, news: BackendNews::Down }, at(1));
+    harness.input(ManagerInput::BackendChanged { backend, event: BackendEvent::Down }, at(1));
     let outputs = harness.request(proxy(1), b"x", at(2));
     let Some(Output::SendToBackend { prefix, .. }) = outputs.last() else { panic!("{outputs:?}") };
     assert_eq!(*prefix, Some(ProxyHeader::new(client(1), CALLED.parse().unwrap())));
@@ -362,7 +362,7 @@ fn sockets_that_rest_serve_the_clients_of_proxies_too() {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Told { proxy: u16, client: u16 },
+    ProxyInfo { proxy: u16, client: u16 },
     Untold { proxy: u16 },
     Direct { client: u16 },
     Reply { flow: usize },
@@ -371,7 +371,7 @@ enum Step {
 
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0u16..4, 0u16..4).prop_map(|(proxy, client)| Step::Told { proxy, client }),
+        4 => (0u16..4, 0u16..4).prop_map(|(proxy, client)| Step::ProxyInfo { proxy, client }),
         4 => (0u16..4).prop_map(|proxy| Step::Untold { proxy }),
         1 => (0u16..4).prop_map(|client| Step::Direct { client }),
         3 => (0usize..100).prop_map(|flow| Step::Reply { flow }),
@@ -399,7 +399,7 @@ proptest! {
         let mut flows: Vec<(FlowId, SocketAddr, SocketAddr)> = vec![];
         for step in steps {
             let (from, of, datagram) = match step {
-                Step::Told { proxy: from, client: of } => {
+                Step::ProxyInfo { proxy: from, client: of } => {
                     named.insert(from, of);
                     (proxy(from), Some(of), told(client(of), b"", b"x"))
                 }

@@ -109,17 +109,17 @@ fn the_first_answer_of_a_race_goes_to_the_proxy_and_no_other() {
     let mut harness = every_header(fan_out(ReplyFrom::First));
     let datagram = told(client(1), b"", b"?");
     let outputs = harness.request(proxy(1), &datagram, at(0));
-    let legs: Vec<_> = outputs
+    let branches: Vec<_> = outputs
         .iter()
         .filter_map(|output| match output {
             Output::OpenUpstream { flow, .. } => Some(*flow),
             _ => None,
         })
         .collect();
-    assert_eq!(legs.len(), 3);
-    let answers = harness.reply(legs[1], b"!", at(1));
+    assert_eq!(branches.len(), 3);
+    let answers = harness.reply(branches[1], b"!", at(1));
     assert!(matches!(answers[..], [Output::SendToClient { client, .. }] if client == proxy(1)));
-    let late = harness.reply(legs[0], b"!", at(2));
+    let late = harness.reply(branches[0], b"!", at(2));
     assert!(matches!(late[..], [Output::Drop { reason: DropReason::NotFirst, .. }]));
     let direct = harness.request(client(1), b"?", at(3));
     let opened = direct.iter().filter(|o| matches!(o, Output::OpenUpstream { .. })).count();
@@ -153,8 +153,8 @@ fn a_mirror_is_told_what_the_proxy_said() {
     let datagram = told(client(1), TLVS, b"question");
     let outputs = harness.request(proxy(1), &datagram, at(0));
     let copy = outputs.iter().find_map(|output| match *output {
-        Output::Mirror { client, local, told, tos, ttl, burst } => {
-            Some(ManagerInput::Mirrored { client, local, told, tos, ttl, burst })
+        Output::Mirror { client, local, proxy_info, tos, ttl, burst } => {
+            Some(ManagerInput::Mirrored { client, local, proxy_info, tos, ttl, burst })
         }
         _ => None,
     });
@@ -162,10 +162,10 @@ fn a_mirror_is_told_what_the_proxy_said() {
     assert_eq!(wires(&mirror.input(copy.unwrap(), at(0))), vec![datagram; 3]);
 
     let outputs = harness.request(proxy(1), b"more", at(1));
-    let [.., Output::Mirror { client: of, told: Some(told), .. }] = outputs[..] else {
+    let [.., Output::Mirror { client: of, proxy_info: Some(told), .. }] = outputs[..] else {
         panic!("{outputs:?}")
     };
-    assert_eq!((of, told.called), (client(1), CALLED.parse().unwrap()));
+    assert_eq!((of, told.destination), (client(1), CALLED.parse().unwrap()));
     assert!(told.tlvs.is_empty());
 }
 
@@ -174,8 +174,8 @@ fn a_mirror_believes_no_header_itself() {
     let mut mirror = every_header(Mode::OneWay);
     let payload = told(client(1), b"", b"x");
     let burst = Burst::single(&payload).unwrap();
-    let (client, local, told) = (proxy(1), None, None);
-    let copy = ManagerInput::Mirrored { client, local, told, tos: 0, ttl: 64, burst };
+    let (client, local, proxy_info) = (proxy(1), None, None);
+    let copy = ManagerInput::Mirrored { client, local, proxy_info, tos: 0, ttl: 64, burst };
     let header = ProxyHeader::new(proxy(1), config().address);
     assert_eq!(wires(&mirror.input(copy, at(0))), [[header.as_bytes(), &payload].concat()]);
 }

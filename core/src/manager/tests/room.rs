@@ -65,7 +65,7 @@ fn a_longer_idle_timeout_makes_no_flow_look_silent() {
     let mut longer = harness.manager.config().clone();
     longer.cluster.idle_timeout = 10 * MINUTE;
     harness.reply(flows[0], b"more", at(900));
-    harness.input(ManagerInput::Configured(&Configuration::new(longer)), at(1_000));
+    harness.input(ManagerInput::Configured(&PreparedConfig::new(longer)), at(1_000));
     assert!(is_refused(&mut harness, at(5_999)));
 }
 

@@ -124,9 +124,9 @@ fn a_header_longer_than_the_datagram_or_the_limit_is_refused() {
         assert_eq!(parse(&IPV4[..len]), Err(HeaderFault::Cut));
     }
     let fill = |len: usize| tlv(0x04, &vec![0; len - 3 - IPV4_BLOCK_LEN]);
-    let longest = [&IPV4[PREAMBLE_LEN..], &fill(LONGEST_BLOCK)].concat();
+    let longest = [&IPV4[PREAMBLE_LEN..], &fill(MAX_BLOCK_LEN)].concat();
     assert!(parse(&header(0x21, 0x12, &longest)).is_ok());
-    let longer = [&IPV4[PREAMBLE_LEN..], &fill(LONGEST_BLOCK + 1)].concat();
+    let longer = [&IPV4[PREAMBLE_LEN..], &fill(MAX_BLOCK_LEN + 1)].concat();
     assert_eq!(parse(&header(0x21, 0x12, &longer)), Err(HeaderFault::TooLong));
 }
 

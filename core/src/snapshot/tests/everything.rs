@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 use crate::config::*;
 use crate::proxy_protocol::ProxyHeader;
 use crate::{
-    BackendId, BackendNews, Burst, Configuration, FlowId, Instant, LocalAddr, ManagerInput, Output,
-    UdpManager, UpstreamFailure,
+    BackendEvent, BackendId, Burst, FlowId, Instant, LocalAddr, ManagerInput, Output,
+    PreparedConfig, UdpManager, UpstreamFailure,
 };
 
 /// Ten hours after the origin.
@@ -116,25 +116,25 @@ pub(super) fn told(client: SocketAddr) -> Vec<u8> {
     [header.as_bytes(), b"x"].concat()
 }
 
-fn news(manager: &mut UdpManager, backend: usize, news: BackendNews, now: Instant) {
+fn event(manager: &mut UdpManager, backend: usize, event: BackendEvent, now: Instant) {
     let backend = BackendId::new(backend);
-    tell(manager, ManagerInput::BackendChanged { backend, news }, now);
+    tell(manager, ManagerInput::BackendChanged { backend, event }, now);
 }
 
 fn configure(manager: &mut UdpManager, now: Instant, change: impl FnOnce(&mut ManagerConfig)) {
     let mut config = manager.config().clone();
     change(&mut config);
-    tell(manager, ManagerInput::Configured(&Configuration::new(config)), now);
+    tell(manager, ManagerInput::Configured(&PreparedConfig::new(config)), now);
 }
 
-/// Legs of a race, some of which answer, and a session from then on.
+/// Branches of a race, some of which answer, and a session from then on.
 fn race(manager: &mut UdpManager) {
     ask(manager, client(1), None, b"race", after(1));
-    let legs: Vec<FlowId> = manager.flows().map(|(id, _)| id).collect();
-    answer(manager, legs[1], after(2));
-    answer(manager, legs[2], after(3));
+    let branches: Vec<FlowId> = manager.flows().map(|(id, _)| id).collect();
+    answer(manager, branches[1], after(2));
+    answer(manager, branches[2], after(3));
     ask(manager, client(1), None, b"again", after(4));
-    answer(manager, legs[1], after(5));
+    answer(manager, branches[1], after(5));
     configure(manager, after(6), |config| {
         config.cluster.mode = Mode::Session { mirrored_per_million: 500_000 };
         // The last one keeps its place, and counts as removed.
@@ -176,8 +176,8 @@ fn standings(manager: &mut UdpManager) {
         let failure = UpstreamFailure::Refused;
         tell(manager, ManagerInput::UpstreamFailed { flow: of_second, failure }, after(millis));
     }
-    news(manager, 2, BackendNews::Drain { deadline: Some(after(50_000)) }, after(42));
-    news(manager, 3, BackendNews::Down, after(43));
+    event(manager, 2, BackendEvent::Drain { deadline: Some(after(50_000)) }, after(42));
+    event(manager, 3, BackendEvent::Down, after(43));
     ask(manager, client(3), None, &[0; 1_401], after(44));
     ask(manager, "192.0.2.66:4000".parse().unwrap(), None, b"denied", after(45));
     ask(manager, client(40), None, b"late", after(46));
@@ -210,7 +210,7 @@ pub(super) fn survive(mut manager: UdpManager) {
     flows.iter().for_each(|&flow| answer(&mut manager, flow, after(62)));
     manager.assert_invariants();
     for place in 0..7 {
-        news(&mut manager, place, BackendNews::Down, after(63));
+        event(&mut manager, place, BackendEvent::Down, after(63));
     }
     configure(&mut manager, after(64), |config| {
         config.max_flows = 8;

@@ -45,10 +45,10 @@ fn there_is_something_of_everything() {
         |flow| flow.confirmed,
         |flow| flow.heard,
         |flow| flow.mirrored,
-        |flow| flow.speaks,
+        |flow| flow.is_winner,
         |flow| flow.is_prompt,
         |flow| flow.first_answer.is_some(),
-        |flow| flow.next_leg.is_some(),
+        |flow| flow.next_branch.is_some(),
     ];
     for (number, flag) in flags.iter().enumerate() {
         let (with, without) = flows.alive.iter().partition::<Vec<_>, _>(|flow| flag(flow));
@@ -75,7 +75,7 @@ fn there_is_something_of_everything() {
     assert!(!image.backends.beyond.is_empty() && !image.turns[1].0.is_empty());
     let drains = image.backends.figures.iter().filter(|b| b.drain != BackendDrainImage::No);
     assert_eq!(drains.count(), 1);
-    assert!(image.backends.figures.iter().any(|b| b.out_until.is_some() && b.times_out > 0));
+    assert!(image.backends.figures.iter().any(|b| b.ejected_until.is_some() && b.ejections > 0));
 }
 
 #[test]
@@ -102,15 +102,15 @@ fn flows_that_contradict_each_other_are_refused() {
         }),
         ("a ring that leads nowhere", |image| {
             let vacant = image.flows.vacant[0];
-            any_of_stage(image, StageImage::Follower).next_leg = Some(vacant);
+            any_of_stage(image, StageImage::Follower).next_branch = Some(vacant);
         }),
         ("a ring of two clients", |image| {
-            let other = image.flows.alive.iter().find(|flow| flow.next_leg.is_none());
+            let other = image.flows.alive.iter().find(|flow| flow.next_branch.is_none());
             let other = other.expect("such a flow").slot;
-            any_of_stage(image, StageImage::Follower).next_leg = Some(other);
+            any_of_stage(image, StageImage::Follower).next_branch = Some(other);
         }),
         ("a ring that does not close", |image| {
-            any_of_stage(image, StageImage::Follower).next_leg = None;
+            any_of_stage(image, StageImage::Follower).next_branch = None;
         }),
         ("a flow without its backend", |image| image.flows.alive[0].backend = 6),
         ("a socket rests for nobody", |image| image.flows.resting[0].backend = 6),
@@ -259,7 +259,7 @@ fn counts_that_are_off_are_refused() {
 
 #[test]
 fn a_flow_table_that_no_configuration_may_ask_for_is_refused() {
-    let (max_flows, most) = (MOST_FLOWS + 1, MOST_FLOWS);
+    let (max_flows, most) = (MAX_FLOWS + 1, MAX_FLOWS);
     let refused = refused(|image| image.config.max_flows = max_flows);
     assert_eq!(refused, ImageError::TooManyFlows { max_flows, most });
 }
@@ -274,8 +274,8 @@ fn a_configuration_that_is_prepared_serves_where_it_has_the_same_turns() {
         image
     };
     let maglev = change(Balance::Maglev);
-    let prepared = crate::Configuration::new(maglev.config.clone());
-    let others = crate::Configuration::new(image().config);
+    let prepared = crate::PreparedConfig::new(maglev.config.clone());
+    let others = crate::PreparedConfig::new(image().config);
     let [shared, built] = [&prepared, &others].map(|prepared| {
         let mut manager = UdpManager::restore(maglev.clone(), Some(prepared)).expect("a manager");
         for port in 100..110 {

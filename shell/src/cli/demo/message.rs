@@ -39,7 +39,7 @@ impl Message {
         })
     }
 
-    /// Signs an encoded message as answered by `backend`.
+    /// PassiveHealth an encoded message as answered by `backend`.
     pub(super) fn sign(bytes: &mut [u8], backend: u8) {
         if let Some(signature) = bytes.get_mut(Self::SIGNATURE) {
             *signature = backend;

@@ -193,7 +193,7 @@ fn trouble_is_told_and_the_last_figures_stay() {
     let mut top = top();
     top.trouble = Some("no flowgate is listening".into());
     let text = drawn(80, 24, &top.view());
-    assert!(text.contains("no news: no flowgate is listening"), "{text}");
+    assert!(text.contains("no event: no flowgate is listening"), "{text}");
     assert!(text.contains("48.2 k/s"), "{text}");
 }
 

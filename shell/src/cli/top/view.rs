@@ -254,7 +254,7 @@ const fn alarm_unless(all_is_well: bool) -> Style {
 
 fn foot_line(trouble: Option<&str>, scroll: usize, page: usize, all: usize) -> Line<'static> {
     if let Some(trouble) = trouble {
-        return Line::styled(format!("q quits   no news: {trouble}"), ALARM);
+        return Line::styled(format!("q quits   no event: {trouble}"), ALARM);
     }
     if all <= page {
         return Line::styled("q quits", HEAD);

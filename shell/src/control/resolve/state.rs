@@ -63,7 +63,7 @@ pub(super) struct Step {
     /// The addresses, if they are others than before.
     pub changed: Option<Vec<IpAddr>>,
     /// What an operator wants to know.
-    pub news: Option<News>,
+    pub event: Option<News>,
     /// When to look it up again.
     pub wait: Duration,
 }
@@ -113,11 +113,11 @@ impl NameState {
         }
         let addresses = self.addresses();
         let changed = (addresses != before).then_some(addresses);
-        Step { changed, news: self.news(trouble), wait }
+        Step { changed, event: self.event(trouble), wait }
     }
 
     /// What there is to tell, once for each change.
-    fn news(&mut self, now: Option<(Trouble, String)>) -> Option<News> {
+    fn event(&mut self, now: Option<(Trouble, String)>) -> Option<News> {
         let before = self.trouble;
         self.trouble = now.as_ref().map(|(trouble, _)| *trouble);
         match now {

@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 
 use flowgate_config::{Config, FlowLog, Listener};
-use flowgate_core::config::{Accept, BackendConfig, MOST_FLOWS, ManagerConfig};
-use flowgate_core::{Configuration, UdpManager};
+use flowgate_core::config::{Accept, BackendConfig, MAX_FLOWS, ManagerConfig};
+use flowgate_core::{PreparedConfig, UdpManager};
 use tracing::{info, warn};
 
 use super::ask::Figures;
@@ -143,7 +143,7 @@ impl Server {
         let mut service_states = std::mem::take(&mut self.service_states);
         service_states.retain(|cluster, address| self.has_backend(cluster, address));
         self.service_states = service_states;
-        self.spread_news();
+        self.publish_events();
         self.acknowledged();
     }
 
@@ -204,12 +204,12 @@ impl Server {
         let listener = &mut self.listeners[number];
         let name: Arc<str> = listener.settings.name.as_str().into();
         let buffers = Buffers::of(&listener.settings);
-        let mut configurations: Vec<Configuration> = Vec::with_capacity(configs.len());
+        let mut configurations: Vec<PreparedConfig> = Vec::with_capacity(configs.len());
         for config in configs {
             let like = configurations.first().or(listener.configurations.first());
             configurations.push(match like {
                 Some(like) => like.updated(config),
-                None => Configuration::new(config),
+                None => PreparedConfig::new(config),
             });
         }
         let Some(first) = configurations.first() else { return };
@@ -227,7 +227,7 @@ impl Server {
             );
         }
         listener.told.resize(first.config().cluster.backends.len(), ServiceState::default());
-        let is_same = |pair: (&Configuration, &Configuration)| pair.0.config() == pair.1.config();
+        let is_same = |pair: (&PreparedConfig, &PreparedConfig)| pair.0.config() == pair.1.config();
         let is_up_to_date = listener.configurations.len() == configurations.len()
             && listener.configurations.iter().zip(&configurations).all(is_same)
             && (&listener.name, listener.buffers) == (&name, buffers);
@@ -255,7 +255,7 @@ impl Server {
     fn affordable(&self, number: usize) -> u64 {
         let listeners = self.listeners.len().max(1) as u64;
         let reserved = RESERVED_DESCRIPTORS.min(self.descriptors / 2);
-        let descriptors = ((self.descriptors - reserved) / listeners).min(MOST_FLOWS.into());
+        let descriptors = ((self.descriptors - reserved) / listeners).min(MAX_FLOWS.into());
         match self.listeners[number].settings.accept {
             Accept::Shared => descriptors,
             // A flow has a socket on either side.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use flowgate_config::{Config, Listener};
-use flowgate_core::Configuration;
+use flowgate_core::PreparedConfig;
 use flowgate_core::counters::Counters;
 use flowgate_core::snapshot::ImageError;
 
@@ -55,7 +55,7 @@ pub enum RestoreError {
 /// What was made beforehand of an earlier image of the same server, to save time when it counts:
 /// for each listener the configurations of its manager and of its mirror's.
 #[derive(Default)]
-pub struct Prepared(Vec<[Option<Configuration>; 2]>);
+pub struct Prepared(Vec<[Option<PreparedConfig>; 2]>);
 
 impl Prepared {
     /// Makes it, and finds out on the way whether a server can be made of the image.
@@ -66,8 +66,8 @@ impl Prepared {
     pub fn of(image: &ServerImage) -> Result<Self, ImageError> {
         let prepare = |listener: &ListenerImage| match listener.shards.first() {
             Some(first) => {
-                let of_manager = Configuration::new(first.manager().config().clone());
-                let of_mirror = first.mirror().map(|m| Configuration::new(m.config().clone()));
+                let of_manager = PreparedConfig::new(first.manager().config().clone());
+                let of_mirror = first.mirror().map(|m| PreparedConfig::new(m.config().clone()));
                 [Some(of_manager), of_mirror]
             }
             None => [None, None],
@@ -80,7 +80,7 @@ impl Prepared {
         Ok(prepared)
     }
 
-    fn of_listener(&self, place: usize) -> [Option<&Configuration>; 2] {
+    fn of_listener(&self, place: usize) -> [Option<&PreparedConfig>; 2] {
         match self.0.get(place) {
             Some([manager, mirror]) => [manager.as_ref(), mirror.as_ref()],
             None => [None, None],
@@ -191,7 +191,7 @@ impl Server {
                 let config = shard.manager().config().clone();
                 restored.configurations.push(match like {
                     Some(like) => like.updated(config),
-                    None => Configuration::new(config),
+                    None => PreparedConfig::new(config),
                 });
                 restored.shards.push(number);
                 shards.push(Adopted { shard, missing });
@@ -207,7 +207,7 @@ impl Server {
         &self,
         settings: &Listener,
         image: &ListenerImage,
-        prepared: [Option<&Configuration>; 2],
+        prepared: [Option<&PreparedConfig>; 2],
     ) -> Result<BoundListener, RestoreError> {
         let of_mirrors = image.shards.first().and_then(ShardImage::mirror);
         let mirror =
@@ -216,7 +216,7 @@ impl Server {
                 let config = image.config().clone();
                 let configuration = match prepared[1] {
                     Some(like) => like.updated(config),
-                    None => Configuration::new(config),
+                    None => PreparedConfig::new(config),
                 };
                 Some(Mirror::restore(cluster.clone(), configuration, told.clone()))
             });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flowgate_config::Cluster;
 use flowgate_core::config::BackendConfig;
-use flowgate_core::{BackendId, BackendNews, Configuration};
+use flowgate_core::{BackendEvent, BackendId, PreparedConfig};
 
 use super::service_states::ServiceStates;
 use super::{Server, backend_index, command_shards};
@@ -15,7 +15,7 @@ use crate::sys::process;
 /// The mirror of a listener's cluster, and what the workers know of it.
 pub(super) struct Mirror {
     pub(super) cluster: Arc<Cluster>,
-    configuration: Configuration,
+    configuration: PreparedConfig,
     told: Vec<ServiceState>,
 }
 
@@ -66,7 +66,7 @@ impl Server {
             listener.settings.mirror_config(&cluster, listener.address, own_addresses, backends);
         let configuration = match former {
             Some(former) => former.configuration.updated(config),
-            None => Configuration::new(config),
+            None => PreparedConfig::new(config),
         };
         Mirror { cluster, configuration, told }
     }
@@ -76,7 +76,7 @@ impl Mirror {
     /// A mirror whose managers have been told so much of each backend.
     pub(super) const fn restore(
         cluster: Arc<Cluster>,
-        configuration: Configuration,
+        configuration: PreparedConfig,
         told: Vec<ServiceState>,
     ) -> Self {
         Self { cluster, configuration, told }
@@ -88,9 +88,12 @@ impl Mirror {
     }
 
     /// What its managers are to hear of its backends. They count as told from now on.
-    pub(super) fn news(&mut self, service_states: &ServiceStates) -> Vec<(BackendId, BackendNews)> {
+    pub(super) fn event(
+        &mut self,
+        service_states: &ServiceStates,
+    ) -> Vec<(BackendId, BackendEvent)> {
         let backends = &self.configuration.config().cluster.backends;
-        service_states.news(&self.cluster.name, backends, &mut self.told)
+        service_states.event(&self.cluster.name, backends, &mut self.told)
     }
 }
 

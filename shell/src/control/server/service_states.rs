@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use flowgate_core::config::BackendConfig;
-use flowgate_core::{BackendId, BackendNews};
+use flowgate_core::{BackendEvent, BackendId};
 
 use crate::control::service_state::ServiceState;
 use crate::handover::snapshot::ServiceStateImage;
@@ -23,17 +23,17 @@ impl ServiceStates {
 
     /// What has been said of the backends of a cluster that managers, which know what `told` says
     /// of each place, are to hear. They count as told from now on.
-    pub(super) fn news(
+    pub(super) fn event(
         &self,
         cluster: &str,
         backends: &[BackendConfig],
         told: &mut [ServiceState],
-    ) -> Vec<(BackendId, BackendNews)> {
+    ) -> Vec<(BackendId, BackendEvent)> {
         let mut all = Vec::new();
         for (place, (backend, told)) in backends.iter().zip(told).enumerate() {
             let now = self.get(cluster, backend.address);
-            let news = now.news_since(std::mem::replace(told, now));
-            all.extend(news.map(|news| (BackendId::new(place), news)));
+            let event = now.events_since(std::mem::replace(told, now));
+            all.extend(event.map(|event| (BackendId::new(place), event)));
         }
         all
     }

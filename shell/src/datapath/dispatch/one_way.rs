@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use flowgate_core::backends::Backends;
 use flowgate_core::config::{ClusterConfig, Mode, ReplyFrom};
-use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs, Told};
+use flowgate_core::proxy_protocol::{ProxyHeader, ProxyInfo, Tlvs};
 use flowgate_core::{BackendId, Burst, Carrier, Direction, LocalAddr, ManagerInput};
 
 use super::{Dispatch, give_up, lost_to_backend, send};
@@ -30,7 +30,7 @@ pub(super) struct PendingRoles {
 pub(super) struct Mirrored<'t> {
     pub(super) client: SocketAddr,
     pub(super) local: Option<LocalAddr>,
-    pub(super) told: Option<Told<'t>>,
+    pub(super) proxy_info: Option<ProxyInfo<'t>>,
     pub(super) tos: u8,
     pub(super) ttl: u8,
     pub(super) burst: Burst<'t>,
@@ -44,8 +44,8 @@ impl<'t> Mirrored<'t> {
     }
 
     const fn as_input(&self) -> ManagerInput<'t> {
-        let Self { client, local, told, tos, ttl, burst } = *self;
-        ManagerInput::Mirrored { client, local, told, tos, ttl, burst }
+        let Self { client, local, proxy_info, tos, ttl, burst } = *self;
+        ManagerInput::Mirrored { client, local, proxy_info, tos, ttl, burst }
     }
 }
 

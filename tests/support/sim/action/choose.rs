@@ -83,8 +83,8 @@ impl Action {
             },
             54..60 => Self::Wait(Pause::choose(choices)),
             60..62 => {
-                let news = News::choose(choices);
-                Self::News { backend: BackendPick::choose(news, choices), news }
+                let event = News::choose(choices);
+                Self::News { backend: BackendPick::choose(event, choices), event }
             }
             62 => Self::Reconfigure { change: Change::choose(choices), patient: choices.one_in(8) },
             63..77 => Self::Again {
@@ -182,8 +182,8 @@ impl News {
 
 impl BackendPick {
     /// Bad news are mostly of a backend that has flows.
-    fn choose(news: News, choices: &mut impl Choices) -> Self {
-        let is_bad = matches!(news, News::Down | News::Drain(_));
+    fn choose(event: News, choices: &mut impl Choices) -> Self {
+        let is_bad = matches!(event, News::Down | News::Drain(_));
         match choices.below(16) {
             0 => Self::Forged(choices.byte()),
             1..12 if is_bad => Self::Serving(choices.byte()),

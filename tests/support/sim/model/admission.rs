@@ -98,7 +98,7 @@ impl Model {
         } else if self.is_full()
             && self.oldest_unanswered().is_none()
             && !self.resting_can_go()
-            && !self.finds_one_that_seems_over(now)
+            && !self.finds_stale(now)
         {
             DropReason::MaxFlows
         } else if !self.able().contains(&true) {
@@ -110,11 +110,11 @@ impl Model {
     }
 
     fn is_ours(&self, client: SocketAddr, local: Option<LocalAddr>) -> bool {
-        let called = local.map_or(self.config.address.ip(), |local| local.ip);
-        let this = SocketAddr::new(called, self.config.address.port());
+        let destination = local.map_or(self.config.address.ip(), |local| local.ip);
+        let this = SocketAddr::new(destination, self.config.address.port());
         // One that is bound to a wildcard has every address of the host, of which two are known.
         let has_ip = |listener: IpAddr| match listener.is_unspecified() {
-            true => client.ip() == called || client.ip().is_loopback(),
+            true => client.ip() == destination || client.ip().is_loopback(),
             false => client.ip() == listener,
         };
         let mut listeners = self.config.own_addresses.iter().chain([&this]);
@@ -165,7 +165,7 @@ impl Model {
 
     /// Whether one of the next few flows that were answered and not confirmed has been silent for
     /// long; if so, it is the next of them.
-    fn finds_one_that_seems_over(&mut self, now: Instant) -> bool {
+    fn finds_stale(&mut self, now: Instant) -> bool {
         if now < self.silences_known_from {
             return false;
         }
@@ -174,7 +174,7 @@ impl Model {
                 return false;
             };
             let silent_since_at_most = now + self.config.cluster.idle_timeout;
-            if self.flows[place].deadline + PATIENCE <= silent_since_at_most {
+            if self.flows[place].deadline + STALE_TIMEOUT <= silent_since_at_most {
                 return true;
             }
             self.unconfirmed.rotate_left(1);
@@ -219,7 +219,7 @@ impl Model {
 }
 
 /// How long a flow is silent that seems over.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const STALE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many flows are looked at in search of one that seems over.
 const LOOKS: usize = 2;

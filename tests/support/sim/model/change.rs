@@ -3,7 +3,7 @@
 use flowgate_core::config::{ClusterConfig, ManagerConfig};
 use flowgate_core::{CloseReason, Instant};
 
-use super::admission::{PATIENCE, Rates};
+use super::admission::{Rates, STALE_TIMEOUT};
 use super::balance::{Balance, Load};
 use super::effect::Effect;
 use super::health::Health;
@@ -42,7 +42,7 @@ impl Model {
         }
         self.take_over_backends(&new.cluster);
         if new.cluster.idle_timeout != self.config.cluster.idle_timeout {
-            self.silences_known_from = now + PATIENCE;
+            self.silences_known_from = now + STALE_TIMEOUT;
         }
         self.config = new.clone();
         self.largest_table = self.largest_table.max(new.max_flows as usize);

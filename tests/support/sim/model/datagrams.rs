@@ -219,7 +219,7 @@ impl Model {
         call: &Call<'p>,
         now: Instant,
     ) -> Effect<'p> {
-        let &Call { called, tlvs, datagram, .. } = call;
+        let &Call { destination, tlvs, datagram, .. } = call;
         let cluster = &self.config.cluster;
         let flow = &mut self.flows[place];
         let has_header = match cluster.send_proxy_protocol {
@@ -236,7 +236,7 @@ impl Model {
         count(&mut self.loads[flow.backend].to, datagram);
         count(&mut self.counters.to_backend.forwarded, datagram);
 
-        let header = || ProxyHeader::new(flow.client, called).followed_by(&tlvs);
+        let header = || ProxyHeader::new(flow.client, destination).followed_by(&tlvs);
         Effect::Request {
             flow: flow.id,
             prefix: has_header.then(header),

@@ -113,7 +113,7 @@ impl Model {
         // A sweep that turned out to have nothing left to do does no harm.
         let Some(mut latest) = self.first_due(now) else {
             let is_vain = self.has_to_sweep && asked.reason == DeadlineReason::Sweep;
-            require!(is_vain, "it asks to be called, for nothing: {asked:?}");
+            require!(is_vain, "it asks to be destination, for nothing: {asked:?}");
             return Ok(());
         };
         if self.may_leave_some() {

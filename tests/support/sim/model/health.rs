@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flowgate_core::backends::BackendState;
 use flowgate_core::config::{OnBackendDown, Passive};
-use flowgate_core::{BackendNews, CloseReason, Instant};
+use flowgate_core::{BackendEvent, CloseReason, Instant};
 
 use super::Model;
 
@@ -18,8 +18,8 @@ pub(super) struct Health {
     /// Flows that ended in silence since it answered last.
     silent_flows: u32,
     /// How often it was left alone since it answered last.
-    times_out: u32,
-    out_until: Option<Instant>,
+    ejections: u32,
+    ejected_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +52,7 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(300);
 
 impl Health {
     fn is_up(&self) -> bool {
-        !self.fails_probes && self.out_until.is_none()
+        !self.fails_probes && self.ejected_until.is_none()
     }
 
     pub(super) fn state(&self) -> BackendState {
@@ -63,12 +63,12 @@ impl Health {
         }
     }
 
-    pub(super) fn hear(&mut self, news: BackendNews) {
-        match news {
-            BackendNews::Up => self.fails_probes = false,
-            BackendNews::Down => self.fails_probes = true,
-            BackendNews::Drain { deadline } => self.drain = Drain::Until(deadline),
-            BackendNews::Undrain => self.drain = Drain::No,
+    pub(super) fn hear(&mut self, event: BackendEvent) {
+        match event {
+            BackendEvent::Up => self.fails_probes = false,
+            BackendEvent::Down => self.fails_probes = true,
+            BackendEvent::Drain { deadline } => self.drain = Drain::Until(deadline),
+            BackendEvent::Undrain => self.drain = Drain::No,
         }
     }
 
@@ -85,27 +85,27 @@ impl Health {
                 self.silent_flows >= passive.silent_flows
             }
         };
-        let is_on_probation = self.times_out > 0;
-        if self.out_until.is_none() && (is_enough || is_on_probation) {
+        let is_on_probation = self.ejections > 0;
+        if self.ejected_until.is_none() && (is_enough || is_on_probation) {
             let mut patience = passive.back_off;
-            for _ in 0..self.times_out {
+            for _ in 0..self.ejections {
                 patience = (patience * 2).min(LONGEST_PATIENCE);
             }
-            self.out_until = Some(now + patience.clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE));
-            self.times_out += 1;
+            self.ejected_until = Some(now + patience.clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE));
+            self.ejections += 1;
         }
     }
 
     /// It has answered: whatever datagrams said against it is forgotten.
     pub(super) fn answered(&mut self) {
-        (self.errors, self.silent_flows, self.times_out) = (0, 0, 0);
-        self.out_until = None;
+        (self.errors, self.silent_flows, self.ejections) = (0, 0, 0);
+        self.ejected_until = None;
     }
 
     /// What time does to it.
     pub(super) fn pass(&mut self, now: Instant) {
-        if self.out_until.is_some_and(|until| until <= now) {
-            self.out_until = None;
+        if self.ejected_until.is_some_and(|until| until <= now) {
+            self.ejected_until = None;
         }
         if let Drain::Until(Some(deadline)) = self.drain
             && deadline <= now
@@ -120,7 +120,7 @@ impl Health {
             Drain::Until(deadline) => deadline,
             Drain::No | Drain::Over => None,
         };
-        self.out_until.into_iter().chain(drain_end)
+        self.ejected_until.into_iter().chain(drain_end)
     }
 }
 

@@ -36,7 +36,7 @@ impl Caller {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call<'p> {
     pub(super) caller: Caller,
-    pub(super) called: SocketAddr,
+    pub(super) destination: SocketAddr,
     pub(super) tlvs: Tlvs<'p>,
     pub(super) datagram: &'p [u8],
     /// Whether it had a header, and so is nobody's neighbour any more.
@@ -47,7 +47,7 @@ pub(super) struct Call<'p> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Named {
     client: SocketAddr,
-    called: SocketAddr,
+    destination: SocketAddr,
     until: Instant,
 }
 
@@ -68,7 +68,7 @@ impl Model {
         if source.port() == 0 || !is_trusted(&self.config, source) {
             let caller = Caller { client: source, local, via: None };
             let (tlvs, had_header) = (Tlvs::NONE, false);
-            return Ok(Call { caller, called: ours, tlvs, datagram, had_header });
+            return Ok(Call { caller, destination: ours, tlvs, datagram, had_header });
         }
         let way = (source, local);
         let until = now + self.config.cluster.idle_timeout;
@@ -76,9 +76,9 @@ impl Model {
         let (named, tlvs, datagram) = match header {
             Some(header) => {
                 let itself = SocketAddr::new(source.ip(), source.port());
-                let (client, called) =
+                let (client, destination) =
                     header.endpoints.map_or((itself, ours), |said| (said.client, said.destination));
-                (Named { client, called, until }, header.tlvs, header.payload)
+                (Named { client, destination, until }, header.tlvs, header.payload)
             }
             None => {
                 let has_flows = self.flows.iter().any(|flow| flow.via == Some(way));
@@ -91,7 +91,7 @@ impl Model {
         self.named.insert(way, named);
         let caller = Caller { client: named.client, local: None, via: Some(way) };
         let had_header = header.is_some();
-        Ok(Call { caller, called: named.called, tlvs, datagram, had_header })
+        Ok(Call { caller, destination: named.destination, tlvs, datagram, had_header })
     }
 
     /// A flow has ended: what its proxy said holds from now on.

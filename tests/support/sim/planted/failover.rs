@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flowgate_core::config::Balance;
 use flowgate_core::{
-    BackendId, BackendNews, CloseReason, Configuration, FlowId, Instant, ManagerInput, Output,
+    BackendEvent, BackendId, CloseReason, FlowId, Instant, ManagerInput, Output, PreparedConfig,
     UdpManager, UpstreamFailure,
 };
 
@@ -37,7 +37,7 @@ impl Planted {
     /// Tells the manager of a configuration, as it understands it.
     pub(super) fn misconfigure<'p>(
         &mut self,
-        new: &Configuration,
+        new: &PreparedConfig,
         now: Instant,
         outputs: &mut Vec<Output<'p>>,
     ) {
@@ -48,10 +48,10 @@ impl Planted {
         if self.bug == Bug::DisturbsTheTurns && believed.cluster.balance == Balance::RoundRobin {
             let mut other = believed.clone();
             other.cluster.balance = Balance::LeastFlows;
-            steps.push(Configuration::new(other));
+            steps.push(PreparedConfig::new(other));
         }
         let is_honest = believed == *new.config();
-        steps.push(if is_honest { new.clone() } else { Configuration::new(believed) });
+        steps.push(if is_honest { new.clone() } else { PreparedConfig::new(believed) });
 
         let down_before = self.which_are_down();
         for step in &steps {
@@ -68,9 +68,9 @@ impl Planted {
                 outputs.retain(|output| !matches!(output, Output::CloseFlow { .. }));
             }
             Bug::ForgetsTheStanding => {
-                self.say_of(&down_before, &[BackendNews::Up, BackendNews::Undrain], now);
+                self.say_of(&down_before, &[BackendEvent::Up, BackendEvent::Undrain], now);
             }
-            Bug::RemembersTheRemoved => self.say_of(&down_before, &[BackendNews::Down], now),
+            Bug::RemembersTheRemoved => self.say_of(&down_before, &[BackendEvent::Down], now),
             _ => {}
         }
     }
@@ -80,10 +80,10 @@ impl Planted {
         backends.filter(|(_, backend)| !backend.is_up()).map(|(id, _)| id).collect()
     }
 
-    fn say_of(&mut self, backends: &[BackendId], news: &[BackendNews], now: Instant) {
+    fn say_of(&mut self, backends: &[BackendId], event: &[BackendEvent], now: Instant) {
         for &backend in backends {
-            for &news in news {
-                let input = ManagerInput::BackendChanged { backend, news };
+            for &event in event {
+                let input = ManagerInput::BackendChanged { backend, event };
                 self.manager.handle_input(input, now, &mut vec![]);
             }
         }

@@ -33,7 +33,7 @@ pub(super) fn forget(bug: Bug, image: ManagerImage) -> ManagerImage {
             resting["until"] = until.saturating_sub(2_000_000).into();
         }),
         Bug::LosesTheSigns => change_each(&mut document["backends"]["figures"], |backend| {
-            for sign in ["errors", "silent_flows", "times_out"] {
+            for sign in ["errors", "silent_flows", "ejections"] {
                 backend[sign] = 0.into();
             }
         }),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use flowgate_core::config::{BackendConfig, ManagerConfig, OnBackendDown};
-use flowgate_core::{BackendId, BackendNews};
+use flowgate_core::{BackendEvent, BackendId};
 
 use super::World;
 use crate::sim::forge::backend_id;
@@ -50,15 +50,15 @@ impl Known {
         self.signs_count |= config.cluster.health.passive.is_some();
     }
 
-    pub(super) fn hear(&mut self, backend: BackendId, news: BackendNews) {
+    pub(super) fn hear(&mut self, backend: BackendId, event: BackendEvent) {
         if backend.index() >= self.places.len() {
             return;
         }
-        match news {
-            BackendNews::Up => drop(self.down.remove(&backend)),
-            BackendNews::Down => drop(self.down.insert(backend)),
-            BackendNews::Drain { .. } => drop(self.draining.insert(backend)),
-            BackendNews::Undrain => drop(self.draining.remove(&backend)),
+        match event {
+            BackendEvent::Up => drop(self.down.remove(&backend)),
+            BackendEvent::Down => drop(self.down.insert(backend)),
+            BackendEvent::Drain { .. } => drop(self.draining.insert(backend)),
+            BackendEvent::Undrain => drop(self.draining.remove(&backend)),
         }
     }
 

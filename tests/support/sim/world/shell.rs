@@ -145,7 +145,7 @@ impl World {
         let unsent = self.outbox.remove(place)?;
         let given_up = 1 + u16::from(datagrams) % unsent.datagrams;
         let sent = usize::from(unsent.datagrams - given_up) * usize::from(unsent.stride);
-        Some(Event::Told(ManagerInput::Undelivered {
+        Some(Event::ProxyInfo(ManagerInput::Undelivered {
             carrier: Carrier::Flow(unsent.flow),
             direction: unsent.direction,
             reason,

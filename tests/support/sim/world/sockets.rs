@@ -261,7 +261,7 @@ impl World {
                     upstream.bytes[direction as usize] -= bytes;
                 }
             }
-            ManagerInput::BackendChanged { backend, news } => self.known.hear(backend, news),
+            ManagerInput::BackendChanged { backend, event } => self.known.hear(backend, event),
             ManagerInput::Configured(new) => {
                 self.known.configure(new.config());
                 self.config = new.config().clone();

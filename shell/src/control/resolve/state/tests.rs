@@ -23,7 +23,7 @@ fn an_answer_is_sorted_and_told_once() {
     let (v4, v6) = both();
     let first = learn(&mut state, v4, v6);
     assert_eq!(first.changed, Some(ips(&["10.0.0.1", "10.0.0.2", "2001:db8::1"])));
-    assert_eq!((first.news, first.wait), (None, Duration::from_secs(30)));
+    assert_eq!((first.event, first.wait), (None, Duration::from_secs(30)));
 
     let (v4, v6) = both();
     assert_eq!(learn(&mut state, v4, v6).changed, None);
@@ -52,7 +52,7 @@ fn whatever_fails_leaves_the_last_good_answer() {
         learn(&mut state, found(&["10.0.0.1"], 60), found(&["2001:db8::1"], 60));
         let step = learn(&mut state, v4.clone(), v6.clone());
         assert_eq!(step.changed, None, "{v4:?} {v6:?}");
-        assert!(matches!(step.news, Some(News::Trouble(_))));
+        assert!(matches!(step.event, Some(News::Trouble(_))));
         assert_eq!(state.addresses(), ips(&["10.0.0.1", "2001:db8::1"]));
     }
 }
@@ -83,7 +83,7 @@ fn retries_come_later_and_later_until_one_succeeds() {
 #[test]
 fn a_trouble_is_told_once_and_so_is_its_end() {
     let mut state = NameState::default();
-    let told = |step: Step| match step.news {
+    let told = |step: Step| match step.event {
         Some(News::Trouble(_)) => "trouble",
         Some(News::Recovered) => "recovered",
         None => "",
@@ -106,7 +106,7 @@ fn one_family_that_fails_keeps_its_part() {
     let step = learn(&mut state, found(&["10.0.0.2"], 60), failed("timed out"));
     assert_eq!(step.changed, Some(ips(&["10.0.0.2", "2001:db8::1"])));
     assert_eq!(step.wait, Duration::from_secs(1), "the failed part is tried again soon");
-    let Some(News::Trouble(why)) = step.news else { panic!("{step:?}") };
+    let Some(News::Trouble(why)) = step.event else { panic!("{step:?}") };
     assert_eq!(why, "of its IPv6 addresses nothing is known: timed out");
 }
 

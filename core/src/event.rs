@@ -4,7 +4,7 @@ use crate::time::Instant;
 
 /// What the probes and the operator say of a backend. Each stands until the opposite is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum BackendNews {
+pub enum BackendEvent {
     /// The probes find it in order, as they are thought to before anything is said.
     Up,
     /// The probes find it out of order.

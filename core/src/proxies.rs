@@ -21,11 +21,11 @@ const IDLE: usize = 0;
 
 /// What a proxy's header says of the datagrams that it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Said {
+pub(crate) struct ProxiedClient {
     /// The client that sent them.
     pub(crate) client: SocketAddr,
     /// The address that the client called.
-    pub(crate) called: SocketAddr,
+    pub(crate) destination: SocketAddr,
 }
 
 /// The proxies, each a socket of its own that calls one of our addresses.
@@ -34,8 +34,8 @@ pub(crate) struct Said {
 /// or the end of its last flow puts off. Takes no memory before it is told to make room, and never
 /// more afterwards.
 #[derive(Clone, Debug)]
-pub(crate) struct Relays {
-    relays: Slots<Relay>,
+pub(crate) struct Proxies {
+    proxies: Slots<Proxy>,
     index: HashTable<u32>,
     idle: Queues,
     hash_keys: (u64, u64),
@@ -43,19 +43,19 @@ pub(crate) struct Relays {
 }
 
 #[derive(Clone, Debug)]
-struct Relay {
+struct Proxy {
     /// The proxy's address, and the local address that it calls.
     key: FlowKey,
-    said: Said,
+    proxied: ProxiedClient,
     flows: u32,
     /// When it is forgotten, where it has no flow.
     until: Instant,
 }
 
-impl Relays {
+impl Proxies {
     pub(crate) fn new() -> Self {
         Self {
-            relays: Slots::with_capacity(0),
+            proxies: Slots::with_capacity(0),
             index: HashTable::new(),
             idle: Queues::new(1, 0),
             hash_keys: (0, 0),
@@ -69,9 +69,9 @@ impl Relays {
             self.hash_keys = (random.draw(), random.draw());
         }
         self.capacity = self.capacity.max(flows + WITHOUT_FLOWS);
-        let Self { relays, index, hash_keys, .. } = self;
-        relays.reserve(self.capacity);
-        let rehash = |&at: &u32| relays[at as usize].key.hash(*hash_keys);
+        let Self { proxies, index, hash_keys, .. } = self;
+        proxies.reserve(self.capacity);
+        let rehash = |&at: &u32| proxies[at as usize].key.hash(*hash_keys);
         index.reserve((self.capacity * 2).saturating_sub(index.len()), rehash);
         self.idle.reserve(self.capacity);
     }
@@ -79,13 +79,18 @@ impl Relays {
     /// Notes what a proxy says in a header, and returns the proxy's number, which stands for it as
     /// long as it is remembered: until `until`, or as long as it has flows. `None` where there is
     /// no room, since there are too many proxies with flows.
-    pub(crate) fn note(&mut self, proxy: &FlowKey, said: Said, until: Instant) -> Option<u32> {
+    pub(crate) fn note(
+        &mut self,
+        proxy: &FlowKey,
+        proxied: ProxiedClient,
+        until: Instant,
+    ) -> Option<u32> {
         let number = match self.find(proxy) {
             Some(number) => {
-                self.relays[number as usize].said = said;
+                self.proxies[number as usize].proxied = proxied;
                 number
             }
-            None => self.insert(Relay { key: *proxy, said, flows: 0, until })?,
+            None => self.insert(Proxy { key: *proxy, proxied, flows: 0, until })?,
         };
         self.put_off(number, until);
         Some(number)
@@ -97,64 +102,64 @@ impl Relays {
         proxy: &FlowKey,
         now: Instant,
         until: Instant,
-    ) -> Option<(u32, Said)> {
+    ) -> Option<(u32, ProxiedClient)> {
         let number = self.find(proxy)?;
-        let relay = &self.relays[number as usize];
-        if relay.flows == 0 && relay.until <= now {
+        let proxy = &self.proxies[number as usize];
+        if proxy.flows == 0 && proxy.until <= now {
             return None;
         }
-        let said = relay.said;
+        let proxied = proxy.proxied;
         self.put_off(number, until);
-        Some((number, said))
+        Some((number, proxied))
     }
 
     /// Counts a flow of a proxy's client.
     pub(crate) fn opened(&mut self, number: u32) {
-        self.relays[number as usize].flows += 1;
+        self.proxies[number as usize].flows += 1;
         self.idle.remove(number as usize);
     }
 
     /// Counts the end of a flow of a proxy's client. Without any other the proxy is remembered
     /// until `until`.
     pub(crate) fn closed(&mut self, number: u32, until: Instant) {
-        self.relays[number as usize].flows -= 1;
+        self.proxies[number as usize].flows -= 1;
         self.put_off(number, until);
     }
 
     /// The address of a proxy, and the local address that it calls.
-    pub(crate) fn way_back(&self, number: u32) -> (SocketAddr, Option<LocalAddr>) {
-        let key = &self.relays[number as usize].key;
+    pub(crate) fn return_path(&self, number: u32) -> (SocketAddr, Option<LocalAddr>) {
+        let key = &self.proxies[number as usize].key;
         (key.client.address(), key.local())
     }
 
     fn put_off(&mut self, number: u32, until: Instant) {
-        let relay = &mut self.relays[number as usize];
-        if relay.flows == 0 {
-            relay.until = until;
+        let proxy = &mut self.proxies[number as usize];
+        if proxy.flows == 0 {
+            proxy.until = until;
             self.idle.push(IDLE, number as usize);
         }
     }
 
     fn find(&self, key: &FlowKey) -> Option<u32> {
-        let is_key = |&number: &u32| self.relays[number as usize].key == *key;
+        let is_key = |&number: &u32| self.proxies[number as usize].key == *key;
         self.index.find(key.hash(self.hash_keys), is_key).copied()
     }
 
-    fn insert(&mut self, relay: Relay) -> Option<u32> {
-        if self.relays.len() >= self.capacity {
+    fn insert(&mut self, proxy: Proxy) -> Option<u32> {
+        if self.proxies.len() >= self.capacity {
             self.forget(self.idle.first(IDLE)?);
         }
-        let hash = relay.key.hash(self.hash_keys);
-        let number = self.relays.insert(relay) as u32;
-        let Self { relays, index, hash_keys, .. } = self;
-        let rehash = |&at: &u32| relays[at as usize].key.hash(*hash_keys);
+        let hash = proxy.key.hash(self.hash_keys);
+        let number = self.proxies.insert(proxy) as u32;
+        let Self { proxies, index, hash_keys, .. } = self;
+        let rehash = |&at: &u32| proxies[at as usize].key.hash(*hash_keys);
         index.insert_unique(hash, number, rehash);
         Some(number)
     }
 
     fn forget(&mut self, number: usize) {
         self.idle.remove(number);
-        let hash = self.relays.remove(number).key.hash(self.hash_keys);
+        let hash = self.proxies.remove(number).key.hash(self.hash_keys);
         if let Ok(entry) = self.index.find_entry(hash, |&at| at as usize == number) {
             entry.remove();
         }
@@ -166,15 +171,15 @@ impl Relays {
         let mut flows: u64 = 0;
         for number in of_flows {
             flows += 1;
-            assert!(self.relays.get(number as usize).is_some(), "a flow without its proxy");
+            assert!(self.proxies.get(number as usize).is_some(), "a flow without its proxy");
         }
-        let counted: u64 = self.relays.iter().map(|(_, relay)| u64::from(relay.flows)).sum();
+        let counted: u64 = self.proxies.iter().map(|(_, proxy)| u64::from(proxy.flows)).sum();
         assert_eq!(counted, flows, "a proxy's flows were lost count of");
-        assert!(self.relays.len() <= self.capacity, "more proxies than there is room for");
-        assert_eq!(self.index.len(), self.relays.len(), "a proxy is lost");
-        for (number, relay) in self.relays.iter() {
-            assert_eq!(self.find(&relay.key), Some(number as u32), "a proxy is not found");
-            let queue = (relay.flows == 0).then_some(IDLE);
+        assert!(self.proxies.len() <= self.capacity, "more proxies than there is room for");
+        assert_eq!(self.index.len(), self.proxies.len(), "a proxy is lost");
+        for (number, proxy) in self.proxies.iter() {
+            assert_eq!(self.find(&proxy.key), Some(number as u32), "a proxy is not found");
+            let queue = (proxy.flows == 0).then_some(IDLE);
             assert_eq!(self.idle.queue_of(number), queue, "a proxy in the wrong queue");
         }
     }

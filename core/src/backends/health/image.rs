@@ -1,13 +1,13 @@
 //! Standings as plain data.
 
-use super::{Drain, Signs, Standing};
+use super::{BackendHealth, Drain, PassiveHealth};
 use crate::counters::Traffic;
 use crate::snapshot::document::{BackendDrainImage, BackendImage};
 
-impl Standing {
+impl BackendHealth {
     /// How a backend stands that has no figures.
     pub(in crate::backends) fn image(&self) -> BackendImage {
-        let Signs { errors, silent_flows, times_out, out_until } = self.signs;
+        let PassiveHealth { errors, silent_flows, ejections, ejected_until } = self.signs;
         BackendImage {
             fails_probes: self.fails_probes,
             drain: match self.drain {
@@ -17,8 +17,8 @@ impl Standing {
             },
             errors,
             silent_flows,
-            times_out,
-            out_until,
+            ejections,
+            ejected_until,
             to: Traffic::default(),
             dropped: Traffic::default(),
             from: Traffic::default(),
@@ -26,7 +26,7 @@ impl Standing {
     }
 
     pub(in crate::backends) const fn restored(image: &BackendImage) -> Self {
-        let &BackendImage { errors, silent_flows, times_out, out_until, .. } = image;
+        let &BackendImage { errors, silent_flows, ejections, ejected_until, .. } = image;
         Self {
             fails_probes: image.fails_probes,
             drain: match image.drain {
@@ -34,7 +34,7 @@ impl Standing {
                 BackendDrainImage::Until(deadline) => Drain::Until(deadline),
                 BackendDrainImage::Over => Drain::Over,
             },
-            signs: Signs { errors, silent_flows, times_out, out_until },
+            signs: PassiveHealth { errors, silent_flows, ejections, ejected_until },
         }
     }
 }

@@ -2,17 +2,17 @@
 
 mod image;
 
-use crate::config::{LEAST_PATIENCE, MOST_PATIENCE, NETWORK_ERRORS, Passive};
-use crate::news::BackendNews;
+use crate::config::{MAX_EJECTION, MIN_EJECTION, NETWORK_ERRORS, Passive};
+use crate::event::BackendEvent;
 use crate::time::Instant;
 
 /// Everything that is held for or against a backend. The kinds never mix their counts.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct BackendHealth {
     /// The probes find it out of order.
     pub(super) fails_probes: bool,
     pub(super) drain: Drain,
-    signs: Signs,
+    signs: PassiveHealth,
 }
 
 /// Whether the operator wants it free of flows.
@@ -28,40 +28,41 @@ pub(super) enum Drain {
 
 /// What datagrams say of a backend.
 #[derive(Clone, Copy, Debug, Default)]
-struct Signs {
+struct PassiveHealth {
     /// Errors of the network since its last answer.
     errors: u32,
     /// Flows that ended without an answer since its last one.
     silent_flows: u32,
     /// How many times it was out of service since its last answer.
-    times_out: u32,
+    ejections: u32,
     /// Out of service until then.
-    out_until: Option<Instant>,
+    ejected_until: Option<Instant>,
 }
 
-impl Standing {
+impl BackendHealth {
     pub(super) const fn is_up(&self) -> bool {
-        !self.fails_probes && self.signs.out_until.is_none()
+        !self.fails_probes && self.signs.ejected_until.is_none()
     }
 
-    pub(super) const fn hear(&mut self, news: BackendNews) {
-        match news {
-            BackendNews::Up => self.fails_probes = false,
-            BackendNews::Down => self.fails_probes = true,
-            BackendNews::Drain { deadline } => self.drain = Drain::Until(deadline),
-            BackendNews::Undrain => self.drain = Drain::No,
+    pub(super) const fn hear(&mut self, event: BackendEvent) {
+        match event {
+            BackendEvent::Up => self.fails_probes = false,
+            BackendEvent::Down => self.fails_probes = true,
+            BackendEvent::Drain { deadline } => self.drain = Drain::Until(deadline),
+            BackendEvent::Undrain => self.drain = Drain::No,
         }
     }
 
     /// Whether anything is held against it that an answer would clear.
     #[inline]
-    pub(super) const fn has_signs(&self) -> bool {
-        self.signs.errors > 0 || self.signs.silent_flows > 0 || self.signs.times_out > 0
+    pub(super) const fn has_evidence(&self) -> bool {
+        self.signs.errors > 0 || self.signs.silent_flows > 0 || self.signs.ejections > 0
     }
 
     /// It has answered: nothing that datagrams said of it counts any more.
     pub(super) const fn answered(&mut self) {
-        self.signs = Signs { errors: 0, silent_flows: 0, times_out: 0, out_until: None };
+        self.signs =
+            PassiveHealth { errors: 0, silent_flows: 0, ejections: 0, ejected_until: None };
     }
 
     /// The network has reported an error. Says whether that puts it out of service.
@@ -72,20 +73,20 @@ impl Standing {
 
     /// A flow has ended without the answer that it expected. Says whether that puts the backend
     /// out of service.
-    pub(super) fn was_silent(&mut self, passive: &Passive, now: Instant) -> bool {
+    pub(super) fn record_unanswered(&mut self, passive: &Passive, now: Instant) -> bool {
         self.signs.silent_flows = self.signs.silent_flows.saturating_add(1);
         self.leave_if(self.signs.silent_flows >= passive.silent_flows, passive, now)
     }
 
     /// A backend that has been out and not answered since is on probation: one sign is enough.
     fn leave_if(&mut self, has_enough: bool, passive: &Passive, now: Instant) -> bool {
-        let is_enough = has_enough || self.signs.times_out > 0;
-        if self.signs.out_until.is_some() || !is_enough {
+        let is_enough = has_enough || self.signs.ejections > 0;
+        if self.signs.ejected_until.is_some() || !is_enough {
             return false;
         }
-        let doubled = passive.back_off.saturating_mul(1 << self.signs.times_out.min(31));
-        self.signs.out_until = Some(now + doubled.clamp(LEAST_PATIENCE, MOST_PATIENCE));
-        self.signs.times_out = self.signs.times_out.saturating_add(1);
+        let doubled = passive.back_off.saturating_mul(1 << self.signs.ejections.min(31));
+        self.signs.ejected_until = Some(now + doubled.clamp(MIN_EJECTION, MAX_EJECTION));
+        self.signs.ejections = self.signs.ejections.saturating_add(1);
         true
     }
 
@@ -95,13 +96,13 @@ impl Standing {
             Drain::Until(deadline) => deadline,
             Drain::No | Drain::Over => None,
         };
-        [drain_end, self.signs.out_until].into_iter().flatten().min()
+        [drain_end, self.signs.ejected_until].into_iter().flatten().min()
     }
 
     /// Lets time change what it does up to `now`.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
-        if self.signs.out_until.is_some_and(|until| until <= now) {
-            self.signs.out_until = None;
+        if self.signs.ejected_until.is_some_and(|until| until <= now) {
+            self.signs.ejected_until = None;
         }
         if matches!(self.drain, Drain::Until(Some(deadline)) if deadline <= now) {
             self.drain = Drain::Over;
