@@ -57,8 +57,8 @@ pub enum Accept {
     Shared,
     /// It does, as soon as it is admitted.
     Connected,
-    /// It does, once it has sent something after an answer: whoever forges an address never gets
-    /// that far, and costs no second socket.
+    /// It does, once it has sent something after an answer: whoever forges an address and sends once
+    /// costs no second socket.
     Confirmed,
 }
 
@@ -209,10 +209,11 @@ pub struct Limits {
     pub flows_per_subnet: u32,
     /// How many flows one client address may open in a second.
     pub new_flows_per_second_per_source: u32,
-    /// How many bytes go to a client for each byte that came from it, until it has sent a
-    /// datagram after an answer. One that spoofs its address never sees the answer.
+    /// How many bytes go to a client for each byte that came from it, for the whole life of a flow: nothing
+    /// that a client sends shows that it hears what it is sent.
     pub amplification: u32,
-    /// The most flows that have not been answered yet; the oldest makes room for a new one.
+    /// The most flows that have not been answered yet; the oldest makes room for a new one if its
+    /// answer is late.
     pub unanswered_flows: u32,
     /// The idle timeout of flows that have not been answered yet; zero: as for all.
     pub unanswered_timeout: Duration,

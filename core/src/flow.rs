@@ -1,5 +1,6 @@
 //! One flow: a client and the backend that serves it.
 
+pub(crate) mod first_answers;
 mod image;
 
 use core::net::SocketAddr;
@@ -281,15 +282,20 @@ impl UdpFlow {
         self.answered
     }
 
-    /// Whether the client has sent anything since the flow was answered, and so is who it says.
+    /// Whether the client has sent anything since the flow was answered. It proves nothing: whoever
+    /// forges an address can send twice and hear no answer.
     pub const fn is_confirmed(&self) -> bool {
         self.confirmed
     }
 
-    /// Whether it has had an answer, no datagram from its client since, and no datagram at all for
-    /// `patience`.
-    pub(crate) fn is_stale(&self, limits: &FlowLimits, patience: Duration, now: Instant) -> bool {
-        self.answered && !self.confirmed && self.deadline + patience <= now + limits.idle_timeout
+    /// For how long nothing has come on it in either direction.
+    pub(crate) fn silence(&self, limits: &FlowLimits, now: Instant) -> Duration {
+        (now + limits.timeout(self.answered)).saturating_since(self.deadline)
+    }
+
+    /// When it had its first answer. It means nothing where there was none.
+    pub(crate) const fn first_answer(&self) -> Instant {
+        self.first_answer
     }
 
     /// How long after it opened it had its first answer, if it has had one.
@@ -386,7 +392,7 @@ impl UdpFlow {
     }
 
     /// Takes datagrams of the backend, as many as the flow still expects, and as many bytes as
-    /// may go to a client that has not shown yet that it hears them.
+    /// `amplification` allows for what the client has sent.
     #[inline]
     pub(crate) fn accept_replies<'p>(
         &mut self,
@@ -416,10 +422,11 @@ impl UdpFlow {
         AcceptedReplies { now: accepted, over_budget, beyond, is_first_answer }
     }
 
-    /// How many datagrams of a burst may go to the client before it has sent anything after an
-    /// answer. Its own address is all that it has shown until then, and that may be forged.
+    /// How many datagrams of a burst may go to the client for what it has sent: as long as it
+    /// lives. Nothing that a client sends shows that it hears the answers, so that its address may
+    /// be forged however often it repeats itself.
     fn affordable(&self, burst: &Burst<'_>, limits: &FlowLimits) -> u64 {
-        if limits.amplification == 0 || self.confirmed {
+        if limits.amplification == 0 {
             return u64::MAX;
         }
         let earned = self.to_backend.bytes.saturating_mul(limits.amplification);

@@ -3,6 +3,7 @@
 mod admit;
 mod close;
 mod configure;
+mod evict;
 mod expire;
 mod failover;
 mod forward;
@@ -20,6 +21,7 @@ use crate::balance::Balancer;
 use crate::config::ManagerConfig;
 use crate::configuration::PreparedConfig;
 use crate::counters::{Counters, Traffic};
+use crate::flow::first_answers::FirstAnswers;
 use crate::flow::{FlowLimits, UdpFlow};
 use crate::flow_key::FlowKey;
 use crate::flow_table::FlowTable;
@@ -40,11 +42,14 @@ use crate::timer_wheel::TimerWheel;
 const UNANSWERED: usize = 0;
 
 /// The queue of the flows that have been answered and whose clients have sent nothing since.
-const UNCONFIRMED: usize = 1;
+const EXCHANGED: usize = 1;
+
+/// The queue of the flows whose clients have sent something after an answer.
+const CONTINUED: usize = 2;
 
 /// The queue of a backend's resting flows, in the order in which they began to rest.
 const fn resting_queue(backend: BackendId) -> usize {
-    2 + backend.index()
+    3 + backend.index()
 }
 
 /// With fewer flows than this they stay in the cache by themselves. Unit tests prefetch always.
@@ -86,6 +91,8 @@ pub struct UdpManager {
     salts: Salts,
     proxies: Proxies,
     counters: Counters,
+    /// How long backends take to answer.
+    first_answers: FirstAnswers,
     random: Random,
     drain: Option<Instant>,
     /// Deadlines tell how long a flow has been silent from then on.
@@ -121,6 +128,7 @@ impl UdpManager {
             salts: Salts::new(seed),
             proxies: Proxies::new(),
             counters: Counters::default(),
+            first_answers: FirstAnswers::default(),
             random,
             drain: None,
             silences_known_from: now,

@@ -73,9 +73,11 @@ reasons! {
         SourceFlows = "source_flows",
         /// The client's subnet has `flows_per_subnet` flows.
         SubnetFlows = "subnet_flows",
+        /// As many flows as `unanswered_flows` allows wait for an answer that may still come.
+        UnansweredFlows = "unanswered_flows",
         /// The client opens flows faster than `new_flows_per_second_per_source`.
         SourceRate = "source_rate",
-        /// More bytes than `amplification` allows to a client that may not be who it says.
+        /// More bytes than `amplification` allows for what the client has sent.
         Amplification = "amplification",
         /// From a network of `accept_proxy_protocol`, with a PROXY header that is not valid.
         ProxyHeader = "proxy_header",
@@ -128,7 +130,8 @@ reasons! {
         Idle = "idle",
         /// It had the replies that `responses` or `requests` ask for.
         Complete = "complete",
-        /// It was never answered, or seemed over, and a new flow needed the room.
+        /// It was over, waited in vain for an answer, or was idle longest, and a new flow needed
+        /// the room.
         Evicted = "evicted",
         /// The drain deadline passed.
         Drained = "drained",

@@ -23,6 +23,7 @@ impl FlowTable {
             vacant: self.flows.vacant().collect(),
             unanswered: Vec::new(),
             unconfirmed: Vec::new(),
+            continued: Vec::new(),
         }
     }
 

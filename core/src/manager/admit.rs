@@ -1,12 +1,12 @@
 //! A client's datagrams: which flow they belong to, and whether there may be one.
 
 use core::net::{IpAddr, SocketAddr};
-use core::time::Duration;
 
 use ipnet::IpNet;
 
+use super::evict::Room;
 use super::forward::RecvMeta;
-use super::{UNANSWERED, UNCONFIRMED, UdpManager};
+use super::{UNANSWERED, UdpManager};
 use crate::burst::Burst;
 use crate::config::{Accept, ManagerConfig, Mode};
 use crate::counters::Traffic;
@@ -14,15 +14,8 @@ use crate::flow::UdpFlow;
 use crate::flow_key::FlowKey;
 use crate::id::{BackendId, FlowId};
 use crate::output::{Output, Outputs};
-use crate::reason::{CloseReason, Direction, DropReason};
+use crate::reason::{Direction, DropReason};
 use crate::time::Instant;
-
-/// How long a flow whose client has not shown that it hears the answers has to be silent before it
-/// may end for a new one.
-pub(super) const STALE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How many flows one datagram without a flow looks at in search of one that seems over.
-const LOOKS: usize = 2;
 
 impl UdpManager {
     #[inline]
@@ -134,9 +127,9 @@ impl UdpManager {
             return Err(DropReason::Draining);
         }
         self.source_limits.admit(key.client.source(), now)?;
-        self.check_room(now)?;
+        let room = self.find_room(now)?;
         let backend = self.pick(client).ok_or(DropReason::NoBackend)?;
-        self.open(key, backend, ttl, now, outputs)
+        self.open(key, backend, room, ttl, now, outputs)
     }
 
     /// The backend for something new of a client, if any can take it.
@@ -145,17 +138,18 @@ impl UdpManager {
         self.balancer.pick(&self.backends, client, affinity, &mut self.random)
     }
 
-    /// Opens a flow to a backend. There is room for it, or can be made.
+    /// Opens a flow to a backend, in the room that was found for it.
     pub(super) fn open<'p>(
         &mut self,
         key: &FlowKey,
         backend: BackendId,
+        room: Room,
         ttl: u8,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) -> Result<FlowId, DropReason> {
         let reuse = self.rested(backend, now);
-        self.make_room(reuse.is_some(), now, outputs);
+        self.make_room(room, reuse.is_some(), now, outputs);
         let chosen = self.backends.get_mut(backend).ok_or(DropReason::NoBackend)?;
         chosen.flows_active += 1;
         let address = chosen.address();
@@ -213,71 +207,6 @@ impl UdpManager {
             return Err(DropReason::Denied);
         }
         Ok(())
-    }
-
-    /// Whether there is room for one more flow, or could be made. A flow that has been answered and
-    /// is in use is never given up for a new one. One that has not been answered may be, and so may
-    /// a socket that only rests, and last a flow that seems over: whoever floods the listener from
-    /// forged addresses never hears the answers.
-    pub(super) fn check_room(&mut self, now: Instant) -> Result<(), DropReason> {
-        let rests_can_go = self.flows.has_fewer_than_allowed() && self.flows.resting() > 0;
-        let can_give_up = self.queues.len(UNANSWERED) > 0 || rests_can_go;
-        if self.flows.is_full() && !can_give_up && !self.find_stale(now) {
-            return Err(DropReason::MaxFlows);
-        }
-        Ok(())
-    }
-
-    /// Makes room for one more flow, which may reuse a resting socket and its slot.
-    fn make_room<'p>(&mut self, reuses: bool, now: Instant, outputs: &mut impl Outputs<'p>) {
-        let limit = self.config.cluster.limits.unanswered_flows as usize;
-        // More may be alive than are allowed, where that has changed: then resting sockets that go
-        // make no room for another.
-        let is_allowed = self.flows.has_fewer_than_allowed();
-        let has_room = (reuses && is_allowed) || !self.flows.is_full();
-        if limit > 0 && self.queues.len(UNANSWERED) >= limit {
-            self.evict_unanswered(now, outputs);
-        } else if has_room {
-            // Nobody has to go.
-        } else if let Some(resting) = self.any_resting().filter(|_| is_allowed) {
-            self.close_resting(resting.index(), outputs);
-        } else if self.queues.len(UNANSWERED) > 0 {
-            self.evict_unanswered(now, outputs);
-        } else {
-            self.evict_stale(now, outputs);
-        }
-    }
-
-    /// Looks for a flow that seems over, and leaves it at the head of its queue. Others that it
-    /// meets go to the end.
-    fn find_stale(&mut self, now: Instant) -> bool {
-        if now < self.silences_known_from {
-            return false;
-        }
-        for _ in 0..LOOKS {
-            let Some(first) = self.queues.first(UNCONFIRMED) else { return false };
-            if self.flows.at(first).1.is_stale(&self.limits, STALE_TIMEOUT, now) {
-                return true;
-            }
-            self.queues.push(UNCONFIRMED, first);
-        }
-        false
-    }
-
-    /// Ends the flow that was found to seem over, and closes its socket.
-    fn evict_stale<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) {
-        if let Some(over) = self.queues.first(UNCONFIRMED) {
-            let (over, _) = self.flows.at(over);
-            self.close(over, CloseReason::Evicted, now, outputs);
-        }
-    }
-
-    /// Ends the oldest of the flows that have not been answered.
-    fn evict_unanswered<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) {
-        if let Some(oldest) = self.queues.first(UNANSWERED) {
-            let (oldest, _) = self.flows.at(oldest);
-            self.close(oldest, CloseReason::Evicted, now, outputs);
-        }
     }
 
     /// Drops the datagrams longer than `max_datagram_size` and returns the others. All datagrams

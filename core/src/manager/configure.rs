@@ -1,6 +1,6 @@
 //! A change of the configuration.
 
-use super::admit::STALE_TIMEOUT;
+use super::evict::STALE_TIMEOUT;
 use super::{UdpManager, resting_queue};
 use crate::configuration::PreparedConfig;
 use crate::flow::FlowLimits;

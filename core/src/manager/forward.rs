@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 
-use super::{UNCONFIRMED, UdpManager};
+use super::{CONTINUED, EXCHANGED, UdpManager};
 use crate::burst::Burst;
 use crate::config::{Accept, SendProxyProtocol};
 use crate::counters::Traffic;
@@ -58,7 +58,7 @@ impl UdpManager {
             }
         }
         if confirms {
-            self.queues.remove(id.index());
+            self.queues.push(CONTINUED, id.index());
         }
         if is_retired {
             self.flows.unindex(id);
@@ -161,7 +161,7 @@ impl UdpManager {
         let Some(flow) = self.flows.get_mut(id) else { return };
         let AcceptedReplies { now: accepted, over_budget, beyond, is_first_answer } =
             flow.accept_replies(burst, &self.limits, now);
-        let is_complete = flow.is_complete(&self.limits);
+        let (is_complete, opened) = (flow.is_complete(&self.limits), flow.opened());
         let traffic = accepted.as_ref().map(Traffic::of).unwrap_or_default();
         if let Some(burst) = accepted {
             let (client, local) = match flow.proxy() {
@@ -173,7 +173,8 @@ impl UdpManager {
         }
         self.count_answer(backend, traffic, now);
         if is_first_answer {
-            self.queues.push(UNCONFIRMED, id.index());
+            self.queues.push(EXCHANGED, id.index());
+            self.first_answers.record(opened, now);
         }
         let dropped =
             [(over_budget, DropReason::Amplification), (beyond, DropReason::AfterLastReply)];

@@ -3,7 +3,7 @@
 use super::close::KEPT_FOR;
 use super::failover::Sweep;
 use super::invariants::queue_of;
-use super::{UNANSWERED, UNCONFIRMED, UdpManager, resting_queue};
+use super::{CONTINUED, EXCHANGED, UNANSWERED, UdpManager, resting_queue};
 use crate::backends::Backends;
 use crate::config::MAX_FLOWS;
 use crate::configuration::PreparedConfig;
@@ -36,6 +36,7 @@ impl UdpManager {
             timers,
             proxies: self.proxies.image(),
             counters: self.counters.image(),
+            first_answers: self.first_answers,
             random: self.random.state(),
             salts: self.salts.clone(),
             drain: self.drain,
@@ -52,7 +53,8 @@ impl UdpManager {
         FlowsImage {
             resting: resting.collect(),
             unanswered: self.queues.iter(UNANSWERED).collect(),
-            unconfirmed: self.queues.iter(UNCONFIRMED).collect(),
+            unconfirmed: self.queues.iter(EXCHANGED).collect(),
+            continued: self.queues.iter(CONTINUED).collect(),
             ..self.flows.image()
         }
     }
@@ -103,6 +105,7 @@ impl UdpManager {
             limits: FlowLimits::new(&config.cluster),
             queues: Queues::new(resting_queue(BackendId::new(backends.len())), capacity),
             counters: Counters::restored(&image.counters, flows.len() as u64)?,
+            first_answers: image.first_answers.restored(),
             sweep,
             flows,
             wheel,
@@ -124,7 +127,12 @@ impl UdpManager {
 
     /// Puts every flow into the queue that it belongs to.
     fn restore_queues(&mut self, image: &FlowsImage) -> Result<(), ImageError> {
-        for (queue, slots) in [(UNANSWERED, &image.unanswered), (UNCONFIRMED, &image.unconfirmed)] {
+        let queues = [
+            (UNANSWERED, &image.unanswered),
+            (EXCHANGED, &image.unconfirmed),
+            (CONTINUED, &image.continued),
+        ];
+        for (queue, slots) in queues {
             for &slot in slots {
                 let is_new = self.queues.queue_of(slot as usize).is_none();
                 let flow = self.flows.alive_at(slot as usize);

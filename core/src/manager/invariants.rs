@@ -2,7 +2,7 @@
 
 use alloc::vec;
 
-use super::{UNANSWERED, UNCONFIRMED, UdpManager, resting_queue};
+use super::{CONTINUED, EXCHANGED, UNANSWERED, UdpManager, resting_queue};
 use crate::flow::UdpFlow;
 use crate::reason::Direction;
 
@@ -62,7 +62,7 @@ impl UdpManager {
 pub(super) const fn queue_of(flow: &UdpFlow) -> Option<usize> {
     match (flow.is_answered(), flow.is_confirmed()) {
         (false, _) => Some(UNANSWERED),
-        (true, false) => Some(UNCONFIRMED),
-        (true, true) => None,
+        (true, false) => Some(EXCHANGED),
+        (true, true) => Some(CONTINUED),
     }
 }

@@ -9,7 +9,7 @@
 //! place: then whoever answers next speaks.
 
 use super::forward::RecvMeta;
-use super::{UNCONFIRMED, UdpManager};
+use super::{CONTINUED, EXCHANGED, UdpManager};
 use crate::burst::Burst;
 use crate::config::{Mode, ReplyFrom};
 use crate::counters::Traffic;
@@ -99,8 +99,8 @@ impl UdpManager {
             let backend = self.backends.targets()[place];
             let head = self.flows.look_up(key);
             if self.branches(head).all(|branch| branch.1 != backend) {
-                self.check_room(now)?;
-                self.open(key, backend, ttl, now, outputs)?;
+                let room = self.find_room(now)?;
+                self.open(key, backend, room, ttl, now, outputs)?;
             }
         }
         Ok(())
@@ -134,7 +134,7 @@ impl UdpManager {
             backend.to.add(Traffic::of(&burst));
         }
         if confirms {
-            self.queues.remove(branch.index());
+            self.queues.push(CONTINUED, branch.index());
         }
         self.emit_requests(branch, is_first, recv_meta, burst, outputs);
     }
@@ -193,7 +193,7 @@ impl UdpManager {
     ) {
         let Some(flow) = self.flows.get_mut(branch) else { return };
         if flow.is_answered_in_vain(&self.limits, now) {
-            self.queues.push(UNCONFIRMED, branch.index());
+            self.queues.push(EXCHANGED, branch.index());
         }
         let backend = flow.backend();
         self.count_answer(backend, Traffic::default(), now);

@@ -96,6 +96,13 @@ impl Harness {
         self.manager = restored;
     }
 
+    /// What the manager alone does, without its twin: for tests with many steps.
+    fn manager_only<'p>(&mut self, input: ManagerInput<'p>, now: Instant) -> Vec<Output<'p>> {
+        let mut outputs = vec![];
+        self.manager.handle_input(input, now, &mut outputs);
+        outputs
+    }
+
     fn request<'p>(
         &mut self,
         source: SocketAddr,
@@ -153,6 +160,20 @@ impl Harness {
     fn drops(&self, direction: Direction, reason: DropReason) -> u64 {
         self.manager.counters().ledger(direction).dropped_for(reason).datagrams
     }
+}
+
+/// One datagram of a client.
+fn from_client(source: SocketAddr, payload: &[u8]) -> ManagerInput<'_> {
+    let burst = Burst::single(payload).unwrap();
+    ManagerInput::ClientBurst { source, local: None, tos: 0, ttl: 64, burst }
+}
+
+/// The flow that outputs open.
+fn opened(outputs: &[Output<'_>]) -> Option<FlowId> {
+    outputs.iter().find_map(|output| match *output {
+        Output::OpenUpstream { flow, .. } => Some(flow),
+        _ => None,
+    })
 }
 
 #[test]
@@ -431,7 +452,7 @@ fn an_unanswered_flow_makes_room_for_a_new_one_oldest_first() {
     let flows = [1, 2, 3].map(|port| harness.open(client(port), at(u64::from(port))));
     harness.reply(flows[0], b"answered", at(4));
     for (evicted, port) in [(flows[1], 4), (flows[2], 5)] {
-        let outputs = harness.request(client(port), b"x", at(5));
+        let outputs = harness.request(client(port), b"x", at(15));
         let closed =
             Output::CloseFlow { flow: evicted, reason: CloseReason::Evicted, keep_socket: false };
         assert_eq!(outputs[0], closed);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::address;
 use crate::config::{BackendConfig, ManagerConfig};
 use crate::counters::Traffic;
+use crate::flow::first_answers::FirstAnswers;
 use crate::id::FlowId;
 use crate::source::Salts;
 use crate::time::Instant;
@@ -27,6 +28,8 @@ pub struct ManagerImage {
     pub(crate) sources: SourcesImage,
     pub(crate) proxies: ProxiesImage,
     pub(crate) counters: CountersImage,
+    /// How long first answers take.
+    pub(crate) first_answers: FirstAnswers,
     /// The state of the manager's randomness.
     pub(crate) random: u64,
     /// Where the orders of our ports come from.
@@ -106,6 +109,8 @@ pub(crate) struct FlowsImage {
     /// Slots of flows that have been answered and not been confirmed, in the order in which they
     /// are looked at.
     pub(crate) unconfirmed: Vec<u32>,
+    /// The same of flows that have been confirmed.
+    pub(crate) continued: Vec<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

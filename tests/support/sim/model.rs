@@ -17,6 +17,7 @@ mod deadline;
 mod effect;
 mod health;
 pub(super) mod relay;
+mod room;
 mod sockets;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -36,6 +37,7 @@ use self::balance::{Balance, Load};
 use self::effect::Effect;
 use self::health::Sign;
 use self::relay::{Named, Role};
+use self::room::{FirstAnswers, Room};
 use self::sockets::Resting;
 use super::forge::backend_id;
 use super::setting::Setting;
@@ -60,6 +62,11 @@ pub struct Model {
     drain: Option<Instant>,
     /// The flows that were answered and not confirmed, in the order in which they are looked at.
     unconfirmed: VecDeque<FlowId>,
+    /// The same of those that were confirmed.
+    continued: VecDeque<FlowId>,
+    first_answers: FirstAnswers,
+    /// Where the flow that opens next has its room from.
+    room: Room,
     /// From when on deadlines tell how long flows have been silent.
     silences_known_from: Instant,
     /// The most flows that were ever allowed: as many slots there may be.
@@ -122,6 +129,9 @@ impl Model {
             counters: Counters::default(),
             drain: None,
             unconfirmed: VecDeque::new(),
+            continued: VecDeque::new(),
+            first_answers: FirstAnswers::default(),
+            room: Room::default(),
             silences_known_from: setting.start,
             largest_table: setting.config.max_flows as usize,
             has_to_sweep: false,
@@ -294,6 +304,7 @@ impl Model {
         let flow = self.flows.remove(place);
         self.put_off(&flow, now);
         self.unconfirmed.retain(|&id| id != flow.id);
+        self.continued.retain(|&id| id != flow.id);
         let record = self.config.record_flows.then(|| flow.record(reason, now));
         let has_asked = self.config.cluster.responses > 0 && flow.requests.datagrams > 0;
         if reason == CloseReason::Idle && has_asked && !flow.heard {

@@ -284,7 +284,7 @@ fn a_race_among_more_backends_than_flows_are_allowed_runs_with_some() {
     let mut harness = fan_out(ReplyFrom::First);
     harness.configure(at(0), |c| c.max_flows = 2);
     for now in 1..20 {
-        let outputs = harness.request(client(now as u16 % 3), b"?", at(now));
+        let outputs = harness.request(client(now as u16 % 3), b"?", at(now * 1_000));
         let is_sent = outputs.iter().any(|o| matches!(o, Output::SendToBackend { .. }));
         assert!(is_sent && harness.manager.flow_count() <= 2);
     }

@@ -142,8 +142,8 @@ fn a_leg_that_has_lost_and_been_silent_since_makes_room() {
     harness.reply(first, b"!", at(1));
     harness.reply(second, b"!", at(1));
     let is_sent = |outputs: Vec<Output<'_>>| !wires(&outputs).is_empty();
-    assert!(!is_sent(harness.request(client(2), b"?", at(4_999))), "they may go on");
-    assert!(is_sent(harness.request(client(2), b"?", at(5_002))), "they seem over");
+    assert!(!is_sent(harness.request(client(2), b"?", at(2_000))), "they may go on");
+    assert!(is_sent(harness.request(client(2), b"?", at(2_001))), "they are idle");
 }
 
 #[test]

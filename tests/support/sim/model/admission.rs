@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use flowgate_core::{BackendId, CloseReason, DropReason, FlowId, Instant, LocalAddr, ManagerInput};
+use flowgate_core::{BackendId, DropReason, FlowId, Instant, LocalAddr, ManagerInput};
 use ipnet::IpNet;
 
 use super::balance::Load;
@@ -95,12 +95,8 @@ impl Model {
             DropReason::SubnetFlows
         } else if self.is_too_fast(source(client), now, seen)? {
             DropReason::SourceRate
-        } else if self.is_full()
-            && self.oldest_unanswered().is_none()
-            && !self.resting_can_go()
-            && !self.finds_stale(now)
-        {
-            DropReason::MaxFlows
+        } else if let Err(reason) = self.find_room(now) {
+            reason
         } else if !self.able().contains(&true) {
             DropReason::NoBackend
         } else {
@@ -148,81 +144,7 @@ impl Model {
             }
         }
     }
-
-    fn is_full(&self) -> bool {
-        self.flows.len() + self.resting.len() >= self.config.max_flows as usize
-    }
-
-    /// Whether a socket that only rests can make room: not while more flows are alive than may be,
-    /// as is possible where fewer may be than before.
-    fn resting_can_go(&self) -> bool {
-        !self.resting.is_empty() && self.flows.len() < self.config.max_flows as usize
-    }
-
-    fn oldest_unanswered(&self) -> Option<usize> {
-        self.flows.iter().position(|flow| !flow.answered)
-    }
-
-    /// Whether one of the next few flows that were answered and not confirmed has been silent for
-    /// long; if so, it is the next of them.
-    fn finds_stale(&mut self, now: Instant) -> bool {
-        if now < self.silences_known_from {
-            return false;
-        }
-        for _ in 0..LOOKS {
-            let Some(place) = self.unconfirmed.front().and_then(|&id| self.place_of(id)) else {
-                return false;
-            };
-            let silent_since_at_most = now + self.config.cluster.idle_timeout;
-            if self.flows[place].deadline + STALE_TIMEOUT <= silent_since_at_most {
-                return true;
-            }
-            self.unconfirmed.rotate_left(1);
-        }
-        false
-    }
-
-    /// Who has to go for a new flow, which may use a socket that has rested.
-    pub(super) fn make_room<'p>(
-        &mut self,
-        reuses: bool,
-        now: Instant,
-        seen: &mut Seen,
-    ) -> Result<Vec<Effect<'p>>, Violation> {
-        let limit = self.config.cluster.limits.unanswered_flows as usize;
-        let unanswered = self.flows.iter().filter(|flow| !flow.answered).count();
-        let has_too_many_unanswered = limit > 0 && unanswered >= limit;
-        let may_be_one_more = self.flows.len() < self.config.max_flows as usize;
-        // The socket that is reused has left those that rest already.
-        let has_a_slot = !self.is_full() || (reuses && may_be_one_more);
-        if !has_a_slot && !has_too_many_unanswered && self.resting_can_go() {
-            return self.close_the_longest_rested(seen).map(|effect| vec![effect]);
-        }
-        let over = || self.unconfirmed.front().and_then(|&id| self.place_of(id));
-        let oldest = self.oldest_unanswered().or_else(over);
-        let evicted = oldest.filter(|_| has_too_many_unanswered || !has_a_slot);
-        Ok(evicted.map(|place| self.close(place, CloseReason::Evicted, now)).unwrap_or_default())
-    }
-
-    /// One of those that have rested longest on their backends: which backend is left open.
-    fn close_the_longest_rested<'p>(&mut self, seen: &mut Seen) -> Result<Effect<'p>, Violation> {
-        let closed = seen.closed_sockets.pop_front();
-        let place = self.resting.iter().position(|resting| Some(resting.id) == closed);
-        let Some(place) = place else {
-            return Err(Violation(format!("a resting socket has to make room, not {closed:?}")));
-        };
-        let resting = self.resting.remove(place);
-        let is_first = self.resting[..place].iter().all(|other| other.backend != resting.backend);
-        require!(is_first, "{:?} makes room before one that rests for longer", resting.id);
-        Ok(Effect::CloseSocket { flow: resting.id })
-    }
 }
-
-/// How long a flow is silent that seems over.
-pub(super) const STALE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How many flows are looked at in search of one that seems over.
-const LOOKS: usize = 2;
 
 /// Who is counted together.
 #[derive(Clone, Copy)]

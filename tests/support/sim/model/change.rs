@@ -3,10 +3,11 @@
 use flowgate_core::config::{ClusterConfig, ManagerConfig};
 use flowgate_core::{CloseReason, Instant};
 
-use super::admission::{Rates, STALE_TIMEOUT};
+use super::admission::Rates;
 use super::balance::{Balance, Load};
 use super::effect::Effect;
 use super::health::Health;
+use super::room::STALE_TIMEOUT;
 use super::{Model, timeout_of};
 
 impl Model {

@@ -108,10 +108,8 @@ impl Model {
         if self.has_had_all_requests(place) {
             let flow = &mut self.flows[place];
             flow.postpone(&self.config.cluster, now);
-            flow.confirmed |= flow.answered;
             flow.retired = true;
-            let (id, is_confirmed) = (flow.id, flow.confirmed);
-            self.unconfirmed.retain(|&other| other != id || !is_confirmed);
+            self.go_on(place);
         }
         Ok(None)
     }
@@ -144,6 +142,17 @@ impl Model {
             Effect::CloseSocket { flow: id },
             Effect::Open { flow: id, backend, address, ttl, reuse, bound },
         ])
+    }
+
+    /// The client sends something, perhaps after an answer.
+    fn go_on(&mut self, place: usize) {
+        let flow = &mut self.flows[place];
+        if flow.answered && !flow.confirmed {
+            flow.confirmed = true;
+            let id = flow.id;
+            self.unconfirmed.retain(|&other| other != id);
+            self.continued.push_back(id);
+        }
     }
 
     fn has_had_all_requests(&self, place: usize) -> bool {
@@ -220,6 +229,7 @@ impl Model {
         now: Instant,
     ) -> Effect<'p> {
         let &Call { destination, tlvs, datagram, .. } = call;
+        self.go_on(place);
         let cluster = &self.config.cluster;
         let flow = &mut self.flows[place];
         let has_header = match cluster.send_proxy_protocol {
@@ -228,9 +238,6 @@ impl Model {
             SendProxyProtocol::Every => true,
         };
         flow.postpone(cluster, now);
-        flow.confirmed |= flow.answered;
-        let (id, is_confirmed) = (flow.id, flow.confirmed);
-        self.unconfirmed.retain(|&other| other != id || !is_confirmed);
         flow.introduced = true;
         count(&mut flow.requests, datagram);
         count(&mut self.loads[flow.backend].to, datagram);
@@ -308,6 +315,7 @@ impl Model {
         if !flow.answered {
             flow.first_answer = Some(now);
             self.unconfirmed.push_back(flow.id);
+            self.first_answers.take(now - flow.opened);
         }
         flow.answered = true;
         count(&mut flow.replies, datagram);
@@ -328,13 +336,13 @@ impl Model {
         responses.max(flow.requests.datagrams).saturating_sub(flow.replies.datagrams)
     }
 
-    /// Whether a reply may go to a client that may not be who it says: one that has sent nothing
-    /// since it was answered gets so many bytes for each of its own, and no more.
+    /// Whether a reply may go to a client, which may not be who it says: it gets so many bytes for
+    /// each of its own, and no more, as long as its flow lives.
     fn can_afford(&self, place: usize, reply: &[u8]) -> bool {
         let flow = &self.flows[place];
         let factor = u64::from(self.config.cluster.limits.amplification);
         let after = flow.replies.bytes + reply.len() as u64;
-        factor == 0 || flow.confirmed || reply.is_empty() || after <= factor * flow.requests.bytes
+        factor == 0 || reply.is_empty() || after <= factor * flow.requests.bytes
     }
 }
 

@@ -36,6 +36,7 @@ impl World {
                 Output::SendToBackend { flow, tos, burst, .. } => {
                     account.forward(&burst)?;
                     self.send_to_backend(flow, tos, &burst)?;
+                    self.upstreams.entry(flow).and_modify(|upstream| upstream.last = now);
                 }
                 Output::SendToClient { flow, burst, .. } => {
                     account.forward(&burst)?;

@@ -27,16 +27,11 @@ pub(super) struct Upstream {
     /// Who is at the other end, once a datagram has said so.
     pub(super) party: Option<u16>,
     client: Source,
-    port: u16,
     /// How many were opened before.
     number: u64,
     /// Bytes from the client, and to it.
     bytes: [u64; 2],
     is_answered: bool,
-    /// The client has sent something since it was answered.
-    is_confirmed: bool,
-    /// The same, and that was passed on.
-    has_gone_on: bool,
     /// When something was passed on to the client, or else when it was opened.
     pub(super) last: Instant,
     /// When it has rested enough, after its flow has ended.
@@ -91,12 +86,9 @@ impl World {
             temper,
             party: None,
             client,
-            port: source.port(),
             number: self.sockets_opened,
             bytes: [0; 2],
             is_answered: false,
-            is_confirmed: false,
-            has_gone_on: false,
             last: now,
             rested_at: now,
         };
@@ -180,7 +172,7 @@ impl World {
     ) -> Result<(), Violation> {
         let upstream = self.upstreams.remove(&flow).ok_or_else(|| not_open("closed", flow))?;
         if reason == CloseReason::Evicted {
-            self.check_eviction(flow, &upstream, now)?;
+            Self::check_eviction(flow, &upstream, now)?;
             let is_older = |other: &Upstream| !other.is_answered && other.number < upstream.number;
             let has_older = !upstream.is_answered && self.upstreams.values().any(is_older);
             require!(!has_older, "{flow:?} is evicted before one that is older");
@@ -194,21 +186,10 @@ impl World {
         Ok(())
     }
 
-    /// One that was answered goes only where its client has sent nothing since, and nothing has come
-    /// for it for five seconds; and only when all were answered.
-    fn check_eviction(
-        &self,
-        flow: FlowId,
-        upstream: &Upstream,
-        now: Instant,
-    ) -> Result<(), Violation> {
-        if upstream.is_answered {
-            require!(!upstream.has_gone_on, "{flow:?} is evicted, and its client is there");
-            let is_silent = upstream.last + Duration::from_secs(5) <= now;
-            require!(is_silent, "{flow:?} is evicted, and in use");
-            let are_answered = self.upstreams.values().all(|other| other.is_answered);
-            require!(are_answered, "{flow:?} is evicted before one that was never answered");
-        }
+    /// One that was answered goes only where nothing has come on it for two seconds.
+    fn check_eviction(flow: FlowId, upstream: &Upstream, now: Instant) -> Result<(), Violation> {
+        let is_idle = upstream.last + Duration::from_secs(2) <= now;
+        require!(!upstream.is_answered || is_idle, "{flow:?} is evicted, and in use");
         Ok(())
     }
 
@@ -240,13 +221,8 @@ impl World {
     /// What an input says about sockets, whatever the balancer makes of it.
     pub(super) fn note(&mut self, input: &ManagerInput<'_>, now: Instant) {
         match *input {
-            // It has shown that it hears answers, also where what it sends now is dropped.
             ManagerInput::ClientBurst { source, local, burst, .. } => {
-                let source = self.learn_caller(source, local, burst.bytes());
-                let sender = (of_client(source), source.port());
-                let of_it = |upstream: &&mut Upstream| (upstream.client, upstream.port) == sender;
-                let flows = self.upstreams.values_mut().filter(of_it);
-                flows.for_each(|upstream| upstream.is_confirmed |= upstream.is_answered);
+                self.learn_caller(source, local, burst.bytes());
             }
             ManagerInput::BackendBurst { flow, .. } => {
                 let rest = self.config.cluster.upstream_reuse;
@@ -299,8 +275,7 @@ fn owner(handed_on: &BTreeMap<FlowId, HandedOn>, flow: FlowId) -> Option<FlowId>
 }
 
 impl Upstream {
-    /// A client that has sent nothing since it was answered may have forged its address: it gets
-    /// so many bytes for each of its own, and no more.
+    /// A client may have forged its address: it gets so many bytes for each of its own, and no more.
     pub(super) fn forward(
         &mut self,
         direction: Direction,
@@ -308,11 +283,10 @@ impl Upstream {
         limits: &Limits,
     ) -> Result<(), Violation> {
         self.bytes[direction as usize] += burst.bytes().len() as u64;
-        self.has_gone_on |= self.is_answered && direction == Direction::ToBackend;
         self.is_answered |= direction == Direction::ToClient;
         let [sent, got] = self.bytes;
         let budget = sent.saturating_mul(limits.amplification.into());
-        let is_limited = limits.amplification > 0 && !self.is_confirmed;
+        let is_limited = limits.amplification > 0;
         let costs = direction == Direction::ToClient && !burst.bytes().is_empty();
         require!(
             !is_limited || !costs || got <= budget,

@@ -1,0 +1,167 @@
+//! Who has to go for a new flow.
+
+use std::time::Duration;
+
+use flowgate_core::{CloseReason, DropReason, FlowId, Instant};
+
+use super::admission::Seen;
+use super::effect::Effect;
+use super::{Model, Violation, require, timeout_of};
+
+/// How long a flow is silent that is over.
+pub(super) const STALE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A flow that was used more recently than this never goes.
+const IN_USE: Duration = Duration::from_secs(2);
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// How many flows of a queue are looked at.
+const LOOKS: usize = 8;
+
+/// Where a new flow finds room.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Room {
+    #[default]
+    Free,
+    /// A socket that only rests has to go, unless it is used again.
+    Resting,
+    Evict(FlowId),
+}
+
+/// How long first answers take: the mean, and how much they differ from it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FirstAnswers {
+    known: Option<(Duration, Duration)>,
+    /// How many flows have made room before their answer, since an answer came last.
+    evicted: u32,
+}
+
+impl FirstAnswers {
+    pub(super) fn take(&mut self, sample: Duration) {
+        let sample = sample.clamp(Duration::from_micros(1), SECOND);
+        self.evicted = 0;
+        self.known = match self.known {
+            None => Some((sample, sample / 2)),
+            Some((mean, deviation)) => {
+                let error = mean.abs_diff(sample);
+                Some((mean * 7 / 8 + sample / 8, deviation * 3 / 4 + error / 4))
+            }
+        };
+    }
+
+    /// One that has not come by then is late.
+    pub(super) fn timeout(self) -> Duration {
+        let timeout = |(mean, deviation)| mean + 4 * deviation;
+        let at_least = |timeout: Duration| timeout.max(Duration::from_millis(10));
+        let known = self.known.map(timeout).map(at_least).unwrap_or_default();
+        (known + Duration::from_micros(256 * u64::from(self.evicted))).min(SECOND)
+    }
+}
+
+impl Model {
+    /// Whether there is room for one more flow, or where it comes from.
+    pub(super) fn find_room(&mut self, now: Instant) -> Result<(), DropReason> {
+        self.room = self.room(now)?;
+        Ok(())
+    }
+
+    fn room(&mut self, now: Instant) -> Result<Room, DropReason> {
+        let limit = self.config.cluster.limits.unanswered_flows as usize;
+        let max_flows = self.config.max_flows as usize;
+        let unanswered = self.flows.iter().filter(|flow| !flow.answered).count();
+        if limit > 0 && unanswered >= limit {
+            let late = self.oldest_if_late(now);
+            return late.map(Room::Evict).ok_or(DropReason::UnansweredFlows);
+        }
+        if self.flows.len() + self.resting.len() < max_flows {
+            return Ok(Room::Free);
+        }
+        // Not while more flows are alive than may be, as is possible where fewer may be than before.
+        if !self.resting.is_empty() && self.flows.len() < max_flows {
+            return Ok(Room::Resting);
+        }
+        let exchanged = self.next_exchanged(now);
+        if let Some(id) = exchanged
+            && self.silence_of(id, now) >= STALE_TIMEOUT
+        {
+            return Ok(Room::Evict(id));
+        }
+        let late = self.oldest_if_late(now);
+        let evicted = late.or(exchanged).or_else(|| self.longest_idle(now));
+        evicted.map(Room::Evict).ok_or(DropReason::MaxFlows)
+    }
+
+    fn oldest_if_late(&self, now: Instant) -> Option<FlowId> {
+        let oldest = self.flows.iter().find(|flow| !flow.answered)?;
+        (oldest.opened + self.first_answers.timeout() <= now).then_some(oldest.id)
+    }
+
+    /// For how long a flow has been silent, as deadlines tell.
+    fn silence_of(&self, id: FlowId, now: Instant) -> Duration {
+        let flow = &self.flows[self.place_of(id).expect("a flow that is alive")];
+        (now + timeout_of(&self.config.cluster, flow.answered)).saturating_since(flow.deadline)
+    }
+
+    fn next_exchanged(&mut self, now: Instant) -> Option<FlowId> {
+        for _ in 0..LOOKS {
+            let &id = self.unconfirmed.front()?;
+            if now < self.silences_known_from {
+                return None;
+            }
+            let silence = self.silence_of(id, now);
+            if silence >= IN_USE {
+                return Some(id);
+            }
+            let first_answer = self.flows[self.place_of(id)?].first_answer?;
+            if first_answer + silence >= now {
+                return None;
+            }
+            self.unconfirmed.rotate_left(1);
+        }
+        None
+    }
+
+    fn longest_idle(&mut self, now: Instant) -> Option<FlowId> {
+        if now < self.silences_known_from {
+            return None;
+        }
+        let count = LOOKS.min(self.continued.len());
+        let seen: Vec<FlowId> = self.continued.iter().take(count).copied().collect();
+        self.continued.rotate_left(count);
+        let idle = |&id: &FlowId| self.silence_of(id, now) >= IN_USE;
+        let longest = seen.into_iter().filter(idle).rev();
+        longest.max_by_key(|&id| self.silence_of(id, now))
+    }
+
+    /// Who has to go for a new flow, which may use a socket that has rested.
+    pub(super) fn make_room<'p>(
+        &mut self,
+        reuses: bool,
+        now: Instant,
+        seen: &mut Seen,
+    ) -> Result<Vec<Effect<'p>>, Violation> {
+        match self.room {
+            Room::Resting if !reuses => Ok(vec![self.close_the_longest_rested(seen)?]),
+            Room::Free | Room::Resting => Ok(vec![]),
+            Room::Evict(id) => {
+                let place = self.place_of(id).expect("a flow that is alive");
+                self.first_answers.evicted += u32::from(!self.flows[place].answered);
+                Ok(self.close(place, CloseReason::Evicted, now))
+            }
+        }
+    }
+
+    /// One of those that have rested longest on their backends: which backend is left open.
+    fn close_the_longest_rested<'p>(&mut self, seen: &mut Seen) -> Result<Effect<'p>, Violation> {
+        let closed = seen.closed_sockets.pop_front();
+        let place = self.resting.iter().position(|resting| Some(resting.id) == closed);
+        let Some(place) = place else {
+            return Err(Violation(format!("a resting socket has to make room, not {closed:?}")));
+        };
+        let resting = self.resting.remove(place);
+        let is_first = self.resting[..place].iter().all(|other| other.backend != resting.backend);
+        require!(is_first, "{:?} makes room before one that rests for longer", resting.id);
+        Ok(Effect::CloseSocket { flow: resting.id })
+    }
+}
