@@ -2,7 +2,7 @@
 //!
 //! Every algorithm keeps the same promises:
 //!
-//! - Only a backend that [can take a flow](crate::backends::Backend::can_take_a_flow) is picked,
+//! - Only a backend that [can take a flow](crate::backend::Backend::can_take_a_flow) is picked,
 //!   as that stands at the moment of the pick. While one cannot, its share goes to the others in
 //!   proportion to their weights; once it can again it gets its share, and nothing to make up.
 //! - A backup is picked only while no other backend can take a flow.
@@ -11,19 +11,19 @@
 //! - `None` means that there is no backend that can take a flow.
 //! - The same backends, seed and calls give the same picks.
 
-mod image;
 mod least_flows;
 mod maglev;
 mod power_of_two;
 mod random;
 mod rendezvous;
 mod round_robin;
+mod snapshot;
 mod turn;
 
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
-use crate::backends::Backends;
+use crate::backend::Backends;
 use crate::config::{Affinity, Balance};
 use crate::hash::{BackendHash, ClientHash};
 use crate::id::BackendId;

@@ -4,6 +4,8 @@
 //! All of it is part of [snapshots](crate::snapshot), in the order in which fields and variants stand
 //! here: whoever adds one, or moves one, changes their format.
 
+pub(crate) mod prepared;
+
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::SocketAddr;
@@ -16,7 +18,7 @@ use serde::{Deserialize, Serialize};
 /// not ask for more than a machine has.
 pub const MAX_FLOWS: u32 = 1 << 24;
 
-pub use crate::source::{PortRange, Source};
+pub use crate::egress::{PortRange, Source};
 
 /// How one listener's datagrams are to be balanced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -308,7 +310,7 @@ pub enum SendProxyProtocol {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backends::Backends;
+    use crate::backend::Backends;
 
     #[test]
     fn every_way_to_balance_has_the_name_that_operators_know() {

@@ -1,6 +1,6 @@
 //! What a manager counts. The shell samples these; nothing is emitted per datagram.
 
-mod image;
+mod snapshot;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,9 @@
 //! One flow: a client and the backend that serves it.
 
 pub(crate) mod first_answers;
-mod image;
+pub(crate) mod key;
+mod snapshot;
+pub(crate) mod table;
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -9,7 +11,7 @@ use core::time::Duration;
 use crate::burst::Burst;
 use crate::config::{ClusterConfig, Mode, ReplyFrom};
 use crate::counters::Traffic;
-use crate::flow_key::{ClientKey, FlowKey};
+use crate::flow::key::{ClientKey, FlowKey};
 use crate::id::{BackendId, FlowId};
 use crate::local_addr::LocalAddr;
 use crate::output::FlowRecord;

@@ -2,9 +2,9 @@
 
 use core::net::SocketAddr;
 
+use crate::backend::event::BackendEvent;
 use crate::burst::Burst;
-use crate::configuration::PreparedConfig;
-use crate::event::BackendEvent;
+use crate::config::prepared::PreparedConfig;
 use crate::id::{BackendId, Carrier, FlowId};
 use crate::local_addr::LocalAddr;
 use crate::proxy_protocol::ProxyInfo;

@@ -7,36 +7,36 @@ mod evict;
 mod expire;
 mod failover;
 mod forward;
-mod image;
+mod hedge;
 mod invariants;
 mod one_way;
-mod race;
-mod relay;
+mod proxied;
+mod snapshot;
 
 use core::net::SocketAddr;
 use core::ops::Range;
 
-use crate::backends::Backends;
+use crate::backend::Backends;
 use crate::balance::Balancer;
+use crate::collections::lists::Queues;
+use crate::collections::wheel::TimerWheel;
 use crate::config::ManagerConfig;
-use crate::configuration::PreparedConfig;
+use crate::config::prepared::PreparedConfig;
 use crate::counters::{Counters, Traffic};
+use crate::egress::Salts;
 use crate::flow::first_answers::FirstAnswers;
+use crate::flow::key::FlowKey;
+use crate::flow::table::FlowTable;
 use crate::flow::{FlowLimits, UdpFlow};
-use crate::flow_key::FlowKey;
-use crate::flow_table::FlowTable;
 use crate::id::{BackendId, FlowId};
 use crate::input::ManagerInput;
+use crate::limits::SourceLimits;
 use crate::local_addr::LocalAddr;
 use crate::output::Outputs;
-use crate::proxies::Proxies;
-use crate::queue::Queues;
+use crate::proxy_protocol::table::Proxies;
 use crate::random::Random;
 use crate::reason::{Direction, DropReason};
-use crate::source::Salts;
-use crate::source_limits::SourceLimits;
 use crate::time::Instant;
-use crate::timer_wheel::TimerWheel;
 
 /// The queue of the flows that have not been answered, oldest first.
 const UNANSWERED: usize = 0;

@@ -4,11 +4,11 @@ use core::net::SocketAddr;
 
 use crate::burst::Burst;
 use crate::counters::Traffic;
+use crate::egress::LocalSource;
 use crate::id::{BackendId, Carrier, FlowId};
 use crate::local_addr::LocalAddr;
 use crate::proxy_protocol::{ProxyHeader, ProxyInfo, Tlvs};
 use crate::reason::{CloseReason, Direction, DropReason};
-use crate::source::LocalSource;
 
 /// An order from [`UdpManager::handle_input`](crate::UdpManager::handle_input).
 ///

@@ -7,12 +7,13 @@
 //! [specification]: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt
 
 mod crc32c;
-mod received;
+mod decode;
+pub(crate) mod table;
 
 use core::fmt;
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-pub use received::{Endpoints, HeaderFault, MAX_BLOCK_LEN, ReceivedHeader, Tlvs, has_header};
+pub use decode::{Endpoints, HeaderFault, MAX_BLOCK_LEN, ReceivedHeader, Tlvs, has_header};
 
 /// What every header of version 2 starts with.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";

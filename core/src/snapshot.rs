@@ -74,13 +74,13 @@
 //! the names that reports have for reasons, so that a reason more is no other format.
 
 pub mod address;
-pub(crate) mod document;
 mod envelope;
 pub(crate) mod error;
+pub(crate) mod parts;
 
-pub use document::{CountersImage, ManagerImage};
 pub use envelope::{OLDEST_VERSION, SnapshotError, VERSION, open, seal};
 pub use error::ImageError;
+pub use parts::{CountersImage, ManagerImage};
 
 #[cfg(doc)]
 use crate::UdpManager;

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::cmp::Ordering;
 
 use super::Member;
-use crate::backends::Backends;
+use crate::backend::Backends;
 use crate::id::BackendId;
 use crate::random::Random;
 

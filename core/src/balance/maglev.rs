@@ -37,7 +37,7 @@ use core::cmp::Reverse;
 use super::Member;
 use super::rendezvous::Rendezvous;
 use super::turn::Turn;
-use crate::backends::Backends;
+use crate::backend::Backends;
 use crate::hash::{BackendHash, ClientHash};
 use crate::id::BackendId;
 use crate::random::Random;

@@ -4,7 +4,7 @@ use core::cmp::Ordering;
 
 use super::Member;
 use super::random::WeightedRandom;
-use crate::backends::Backends;
+use crate::backend::Backends;
 use crate::id::BackendId;
 use crate::random::Random;
 

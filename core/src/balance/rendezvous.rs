@@ -13,7 +13,7 @@
 use alloc::vec::Vec;
 
 use super::Member;
-use crate::backends::Backends;
+use crate::backend::Backends;
 use crate::hash::ClientHash;
 use crate::id::BackendId;
 use crate::random::mix;

@@ -7,7 +7,7 @@ use core::mem;
 
 use super::Member;
 use super::turn::Turn;
-use crate::backends::Backends;
+use crate::backend::Backends;
 use crate::id::BackendId;
 
 /// How many backends in a row may be found unable before it is cheaper to look at all at once.

@@ -56,7 +56,7 @@ impl Cluster {
         self.backend_mut(place).flows_active = if able { 0 } else { u32::MAX };
     }
 
-    pub(super) fn backend_mut(&mut self, place: usize) -> &mut crate::backends::Backend {
+    pub(super) fn backend_mut(&mut self, place: usize) -> &mut crate::backend::Backend {
         self.backends.get_mut(BackendId::new(place)).unwrap()
     }
 

@@ -11,7 +11,7 @@ use crate::burst::Burst;
 use crate::config::{Accept, ManagerConfig, Mode};
 use crate::counters::Traffic;
 use crate::flow::UdpFlow;
-use crate::flow_key::FlowKey;
+use crate::flow::key::FlowKey;
 use crate::id::{BackendId, FlowId};
 use crate::output::{Output, Outputs};
 use crate::reason::{Direction, DropReason};

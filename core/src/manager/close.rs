@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use super::{UdpManager, resting_queue};
-use crate::backends::FlowAction;
+use crate::backend::FlowAction;
 use crate::id::{BackendId, FlowId};
 use crate::output::{Output, Outputs};
 use crate::reason::CloseReason;

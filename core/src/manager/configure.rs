@@ -2,11 +2,11 @@
 
 use super::evict::STALE_TIMEOUT;
 use super::{UdpManager, resting_queue};
-use crate::configuration::PreparedConfig;
+use crate::config::prepared::PreparedConfig;
 use crate::flow::FlowLimits;
 use crate::id::BackendId;
+use crate::limits::SourceLimits;
 use crate::output::Outputs;
-use crate::source_limits::SourceLimits;
 use crate::time::Instant;
 
 impl UdpManager {

@@ -4,10 +4,10 @@ use core::time::Duration;
 
 use super::UdpManager;
 use super::close::KEPT_FOR;
+use crate::collections::wheel::TICK;
 use crate::output::Outputs;
 use crate::reason::CloseReason;
 use crate::time::Instant;
-use crate::timer_wheel::TICK;
 
 /// How many timers one [`Timeout`](crate::ManagerInput::Timeout) looks at. What is left waits
 /// for the next one, so that a million flows that end together hold up no datagram for long.

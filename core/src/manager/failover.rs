@@ -1,8 +1,8 @@
 //! Flows whose backend is down, removed, or to be free of them.
 
 use super::{UdpManager, resting_queue};
-use crate::backends::FlowAction;
-use crate::event::BackendEvent;
+use crate::backend::FlowAction;
+use crate::backend::event::BackendEvent;
 use crate::id::{BackendId, FlowId};
 use crate::input::UpstreamFailure;
 use crate::output::{Output, Outputs};

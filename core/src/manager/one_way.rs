@@ -6,7 +6,7 @@ use crate::burst::Burst;
 use crate::config::{Balance, Mode, SendProxyProtocol};
 use crate::counters::Traffic;
 use crate::flow::UdpFlow;
-use crate::flow_key::FlowKey;
+use crate::flow::key::FlowKey;
 use crate::id::{BackendId, Carrier};
 use crate::output::{Output, Outputs};
 use crate::proxy_protocol::{ProxyHeader, Tlvs};

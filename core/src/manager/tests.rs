@@ -923,7 +923,7 @@ fn the_same_inputs_give_the_same_outputs() {
 mod accept;
 mod failover;
 mod one_way;
-mod relay;
-mod relayed_modes;
+mod proxied;
+mod proxied_modes;
 mod room;
 mod source;

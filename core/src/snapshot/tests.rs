@@ -192,7 +192,7 @@ proptest! {
 
 #[test]
 fn the_numbers_of_variants_are_part_of_the_format() {
-    use document::{BackendDrainImage as Drain, StageImage as Stage, WayImage as Way};
+    use parts::{BackendDrainImage as Drain, StageImage as Stage, WayImage as Way};
     fn numbers<T: Serialize>(variants: impl IntoIterator<Item = T>) -> Vec<u8> {
         let number = |variant| seal(&variant)[HEADER];
         variants.into_iter().map(number).collect()

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
 use flowgate_config::{Cluster, Listener};
-use flowgate_core::backends::{Backend, Backends};
+use flowgate_core::backend::{Backend, Backends};
 use flowgate_core::balance::Balancer;
 use flowgate_core::config::{Affinity, Balance, Mode, ReplyFrom, Source};
 use flowgate_core::random::Random;

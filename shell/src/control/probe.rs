@@ -1,6 +1,6 @@
 //! Active health checks: probes of backends with sockets of their own, on a thread of their own.
 //!
-//! The core's [`HealthChecker`](flowgate_core::health::HealthChecker) says when to probe whom and
+//! The core's [`HealthChecker`](flowgate_core::probe::HealthChecker) says when to probe whom and
 //! what the results add up to. This module has the sockets: [`tcp`] connects, [`udp`] asks a
 //! question and judges the answer ([`question`], [`preset`]); [`runner`] is the thread that waits
 //! for all of them at once. Nothing here blocks, and no worker ever waits for it.
@@ -16,7 +16,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 
-use flowgate_core::health::{Opinion, ProbeOutcome, ProbePolicy};
+use flowgate_core::probe::{Opinion, ProbeOutcome, ProbePolicy};
 use flowgate_core::snapshot::address;
 use mio::Waker;
 use serde::{Deserialize, Serialize};

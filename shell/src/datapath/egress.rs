@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 
-use flowgate_core::backends::Backends;
+use flowgate_core::backend::Backends;
 use flowgate_core::config::Source;
 use flowgate_core::{BackendId, Carrier};
 

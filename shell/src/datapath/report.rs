@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use flowgate_core::backends::{Backend, BackendState};
+use flowgate_core::backend::{Backend, BackendState};
 use flowgate_core::counters::{Counters, Traffic};
 use flowgate_core::{BackendId, Instant, LocalAddr, UdpManager};
 

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use flowgate_core::backends::Backends;
+use flowgate_core::backend::Backends;
 use flowgate_core::config::{BackendConfig, HealthPolicy, Limits};
 use flowgate_core::{BackendId, Burst, FlowId, ManagerInput, UdpManager};
 

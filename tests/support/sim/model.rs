@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use flowgate_core::backends::Backends;
+use flowgate_core::backend::Backends;
 use flowgate_core::config::{ClusterConfig, ManagerConfig};
 use flowgate_core::counters::{Counters, Ledger, Traffic};
 use flowgate_core::{

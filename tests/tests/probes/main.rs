@@ -11,7 +11,7 @@ use flowgate::control::probe::{
     Expect, HealthChange, Payload, Probe, ProbeTarget, Prober, TargetKey,
 };
 use flowgate::sys::clock::Clock;
-use flowgate_core::health::{ProbeOutcome, ProbePolicy};
+use flowgate_core::probe::{ProbeOutcome, ProbePolicy};
 use flowgate_tests::e2e::{PATIENCE, eventually};
 use flowgate_tests::netns::skip;
 use nix::sys::socket::{Backlog, listen};

@@ -1,7 +1,7 @@
 //! Rows 18 and 20 to 23: backends that come and go, drain, flap, and are all down.
 
 use flowgate_core::PreparedConfig;
-use flowgate_core::backends::BackendState;
+use flowgate_core::backend::BackendState;
 use flowgate_core::config::{OnBackendDown, Passive};
 use flowgate_tests::sim::{BackendPick, Change, Newcomer, News};
 
@@ -43,7 +43,7 @@ impl Scenario {
     }
 
     fn state(&self, place: usize) -> BackendState {
-        let state = |(_, backend): (_, &flowgate_core::backends::Backend)| backend.state();
+        let state = |(_, backend): (_, &flowgate_core::backend::Backend)| backend.state();
         self.manager().backends().iter().nth(place).map(state).expect("there is one")
     }
 

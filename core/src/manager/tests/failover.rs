@@ -40,7 +40,7 @@ impl Harness {
         self.manager.flow(flow).unwrap().backend().index()
     }
 
-    fn state(&self, place: usize) -> crate::backends::BackendState {
+    fn state(&self, place: usize) -> crate::backend::BackendState {
         self.manager.backends().get(BackendId::new(place)).unwrap().state()
     }
 }

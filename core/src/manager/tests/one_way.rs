@@ -1,6 +1,6 @@
 //! Datagrams without answers, copies to all backends, races and mirrors.
 
-use super::relay::{proxy, told};
+use super::proxied::{proxy, told};
 use super::*;
 use std::collections::BTreeMap;
 

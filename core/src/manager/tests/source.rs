@@ -1,6 +1,6 @@
 //! What an upstream socket is bound to.
 
-use super::relay::{proxy, told, trusting};
+use super::proxied::{proxy, told, trusting};
 use super::*;
 use crate::LocalSource;
 use crate::config::PortRange;

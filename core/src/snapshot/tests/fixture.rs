@@ -5,7 +5,7 @@ use std::{format, fs, println};
 
 use super::everything::{after, client};
 use super::*;
-use crate::backends::BackendState;
+use crate::backend::BackendState;
 use crate::{BackendId, CloseReason, Direction, DropReason};
 
 fn fixture(format: u16) -> PathBuf {

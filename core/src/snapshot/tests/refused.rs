@@ -1,6 +1,6 @@
 //! Images that contradict themselves.
 
-use super::document::*;
+use super::parts::*;
 use super::*;
 use crate::Instant;
 use crate::counters::Traffic;

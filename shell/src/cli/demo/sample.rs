@@ -64,7 +64,7 @@ impl Stretch<'_> {
 pub(super) mod tests {
     use super::*;
     use crate::datapath::report::BackendReport;
-    use flowgate_core::backends::BackendState;
+    use flowgate_core::backend::BackendState;
 
     /// Two backends, and nothing done yet.
     pub(in super::super) fn start() -> Sample {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
-use flowgate_core::health::{HealthChecker, HealthOutput, Opinion, ProbeOutcome, TargetId};
+use flowgate_core::probe::{HealthChecker, HealthOutput, Opinion, ProbeOutcome, TargetId};
 use mio::{Events, Poll, Registry, Token};
 use tracing::{info, warn};
 

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use flowgate_core::LocalSource;
-use flowgate_core::health::ProbeOutcome;
+use flowgate_core::probe::ProbeOutcome;
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 

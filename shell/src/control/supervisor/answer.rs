@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use flowgate_config::{Cluster, Target};
-use flowgate_core::backends;
+use flowgate_core::backend;
 use tracing::info;
 
 use super::Supervisor;
@@ -203,10 +203,10 @@ fn listener(report: &ListenerReport) -> ListenerStatus {
     }
 }
 
-const fn state(state: backends::BackendState) -> BackendState {
+const fn state(state: backend::BackendState) -> BackendState {
     match state {
-        backends::BackendState::Up => BackendState::Up,
-        backends::BackendState::Down => BackendState::Down,
-        backends::BackendState::Draining => BackendState::Draining,
+        backend::BackendState::Up => BackendState::Up,
+        backend::BackendState::Down => BackendState::Down,
+        backend::BackendState::Draining => BackendState::Draining,
     }
 }

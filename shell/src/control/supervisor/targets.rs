@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use flowgate_config as config;
 use flowgate_config::{Cluster, Config, Probing};
 use flowgate_core::config::Source;
-use flowgate_core::health::ProbePolicy;
+use flowgate_core::probe::ProbePolicy;
 use regex::bytes::Regex;
 
 use crate::control::probe::preset::Preset;

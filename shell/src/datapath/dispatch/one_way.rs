@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use flowgate_core::backends::Backends;
+use flowgate_core::backend::Backends;
 use flowgate_core::config::{ClusterConfig, Mode, ReplyFrom};
 use flowgate_core::proxy_protocol::{ProxyHeader, ProxyInfo, Tlvs};
 use flowgate_core::{BackendId, Burst, Carrier, Direction, LocalAddr, ManagerInput};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowgate_core::backends::BackendState;
+use flowgate_core::backend::BackendState;
 use flowgate_core::config::{OnBackendDown, Passive};
 use flowgate_core::{BackendEvent, CloseReason, Instant};
 

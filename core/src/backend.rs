@@ -1,0 +1,381 @@
+//! The backends of a cluster: what they may take, what they have, and how they stand.
+
+pub(crate) mod event;
+mod health;
+mod snapshot;
+
+use alloc::vec::Vec;
+use core::cmp::Ordering;
+use core::net::SocketAddr;
+
+use crate::backend::event::BackendEvent;
+use crate::config::{BackendConfig, HealthPolicy, OnBackendDown, Passive};
+use crate::counters::Traffic;
+use crate::id::BackendId;
+use crate::reason::CloseReason;
+use crate::time::Instant;
+use health::{BackendHealth, Drain};
+
+/// One backend and its live figures.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    config: BackendConfig,
+    health: BackendHealth,
+    flow_action: FlowAction,
+    /// Whether new flows may go to it, as far as that does not depend on how many it has.
+    is_in_service: bool,
+    /// Live flows on it.
+    pub flows_active: u32,
+    /// What was sent to it.
+    pub to: Traffic,
+    /// What was to be sent to it and could not be.
+    pub dropped: Traffic,
+    /// What came from it and was passed on to clients.
+    pub from: Traffic,
+}
+
+/// How a backend stands, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BackendState {
+    /// It may have new flows.
+    Up,
+    /// Its probes fail, or datagrams say that nobody is there.
+    Down,
+    /// The operator wants it to have no new flows.
+    Draining,
+}
+
+impl BackendState {
+    /// The name in reports and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// What is to become of the flows of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FlowAction {
+    /// They stay.
+    Stay,
+    /// Each goes on with another backend from its client's next datagram on.
+    Move,
+    /// They end.
+    Close(CloseReason),
+}
+
+impl Backend {
+    fn new(config: BackendConfig) -> Self {
+        Self {
+            config,
+            health: BackendHealth::default(),
+            flow_action: FlowAction::Stay,
+            is_in_service: false,
+            flows_active: 0,
+            to: Traffic::default(),
+            dropped: Traffic::default(),
+            from: Traffic::default(),
+        }
+    }
+
+    /// Where its datagrams go.
+    pub const fn address(&self) -> SocketAddr {
+        self.config.address
+    }
+
+    /// Its share of new flows, relative to the others.
+    pub const fn weight(&self) -> u32 {
+        self.config.weight
+    }
+
+    /// Whether it serves only while no other can.
+    pub const fn is_backup(&self) -> bool {
+        self.config.backup
+    }
+
+    /// Whether it can be the one backend of a flow.
+    pub const fn answers(&self) -> bool {
+        self.config.answers
+    }
+
+    /// Whether it has been removed from the configuration, and is known for its last flows only.
+    pub const fn is_removed(&self) -> bool {
+        self.config.removed
+    }
+
+    /// Whether its probes and the datagrams have nothing against it.
+    pub const fn is_up(&self) -> bool {
+        self.health.is_up()
+    }
+
+    /// How it stands.
+    pub const fn state(&self) -> BackendState {
+        match self.health.drain {
+            Drain::No if self.is_up() => BackendState::Up,
+            Drain::No => BackendState::Down,
+            Drain::Until(_) | Drain::Over => BackendState::Draining,
+        }
+    }
+
+    /// Whether it may be given one more flow now.
+    pub const fn can_take_a_flow(&self) -> bool {
+        let below_limit = self.config.max_flows == 0 || self.flows_active < self.config.max_flows;
+        self.is_in_service && below_limit
+    }
+
+    /// Notes that what it was to be sent could not be.
+    pub(crate) const fn take_back(&mut self, undelivered: Traffic) {
+        self.to.take_back(undelivered);
+        self.dropped.add(undelivered);
+    }
+
+    /// Which of the two has more flows for its weight. Exact: nothing is rounded.
+    pub(crate) fn cmp_load(&self, other: &Self) -> Ordering {
+        let cross = |a: &Self, b: &Self| u64::from(a.flows_active) * u64::from(b.weight());
+        cross(self, other).cmp(&cross(other, self))
+    }
+
+    /// Whether it could serve if it were up.
+    const fn is_wanted(&self) -> bool {
+        !self.config.removed && self.config.weight > 0 && matches!(self.health.drain, Drain::No)
+    }
+}
+
+/// All backends of a cluster, in configured order.
+#[derive(Clone, Debug)]
+pub struct Backends {
+    list: Vec<Backend>,
+    /// All addresses but those of removed ones, sorted.
+    addresses: Vec<SocketAddr>,
+    /// Those that get copies of what is copied to all: the ones in service, backups only while no
+    /// other is.
+    targets: Vec<BackendId>,
+    /// How many of the places of `targets`, of which there is one for each backend, are in use: so
+    /// it never has to grow, also where it has been cloned.
+    target_count: usize,
+    policy: HealthPolicy,
+    /// When time alone changes how one of them stands next.
+    next_event: Option<Instant>,
+}
+
+impl Backends {
+    /// Backends without flows, one for each entry, in the same order, all of them up.
+    pub fn new(configs: &[BackendConfig], policy: HealthPolicy) -> Self {
+        let list = configs.iter().map(|&config| Backend::new(config)).collect();
+        let targets = alloc::vec![BackendId::new(0); configs.len()];
+        let mut backends = Self {
+            list,
+            addresses: Vec::new(),
+            targets,
+            target_count: 0,
+            policy,
+            next_event: None,
+        };
+        backends.list_addresses();
+        backends.recompute();
+        backends
+    }
+
+    /// How many there are, able to serve or not, with those that have been removed and not been
+    /// replaced.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The backend called `id`, if there is one.
+    pub fn get(&self, id: BackendId) -> Option<&Backend> {
+        self.list.get(id.index())
+    }
+
+    pub(crate) fn get_mut(&mut self, id: BackendId) -> Option<&mut Backend> {
+        self.list.get_mut(id.index())
+    }
+
+    /// All of them with their ids, in configured order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (BackendId, &Backend)> {
+        self.list.iter().enumerate().map(|(index, backend)| (BackendId::new(index), backend))
+    }
+
+    /// Those that get copies of what is copied to all, in configured order.
+    pub fn targets(&self) -> &[BackendId] {
+        &self.targets[..self.target_count]
+    }
+
+    /// Whether one gets copies of what is copied to all.
+    pub(crate) fn is_target(&self, id: BackendId) -> bool {
+        let is_backup = |id: BackendId| self.get(id).is_some_and(Backend::is_backup);
+        let tier = self.targets().first().map(|&first| is_backup(first));
+        self.get(id).is_some_and(|b| b.is_in_service) && tier == Some(is_backup(id))
+    }
+
+    /// Whether one of them that has not been removed has this address.
+    pub fn has_address(&self, address: SocketAddr) -> bool {
+        self.addresses.binary_search(&address).is_ok()
+    }
+
+    /// Whether the backend called `id` exists and may be given one more flow now.
+    pub(crate) fn can_take_a_flow(&self, id: BackendId) -> bool {
+        self.get(id).is_some_and(Backend::can_take_a_flow)
+    }
+
+    /// What is to become of the flows of a backend.
+    #[inline]
+    pub(crate) fn flow_action(&self, id: BackendId) -> FlowAction {
+        self.get(id).map_or(FlowAction::Move, |backend| backend.flow_action)
+    }
+
+    /// Takes in what the probes or the operator say.
+    pub(crate) fn hear(&mut self, id: BackendId, event: BackendEvent) {
+        if let Some(backend) = self.get_mut(id) {
+            backend.health.hear(event);
+            self.recompute();
+        }
+    }
+
+    /// Counts an answer, which clears what datagrams have said against the backend. Says whether
+    /// there was anything: then others may not be needed any more while all were down.
+    #[inline]
+    pub(crate) fn answered(&mut self, id: BackendId, answer: Traffic) -> bool {
+        let Some(backend) = self.list.get_mut(id.index()) else { return false };
+        backend.from.add(answer);
+        let had_signs = backend.health.has_evidence();
+        if had_signs {
+            backend.health.answered();
+            self.recompute();
+        }
+        had_signs
+    }
+
+    /// The network has reported an error on the way to a backend. Says whether that puts it out
+    /// of service.
+    pub(crate) fn network_failed(&mut self, id: BackendId, now: Instant) -> bool {
+        self.note(id, |health, passive| health.network_failed(passive, now))
+    }
+
+    /// A flow has ended without the answer that it expected. Says whether that puts its backend
+    /// out of service.
+    pub(crate) fn record_unanswered(&mut self, id: BackendId, now: Instant) -> bool {
+        self.note(id, |health, passive| health.record_unanswered(passive, now))
+    }
+
+    fn note(
+        &mut self,
+        id: BackendId,
+        sign: impl FnOnce(&mut BackendHealth, &Passive) -> bool,
+    ) -> bool {
+        let Some(passive) = self.policy.passive else { return false };
+        let leaves = self.get_mut(id).is_some_and(|backend| sign(&mut backend.health, &passive));
+        if leaves {
+            self.recompute();
+        }
+        leaves
+    }
+
+    /// When time alone changes how one of them stands next.
+    pub(crate) const fn next_event(&self) -> Option<Instant> {
+        self.next_event
+    }
+
+    /// Lets time change what it does up to `now`, and says whether that is anything.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
+        let is_due = self.next_event.is_some_and(|at| at <= now);
+        if is_due {
+            self.list.iter_mut().for_each(|backend| backend.health.handle_timeout(now));
+            self.recompute();
+        }
+        is_due
+    }
+
+    /// Whether some of them are to lose their flows at once.
+    pub(crate) fn has_flows_to_close(&self) -> bool {
+        let is_to_lose =
+            |b: &Backend| matches!(b.flow_action, FlowAction::Close(_)) && b.flows_active > 0;
+        self.list.iter().any(is_to_lose)
+    }
+
+    /// Takes over a new configuration. A backend that is there already, in the same place, keeps
+    /// its flows, figures and standing; one that the list does not reach counts as removed.
+    /// Returns the places that have another backend now, whose former flows have no home.
+    pub(crate) fn configure(
+        &mut self,
+        configs: &[BackendConfig],
+        policy: HealthPolicy,
+    ) -> Vec<BackendId> {
+        let mut replaced = Vec::new();
+        for (place, backend) in self.list.iter_mut().enumerate() {
+            let Some(&config) = configs.get(place) else {
+                backend.config.removed = true;
+                continue;
+            };
+            if backend.address() != config.address {
+                let flows_active = backend.flows_active;
+                *backend = Backend { flows_active, ..Backend::new(config) };
+                replaced.push(BackendId::new(place));
+            } else if backend.is_removed() && !config.removed {
+                backend.health = BackendHealth::default();
+            }
+            backend.config = config;
+        }
+        let known = self.list.len().min(configs.len());
+        self.list.extend(configs[known..].iter().map(|&config| Backend::new(config)));
+        self.policy = policy;
+        self.targets.resize(self.list.len(), BackendId::new(0));
+        self.list_addresses();
+        self.recompute();
+        replaced
+    }
+
+    fn list_addresses(&mut self) {
+        let present = self.list.iter().filter(|backend| !backend.is_removed());
+        self.addresses = present.map(Backend::address).collect();
+        self.addresses.sort_unstable();
+    }
+
+    /// Draws the conclusions from how all of them stand.
+    fn recompute(&mut self) {
+        let wanted = || self.list.iter().filter(|backend| backend.is_wanted());
+        let is_open = self.policy.fail_open && !wanted().any(Backend::is_up);
+        for backend in &mut self.list {
+            let serves = backend.is_up() || is_open;
+            backend.is_in_service = backend.is_wanted() && serves;
+            backend.flow_action = match (self.policy.on_backend_down, backend.health.drain) {
+                (OnBackendDown::Close, _) if backend.is_removed() => {
+                    FlowAction::Close(CloseReason::BackendRemoved)
+                }
+                _ if backend.is_removed() => FlowAction::Move,
+                (_, Drain::Over) => FlowAction::Close(CloseReason::Drained),
+                _ if serves => FlowAction::Stay,
+                (OnBackendDown::Pin, _) => FlowAction::Stay,
+                (OnBackendDown::Rehash, _) => FlowAction::Move,
+                (OnBackendDown::Close, _) => FlowAction::Close(CloseReason::BackendDown),
+            };
+        }
+        self.next_event = self.list.iter().filter_map(|b| b.health.next_event()).min();
+        self.find_targets();
+    }
+
+    fn find_targets(&mut self) {
+        let Self { list, targets, target_count, .. } = self;
+        *target_count = 0;
+        for backup in [false, true] {
+            let are_in_service =
+                |(_, b): &(usize, &Backend)| b.is_in_service && b.is_backup() == backup;
+            let found = list.iter().enumerate().filter(are_in_service);
+            for (target, (place, _)) in targets.iter_mut().zip(found) {
+                *target = BackendId::new(place);
+                *target_count += 1;
+            }
+            if *target_count > 0 {
+                return;
+            }
+        }
+    }
+}

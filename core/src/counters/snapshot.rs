@@ -1,0 +1,109 @@
+//! Counters as plain data.
+
+use alloc::borrow::Cow;
+
+use super::{Counters, Ledger, Traffic};
+use crate::reason::{CloseReason, DropReason};
+use crate::snapshot::ImageError;
+use crate::snapshot::error::{MOST_COUNTED, require};
+use crate::snapshot::parts::{ByReason, CountersImage, LedgerImage};
+
+impl Counters {
+    /// What was counted, as plain data.
+    pub fn image(&self) -> CountersImage {
+        CountersImage {
+            to_backend: self.to_backend.image(),
+            to_client: self.to_client.image(),
+            flows_opened: self.flows_opened,
+            flows_closed: named(CloseReason::ALL, CloseReason::as_str, &self.flows_closed),
+            flows_moved: self.flows_moved,
+            upstream_errors: self.upstream_errors,
+        }
+    }
+
+    /// What plain data says was counted, by a manager that has so many flows now.
+    ///
+    /// # Errors
+    ///
+    /// When the figures contradict each other.
+    pub fn restored(image: &CountersImage, flows: u64) -> Result<Self, ImageError> {
+        let restored = Self {
+            to_backend: Ledger::restored(&image.to_backend)?,
+            to_client: Ledger::restored(&image.to_client)?,
+            flows_opened: image.flows_opened,
+            flows_closed: by_reason(CloseReason::ALL, CloseReason::as_str, &image.flows_closed)?,
+            flows_moved: image.flows_moved,
+            upstream_errors: image.upstream_errors,
+        };
+        let figures = [restored.flows_opened, restored.flows_moved, restored.upstream_errors];
+        require!(figures.iter().all(|&figure| figure < MOST_COUNTED), "a counter ran over");
+        let mut closed = restored.flows_closed.iter();
+        let opened = closed.try_fold(flows, |sum, &closed| sum.checked_add(closed));
+        require!(opened == Some(restored.flows_opened), "a flow was lost count of");
+        Ok(restored)
+    }
+}
+
+impl Ledger {
+    fn image(&self) -> LedgerImage {
+        LedgerImage {
+            received: self.received,
+            forwarded: self.forwarded,
+            dropped: named(DropReason::ALL, DropReason::as_str, &self.dropped),
+        }
+    }
+
+    fn restored(image: &LedgerImage) -> Result<Self, ImageError> {
+        let restored = Self {
+            received: image.received,
+            forwarded: image.forwarded,
+            dropped: by_reason(DropReason::ALL, DropReason::as_str, &image.dropped)?,
+        };
+        require!(restored.received.has_room(), "a counter ran over");
+        let mut dropped = restored.dropped.iter();
+        let accounted = dropped.try_fold(restored.forwarded, |sum, &more| sum.checked_plus(more));
+        require!(accounted == Some(restored.received), "datagrams were lost count of");
+        Ok(restored)
+    }
+}
+
+impl Traffic {
+    /// Whether it can go on growing.
+    pub(crate) const fn has_room(self) -> bool {
+        self.datagrams < MOST_COUNTED && self.bytes < MOST_COUNTED
+    }
+
+    fn checked_plus(self, other: Self) -> Option<Self> {
+        Some(Self {
+            datagrams: self.datagrams.checked_add(other.datagrams)?,
+            bytes: self.bytes.checked_add(other.bytes)?,
+        })
+    }
+}
+
+fn named<R: Copy, T: Copy + Default + PartialEq>(
+    reasons: &[R],
+    name: impl Fn(R) -> &'static str,
+    figures: &[T],
+) -> ByReason<T> {
+    let all = reasons.iter().zip(figures).filter(|(_, figure)| **figure != T::default());
+    all.map(|(&reason, &figure)| (Cow::Borrowed(name(reason)), figure)).collect()
+}
+
+fn by_reason<R: Copy, T: Copy + Default + PartialEq, const COUNT: usize>(
+    reasons: &[R],
+    name: impl Fn(R) -> &'static str,
+    figures: &ByReason<T>,
+) -> Result<[T; COUNT], ImageError> {
+    let mut by_reason = [T::default(); COUNT];
+    for (reason, figure) in figures {
+        let place = reasons.iter().position(|&known| name(known) == *reason);
+        let place = place.and_then(|place| by_reason.get_mut(place));
+        let Some(place) = place else {
+            return Err(ImageError::UnknownReason(reason.clone().into_owned()));
+        };
+        require!(*place == T::default(), "a reason is named twice");
+        *place = *figure;
+    }
+    Ok(by_reason)
+}

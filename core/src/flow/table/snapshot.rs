@@ -1,0 +1,98 @@
+//! The flow table as plain data.
+
+use alloc::vec::Vec;
+
+use hashbrown::HashTable;
+
+use super::{Expected, FlowTable};
+use crate::collections::slots::Slots;
+use crate::flow::UdpFlow;
+use crate::snapshot::ImageError;
+use crate::snapshot::error::require;
+use crate::snapshot::parts::{FlowImage, FlowsImage};
+
+impl FlowTable {
+    /// The table alone: no queues, and nothing of flows that rest.
+    pub(crate) fn image(&self) -> FlowsImage {
+        let alive = self.flows.iter().filter_map(|(slot, flow)| flow.image(slot as u32));
+        FlowsImage {
+            hash_keys: self.hash_keys,
+            next_generation: self.next_generation,
+            alive: alive.collect(),
+            resting: Vec::new(),
+            vacant: self.flows.vacant().collect(),
+            unanswered: Vec::new(),
+            unconfirmed: Vec::new(),
+            continued: Vec::new(),
+        }
+    }
+
+    /// The table, with those that rest.
+    pub(crate) fn restored(image: &FlowsImage, capacity: usize) -> Result<Self, ImageError> {
+        let used = image.alive.len() + image.resting.len() + image.vacant.len();
+        let mut broken = None;
+        let alive = image.alive.iter().map_while(|flow| {
+            let restored = UdpFlow::restored(flow).map_err(|error| broken = Some(error));
+            Some((flow.slot, restored.ok()?))
+        });
+        let resting = image.resting.iter().map(|flow| (flow.slot, UdpFlow::restored_resting(flow)));
+        let flows = Slots::restored(used, capacity, alive.chain(resting), &image.vacant);
+        if let Some(broken) = broken {
+            return Err(broken);
+        }
+        let Some(flows) = flows else {
+            return Err(ImageError::Broken("a slot of the flow table is named twice, or never"));
+        };
+        let mut restored = Self {
+            flows,
+            resting: image.resting.len(),
+            index: HashTable::with_capacity(capacity.max(image.alive.len()) * 2),
+            hash_keys: image.hash_keys,
+            capacity,
+            next_generation: image.next_generation,
+            expected: Expected::NOTHING,
+        };
+        restored.restore_index(&image.alive)?;
+        restored.restore_rings(&image.alive)?;
+        Ok(restored)
+    }
+
+    /// Makes flows findable.
+    fn restore_index(&mut self, alive: &[FlowImage]) -> Result<(), ImageError> {
+        let Self { flows, index, hash_keys, .. } = self;
+        for image in alive {
+            let flow = &flows[image.slot as usize];
+            if !flow.is_findable() {
+                continue;
+            }
+            let is_key = |&at: &u32| flows[at as usize].has_key(&flow.key());
+            let rehash = |&at: &u32| flows[at as usize].key().hash(*hash_keys);
+            let hash = flow.key().hash(*hash_keys);
+            require!(index.find(hash, is_key).is_none(), "a client has two flows");
+            index.insert_unique(hash, image.slot, rehash);
+        }
+        Ok(())
+    }
+
+    /// Links the branches that carry the same client's datagrams: where each branch is followed by one and
+    /// follows one, every ring closes.
+    fn restore_rings(&mut self, alive: &[FlowImage]) -> Result<(), ImageError> {
+        let branches =
+            || alive.iter().filter_map(|branch| Some((branch.slot, branch.next_branch?)));
+        let mut followed = Vec::new();
+        for (slot, next) in branches() {
+            let Some((next_id, next_flow)) = self.alive_at(next as usize) else {
+                return Err(ImageError::Broken("a ring that leads nowhere"));
+            };
+            let key = self.flows[slot as usize].key();
+            require!(next != slot && next_flow.has_key(&key), "a ring of two clients");
+            self.flows[slot as usize].set_next_branch(next_id);
+            followed.push(next);
+        }
+        followed.sort_unstable();
+        let mut following: Vec<u32> = branches().map(|(slot, _)| slot).collect();
+        following.sort_unstable();
+        require!(followed == following, "a ring that does not close");
+        Ok(())
+    }
+}

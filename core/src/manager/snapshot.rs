@@ -1,0 +1,180 @@
+//! A manager as plain data, and a manager of that.
+
+use super::close::KEPT_FOR;
+use super::failover::Sweep;
+use super::invariants::queue_of;
+use super::{CONTINUED, EXCHANGED, UNANSWERED, UdpManager, resting_queue};
+use crate::backend::Backends;
+use crate::collections::lists::Queues;
+use crate::collections::wheel::TimerWheel;
+use crate::config::MAX_FLOWS;
+use crate::config::prepared::PreparedConfig;
+use crate::counters::Counters;
+use crate::flow::FlowLimits;
+use crate::flow::table::FlowTable;
+use crate::id::BackendId;
+use crate::limits::SourceLimits;
+use crate::proxy_protocol::table::Proxies;
+use crate::random::Random;
+use crate::snapshot::error::require;
+use crate::snapshot::parts::{FlowsImage, SweepImage, TimersImage};
+use crate::snapshot::{ImageError, ManagerImage};
+use crate::time::Instant;
+
+impl UdpManager {
+    /// Everything that it knows, as plain data. Looks at every flow, and changes nothing.
+    ///
+    /// Whoever has it can attack the flow table, and knows all clients.
+    pub fn image(&self) -> ManagerImage {
+        let timers = self.wheel.image();
+        ManagerImage {
+            config: self.config.clone(),
+            backends: self.backends.image(self.config.cluster.backends.len()),
+            turns: self.balancer.image(),
+            flows: self.flows_image(),
+            sources: self.source_limits.image(Instant::from_millis(timers.elapsed)),
+            timers,
+            proxies: self.proxies.image(),
+            counters: self.counters.image(),
+            first_answers: self.first_answers,
+            random: self.random.state(),
+            salts: self.salts.clone(),
+            drain: self.drain,
+            silences_known_from: self.silences_known_from,
+            sweep: self.sweep.map(Sweep::image),
+            last_partial_timeout: self.last_partial_timeout,
+        }
+    }
+
+    fn flows_image(&self) -> FlowsImage {
+        let resting_for = |(backend, _)| self.queues.iter(resting_queue(backend));
+        let resting = self.backends.iter().flat_map(resting_for);
+        let resting = resting.map(|slot| self.flows.at(slot as usize).1.resting_image(slot));
+        FlowsImage {
+            resting: resting.collect(),
+            unanswered: self.queues.iter(UNANSWERED).collect(),
+            unconfirmed: self.queues.iter(EXCHANGED).collect(),
+            continued: self.queues.iter(CONTINUED).collect(),
+            ..self.flows.image()
+        }
+    }
+
+    /// A manager that does in all things what the one would have done whose image it is, as long as
+    /// the clock goes on where it was. It is ready to work: it allocates what it will ever need.
+    ///
+    /// What takes long to make is taken from a configuration that is prepared already, where that
+    /// has the same [turns](crate::balance): a table for [`Maglev`](crate::config::Balance::Maglev).
+    ///
+    /// Whatever the image says, this takes no more time and memory than a manager with the flow
+    /// table that any configuration may ask for, and a small multiple of the image.
+    ///
+    /// # Errors
+    ///
+    /// When the image is not that of a manager: when an
+    /// [invariant](Self::assert_invariants) is broken.
+    pub fn restore(
+        image: ManagerImage,
+        prepared: Option<&PreparedConfig>,
+    ) -> Result<Self, ImageError> {
+        let ManagerImage { config, flows: table, .. } = &image;
+        let (max_flows, most) = (config.max_flows, MAX_FLOWS);
+        if max_flows > most || table.alive.len() > most as usize {
+            return Err(ImageError::TooManyFlows { max_flows, most });
+        }
+        let flows = FlowTable::restored(table, max_flows as usize)?;
+        let capacity = flows.slots().max(max_flows as usize);
+        let mut backends = Backends::restored(&image.backends, &config.cluster)?;
+        let mut source_limits =
+            SourceLimits::restored(&image.sources, &config.cluster.limits, capacity)?;
+        for (_, flow) in flows.iter() {
+            backends.restore_flow(flow.backend())?;
+            source_limits.opened(flow.key().client.source());
+        }
+        let of_flows = flows.iter().filter_map(|(_, flow)| flow.proxy());
+        let relayed = if config.accept_proxy_protocol.is_empty() { 0 } else { max_flows as usize };
+        let proxies = Proxies::restored(&image.proxies, relayed, of_flows)?;
+        let wheel = TimerWheel::restored(&image.timers, flows.slots(), capacity)?;
+        let mut balancer = match prepared.filter(|ready| ready.has_the_turns_of(&config.cluster)) {
+            Some(ready) => ready.balancer().clone(),
+            None => PreparedConfig::new(config.clone()).balancer().clone(),
+        };
+        balancer.restore(&image.turns)?;
+        let sweep = image.sweep.as_ref().map(|sweep| Sweep::restored(sweep, flows.slots()));
+        let sweep = sweep.transpose()?;
+        let mut restored = Self {
+            limits: FlowLimits::new(&config.cluster),
+            queues: Queues::new(resting_queue(BackendId::new(backends.len())), capacity),
+            counters: Counters::restored(&image.counters, flows.len() as u64)?,
+            first_answers: image.first_answers.restored(),
+            sweep,
+            flows,
+            wheel,
+            backends,
+            balancer,
+            source_limits,
+            proxies,
+            random: Random::new(image.random),
+            salts: image.salts,
+            drain: image.drain,
+            silences_known_from: image.silences_known_from,
+            last_partial_timeout: image.last_partial_timeout,
+            config: image.config,
+        };
+        restored.restore_queues(&image.flows)?;
+        restored.check_timers(&image.flows, &image.timers)?;
+        Ok(restored)
+    }
+
+    /// Puts every flow into the queue that it belongs to.
+    fn restore_queues(&mut self, image: &FlowsImage) -> Result<(), ImageError> {
+        let queues = [
+            (UNANSWERED, &image.unanswered),
+            (EXCHANGED, &image.unconfirmed),
+            (CONTINUED, &image.continued),
+        ];
+        for (queue, slots) in queues {
+            for &slot in slots {
+                let is_new = self.queues.queue_of(slot as usize).is_none();
+                let flow = self.flows.alive_at(slot as usize);
+                let belongs = flow.is_some_and(|(_, flow)| queue_of(flow) == Some(queue));
+                require!(is_new && belongs, "a flow in the wrong queue, or twice");
+                self.queues.push(queue, slot as usize);
+            }
+            let all = self.flows.iter().filter(|(_, flow)| queue_of(flow) == Some(queue));
+            require!(all.count() == slots.len(), "a flow is in no queue");
+        }
+        for resting in &image.resting {
+            let backend = BackendId::new(resting.backend as usize);
+            require!(self.backends.get(backend).is_some(), "a socket rests for nobody");
+            self.queues.push(resting_queue(backend), resting.slot as usize);
+        }
+        Ok(())
+    }
+
+    /// Every flow has a timer, which comes up in time, and nothing else has.
+    fn check_timers(&self, image: &FlowsImage, timers: &TimersImage) -> Result<(), ImageError> {
+        let alive = image.alive.iter().map(|flow| (flow.slot, flow.deadline));
+        let resting = image.resting.iter().map(|flow| (flow.slot, flow.until + KEPT_FOR));
+        let is_in_time =
+            |(slot, deadline): (u32, Instant)| self.wheel.is_in_time_for(slot as usize, deadline);
+        require!(alive.chain(resting).all(is_in_time), "a flow without a timer, or a late one");
+        let scheduled: usize = timers.places.iter().map(|place| place.timers.len()).sum();
+        let flows = image.alive.len() + image.resting.len();
+        require!(scheduled == flows, "a timer of no flow");
+        Ok(())
+    }
+}
+
+impl Sweep {
+    const fn image(self) -> SweepImage {
+        let Self { at, next_slot, left } = self;
+        SweepImage { at, next_slot: next_slot as u32, left: left as u32 }
+    }
+
+    fn restored(image: &SweepImage, slots: usize) -> Result<Self, ImageError> {
+        let &SweepImage { at, next_slot, left } = image;
+        let (next_slot, left) = (next_slot as usize, left as usize);
+        require!(next_slot <= slots && left <= slots, "a search beyond all flows");
+        Ok(Self { at, next_slot, left })
+    }
+}

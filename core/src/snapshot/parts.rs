@@ -1,0 +1,255 @@
+//! The documents: what is written, in this order. The module above says how they may change.
+
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+use core::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::address;
+use crate::config::{BackendConfig, ManagerConfig};
+use crate::counters::Traffic;
+use crate::egress::Salts;
+use crate::flow::first_answers::FirstAnswers;
+use crate::id::FlowId;
+use crate::time::Instant;
+
+/// Everything that a manager knows.
+///
+/// It can be serialized and deserialized, by itself or as a part of something larger, and be wrapped
+/// with [`seal`](super::seal).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagerImage {
+    pub(crate) config: ManagerConfig,
+    pub(crate) backends: BackendsImage,
+    pub(crate) turns: [TurnsImage; 2],
+    pub(crate) flows: FlowsImage,
+    pub(crate) timers: TimersImage,
+    pub(crate) sources: SourcesImage,
+    pub(crate) proxies: ProxiesImage,
+    pub(crate) counters: CountersImage,
+    /// How long first answers take.
+    pub(crate) first_answers: FirstAnswers,
+    /// The state of the manager's randomness.
+    pub(crate) random: u64,
+    /// Where the orders of our ports come from.
+    pub(crate) salts: Salts,
+    pub(crate) drain: Option<Instant>,
+    pub(crate) silences_known_from: Instant,
+    pub(crate) sweep: Option<SweepImage>,
+    pub(crate) last_partial_timeout: Option<Instant>,
+}
+
+impl ManagerImage {
+    /// What the manager was told to do.
+    pub const fn config(&self) -> &ManagerConfig {
+        &self.config
+    }
+
+    /// The flows that own an upstream socket: all that are alive, and those that have ended and
+    /// left their sockets to rest. Always in the same order.
+    ///
+    /// What an image of unknown origin says here means nothing before it has been
+    /// [restored](crate::UdpManager::restore).
+    pub fn flow_ids(&self) -> impl Iterator<Item = FlowId> {
+        let alive = self.flows.alive.iter().map(|flow| (flow.slot, flow.generation));
+        let resting = self.flows.resting.iter().map(|flow| (flow.slot, flow.generation));
+        alive.chain(resting).map(|(slot, generation)| FlowId::new(slot, generation))
+    }
+}
+
+/// The backends: first those that the configuration lists, in its order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BackendsImage {
+    pub(crate) figures: Vec<BackendImage>,
+    /// Those that have places beyond the end of the configuration's list, and count as removed.
+    pub(crate) beyond: Vec<BackendConfig>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BackendImage {
+    pub(crate) fails_probes: bool,
+    pub(crate) drain: BackendDrainImage,
+    /// Errors of the network, flows that ended in silence, and times out of service, since its last
+    /// answer.
+    pub(crate) errors: u32,
+    pub(crate) silent_flows: u32,
+    pub(crate) ejections: u32,
+    pub(crate) ejected_until: Option<Instant>,
+    pub(crate) to: Traffic,
+    pub(crate) dropped: Traffic,
+    pub(crate) from: Traffic,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum BackendDrainImage {
+    No,
+    Until(Option<Instant>),
+    Over,
+}
+
+/// When each member of a tier has its next turn, in their order, in full turns of a member of weight
+/// 1 and 2^-64 parts of one. Empty where there are no turns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TurnsImage(pub(crate) Vec<(u64, u64)>);
+
+/// The flow table and the queues that flows wait in. Every slot is named once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FlowsImage {
+    pub(crate) hash_keys: (u64, u64),
+    pub(crate) next_generation: u32,
+    /// In the order of their slots.
+    pub(crate) alive: Vec<FlowImage>,
+    /// By backend, and for each in the order in which they began to rest.
+    pub(crate) resting: Vec<RestingImage>,
+    /// Slots in the order in which they will be used.
+    pub(crate) vacant: Vec<u32>,
+    /// Slots of flows that have not been answered, oldest first.
+    pub(crate) unanswered: Vec<u32>,
+    /// Slots of flows that have been answered and not been confirmed, in the order in which they
+    /// are looked at.
+    pub(crate) unconfirmed: Vec<u32>,
+    /// The same of flows that have been confirmed.
+    pub(crate) continued: Vec<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FlowImage {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+    pub(crate) key: KeyImage,
+    pub(crate) backend: u32,
+    pub(crate) stage: StageImage,
+    pub(crate) confirmed: bool,
+    pub(crate) introduced: bool,
+    pub(crate) heard: bool,
+    pub(crate) mirrored: bool,
+    pub(crate) is_winner: bool,
+    pub(crate) is_prompt: bool,
+    pub(crate) to_backend: Traffic,
+    pub(crate) to_client: Traffic,
+    pub(crate) opened: Instant,
+    /// If it has been answered.
+    pub(crate) first_answer: Option<Instant>,
+    pub(crate) deadline: Instant,
+    /// The slot of the next branch in its ring, if it is not alone.
+    pub(crate) next_branch: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum StageImage {
+    Active,
+    Follower,
+    Retired,
+}
+
+/// Who sends to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeyImage {
+    pub(crate) ip: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) way: WayImage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum WayImage {
+    Direct { scope: u32 },
+    ToLocal { scope: u32, ip: IpAddr },
+    Relayed { proxy: u32 },
+}
+
+/// A flow that has ended and left its socket to rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RestingImage {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+    pub(crate) backend: u32,
+    pub(crate) until: Instant,
+}
+
+/// The timer wheel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TimersImage {
+    /// The millisecond up to which everything has come up.
+    pub(crate) elapsed: u64,
+    pub(crate) places: Vec<TimerPlaceImage>,
+}
+
+/// The timers that come up together, in the order in which they do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TimerPlaceImage {
+    pub(crate) level: u8,
+    pub(crate) slot: u8,
+    /// The slots of their flows.
+    pub(crate) timers: Vec<u32>,
+}
+
+/// What is known of sources, besides their flows. A part is there where the limit is set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SourcesImage {
+    pub(crate) source_keys: Option<(u64, u64)>,
+    pub(crate) subnet_keys: Option<(u64, u64)>,
+    pub(crate) rate: Option<RateImage>,
+}
+
+/// How fast sources open flows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RateImage {
+    pub(crate) keys: (u64, u64),
+    /// How many buckets there are: two to the power of this.
+    pub(crate) buckets: u8,
+    /// The buckets that have not run empty, and when they will have.
+    pub(crate) filled: Vec<(u32, Instant)>,
+}
+
+/// The proxies that speak for clients. Every number is named once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProxiesImage {
+    pub(crate) hash_keys: (u64, u64),
+    pub(crate) capacity: u32,
+    pub(crate) known: Vec<ProxyImage>,
+    /// Numbers in the order in which they will be used.
+    pub(crate) vacant: Vec<u32>,
+    /// The numbers of those without a flow, in the order in which they will be forgotten.
+    pub(crate) idle: Vec<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProxyImage {
+    pub(crate) number: u32,
+    pub(crate) key: KeyImage,
+    #[serde(with = "address")]
+    pub(crate) client: SocketAddr,
+    #[serde(with = "address")]
+    pub(crate) destination: SocketAddr,
+    pub(crate) until: Instant,
+}
+
+/// What was counted, as plain data.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountersImage {
+    pub(crate) to_backend: LedgerImage,
+    pub(crate) to_client: LedgerImage,
+    pub(crate) flows_opened: u64,
+    pub(crate) flows_closed: ByReason<u64>,
+    pub(crate) flows_moved: u64,
+    pub(crate) upstream_errors: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LedgerImage {
+    pub(crate) received: Traffic,
+    pub(crate) forwarded: Traffic,
+    pub(crate) dropped: ByReason<Traffic>,
+}
+
+/// What has been counted for each reason, by its name in reports, where it is not nothing.
+pub(crate) type ByReason<T> = Vec<(Cow<'static, str>, T)>;
+
+/// A search for flows that have to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SweepImage {
+    pub(crate) at: Instant,
+    pub(crate) next_slot: u32,
+    pub(crate) left: u32,
+}
