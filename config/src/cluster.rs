@@ -82,7 +82,7 @@ pub(crate) fn backends(
             Target::Name { host, port } => {
                 let mut ips: Vec<_> = resolve(host).iter().map(IpAddr::to_canonical).collect();
                 ips.sort_unstable();
-                ips.retain(|ip| !ip.is_unspecified());
+                ips.retain(names_one_host);
                 ips.into_iter().map(|ip| SocketAddr::from((ip, *port))).collect()
             }
         };
@@ -90,6 +90,16 @@ pub(crate) fn backends(
         backends.extend(fresh.map(|address| member.at(address)));
     }
     backends
+}
+
+/// Whether datagrams to an address that a name has can arrive at one host. A link-local one does not
+/// say of which interface it is.
+pub fn names_one_host(ip: &IpAddr) -> bool {
+    let is_special = match ip {
+        IpAddr::V4(ip) => ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !is_special && !ip.is_unspecified() && !ip.is_multicast()
 }
 
 /// An element of a cluster's list of backends.

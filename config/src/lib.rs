@@ -38,7 +38,8 @@
 //! # Ok::<(), flowgate_config::Errors>(())
 //! ```
 //!
-//! Nothing here panics, whatever the text. [`parse`] reads no file and no clock; [`load`] reads the
+//! Nothing here panics, whatever the text. [`parse`] reads no file and no clock, and asks the system
+//! for nothing but the number of an interface that a link-local address names; [`load`] reads the
 //! one file that it is given.
 
 #![forbid(unsafe_code)]
@@ -53,7 +54,7 @@ mod read;
 mod reader;
 mod value;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,7 +64,7 @@ use flowgate_core::config::{Accept, BackendConfig, ClusterConfig, ManagerConfig}
 use ipnet::IpNet;
 use toml::de::DeTable;
 
-pub use cluster::{Cluster, Member, Target};
+pub use cluster::{Cluster, Member, Target, names_one_host};
 pub use difference::{ClusterChanges, Difference, ListenerChanges};
 pub use error::{Errors, Fault, LoadError, Problem};
 pub use probing::{Expect, Payload, Probe, Probing};
@@ -196,6 +197,21 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Whether a datagram to `backend` would come to a listener that is bound to `bound`, where
+    /// `is_local` tells the addresses of this host: the port is the same, and the address is too or
+    /// is one of those of a wildcard.
+    pub fn is_reached_at(
+        bound: SocketAddr,
+        v6_only: bool,
+        backend: SocketAddr,
+        is_local: impl Fn(IpAddr) -> bool,
+    ) -> bool {
+        let (ip, to) = (bound.ip(), backend.ip());
+        let takes_family = ip.is_ipv4() == to.is_ipv4() || ip.is_ipv6() && !v6_only;
+        let is_same = ip == to || ip.is_unspecified() && takes_family && is_local(to);
+        bound.port() == backend.port() && is_same
+    }
+
     /// What a manager that serves this listener is told to do.
     ///
     /// `address` is the one that the socket was given, which has a port even where the file says 0,

@@ -1,12 +1,12 @@
 //! Readers of single values: each says what it allows and how to tell.
 
 use std::fmt::Display;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use toml::de::{DeInteger, DeValue};
 
 use crate::nearest::nearest;
@@ -122,24 +122,69 @@ pub(crate) fn network(item: &Item<'_>) -> Option<IpNet> {
     let written = text(item).and_then(|text| {
         text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
     });
-    written.or_else(|| item.refuse("a network such as \"10.0.0.0/8\", or an address"))
+    written
+        .map(without_mapping)
+        .or_else(|| item.refuse("a network such as \"10.0.0.0/8\", or an address"))
+}
+
+/// A network of IPv4 addresses mapped into IPv6 is taken for the IPv4 network that it stands for:
+/// clients of IPv4 have IPv4 addresses here, also at a listener on `[::]`.
+fn without_mapping(network: IpNet) -> IpNet {
+    const MAPPED: u8 = 96;
+    let IpNet::V6(v6) = network else { return network };
+    let v4 = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(MAPPED));
+    let v4 = v4.and_then(|(ip, prefix_len)| Ipv4Net::new(ip, prefix_len).ok());
+    v4.map_or(network, IpNet::V4)
 }
 
 /// An address to receive on, of any port.
 pub(crate) fn listen_address(item: &Item<'_>) -> Option<SocketAddr> {
-    text(item)
-        .and_then(socket_address)
-        .or_else(|| item.refuse("an IP address and port, such as \"0.0.0.0:53\" or \"[::]:53\""))
+    let address = text(item).and_then(socket_address);
+    match address {
+        Some(address) if address.ip().is_multicast() => item.refuse(
+            "an address of this host or a wildcard: multicast groups are not joined, and nothing \
+             would arrive",
+        ),
+        Some(address) if needs_a_zone(address) => item.refuse(ZONE),
+        Some(address) => Some(address),
+        None => item.refuse("an IP address and port, such as \"0.0.0.0:53\" or \"[::]:53\""),
+    }
 }
 
-/// An address and port. An IPv4 address mapped into IPv6 is taken for the IPv4 address that it stands for, so that one
-/// address has one spelling.
+/// What a link-local address has to look like.
+pub(crate) const ZONE: &str =
+    "a link-local address with the interface that it is of, such as \"[fe80::1%eth0]:53\"";
+
+/// Whether an address says nothing without an interface, and has none.
+pub(crate) const fn needs_a_zone(address: SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0)
+}
+
+/// An address and port. An IPv4 address mapped into IPv6 is taken for the IPv4 address that it
+/// stands for, and only a link-local address keeps its zone, so that one address has one spelling.
 pub(crate) fn socket_address(text: &str) -> Option<SocketAddr> {
-    let mut address: SocketAddr = text.parse().ok()?;
-    if let IpAddr::V4(ip) = address.ip().to_canonical() {
-        address = (ip, address.port()).into();
+    let address = text.parse().ok().or_else(|| zoned_address(text))?;
+    let SocketAddr::V6(v6) = address else { return Some(address) };
+    Some(match v6.ip().to_ipv4_mapped() {
+        Some(ip) => (ip, v6.port()).into(),
+        None if v6.ip().is_unicast_link_local() => address,
+        None => (*v6.ip(), v6.port()).into(),
+    })
+}
+
+/// A link-local address whose zone is the name of an interface. Of a numeric address with a zone
+/// the system's resolver asks nobody but the kernel, for the interface's number.
+fn zoned_address(text: &str) -> Option<SocketAddr> {
+    let (ip, rest) = text.strip_prefix('[')?.split_once('%')?;
+    let (zone, port) = rest.split_once("]:")?;
+    let ip = ip.parse::<Ipv6Addr>().ok().filter(Ipv6Addr::is_unicast_link_local)?;
+    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_zone = !zone.is_empty() && zone.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_port || !is_zone {
+        return None;
     }
-    Some(address)
+    let mut found = (format!("{ip}%{zone}"), port.parse::<u16>().ok()?).to_socket_addrs().ok()?;
+    found.next()
 }
 
 /// The string that an item holds.

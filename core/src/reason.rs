@@ -65,9 +65,9 @@ reasons! {
         PortZero = "port_zero",
         /// The client is not allowed, or denied.
         Denied = "denied",
-        /// The sender is the listener itself or one of its backends: a loop, or a forged address.
+        /// The sender is one of our own listeners: a loop, or a forged address.
         OwnAddress = "own_address",
-        /// The datagram that was to open a flow has been forwarded too often: a loop.
+        /// The datagram has been forwarded too often: a loop of balancers.
         TtlExpired = "ttl_expired",
         /// The client has `flows_per_source` flows.
         SourceFlows = "source_flows",

@@ -17,6 +17,7 @@ pub mod accept;
 pub mod flow_log;
 pub mod log;
 pub mod probe;
+pub mod reach;
 pub mod resolve;
 pub mod server;
 pub mod service_state;

@@ -63,12 +63,13 @@ pub fn configuration(data: &[u8]) {
 /// Control messages are read without a panic, and what they say can be written and read again.
 pub fn control_messages(data: &[u8]) {
     let received = read(data);
-    let ReceivedControl { segment, tos, ttl, local } = received;
+    let ReceivedControl { segment, tos, ttl, local, drops } = received;
     let is_v6 = local.is_some_and(|local| local.ip.is_ipv6());
     let mut written = ControlBuffer::<RECEIVE_BYTES>::new();
     written.push_received_segment_size(segment);
     written.push_tos(tos, is_v6);
     written.push_ttl(ttl, is_v6);
+    written.push_drops(drops);
     local.into_iter().for_each(|local| written.push_local(local, is_v6));
     assert_eq!(read(written.as_bytes()), received);
 }

@@ -219,8 +219,7 @@ fn datagrams_that_cannot_be_answered_or_would_come_back_are_dropped_and_counted(
         let cases = [
             (port_zero, 64, DropReason::PortZero),
             (target, 64, DropReason::OwnAddress),
-            (v4(backend.address()), 64, DropReason::OwnAddress),
-            (stranger, 1, DropReason::TtlExpired),
+            (stranger, 130, DropReason::TtlExpired),
         ];
         for (number, (from, ttl, _)) in cases.iter().enumerate() {
             for _ in 0..=number {
@@ -229,11 +228,9 @@ fn datagrams_that_cannot_be_answered_or_would_come_back_are_dropped_and_counted(
         }
         // One socket, in its order: once this is answered all have been read.
         Siege::new(balancer.address(), 1).round_trip();
-        for (reason, expected) in [
-            (DropReason::PortZero, 1),
-            (DropReason::OwnAddress, 2 + 3),
-            (DropReason::TtlExpired, 4),
-        ] {
+        for (reason, expected) in
+            [(DropReason::PortZero, 1), (DropReason::OwnAddress, 2), (DropReason::TtlExpired, 3)]
+        {
             assert_eq!(balancer.dropped(Direction::ToBackend, reason), expected, "{reason}");
         }
         let figures = balancer.figures();

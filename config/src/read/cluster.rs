@@ -88,6 +88,11 @@ impl Clusters {
         item.refuse_name(shown, nearest(name, self.names.iter().map(String::as_str)))
     }
 
+    /// The cluster of this name, unless it has been refused.
+    pub(super) fn get(&self, name: &str) -> Option<&Cluster> {
+        self.by_name.get(name)?.as_deref()
+    }
+
     /// All of them in the order of the text.
     pub(super) fn in_order(mut self) -> Option<Vec<Arc<Cluster>>> {
         self.names.iter().map(|name| self.by_name.remove(name).flatten()).collect()
@@ -123,7 +128,7 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
     let on_backend_down = on_backend_down.or(OnBackendDown::Rehash);
     let health = table.section("health", |table| health::health(table, modes.has_flows()));
     let limits = table.section("limits", |table| limits(table, &modes));
-    let members = table.require("backends", |item| members::members(item, modes.is_session()));
+    let members = table.require("backends", |item| members::members(item, &modes));
     let mut members = members.value?;
     let source = source::finish(source, &members);
     let (mode, mirror) = modes.finish(&mut members)?;
@@ -182,8 +187,12 @@ fn limits(table: &Table<'_>, modes: &Modes<'_>) -> Option<Limits> {
             .when(|n| !modes.is_race() || *n == 0, NOT_IN_A_RACE)
             .or(0),
         unanswered_flows: limit("unanswered_flows").or(0),
-        unanswered_timeout: table
-            .get("unanswered_timeout", duration(Duration::ZERO..=*IDLE.end()))
+        unanswered_timeout: modes
+            .fit(
+                table.get("unanswered_timeout", duration(Duration::ZERO..=*IDLE.end())),
+                Duration::ZERO,
+                "\"0s\"",
+            )
             .or(Duration::ZERO),
     })
 }

@@ -60,6 +60,11 @@ fn listener(
         "a cluster all of whose backends are of the clients' family, since by source = \"client\" \
          it sends from their addresses",
     );
+    let cluster = cluster.when(
+        |cluster| !sends_to_itself(address.value, v6_only, cluster, clusters),
+        "a cluster that has not the listener itself among its backends, nor among those of its \
+         mirror: each datagram would go round until its time to live ends",
+    );
     let accept = accept(table, address.value, &accept_proxy_protocol, cluster.value.as_deref());
     let allow = table.get("allow", networks).or(vec![]);
     let deny = table.get("deny", networks).or(vec![]);
@@ -134,6 +139,23 @@ fn can_pose(address: Option<SocketAddr>, v6_only: bool, cluster: &Cluster) -> bo
         Target::Name { .. } => true,
     };
     is_dual || cluster.members.iter().all(is_of_family)
+}
+
+/// Whether what a cluster sends, or its mirror, comes back to the listener as far as can be said of
+/// any host.
+fn sends_to_itself(
+    address: Option<SocketAddr>,
+    v6_only: bool,
+    cluster: &Cluster,
+    clusters: &Clusters,
+) -> bool {
+    let Some(address) = address else { return false };
+    let mirror = cluster.mirror.as_deref().and_then(|name| clusters.get(name));
+    let members = mirror.into_iter().chain([cluster]).flat_map(|cluster| &cluster.members);
+    members.clone().any(|member| match member.target {
+        Target::Address(to) => Listener::is_reached_at(address, v6_only, to, |ip| ip.is_loopback()),
+        Target::Name { .. } => false,
+    })
 }
 
 /// The networks of trusted proxies, which have to be of a family that the listener receives.

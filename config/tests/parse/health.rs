@@ -166,9 +166,13 @@ fn a_pattern_is_refused_with_the_reason() {
 }
 
 #[test]
-fn a_timeout_may_be_longer_than_the_interval() {
-    let probing = probing("probe = \"tcp\"\ninterval = \"1s\"\ntimeout = \"2s\"");
-    assert_eq!(probing.timeout, Duration::from_secs(2));
+fn a_timeout_is_no_longer_than_the_interval() {
+    let probing = probing("probe = \"tcp\"\ninterval = \"1s\"\ntimeout = \"1s\"");
+    assert_eq!(probing.timeout, Duration::from_secs(1));
+    assert_eq!(
+        refused("probe = \"tcp\"\ninterval = \"1s\"\ntimeout = \"2s\""),
+        ["timeout: found \"2s\"; allowed: at most the `interval`, 1s"]
+    );
 }
 
 #[test]

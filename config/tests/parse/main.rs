@@ -8,6 +8,7 @@ mod health;
 mod messages;
 mod modes;
 mod properties;
+mod reach;
 mod refused;
 mod source;
 mod syntax;
@@ -37,6 +38,11 @@ fn address(text: &str) -> SocketAddr {
 /// The minimal configuration with lines added to its cluster.
 fn with_cluster_lines(lines: &str) -> Config {
     valid(&format!("{MINIMAL}\n{lines}"))
+}
+
+/// The minimal configuration with lines added to its listener.
+fn with_listener_lines(lines: &str) -> Config {
+    valid(&MINIMAL.replacen("[cluster", &format!("{lines}\n[cluster"), 1))
 }
 
 /// The messages about a text, without the file's name.

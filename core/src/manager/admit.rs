@@ -1,6 +1,7 @@
 //! A client's datagrams: which flow they belong to, and whether there may be one.
 
 use core::net::{IpAddr, SocketAddr};
+use core::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
@@ -16,6 +17,29 @@ use crate::id::{BackendId, FlowId};
 use crate::output::{Output, Outputs};
 use crate::reason::{Direction, DropReason};
 use crate::time::Instant;
+
+/// What a datagram is sent with whose time to live ends here: a little more than [`LOOPED`].
+const LAST_TTL: u8 = 140;
+
+/// What only a datagram has left that was sent with [`LAST_TTL`] and has come round to a balancer
+/// again. No system begins between 128 and 255, and no path takes as many hops as lie between. They
+/// are several, as a loop may lead by routers that take hops too.
+const LOOPED: RangeInclusive<u8> = 129..=132;
+
+/// The time to live or hop limit to send a datagram on with: one less than it has left, so that
+/// what goes round among balancers ends. `None`: it has.
+///
+/// One that arrives with its last hop is served all the same, as by any server: it may come from a
+/// client that sends no farther than its link. It is sent with enough to reach a backend, but no
+/// longer as one that a client has sent: a loop ends a few rounds later.
+fn onward_ttl(left: u8) -> Option<u8> {
+    match left {
+        0 => None,
+        1 => Some(LAST_TTL),
+        _ if LOOPED.contains(&left) => None,
+        _ => Some(left - 1),
+    }
+}
 
 impl UdpManager {
     #[inline]
@@ -54,13 +78,13 @@ impl UdpManager {
     ) {
         self.counters.to_backend.received.add(Traffic::of(&burst));
         let mut rest = self.drop_too_large(Direction::ToBackend, burst, outputs);
-        let recv_meta = RecvMeta { ttl: recv_meta.ttl.saturating_sub(1), ..*recv_meta };
-        if recv_meta.ttl == 0 {
+        let Some(ttl) = onward_ttl(recv_meta.ttl) else {
             if let Some(burst) = rest {
                 self.drop_burst(Direction::ToBackend, DropReason::TtlExpired, &burst, outputs);
             }
             return;
-        }
+        };
+        let recv_meta = RecvMeta { ttl, ..*recv_meta };
         match self.config.cluster.mode {
             Mode::Session { .. } => {}
             mode if !mode.has_flows() => {
@@ -186,14 +210,15 @@ impl UdpManager {
         self.check_client(client)
     }
 
-    /// Whether a sender can be anybody's client: not where it is one of us.
+    /// Whether a sender can be anybody's client: not where it is one of our listeners. A backend may
+    /// call from the port that it serves at, as SIP proxies and time servers do.
     fn check_sender(&self, sender: &FlowKey) -> Result<(), DropReason> {
         let own_addresses = &self.config.own_addresses;
         // A sender and the local address it calls are on one link, if on any.
         let (sender, destination) = (sender.client.address(), self.destination(sender.local()));
         let is_this = (sender.ip(), sender.port()) == (destination.ip(), destination.port());
         let is_ours = || own_addresses.iter().any(|own| is_at(sender, own, destination.ip()));
-        if is_this || is_ours() || self.backends.has_address(sender) {
+        if is_this || is_ours() {
             return Err(DropReason::OwnAddress);
         }
         Ok(())

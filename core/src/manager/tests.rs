@@ -530,17 +530,19 @@ fn clients_are_allowed_and_denied_by_network() {
 }
 
 #[test]
-fn our_own_listener_and_backends_are_no_clients() {
+fn our_own_listener_is_no_client_and_a_backend_may_be_one() {
     let mut harness = Harness::new(|_| {});
-    for own in [config().address, backend(1), backend(2)] {
-        harness.request(own, b"x", at(0));
-    }
+    harness.request(config().address, b"x", at(0));
     let local = Some(LocalAddr { ip: [127, 0, 0, 1].into(), interface: 0 });
     let burst = Burst::single(b"x").unwrap();
     let source = "127.0.0.1:53".parse().unwrap();
     harness.input(ManagerInput::ClientBurst { source, local, tos: 0, ttl: 64, burst }, at(0));
-    assert_eq!(harness.drops(Direction::ToBackend, DropReason::OwnAddress), 4);
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::OwnAddress), 2);
     assert_eq!(harness.manager.flow_count(), 0);
+    for caller in [backend(1), backend(2)] {
+        harness.open(caller, at(0));
+    }
+    assert_eq!(harness.manager.flow_count(), 2);
 }
 
 #[test]
@@ -559,12 +561,31 @@ fn a_datagram_that_went_in_circles_opens_no_flow() {
     let burst = Burst::single(b"round and round").unwrap();
     let arrives =
         |ttl| ManagerInput::ClientBurst { source: client(1), local: None, tos: 0, ttl, burst };
-    for ttl in [0, 1] {
+    for ttl in [0, 129, 132] {
         let outputs = harness.input(arrives(ttl), at(0));
         assert!(matches!(outputs[..], [Output::Drop { reason: DropReason::TtlExpired, .. }]));
     }
     let outputs = harness.input(arrives(2), at(0));
     assert!(matches!(outputs[0], Output::OpenUpstream { ttl: 1, .. }));
+}
+
+#[test]
+fn a_client_whose_datagrams_arrive_with_their_last_hop_is_served_and_a_loop_ends_all_the_same() {
+    let mut harness = Harness::new(|_| {});
+    let burst = Burst::single(b"on my link").unwrap();
+    let mut left = 1;
+    for rounds in 0.. {
+        let source = client(rounds);
+        let arrival = ManagerInput::ClientBurst { source, local: None, tos: 0, ttl: left, burst };
+        match harness.input(arrival, at(0))[..] {
+            [Output::OpenUpstream { ttl, .. }, Output::SendToBackend { .. }] => left = ttl,
+            [Output::Drop { reason: DropReason::TtlExpired, .. }] => {
+                assert_eq!(rounds, 9);
+                break;
+            }
+            ref other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
@@ -579,7 +600,7 @@ fn a_flow_sends_each_datagram_with_one_hop_less_than_it_had_left() {
         let [Output::SendToBackend { ttl, .. }] = outputs[..] else { panic!("{outputs:?}") };
         assert_eq!(ttl, left - 1);
     }
-    let outputs = harness.input(arrives(1), at(0));
+    let outputs = harness.input(arrives(130), at(0));
     assert!(matches!(outputs[..], [Output::Drop { reason: DropReason::TtlExpired, .. }]));
 }
 

@@ -5,12 +5,14 @@ use std::path::Path;
 use flowgate_core::config::Mode;
 
 use super::Failure;
+use crate::control::reach;
 
 pub(super) fn run(path: &Path) -> Result<(), Failure> {
     let config = flowgate_config::load(path)?;
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }
+    reach::check(&config)?;
     println!("{}: valid", path.display());
     for listener in &config.listeners {
         let cluster = &listener.cluster;

@@ -8,12 +8,14 @@ use flowgate_core::backend::{Backend, Backends};
 use flowgate_core::balance::Balancer;
 use flowgate_core::config::{Affinity, Balance, Mode, ReplyFrom, Source};
 use flowgate_core::random::Random;
+use ipnet::IpNet;
 
 use super::Failure;
-use crate::control::source;
+use crate::control::{reach, source};
 
 pub(super) fn run(path: &Path, client: SocketAddr) -> Result<(), Failure> {
     let config = flowgate_config::load(path)?;
+    reach::check(&config)?;
     println!("client {}", describe_client(client));
     for listener in &config.listeners {
         println!("\nlistener {:?} on {}", listener.name, listener.address);
@@ -24,6 +26,12 @@ pub(super) fn run(path: &Path, client: SocketAddr) -> Result<(), Failure> {
         // By a proxy a client of either family can come.
         if proxies.is_empty() && !can_reach(client.ip(), listener) {
             println!("  cannot be reached: it does not listen on the client's family");
+            continue;
+        }
+        if proxies.is_empty()
+            && let Some(line) = refused(listener, client.ip().to_canonical())
+        {
+            println!("  {line}");
             continue;
         }
         println!("  cluster {:?}", listener.cluster.name);
@@ -51,6 +59,17 @@ fn can_reach(client: IpAddr, listener: &Listener) -> bool {
         (IpAddr::V6(_), SocketAddr::V4(_)) => false,
         (IpAddr::V4(_), SocketAddr::V6(on)) => on.ip().is_unspecified() && !listener.v6_only,
     }
+}
+
+/// The line that says why a client has no flows here, if it may have none.
+fn refused(listener: &Listener, client: IpAddr) -> Option<String> {
+    let holder = |networks: &[IpNet]| networks.iter().find(|net| net.contains(&client)).copied();
+    if let Some(network) = holder(&listener.deny) {
+        return Some(format!("dropped (denied): the client is in {network}, which `deny` lists"));
+    }
+    let is_allowed = listener.allow.is_empty() || holder(&listener.allow).is_some();
+    (!is_allowed)
+        .then(|| "dropped (denied): no network that `allow` lists has the client".to_owned())
 }
 
 /// What a host's name resolves to at this moment; nothing where it does not.

@@ -212,6 +212,14 @@ async fn keep_fresh<F: Fn(Answer) + Send>(name: HostName, duty: Arc<Duty<F>>) {
         }
         if let Some(addresses) = step.changed {
             info!(?name, ?addresses, "resolved a backend's name");
+            if state.left_out() > 0 {
+                warn!(
+                    ?name,
+                    "a backend's name has too many addresses: the first {MOST_ADDRESSES} are used, \
+                     {} are left out; give its backends several names",
+                    state.left_out()
+                );
+            }
             let on_answer = duty.on_answer.lock().unwrap_or_else(PoisonError::into_inner);
             on_answer(Answer { name: name.clone(), addresses });
         }

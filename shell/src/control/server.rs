@@ -27,6 +27,7 @@ use mio::{Poll, Waker};
 use crate::control::accept::AcceptError;
 use crate::control::flow_log::FlowLogger;
 use crate::control::probe::ProbeImage;
+use crate::control::reach::ReachError;
 use crate::control::service_state::ServiceState;
 use crate::control::source::SourceError;
 use crate::datapath::kernel::Socket;
@@ -54,6 +55,9 @@ pub enum StartError {
     /// A cluster's source cannot be had.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// A backend cannot be one.
+    #[error(transparent)]
+    Reach(#[from] ReachError),
     /// Clients cannot have sockets of their own.
     #[error(transparent)]
     Accept(#[from] AcceptError),

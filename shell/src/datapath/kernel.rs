@@ -217,7 +217,8 @@ impl Kernel for Linux {
 
     fn open_egress_socket(&mut self, v6: bool, source: Source, token: Token) -> io::Result<Socket> {
         let source = match source {
-            Source::Any => LocalSource::Any,
+            // Bound at once: what found no port at its first send would never have one.
+            Source::Any => LocalSource::Local { ip: None, ports: None, salt: 0 },
             Source::Local { ip, ports } => {
                 LocalSource::Local { ip, ports, salt: process::random_seed()? }
             }

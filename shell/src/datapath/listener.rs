@@ -54,12 +54,12 @@ pub struct Group {
 pub fn bind(
     listener: &Listener,
     workers: usize,
-    ours: impl Iterator<Item = SocketAddr>,
+    ours: impl Iterator<Item = (SocketAddr, bool)>,
     inherited: &mut Vec<(SocketAddr, OwnedFd)>,
 ) -> Result<Group, BindError> {
     let is_meant = |(address, _): &mut (SocketAddr, OwnedFd)| *address == listener.address;
     let inherited = inherited.extract_if(.., is_meant).map(|(_, fd)| fd);
-    let is_beside_ours = overlaps(listener.address, ours);
+    let is_beside_ours = overlaps_any(listener, ours);
     let inherited = inherited.collect::<Vec<_>>();
     let checked = check_inherited(&inherited, listener);
     checked
@@ -76,21 +76,29 @@ pub fn bind(
 pub fn complete(
     listener: &Listener,
     count: usize,
-    ours: impl Iterator<Item = SocketAddr>,
+    ours: impl Iterator<Item = (SocketAddr, bool)>,
     bound: Vec<OwnedFd>,
 ) -> Result<Group, BindError> {
-    let is_beside_ours = overlaps(listener.address, ours);
+    let is_beside_ours = overlaps_any(listener, ours);
     bind_group(listener, count, is_beside_ours, bound)
         .map_err(|source| BindError::new(listener, source))
 }
 
-/// Whether one of our own listeners would make the kernel refuse `address`: a wildcard beside a
-/// single address of the same port. Datagrams go to the more specific of the two.
-fn overlaps(address: SocketAddr, mut ours: impl Iterator<Item = SocketAddr>) -> bool {
-    ours.any(|other| {
-        other.port() == address.port()
-            && (other.ip().is_unspecified() || address.ip().is_unspecified())
-    })
+/// Whether one of our own listeners, each with whether it is of IPv6 only, would make the kernel
+/// refuse this one.
+fn overlaps_any(listener: &Listener, mut ours: impl Iterator<Item = (SocketAddr, bool)>) -> bool {
+    ours.any(|other| overlaps((listener.address, listener.v6_only), other))
+}
+
+/// Whether the kernel would refuse one of two addresses beside the other: a wildcard beside a single
+/// address of the same port, unless that is of a family that the wildcard does not take. Datagrams
+/// go to the more specific of the two.
+pub fn overlaps(one: (SocketAddr, bool), other: (SocketAddr, bool)) -> bool {
+    let takes = |(wildcard, v6_only): (SocketAddr, bool), single: SocketAddr| {
+        let is_dual = wildcard.is_ipv6() && !v6_only;
+        wildcard.ip().is_unspecified() && (wildcard.is_ipv6() == single.is_ipv6() || is_dual)
+    };
+    one.0.port() == other.0.port() && (takes(one, other.0) || takes(other, one.0))
 }
 
 fn bind_group(
@@ -111,9 +119,13 @@ fn bind_group(
         first.bind(&listener.address.into())?;
         bound.push(first);
     }
-    // Shared only once they are ours, so that nobody slips in between.
+    // Shared only once they are ours, so that nobody slips in between, and only where there is
+    // somebody to share with: another program of this user could join, and take its part of the
+    // clients.
+    let is_shared =
+        workers.max(bound.len()) > 1 || listener.accept != Accept::Shared || is_beside_ours;
     for socket in &bound {
-        socket.set_reuse_port(true)?;
+        socket.set_reuse_port(is_shared)?;
     }
     let address = bound[0].local_addr()?.as_socket().unwrap_or(listener.address);
     while bound.len() < workers {
@@ -124,6 +136,7 @@ fn bind_group(
     }
     // Those that were inherited were opened by somebody who does not know what is relied on.
     for socket in &bound {
+        sockopt::clear_timestamps(socket.as_fd());
         prepare(socket, listener)?;
     }
     let of_ipv6 = address.is_ipv6();

@@ -17,9 +17,10 @@ const _: () = assert!(HEADER == WORD + 8 && HEADER.is_multiple_of(WORD));
 /// The time to live of a datagram that does not tell: what Linux sends with.
 const DEFAULT_TTL: u8 = 64;
 
-/// Room for every control message that a receive asks for: packet info of IPv6, TOS or traffic
-/// class, time to live or hop limit, segment size.
-pub const RECEIVE_BYTES: usize = 128;
+/// Room for every control message of a receive: packet info of both families, TOS and traffic class,
+/// time to live and hop limit, segment size, lost datagrams, and whatever else is asked for of a
+/// socket that somebody else has opened, such as timestamps.
+pub const RECEIVE_BYTES: usize = 512;
 
 /// Room for every control message that a send carries: packet info, traffic class, hop limit,
 /// segment size.
@@ -44,11 +45,13 @@ pub struct ReceivedControl {
     pub ttl: u8,
     /// The address it was sent to (`IP_PKTINFO`, `IPV6_PKTINFO`).
     pub local: Option<LocalAddr>,
+    /// How many datagrams the socket has lost before this one (`SO_RXQ_OVFL`), if any.
+    pub drops: u32,
 }
 
 impl Default for ReceivedControl {
     fn default() -> Self {
-        Self { segment: 0, tos: 0, ttl: DEFAULT_TTL, local: None }
+        Self { segment: 0, tos: 0, ttl: DEFAULT_TTL, local: None, drops: 0 }
     }
 }
 
@@ -86,6 +89,11 @@ impl<const N: usize> ControlBuffer<N> {
     /// Appends the segment size of a burst, as a receive delivers it (`UDP_GRO`).
     pub fn push_received_segment_size(&mut self, bytes: u16) {
         self.push(libc::SOL_UDP, libc::UDP_GRO, &i32::from(bytes).to_ne_bytes());
+    }
+
+    /// Appends the number of lost datagrams, as a receive delivers it (`SO_RXQ_OVFL`).
+    pub fn push_drops(&mut self, drops: u32) {
+        self.push(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &drops.to_ne_bytes());
     }
 
     /// Appends the TOS or traffic-class byte. `v6` tells the family of the datagram itself, which
@@ -192,12 +200,21 @@ impl ReceivedControl {
                     .map(|octets| LocalAddr { ip: Ipv4Addr::from(octets).into(), interface: 0 });
             }
             (libc::SOL_IPV6, libc::IPV6_PKTINFO) => {
-                self.local = data.first_chunk::<16>().map(|&octets| {
+                let local = data.first_chunk::<16>().map(|&octets| {
                     let ip = Ipv6Addr::from(octets);
                     let interface = int(&data[16..]).unwrap_or(0) as u32;
                     let interface = if ip.is_unicast_link_local() { interface } else { 0 };
                     LocalAddr { ip: ip.to_canonical(), interface }
                 });
+                // Of a datagram of IPv4 this is the header's own destination, which may be a
+                // broadcast: what `IP_PKTINFO` says stands, whichever comes first.
+                self.local = match (self.local, local) {
+                    (Some(known), Some(local)) if local.ip.is_ipv4() => Some(known),
+                    _ => local,
+                };
+            }
+            (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
+                self.drops = int(data).unwrap_or(0).cast_unsigned();
             }
             _ => {}
         }
@@ -229,10 +246,45 @@ mod tests {
             buffer.push_tos(0xB9, address.ip.is_ipv6());
             buffer.push_ttl(7, address.ip.is_ipv6());
             buffer.push_received_segment_size(1_200);
-            let expected =
-                ReceivedControl { segment: 1_200, tos: 0xB9, ttl: 7, local: Some(address) };
+            buffer.push_drops(3);
+            let local = Some(address);
+            let expected = ReceivedControl { segment: 1_200, tos: 0xB9, ttl: 7, local, drops: 3 };
             assert_eq!(read(buffer.as_bytes()), expected);
         }
+    }
+
+    #[test]
+    fn a_broadcast_to_a_dual_stack_socket_is_answered_from_the_address_that_the_kernel_names() {
+        // struct in_pktinfo: interface, local address, destination of the header.
+        let mut info = [0; 12];
+        info[4..8].copy_from_slice(&[192, 0, 2, 1]);
+        info[8..].copy_from_slice(&[192, 0, 2, 255]);
+        for order in [[0, 1], [1, 0]] {
+            let mut buffer = ControlBuffer::<RECEIVE_BYTES>::new();
+            for which in order {
+                match which {
+                    0 => buffer.push_local(local("192.0.2.255", 0), true),
+                    _ => buffer.push(libc::SOL_IP, libc::IP_PKTINFO, &info),
+                }
+            }
+            assert_eq!(read(buffer.as_bytes()).local, Some(local("192.0.2.1", 0)));
+        }
+    }
+
+    #[test]
+    fn timestamps_that_nobody_here_has_asked_for_leave_room_for_the_rest() {
+        let mut buffer = ControlBuffer::<RECEIVE_BYTES>::new();
+        buffer.push(libc::SOL_SOCKET, libc::SO_TIMESTAMPING, &[0; 48]);
+        buffer.push(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &[0; 16]);
+        buffer.push_local(local("192.0.2.1", 0), true);
+        buffer.push_local(local("192.0.2.1", 0), false);
+        buffer.push_tos(1, true);
+        buffer.push_tos(1, false);
+        buffer.push_ttl(1, true);
+        buffer.push_ttl(1, false);
+        buffer.push_drops(1);
+        buffer.push_received_segment_size(1);
+        assert!(buffer.as_bytes().len() <= RECEIVE_BYTES / 2 + 64);
     }
 
     #[test]

@@ -65,10 +65,40 @@ pub fn set_ttl(socket: BorrowedFd<'_>, v6: bool, ttl: u8) -> io::Result<()> {
 /// Those of `setsockopt(2)`.
 pub fn set_receive_local_address(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     if v6 {
-        set_int(socket, libc::SOL_IPV6, libc::IPV6_RECVPKTINFO, 1)
-    } else {
-        set_int(socket, libc::SOL_IP, libc::IP_PKTINFO, 1)
+        set_int(socket, libc::SOL_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
     }
+    // Of a broadcast only this one tells the address to answer from.
+    set_int(socket, libc::SOL_IP, libc::IP_PKTINFO, 1)
+}
+
+/// Asks to be told, with each datagram, how many the kernel has dropped before (`SO_RXQ_OVFL`).
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`.
+pub fn set_receive_drops(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)
+}
+
+/// Asks no longer for timestamps, which whoever has opened the socket may have wanted: nobody here
+/// reads them.
+pub fn clear_timestamps(socket: BorrowedFd<'_>) {
+    for name in [libc::SO_TIMESTAMP, libc::SO_TIMESTAMPNS, libc::SO_TIMESTAMPING] {
+        let _ = set_int(socket, libc::SOL_SOCKET, name, 0);
+    }
+}
+
+/// Asks to be told of all that ICMP says of what the socket has sent, not only of what ends a
+/// connection (`IP_RECVERR`, `IPV6_RECVERR`). It is told once by the next call, and waits in the
+/// [error queue](super::mmsg::take_errors) besides.
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`.
+pub fn set_receive_errors(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
+    let (level, name) =
+        if v6 { (libc::SOL_IPV6, libc::IPV6_RECVERR) } else { (libc::SOL_IP, libc::IP_RECVERR) };
+    set_int(socket, level, name, 1)
 }
 
 /// Sets the receive buffer past `net.core.rmem_max` where the process may (`SO_RCVBUFFORCE`).

@@ -78,6 +78,8 @@ pub(super) fn health(table: &Table<'_>, has_flows: bool) -> Option<Health> {
         }
     }
     let (interval, rise, fall) = (interval.or(INTERVAL), rise.or(RISE), fall.or(FALL));
+    let most = format!("at most the `interval`, {}", humantime::format_duration(interval));
+    let timeout = timeout.when(|timeout| matches!(kind, Kind::Off) || *timeout <= interval, &most);
     let timeout = timeout.or(TIMEOUT.min(interval));
     let probe = match kind {
         Kind::Off => None,

@@ -1,14 +1,20 @@
 //! `backends` of a `[cluster.NAME]`.
 
+use std::net::IpAddr;
+
 use toml::de::DeValue;
 
+use super::mode::Modes;
 use crate::reader::{Claims, Item};
-use crate::value::{boolean, count, socket_address, text};
+use crate::value::{ZONE, boolean, count, needs_a_zone, socket_address, text};
 use crate::{Member, Target};
 
 const LIST: &str = "a list of backends, such as [\"10.0.0.1:53\"]";
 
 const ADDRESS: &str = "an IP address and port, such as \"10.0.0.1:53\" or \"[2001:db8::1]:53\"";
+
+const ONE_HOST: &str = "the address of one host, such as \"10.0.0.1:53\": a broadcast is sent to \
+                        nobody, and what answers a multicast has another address";
 
 const TARGET: &str = "an IP address or a name, and a port, such as \"10.0.0.1:53\", \
                       \"[2001:db8::1]:53\" or \"resolver.internal:53\"";
@@ -17,16 +23,16 @@ const TARGET: &str = "an IP address or a name, and a port, such as \"10.0.0.1:53
 const HOST: usize = 253;
 const LABEL: usize = 63;
 
-/// Reads the list of a cluster, whose backends are of a session if `is_session`.
-pub(super) fn members(item: &Item<'_>, is_session: bool) -> Option<Vec<Member>> {
+/// Reads the list of a cluster of this mode.
+pub(super) fn members(item: &Item<'_>, modes: &Modes<'_>) -> Option<Vec<Member>> {
     let mut taken = Claims::new();
-    item.list(LIST, |item| member(item, &mut taken, is_session))
+    item.list(LIST, |item| member(item, &mut taken, modes))
 }
 
 /// A member is a table, or its target alone.
-fn member(item: &Item<'_>, taken: &mut Claims<Target>, is_session: bool) -> Option<Member> {
+fn member(item: &Item<'_>, taken: &mut Claims<Target>, modes: &Modes<'_>) -> Option<Member> {
     let mut target = |item: &Item<'_>| {
-        let target = target(item)?;
+        let target = target(item, modes.has_flows())?;
         let allowed = "a backend that the cluster does not have yet";
         taken.claim(without_final_dot(&target), item, allowed).then_some(target)
     };
@@ -40,7 +46,7 @@ fn member(item: &Item<'_>, taken: &mut Claims<Target>, is_session: bool) -> Opti
         let backup = table.get("backup", boolean).or(false);
         let max_flows = table
             .get("max_flows", count)
-            .when(|n| is_session || *n == 0, "0 in any mode but \"session\"")
+            .when(|n| modes.is_session() || *n == 0, "0 in any mode but \"session\"")
             .or(0);
         Some(Member { target: target?, weight, backup, max_flows, answers: true })
     })
@@ -56,13 +62,20 @@ fn without_final_dot(target: &Target) -> Target {
     }
 }
 
-/// An address or a name to send to.
-fn target(item: &Item<'_>) -> Option<Target> {
+/// An address or a name to send to, and to hear from if it `answers`.
+fn target(item: &Item<'_>, answers: bool) -> Option<Target> {
     let written = text(item).unwrap_or_default();
     if let Some(address) = socket_address(written) {
-        let can_be_sent_to = address.port() != 0 && !address.ip().is_unspecified();
-        let target = can_be_sent_to.then_some(Target::Address(address));
-        return target.or_else(|| item.refuse(ADDRESS));
+        return match address.ip() {
+            ip if address.port() == 0 || ip.is_unspecified() => item.refuse(ADDRESS),
+            IpAddr::V4(ip) if ip.is_broadcast() => item.refuse(ONE_HOST),
+            ip if ip.is_multicast() && answers => item.refuse(ONE_HOST),
+            _ if needs_a_zone(address) => item.refuse(ZONE),
+            _ => Some(Target::Address(address)),
+        };
+    }
+    if written.contains('%') {
+        return item.refuse(ZONE);
     }
     let (host, digits) = written.rsplit_once(':').unwrap_or((written, ""));
     let host = host.to_ascii_lowercase();

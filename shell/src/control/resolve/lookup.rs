@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -187,19 +187,14 @@ async fn family(
 /// The addresses in some records, good for as long as the shortest-lived of them.
 fn found(records: &[Record], ttl: Option<Duration>) -> Family {
     let addresses = records.iter().filter_map(|record| record.data.ip_addr());
-    let addresses: Vec<_> = addresses.map(|ip| ip.to_canonical()).filter(is_usable).collect();
+    let addresses: Vec<_> =
+        addresses.map(|ip| ip.to_canonical()).filter(flowgate_config::names_one_host).collect();
     if addresses.is_empty() {
         return Family::Nothing;
     }
     let least = records.iter().map(|record| record.ttl).min().unwrap_or_default();
     let ttl = ttl.unwrap_or(Duration::from_secs(u64::from(least)));
     Family::Found { addresses, ttl }
-}
-
-/// Whether a backend can have the address.
-fn is_usable(ip: &IpAddr) -> bool {
-    let is_broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-    !ip.is_unspecified() && !ip.is_multicast() && !is_broadcast
 }
 
 /// Both answers; where one has addresses, the other has only so much time left.

@@ -80,10 +80,20 @@ pub(super) enum News {
 impl NameState {
     /// The last good answer, sorted; empty if there has been none.
     pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        let mut addresses = self.all();
+        addresses.truncate(MOST_ADDRESSES);
+        addresses
+    }
+
+    /// How many addresses of the last good answer are not used, since there are too many.
+    pub(super) fn left_out(&self) -> usize {
+        self.all().len().saturating_sub(MOST_ADDRESSES)
+    }
+
+    fn all(&self) -> Vec<IpAddr> {
         let mut addresses = [self.v4.as_slice(), self.v6.as_slice()].concat();
         addresses.sort_unstable();
         addresses.dedup();
-        addresses.truncate(MOST_ADDRESSES);
         addresses
     }
 

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::{Arc, mpsc};
 
 use flowgate_config::{Config, FlowLog, Listener};
@@ -16,10 +17,10 @@ use tracing::{info, warn};
 use super::ask::Figures;
 use super::{BoundListener, Server, StartError, backend_index, command_shards};
 use crate::control::service_state::ServiceState;
-use crate::control::{accept, source};
+use crate::control::{accept, reach, source};
 use crate::datapath::listener::{self, Buffers};
 use crate::datapath::worker::Command;
-use crate::sys::process;
+use crate::sys::{process, sockopt};
 
 /// Descriptors that are not upstream sockets: the standard streams, logs, a poll and a waker for
 /// each worker, probes, operators' connections, and some to spare.
@@ -48,6 +49,7 @@ impl Server {
     /// When a new listener cannot be bound, or a cluster's source cannot be had.
     pub fn bind(&mut self, config: &Config) -> Result<BoundListeners, StartError> {
         source::check(config)?;
+        reach::check(config)?;
         accept::check(config)?;
         self.bind_new(config).map(BoundListeners)
     }
@@ -86,8 +88,19 @@ impl Server {
                 kept.remove(place);
                 continue;
             }
-            let all = self.listeners.iter().chain(&fresh);
-            let ours = all.map(|listener| listener.address);
+            let with_family = |l: &BoundListener| (l.address, l.settings.v6_only);
+            let this = (settings.address, settings.v6_only);
+            // The kernel lets two addresses lie beside each other only where both allow it.
+            let is_beside = |l: &BoundListener| listener::overlaps(with_family(l), this);
+            if self.listeners.iter().any(is_beside) {
+                for socket in self.listeners() {
+                    sockopt::set_reuse_port(socket.as_fd(), true)?;
+                }
+            }
+            for (socket, _) in fresh.iter().filter(|l| is_beside(l)).flat_map(|l| &l.sockets) {
+                sockopt::set_reuse_port(socket.as_fd(), true)?;
+            }
+            let ours = self.listeners.iter().chain(&fresh).map(with_family);
             let group = listener::bind(settings, self.workers.len(), ours, &mut self.inherited)?;
             listener::size_buffers(settings, &group);
             let mut sockets = Vec::new();
@@ -184,7 +197,21 @@ impl Server {
     /// The backends that a listener is to have, each in its place.
     fn places(&self, number: usize, figures: &Figures) -> Vec<BackendConfig> {
         let listener = &self.listeners[number];
-        let wanted = listener.settings.cluster.backends(|host| self.addresses_of(host));
+        let mut wanted = listener.settings.cluster.backends(|host| self.addresses_of(host));
+        // Of the addresses that are written none is ours: that has been looked at. What a name
+        // stands for is not known before.
+        wanted.retain(|backend| {
+            let v6_only = listener.settings.v6_only;
+            let is_itself = reach::is_itself(listener.address, v6_only, backend.address);
+            if is_itself {
+                warn!(
+                    listener = ?listener.settings.name,
+                    backend = %backend.address,
+                    "left out: a backend's name stands for the listener itself"
+                );
+            }
+            !is_itself
+        });
         let figures = figures.of(&listener.shards);
         backend_index::assign(listener.backends(), &wanted, |place| {
             let backend = figures.backends.get(place);

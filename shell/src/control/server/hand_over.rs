@@ -170,8 +170,9 @@ impl Server {
         for (listener, settings) in image.listeners.iter().zip(&config.listeners) {
             let bound = descriptors.by_ref().take(listener.shards.len()).flatten().collect();
             let settings = Listener { address: listener.address, ..settings.clone() };
-            let others = image.listeners.iter().map(|l| l.address);
-            let others = others.filter(|other| *other != listener.address);
+            let all = image.listeners.iter().zip(&config.listeners);
+            let others = all.map(|(other, settings)| (other.address, settings.v6_only));
+            let others = others.filter(|(other, _)| *other != listener.address);
             let group = listener::complete(&settings, listener.shards.len(), others, bound);
             groups.push(group.map_err(StartError::from)?.sockets);
         }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use flowgate_core::{BackendId, DropReason, FlowId, Instant, LocalAddr, ManagerInput};
 use ipnet::IpNet;
 
-use super::balance::Load;
 use super::effect::Effect;
 use super::health::Fate;
 use super::relay::{Call, Caller};
@@ -114,9 +113,7 @@ impl Model {
             false => client.ip() == listener,
         };
         let mut listeners = self.config.own_addresses.iter().chain([&this]);
-        let is_listener = listeners.any(|l| has_ip(l.ip()) && client.port() == l.port());
-        let is_backend = |load: &Load| !load.config.removed && load.config.address == client;
-        is_listener || self.loads.iter().any(is_backend)
+        listeners.any(|l| has_ip(l.ip()) && client.port() == l.port())
     }
 
     fn is_allowed(&self, client: IpAddr) -> bool {

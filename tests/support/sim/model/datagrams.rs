@@ -43,7 +43,7 @@ impl Model {
                 Some(DropReason::PortZero)
             } else if datagram.len() > usize::from(self.config.max_datagram_size) {
                 Some(DropReason::TooLarge)
-            } else if from.ttl <= 1 {
+            } else if sent_with(from.ttl).is_none() {
                 Some(DropReason::TtlExpired)
             } else {
                 refused
@@ -137,7 +137,7 @@ impl Model {
         self.counters.flows_moved += 1;
         let address = self.loads[backend.index()].config.address;
         let bound = Bound::chosen(self.config.cluster.source, client);
-        let (ttl, reuse) = (ttl - 1, None);
+        let (ttl, reuse) = (sent_with(ttl).unwrap_or(0), None);
         Ok([
             Effect::CloseSocket { flow: id },
             Effect::Open { flow: id, backend, address, ttl, reuse, bound },
@@ -214,7 +214,8 @@ impl Model {
         self.flows.push(flow);
         let address = self.config.cluster.backends[backend.index()].address;
         let bound = Bound::chosen(self.config.cluster.source, client);
-        effects.push(Effect::Open { flow: id, backend, address, ttl: ttl - 1, reuse, bound });
+        let ttl = sent_with(ttl).unwrap_or(0);
+        effects.push(Effect::Open { flow: id, backend, address, ttl, reuse, bound });
         if self.config.accept == Accept::Connected {
             effects.push(Effect::OpenClient { flow: id, client });
         }
@@ -249,7 +250,7 @@ impl Model {
             prefix: has_header.then(header),
             tlvs: if has_header { tlvs } else { Tlvs::NONE },
             tos: from.tos,
-            ttl: from.ttl - 1,
+            ttl: sent_with(from.ttl).unwrap_or(0),
             datagram,
         }
     }
@@ -354,5 +355,14 @@ impl Flow {
     /// Something has come on it: it ends later.
     fn postpone(&mut self, cluster: &ClusterConfig, now: Instant) {
         self.deadline = now + timeout_of(cluster, self.answered);
+    }
+}
+
+/// What a datagram that arrives with so many hops left is sent on with, unless it is in a loop.
+const fn sent_with(left: u8) -> Option<u8> {
+    match left {
+        0 | 129..=132 => None,
+        1 => Some(140),
+        left => Some(left - 1),
     }
 }

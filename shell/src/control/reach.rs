@@ -1,0 +1,127 @@
+//! Whether what clusters send can arrive at other hosts' servers, found out before anything relies
+//! on it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use flowgate_config::{Config, Listener, Target};
+use flowgate_core::LocalSource;
+use socket2::{Domain, Type};
+
+use crate::sys::udp;
+
+/// A backend that cannot be one.
+#[derive(Debug, thiserror::Error)]
+pub enum ReachError {
+    /// Datagrams to it come back.
+    #[error(
+        "cluster {cluster:?}: the backend {backend} is the listener {listener:?} itself, as the \
+         address is one of this host: each datagram would go round; change the backend or the \
+         listener's port"
+    )]
+    Itself {
+        /// The cluster's name.
+        cluster: String,
+        /// The backend.
+        backend: SocketAddr,
+        /// The listener's name.
+        listener: String,
+    },
+    /// It stands for all hosts of a link.
+    #[error(
+        "cluster {cluster:?}: the backend {backend} is a broadcast address of this host's links, \
+         to which nothing is sent; name one host"
+    )]
+    Broadcast {
+        /// The cluster's name.
+        cluster: String,
+        /// The backend.
+        backend: SocketAddr,
+    },
+}
+
+/// Looks at all backends that are written as addresses and serve a listener, or mirror one that
+/// does. Nothing is sent.
+///
+/// # Errors
+///
+/// When one is the listener that it serves, or a broadcast address of a link of this host.
+pub fn check(config: &Config) -> Result<(), ReachError> {
+    for listener in &config.listeners {
+        let mirror = listener.cluster.mirror.as_deref().and_then(|name| config.cluster(name));
+        for cluster in [Some(&listener.cluster), mirror].into_iter().flatten() {
+            let addresses = cluster.members.iter().filter_map(|member| match member.target {
+                Target::Address(address) => Some(address),
+                Target::Name { .. } => None,
+            });
+            for backend in addresses {
+                let cluster = || cluster.name.clone();
+                if is_itself(listener.address, listener.v6_only, backend) {
+                    let listener = listener.name.clone();
+                    return Err(ReachError::Itself { cluster: cluster(), backend, listener });
+                }
+                if is_broadcast(backend) {
+                    return Err(ReachError::Broadcast { cluster: cluster(), backend });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether what is sent to a backend comes to a listener that is bound to `bound`.
+pub fn is_itself(bound: SocketAddr, v6_only: bool, backend: SocketAddr) -> bool {
+    Listener::is_reached_at(bound, v6_only, backend, is_local)
+}
+
+/// Whether an address is one of this host's: to such a one the kernel sends from itself.
+fn is_local(ip: IpAddr) -> bool {
+    let sends_from = || {
+        let socket = udp::connected((ip, 9).into(), LocalSource::Any).ok()?;
+        socket2::SockRef::from(&socket).local_addr().ok()?.as_socket()
+    };
+    ip.is_loopback() || sends_from().is_some_and(|source| source.ip() == ip)
+}
+
+/// Whether the kernel refuses to send to an address only because it is a broadcast.
+fn is_broadcast(address: SocketAddr) -> bool {
+    let connects = |may_broadcast: bool| {
+        let socket = socket2::Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        socket.set_broadcast(may_broadcast)?;
+        socket.connect(&address.into())
+    };
+    let is_refused = |outcome: std::io::Result<()>| {
+        outcome.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    };
+    address.is_ipv4() && is_refused(connects(false)) && !is_refused(connects(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(listener: &str, backend: &str) -> Config {
+        let text = format!(
+            "[[listener]]\naddress = \"{listener}\"\ncluster = \"c\"\n[cluster.c]\nmode = \
+             \"one-way\"\nbackends = [\"{backend}\"]\n"
+        );
+        flowgate_config::parse(&text, "f").unwrap()
+    }
+
+    #[test]
+    fn addresses_of_other_hosts_and_other_ports_are_backends() {
+        for (listener, backend) in [
+            ("0.0.0.0:53", "192.0.2.1:53"),
+            ("0.0.0.0:53", "127.0.0.1:54"),
+            ("127.0.0.1:53", "127.0.0.2:53"),
+        ] {
+            check(&config(listener, backend)).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_broadcast_address_of_a_link_is_none() {
+        // The loopback interface has one in every namespace.
+        let refused = check(&config("127.0.0.1:53", "127.255.255.255:53"));
+        assert!(matches!(refused, Err(ReachError::Broadcast { .. })), "{refused:?}");
+    }
+}
