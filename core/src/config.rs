@@ -205,11 +205,11 @@ pub const MAX_EJECTION: Duration = Duration::from_secs(300);
 /// What one client may take. 0 is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// The most flows of one client address.
+    /// The most flows of one client: an IPv4 address, or a /64 of IPv6.
     pub flows_per_source: u32,
     /// The most flows of one /24 of IPv4 or /56 of IPv6.
     pub flows_per_subnet: u32,
-    /// How many flows one client address may open in a second.
+    /// How many flows one such client may open in a second.
     pub new_flows_per_second_per_source: u32,
     /// How many bytes go to a client for each byte that came from it, for the whole life of a flow: nothing
     /// that a client sends shows that it hears what it is sent.

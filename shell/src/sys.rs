@@ -3,8 +3,10 @@
 
 pub mod clock;
 pub mod cmsg;
+pub mod errno;
 pub mod inherited;
 pub mod mmsg;
+pub mod netlink;
 pub mod process;
 pub mod scm;
 pub mod sockaddr;

@@ -85,6 +85,11 @@ impl FakeKernel {
         self.wake(socket);
     }
 
+    /// Has a socket lose datagrams since its receive buffer is full.
+    pub fn lose(&self, socket: SocketId, datagrams: u32) {
+        self.socket_mut(socket).drops += datagrams;
+    }
+
     /// Leaves room for this many more datagrams in a socket's send buffer.
     pub fn set_room(&self, socket: SocketId, datagrams: usize) {
         self.socket_mut(socket).room = datagrams;
@@ -295,10 +300,25 @@ impl Kernel for FakeKernel {
         backend: SocketAddr,
         _source: LocalSource,
         _ttl: u8,
+        _receive_buffer: usize,
         token: Token,
     ) -> io::Result<FakeSocket> {
         let fate = self.faults().on_open();
         fate.map_or_else(|| Ok(self.open(Some(backend), token)), |errno| Err(errno.into()))
+    }
+
+    fn renew_source(&mut self, _: &FakeSocket, _: SocketAddr, _: LocalSource) -> io::Result<bool> {
+        // Addresses stay where they are.
+        Ok(false)
+    }
+
+    fn take_errors(&mut self, _: &FakeSocket) -> Option<io::Error> {
+        // What ICMP says is told by the next call.
+        None
+    }
+
+    fn receive_drops(&self, socket: &FakeSocket) -> u32 {
+        self.socket(socket.id).drops
     }
 
     fn open_egress_socket(&mut self, _v6: bool, _: Source, token: Token) -> io::Result<FakeSocket> {
@@ -322,7 +342,7 @@ impl Kernel for FakeKernel {
 
     fn leave_client(&mut self, socket: &FakeSocket) -> u64 {
         self.socket_mut(socket.id).has_left = true;
-        0
+        self.socket(socket.id).drops.into()
     }
 
     fn most_queued(&self, socket: &FakeSocket) -> u64 {

@@ -90,3 +90,30 @@ fn a_listener_that_is_renamed_is_known_by_its_new_name() {
     assert_eq!(lines(&path, 1)[0]["listener"], "after");
     std::fs::remove_file(path).expect("the log is there");
 }
+
+/// Who stops at once has the flows that end by it written down, too.
+#[test]
+fn flows_alive_at_an_immediate_stop_are_lines() {
+    const FLOWS: usize = 20;
+    let backend = Peer::v4();
+    let path = std::env::temp_dir().join(format!("flowgate-stop-{}.json", std::process::id()));
+    let log = path.to_str().expect("a plain path");
+    let mut flowgate = Process::run(
+        FLOWGATE,
+        &format!(
+            "[log]\nflows = {log:?}\n[[listener]]\naddress = \"127.0.0.1:0\"\ncluster = \
+             \"test\"\n[cluster.test]\nbackends = [\"{}\"]\n",
+            backend.address()
+        ),
+    );
+    let address = flowgate.address();
+    let clients: Vec<_> = (0..FLOWS).map(|_| Peer::v4()).collect();
+    for client in &clients {
+        client.send_to(b"question", address);
+        backend.receive();
+    }
+    flowgate.signal(Signal::SIGINT);
+    flowgate.wait();
+    assert_eq!(lines(&path, FLOWS)[0]["reason"], "drained");
+    std::fs::remove_file(&path).expect("the log is there");
+}

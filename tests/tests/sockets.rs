@@ -7,10 +7,14 @@ use std::os::fd::AsRawFd;
 use flowgate_core::{Direction, DropReason};
 use flowgate_tests::e2e::{Balancer, Peer, eventually};
 use flowgate_tests::netns::Namespace;
+use flowgate_tests::process::Process;
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
+
+const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
 
 fn free_port() -> u16 {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -134,5 +138,87 @@ fn what_found_no_port_once_sends_when_there_is_one_again() {
         drop(taken);
         client.send_to(b"sent", balancer.address());
         assert_eq!(backend.receive().bytes, b"sent");
+    });
+}
+
+/// The balancer's own address changes, as by DHCP: a flow goes on from the new one, with the same
+/// datagram, and nobody is blamed.
+#[test]
+fn a_flow_goes_on_when_the_address_is_gone_that_it_has_sent_from() {
+    let Some([near, far]) = Namespace::pair() else { return };
+    for (backend, gone, come) in [
+        ("10.9.0.2:5000", "10.9.0.1/24", "10.9.0.7/24"),
+        ("[fd09::2]:5000", "fd09::1/64", "fd09::7/64 nodad"),
+    ] {
+        let backend = far.inside(|| Peer::bind(backend));
+        let (client, balancer) = near.inside(|| {
+            let more = "health = { fail_open = false }";
+            (Peer::v4(), Balancer::between("127.0.0.1:0", &[&backend], more))
+        });
+        client.send_to(b"before", balancer.address());
+        let from = backend.answer(b"yes").from;
+        client.receive();
+        assert!(gone.starts_with(&from.ip().to_string()), "{from}");
+        near.ip(&format!("address del {gone} dev one"));
+        near.ip(&format!("address add {come} dev one"));
+        // Of IPv6 the kernel says nothing at a send, only by an event.
+        let from = eventually("it sends from the new address", || {
+            client.send_to(b"after", balancer.address());
+            let request = backend.receive_soon()?;
+            come.starts_with(&request.from.ip().to_string()).then_some(request.from)
+        });
+        backend.send_to(b"still here", from);
+        assert_eq!(client.receive().bytes, b"still here");
+        let figures = balancer.figures();
+        assert_eq!((figures.counters.flows_opened, figures.counters.upstream_errors), (1, 0));
+        assert_eq!(figures.counters.to_backend.dropped_total().datagrams, 0, "{figures:?}");
+        drop(balancer);
+        near.ip(&format!("address del {} dev one", come.trim_end_matches(" nodad")));
+        near.ip(&format!("address add {gone} dev one"));
+    }
+}
+
+#[test]
+fn a_backend_that_the_network_calls_unreachable_is_left() {
+    let Some([near, far]) = Namespace::pair() else { return };
+    let backend = far.inside(|| Peer::bind("10.9.0.2:5000"));
+    near.inside(|| {
+        // Nobody has that address, which is found out soon.
+        std::fs::write("/proc/sys/net/ipv4/neigh/one/retrans_time_ms", "20").expect("a link");
+        let toml = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\ncluster = \"c\"\n[cluster.c]\nbalance = \
+             \"round-robin\"\nbackends = [\"10.9.0.77:5000\", \"{}\"]\n",
+            backend.address()
+        );
+        let (client, balancer) = (Peer::v4(), Balancer::start(&toml));
+        eventually("its flow moves to the other backend", || {
+            client.send_to(b"is anybody there?", balancer.address());
+            backend.receive_soon()
+        });
+        assert!(balancer.figures().counters.upstream_errors >= 2);
+    });
+}
+
+/// What the kernel drops at an upstream socket is counted, and there is as much room as for clients.
+#[test]
+fn replies_that_the_kernel_drops_are_counted() {
+    const REPLIES: u64 = 9_000;
+    let backend = Peer::v4();
+    let toml = flowgate_tests::e2e::simple_config("127.0.0.1:0", &[&backend], "");
+    let mut flowgate = Process::run(FLOWGATE, &toml);
+    let (client, address) = (Peer::v4(), flowgate.address());
+    client.send_to(b"question", address);
+    let upstream = backend.receive().from;
+    flowgate.signal(Signal::SIGSTOP);
+    (0..REPLIES).for_each(|_| backend.send_to(&[7; 1_200], upstream));
+    flowgate.signal(Signal::SIGCONT);
+    eventually("all are received, or counted as dropped", || {
+        // With each datagram that comes the kernel says how many it has dropped before.
+        backend.send_to(b"one more", upstream);
+        let status = flowgate.ask_json(&["status"]);
+        let listener = &status["listeners"][0];
+        let drops = listener["upstream_socket_drops"].as_u64().expect("a number");
+        let received = listener["to_client"]["received"]["datagrams"].as_u64().expect("a number");
+        (drops > 0 && received + drops > REPLIES).then_some(())
     });
 }

@@ -140,6 +140,7 @@ fn document(seconds: u64) -> StatusDocument {
         flows_opened: 30 * seconds,
         flows_closed: [("idle".to_owned(), 20 * seconds)].into(),
         socket_drops: 2 * seconds,
+        upstream_socket_drops: 0,
         client_sockets: 0,
         client_sockets_failed: 0,
         to_backend: ledger(to, 80, &[("max_flows", full), ("denied", denied)]),
@@ -273,7 +274,7 @@ fn the_page_shows_listeners_clusters_backends_and_rates() {
         "data-state=\"draining\"",
         "max_flows",
         "denied",
-        "receive buffer full (kernel)",
+        "kernel (full buffer, bad checksum)",
         "up 3 d 4 h",
     ] {
         assert!(page.contains(shown), "{shown} is not in {page}");

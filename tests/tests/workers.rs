@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use flowgate::control::server::{Server, ServerOptions};
+use flowgate::sys::clock::Clock;
 use flowgate_tests::e2e::{Balancer, Peer, eventually, simple_config};
 use flowgate_tests::process::Process;
 use nix::sys::signal::Signal;
@@ -10,6 +12,15 @@ const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
 
 fn config(workers: u32, backends: &[&Peer]) -> String {
     format!("workers = {workers}\n{}", simple_config("127.0.0.1:0", backends, ""))
+}
+
+/// The same cluster at a second listener.
+fn two_listeners(toml: &str) -> String {
+    toml.replacen(
+        "[cluster.test]",
+        "[[listener]]\nname = \"second\"\naddress = \"127.0.0.1:0\"\ncluster = \"test\"\n[cluster.test]",
+        1,
+    )
 }
 
 #[test]
@@ -68,4 +79,40 @@ fn a_group_of_workers_stops_as_one() {
     flowgate.address();
     flowgate.signal(Signal::SIGINT);
     assert_eq!(flowgate.wait().code(), Some(0));
+}
+
+/// After an upgrade that comes to nothing each worker has its own shards again: what it is told of
+/// them reaches them.
+#[test]
+fn three_workers_get_back_the_shards_that_they_let_go_of() {
+    const CLIENTS: usize = 48;
+    let backends = [Peer::v4(), Peer::v4()];
+    let parse = |toml: &str| flowgate_config::parse(toml, "test.toml").expect("valid");
+    let [before, after] =
+        backends.each_ref().map(|backend| parse(&two_listeners(&config(3, &[backend]))));
+    let options = ServerOptions::default();
+    let mut server = Server::start(&before, Clock::start(), options, |_| {}).expect("it starts");
+    let addresses: Vec<_> = server.addresses().collect();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| Peer::v4()).collect();
+    for client in &clients {
+        for address in &addresses {
+            client.send_to(b"before", *address);
+            backends[0].receive();
+        }
+    }
+    for _ in 0..2 {
+        let (_, released) = server.release();
+        server.take_back(released);
+        let report = server.report();
+        let flows: u64 = report.iter().map(|listener| listener.figures.flows_active).sum();
+        assert_eq!(flows, 2 * CLIENTS as u64);
+    }
+    server.apply(&after).expect("it is valid");
+    // The former backend is gone: all flows move, whichever worker they are with.
+    for client in &clients {
+        for address in &addresses {
+            client.send_to(b"after", *address);
+            assert_eq!(backends[1].receive().bytes, b"after");
+        }
+    }
 }

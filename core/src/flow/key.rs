@@ -102,14 +102,21 @@ impl ClientKey {
         u128::from(self.ip[0]) << 64 | u128::from(self.ip[1])
     }
 
-    /// Who the client is to limits: its IP address, mapped into IPv6. Addresses that are local to
-    /// a link have 54 bits that are zero (RFC 4291, section 2.5.6), and bear the link's number
-    /// there: on another link the same address is somebody else's, and so is the whole subnet.
+    /// Who the client is to limits: its IPv4 address, mapped into IPv6, or the /64 of its IPv6
+    /// address, of which one host can have as many as it likes. Addresses that are local to a link
+    /// count one by one. They have 54 bits that are zero (RFC 4291, section 2.5.6), and bear the
+    /// link's number there: on another link the same address is somebody else's, and so is the
+    /// whole subnet.
     pub(crate) fn source(&self) -> u128 {
-        let ip = self.ip_bits();
-        let is_link_local = Ipv6Addr::from_bits(ip).is_unicast_link_local();
-        let link = if is_link_local { self.link() } else { 0 };
-        ip | u128::from(link) << (128 - 56)
+        let [network, host] = self.ip;
+        if Ipv6Addr::from_bits(self.ip_bits()).is_unicast_link_local() {
+            self.ip_bits() | u128::from(self.link()) << (128 - 56)
+        } else if network != 0 {
+            u128::from(network) << 64
+        } else {
+            // Of IPv4, or the loopback address.
+            host.into()
+        }
     }
 
     /// The number of the link that the client is on, where that is known.

@@ -635,6 +635,20 @@ fn one_address_on_two_links_is_two_sources() {
 }
 
 #[test]
+fn the_addresses_that_one_host_can_have_are_one_source() {
+    let mut harness = Harness::new(|c| c.cluster.limits.flows_per_source = 1);
+    harness.open("[2001:db8::1]:9".parse().unwrap(), at(0));
+    let refused = harness.request("[2001:db8::ffff:2]:9".parse().unwrap(), b"x", at(0));
+    assert!(matches!(refused[..], [Output::Drop { reason: DropReason::SourceFlows, .. }]));
+    for other in ["[2001:db8:0:1::1]:9", "[::1]:9", "192.0.2.1:9", "192.0.2.2:9"] {
+        harness.open(other.parse().unwrap(), at(0));
+    }
+    // On a link each host has one.
+    harness.open("[fe80::1%2]:9".parse().unwrap(), at(0));
+    harness.open("[fe80::2%2]:9".parse().unwrap(), at(0));
+}
+
+#[test]
 fn without_a_backend_datagrams_are_counted_drops() {
     let mut harness = Harness::new(|c| c.cluster.backends.clear());
     harness.requests(client(1), b"aabbc", 2);

@@ -84,11 +84,19 @@ fn traffic(text: &mut Exposition, document: &StatusDocument) {
     let mut family = text.family(
         "flowgate_socket_drops_total",
         Kind::Counter,
-        "Datagrams that the kernel dropped, since the listener's receive buffer was full \
-         (SO_RXQ_OVFL); they did not arrive.",
+        "Datagrams that the kernel dropped before Flowgate received them, since a receive buffer was \
+         full or a checksum wrong (SO_RXQ_OVFL).",
     );
     for listener in &document.listeners {
-        family.sample(&[("listener", &listener.name)], listener.socket_drops);
+        let both = [
+            (Direction::ToBackend, listener.socket_drops),
+            (Direction::ToClient, listener.upstream_socket_drops),
+        ];
+        for (direction, drops) in both {
+            let labels: [(&str, &dyn Display); 2] =
+                [("listener", &listener.name), ("direction", &direction.as_str())];
+            family.sample(&labels, drops);
+        }
     }
     let help = "Clients that have sockets of their own (accept).";
     let mut family = text.family("flowgate_client_sockets", Kind::Gauge, help);

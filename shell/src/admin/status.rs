@@ -48,10 +48,13 @@ pub struct ListenerStatus {
     /// Flows closed since the start, by reason; only reasons that are not zero.
     #[serde(default)]
     pub flows_closed: BTreeMap<String, u64>,
-    /// Datagrams that the kernel dropped, since its receive buffer was full (`SO_RXQ_OVFL`). They
-    /// are not among those received.
+    /// Datagrams of clients that the kernel dropped before they were received: the receive buffer was
+    /// full, or a checksum was wrong (`SO_RXQ_OVFL`). They are not among those received.
     #[serde(default)]
     pub socket_drops: u64,
+    /// The same of backends' datagrams.
+    #[serde(default)]
+    pub upstream_socket_drops: u64,
     /// Clients that have sockets of their own.
     #[serde(default)]
     pub client_sockets: u64,

@@ -78,6 +78,10 @@ fn listeners(listeners: &[ListenerStatus]) -> Table<6> {
 
 /// The way of clients' datagrams through a listener.
 const TO_BACKENDS: &str = "clients → backends";
+const TO_CLIENTS: &str = "backends → clients";
+
+/// What the kernel dropped before Flowgate received it.
+const BY_KERNEL: &str = "by the kernel: full buffer, or wrong checksum";
 
 /// Both ways through a listener, and that of the copies that its mirror gets.
 fn ways(listener: &ListenerStatus) -> Vec<(String, &LedgerDoc)> {
@@ -86,7 +90,7 @@ fn ways(listener: &ListenerStatus) -> Vec<(String, &LedgerDoc)> {
         mirror.map(|mirror| (format!("copies → {}", escaped(&mirror.cluster)), &mirror.to_backend));
     let both = [
         (TO_BACKENDS.to_owned(), &listener.to_backend),
-        ("backends → clients".to_owned(), &listener.to_client),
+        (TO_CLIENTS.to_owned(), &listener.to_client),
     ];
     both.into_iter().chain(to_mirror).collect()
 }
@@ -196,12 +200,14 @@ fn drops(listeners: &[ListenerStatus]) -> String {
                 ]);
             }
         }
-        if listener.socket_drops > 0 {
+        let by_kernel =
+            [(TO_BACKENDS, listener.socket_drops), (TO_CLIENTS, listener.upstream_socket_drops)];
+        for (way, drops) in by_kernel.into_iter().filter(|(_, drops)| *drops > 0) {
             table.row([
-                name,
-                TO_BACKENDS.to_owned(),
-                "full receive buffer, before Flowgate saw them".to_owned(),
-                human::count(listener.socket_drops),
+                name.clone(),
+                way.to_owned(),
+                BY_KERNEL.to_owned(),
+                human::count(drops),
                 "-".to_owned(),
             ]);
         }

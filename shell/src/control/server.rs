@@ -61,6 +61,9 @@ pub enum StartError {
     /// Clients cannot have sockets of their own.
     #[error(transparent)]
     Accept(#[from] AcceptError),
+    /// There is no way to receive datagrams.
+    #[error("this system has no recvmmsg: {0}; allow it in the sandbox (seccomp), or use Linux")]
+    Receive(io::Error),
     /// The system lacks what a worker needs.
     #[error("cannot start a worker: {0}; raise the limits on open files and threads")]
     Worker(#[from] io::Error),

@@ -148,14 +148,16 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
     /// Goes on sending what waits for a socket that can be written to again.
     pub fn resume(&mut self, token: Token) {
         let sockets = &mut *self.sockets;
+        let mut peer = None;
         let (socket, send_queue, direction) = match token {
             // Clients' own sockets send nothing.
-            Token::Wake | Token::Client { .. } => return,
+            Token::Wake | Token::Addresses | Token::Client { .. } => return,
             Token::Listener { .. } => {
                 (&sockets.listener, &mut sockets.listener_queue, Direction::ToClient)
             }
             Token::Upstream { flow, .. } => match sockets.upstreams.at_mut(flow as usize) {
                 Some(upstream) => {
+                    peer = Some(upstream.peer());
                     (&upstream.socket, &mut upstream.send_queue, Direction::ToBackend)
                 }
                 None => return,
@@ -173,6 +175,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         let mut transmitter = Transmitter {
             kernel: self.kernel,
             socket,
+            peer,
             send_queue: &mut *send_queue,
             send_queue_budget: &mut sockets.send_queue_budget,
             reports: &mut self.reports,
@@ -208,6 +211,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         let token = Token::Upstream { shard: sockets.shard, flow: flow.index() as u32 };
         let transmitter = Transmitter {
             kernel: self.kernel,
+            peer: Some(upstream.peer()),
             socket: &upstream.socket,
             send_queue: &mut upstream.send_queue,
             send_queue_budget: &mut sockets.send_queue_budget,
@@ -222,6 +226,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         let transmitter = Transmitter {
             kernel: self.kernel,
             socket: &sockets.listener,
+            peer: None,
             send_queue: &mut sockets.listener_queue,
             send_queue_budget: &mut sockets.send_queue_budget,
             reports: &mut self.reports,

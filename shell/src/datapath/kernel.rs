@@ -2,7 +2,7 @@
 //! for it and do everything a kernel may do, partial work and errors included.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use flowgate_core::LocalSource;
@@ -21,7 +21,8 @@ pub trait Kernel {
     type Socket;
 
     /// Opens a socket connected to `backend`, whose readiness is told under `token`, and which
-    /// sends from the given source with the given time to live or hop limit.
+    /// sends from the given source with the given time to live or hop limit. Its receive buffer is
+    /// to be of so many bytes, or of the usual size where that is 0.
     ///
     /// # Errors
     ///
@@ -32,8 +33,30 @@ pub trait Kernel {
         backend: SocketAddr,
         source: LocalSource,
         ttl: u8,
+        receive_buffer: usize,
         token: Token,
     ) -> io::Result<Self::Socket>;
+
+    /// Has an upstream socket send from another address if it has none, or if that is not the one
+    /// that the kernel would choose now. Says whether that was so. What has arrived stays to be
+    /// read.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open_upstream`](Self::open_upstream). The socket may be connected to nobody then.
+    fn renew_source(
+        &mut self,
+        socket: &Self::Socket,
+        backend: SocketAddr,
+        source: LocalSource,
+    ) -> io::Result<bool>;
+
+    /// Takes what waits in a socket's error queue, so that it takes no room of datagrams, and returns
+    /// the last of what the network said there. That is told by no other call then.
+    fn take_errors(&mut self, socket: &Self::Socket) -> Option<io::Error>;
+
+    /// How many datagrams a socket has lost, since its receive buffer was full.
+    fn receive_drops(&self, socket: &Self::Socket) -> u32;
 
     /// Opens a socket of IPv4 or IPv6 that is connected to nobody and hears nobody. It sends from
     /// an address and port that the source allows. Only of its writability anything is told under
@@ -120,6 +143,8 @@ const OUTLET_BUFFER: usize = 4 << 20;
 pub struct Linux {
     registry: Registry,
     sender: Sender,
+    /// Whether buffers may be larger than the system's limit, as far as is known.
+    may_force_buffers: bool,
 }
 
 /// A UDP socket, and whether it is of IPv6.
@@ -134,7 +159,23 @@ pub struct Socket {
 impl Linux {
     /// Registers sockets with `registry`.
     pub fn new(registry: Registry) -> Self {
-        Self { registry, sender: Sender::default() }
+        Self { registry, sender: Sender::default(), may_force_buffers: true }
+    }
+
+    fn set_receive_buffer(&mut self, socket: &Socket, bytes: usize) {
+        self.may_force_buffers =
+            self.may_force_buffers && sockopt::force_receive_buffer(socket.as_fd(), bytes).is_ok();
+        if !self.may_force_buffers {
+            let _ = socket2::SockRef::from(socket).set_recv_buffer_size(bytes);
+        }
+    }
+
+    /// Has an upstream socket send from another address if it has sent from `gone`, which is no
+    /// longer one of this host's. If there is none now, its next send finds out whether there is.
+    pub fn leave_source(&self, socket: &Socket, gone: IpAddr, backend: SocketAddr) {
+        if socket.local_addr().is_ok_and(|local| local.ip() == gone) {
+            let _ = udp::reconnect(socket.as_fd(), backend);
+        }
     }
 
     /// Asks to be told under `token` of a socket that comes from somewhere else, or anew of one
@@ -204,12 +245,19 @@ impl Kernel for Linux {
         backend: SocketAddr,
         source: LocalSource,
         ttl: u8,
+        receive_buffer: usize,
         token: Token,
     ) -> io::Result<Socket> {
         let socket = Socket::new(udp::connected(backend, source)?, backend.is_ipv6());
         sockopt::set_ttl(socket.as_fd(), socket.v6, ttl)?;
-        // Without it a reply still arrives, with its TOS byte unknown.
+        // Without them a reply still arrives, with its TOS byte unknown, or is lost uncounted, and
+        // of what ICMP says less is heard.
         let _ = sockopt::set_receive_tos(socket.as_fd(), socket.v6);
+        let _ = sockopt::set_receive_drops(socket.as_fd());
+        let _ = sockopt::set_receive_errors(socket.as_fd(), socket.v6);
+        if receive_buffer > 0 {
+            self.set_receive_buffer(&socket, receive_buffer);
+        }
         let fd = socket.fd.as_raw_fd();
         self.registry.register(&mut SourceFd(&fd), token.into(), Interest::READABLE)?;
         Ok(socket)
@@ -234,6 +282,29 @@ impl Kernel for Linux {
         let fd = socket.fd.as_raw_fd();
         self.registry.register(&mut SourceFd(&fd), token.into(), socket.interest())?;
         Ok(socket)
+    }
+
+    fn renew_source(
+        &mut self,
+        socket: &Socket,
+        backend: SocketAddr,
+        source: LocalSource,
+    ) -> io::Result<bool> {
+        let fresh = Socket::new(udp::connected(backend, source)?, socket.v6);
+        if socket.local_addr()?.ip() == fresh.local_addr()?.ip() {
+            return Ok(false);
+        }
+        udp::reconnect(socket.as_fd(), backend)?;
+        Ok(true)
+    }
+
+    fn take_errors(&mut self, socket: &Socket) -> Option<io::Error> {
+        mmsg::take_errors(socket.as_fd())
+    }
+
+    fn receive_drops(&self, socket: &Socket) -> u32 {
+        // Kernels before 4.12 do not tell.
+        sockopt::receive_drops(socket.as_fd()).unwrap_or(0)
     }
 
     fn open_client(

@@ -4,13 +4,15 @@ mod clients;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use flowgate_core::{Burst, Direction, DropReason, Instant, ManagerInput, UdpManager};
+use tracing::error;
 
 use crate::datapath::dispatch::Dispatch;
 use crate::datapath::kernel::Kernel;
-use crate::datapath::send::transmit::upstream_failure;
-use crate::sys::mmsg::{Received, Turn};
+use crate::sys::errno;
+use crate::sys::mmsg::{Received, ReceivedBatch, Turn};
 
 /// The most bursts that one receive takes from a listener.
 pub(super) const LISTENER_BATCH: usize = 64;
@@ -21,6 +23,19 @@ pub(super) const UPSTREAM_BATCH: usize = 16;
 /// A turn takes in no more once it holds this many bytes: what is sent should still be in the
 /// processor's cache from when it was received.
 const TURN_BYTES: usize = 512 << 10;
+
+/// How often a receive is tried that meets one error after another. What the network says is told
+/// once, and datagrams wait behind it, of which no poll tells again; what is said so often is said
+/// for ever.
+const MAX_RECEIVE_ERRORS: usize = 16;
+
+/// What came of a receive.
+pub(super) struct Receipt<'t> {
+    /// The errors that were told before.
+    pub(super) errors: Vec<io::Error>,
+    /// The datagrams. `None`: nothing is left.
+    pub(super) received: Option<ReceivedBatch<'t>>,
+}
 
 /// What a turn reads with.
 pub(super) struct Reading<'a, 't> {
@@ -37,6 +52,29 @@ impl<'t> Reading<'_, 't> {
         self.turn.free() > 0 && self.bytes < TURN_BYTES
     }
 
+    /// Takes one batch of at most `max` bursts from a socket, past errors. One that lasts is logged,
+    /// and the socket is taken to be drained.
+    pub(super) fn receive<K: Kernel>(
+        &mut self,
+        kernel: &mut K,
+        socket: &K::Socket,
+        max: usize,
+    ) -> Receipt<'t> {
+        let mut errors = Vec::new();
+        loop {
+            match self.turn.receive(max, |slots| kernel.receive(socket, slots)) {
+                Ok(received) => return Receipt { errors, received: Some(received) },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => errors.push(error),
+            }
+            if errors.len() == MAX_RECEIVE_ERRORS {
+                complain(errors.last());
+                break;
+            }
+        }
+        Receipt { errors, received: None }
+    }
+
     /// Takes one batch from the listener; says whether nothing is left. Calls `release` with the
     /// slot of each client's own socket that had to wait for this.
     pub(super) fn read_listener<K: Kernel>(
@@ -46,14 +84,12 @@ impl<'t> Reading<'_, 't> {
     ) -> bool {
         let (kernel, sockets) = dispatch.parts();
         let max = LISTENER_BATCH.min(self.turn.free());
-        let received = self.turn.receive(max, |slots| kernel.receive(&sockets.listener, slots));
-        let (bursts, is_drained) = match &received {
-            Ok(received) => (received.len(), received.len() < max),
-            Err(error) => (0, says_drained(error)),
-        };
+        let Receipt { received, .. } = self.receive(kernel, &sockets.listener, max);
+        let bursts = received.as_ref().map_or(0, ReceivedBatch::len);
+        let is_drained = bursts < max;
         let unused = sockets.clients.listener_was_read(bursts, is_drained, release);
         unused.into_iter().for_each(|socket| dispatch.leave_client(socket));
-        let Ok(received) = received else { return is_drained };
+        let Some(received) = received else { return is_drained };
         self.manager.prefetch(received.clone().filter_map(|r| Some((r.source?, r.control.local))));
         for datagrams in received {
             self.bytes += datagrams.bytes.len();
@@ -85,35 +121,33 @@ impl<'t> Reading<'_, 't> {
         };
         let flow = upstream.flow;
         let max = UPSTREAM_BATCH.min(self.turn.free());
-        let received = self.turn.receive(max, |slots| kernel.receive(&upstream.socket, slots));
+        let Receipt { errors, received } = self.receive(kernel, &upstream.socket, max);
         let backend = upstream.backend;
-        let is_drained = match &received {
-            Ok(received) => received.len() < max && !upstream.has_error,
-            Err(error) => says_drained(error),
-        };
+        // A short batch may have ended at an error, behind which datagrams wait.
+        let is_drained =
+            received.as_ref().is_none_or(|batch| batch.len() < max && !upstream.has_error);
+        let mut failure = errors.iter().rev().find_map(errno::upstream_failure);
+        if upstream.has_error || !errors.is_empty() {
+            let queued = kernel.take_errors(&upstream.socket);
+            failure = failure.or_else(|| errno::upstream_failure(&queued?));
+        }
         if is_drained {
             upstream.is_ready = false;
             upstream.has_error = false;
         }
-        if !upstream.coalesces && received.as_ref().is_ok_and(|received| received.len() > 1) {
+        if !upstream.coalesces && received.as_ref().is_some_and(|received| received.len() > 1) {
             upstream.coalesces = true;
             kernel.coalesce(&upstream.socket);
         }
-        let received = match received {
-            Ok(received) => received,
-            Err(error) => {
-                if let Some(failure) = upstream_failure(&error) {
-                    self.manager.handle_input(
-                        ManagerInput::UpstreamFailed { flow, failure },
-                        self.now,
-                        dispatch,
-                    );
-                }
-                return is_drained;
-            }
-        };
+        if let Some(failure) = failure {
+            let input = ManagerInput::UpstreamFailed { flow, failure };
+            self.manager.handle_input(input, self.now, dispatch);
+        }
+        let Some(received) = received else { return is_drained };
+        let mut drops = 0;
         for datagrams in received {
             self.bytes += datagrams.bytes.len();
+            drops = drops.max(datagrams.control.drops);
             let input = match readable(&datagrams) {
                 Ok((source, burst)) if source == backend => {
                     ManagerInput::BackendBurst { flow, tos: datagrams.control.tos, burst }
@@ -123,6 +157,10 @@ impl<'t> Reading<'_, 't> {
                 Err(reason) => unusable(&datagrams, Direction::ToClient, reason),
             };
             self.manager.handle_input(input, self.now, dispatch);
+        }
+        if drops > 0 {
+            let (_, sockets) = dispatch.parts();
+            sockets.note_drops(flow, drops);
         }
         is_drained
     }
@@ -159,8 +197,15 @@ pub(super) fn unusable<'t>(
     }
 }
 
-/// Whether an error of a receive says that nothing is left to be read. Any other is told once, and
-/// datagrams may wait behind it: of those no poll tells again.
-pub(super) fn says_drained(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock
+/// Says once that receiving does not work: it may be so for every datagram.
+fn complain(error: Option<&io::Error>) {
+    static HAS_COMPLAINED: AtomicBool = AtomicBool::new(false);
+    if let Some(error) = error
+        && !HAS_COMPLAINED.swap(true, Ordering::Relaxed)
+    {
+        error!(
+            "receiving fails again and again: {error}; what arrives is lost until it works: see \
+             whether a sandbox (seccomp) refuses recvmmsg"
+        );
+    }
 }

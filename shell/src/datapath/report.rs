@@ -34,6 +34,8 @@ pub struct ShardReport {
     pub flows_active: u64,
     /// Datagrams that the kernel dropped since the listener's receive buffer was full.
     pub socket_drops: u64,
+    /// The same of the upstream sockets.
+    pub upstream_socket_drops: u64,
     /// Clients that have sockets of their own.
     pub client_sockets: u64,
     /// How often one could not be opened.
@@ -87,6 +89,7 @@ impl ShardReport {
         Self {
             flows_active: manager.flow_count() as u64,
             socket_drops,
+            upstream_socket_drops: shard.sockets().upstream_drops,
             client_sockets: shard.clients().len() as u64,
             client_sockets_failed: shard.clients().not_opened,
             counters: manager.counters().clone(),
@@ -102,6 +105,7 @@ impl ShardReport {
     pub fn add(&mut self, other: &Self) {
         self.flows_active += other.flows_active;
         self.socket_drops += other.socket_drops;
+        self.upstream_socket_drops += other.upstream_socket_drops;
         self.client_sockets += other.client_sockets;
         self.client_sockets_failed += other.client_sockets_failed;
         self.counters.merge(&other.counters);

@@ -76,6 +76,12 @@ impl<K: Kernel> Shard<K> {
         }
     }
 
+    /// Asks for so large a receive buffer for the upstream sockets that open from now on, in bytes:
+    /// what comes for many clients at the listener may come back for one.
+    pub const fn set_receive_buffer(&mut self, bytes: usize) {
+        self.sockets.receive_buffer = bytes;
+    }
+
     /// The manager, for its counters and flows.
     pub const fn manager(&self) -> &UdpManager {
         &self.manager
@@ -218,7 +224,7 @@ impl<K: Kernel> Shard<K> {
         }
         match token {
             // Egress sockets are deaf.
-            Token::Wake | Token::EgressSocket { .. } => {}
+            Token::Wake | Token::Addresses | Token::EgressSocket { .. } => {}
             Token::Listener { .. } => {
                 if !std::mem::replace(&mut self.is_listener_ready, true) {
                     self.ready.push_back(Ready::Listener);

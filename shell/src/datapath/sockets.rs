@@ -4,8 +4,8 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use flowgate_core::UdpManager;
 use flowgate_core::snapshot::ImageError;
+use flowgate_core::{FlowId, UdpManager};
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::client::{Clients, ClientsImage};
@@ -35,6 +35,12 @@ pub struct Sockets<K: Kernel> {
     pub egress_sockets: [EgressSockets<K::Socket>; 2],
     /// How many more bytes may wait for sockets.
     pub send_queue_budget: usize,
+    /// The receive buffer to ask of the kernel for upstream sockets, in bytes: the listener's. 0: the
+    /// usual one.
+    pub receive_buffer: usize,
+    /// How many datagrams upstream sockets are known to have lost since their receive buffers were
+    /// full.
+    pub upstream_drops: u64,
 }
 
 impl<K: Kernel> Sockets<K> {
@@ -48,6 +54,17 @@ impl<K: Kernel> Sockets<K> {
             clients: Clients::default(),
             egress_sockets: <[EgressSockets<K::Socket>; 2]>::default(),
             send_queue_budget: SPILL_BUDGET,
+            receive_buffer: 0,
+            upstream_drops: 0,
+        }
+    }
+
+    /// Takes note that a flow's socket has lost so many datagrams in all.
+    pub fn note_drops(&mut self, flow: FlowId, drops: u32) {
+        // One that has closed since was counted then.
+        if let Some(upstream) = self.upstreams.get_mut(flow) {
+            self.upstream_drops += u64::from(drops.saturating_sub(upstream.drops));
+            upstream.drops = upstream.drops.max(drops);
         }
     }
 
@@ -64,6 +81,7 @@ pub struct SocketsImage {
     upstreams: Vec<UpstreamImage>,
     clients: ClientsImage,
     egress_sockets: [Vec<EgressSocketImage>; 2],
+    upstream_drops: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -124,6 +142,7 @@ impl Sockets<Linux> {
             upstreams: self.upstreams.iter().map(Upstream::image).collect(),
             clients: self.clients.image(),
             egress_sockets: [Role::Primary, Role::Mirror].map(egress_sockets),
+            upstream_drops: self.upstream_drops,
         }
     }
 
@@ -148,6 +167,7 @@ impl Sockets<Linux> {
         let mut sockets = Self::new(shard, listener, max_flows);
         let mut missing = Vec::new();
         sockets.listener_queue = image.listener_queue;
+        sockets.upstream_drops = image.upstream_drops;
         for upstream in image.upstreams {
             match descriptors.next().flatten() {
                 Some(fd) => {

@@ -8,6 +8,8 @@ use crate::datapath::role::Role;
 pub enum Token {
     /// Another thread has a command for the worker.
     Wake,
+    /// There is news of this host's addresses.
+    Addresses,
     /// The listener of a shard.
     Listener {
         /// The shard's place in its worker.
@@ -46,6 +48,7 @@ const CLIENTS: u32 = 0xF800_0000;
 const BEYOND_CLIENTS: u32 = 0xFC00_0000;
 
 const WAKE: u64 = u64::MAX;
+const ADDRESSES: u64 = u64::MAX - 1;
 const LISTENER: u32 = u32::MAX;
 
 impl From<Token> for mio::Token {
@@ -53,6 +56,7 @@ impl From<Token> for mio::Token {
         let pack = |shard: u32, socket: u32| (u64::from(shard) << 32) | u64::from(socket);
         Self(match token {
             Token::Wake => WAKE,
+            Token::Addresses => ADDRESSES,
             Token::Listener { shard } => pack(shard, LISTENER),
             Token::Upstream { shard, flow } => pack(shard, flow),
             Token::EgressSocket { shard, role: Role::Primary, egress } => {
@@ -72,6 +76,7 @@ impl From<mio::Token> for Token {
         let (shard, socket) = ((bits >> 32) as u32, bits as u32);
         match (bits, socket) {
             (WAKE, _) => Self::Wake,
+            (ADDRESSES, _) => Self::Addresses,
             (_, LISTENER) => Self::Listener { shard },
             (_, BEYOND_FLOWS..MIRROR) => {
                 Self::EgressSocket { shard, role: Role::Primary, egress: socket - BEYOND_FLOWS }
@@ -96,6 +101,7 @@ mod tests {
     fn every_token_survives_the_kernel() {
         for token in [
             Token::Wake,
+            Token::Addresses,
             Token::Listener { shard: 0 },
             Token::Listener { shard: 7 },
             Token::Upstream { shard: 0, flow: 0 },

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::datapath::send::outbox::Chain;
 use crate::datapath::send::queue::SendQueue;
+use crate::datapath::send::transmit::Peer;
 
 /// A socket connected to a flow's backend, and what is under way on it.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Upstream<S> {
     pub source: LocalSource,
     /// The time to live or hop limit it sends with.
     pub ttl: u8,
+    /// How many datagrams it is known to have lost since its receive buffer was full.
+    pub drops: u32,
     /// What this turn sends to it.
     pub outgoing: Chain,
     /// What waits for room in its send buffer.
@@ -49,6 +52,7 @@ impl<S> Upstream<S> {
             backend,
             source,
             ttl,
+            drops: 0,
             outgoing: Chain::EMPTY,
             send_queue: SendQueue::default(),
             is_ready: false,
@@ -66,6 +70,7 @@ impl<S> Upstream<S> {
             backend: self.backend,
             source: self.source,
             ttl: self.ttl,
+            drops: self.drops,
             coalesces: self.coalesces,
             no_gso: [self.no_gso_to_backend, self.no_gso_to_client],
             send_queue: self.send_queue.clone(),
@@ -74,10 +79,16 @@ impl<S> Upstream<S> {
 
     /// What an image says, with a socket that is connected to its backend.
     pub fn restore(socket: S, image: UpstreamImage) -> Self {
-        let UpstreamImage { flow, backend, source, ttl, coalesces, no_gso, send_queue } = image;
+        let UpstreamImage { flow, backend, source, ttl, drops, coalesces, no_gso, send_queue } =
+            image;
         let [no_gso_to_backend, no_gso_to_client] = no_gso;
         let new = Self::new(socket, flow, backend, source, ttl);
-        Self { send_queue, coalesces, no_gso_to_backend, no_gso_to_client, ..new }
+        Self { drops, send_queue, coalesces, no_gso_to_backend, no_gso_to_client, ..new }
+    }
+
+    /// Whom it is connected to.
+    pub const fn peer(&self) -> Peer {
+        Peer { backend: self.backend, source: self.source }
     }
 
     /// Serves another flow from now on. What was learned of the way to the backend still holds.
@@ -115,6 +126,7 @@ pub struct UpstreamImage {
     pub source: LocalSource,
     /// The time to live or hop limit it sends with.
     pub ttl: u8,
+    drops: u32,
     coalesces: bool,
     no_gso: [bool; 2],
     send_queue: SendQueue,

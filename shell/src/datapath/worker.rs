@@ -2,13 +2,15 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use flowgate_core::{BackendEvent, BackendId, Instant, ManagerInput, PreparedConfig, UdpManager};
-use mio::{Events, Poll};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll};
+use tracing::debug;
 
 use crate::control::flow_log::FlowLogger;
 use crate::datapath::kernel::{Linux, Socket};
@@ -21,6 +23,7 @@ use crate::datapath::upstream::UpstreamImage;
 use crate::handover::snapshot::ShardImage;
 use crate::sys::clock::Clock;
 use crate::sys::mmsg::Arena;
+use crate::sys::netlink::AddressWatch;
 use crate::sys::sockopt;
 
 /// How many bursts one turn can hold.
@@ -28,6 +31,9 @@ const ARENA_SLOTS: usize = 256;
 
 /// How many events one poll can return.
 const EVENTS: usize = 1_024;
+
+/// How long timeouts wait for sockets to be read empty: under load they never are.
+const MAX_TIMEOUT_DELAY: Duration = Duration::from_secs(2);
 
 /// Where a worker says something of each of its shards, with their numbers.
 pub type OfShards<T> = Sender<Vec<(u32, T)>>;
@@ -150,6 +156,10 @@ pub struct Worker {
     shards: Vec<Option<NamedShard>>,
     commands: Receiver<Command>,
     flow_log: FlowLogger,
+    /// Tells of addresses that go. `None` where the system does not.
+    addresses: Option<AddressWatch>,
+    /// Since when some socket may hold datagrams that have not been read.
+    unread_since: Option<Instant>,
     is_stopped: bool,
 }
 
@@ -170,7 +180,16 @@ impl Worker {
         commands: Receiver<Command>,
         flow_log: FlowLogger,
     ) -> io::Result<Self> {
+        let registry = poll.registry();
+        let addresses = AddressWatch::open().and_then(|watch| {
+            let fd = watch.as_fd().as_raw_fd();
+            let token = Token::Addresses.into();
+            registry.register(&mut SourceFd(&fd), token, Interest::READABLE).map(|()| watch)
+        });
         Ok(Self {
+            addresses: addresses
+                .inspect_err(|error| debug!("no news of this host's addresses: {error}"))
+                .ok(),
             kernel: Linux::new(poll.registry().try_clone()?),
             poll,
             events: Events::with_capacity(EVENTS),
@@ -179,14 +198,15 @@ impl Worker {
             shards: Vec::new(),
             commands,
             flow_log,
+            unread_since: None,
             is_stopped: false,
         })
     }
 
     /// Runs until it is stopped, or drained.
     ///
-    /// Sockets are read before timeouts fire, so that a flow whose datagrams wait is not closed
-    /// for being idle.
+    /// Sockets are read empty before timeouts fire, so that a flow whose datagrams wait is not closed
+    /// for being idle, however long this process has not been scheduled.
     ///
     /// # Errors
     ///
@@ -197,16 +217,35 @@ impl Worker {
             self.wait()?;
             let now = self.clock.now();
             self.take_events(now)?;
+            // There may be more events than fit, and the poll has yet to tell of what is watched anew.
+            let mut is_left = self.events.iter().count() == EVENTS;
             for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
-                shard.watch_more(&self.kernel)?;
+                is_left |= shard.watch_more(&self.kernel)?;
                 if shard.has_work() {
                     shard.turn(&mut self.kernel, &mut self.arena, now);
                 }
+                is_left |= shard.has_work();
             }
-            self.fire_timeouts(now);
+            self.unread_since = is_left.then(|| self.unread_since.unwrap_or(now));
+            if self.unread_since.is_none_or(|since| now.saturating_since(since) > MAX_TIMEOUT_DELAY)
+            {
+                self.fire_timeouts(now);
+            }
             self.log_flows();
         }
+        self.close_recorded();
         Ok(())
+    }
+
+    /// Ends the flows that are to be written down when they end, since they end with this worker.
+    fn close_recorded(&mut self) {
+        let now = self.clock.now();
+        for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
+            if shard.manager().config().record_flows {
+                shard.close_all(&mut self.kernel, now);
+            }
+        }
+        self.log_flows();
     }
 
     /// Waits for events until the first deadline, or not at all while there is work left.
@@ -225,7 +264,7 @@ impl Worker {
     }
 
     fn take_events(&mut self, now: Instant) -> io::Result<()> {
-        let mut is_woken = false;
+        let (mut is_woken, mut have_addresses_gone) = (false, false);
         for event in &self.events {
             let token = Token::from(event.token());
             let shard = match token {
@@ -235,6 +274,10 @@ impl Worker {
                 | Token::Client { shard, .. } => shard,
                 Token::Wake => {
                     is_woken = true;
+                    continue;
+                }
+                Token::Addresses => {
+                    have_addresses_gone = true;
                     continue;
                 }
             };
@@ -247,8 +290,19 @@ impl Worker {
                 shard.on_event(token, readiness, &mut self.kernel, now);
             }
         }
+        if have_addresses_gone {
+            self.leave_addresses();
+        }
         // Only now, so that no event of a shard that was removed meets its successor.
         if is_woken { self.take_commands(now) } else { Ok(()) }
+    }
+
+    fn leave_addresses(&mut self) {
+        for gone in self.addresses.iter().flat_map(AddressWatch::gone) {
+            for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
+                shard.leave_address(gone, &self.kernel);
+            }
+        }
     }
 
     fn take_commands(&mut self, now: Instant) -> io::Result<()> {
@@ -283,6 +337,7 @@ impl Worker {
                 if let Some(Some(named)) = self.shards.get_mut(shard as usize) {
                     named.name = name;
                     buffers.set(named.shard.listener().as_fd());
+                    match_buffers(&mut named.shard);
                 }
                 self.tell(shard, ManagerInput::Configured(&configuration), now);
             }
@@ -347,6 +402,7 @@ impl Worker {
     ) -> io::Result<()> {
         self.kernel.watch(&listener, Token::Listener { shard: number }, false)?;
         let mut shard = Shard::new(number, listener, manager);
+        match_buffers(&mut shard);
         shard.open_egress_sockets(&mut self.kernel, now);
         self.place(number, NamedShard { name, shard });
         Ok(())
@@ -360,6 +416,7 @@ impl Worker {
         now: Instant,
     ) -> io::Result<()> {
         let Adopted { mut shard, missing } = adopted;
+        match_buffers(&mut shard);
         shard.begin(missing, &mut self.kernel, now)?;
         self.place(number, NamedShard { name, shard });
         Ok(())
@@ -404,6 +461,13 @@ impl Worker {
         let mut shards = self.shards.iter().flatten().peekable();
         shards.peek().is_some() && shards.all(|named| named.shard.manager().is_drained())
     }
+}
+
+/// Has a shard's upstream sockets open with receive buffers like its listener's. The kernel tells
+/// the double of what it was asked for.
+fn match_buffers(shard: &mut Shard<Linux>) {
+    let of_listener = socket2::SockRef::from(shard.listener()).recv_buffer_size();
+    shard.set_receive_buffer(of_listener.map_or(0, |bytes| bytes / 2));
 }
 
 fn report_of(shard: &Shard<Linux>) -> ShardReport {

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
@@ -23,6 +24,9 @@ const LARGEST: u64 = 1 << 30;
 
 /// How long to wait before more descriptors are sent when too many are under way.
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// How long is listened for what has been said already.
+const LAST_LOOK: Duration = Duration::from_millis(1);
 
 /// What the old process says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +48,7 @@ pub enum FromOld {
         count: usize,
     },
     /// Commit: they belong to the new process.
+    #[serde(rename = "yours", alias = "commit")]
     Commit,
 }
 
@@ -63,6 +68,7 @@ pub enum FromNew {
     /// It has read the snapshot that counts.
     Read,
     /// It has all descriptors.
+    #[serde(rename = "holding", alias = "staged")]
     Staged,
     /// It serves.
     Serving,
@@ -145,6 +151,12 @@ impl Channel {
         }
         socket.set_cloexec(true)?;
         Ok(Self { socket })
+    }
+
+    /// The process that has made the channel, if it is known here.
+    pub fn maker(&self) -> Option<u32> {
+        let maker = getsockopt(&self.socket, sockopt::PeerCredentials).ok()?;
+        u32::try_from(maker.pid()).ok().filter(|pid| *pid > 0)
     }
 
     /// What a child process is to be given.
@@ -270,14 +282,17 @@ impl Channel {
         deadline: &Deadline,
     ) -> Result<(usize, Vec<OwnedFd>), ChannelError> {
         loop {
-            self.socket.set_read_timeout(Some(deadline.left()?))?;
+            // What has been said in time counts, however late this process comes to hear it: it may
+            // have been paused. So the clock is looked at last.
+            let left = deadline.left();
+            let wait = left.as_ref().copied().unwrap_or(LAST_LOOK);
+            self.socket.set_read_timeout(Some(wait))?;
             match scm::receive(self.socket.as_fd(), buffer) {
                 Ok((0, _)) => return Err(ChannelError::Ended),
                 Ok(received) => return Ok(received),
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN | libc::EINTR) => {}
-                    _ => return Err(error.into()),
-                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => drop(left?),
+                Err(error) => return Err(error.into()),
             }
         }
     }

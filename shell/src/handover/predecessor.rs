@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use flowgate_core::snapshot;
-use nix::unistd::getppid;
 
 use super::channel::{Channel, ChannelError, FromNew, FromOld};
 use super::protocol::{Event, New, NewDoes};
@@ -31,7 +30,13 @@ pub enum GiveUp {
     /// The old process does not go through with it.
     #[error("the flowgate to take over from gave nothing over: {0}")]
     Lost(ChannelError),
+    /// It has closed the channel, and lives.
+    #[error("the flowgate to take over from (process {0}) has turned away, and still runs")]
+    StillThere(u32),
 }
+
+/// How many bytes of reasons are told: so many fit into a packet, whatever they are made of.
+const MAX_REASONS: usize = 8 << 10;
 
 /// What comes from the old process next.
 #[derive(Debug)]
@@ -54,8 +59,8 @@ pub enum Step {
 pub struct Predecessor {
     channel: Channel,
     protocol: New,
-    /// Its process id, where it is the parent of this process.
-    parent: Option<u32>,
+    /// Its process id, where it is known.
+    process: Option<u32>,
 }
 
 impl Predecessor {
@@ -72,14 +77,14 @@ impl Predecessor {
             nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?;
             Ok(channel)
         };
-        let parent = u32::try_from(getppid().as_raw()).ok();
-        let over = |channel| Self { parent, ..Self::over(channel) };
+        // The parent may be a program between the two; who has made the channel is the old one.
+        let over = |channel: Channel| Self { process: channel.maker(), ..Self::over(channel) };
         of_stdin().map(over).map_err(GiveUp::NoChannel)
     }
 
     /// The process at the other end of a channel.
     pub const fn over(channel: Channel) -> Self {
-        Self { channel, protocol: New::begin(), parent: None }
+        Self { channel, protocol: New::begin(), process: None }
     }
 
     /// Says that what was asked last is done, at first that this process runs, and waits for what
@@ -96,7 +101,7 @@ impl Predecessor {
         let (does, bytes) = match heard {
             Ok((message, bytes)) => (self.protocol.on(Event::Heard(message.word())), bytes),
             Err(ChannelError::Ended) => {
-                self.wait_for_the_end();
+                self.wait_for_the_end()?;
                 (self.protocol.on(Event::Ended), Vec::new())
             }
             Err(error) => {
@@ -117,13 +122,18 @@ impl Predecessor {
     }
 
     /// Waits until the old process is gone with all of its sockets, whose addresses may be needed:
-    /// the channel closes while it is about to end.
-    fn wait_for_the_end(&self) {
+    /// the channel closes while it is about to end. One that goes on serves, and nobody else may.
+    fn wait_for_the_end(&mut self) -> Result<(), GiveUp> {
+        let Some(process) = self.process else { return Ok(()) };
         let deadline = Deadline::after(TIME_TO_END);
-        let has_ended = || self.parent.is_none_or(process::has_ended);
-        while !has_ended() && deadline.left().is_ok() {
+        while !process::has_ended(process) {
+            if deadline.left().is_err() {
+                self.protocol.on(Event::Lost);
+                return Err(GiveUp::StillThere(process));
+            }
             std::thread::sleep(STEP);
         }
+        Ok(())
     }
 
     /// Says that this process serves. Nothing is waited for: an old process that has died cannot
@@ -134,6 +144,7 @@ impl Predecessor {
 
     /// Says why this process cannot take over.
     pub fn refuse(self, reasons: Vec<String>) {
+        let reasons = shortened(reasons);
         // An old process that cannot be told finds that this one has ended.
         let _ = self.channel.send(&FromNew::Refused { reasons }, &Deadline::after(PATIENCE));
     }
@@ -172,5 +183,44 @@ impl Predecessor {
             FromOld::Commit => Vec::new(),
         };
         Ok((message, bytes))
+    }
+}
+
+/// As much of some reasons as may be told, and how many more there are.
+fn shortened(reasons: Vec<String>) -> Vec<String> {
+    let (mut told, mut left, count) = (Vec::new(), MAX_REASONS, reasons.len());
+    for mut reason in reasons {
+        let mut end = left.min(reason.len());
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let is_cut = end < reason.len();
+        reason.truncate(end);
+        left -= end;
+        told.push(reason);
+        if is_cut {
+            break;
+        }
+    }
+    if told.len() < count {
+        told.push(format!("and {} more reasons", count - told.len()));
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_reasons_are_shortened_and_the_first_are_told() {
+        let short = vec!["one".to_owned(), "two".to_owned()];
+        assert_eq!(shortened(short.clone()), short);
+        let many: Vec<String> = (0..100_000).map(|number| format!("\u{1f980} {number}")).collect();
+        let told = shortened(many.clone());
+        assert_eq!(told[..10], many[..10]);
+        assert!(told.last().is_some_and(|last| last.ends_with("more reasons")));
+        assert!(told.iter().map(String::len).sum::<usize>() < MAX_REASONS + 100);
+        assert_eq!(shortened(vec!["\u{1f980}".repeat(100_000)])[0].len(), MAX_REASONS);
     }
 }

@@ -3,22 +3,28 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use flowgate_core::snapshot;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use super::channel::{Channel, ChannelError, FromNew, FromOld};
 use super::protocol::{Event, Old, OldDoes};
-use crate::sys::clock::Deadline;
+use crate::sys::clock::{Clock, Deadline};
 
 /// How long the new process may take until it says that it runs, and again to find that it could
 /// take over. Meanwhile the old one serves. It may have to wait for names to be resolved.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long each step may take while nobody serves.
-const SHORT_PATIENCE: Duration = Duration::from_secs(2);
+/// How long each step may take while nobody serves: so many times what it has taken to read the same
+/// and find that it could take over, which was the rehearsal, within these limits.
+const REHEARSALS: u32 = 4;
+const SHORTEST_STEP: Duration = Duration::from_millis(500);
+const LONGEST_STEP: Duration = Duration::from_secs(2);
 
 /// What tells a program which sockets are meant for it, or which watchdog, and means this process.
 const OUR_OWN: [&str; 4] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "WATCHDOG_PID"];
@@ -65,6 +71,8 @@ pub struct Successor {
     channel: Channel,
     protocol: Old,
     version: String,
+    /// How long each step may take while nobody serves.
+    step_timeout: Duration,
 }
 
 impl Successor {
@@ -87,6 +95,9 @@ impl Successor {
         let mut command = Command::new(program);
         command.arg("run").arg("--take-over").arg(config);
         command.stdin(Stdio::from(theirs.into_descriptor())).stdout(Stdio::inherit());
+        // A group of its own, so that nothing is left of it where a program between the two has started
+        // it.
+        command.process_group(0);
         OUR_OWN.iter().for_each(|name| {
             command.env_remove(name);
         });
@@ -94,9 +105,10 @@ impl Successor {
         on_spawn(child.id());
         // Holds the other end of the channel, which must close when the child ends.
         drop(command);
-        let mut new = Self { child, channel, protocol: Old::begin(), version: String::new() };
+        let (protocol, version) = (Old::begin(), String::new());
+        let mut new = Self { child, channel, protocol, version, step_timeout: LONGEST_STEP };
         new.expect("say that it runs", OldDoes::Offer, PATIENCE)?;
-        let bytes = offer.len() as u64;
+        let (bytes, rehearsal) = (offer.len() as u64, Clock::start());
         new.tell(
             "read how things stand",
             &FromOld::Offer { bytes },
@@ -104,6 +116,8 @@ impl Successor {
             |channel, deadline| channel.send_bytes(offer, deadline),
         )?;
         new.expect("find whether it could take over", OldDoes::LetGo, PATIENCE)?;
+        let limit = rehearsal.uptime().saturating_mul(REHEARSALS);
+        new.step_timeout = limit.clamp(SHORTEST_STEP, LONGEST_STEP);
         Ok(new)
     }
 
@@ -128,22 +142,19 @@ impl Successor {
         state: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), Failure> {
-        let bytes = state.len() as u64;
-        self.tell(
-            "read the state",
-            &FromOld::State { bytes },
-            SHORT_PATIENCE,
-            |channel, deadline| channel.send_bytes(state, deadline),
-        )?;
-        self.expect("read the state", OldDoes::Pass, SHORT_PATIENCE)?;
+        let (bytes, timeout) = (state.len() as u64, self.step_timeout);
+        self.tell("read the state", &FromOld::State { bytes }, timeout, |channel, deadline| {
+            channel.send_bytes(state, deadline)
+        })?;
+        self.expect("read the state", OldDoes::Pass, timeout)?;
         let count = descriptors.len();
         let message = FromOld::Descriptors { count };
-        self.tell("take the sockets", &message, SHORT_PATIENCE, |channel, deadline| {
+        self.tell("take the sockets", &message, timeout, |channel, deadline| {
             channel.send_descriptors(descriptors, deadline)
         })?;
-        self.expect("take the sockets", OldDoes::Yield, SHORT_PATIENCE)?;
-        self.tell("serve", &FromOld::Commit, SHORT_PATIENCE, |_, _| Ok(()))?;
-        self.expect("serve", OldDoes::Leave, SHORT_PATIENCE)
+        self.expect("take the sockets", OldDoes::Yield, timeout)?;
+        self.tell("serve", &FromOld::Commit, timeout, |_, _| Ok(()))?;
+        self.expect("serve", OldDoes::Leave, timeout)
     }
 
     /// Says something, with what belongs to it.
@@ -219,13 +230,24 @@ impl Successor {
 
     /// Ends it and waits for that. Where it had ended already, its own status is returned.
     fn kill(&mut self) -> String {
-        // It fails only where it has ended already.
+        // They fail only where it has ended already.
+        let _ = kill_all(self.child.id());
         let _ = self.child.kill();
         match self.child.wait() {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         }
     }
+}
+
+/// Kills the new process of this id, and whatever it has started.
+///
+/// # Errors
+///
+/// When there is none.
+pub fn kill_all(leader: u32) -> nix::Result<()> {
+    let group = i32::try_from(leader).map_err(|_| nix::errno::Errno::ESRCH)?;
+    killpg(Pid::from_raw(group), Signal::SIGKILL)
 }
 
 impl Drop for Successor {

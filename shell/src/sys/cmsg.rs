@@ -161,8 +161,32 @@ impl<const N: usize> Default for ControlBuffer<N> {
 
 /// Reads the control messages of a received datagram. Unknown ones are passed over; a message
 /// whose length makes no sense ends the reading.
-pub fn read(mut control: &[u8]) -> ReceivedControl {
+pub fn read(control: &[u8]) -> ReceivedControl {
     let mut received = ReceivedControl::default();
+    for_each(control, |level, kind, data| received.take(level, kind, data));
+    received
+}
+
+/// The number of the error that the network has told of a datagram (`IP_RECVERR`, `IPV6_RECVERR`);
+/// `None` where the error is this host's own.
+pub fn read_error(control: &[u8]) -> Option<i32> {
+    // struct sock_extended_err: number, origin, and more.
+    const FROM_THE_NETWORK: [u8; 2] = [libc::SO_EE_ORIGIN_ICMP, libc::SO_EE_ORIGIN_ICMP6];
+    let mut told = None;
+    for_each(control, |level, kind, data| {
+        let is_error = matches!(
+            (level, kind),
+            (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)
+        );
+        if is_error && data.get(4).is_some_and(|origin| FROM_THE_NETWORK.contains(origin)) {
+            told = int(data);
+        }
+    });
+    told
+}
+
+/// Visits the messages of a buffer: level, type, data.
+fn for_each(mut control: &[u8], mut visit: impl FnMut(i32, i32, &[u8])) {
     while let Some((header, _)) = control.split_first_chunk::<HEADER>() {
         let len = usize::from_ne_bytes(header[..WORD].try_into().unwrap_or_default());
         let Some(data) = control.get(HEADER..len) else {
@@ -170,14 +194,13 @@ pub fn read(mut control: &[u8]) -> ReceivedControl {
         };
         let level = i32::from_ne_bytes(header[WORD..WORD + 4].try_into().unwrap_or_default());
         let kind = i32::from_ne_bytes(header[WORD + 4..].try_into().unwrap_or_default());
-        received.take(level, kind, data);
+        visit(level, kind, data);
         let Some(next) = len.checked_next_multiple_of(WORD).and_then(|next| control.get(next..))
         else {
             break;
         };
         control = next;
     }
-    received
 }
 
 impl ReceivedControl {

@@ -3,5 +3,7 @@
 mod receive;
 mod send;
 
-pub use receive::{Arena, Arrival, FreeSlots, Received, ReceivedBatch, Turn, discard};
+pub use receive::{
+    Arena, Arrival, FreeSlots, Received, ReceivedBatch, Turn, check_receive, discard, take_errors,
+};
 pub use send::{Batch, Message, Sender};

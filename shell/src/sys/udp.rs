@@ -98,6 +98,17 @@ pub fn over_listener(listener: SocketAddr, client: SocketAddr) -> io::Result<Own
     Ok(socket)
 }
 
+/// Connects a connected socket anew. Unless it was bound before, it gets another port, and the
+/// address that the kernel would choose now. What has arrived stays to be read.
+///
+/// # Errors
+///
+/// Those of `connect(2)`. It is connected to nobody then.
+pub fn reconnect(socket: BorrowedFd<'_>, peer: SocketAddr) -> io::Result<()> {
+    disconnect(socket)?;
+    connect(socket, peer, peer.is_ipv6())
+}
+
 /// Has a connected socket that was bound before hear nothing more that the listener of its address
 /// may hear. What has arrived stays to be read.
 ///

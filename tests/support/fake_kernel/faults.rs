@@ -65,6 +65,8 @@ pub struct Faults {
     pub sends: VecDeque<Option<SendFault>>,
     /// The fates of the next watches.
     pub watches: VecDeque<Option<Errno>>,
+    /// What every receive meets.
+    pub receives: Option<Errno>,
 }
 
 impl Default for Faults {
@@ -82,6 +84,7 @@ impl Faults {
             opens: VecDeque::new(),
             sends: VecDeque::new(),
             watches: VecDeque::new(),
+            receives: None,
         }
     }
 
@@ -100,7 +103,7 @@ impl Faults {
     }
 
     pub(super) fn on_receive(&mut self) -> Option<Errno> {
-        self.strikes().then_some(Errno::EINTR)
+        self.receives.or_else(|| self.strikes().then_some(Errno::EINTR))
     }
 
     /// An error that arrives between two datagrams of one receive.

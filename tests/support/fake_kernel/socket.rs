@@ -101,6 +101,8 @@ pub(super) struct SimulatedSocket {
     pub(super) is_watched: bool,
     pub(super) incoming: VecDeque<Incoming>,
     pub(super) pending_error: Option<Errno>,
+    /// How many datagrams it has lost since its receive buffer was full.
+    pub(super) drops: u32,
     /// How many more datagrams its send buffer holds.
     pub(super) room: usize,
     pub(super) refuses_gso: BTreeMap<SocketAddr, Errno>,
@@ -119,6 +121,7 @@ impl SimulatedSocket {
             is_watched: false,
             incoming: VecDeque::new(),
             pending_error: None,
+            drops: 0,
             room: usize::MAX,
             refuses_gso: BTreeMap::new(),
             sent: Vec::new(),

@@ -422,10 +422,17 @@ pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Who a client is to limits: its address, and the link that it is on where that is part of it.
+/// Who a client is to limits: its address, and the link that it is on where that is part of it. One
+/// host may have a whole /64 of IPv6.
 pub(super) fn source(client: SocketAddr) -> Source {
     match canonical(client) {
         SocketAddr::V4(client) => (IpAddr::V4(*client.ip()), 0),
+        SocketAddr::V6(client) if !client.ip().is_unicast_link_local() => {
+            let [a, b, c, d, ..] = client.ip().segments();
+            let network = Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0);
+            let is_loopback = network.is_unspecified();
+            (IpAddr::V6(if is_loopback { *client.ip() } else { network }), client.scope_id())
+        }
         SocketAddr::V6(client) => (IpAddr::V6(*client.ip()), client.scope_id()),
     }
 }

@@ -109,6 +109,7 @@ pub(crate) fn status() -> StatusDocument {
         flows_opened: 2,
         flows_closed: BTreeMap::new(),
         socket_drops: 0,
+        upstream_socket_drops: 0,
         client_sockets: 0,
         client_sockets_failed: 0,
         to_backend: ledger.clone(),

@@ -140,3 +140,28 @@ fn what_the_network_says_of_a_client_neither_strands_it_nor_counts_against_its_b
     assert_eq!(sent(&world, Direction::ToBackend), 2);
     assert_eq!(world.shard.manager().counters().upstream_errors, 0);
 }
+
+#[test]
+fn what_a_clients_own_socket_has_lost_stays_counted_when_it_closes() {
+    let mut world = settled(1);
+    let own = own_socket(&world, 0);
+    world.kernel.lose(own, 7);
+    world.end_flows();
+    world.settle();
+    assert_eq!(world.shard.clients().len(), 0);
+    assert_eq!(world.shard.clients().drops, 7);
+}
+
+#[test]
+fn what_an_upstream_socket_has_lost_stays_counted_when_it_closes() {
+    let mut world = settled(2);
+    world.request(1, ONE);
+    world.settle();
+    for (client, lost) in [(0, 3), (1, 4)] {
+        let (socket, _) = crate::upstream(&world, client);
+        world.kernel.lose(socket, lost);
+    }
+    world.end_flows();
+    world.settle();
+    assert_eq!(world.shard.sockets().upstream_drops, 7);
+}

@@ -56,6 +56,26 @@ fn an_error_met_by_a_receive_strands_nothing_behind_it() {
 }
 
 #[test]
+fn an_error_of_receiving_that_lasts_ends_each_turn_and_what_works_again_is_served() {
+    for errno in [Errno::EPERM, Errno::ENOSYS, Errno::EBADF, Errno::EINTR, Errno::EHOSTUNREACH] {
+        let mut world = world_with_a_flow();
+        let (socket, backend) = upstream(&world, 0);
+        world.kernel.faults().receives = Some(errno);
+        world.request(0, Shape::new(1, 50));
+        world.reply(socket, backend, Shape::new(1, 50));
+        world.poll(8, None);
+        world.turn();
+        assert!(!world.shard.has_work(), "{errno}: it would be read for ever");
+        world.kernel.faults().receives = None;
+        world.request(0, Shape::new(1, 50));
+        world.reply(socket, backend, Shape::new(1, 50));
+        world.settle();
+        assert_eq!(sent(&world, Direction::ToBackend), 1 + 2, "{errno}");
+        assert_eq!(sent(&world, Direction::ToClient), 2, "{errno}");
+    }
+}
+
+#[test]
 fn port_unreachable_is_counted_and_the_flow_goes_on() {
     let mut world = world_with_a_flow();
     let (socket, _) = upstream(&world, 0);

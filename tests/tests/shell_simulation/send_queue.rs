@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowgate_core::{Direction, DropReason};
+use flowgate_core::{Direction, DropReason, Instant, ManagerInput, PreparedConfig};
 use flowgate_tests::fake_kernel::{Faults, SendFault, SocketId};
 use flowgate_tests::shell_world::{Shape, ShellWorld};
 use nix::errno::Errno;
@@ -128,4 +128,26 @@ fn a_batch_of_which_the_kernel_takes_a_part_goes_on_where_that_stopped() {
     }
     world.settle();
     assert_eq!(sent(&world, Direction::ToBackend), 10);
+}
+
+#[test]
+fn what_waits_for_a_backend_that_is_removed_is_given_up_and_counted() {
+    let (mut world, full) = world_with_a_full_socket();
+    world.request(0, Shape::new(30, 100));
+    world.settle();
+    let (_, backend) = upstream(&world, 0);
+    let mut config = config();
+    let removed = config.cluster.backends.iter_mut().find(|other| other.address == backend);
+    removed.expect("it is configured").removed = true;
+    let configured = PreparedConfig::new(config);
+    let (mut kernel, now) = (world.kernel.clone(), Instant::from_millis(1));
+    world.shard.handle(ManagerInput::Configured(&configured), &mut kernel, now);
+    assert_eq!(world.shard.queued(Direction::ToBackend), 0);
+    assert_eq!(only_dropped(&world, Direction::ToBackend, DropReason::Closed), 30);
+    // Also when there is room again nothing goes there.
+    world.kernel.take_sent(full);
+    world.kernel.set_room(full, usize::MAX);
+    world.poll(8, None);
+    world.turn();
+    assert!(world.kernel.take_sent(full).is_empty());
 }

@@ -56,6 +56,25 @@ fn a_backend_stays_down_and_another_stays_drained() {
     });
 }
 
+/// The deadline of a drain goes along: a flow that outlives the upgrade ends with it.
+#[test]
+fn a_drain_ends_when_it_was_to_end() {
+    let (client, backend) = (Peer::v4(), Peer::v4());
+    let (mut flowgate, address) = start(&simple_config("127.0.0.1:0", &[&backend], ""));
+    client.send_to(b"question", address);
+    backend.receive();
+    let drained = format!("test/{}", backend.address());
+    flowgate.ask(&["drain", &drained, "--deadline", "3s"]);
+    flowgate.upgrade(&[]);
+    let status = flowgate.ask_json(&["status"]);
+    assert_eq!(status["clusters"][0]["backends"][0]["state"], "draining");
+    // It would live for a minute otherwise.
+    eventually("its flow ends at the deadline", || {
+        let status = flowgate.ask_json(&["status"]);
+        (status["listeners"][0]["flows_closed"]["drained"] == 1).then_some(())
+    });
+}
+
 #[test]
 fn a_flow_has_told_its_client_already_and_tells_it_only_once() {
     let backend = Peer::v4();

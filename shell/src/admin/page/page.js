@@ -2,7 +2,7 @@
 
 const EVERY = 1000;
 const PATIENCE = 4000;
-const KERNEL = 'receive buffer full (kernel)';
+const KERNEL = 'kernel (full buffer, bad checksum)';
 const MOST_REASONS = 8;
 
 const traffic = new Chart('traffic', { stacked: false });
@@ -69,7 +69,8 @@ function dropsByReason(document) {
     for (const ledger of [listener.to_backend, listener.to_client]) {
       for (const [reason, dropped] of Object.entries(ledger.dropped)) add(reason, dropped.datagrams);
     }
-    if (listener.socket_drops > 0) add(KERNEL, listener.socket_drops);
+    const byKernel = listener.socket_drops + (listener.upstream_socket_drops ?? 0);
+    if (byKernel > 0) add(KERNEL, byKernel);
   }
   return sums;
 }

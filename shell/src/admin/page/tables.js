@@ -161,5 +161,5 @@ const backendKey = (cluster, backend) => JSON.stringify([cluster.name, backend.a
 function droppedBy(listener) {
   return [listener.to_backend, listener.to_client]
     .flatMap((ledger) => Object.values(ledger?.dropped ?? {}))
-    .reduce((sum, traffic) => sum + traffic.datagrams, listener.socket_drops ?? 0);
+    .reduce((sum, traffic) => sum + traffic.datagrams, (listener.socket_drops ?? 0) + (listener.upstream_socket_drops ?? 0));
 }

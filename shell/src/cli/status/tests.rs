@@ -19,6 +19,7 @@ pub(in crate::cli) fn document() -> StatusDocument {
         flows_opened: 40_000,
         flows_closed: BTreeMap::from([("idle".to_owned(), 38_766)]),
         socket_drops: 0,
+        upstream_socket_drops: 0,
         client_sockets: 0,
         client_sockets_failed: 0,
         to_backend: LedgerDoc {
@@ -41,6 +42,7 @@ pub(in crate::cli) fn document() -> StatusDocument {
         flows_opened: 0,
         flows_closed: BTreeMap::new(),
         socket_drops: 7,
+        upstream_socket_drops: 0,
         client_sockets: 0,
         client_sockets_failed: 0,
         to_backend: LedgerDoc::default(),
@@ -122,7 +124,7 @@ e\u{1b}]0;mpty\u{7}/                             maglev      no backends
 
 DROPPED BY      DIRECTION           REASON                                         DATAGRAMS   BYTES
 dns             clients → backends  max_flows                                             10  1.0 kB
-o\u{1b}[2Jd\nd  clients → backends  full receive buffer, before Flowgate saw them          7       -
+o\u{1b}[2Jd\nd  clients → backends  by the kernel: full buffer, or wrong checksum          7       -
 ";
     let text = text(&document());
     assert_eq!(text, expected.trim_start(), "\n{text}");

@@ -24,9 +24,7 @@ impl Stretch<'_> {
 
     /// Datagrams dropped, those that the kernel dropped included.
     pub(super) fn dropped(&self) -> u64 {
-        let socket_drops = |status: &StatusDocument| {
-            sum(status.listeners.iter().map(|listener| listener.socket_drops))
-        };
+        let socket_drops = |status: &StatusDocument| sum(status.listeners.iter().map(by_kernel));
         let dropped = self.total(|status| status.counters.datagrams_dropped);
         let by_kernel = socket_drops(self.now).saturating_sub(socket_drops(self.before));
         sum(dropped.into_iter().chain([by_kernel]))
@@ -67,8 +65,8 @@ impl Stretch<'_> {
             ];
             drops.insert(reason.as_str(), sum(both));
         }
-        let by_kernel = self.of_listener(listener, |listener| listener.socket_drops);
-        drops.insert("full receive buffer", by_kernel);
+        let by_kernel = self.of_listener(listener, by_kernel);
+        drops.insert("by the kernel", by_kernel);
         let mut drops: Vec<_> = drops.into_iter().filter(|(_, dropped)| *dropped > 0).collect();
         drops.sort_by_key(|&(reason, dropped)| (u64::MAX - dropped, reason));
         drops
@@ -106,4 +104,9 @@ impl Stretch<'_> {
 /// A sum that stays at the largest number there is, since figures may be of anybody.
 pub(super) fn sum(numbers: impl IntoIterator<Item = u64>) -> u64 {
     numbers.into_iter().fold(0, u64::saturating_add)
+}
+
+/// What the kernel dropped of a listener's datagrams, either way.
+const fn by_kernel(listener: &ListenerStatus) -> u64 {
+    listener.socket_drops.saturating_add(listener.upstream_socket_drops)
 }

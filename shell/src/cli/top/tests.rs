@@ -78,7 +78,7 @@ LISTENER                     TO BACKENDS TO CLIENTS  DROPPED     FLOWS   AT MOST
 dns 0.0.0.0:53                  48.2 k/s   47.5 k/s    20 /s     1,234    65,536
   dropped: max_flows 15 /s, no_backend 5 /s
 o\u{1b}[2Jd\nd [::]:5060            0 /s       0 /s     2 /s         0    65,536
-  dropped: full receive buffer 2 /s
+  dropped: by the kernel 2 /s
 
 BACKEND                   STATE               SHARE    FLOWS      SENT  RECEIVED
 resolvers  rendezvous, 1 of 3 up
@@ -123,7 +123,7 @@ LISTENER                                                   TO BACKENDS TO CLIENT
 dns 0.0.0.0:53                                                48.2 k/s   47.5 k/s    20 /s     1,234    65,536
   dropped: max_flows 15 /s, no_backend 5 /s
 o\u{1b}[2Jd\nd [::]:5060                                          0 /s       0 /s     2 /s         0    65,536
-  dropped: full receive buffer 2 /s
+  dropped: by the kernel 2 /s
 
 BACKEND                                     STATE                           SHARE    FLOWS      SENT  RECEIVED
 resolvers  rendezvous, 1 of 3 up
@@ -159,7 +159,7 @@ LISTENER    TO BACKENDS TO CLIENTS     FLOWS
 dns            48.2 k/s   47.5 k/s     1,234
   dropped: max_flows 15 /s, no_backend 5 /s
 o\u{1…Jd\nd        0 /s       0 /s         0
-  dropped: full receive buffer 2 /s
+  dropped: by the kernel 2 /s
 
 BACKEND                    STATE       FLOWS
 resolvers  rendezvous, 1 of 3 up

@@ -20,7 +20,7 @@ use crate::control::service_state::ServiceState;
 use crate::control::{accept, reach, source};
 use crate::datapath::listener::{self, Buffers};
 use crate::datapath::worker::Command;
-use crate::sys::{process, sockopt};
+use crate::sys::{errno, mmsg, process, sockopt};
 
 /// Descriptors that are not upstream sockets: the standard streams, logs, a poll and a waker for
 /// each worker, probes, operators' connections, and some to spare.
@@ -48,6 +48,11 @@ impl Server {
     ///
     /// When a new listener cannot be bound, or a cluster's source cannot be had.
     pub fn bind(&mut self, config: &Config) -> Result<BoundListeners, StartError> {
+        match mmsg::check_receive() {
+            Err(error) if errno::is_missing(&error) => return Err(StartError::Receive(error)),
+            // What is refused now may be allowed later; it is logged when it is met.
+            _ => {}
+        }
         source::check(config)?;
         reach::check(config)?;
         accept::check(config)?;

@@ -193,6 +193,7 @@ fn listener(report: &ListenerReport) -> ListenerStatus {
         flows_opened: figures.counters.flows_opened,
         flows_closed: flows_closed(&figures.counters),
         socket_drops: figures.socket_drops,
+        upstream_socket_drops: figures.upstream_socket_drops,
         client_sockets: figures.client_sockets,
         client_sockets_failed: figures.client_sockets_failed,
         to_backend: (&figures.counters.to_backend).into(),

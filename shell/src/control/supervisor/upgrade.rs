@@ -8,6 +8,7 @@ use std::sync::mpsc::Sender;
 use flowgate_core::snapshot;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::{info, warn};
 
 use super::{Event, Supervisor};
@@ -15,7 +16,7 @@ use crate::admin::http::HttpServer;
 use crate::admin::request::Response;
 use crate::admin::socket::ControlSocket;
 use crate::handover::snapshot::{ProcessImage, ServerImage};
-use crate::handover::successor::Successor;
+use crate::handover::successor::{self, Successor};
 use crate::sys::clock::Clock;
 
 /// An upgrade that is under way.
@@ -97,6 +98,7 @@ impl Supervisor {
                 let sockets = released.descriptors().count();
                 info!(pid, version, sockets, pause = ?clock.uptime(), "handed over");
                 self.notifier.succeeded_by(pid);
+                self.pass_on_signals(pid);
                 self.answer_upgrade(Ok(vec![format!(
                     "process {pid}, version {version}, has taken over {sockets} sockets; nothing \
                      was forwarded for {:.1} ms",
@@ -109,6 +111,18 @@ impl Supervisor {
                 self.server.take_back(released);
                 self.resume_admin(http);
                 Err(error.to_string())
+            }
+        }
+    }
+
+    /// Has the new process do what this one was told to while it could not listen.
+    fn pass_on_signals(&self, successor: u32) {
+        for event in self.events.try_iter() {
+            if let Event::Signal(number @ (SIGTERM | SIGINT)) = event
+                && let Ok(signal) = Signal::try_from(number)
+            {
+                // It fails where the new process has ended.
+                let _ = kill(Pid::from_raw(successor.cast_signed()), signal);
             }
         }
     }
@@ -131,7 +145,7 @@ impl Supervisor {
         while let Some(upgrade) = &mut self.upgrade {
             if let Some(pid) = upgrade.successor.take() {
                 // It fails where the process has ended already.
-                let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+                let _ = successor::kill_all(pid);
             }
             match self.events.recv() {
                 Ok(Event::SuccessorStarted(pid)) => upgrade.successor = Some(pid),

@@ -12,9 +12,10 @@ use crate::datapath::egress::{egress_number_of, needed};
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
 use crate::datapath::send::outbox::{Chain, Outgoing};
-use crate::datapath::send::transmit::{Transmitter, drop_reason};
+use crate::datapath::send::transmit::Transmitter;
 use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
+use crate::sys::errno;
 
 /// What has something to send in this turn that no flow carries.
 #[derive(Default)]
@@ -96,7 +97,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
         if egress_sockets.get_mut(egress).is_none()
             && let Err(error) = self.open_egress_socket(role, egress, address.is_ipv6())
         {
-            self.lose(&outgoing, drop_reason(&error));
+            self.lose(&outgoing, errno::drop_reason(&error));
             return;
         }
         let egress_sockets = &mut self.sockets.egress_sockets[role as usize];
@@ -144,6 +145,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
         let transmitter = Transmitter {
             kernel: self.kernel,
             socket: &egress.socket,
+            peer: None,
             send_queue: &mut egress.send_queue,
             send_queue_budget: &mut sockets.send_queue_budget,
             reports: &mut self.reports,

@@ -8,9 +8,10 @@ use super::{Dispatch, EndedFlow, give_up};
 use crate::datapath::client::Room;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
-use crate::datapath::send::transmit::{Report, drop_reason};
+use crate::datapath::send::transmit::Report;
 use crate::datapath::token::Token;
 use crate::datapath::upstream::Upstream;
+use crate::sys::errno;
 
 impl<K: Kernel> Dispatch<'_, '_, K> {
     /// Opens a socket for a flow. The kernel looks at every port there is before it says that none
@@ -27,14 +28,20 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
             return;
         }
         let token = Token::Upstream { shard: self.sockets.shard, flow: flow.index() as u32 };
-        match self.kernel.open_upstream(address, source, ttl, token) {
+        match self.kernel.open_upstream(address, source, ttl, self.sockets.receive_buffer, token) {
             Ok(socket) => {
                 self.sockets.upstreams.insert(Upstream::new(socket, flow, address, source, ttl));
             }
             Err(error) => {
+                let (reason, failure) =
+                    (errno::drop_reason(&error), errno::connect_failure(&error));
                 let is_shared = !matches!(source, LocalSource::Client(_));
-                self.are_ports_gone = is_shared && drop_reason(&error) == DropReason::NoPorts;
-                self.not_opened.push((flow, drop_reason(&error)));
+                self.are_ports_gone = is_shared && reason == DropReason::NoPorts;
+                if let Some(failure) = failure {
+                    let input = ManagerInput::UpstreamFailed { flow, failure };
+                    self.reports.push(Report::Input(Role::Primary, input));
+                }
+                self.not_opened.push((flow, reason));
             }
         }
     }
@@ -101,8 +108,9 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
         self.flush_upstream(flow);
         let Some(upstream) = self.sockets.upstreams.get_mut(flow) else { return };
         give_up(&mut upstream.send_queue, &mut self.sockets.send_queue_budget, &mut self.reports);
-        if !keep_socket {
-            self.sockets.upstreams.remove(flow);
+        if !keep_socket && let Some(closed) = self.sockets.upstreams.remove(flow) {
+            let drops = self.kernel.receive_drops(&closed.socket);
+            self.sockets.upstream_drops += u64::from(drops.saturating_sub(closed.drops));
         }
     }
 

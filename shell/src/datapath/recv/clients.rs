@@ -2,7 +2,7 @@
 
 use flowgate_core::{Direction, ManagerInput};
 
-use super::{Reading, UPSTREAM_BATCH, readable, says_drained, unusable};
+use super::{Reading, Receipt, UPSTREAM_BATCH, readable, unusable};
 use crate::datapath::dispatch::Dispatch;
 use crate::datapath::kernel::Kernel;
 use crate::sys::mmsg::ReceivedBatch;
@@ -19,17 +19,15 @@ impl<'t> Reading<'_, 't> {
         let client = sockets.clients.at_mut(slot).filter(|client| client.may_be_read());
         let Some(client) = client else { return true };
         let max = UPSTREAM_BATCH.min(self.turn.free());
-        let received = self.turn.receive(max, |slots| kernel.receive(&client.socket, slots));
-        let is_drained = match &received {
-            Ok(received) => received.len() < max && !client.has_error,
-            Err(error) => says_drained(error),
-        };
+        let Receipt { received, .. } = self.receive(kernel, &client.socket, max);
+        let is_drained =
+            received.as_ref().is_none_or(|batch| batch.len() < max && !client.has_error);
         if is_drained {
             client.is_ready = false;
             client.has_error = false;
         }
         // That the client cannot be reached is no matter of its backend's.
-        let Ok(received) = received else { return is_drained };
+        let Some(received) = received else { return is_drained };
         if !client.coalesces && received.len() > 1 {
             client.coalesces = true;
             kernel.coalesce(&client.socket);
@@ -43,14 +41,12 @@ impl<'t> Reading<'_, 't> {
         let (kernel, sockets) = dispatch.parts();
         let Some(leaving) = sockets.clients.leaving.front() else { return false };
         let max = UPSTREAM_BATCH.min(self.turn.free());
-        match self.turn.receive(max, |slots| kernel.receive(leaving, slots)) {
-            Ok(received) => self.tell(received, dispatch),
-            Err(error) if says_drained(&error) => {
+        match self.receive(kernel, leaving, max).received {
+            Some(received) => self.tell(received, dispatch),
+            None => {
                 let read = sockets.clients.leaving.pop_front();
                 sockets.clients.parting.extend(read);
             }
-            // Behind any other error, which is told once, datagrams may wait.
-            Err(_) => {}
         }
         true
     }
@@ -61,17 +57,11 @@ impl<'t> Reading<'_, 't> {
         let (kernel, sockets) = dispatch.parts();
         let mut late = Vec::new();
         for socket in std::mem::take(&mut sockets.clients.parting) {
-            let received = match self.turn.free() {
-                0 => None,
-                _ => Some(self.turn.receive(1, |slots| kernel.receive(&socket, slots))),
-            };
-            match received {
-                None => sockets.clients.parting.push(socket),
-                Some(Err(error)) if says_drained(&error) => {}
-                Some(received) => {
-                    sockets.clients.leaving.push_back(socket);
-                    late.extend(received);
-                }
+            if self.turn.free() == 0 {
+                sockets.clients.parting.push(socket);
+            } else if let Some(received) = self.receive(kernel, &socket, 1).received {
+                sockets.clients.leaving.push_back(socket);
+                late.push(received);
             }
         }
         late.into_iter().for_each(|received| self.tell(received, dispatch));

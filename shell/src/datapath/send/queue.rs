@@ -132,3 +132,40 @@ impl SendQueue {
         Some(first)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use flowgate_core::proxy_protocol::Tlvs;
+    use flowgate_core::{BackendId, Burst, Direction, snapshot};
+
+    use super::*;
+
+    #[test]
+    fn a_queue_that_is_handed_over_keeps_its_order() {
+        let (mut queue, mut budget) = (SendQueue::default(), MAX_BYTES);
+        for number in 0..9 {
+            let bytes = [number; 5];
+            let outgoing = Outgoing {
+                role: Role::Primary,
+                carrier: Carrier::OneWay(BackendId::new(0)),
+                direction: Direction::ToBackend,
+                destination: Some(([10, 0, 0, 1], 53).into()),
+                local: None,
+                prefix: None,
+                tlvs: Tlvs::NONE,
+                tos: number,
+                ttl: Some(7),
+                may_use_gso: true,
+                burst: Burst::single(&bytes).unwrap(),
+            };
+            assert!(queue.push(&outgoing, &bytes, &mut budget));
+        }
+        let mut other: SendQueue = snapshot::open(&snapshot::seal(&queue)).unwrap();
+        assert_eq!((other.len(), other.bytes_on_the_wire()), (9, 45));
+        for number in 0..9 {
+            let first = other.pop(&mut budget).unwrap();
+            assert_eq!((first.tos, &first.wire[..]), (number, &[number; 5][..]));
+        }
+        assert_eq!(budget, MAX_BYTES);
+    }
+}

@@ -5,16 +5,17 @@
 //! or it was reported undelivered. None is sent twice.
 
 use std::io;
+use std::net::SocketAddr;
 
-use flowgate_core::{Carrier, Direction, DropReason, ManagerInput, UpstreamFailure};
+use flowgate_core::{Carrier, Direction, DropReason, LocalSource, ManagerInput, UpstreamFailure};
 
 use super::gso::{Plan, Segments};
 use super::outbox::{Chain, Outbox, Position};
 use super::queue::SendQueue;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
+use crate::sys::errno::{self, SendError};
 use crate::sys::mmsg::Batch;
-use crate::sys::udp::NoSource;
 
 /// How often one message is tried again after an error that is not its own: a signal, or what
 /// the network said of an earlier datagram (`ECONNREFUSED` on a connected socket).
@@ -60,12 +61,23 @@ pub struct Transmitter<'a, K: Kernel> {
     pub kernel: &'a mut K,
     /// The socket.
     pub socket: &'a K::Socket,
+    /// Whom it is connected to, if anybody.
+    pub peer: Option<Peer>,
     /// What waits for it.
     pub send_queue: &'a mut SendQueue,
     /// How many bytes may still wait, for all sockets together.
     pub send_queue_budget: &'a mut usize,
     /// What went wrong.
     pub reports: &'a mut Vec<Report>,
+}
+
+/// Whom a socket is connected to.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// The backend.
+    pub backend: SocketAddr,
+    /// What the socket was bound to before.
+    pub source: LocalSource,
 }
 
 /// Why the kernel did not take a message.
@@ -110,7 +122,8 @@ impl<K: Kernel> Transmitter<'_, K> {
     /// none is left.
     pub fn resume(&mut self, direction: Direction) -> bool {
         loop {
-            let (kernel, socket, reports) = (&mut *self.kernel, self.socket, &mut *self.reports);
+            let (kernel, reports) = (&mut *self.kernel, &mut *self.reports);
+            let socket = (self.socket, self.peer);
             let Some((_, carrier)) = self.send_queue.first_carrier() else {
                 return true;
             };
@@ -136,7 +149,8 @@ impl<K: Kernel> Transmitter<'_, K> {
                 break;
             };
             let (role, carrier, direction) = (outgoing.role, outgoing.carrier, outgoing.direction);
-            match try_send(self.kernel, self.socket, plan.batch(next), carrier, self.reports) {
+            let socket = (self.socket, self.peer);
+            match try_send(self.kernel, socket, plan.batch(next), carrier, self.reports) {
                 Ok(sent) => next += sent,
                 Err(Refusal::Full) => return Some(segments.start),
                 Err(Refusal::NoGso { for_good, .. }) if plan.is_gso_batch(next) => {
@@ -190,47 +204,60 @@ impl<K: Kernel> Transmitter<'_, K> {
 /// Sends a batch and says how many messages the kernel took, at least one, or why it did not
 /// take the first. An error that an earlier datagram caused is reported and the send repeated:
 /// the datagram that happened to meet it is not lost. What ICMP said is told once; what the
-/// routing table or a firewall says of this datagram, they say again.
+/// routing table or a firewall says of this datagram, they say again. Where the address is gone that
+/// a connected socket has sent from, it gets another one, and nobody is blamed.
 fn try_send<K: Kernel>(
     kernel: &mut K,
-    socket: &K::Socket,
+    (socket, peer): (&K::Socket, Option<Peer>),
     batch: Batch<'_>,
     carrier: Carrier,
     reports: &mut Vec<Report>,
 ) -> Result<usize, Refusal> {
-    let first = batch.messages.first();
-    let is_connected = first.is_some_and(|message| message.destination.is_none());
-    let is_gso_batch = first.is_some_and(|message| message.segment > 0);
-    let mut last: Option<io::Error> = None;
+    let is_batch = batch.messages.first().is_some_and(|message| message.segment > 0);
+    let (mut last, mut has_looked): (Option<io::Error>, bool) = (None, false);
     for _ in 0..=MAX_RETRIES {
         let error = match kernel.send(socket, batch) {
             Ok(0) => return Err(Refusal::Full),
             Ok(sent) => return Ok(sent),
             Err(error) => error,
         };
-        let (reason, code) = (drop_reason(&error), error.raw_os_error());
-        let is_repeated = last.is_some_and(|last| last.raw_os_error() == code);
-        match code {
-            Some(libc::EINTR) => {}
-            Some(libc::ECONNREFUSED) => {
-                reports.extend(failed(carrier, UpstreamFailure::Refused));
+        let reason = errno::drop_reason(&error);
+        if let Some(Peer { backend, source }) = peer
+            && errno::may_lack_its_source(&error)
+            && !std::mem::replace(&mut has_looked, true)
+        {
+            match kernel.renew_source(socket, backend, source) {
+                Ok(true) => continue,
+                // Without a source or a peer it is sent nowhere.
+                Err(why)
+                    if errno::drop_reason(&why) == DropReason::NoSource
+                        || errno::lacks_its_peer(&error) =>
+                {
+                    let failure = errno::connect_failure(&why);
+                    reports.extend(failure.and_then(|failure| failed(carrier, failure)));
+                    return Err(Refusal::Lost(errno::drop_reason(&why)));
+                }
+                Ok(false) | Err(_) => {}
             }
-            Some(libc::EIO) => {
-                return Err(Refusal::NoGso { for_good: true, reason });
+        }
+        let is_repeated = last.is_some_and(|last| last.raw_os_error() == error.raw_os_error());
+        match errno::on_send(&error, is_batch) {
+            SendError::Interrupted => {}
+            SendError::Full => return Err(Refusal::Full),
+            SendError::NoGso { for_good } => return Err(Refusal::NoGso { for_good, reason }),
+            SendError::Stale(failure) => {
+                kernel.take_errors(socket);
+                reports.extend(failed(carrier, failure));
             }
-            Some(libc::EINVAL | libc::EMSGSIZE) if is_gso_batch => {
-                return Err(Refusal::NoGso { for_good: false, reason });
-            }
-            _ if is_connected && !is_repeated && may_be_stale(&error) => {
-                let failure = upstream_failure(&error);
+            SendError::MayBeStale(failure) if peer.is_some() && !is_repeated => {
+                kernel.take_errors(socket);
                 reports.extend(failure.and_then(|failure| failed(carrier, failure)));
             }
-            _ if error.kind() == io::ErrorKind::WouldBlock => return Err(Refusal::Full),
-            _ => return Err(Refusal::Lost(reason)),
+            SendError::MayBeStale(_) | SendError::Lost => return Err(Refusal::Lost(reason)),
         }
         last = Some(error);
     }
-    Err(Refusal::Lost(last.as_ref().map_or(DropReason::SendFailed, drop_reason)))
+    Err(Refusal::Lost(last.as_ref().map_or(DropReason::SendFailed, errno::drop_reason)))
 }
 
 /// What an error says of a flow's socket. Others are told nothing by the network.
@@ -240,47 +267,5 @@ const fn failed(carrier: Carrier, failure: UpstreamFailure) -> Option<Report> {
             Some(Report::Input(Role::Primary, ManagerInput::UpstreamFailed { flow, failure }))
         }
         Carrier::OneWay(_) | Carrier::Copy(_) => None,
-    }
-}
-
-/// What the network said of an earlier datagram (ICMP), if an error may tell that.
-pub fn upstream_failure(error: &io::Error) -> Option<UpstreamFailure> {
-    match error.raw_os_error()? {
-        libc::ECONNREFUSED => Some(UpstreamFailure::Refused),
-        libc::EHOSTUNREACH
-        | libc::ENETUNREACH
-        | libc::EHOSTDOWN
-        | libc::ENONET
-        | libc::ENOPROTOOPT
-        | libc::EPROTO
-        | libc::EACCES => Some(UpstreamFailure::Unreachable),
-        _ => None,
-    }
-}
-
-/// Whether a connected socket may tell this of an earlier datagram: that it was unreachable, or
-/// too long for the path.
-fn may_be_stale(error: &io::Error) -> bool {
-    upstream_failure(error).is_some() || error.raw_os_error() == Some(libc::EMSGSIZE)
-}
-
-/// The name under which datagrams that met an error are counted.
-pub fn drop_reason(error: &io::Error) -> DropReason {
-    match error.raw_os_error() {
-        None if error.get_ref().is_some_and(|inner| inner.is::<NoSource>()) => DropReason::NoSource,
-        Some(libc::EMFILE | libc::ENFILE) => DropReason::NoDescriptors,
-        Some(libc::EADDRNOTAVAIL | libc::EAGAIN | libc::EADDRINUSE) => DropReason::NoPorts,
-        Some(libc::ENOBUFS | libc::ENOMEM) => DropReason::NoBuffers,
-        Some(libc::EPERM | libc::EACCES) => DropReason::NotPermitted,
-        Some(
-            libc::ENETUNREACH
-            | libc::EHOSTUNREACH
-            | libc::ENETDOWN
-            | libc::EHOSTDOWN
-            | libc::ENONET,
-        ) => DropReason::Unreachable,
-        Some(libc::ECONNREFUSED) => DropReason::Refused,
-        Some(libc::EMSGSIZE) => DropReason::MessageSize,
-        _ => DropReason::SendFailed,
     }
 }

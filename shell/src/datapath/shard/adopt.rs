@@ -1,8 +1,9 @@
 //! Going on with a shard that another process or worker has served.
 
 use std::io;
+use std::net::IpAddr;
 
-use flowgate_core::{Instant, ManagerInput, UpstreamFailure};
+use flowgate_core::{Instant, LocalSource, ManagerInput, UpstreamFailure};
 
 use super::Shard;
 use crate::datapath::kernel::{Kernel, Linux};
@@ -31,8 +32,13 @@ impl Shard<Linux> {
         for image in missing {
             let (shard, flow) = (self.sockets.shard, image.flow);
             let token = Token::Upstream { shard, flow: flow.index() as u32 };
-            match kernel.open_upstream(image.backend, image.source, image.ttl, token) {
-                Ok(socket) => self.sockets.upstreams.insert(Upstream::restore(socket, image)),
+            let (backend, buffer) = (image.backend, self.sockets.receive_buffer);
+            match kernel.open_upstream(backend, image.source, image.ttl, buffer, token) {
+                Ok(socket) => {
+                    let mut upstream = Upstream::restore(socket, image);
+                    upstream.drops = 0;
+                    self.sockets.upstreams.insert(upstream);
+                }
                 Err(_) => {
                     let failure = UpstreamFailure::NotOpened;
                     let input = ManagerInput::UpstreamFailed { flow, failure };
@@ -56,5 +62,18 @@ impl Shard<Linux> {
         let is_more_left = self.sockets.watch_upstreams(start..end, kernel)?;
         self.unwatched_from = is_more_left.then_some(end);
         Ok(true)
+    }
+
+    /// Has the upstream sockets that have sent from an address which is gone send from another,
+    /// unless they are to send from no other.
+    pub fn leave_address(&mut self, gone: IpAddr, kernel: &Linux) {
+        for upstream in self.sockets.upstreams.iter() {
+            match upstream.source {
+                LocalSource::Any | LocalSource::Local { ip: None, .. } => {
+                    kernel.leave_source(&upstream.socket, gone, upstream.backend);
+                }
+                LocalSource::Local { ip: Some(_), .. } | LocalSource::Client(_) => {}
+            }
+        }
     }
 }

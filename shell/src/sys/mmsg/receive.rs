@@ -268,6 +268,43 @@ pub fn discard(socket: BorrowedFd<'_>) -> (u32, u64) {
     (bursts, bytes)
 }
 
+/// Whether the system has a call that receives several datagrams.
+///
+/// # Errors
+///
+/// When it does not exist, or is refused.
+pub fn check_receive() -> io::Result<()> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    let (none, flags) = (ptr::null_mut(), libc::MSG_DONTWAIT);
+    // SAFETY: of no headers none is looked at.
+    match unsafe { libc::recvmmsg(socket.as_raw_fd(), none, 0, flags, ptr::null_mut()) } {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Takes what waits in a socket's error queue (`IP_RECVERR` of `ip(7)`), and returns the last of
+/// what the network said there. What the socket would have told of it by its next call goes as well.
+pub fn take_errors(socket: BorrowedFd<'_>) -> Option<io::Error> {
+    let mut told = None;
+    for _ in 0..MAX_DISCARDED {
+        let mut control = ControlBuffer::<RECEIVE_BYTES>::new();
+        // SAFETY: all zeroes are a header, of nothing.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_control = control.as_mut_ptr();
+        header.msg_controllen = RECEIVE_BYTES;
+        let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+        // SAFETY: the header describes a buffer that lives and is nobody else's.
+        if unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) } < 0 {
+            break;
+        }
+        let len = header.msg_controllen.min(RECEIVE_BYTES);
+        let number = cmsg::read_error(control.prefix(len));
+        told = number.map(io::Error::from_raw_os_error).or(told);
+    }
+    told
+}
+
 /// What a receive delivered: one datagram, or several of one source (`UDP_GRO`).
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'t> {

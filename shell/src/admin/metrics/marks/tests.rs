@@ -16,6 +16,7 @@ fn listener(received: u64, forwarded: u64) -> StatusDocument {
         flows_opened: received,
         flows_closed: Default::default(),
         socket_drops: 0,
+        upstream_socket_drops: 0,
         client_sockets: 0,
         client_sockets_failed: 0,
         to_backend,

@@ -1,0 +1,158 @@
+//! What the numbers of errors say, and of whom. They are sorted here and nowhere else:
+//!
+//! - *ours*: descriptors, ports or memory are short, our address is gone. Never held against a
+//!   backend.
+//! - *theirs*: refused, unreachable, no way to them. Held against the backend, whether `connect`, a
+//!   send, a receive or the error queue says so.
+//! - *this datagram's*: too long, not permitted. Neither.
+
+use std::io;
+
+use flowgate_core::{DropReason, UpstreamFailure};
+
+use super::udp::NoSource;
+
+/// What the error of a send asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendError {
+    /// To send it again: a signal came.
+    Interrupted,
+    /// To wait for room.
+    Full,
+    /// To send its datagrams one by one. `for_good` if no other batch fares better.
+    NoGso {
+        /// Whether that is so for all that goes the same way.
+        for_good: bool,
+    },
+    /// To send it again: the network has said this of an earlier datagram.
+    Stale(UpstreamFailure),
+    /// To send it again once: on a connected socket the network may have said this of an earlier
+    /// datagram, and if it did it is told no second time.
+    MayBeStale(Option<UpstreamFailure>),
+    /// To give it up.
+    Lost,
+}
+
+/// Sorts the error of a send of one datagram, or of a GSO batch.
+pub fn on_send(error: &io::Error, is_batch: bool) -> SendError {
+    match error.raw_os_error() {
+        Some(libc::EINTR) => SendError::Interrupted,
+        Some(libc::ECONNREFUSED) => SendError::Stale(UpstreamFailure::Refused),
+        Some(libc::EIO) => SendError::NoGso { for_good: true },
+        Some(libc::EINVAL | libc::EMSGSIZE) if is_batch => SendError::NoGso { for_good: false },
+        Some(libc::EAGAIN) => SendError::Full,
+        Some(libc::EMSGSIZE) => SendError::MayBeStale(None),
+        _ => match upstream_failure(error) {
+            Some(failure) => SendError::MayBeStale(Some(failure)),
+            None => SendError::Lost,
+        },
+    }
+}
+
+/// What the network said of an earlier datagram (ICMP), if an error may tell that.
+pub fn upstream_failure(error: &io::Error) -> Option<UpstreamFailure> {
+    match error.raw_os_error()? {
+        libc::ECONNREFUSED => Some(UpstreamFailure::Refused),
+        libc::EHOSTUNREACH
+        | libc::ENETUNREACH
+        | libc::EHOSTDOWN
+        | libc::ENONET
+        | libc::ENOPROTOOPT
+        | libc::EPROTO
+        | libc::EACCES => Some(UpstreamFailure::Unreachable),
+        _ => None,
+    }
+}
+
+/// What the error of opening a socket to a backend says of that backend, if it is not ours: that
+/// there is no way to it from here. A blackhole is an invalid argument, and a host without IPv6 has
+/// no such family.
+pub fn connect_failure(error: &io::Error) -> Option<UpstreamFailure> {
+    match error.raw_os_error()? {
+        libc::EINVAL | libc::EAFNOSUPPORT => Some(UpstreamFailure::Unreachable),
+        _ => upstream_failure(error),
+    }
+}
+
+/// Whether a connected socket may meet this since the address that it sends from is gone, or since
+/// it has none.
+pub fn may_lack_its_source(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENETUNREACH | libc::EINVAL | libc::EADDRNOTAVAIL | libc::EDESTADDRREQ)
+    )
+}
+
+/// Whether a socket is connected to nobody any more: it could not be connected anew when the address
+/// went that it had sent from.
+pub fn lacks_its_peer(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EDESTADDRREQ)
+}
+
+/// Whether a system call does not exist here: an old kernel, or a sandbox that hides it.
+pub fn is_missing(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOSYS)
+}
+
+/// The name under which datagrams that met an error are counted.
+pub fn drop_reason(error: &io::Error) -> DropReason {
+    match error.raw_os_error() {
+        None if error.get_ref().is_some_and(|inner| inner.is::<NoSource>()) => DropReason::NoSource,
+        Some(libc::EMFILE | libc::ENFILE) => DropReason::NoDescriptors,
+        Some(libc::EADDRNOTAVAIL | libc::EAGAIN | libc::EADDRINUSE) => DropReason::NoPorts,
+        Some(libc::ENOBUFS | libc::ENOMEM) => DropReason::NoBuffers,
+        Some(libc::EPERM | libc::EACCES) => DropReason::NotPermitted,
+        Some(
+            libc::ENETUNREACH
+            | libc::EHOSTUNREACH
+            | libc::ENETDOWN
+            | libc::EHOSTDOWN
+            | libc::ENONET,
+        ) => DropReason::Unreachable,
+        Some(libc::ECONNREFUSED) => DropReason::Refused,
+        Some(libc::EMSGSIZE) => DropReason::MessageSize,
+        _ => DropReason::SendFailed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(number: i32) -> io::Error {
+        io::Error::from_raw_os_error(number)
+    }
+
+    #[test]
+    fn what_is_short_here_is_never_held_against_a_backend() {
+        for ours in [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::ENOMEM,
+            libc::ENOBUFS,
+            libc::EADDRNOTAVAIL,
+            libc::EAGAIN,
+            libc::EADDRINUSE,
+            libc::EPERM,
+            libc::EINTR,
+            libc::EMSGSIZE,
+        ] {
+            assert_eq!(upstream_failure(&of(ours)), None, "{ours}");
+            assert_eq!(connect_failure(&of(ours)), None, "{ours}");
+        }
+        assert_eq!(connect_failure(&NoSource.into()), None);
+    }
+
+    #[test]
+    fn no_way_to_a_backend_is_held_against_it_whoever_says_so() {
+        for theirs in [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EHOSTDOWN] {
+            let failure = Some(UpstreamFailure::Unreachable);
+            assert_eq!(upstream_failure(&of(theirs)), failure);
+            assert_eq!(connect_failure(&of(theirs)), failure);
+            assert_eq!(on_send(&of(theirs), false), SendError::MayBeStale(failure));
+        }
+        assert_eq!(connect_failure(&of(libc::EINVAL)), Some(UpstreamFailure::Unreachable));
+        assert_eq!(on_send(&of(libc::EINVAL), false), SendError::Lost);
+        assert_eq!(on_send(&of(libc::EINVAL), true), SendError::NoGso { for_good: false });
+    }
+}
