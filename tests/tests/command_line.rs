@@ -111,6 +111,43 @@ fn explain_names_the_backend_that_a_client_then_gets() {
 }
 
 #[test]
+fn explain_says_whom_a_listener_refuses_and_by_which_network() {
+    let toml = VALID.replacen(
+        "cluster = ",
+        "allow = [\"192.0.2.0/24\"]\ndeny = [\"::ffff:192.0.2.128/121\"]\ncluster = ",
+        1,
+    );
+    let config = ConfigFile::new(&toml);
+    for (client, expected) in [
+        ("192.0.2.7", "backend 10.0.0."),
+        ("192.0.2.200", "dropped (denied): the client is in 192.0.2.128/25, which `deny` lists"),
+        ("198.51.100.1", "dropped (denied): no network that `allow` lists has the client"),
+    ] {
+        let (code, printed, _) = flowgate(&["explain", config.path(), client]);
+        assert_eq!(code, Some(0));
+        assert!(printed.contains(expected), "{client}: {printed}");
+    }
+}
+
+#[test]
+fn a_backend_that_is_the_listener_or_a_broadcast_is_refused_before_anything_runs() {
+    // An address of the loopback interface that every host has, beside its own wildcard.
+    for (listener, backend, complaint) in [
+        ("0.0.0.0:5300", "127.0.0.1:5300", "the listener itself"),
+        ("127.0.0.1:5300", "127.255.255.255:53", "is a broadcast address"),
+    ] {
+        let config = ConfigFile::new(&format!(
+            "[[listener]]\naddress = \"{listener}\"\ncluster = \"c\"\n[cluster.c]\nbackends = [\"{backend}\"]\n"
+        ));
+        for arguments in [&["check", config.path()][..], &["run", config.path()]] {
+            let (code, _, complaints) = flowgate(arguments);
+            assert_eq!(code, Some(1), "{complaints}");
+            assert!(complaints.contains(complaint), "{complaints}");
+        }
+    }
+}
+
+#[test]
 fn explain_gives_the_shares_where_the_client_does_not_decide() {
     let config = ConfigFile::new(&format!("{VALID}balance = \"random\"\n"));
     let (code, printed, _) = flowgate(&["explain", config.path(), "192.0.2.7"]);

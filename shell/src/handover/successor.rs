@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long each step may take while nobody serves: so many times what it has taken to read the same
 /// and find that it could take over, which was the rehearsal, within these limits.
 const REHEARSALS: u32 = 4;
-const SHORTEST_STEP: Duration = Duration::from_millis(500);
+const SHORTEST_STEP: Duration = Duration::from_millis(300);
 const LONGEST_STEP: Duration = Duration::from_secs(2);
 
 /// What tells a program which sockets are meant for it, or which watchdog, and means this process.
