@@ -1,8 +1,9 @@
 //! What changes between two configurations, for a process that goes on from one to the other.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use crate::{Config, Listener};
+use crate::{Cluster, Config, Listener};
 
 /// What is different in a new configuration, by name. The order of listeners and of clusters in the
 /// file is no difference.
@@ -61,6 +62,38 @@ impl Difference {
 }
 
 impl Config {
+    /// What is different in `new`, a line for each thing, for people. Names are quoted, with what a
+    /// terminal would obey escaped.
+    pub fn changes_to(&self, new: &Self) -> Vec<String> {
+        let Difference { listeners, clusters, settings, needs_restart: _ } =
+            self.difference_to(new);
+        let mut lines = Vec::new();
+        let mut say = |what: &str, names: &[String], became: &str| {
+            lines.extend(names.iter().map(|name| format!("{what} {name:?} {became}")));
+        };
+        say("listener", &listeners.added, "added");
+        say("listener", &listeners.removed, "removed");
+        say("listener", &listeners.rebound, "moved to another address");
+        // One that only has another cluster's settings is told of with the cluster.
+        let has_changed = |name: &&String| {
+            let find = |config: &Self| config.listeners.iter().find(|l| l.name == **name).cloned();
+            let (Some(old), Some(new)) = (find(self), find(new)) else { return true };
+            old.cluster.name != new.cluster.name
+                || new != Listener { cluster: Arc::clone(&new.cluster), ..old }
+        };
+        let changed: Vec<_> = listeners.changed.iter().filter(has_changed).cloned().collect();
+        say("listener", &changed, "changed");
+        say("cluster", &clusters.added, "added");
+        say("cluster", &clusters.removed, "removed");
+        for name in &clusters.changed {
+            let find = |config: &Self| config.clusters.iter().find(|c| c.name == *name).cloned();
+            let (Some(old), Some(new)) = (find(self), find(new)) else { continue };
+            lines.push(format!("cluster {name:?} changed{}", members_changed(&old, &new)));
+        }
+        lines.extend(settings.iter().map(|key| format!("{key} changed")));
+        lines
+    }
+
     /// What is different in `new`.
     pub fn difference_to(&self, new: &Self) -> Difference {
         let changed = |keys: &[(&'static str, bool)]| {
@@ -83,6 +116,20 @@ impl Config {
             ]),
         }
     }
+}
+
+/// Which backends a cluster has more and less, and whether anything else differs.
+fn members_changed(old: &Cluster, new: &Cluster) -> String {
+    let names = |cluster: &Cluster| -> Vec<_> {
+        cluster.members.iter().map(|member| member.target.to_string()).collect()
+    };
+    let (before, after) = (names(old), names(new));
+    let signed = |sign: &str, names: &[String], others: &[String]| {
+        let missing = names.iter().filter(|name| !others.contains(name));
+        missing.map(|name| format!(" {sign}{name}")).collect::<String>()
+    };
+    let backends = signed("+", &after, &before) + &signed("-", &before, &after);
+    if backends.is_empty() { String::new() } else { format!(": backends{backends}") }
 }
 
 /// Whether the listeners that keep their sockets serve clients by sockets as before.

@@ -1,13 +1,74 @@
 //! What was probably meant.
 
-/// The candidate that `written` is probably a misspelling of.
+/// Words of nginx, HAProxy and Envoy, without dashes, and what they may be called here.
+const WORDS_OF_OTHERS: &[(&str, &[&str])] = &[
+    ("accept_proxy", &["accept_proxy_protocol"]),
+    ("access_log", &["flows"]),
+    ("backend", &["cluster", "backends"]),
+    ("balancer", &["balance"]),
+    ("bind", &["address"]),
+    ("check", &["health", "probe"]),
+    ("consistent", &["maglev", "rendezvous"]),
+    ("default_backend", &["cluster"]),
+    ("endpoints", &["backends"]),
+    ("error_log", &["level"]),
+    ("fail_timeout", &["interval"]),
+    ("frontend", &["listener"]),
+    ("hash", &["affinity", "rendezvous"]),
+    ("health_check", &["health"]),
+    ("health_checks", &["health"]),
+    ("hosts", &["backends"]),
+    ("inter", &["interval"]),
+    ("ip_hash", &["rendezvous"]),
+    ("lb_policy", &["balance"]),
+    ("least_conn", &["least-flows"]),
+    ("least_request", &["least-flows"]),
+    ("leastconn", &["least-flows"]),
+    ("listen", &["address", "listener"]),
+    ("listeners", &["listener"]),
+    ("max_conn", &["max_flows"]),
+    ("max_connections", &["max_flows"]),
+    ("max_conns", &["max_flows"]),
+    ("max_fails", &["fall"]),
+    ("maxconn", &["max_flows"]),
+    ("nbthread", &["workers"]),
+    ("proxy_bind", &["source"]),
+    ("proxy_pass", &["cluster"]),
+    ("proxy_protocol", &["send_proxy_protocol", "accept_proxy_protocol"]),
+    ("proxy_requests", &["requests"]),
+    ("proxy_responses", &["responses"]),
+    ("proxy_timeout", &["idle_timeout"]),
+    ("random_two", &["power-of-two"]),
+    ("ring_hash", &["maglev", "rendezvous"]),
+    ("round_robin", &["round-robin"]),
+    ("roundrobin", &["round-robin"]),
+    ("send_proxy_v2", &["send_proxy_protocol"]),
+    ("server", &["backends", "listener"]),
+    ("servers", &["backends"]),
+    ("sticky", &["affinity"]),
+    ("threads", &["workers"]),
+    ("timeout", &["idle_timeout"]),
+    ("upstream", &["cluster", "backends"]),
+    ("upstreams", &["cluster", "backends"]),
+    ("use_backend", &["cluster"]),
+    ("worker_processes", &["workers"]),
+];
+
+/// The candidate that other balancers call `written`, or that `written` is probably a misspelling of.
 ///
 /// A candidate of very different length is passed over unmeasured, so that the cost does not grow
 /// with what the user wrote.
 pub(crate) fn nearest<'a>(
     written: &str,
-    candidates: impl Iterator<Item = &'a str>,
+    candidates: impl Iterator<Item = &'a str> + Clone,
 ) -> Option<&'a str> {
+    let word = written.to_lowercase().replace('-', "_");
+    let elsewhere = WORDS_OF_OTHERS.iter().filter(|(other, _)| *other == word);
+    let mut called_here = elsewhere.flat_map(|(_, here)| here.iter());
+    let meant = called_here.find_map(|here| candidates.clone().find(|known| known == here));
+    if meant.is_some() {
+        return meant;
+    }
     let distance = |candidate: &'a str| {
         let tolerance = candidate.len().div_ceil(3);
         if written.len().abs_diff(candidate.len()) > tolerance {

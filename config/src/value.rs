@@ -91,6 +91,9 @@ pub(crate) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Item<'_>) ->
                 [range.start(), range.end()].map(|d| humantime::format_duration(*d));
             let seconds = match item.value() {
                 Some(DeValue::Integer(number)) => whole(number).map(|number| format!("{number}s")),
+                Some(DeValue::String(text)) if text.parse::<u32>().is_ok() => {
+                    Some(format!("{text}s"))
+                }
                 _ => None,
             };
             let allowed = format_args!("a duration from {least} to {most}, such as \"5s\"");
@@ -139,16 +142,25 @@ fn without_mapping(network: IpNet) -> IpNet {
 
 /// An address to receive on, of any port.
 pub(crate) fn listen_address(item: &Item<'_>) -> Option<SocketAddr> {
-    let address = text(item).and_then(socket_address);
-    match address {
+    let written = text(item).unwrap_or_default();
+    match socket_address(written) {
         Some(address) if address.ip().is_multicast() => item.refuse(
             "an address of this host or a wildcard: multicast groups are not joined, and nothing \
              would arrive",
         ),
         Some(address) if needs_a_zone(address) => item.refuse(ZONE),
         Some(address) => Some(address),
-        None => item.refuse("an IP address and port, such as \"0.0.0.0:53\" or \"[::]:53\""),
+        None => item.refuse_typo(
+            "an IP address and port, such as \"0.0.0.0:53\" or \"[::]:53\"",
+            with_port(written).as_deref(),
+        ),
     }
+}
+
+/// An IP address that lacks a port, with one.
+pub(crate) fn with_port(text: &str) -> Option<String> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    Some(SocketAddr::new(bare.parse().ok()?, 53).to_string())
 }
 
 /// What a link-local address has to look like.

@@ -15,31 +15,45 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::control::log;
 
 /// A UDP load balancer: flows over many servers, replies back to their clients.
 #[derive(Debug, Parser)]
 #[command(name = "flowgate", version, arg_required_else_help = true)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    /// Validate a configuration, as `flowgate check` does
+    #[arg(short = 't', value_name = "CONFIG")]
+    test: Option<Option<PathBuf>>,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+}
+
+/// The configuration that is meant where none is named.
+const DEFAULT_CONFIG: &str = "/etc/flowgate/flowgate.toml";
+
+/// Which configuration is meant.
+#[derive(Args, Clone, Debug)]
+struct ConfigArgument {
+    /// The configuration file
+    #[arg(value_name = "CONFIG", env = "FLOWGATE_CONFIG", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run in the foreground; SIGTERM drains then stops, a second SIGTERM or SIGINT stops at once
     Run {
-        /// The configuration file
-        config: PathBuf,
+        #[command(flatten)]
+        config: ConfigArgument,
         /// Take over from the process that starts this one for an upgrade, over standard input
         #[arg(long, hide = true)]
         take_over: bool,
     },
     /// Validate a configuration: exit 0 and a summary, or exit 1 and every error
-    Check {
-        /// The configuration file
-        config: PathBuf,
-    },
+    Check(check::CheckArguments),
     /// Echo backends, a balancer and a client in one process: see it work with no configuration
     Demo {
         /// How long to run
@@ -47,12 +61,16 @@ enum Command {
         seconds: u32,
     },
     /// Which listener, cluster and backend a client would get, and why
+    #[command(allow_missing_positional = true)]
     Explain {
-        /// The configuration file
-        config: PathBuf,
+        #[command(flatten)]
+        config: ConfigArgument,
         /// The client: an address, or an address and a port
-        #[arg(value_parser = parse_client)]
+        #[arg(value_parser = parse_client, required = true)]
         client: SocketAddr,
+        /// Print the answer as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Show how a running Flowgate stands: listeners, backends, datagrams, drops
     Status(status::StatusArguments),
@@ -72,6 +90,8 @@ enum Command {
     Stop(ask::StopArguments),
     /// Watch a running Flowgate live in the terminal
     Top(top::TopArguments),
+    /// Print the version
+    Version,
     /// Print the completion script of a shell
     Completions {
         /// The shell
@@ -82,12 +102,19 @@ enum Command {
 /// Runs the command line of this process and returns its exit code: 0 done, 1 refused or failed,
 /// 2 wrong usage.
 pub fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
-        Command::Run { config, take_over: false } => run::run(&config),
-        Command::Run { config, take_over: true } => run::take_over(&config),
-        Command::Check { config } => check::run(&config),
+    let Arguments { test, command } = Arguments::parse();
+    let command = match (command, test) {
+        (Some(command), _) => command,
+        (None, Some(config)) => Command::Check(check::CheckArguments::of(config)),
+        // Clap shows the help before that.
+        (None, None) => Command::Version,
+    };
+    let outcome = match command {
+        Command::Run { config, take_over: false } => run::run(&config.config),
+        Command::Run { config, take_over: true } => run::take_over(&config.config),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Demo { seconds } => demo::run(seconds),
-        Command::Explain { config, client } => explain::run(&config, client),
+        Command::Explain { config, client, json } => explain::run(&config.config, client, json),
         Command::Status(arguments) => status::run(&arguments),
         Command::Flows(arguments) => flows::run(&arguments),
         Command::Reload(arguments) => ask::reload(&arguments),
@@ -97,6 +124,10 @@ pub fn main() -> ExitCode {
         Command::Snapshot(arguments) => ask::snapshot(&arguments),
         Command::Stop(arguments) => ask::stop(&arguments),
         Command::Top(arguments) => top::run(&arguments),
+        Command::Version => {
+            println!("flowgate {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             clap_complete::generate(shell, &mut command, "flowgate", &mut std::io::stdout());
@@ -106,7 +137,8 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(message)) => {
-            eprintln!("{}", message.trim_end());
+            let mark = if log::goes_to_the_journal() { log::JOURNAL_ERROR } else { "" };
+            message.trim_end().lines().for_each(|line| eprintln!("{mark}{line}"));
             ExitCode::FAILURE
         }
     }

@@ -12,6 +12,7 @@
 //! | [`flow_log`] | a line for each flow that has ended |
 //! | [`systemd`] | what the service manager wants to know, and hands over |
 //! | [`log`] | what operators read |
+//! | [`usage`] | what the process uses of the system |
 
 pub mod accept;
 pub mod flow_log;
@@ -24,3 +25,4 @@ pub mod service_state;
 pub mod source;
 pub mod supervisor;
 pub mod systemd;
+pub mod usage;

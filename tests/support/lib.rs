@@ -8,6 +8,8 @@ pub mod fuzz;
 pub mod netns;
 pub mod process;
 pub mod resolver;
+pub mod scratch;
 pub mod service_manager;
 pub mod shell_world;
 pub mod sim;
+pub mod skip;

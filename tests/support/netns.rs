@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::sched::{CloneFlags, setns};
 
 use crate::e2e::eventually;
+use crate::skip::skip;
 
 /// A network namespace, deleted when dropped. Loopback is up.
 pub struct Namespace {
@@ -105,12 +106,6 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         let _ = run("ip", &["netns", "delete", &self.name]);
     }
-}
-
-/// Says why a test does not take place.
-pub fn skip<T>(reason: &str) -> Option<T> {
-    eprintln!("SKIPPED: {reason}");
-    None
 }
 
 /// Runs a tool and returns what it prints, or what it complains of.

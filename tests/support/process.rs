@@ -4,13 +4,13 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::e2e::{PATIENCE, eventually};
+use crate::scratch::unused_path;
 
 /// A configuration in a file of its own, deleted when dropped.
 pub struct ConfigFile(PathBuf);
@@ -22,10 +22,7 @@ impl ConfigFile {
     ///
     /// When it cannot be written.
     pub fn new(toml: &str) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("flowgate-test-{}-{number}.toml", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let path = unused_path("test.toml");
         std::fs::write(&path, toml).expect("a temporary file");
         Self(path)
     }

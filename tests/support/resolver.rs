@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 
 use crate::e2e::eventually;
-use crate::netns::skip;
+use crate::skip::skip;
 
 /// A `dnsmasq`; stopped when dropped.
 pub struct Resolver {

@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use flowgate::handover::channel::Channel;
 use flowgate::sys::scm;
@@ -13,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::e2e::PATIENCE;
+use crate::scratch::unused_path;
 
 /// A service manager, and what it keeps.
 pub struct ServiceManager {
@@ -35,10 +35,7 @@ impl ServiceManager {
     ///
     /// When it has no place for its socket.
     pub fn new(activator: &str, room: usize) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("flowgate-manager-{}-{number}", std::process::id());
-        let place = std::env::temp_dir().join(name);
+        let place = unused_path("manager");
         let notifications = UnixDatagram::bind(&place).expect("a socket");
         notifications.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         Self { activator: activator.to_owned(), place, notifications, kept: Vec::new(), room }

@@ -76,7 +76,7 @@ fn a_dead_backend_comes_back_by_itself() {
     // Each datagram is an attempt, until two of them have been refused.
     eventually("the backend is found dead", || {
         Peer::v4().send_to(b"hello", address);
-        (state(&flowgate, 0) == "down").then_some(())
+        (state(&flowgate, 0) == "ejected").then_some(())
     });
     let first = EchoServer::start(&at, |_| true);
     eventually("it serves again", || {
@@ -274,7 +274,7 @@ fn a_backend_that_never_answers_where_answers_are_expected_is_left_for_a_while()
     for _ in 0..3 {
         Peer::v4().send_to(b"question", address);
     }
-    eventually("it is out", || (state(&flowgate, 0) == "down").then_some(()));
+    eventually("it is out", || (state(&flowgate, 0) == "ejected").then_some(()));
     let client = Peer::v4();
     client.send_to(b"question", address);
     assert_eq!(client.receive().bytes, b"question");

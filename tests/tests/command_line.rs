@@ -1,8 +1,16 @@
 //! The `flowgate` command: what it prints, what it returns, how it stops.
 
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
 use flowgate_tests::e2e::{Peer, eventually, simple_config};
 use flowgate_tests::process::{ConfigFile, Process, output};
-use nix::sys::signal::Signal;
+use flowgate_tests::scratch::unused_path;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
 
@@ -74,7 +82,7 @@ fn a_file_that_is_not_there_is_named() {
 
 #[test]
 fn wrong_usage_returns_2_and_says_what_is_right() {
-    for arguments in [&[][..], &["fly"], &["check"], &["run", "a", "b"], &["explain", "a", "b"]] {
+    for arguments in [&[][..], &["fly"], &["explain"], &["run", "a", "b"], &["explain", "a", "b"]] {
         let (code, _, complaints) = flowgate(arguments);
         assert_eq!(code, Some(2), "{arguments:?}");
         assert!(complaints.contains("Usage: ") || complaints.contains("expected"), "{complaints}");
@@ -82,8 +90,96 @@ fn wrong_usage_returns_2_and_says_what_is_right() {
 }
 
 #[test]
+fn the_file_that_is_not_named_is_that_of_the_environment_or_the_usual_one() {
+    let config = ConfigFile::new(VALID);
+    let ask = |arguments: &[&str], variable: Option<&str>| {
+        let mut command = Command::new(FLOWGATE);
+        command.args(arguments).stdin(Stdio::null()).env_remove("FLOWGATE_CONFIG");
+        command.envs(variable.map(|path| ("FLOWGATE_CONFIG", path)));
+        command.output().expect("a child process")
+    };
+    for arguments in [&["check"][..], &["-t"], &["explain", "192.0.2.1"]] {
+        let output = ask(arguments, Some(config.path()));
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        let output = ask(arguments, None);
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        // It may be there, on a machine that has Flowgate installed.
+        let usual = "/etc/flowgate/flowgate.toml";
+        assert!(output.status.success() || complaints.contains(usual), "{complaints}");
+    }
+    let (code, printed, _) = flowgate(&["-t", config.path()]);
+    assert_eq!((code, printed.contains(": valid\n")), (Some(0), true), "{printed}");
+    let (code, _, complaints) = flowgate(&["-t", "/nonexistent/flowgate.toml"]);
+    assert_eq!((code, complaints.contains("/nonexistent/")), (Some(1), true), "{complaints}");
+}
+
+#[test]
+fn check_prints_json_and_takes_warnings_for_errors_if_asked_to() {
+    let document = |toml: &str, arguments: &[&str]| {
+        let config = ConfigFile::new(toml);
+        let (code, printed, _) =
+            flowgate(&[&["check", "--json", config.path()], arguments].concat());
+        let document: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
+        (code, document)
+    };
+    let (code, valid) = document(VALID, &["--strict"]);
+    assert_eq!((code, &valid["valid"]), (Some(0), &true.into()));
+    assert_eq!(valid["listeners"][0]["backends"], 2);
+
+    let (code, invalid) = document(INVALID, &[]);
+    assert_eq!((code, &invalid["valid"]), (Some(1), &false.into()));
+    let lines = invalid["errors"].as_array().expect("errors");
+    let lines: Vec<_> = lines.iter().map(|error| error["line"].as_u64().expect("a line")).collect();
+    assert_eq!(lines, [2, 4, 5, 8]);
+
+    let odd = format!("{VALID}[cluster.unused]\nbackends = [\"10.0.0.1:53\"]\n");
+    let (code, lenient) = document(&odd, &[]);
+    assert_eq!((code, &lenient["valid"]), (Some(0), &true.into()));
+    assert_eq!(lenient["warnings"][0]["key"], "cluster.unused");
+    let (code, strict) = document(&odd, &["--strict"]);
+    assert_eq!((code, &strict["valid"]), (Some(1), &false.into()));
+
+    let (code, _, complaints) = flowgate(&["check", "--json", "/nonexistent/flowgate.toml"]);
+    assert_eq!(code, Some(1));
+    assert!(complaints.contains("/nonexistent"), "{complaints}");
+}
+
+#[test]
+fn explain_knows_who_is_refused_and_prints_json() {
+    let toml =
+        VALID.replace("cluster =", "allow = [\"192.0.2.0/24\"]\ndeny = [\"192.0.2.9\"]\ncluster =");
+    let config = ConfigFile::new(&toml);
+    let explain = |client: &str| flowgate(&["explain", config.path(), client]);
+    let (code, printed, _) = explain("192.0.2.9");
+    assert_eq!((code, printed.contains("which `deny` lists")), (Some(0), true), "{printed}");
+    let (_, printed, _) = explain("198.51.100.1");
+    assert!(printed.contains("no network that `allow` lists"), "{printed}");
+
+    let (_, text, _) = explain("192.0.2.7");
+    let (code, printed, _) = flowgate(&["explain", "--json", config.path(), "192.0.2.7"]);
+    let document: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
+    let backend = document["listeners"][0]["backend"].as_str().expect("a backend");
+    assert_eq!(code, Some(0));
+    assert!(text.contains(&format!("backend {backend}")), "{text}");
+}
+
+#[test]
+fn stop_waits_for_the_end_if_it_is_asked_to() {
+    let backend = Peer::v4();
+    let toml = simple_config("127.0.0.1:0", &[&backend], "");
+    let mut flowgate = Process::run(FLOWGATE, &toml);
+    flowgate.address();
+    // By the environment it is found, too.
+    let mut stop = Command::new(FLOWGATE);
+    stop.args(["stop", "--wait"]).env("FLOWGATE_SOCKET", flowgate.control_socket());
+    let mut stop = stop.stdout(Stdio::null()).spawn().expect("a child process");
+    assert_eq!(flowgate.wait().code(), Some(0));
+    assert!(stop.wait().expect("a child").success());
+}
+
+#[test]
 fn help_and_version_return_0() {
-    for argument in ["--help", "--version"] {
+    for argument in ["--help", "--version", "version"] {
         let (code, printed, _) = flowgate(&[argument]);
         assert_eq!(code, Some(0));
         assert!(printed.contains("flowgate") || printed.contains("Usage"), "{printed}");
@@ -267,4 +363,65 @@ fn the_drain_timeout_ends_what_does_not_end_by_itself() {
     backend.receive();
     flowgate.signal(Signal::SIGTERM);
     assert_eq!(flowgate.wait().code(), Some(0));
+}
+
+/// What a process logs from its start to its end, with these variables in its environment. Its
+/// standard error is a socket, as it is under systemd.
+fn logged(format: &str, journal: impl Fn(u64, u64) -> String) -> Vec<String> {
+    let (mut ours, theirs) = UnixStream::pair().expect("sockets");
+    let copy = theirs.as_fd().try_clone_to_owned().expect("a descriptor");
+    let seen = std::fs::File::from(copy).metadata().expect("a socket");
+    let backend = Peer::v4();
+    let config = ConfigFile::new(&format!(
+        "[log]\nformat = {format:?}\n[admin]\nsocket = {:?}\n{}",
+        unused_path("log.sock"),
+        simple_config("127.0.0.1:0", &[&backend], "")
+    ));
+    let mut command = Command::new(FLOWGATE);
+    command.args(["run", config.path()]).stdin(Stdio::null());
+    command.stderr(OwnedFd::from(theirs));
+    command.env("JOURNAL_STREAM", journal(seen.dev(), seen.ino()));
+    let mut child = command.spawn().expect("a child process");
+    // It has the other end now, and nobody else.
+    drop(command);
+    let mut lines = BufReader::new(&mut ours).lines().map_while(Result::ok);
+    let mut logged = Vec::new();
+    for line in &mut lines {
+        let is_up = line.contains("started");
+        logged.push(line);
+        if is_up {
+            kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("it runs");
+        }
+    }
+    assert!(child.wait().expect("a child").success(), "{logged:#?}");
+    logged
+}
+
+#[test]
+fn the_journal_is_told_priorities_and_no_times() {
+    let is_journal = |device: u64, inode: u64| format!("{device}:{inode}");
+    let lines = logged("text", is_journal);
+    let listening = lines.iter().find(|line| line.contains("listening")).expect("a listener");
+    assert!(listening.trim_start().starts_with("<6> INFO listening listener=\""), "{listening}");
+    assert!(lines.iter().all(|line| line.starts_with("<6>") || line.starts_with("<4>")));
+
+    let lines = logged("json", is_journal);
+    for line in lines {
+        let (priority, document) = line.split_at(3);
+        let document: serde_json::Value = serde_json::from_str(document).expect("JSON");
+        let level = document["level"].as_str().expect("a level");
+        assert_eq!(priority, if level == "INFO" { "<6>" } else { "<4>" });
+        assert!(document["timestamp"].is_null(), "{document}");
+    }
+}
+
+#[test]
+fn json_has_names_as_they_are_and_a_variable_alone_is_no_journal() {
+    let lines = logged("json", |device, inode| format!("{device}:{}", inode + 1));
+    let documents: Vec<serde_json::Value> =
+        lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let is_listening = |d: &&serde_json::Value| d["fields"]["message"] == "listening";
+    let listening = documents.iter().find(is_listening).expect("a listener");
+    assert_eq!(listening["fields"]["cluster"], "test");
+    assert!(listening["timestamp"].is_string());
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use flowgate_core::{Direction, DropReason};
 use flowgate_tests::e2e::{Balancer, Datagram, Peer, eventually, simple_config};
-use flowgate_tests::netns::skip;
 use flowgate_tests::process::Process;
+use flowgate_tests::skip::skip;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
 use nix::unistd::Pid;

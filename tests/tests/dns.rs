@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 
 use flowgate_tests::e2e::eventually;
-use flowgate_tests::netns::skip;
 use flowgate_tests::process::Process;
+use flowgate_tests::skip::skip;
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
 

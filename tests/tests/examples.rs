@@ -64,3 +64,56 @@ fn the_configuration_that_a_package_installs_is_valid() {
     // It is there before anybody has thought about who may use it.
     assert!(config.listeners.iter().all(|listener| listener.address.ip().is_loopback()));
 }
+
+#[test]
+fn the_configuration_of_the_image_is_reached_from_outside() {
+    let config = flowgate_config::load(&dist().join("docker/flowgate.toml")).expect("it is valid");
+    // That a page is open to others is said, and meant here.
+    let warned: Vec<_> = config.warnings.iter().map(|warning| warning.key.as_str()).collect();
+    assert_eq!(warned, ["admin.http"]);
+    assert!(config.listeners.iter().all(|listener| listener.address.ip().is_unspecified()));
+    let http = config.admin.http.expect("a page");
+    assert!(http.ip().is_unspecified());
+    // What the image declares is what its configuration opens.
+    let image = std::fs::read_to_string(dist().join("docker/Dockerfile")).expect("a Dockerfile");
+    for listener in &config.listeners {
+        let exposed = format!("{}/udp", listener.address.port());
+        assert!(image.lines().any(|line| line.starts_with("EXPOSE ") && line.contains(&exposed)));
+        // Without this a user who is not root cannot open it.
+        assert!(listener.address.port() >= 1024 || image.contains("cap_net_bind_service=+ep"));
+    }
+    assert!(image.contains(&format!("{}/tcp", http.port())));
+    assert!(image.contains("COPY dist/docker/flowgate.toml /etc/flowgate/flowgate.toml"));
+}
+
+#[test]
+fn where_nothing_answers_no_flows_are_kept() {
+    let config = valid(&dist().join("examples/syslog.toml"));
+    let modes = config.clusters.iter().map(|cluster| cluster.policy.mode);
+    assert!(modes.eq([flowgate_core::config::Mode::OneWay]));
+}
+
+/// How many bytes the smallest question and the first answer to it have, where `amplification` holds
+/// from the first datagram to the last.
+#[test]
+fn the_first_answer_passes_the_limit_on_amplification() {
+    // A question for what a game server tells of itself, and the datagram that it fits into.
+    let first = |name: &str| (name == "game.toml").then_some((25_u64, 1_400));
+    for name in EXAMPLES {
+        let config = valid(&dist().join("examples").join(name));
+        for cluster in &config.clusters {
+            let factor = u64::from(cluster.policy.limits.amplification);
+            if factor == 0 {
+                continue;
+            }
+            let (question, answer) = first(name).unwrap_or_else(|| panic!("{name}: {factor}"));
+            assert!(question * factor >= answer, "{name}: {factor}");
+        }
+    }
+}
+
+#[test]
+fn who_balances_dns_is_told_of_tcp() {
+    let text = std::fs::read_to_string(dist().join("examples/dns.toml")).expect("an example");
+    assert!(text.contains("53/TCP"));
+}

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use flowgate_tests::e2e::{Peer, eventually};
 use flowgate_tests::process::Process;
+use flowgate_tests::scratch::unused_path;
 use nix::sys::signal::Signal;
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
@@ -21,7 +22,7 @@ fn lines(path: &Path, count: usize) -> Vec<serde_json::Value> {
 #[test]
 fn each_flow_is_a_line_also_after_a_reload_and_a_rotation() {
     let backend = Peer::v4();
-    let path = std::env::temp_dir().join(format!("flowgate-flows-{}.json", std::process::id()));
+    let path = unused_path("flows.json");
     let moved = PathBuf::from(format!("{}.1", path.display()));
     let config = |name: &str, flows: &str| {
         format!(
@@ -70,7 +71,7 @@ fn each_flow_is_a_line_also_after_a_reload_and_a_rotation() {
 #[test]
 fn a_listener_that_is_renamed_is_known_by_its_new_name() {
     let backend = Peer::v4();
-    let path = std::env::temp_dir().join(format!("flowgate-renamed-{}.json", std::process::id()));
+    let path = unused_path("renamed.json");
     // A port that was free a moment ago: with port 0 another name is another listener.
     let address = Peer::v4().address();
     let config = |name: &str| {

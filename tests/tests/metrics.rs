@@ -127,6 +127,10 @@ fn backend(address: &str, state: BackendState) -> BackendStatus {
         weight: 1,
         backup: false,
         state,
+        reason: None,
+        since_seconds: None,
+        until_seconds: None,
+        ejections: BTreeMap::new(),
         flows_active: 4,
         datagrams_to: 60,
         datagrams_from: 50,
@@ -157,6 +161,7 @@ fn document() -> StatusDocument {
             ],
         }],
         counters: CountersDoc { reloads_ok: 3, reloads_failed: 1, ..CountersDoc::default() },
+        ..StatusDocument::default()
     }
 }
 

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use flowgate_tests::scratch::Scratch;
+use flowgate_tests::skip::skip_test;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -29,7 +31,7 @@ fn has(tool: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).output();
     let is_there = found.is_ok_and(|output| output.status.success());
     if !is_there {
-        println!("SKIPPED: there is no {tool}");
+        skip_test(&format!("{tool} is not installed"));
     }
     is_there
 }
@@ -46,29 +48,11 @@ fn printed(command: &mut Command) -> String {
     text(&stdout)
 }
 
-/// A directory that is deleted when dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let name = format!("flowgate-packaging-{}-{name}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).expect("a directory");
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// Builds the package of the binary under test.
 #[track_caller]
 fn package(into: &Scratch) -> String {
     let mut build = Command::new(root().join("dist/debian/build"));
-    build.arg(&into.0).env("FLOWGATE_BINARY", FLOWGATE);
+    build.arg(into.path()).env("FLOWGATE_BINARY", FLOWGATE);
     build.env("DEB_COMPRESSION", "gzip").env("SOURCE_DATE_EPOCH", "1700000000");
     build.env("DEBFULLNAME", "The Flowgate maintainers").env("DEBEMAIL", "flowgate@debian.org");
     printed(&mut build).trim().to_owned()
@@ -103,6 +87,8 @@ fn the_package_holds_all_that_an_operator_needs() {
         "usr/share/doc/flowgate/copyright",
         "usr/share/doc/flowgate/operations.md",
         "usr/share/doc/flowgate/examples/dns.toml",
+        "usr/share/doc/flowgate/prometheus/flowgate.rules.yml",
+        "usr/share/doc/flowgate/grafana/flowgate.json",
     ] {
         assert!(files.contains(&("-rw-r--r--", path)), "{path} in {contents}");
     }
@@ -127,7 +113,7 @@ fn the_package_says_what_it_is_and_needs() {
         printed(Command::new("dpkg").arg("--print-architecture")).trim()
     );
     assert!(field("Depends").starts_with("libc6 (>= 2."), "{}", field("Depends"));
-    let control = scratch.0.join("control");
+    let control = scratch.path().join("control");
     printed(Command::new("dpkg-deb").arg("--control").arg(&package).arg(&control));
     let conffiles = std::fs::read_to_string(control.join("conffiles")).expect("a list");
     assert_eq!(conffiles, "/etc/flowgate/flowgate.toml\n/etc/logrotate.d/flowgate\n");
@@ -143,7 +129,7 @@ fn the_binary_in_the_package_runs() {
     }
     let scratch = Scratch::new("runs");
     let package = package(&scratch);
-    let installed = scratch.0.join("installed");
+    let installed = scratch.path().join("installed");
     printed(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(&installed));
     let mut check = Command::new(installed.join("usr/bin/flowgate"));
     check.arg("check").arg(installed.join("etc/flowgate/flowgate.toml"));
@@ -164,8 +150,8 @@ fn lintian_finds_nothing_wrong_with_the_package() {
 
 /// The units as systemd finds them, with the binary under test in the place of the installed one.
 fn units(scratch: &Scratch) -> [PathBuf; 2] {
-    let service = scratch.0.join("flowgate.service");
-    let socket = scratch.0.join("flowgate.socket");
+    let service = scratch.path().join("flowgate.service");
+    let socket = scratch.path().join("flowgate.socket");
     let is_document = |line: &&str| !line.starts_with("Documentation=");
     for (unit, path) in [("flowgate.service", &service), ("flowgate.socket", &socket)] {
         let unit = read(&format!("dist/systemd/{unit}")).replace("/usr/bin/flowgate", FLOWGATE);
@@ -182,9 +168,13 @@ fn systemd_understands_the_units() {
     }
     let scratch = Scratch::new("units");
     let mut verify = Command::new("systemd-analyze");
-    verify.arg("verify").args(units(&scratch));
+    // It reads the units that ours ask for, too. What is wrong with those is their packages' matter.
+    verify.args(["--recursive-errors=no", "verify"]).args(units(&scratch));
     let output = verify.output().expect("a child process");
-    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+    let complaints = text(&output.stderr);
+    let is_of_ours = |line: &&str| line.contains("flowgate");
+    assert_eq!(complaints.lines().filter(is_of_ours).collect::<Vec<_>>(), [""; 0]);
+    assert!(output.status.success(), "{complaints}");
 }
 
 #[test]
@@ -315,10 +305,10 @@ struct Service {
 impl Service {
     /// Runs `flowgate run` as systemd would with `listener` as its only socket.
     fn start(scratch: &Scratch, config: &str, listener: UdpSocket) -> Self {
-        let place = scratch.0.join("notify");
+        let place = scratch.path().join("notify");
         let notifications = UnixDatagram::bind(&place).expect("a socket");
         notifications.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let file = scratch.0.join("flowgate.toml");
+        let file = scratch.path().join("flowgate.toml");
         std::fs::write(&file, config).expect("a file");
         let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
         let child = Command::new("sh")
@@ -327,7 +317,7 @@ impl Service {
             .env("NOTIFY_SOCKET", &place)
             .env("WATCHDOG_USEC", "200000")
             .env_remove("WATCHDOG_PID")
-            .env("RUNTIME_DIRECTORY", &scratch.0)
+            .env("RUNTIME_DIRECTORY", scratch.path())
             .stdin(Stdio::from(OwnedFd::from(listener)))
             .stderr(Stdio::null())
             .spawn()
@@ -392,7 +382,7 @@ fn a_service_manager_gives_the_listener_and_hears_how_far_the_process_is() {
     assert_eq!((&bytes[..length], from), (&b"answer"[..], address));
 
     service.says("WATCHDOG=1\n");
-    printed(Command::new(FLOWGATE).arg("reload").env("RUNTIME_DIRECTORY", &scratch.0));
+    printed(Command::new(FLOWGATE).arg("reload").env("RUNTIME_DIRECTORY", scratch.path()));
     service.says("RELOADING=1\nMONOTONIC_USEC=");
     service.says("READY=1\n");
     kill(Pid::from_raw(service.child.id() as i32), Signal::SIGTERM).expect("it runs");

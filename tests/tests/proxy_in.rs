@@ -10,6 +10,7 @@ use flowgate_core::{Direction, DropReason};
 use flowgate_tests::e2e::{Balancer, Datagram, Peer, eventually, simple_config};
 use flowgate_tests::echo_server::EchoServer;
 use flowgate_tests::process::{ConfigFile, Process};
+use flowgate_tests::skip::skip;
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
 
@@ -231,8 +232,7 @@ impl Dnsdist {
     /// `None`, and a word about it, where there is no dnsdist.
     fn start(backend: SocketAddr, accepts: bool) -> Option<Self> {
         if Command::new("dnsdist").arg("--version").stdout(Stdio::null()).status().is_err() {
-            println!("skipped: there is no dnsdist here");
-            return None;
+            return skip("dnsdist (Debian: dnsdist) is not installed");
         }
         // The port that was free may be taken before dnsdist binds it.
         Some(eventually("dnsdist runs", || Self::try_start(backend, accepts)))

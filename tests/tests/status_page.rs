@@ -3,10 +3,10 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use flowgate::admin::http::HttpServer;
@@ -15,7 +15,8 @@ use flowgate::admin::status::{
     BackendState, BackendStatus, ByDirection, ClusterStatus, CountersDoc, LedgerDoc,
     ListenerStatus, StatusDocument, TrafficDoc,
 };
-use flowgate_tests::netns::skip;
+use flowgate_tests::scratch::Scratch;
+use flowgate_tests::skip::skip;
 
 /// A name as bad as names get.
 const LISTENER: &str = "dns\u{1b}[31m\n<script>document.title='taken over'</script>";
@@ -23,38 +24,14 @@ const LISTENER: &str = "dns\u{1b}[31m\n<script>document.title='taken over'</scri
 /// Another.
 const CLUSTER: &str = "\"><img src=x onerror=\"document.title='taken over'\">\u{202e}";
 
-/// A folder for one browser, deleted when dropped.
-struct Profile(PathBuf);
-
-impl Profile {
-    fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("flowgate-browser-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).expect("a temporary folder");
-        Self(path)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Profile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// Shows a page for so many seconds of the browser's own time, which passes as fast as the server
 /// answers; returns what the browser prints, or `None` without one.
-fn browse(profile: &Profile, url: &str, seconds: u32, options: &[&str]) -> Option<String> {
+fn browse(profile: &Scratch, url: &str, seconds: u32, options: &[&str]) -> Option<String> {
     let output = Command::new("chromium")
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"])
         .args(["--no-first-run", "--disable-background-networking", "--disable-component-update"])
         .args(["--disable-sync", "--disable-extensions", "--disable-dev-shm-usage"])
-        .arg(format!("--user-data-dir={}", profile.0.display()))
+        .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg(format!("--virtual-time-budget={}", seconds * 1_000))
         .args(options)
         .arg(url)
@@ -89,7 +66,7 @@ impl World {
     }
 
     fn browse(&self, seconds: u32, options: &[&str]) -> Option<String> {
-        let profile = Profile::new();
+        let profile = Scratch::new("browser");
         browse(&profile, &format!("http://{}/", self.address), seconds, options)
     }
 }
@@ -190,6 +167,7 @@ fn document(seconds: u64) -> StatusDocument {
         counters: counters(&[&listener, &syslog]),
         listeners: vec![listener, syslog],
         clusters: vec![dns, collectors],
+        ..StatusDocument::default()
     }
 }
 
@@ -220,6 +198,10 @@ fn backend(
         weight,
         backup: false,
         state,
+        reason: None,
+        since_seconds: None,
+        until_seconds: None,
+        ejections: std::collections::BTreeMap::new(),
         flows_active,
         datagrams_to,
         datagrams_from,
@@ -299,8 +281,8 @@ fn names_are_shown_and_never_run() {
 #[test]
 fn nothing_is_loaded_from_elsewhere() {
     let world = World::start();
-    let profile = Profile::new();
-    let log = profile.file("requests.json");
+    let profile = Scratch::new("browser");
+    let log = profile.path().join("requests.json");
     let option = format!("--log-net-log={}", log.display());
     let Some(page) = world.browse(5, &["--dump-dom", &option]) else { return };
     assert_eq!(text_of(&page, "connection"), "live");

@@ -62,7 +62,10 @@ fn a_malformed_address_is_refused_as_an_address() {
         "10.0.0.1:dns",
     ];
     for address in malformed {
-        let expected = format!("backends[0]: found \"{address}\"; allowed: {ADDRESS}");
+        let bare = address.trim_matches(['[', ']']).parse::<IpAddr>();
+        let meant = bare.map(|ip| format!("; did you mean \"{}\"?", SocketAddr::new(ip, 53)));
+        let meant = meant.unwrap_or_default();
+        let expected = format!("backends[0]: found \"{address}\"; allowed: {ADDRESS}{meant}");
         assert_eq!(in_backends(&format!("[\"{address}\"]")), [expected]);
     }
 }

@@ -45,6 +45,33 @@ fn a_configuration_does_not_differ_from_itself() {
 }
 
 #[test]
+fn what_changes_is_told_a_line_for_each_thing() {
+    let changes = |from: &str, to: &str| valid(from).changes_to(&valid(to));
+    assert_eq!(changes(TWO, TWO), [""; 0]);
+    let other = TWO
+        .replace("10.0.0.1:53", "10.0.0.2:53")
+        .replace("cluster = \"games\"", "cluster = \"games\"\nmax_flows = 9")
+        .replace("[::]:27015", "[::]:27016");
+    assert_eq!(
+        changes(TWO, &format!("drain_timeout = \"1s\"\nworkers = 2\n{other}")),
+        [
+            "listener \"game\" moved to another address",
+            "cluster \"resolvers\" changed: backends +10.0.0.2:53 -10.0.0.1:53",
+            "drain_timeout changed",
+        ]
+    );
+    let without = TWO.replace("name = \"game\"", "name = \"ga\\u001Bme\"");
+    assert_eq!(
+        changes(TWO, &without),
+        ["listener \"ga\\u{1b}me\" added", "listener \"game\" removed"]
+    );
+    let slow = TWO.replace("[cluster.games]", "[cluster.games]\nidle_timeout = \"9s\"");
+    assert_eq!(changes(TWO, &slow), ["cluster \"games\" changed"]);
+    let limited = TWO.replace("name = \"dns\"", "name = \"dns\"\nmax_flows = 9");
+    assert_eq!(changes(TWO, &limited), ["listener \"dns\" changed"]);
+}
+
+#[test]
 fn keys_that_wait_for_a_restart_are_named() {
     for (line, key) in [
         ("workers = 2", "workers"),

@@ -88,6 +88,47 @@ fn an_unknown_key_names_its_nearest_neighbour() {
 }
 
 #[test]
+fn a_word_of_another_balancer_names_what_it_is_called_here() {
+    let meant = |messages: Vec<String>, meant: &str| {
+        assert!(messages[0].ends_with(&format!("did you mean {meant}?")), "{messages:?}");
+    };
+    for (written, here) in
+        [("bind", "address"), ("maxconn", "max_flows"), ("proxy-pass", "cluster")]
+    {
+        meant(in_listener(&format!("{written} = 1")), &format!("`{here}`"));
+    }
+    for (written, here) in [
+        ("servers", "backends"),
+        ("proxy_timeout", "idle_timeout"),
+        ("proxy_responses", "responses"),
+        ("Health_Check", "health"),
+        ("hash", "affinity"),
+    ] {
+        meant(in_cluster(&format!("{written} = 1")), &format!("`{here}`"));
+    }
+    for (written, here) in [
+        ("least_conn", "least-flows"),
+        ("roundrobin", "round-robin"),
+        ("ip_hash", "rendezvous"),
+        ("ring_hash", "maglev"),
+    ] {
+        meant(in_cluster(&format!("balance = {written:?}")), &format!("{here:?}"));
+    }
+    meant(at_top("[upstream.web]\nbackends = []\n"), "`cluster`");
+    meant(at_top("worker_processes = 4\n"), "`workers`");
+}
+
+#[test]
+fn a_number_without_unit_and_an_address_without_port_are_told_what_they_lack() {
+    let messages = in_cluster("idle_timeout = \"30\"");
+    assert!(messages[0].ends_with("; did you mean \"30s\"?"), "{messages:?}");
+    let messages = in_cluster("idle_timeout = 30");
+    assert!(messages[0].ends_with("; did you mean \"30s\"?"), "{messages:?}");
+    let messages = in_cluster("idle_timeout = \"soon\"");
+    assert!(!messages[0].contains("did you mean"), "{messages:?}");
+}
+
+#[test]
 fn an_unknown_section_names_its_nearest_neighbour() {
     assert_eq!(
         at_top("[clusters.web]\nbackends = []\n"),

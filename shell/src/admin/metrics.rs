@@ -25,7 +25,9 @@ pub(super) fn render(document: &StatusDocument, format: Format) -> String {
     mirrors(&mut text, document);
     flows(&mut text, document);
     backends(&mut text, document);
+    states(&mut text, document);
     dropped_for_backends(&mut text, document);
+    usage(&mut text, document);
     text.finish()
 }
 
@@ -41,6 +43,46 @@ fn process(text: &mut Exposition, document: &StatusDocument) {
     )
     .sample(&[("result", &"ok")], document.counters.reloads_ok)
     .sample(&[("result", &"failed")], document.counters.reloads_failed);
+    let last = document.process.last_reload.as_ref();
+    let last = last.filter(|reload| reload.at > 0.0);
+    if let Some(reload) = last {
+        text.family(
+            "flowgate_last_reload_timestamp_seconds",
+            Kind::Gauge,
+            "When the configuration was last reloaded or that was refused, in Unix time.",
+        )
+        .sample(&[], reload.at);
+        text.family(
+            "flowgate_last_reload_success",
+            Kind::Gauge,
+            "1 if the last reload is in force, 0 if it was refused.",
+        )
+        .sample(&[], u8::from(reload.ok));
+    }
+    let help = "1 while a backend's host name resolves, 0 while lookups fail.";
+    let mut family = text.family("flowgate_name_resolves", Kind::Gauge, help);
+    for name in &document.names {
+        family.sample(&[("name", &name.name)], u8::from(name.resolves));
+    }
+}
+
+/// What every process can say of itself, by the names that Prometheus' client libraries give it.
+fn usage(text: &mut Exposition, document: &StatusDocument) {
+    let usage = &document.process.usage;
+    text.family("process_cpu_seconds_total", Kind::Counter, "Time on processors, in seconds.")
+        .sample(&[], usage.cpu_seconds);
+    let help = "Start of the process, in Unix time.";
+    text.family("process_start_time_seconds", Kind::Gauge, help)
+        .sample(&[], document.process.started);
+    for (name, help, value) in [
+        ("process_resident_memory_bytes", "Memory that is there, in bytes.", usage.resident_bytes),
+        ("process_virtual_memory_bytes", "Addresses that are taken.", usage.virtual_bytes),
+        ("process_threads", "Threads.", usage.threads),
+        ("process_open_fds", "Open files, sockets among them.", usage.open_files),
+        ("process_max_fds", "How many files may be open.", usage.open_files_max),
+    ] {
+        text.family(name, Kind::Gauge, help).sample(&[], value);
+    }
 }
 
 fn traffic(text: &mut Exposition, document: &StatusDocument) {
@@ -159,9 +201,9 @@ fn flows(text: &mut Exposition, document: &StatusDocument) {
 }
 
 fn backends(text: &mut Exposition, document: &StatusDocument) {
-    let up: fn(&BackendStatus) -> u64 = |backend| (backend.state != BackendState::Down).into();
+    let up: fn(&BackendStatus) -> u64 = |backend| (!backend.state.is_trouble()).into();
     for (name, help, value) in [
-        ("flowgate_backend_up", "0 while the backend fails, else 1.", up),
+        ("flowgate_backend_up", "0 while the backend is down or ejected, else 1.", up),
         (
             "flowgate_backend_draining",
             "1 while the backend is drained and takes no new flows, else 0.",
@@ -195,6 +237,64 @@ fn backends(text: &mut Exposition, document: &StatusDocument) {
                     Direction::ToClient => backend.datagrams_from,
                 },
             );
+        }
+    }
+}
+
+/// In what state backends are, why, and how often traffic has put them out of service.
+fn states(text: &mut Exposition, document: &StatusDocument) {
+    let mut family = text.family(
+        "flowgate_backend_state",
+        Kind::Gauge,
+        "1, with the backend's state as a label: up, down, draining, ejected or unchecked.",
+    );
+    for (cluster, backend) in all_backends(document) {
+        let state = backend.state.as_str();
+        let labels: [(&str, &dyn Display); 3] =
+            [("cluster", &cluster), ("backend", &backend.address), ("state", &state)];
+        family.sample(&labels, 1);
+    }
+    let mut family = text.family(
+        "flowgate_backend_state_seconds",
+        Kind::Gauge,
+        "How long the backend has been in its state.",
+    );
+    for (cluster, backend) in all_backends(document) {
+        if let Some(since) = backend.since_seconds {
+            let labels: [(&str, &dyn Display); 2] =
+                [("cluster", &cluster), ("backend", &backend.address)];
+            family.sample(&labels, since);
+        }
+    }
+    let mut family = text.family(
+        "flowgate_backend_ejections_total",
+        Kind::Counter,
+        "How often traffic has put the backend out of service for a while, by cause.",
+    );
+    for (cluster, backend) in all_backends(document) {
+        for (cause, count) in &backend.ejections {
+            let labels: [(&str, &dyn Display); 3] =
+                [("cluster", &cluster), ("backend", &backend.address), ("cause", cause)];
+            family.sample(&labels, count);
+        }
+    }
+    let mut family = text.family(
+        "flowgate_backend_bytes_total",
+        Kind::Counter,
+        "Payload bytes that went to the backend, and that came from it.",
+    );
+    for (cluster, backend) in all_backends(document) {
+        for direction in Direction::ALL {
+            let labels: [(&str, &dyn Display); 3] = [
+                ("cluster", &cluster),
+                ("backend", &backend.address),
+                ("direction", &direction.as_str()),
+            ];
+            let bytes = match direction {
+                Direction::ToBackend => backend.bytes_to,
+                Direction::ToClient => backend.bytes_from,
+            };
+            family.sample(&labels, bytes);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! reads a document skips those that it does not know.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use flowgate_core::counters::{Counters, Ledger, Traffic};
 use flowgate_core::{CloseReason, DropReason};
@@ -27,6 +27,96 @@ pub struct StatusDocument {
     pub clusters: Vec<ClusterStatus>,
     /// What was counted since the start, with what listeners counted that a reload has removed.
     pub counters: CountersDoc,
+    /// The hosts whose names backends have, and whether they resolve.
+    #[serde(default)]
+    pub names: Vec<NameStatus>,
+    /// The process, its host and its configuration.
+    #[serde(default)]
+    pub process: ProcessStatus,
+    /// What happened last to backends and to the configuration, the latest first.
+    #[serde(default)]
+    pub events: Vec<EventDoc>,
+}
+
+/// The process, its host and its configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessStatus {
+    /// The host's name: any characters whatever, to be escaped wherever it is shown.
+    pub host: String,
+    /// The configuration file.
+    pub config: String,
+    /// What time it was when this was written, in seconds since 1970 began (UTC).
+    pub now: f64,
+    /// The same of the start of this process.
+    pub started: f64,
+    /// The last reload, if there was any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_reload: Option<ReloadStatus>,
+    /// What it uses of the system.
+    pub usage: UsageDoc,
+}
+
+/// How a reload ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReloadStatus {
+    /// When, in seconds since 1970 began (UTC).
+    pub at: f64,
+    /// Whether the new configuration is in force.
+    pub ok: bool,
+    /// What changed, or why it was refused.
+    pub notes: Vec<String>,
+}
+
+/// What a process uses of the system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UsageDoc {
+    /// Seconds on processors, in its own code and in the kernel's.
+    pub cpu_seconds: f64,
+    /// Bytes of memory that are there.
+    pub resident_bytes: u64,
+    /// Bytes of addresses that are taken.
+    pub virtual_bytes: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Open files, sockets among them.
+    pub open_files: u64,
+    /// How many it may open.
+    pub open_files_max: u64,
+}
+
+/// How things stand with the name of a host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NameStatus {
+    /// The name, as the configuration has it.
+    pub name: String,
+    /// The addresses in use: those of the last good answer.
+    pub addresses: Vec<IpAddr>,
+    /// Whether the last lookup went well.
+    pub resolves: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// For how long it has not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since_seconds: Option<f64>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EventDoc {
+    /// When, in seconds since 1970 began (UTC).
+    pub at: f64,
+    /// What kind of thing: the state that a backend went over to, `reloaded`, `refused`.
+    pub kind: String,
+    /// What it happened to: `CLUSTER/BACKEND`, or nothing.
+    pub subject: String,
+    /// What there is to say of it.
+    pub text: String,
 }
 
 /// How things stand on one listener.
@@ -111,6 +201,18 @@ pub struct BackendStatus {
     pub backup: bool,
     /// Whether it takes flows.
     pub state: BackendState,
+    /// Why, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// For how long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_seconds: Option<f64>,
+    /// How long it will last at most, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_seconds: Option<f64>,
+    /// How often it was put out of service by what traffic showed, by cause.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ejections: BTreeMap<String, u64>,
     /// Flows alive on it.
     pub flows_active: u64,
     /// Datagrams sent to it.
@@ -134,10 +236,15 @@ pub struct BackendStatus {
 pub enum BackendState {
     /// It does.
     Up,
-    /// It does not, since it fails.
+    /// It does not, since its probes fail.
     Down,
     /// It does not, since an operator wants it empty.
     Draining,
+    /// It does not for a while, since traffic has shown that it does not answer.
+    Ejected,
+    /// It does, but nobody has looked yet whether it answers: no probe has, and no client was
+    /// answered.
+    Unchecked,
 }
 
 impl BackendState {
@@ -147,7 +254,14 @@ impl BackendState {
             Self::Up => "up",
             Self::Down => "down",
             Self::Draining => "draining",
+            Self::Ejected => "ejected",
+            Self::Unchecked => "unchecked",
         }
+    }
+
+    /// Whether something is wrong with it: it is not what the configuration and the operator want.
+    pub const fn is_trouble(self) -> bool {
+        matches!(self, Self::Down | Self::Ejected)
     }
 }
 

@@ -12,9 +12,13 @@ use crate::admin::client;
 use crate::admin::escape::{escaped, escaped_json};
 use crate::admin::request::{Request, Response};
 use crate::admin::socket_path;
+use crate::sys::process;
 
 /// How long an answer may take. A reload may wait for names to be resolved.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// From one look at a process that is to end to the next.
+const POLL: Duration = Duration::from_millis(50);
 
 /// Which Flowgate is meant.
 #[derive(Args, Clone, Debug)]
@@ -24,7 +28,7 @@ pub(super) struct SocketOption {
     /// Unless it is given: control.sock in $RUNTIME_DIRECTORY, else in $XDG_RUNTIME_DIR/flowgate,
     /// else in /tmp/flowgate-UID; and if there is none, in /run/flowgate, where the system's service
     /// has it.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", env = "FLOWGATE_SOCKET")]
     socket: Option<PathBuf>,
 }
 
@@ -223,14 +227,26 @@ pub(super) struct StopArguments {
     /// Stop at once: flows are not waited for
     #[arg(long)]
     now: bool,
+    /// Return when the process has ended
+    #[arg(long)]
+    wait: bool,
     #[command(flatten)]
     options: ClientOptions,
 }
 
 pub(super) fn stop(arguments: &StopArguments) -> Result<(), Failure> {
-    let StopArguments { now, options } = arguments;
+    let StopArguments { now, wait, options } = arguments;
     let done = if *now { "stopping" } else { "stopping when the flows have ended" };
-    options.have_done(&Request::Stop { now: *now }, done)
+    // Once it stops it answers no more.
+    let pid = match wait.then(|| options.socket_option.ask(&Request::Status)).transpose()? {
+        Some(Response::Status(status)) => Some(status.pid),
+        _ => None,
+    };
+    options.have_done(&Request::Stop { now: *now }, done)?;
+    while pid.is_some_and(|pid| !process::has_ended(pid)) {
+        std::thread::sleep(POLL);
+    }
+    Ok(())
 }
 
 fn parse_backend(text: &str) -> Result<String, String> {

@@ -1,18 +1,68 @@
 //! `flowgate check`: is a configuration valid, and what does it say?
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
+use flowgate_config::{Config, Listener, LoadError, Problem};
 use flowgate_core::config::Mode;
+use serde_json::{Value, json};
 
-use super::Failure;
-use crate::control::reach;
+use super::{ConfigArgument, DEFAULT_CONFIG, Failure};
+use crate::admin::escape::escaped_json;
+use crate::control::reach::{self, ReachError};
 
-pub(super) fn run(path: &Path) -> Result<(), Failure> {
-    let config = flowgate_config::load(path)?;
-    for warning in &config.warnings {
-        eprintln!("warning: {warning}");
+/// The arguments of `flowgate check`.
+#[derive(Args, Debug)]
+pub(super) struct CheckArguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Print what is found as JSON
+    #[arg(long)]
+    json: bool,
+    /// Take warnings for errors
+    #[arg(long)]
+    strict: bool,
+}
+
+impl CheckArguments {
+    /// Those of a plain check of this file, or of the usual one.
+    pub(super) fn of(config: Option<PathBuf>) -> Self {
+        let usual = || std::env::var_os("FLOWGATE_CONFIG").unwrap_or(DEFAULT_CONFIG.into()).into();
+        let config = ConfigArgument { config: config.unwrap_or_else(usual) };
+        Self { config, json: false, strict: false }
     }
-    reach::check(&config)?;
+}
+
+pub(super) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
+    let path = &arguments.config.config;
+    let loaded = flowgate_config::load(path);
+    let unreachable = loaded.as_ref().ok().and_then(|config| reach::check(config).err());
+    if arguments.json {
+        let document = document(&loaded, unreachable.as_ref(), arguments.strict);
+        println!("{}", escaped_json(&format!("{document:#}")));
+    }
+    let config = loaded?;
+    if let Some(error) = unreachable {
+        return Err(error.into());
+    }
+    if !arguments.json {
+        for warning in &config.warnings {
+            eprintln!("warning: {warning}");
+        }
+    }
+    match config.warnings.len() {
+        0 => {}
+        _ if !arguments.strict => {}
+        1 => return Err(Failure("refused: there is a warning, and --strict".to_owned())),
+        count => return Err(Failure(format!("refused: there are {count} warnings, and --strict"))),
+    }
+    if !arguments.json {
+        summary(path, &config);
+    }
+    Ok(())
+}
+
+fn summary(path: &Path, config: &Config) {
     println!("{}: valid", path.display());
     for listener in &config.listeners {
         let cluster = &listener.cluster;
@@ -21,14 +71,60 @@ pub(super) fn run(path: &Path) -> Result<(), Failure> {
             listener.name,
             listener.address,
             cluster.name,
-            match cluster.policy.mode {
-                Mode::Session { .. } => cluster.policy.balance.to_string(),
-                Mode::OneWay => format!("one-way, {}", cluster.policy.balance),
-                Mode::FanOut { .. } => "fan-out".to_owned(),
-            },
+            describe(listener),
             cluster.members.len(),
             if cluster.members.len() == 1 { "" } else { "s" },
         );
     }
-    Ok(())
+}
+
+/// How a listener's datagrams are shared out.
+fn describe(listener: &Listener) -> String {
+    let policy = &listener.cluster.policy;
+    match policy.mode {
+        Mode::Session { .. } => policy.balance.to_string(),
+        Mode::OneWay => format!("one-way, {}", policy.balance),
+        Mode::FanOut { .. } => "fan-out".to_owned(),
+    }
+}
+
+/// What was found, for programs.
+fn document(
+    loaded: &Result<Config, LoadError>,
+    unreachable: Option<&ReachError>,
+    strict: bool,
+) -> Value {
+    let problem = |problem: &Problem| {
+        json!({
+            "file": &*problem.file,
+            "line": problem.line,
+            "column": problem.column,
+            "key": problem.key,
+            "message": problem.to_string(),
+        })
+    };
+    let refused = |reason: String| json!({ "valid": false, "errors": [{ "message": reason }], "warnings": [] });
+    if let Some(error) = unreachable {
+        return refused(error.to_string());
+    }
+    match loaded {
+        Ok(config) => json!({
+            "valid": !strict || config.warnings.is_empty(),
+            "errors": [],
+            "warnings": config.warnings.iter().map(problem).collect::<Vec<_>>(),
+            "listeners": config.listeners.iter().map(|listener| json!({
+                "name": listener.name,
+                "address": listener.address,
+                "cluster": listener.cluster.name,
+                "balance": describe(listener),
+                "backends": listener.cluster.members.len(),
+            })).collect::<Vec<_>>(),
+        }),
+        Err(LoadError::Invalid(errors)) => json!({
+            "valid": false,
+            "errors": errors.iter().map(problem).collect::<Vec<_>>(),
+            "warnings": [],
+        }),
+        Err(error) => refused(error.to_string()),
+    }
 }

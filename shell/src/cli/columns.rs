@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use anstyle::Style;
 use unicode_width::UnicodeWidthStr;
 
 /// How the cells of a column stand in it.
@@ -15,11 +16,18 @@ pub(super) enum Align {
 pub(super) struct Table<const N: usize> {
     heads: [(&'static str, Align); N],
     rows: Vec<[String; N]>,
+    /// How the cells of a column are drawn, by what they say.
+    paint: Option<(usize, fn(&str) -> Style)>,
 }
 
 impl<const N: usize> Table<N> {
     pub(super) const fn new(heads: [(&'static str, Align); N]) -> Self {
-        Self { heads, rows: Vec::new() }
+        Self { heads, rows: Vec::new(), paint: None }
+    }
+
+    /// Draws the cells of a column as `style` says.
+    pub(super) const fn paint(&mut self, column: usize, style: fn(&str) -> Style) {
+        self.paint = Some((column, style));
     }
 
     pub(super) fn row(&mut self, cells: [String; N]) {
@@ -41,10 +49,15 @@ impl<const N: usize> fmt::Display for Table<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let widths: [usize; N] = std::array::from_fn(|column| self.width(column));
         let heads = self.heads.map(|(head, _)| head.to_owned());
-        for row in [&heads].into_iter().chain(&self.rows) {
+        for (number, row) in [&heads].into_iter().chain(&self.rows).enumerate() {
             let mut line = String::new();
-            for ((cell, width), (_, align)) in row.iter().zip(widths).zip(self.heads) {
+            for (column, ((cell, width), (_, align))) in
+                row.iter().zip(widths).zip(self.heads).enumerate()
+            {
                 let space = " ".repeat(width.saturating_sub(cell.width()));
+                let style = self.paint.filter(|(painted, _)| *painted == column && number > 0);
+                let style = style.map_or(Style::new(), |(_, style)| style(cell));
+                let cell = format!("{style}{cell}{style:#}");
                 line += &match align {
                     Align::Left => format!("{cell}{space}  "),
                     Align::Right => format!("{space}{cell}  "),

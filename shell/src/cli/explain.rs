@@ -9,40 +9,78 @@ use flowgate_core::balance::Balancer;
 use flowgate_core::config::{Affinity, Balance, Mode, ReplyFrom, Source};
 use flowgate_core::random::Random;
 use ipnet::IpNet;
+use serde::Serialize;
 
 use super::Failure;
+use super::ask::put;
+use crate::admin::escape::escaped_json;
 use crate::control::{reach, source};
 
-pub(super) fn run(path: &Path, client: SocketAddr) -> Result<(), Failure> {
+/// What a client gets from one listener.
+#[derive(Debug, Serialize)]
+struct Explanation {
+    listener: String,
+    address: SocketAddr,
+    /// None: it is not reached.
+    cluster: Option<String>,
+    /// The backend, where the configuration alone decides.
+    backend: Option<SocketAddr>,
+    /// Why, and what else there is to know.
+    because: Vec<String>,
+}
+
+pub(super) fn run(path: &Path, client: SocketAddr, json: bool) -> Result<(), Failure> {
     let config = flowgate_config::load(path)?;
     reach::check(&config)?;
-    println!("client {}", describe_client(client));
-    for listener in &config.listeners {
-        println!("\nlistener {:?} on {}", listener.name, listener.address);
-        let proxies = &listener.accept_proxy_protocol;
-        if proxies.iter().any(|network| network.contains(&client.ip().to_canonical())) {
-            println!("  is believed as a proxy: its PROXY v2 headers name the client");
-        }
-        // By a proxy a client of either family can come.
-        if proxies.is_empty() && !can_reach(client.ip(), listener) {
-            println!("  cannot be reached: it does not listen on the client's family");
-            continue;
-        }
-        if proxies.is_empty()
-            && let Some(line) = refused(listener, client.ip().to_canonical())
-        {
-            println!("  {line}");
-            continue;
-        }
-        println!("  cluster {:?}", listener.cluster.name);
-        for line in explain(&listener.cluster, client) {
-            println!("  {line}");
-        }
-        if let Some(line) = explain_source(listener, client) {
-            println!("  {line}");
-        }
+    let all: Vec<_> =
+        config.listeners.iter().map(|listener| explain_listener(listener, client)).collect();
+    if json {
+        let document = serde_json::json!({ "client": describe_client(client), "listeners": all });
+        return put(&(escaped_json(&format!("{document:#}")) + "\n"));
     }
-    Ok(())
+    let mut text = format!("client {}\n", describe_client(client));
+    for Explanation { listener, address, cluster, because, .. } in all {
+        text += &format!("\nlistener {listener:?} on {address}\n");
+        if let Some(cluster) = cluster {
+            text += &format!("  cluster {cluster:?}\n");
+        }
+        text.extend(because.iter().map(|line| format!("  {line}\n")));
+    }
+    put(&text)
+}
+
+/// What becomes of a client's datagrams at a listener.
+fn explain_listener(listener: &Listener, client: SocketAddr) -> Explanation {
+    let mut explanation = Explanation {
+        listener: listener.name.clone(),
+        address: listener.address,
+        cluster: None,
+        backend: None,
+        because: Vec::new(),
+    };
+    let because = &mut explanation.because;
+    let proxies = &listener.accept_proxy_protocol;
+    let ip = client.ip().to_canonical();
+    if proxies.iter().any(|network| network.contains(&ip)) {
+        because.push("is believed as a proxy: its PROXY v2 headers name the client".to_owned());
+    }
+    // By a proxy a client of either family can come.
+    if proxies.is_empty() && !can_reach(client.ip(), listener) {
+        because.push("cannot be reached: it does not listen on the client's family".to_owned());
+        return explanation;
+    }
+    if proxies.is_empty()
+        && let Some(line) = refused(listener, ip)
+    {
+        because.push(line);
+        return explanation;
+    }
+    explanation.cluster = Some(listener.cluster.name.clone());
+    let (backend, lines) = explain(&listener.cluster, client);
+    explanation.backend = backend;
+    because.extend(lines);
+    because.extend(explain_source(listener, client));
+    explanation
 }
 
 fn describe_client(client: SocketAddr) -> String {
@@ -78,17 +116,17 @@ fn addresses_of(host: &str) -> Vec<IpAddr> {
     resolved.map(|all| all.map(|address| address.ip()).collect()).unwrap_or_default()
 }
 
-/// The lines that say which backend a new flow would get.
-fn explain(cluster: &Cluster, client: SocketAddr) -> Vec<String> {
+/// The backend that a new flow would get, if that can be told, and the lines that say so.
+fn explain(cluster: &Cluster, client: SocketAddr) -> (Option<SocketAddr>, Vec<String>) {
     let policy = &cluster.policy;
     let backends = Backends::new(&cluster.backends(addresses_of), policy.health);
     if let Mode::FanOut { reply_from } = policy.mode {
-        return explain_copies(&backends, reply_from);
+        return (None, explain_copies(&backends, reply_from));
     }
     let mut balancer = Balancer::new(policy.balance, &backends);
     let mut pick = |client| balancer.pick(&backends, client, policy.affinity, &mut Random::new(0));
     let Some(picked) = pick(client).and_then(|id| backends.get(id)) else {
-        return vec!["no backend: datagrams are dropped (no_backend)".to_owned()];
+        return (None, vec!["no backend: datagrams are dropped (no_backend)".to_owned()]);
     };
     let balance = policy.balance;
     let is_hashed = matches!(balance, Balance::Rendezvous | Balance::Maglev);
@@ -97,10 +135,11 @@ fn explain(cluster: &Cluster, client: SocketAddr) -> Vec<String> {
             Affinity::SourceIp => "its address",
             Affinity::SourceIpPort => "its address and port",
         };
-        return vec![
+        let lines = vec![
             format!("backend {}", picked.address()),
             format!("because {balance} hashes {key} to it, here and on every other instance"),
         ];
+        return (Some(picked.address()), lines);
     }
     let mut lines = vec![match balance {
         Balance::Rendezvous | Balance::Maglev => {
@@ -112,7 +151,7 @@ fn explain(cluster: &Cluster, client: SocketAddr) -> Vec<String> {
         Balance::PowerOfTwo => "backend with fewer flows of two taken at random".to_owned(),
     }];
     lines.extend(shares(&backends));
-    lines
+    (None, lines)
 }
 
 /// The line that says which address the backend sees, where the configuration chooses one.

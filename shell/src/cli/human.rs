@@ -1,5 +1,6 @@
 //! Numbers as people read them.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 /// `1234567` as `1,234,567`.
@@ -44,6 +45,18 @@ pub(super) fn span(span: Duration) -> String {
         (0, _, _) => format!("{hours}h {}m", minutes % 60),
         _ => format!("{days}d {}h", hours % 24),
     }
+}
+
+/// Whether standard output is shown to a person who has nothing against colours
+/// (<https://no-color.org>).
+pub(super) fn wants_colours() -> bool {
+    std::io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// The same of a number of seconds. One that is no time is none.
+pub(super) fn seconds(seconds: f64) -> String {
+    span(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
 /// `1` of `3` as `33.3 %`.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anstyle::{AnsiColor, Style};
 use clap::Args;
 
 use super::Failure;
@@ -11,7 +12,8 @@ use super::human;
 use crate::admin::escape::escaped;
 use crate::admin::request::{Request, Response};
 use crate::admin::status::{
-    BackendStatus, ClusterStatus, LedgerDoc, ListenerStatus, StatusDocument,
+    BackendState, BackendStatus, ClusterStatus, LedgerDoc, ListenerStatus, NameStatus,
+    StatusDocument,
 };
 
 /// The arguments of `flowgate status`.
@@ -28,24 +30,107 @@ pub(super) fn run(arguments: &StatusArguments) -> Result<(), Failure> {
             Response::Status(status) => Some(status),
             _ => None,
         },
-        text,
+        |status| text(status, human::wants_colours()),
     )
 }
 
 /// The document as people read it.
-fn text(status: &StatusDocument) -> String {
+fn text(status: &StatusDocument, colours: bool) -> String {
     let counters = &status.counters;
+    let (mut backends, mut trouble) = (backends(&status.clusters), trouble(&status.clusters));
+    if colours {
+        backends.paint(2, state_style);
+        trouble.paint(1, state_style);
+    }
     format!(
-        "Flowgate {}, up {}; reloads: {}, refused: {}\n\n{}\n{}\n{}\n{}",
+        "Flowgate {}, up {}; reloads: {}, refused: {}\n{}\n{}\n{}\n{backends}\n{}{}{}",
         escaped(&status.version),
         uptime(status),
         human::count(counters.reloads_ok),
         human::count(counters.reloads_failed),
+        origin(status),
         listeners(&status.listeners),
         datagrams(&status.listeners),
-        backends(&status.clusters),
+        unless_empty(&trouble),
+        unless_empty(&names(&status.names)),
         drops(&status.listeners),
     )
+}
+
+/// Where it runs, and by what.
+fn origin(status: &StatusDocument) -> String {
+    let process = &status.process;
+    let mut text = String::new();
+    if !process.config.is_empty() {
+        text += &format!("{} on {}", escaped(&process.config), escaped(&process.host));
+        if let Some(reload) = &process.last_reload {
+            let ago = human::seconds(process.now - reload.at);
+            let outcome = if reload.ok { "ok" } else { "refused" };
+            text += &format!("; last reload {ago} ago: {outcome}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn unless_empty<const N: usize>(table: &Table<N>) -> String {
+    if table.is_empty() { String::new() } else { format!("{table}\n") }
+}
+
+/// The backends that are not in service, and why.
+fn trouble(clusters: &[ClusterStatus]) -> Table<5> {
+    let mut table = Table::new([
+        ("OUT OF SERVICE", Align::Left),
+        ("STATE", Align::Left),
+        ("SINCE", Align::Right),
+        ("FOR", Align::Right),
+        ("WHY", Align::Left),
+    ]);
+    let all = clusters.iter().flat_map(|c| c.backends.iter().map(move |backend| (c, backend)));
+    let is_out = |backend: &BackendStatus| {
+        backend.state.is_trouble() || backend.state == BackendState::Draining
+    };
+    for (cluster, backend) in all.filter(|(_, backend)| is_out(backend)) {
+        let Some(reason) = &backend.reason else { continue };
+        table.row([
+            format!("{}/{}", escaped(&cluster.name), backend_name(backend)),
+            backend.state.as_str().to_owned(),
+            backend.since_seconds.map_or("-".to_owned(), human::seconds),
+            backend.until_seconds.map_or("-".to_owned(), human::seconds),
+            escaped(reason),
+        ]);
+    }
+    table
+}
+
+/// The names that do not resolve.
+fn names(names: &[NameStatus]) -> Table<4> {
+    let mut table = Table::new([
+        ("NOT RESOLVED", Align::Left),
+        ("SINCE", Align::Right),
+        ("ADDRESSES KEPT", Align::Right),
+        ("WHY", Align::Left),
+    ]);
+    for name in names.iter().filter(|name| !name.resolves) {
+        table.row([
+            escaped(&name.name),
+            name.since_seconds.map_or("-".to_owned(), human::seconds),
+            name.addresses.len().to_string(),
+            escaped(name.reason.as_deref().unwrap_or("-")),
+        ]);
+    }
+    table
+}
+
+/// How a state is drawn in a terminal, from the words that begin with it.
+fn state_style(text: &str) -> Style {
+    let word = text.split([' ', ',']).next().unwrap_or_default();
+    match word {
+        "up" => AnsiColor::Green.on_default(),
+        "down" | "ejected" => AnsiColor::Red.on_default().bold(),
+        "draining" => AnsiColor::Yellow.on_default(),
+        _ => Style::new(),
+    }
 }
 
 /// How long it has been running.

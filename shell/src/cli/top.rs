@@ -5,6 +5,7 @@
 
 mod cell;
 mod fetch;
+mod options;
 mod stretch;
 mod view;
 mod watch;
@@ -21,6 +22,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::fetch::Answer;
+use self::options::Options;
 use self::watch::Watch;
 use super::Failure;
 use super::ask::SocketOption;
@@ -54,6 +56,7 @@ pub(super) fn run(arguments: &TopArguments) -> Result<(), Failure> {
         watch: Watch::new(first, clock.now()),
         clock,
         trouble: None,
+        options: Options::default(),
         scroll: 0,
         last_line: 0,
         page: 1,
@@ -83,6 +86,7 @@ struct Top {
     watch: Watch,
     /// Why there is no news.
     trouble: Option<String>,
+    options: Options,
     /// How many lines are above the window.
     scroll: usize,
     /// The most that makes sense, as last drawn.
@@ -141,6 +145,7 @@ impl Top {
             stretch: self.watch.stretch(),
             history: self.watch.history(),
             trouble: self.trouble.as_deref(),
+            options: &self.options,
             scroll: self.scroll,
         }
     }
@@ -155,6 +160,10 @@ impl Top {
 
     fn handle_key(&mut self, key: KeyEvent) -> Next {
         let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
+        if !is_control && self.options.handle(key.code) {
+            self.scroll = 0;
+            return Next::GoOn;
+        }
         self.scroll = match key.code {
             KeyCode::Char('c') if is_control => return Next::Quit,
             KeyCode::Char('q') | KeyCode::Esc => return Next::Quit,

@@ -1,11 +1,20 @@
 //! The log: what operators read, on standard error. Nothing is logged for a datagram.
 
+use std::fmt;
+use std::io::{IsTerminal, stderr};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+
 use flowgate_config::{Log, LogFormat, LogLevel};
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::{Format, JsonFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, fmt, reload};
+use tracing_subscriber::{Layer, Registry, reload};
 
 /// Changes how much is logged while the process runs.
 #[derive(Clone)]
@@ -22,17 +31,79 @@ impl LevelHandle {
 /// Starts logging as configured. A second call does nothing but return a handle without effect.
 pub fn init(log: &Log) -> LevelHandle {
     let (filter, handle) = reload::Layer::new(filter_of(log.level));
-    let lines = fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_target(false);
-    let lines = match log.format {
-        LogFormat::Text => lines.boxed(),
-        LogFormat::Json => lines.json().boxed(),
-    };
+    let lines = lines(log.format, goes_to_the_journal());
     // Fails only where a subscriber is set already.
     let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
     LevelHandle(handle)
+}
+
+/// Writes lines to standard error. The journal has a time of its own for each.
+fn lines<S>(format: LogFormat, journal: bool) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(stderr);
+    let plain = Format::default().with_target(false);
+    match (format, journal) {
+        (LogFormat::Text, false) => layer.with_ansi(has_colours()).event_format(plain).boxed(),
+        (LogFormat::Text, true) => layer.event_format(Journal(plain.without_time())).boxed(),
+        (LogFormat::Json, false) => {
+            layer.fmt_fields(JsonFields::new()).event_format(plain.json()).boxed()
+        }
+        (LogFormat::Json, true) => {
+            let format = Journal(plain.json().without_time());
+            layer.fmt_fields(JsonFields::new()).event_format(format).boxed()
+        }
+    }
+}
+
+/// Whether standard error is shown to a person who has nothing against colours
+/// (<https://no-color.org>).
+fn has_colours() -> bool {
+    stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Whether standard error is a stream of systemd's journal, which says so in `$JOURNAL_STREAM`
+/// (systemd.exec(5)) as the device and inode of the socket that it means. A child may have inherited
+/// the variable and not the stream.
+pub fn goes_to_the_journal() -> bool {
+    let is_stream = |stream: String| {
+        let (device, inode) = stream.split_once(':')?;
+        let ours = std::fs::File::from(stderr().as_fd().try_clone_to_owned().ok()?);
+        let ours = ours.metadata().ok()?;
+        Some(device == ours.dev().to_string() && inode == ours.ino().to_string())
+    };
+    std::env::var("JOURNAL_STREAM").ok().and_then(is_stream).unwrap_or(false)
+}
+
+/// What stands before an error's line for the journal to know that it is one (sd-daemon(3)).
+pub const JOURNAL_ERROR: &str = "<3>";
+
+/// Puts before each line what tells the journal its priority.
+struct Journal<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for Journal<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => JOURNAL_ERROR,
+            Level::WARN => "<4>",
+            Level::INFO => "<6>",
+            Level::DEBUG | Level::TRACE => "<7>",
+        };
+        let mut text = String::new();
+        self.0.format_event(context, Writer::new(&mut text), event)?;
+        text.lines().try_for_each(|line| writeln!(writer, "{priority}{line}"))
+    }
 }
 
 /// Of the libraries no more than warnings: what they call informative is about themselves.

@@ -14,6 +14,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use flowgate_core::probe::{Opinion, ProbeOutcome, ProbePolicy};
@@ -97,6 +98,9 @@ pub struct ProbeImage {
     pub against: u32,
 }
 
+/// How the latest probe of each target ended that has been probed, the way it is probed now.
+pub type Findings = HashMap<TargetKey, ProbeOutcome>;
+
 /// What the thread is asked to do.
 enum Command {
     /// Probe these and no others.
@@ -110,6 +114,7 @@ pub struct Prober {
     commands: Option<Sender<Command>>,
     waker: Waker,
     thread: Option<JoinHandle<()>>,
+    findings: Arc<Mutex<Findings>>,
 }
 
 impl Prober {
@@ -133,7 +138,9 @@ impl Prober {
         let waker = Waker::new(poll.registry(), runner::WAKE)?;
         let (commands, inbox) = mpsc::channel();
         let known: HashMap<TargetKey, Opinion> = known.into_iter().map(ProbeImage::open).collect();
-        let mut runner = runner::Runner::new(poll, clock, seed, inbox, known, on_change);
+        let findings = Arc::<Mutex<Findings>>::default();
+        let shared = Arc::clone(&findings);
+        let mut runner = runner::Runner::new(poll, clock, seed, inbox, (known, shared), on_change);
         let run = move || match std::panic::catch_unwind(AssertUnwindSafe(|| runner.run())) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -142,7 +149,7 @@ impl Prober {
             Err(_) => error!("health probes have ended by a bug, restart to have them back"),
         };
         let thread = std::thread::Builder::new().name("probes".to_owned()).spawn(run)?;
-        Ok(Self { commands: Some(commands), waker, thread: Some(thread) })
+        Ok(Self { commands: Some(commands), waker, thread: Some(thread), findings })
     }
 
     /// Probes these targets and no others, from now on.
@@ -160,6 +167,12 @@ impl Prober {
         let (sender, image) = mpsc::channel();
         self.command(Command::Image(sender));
         image.recv().unwrap_or_default()
+    }
+
+    /// How the latest probe of each target ended. Probes wait while this is held.
+    pub fn findings(&self) -> MutexGuard<'_, Findings> {
+        // Each change of the map is one call, which leaves it whole.
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn command(&self, command: Command) {

@@ -23,6 +23,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
+use crate::sys::clock::Clock;
 use lookup::Lookups;
 use state::{NameState, News};
 
@@ -42,6 +43,15 @@ pub struct Answer {
     /// Its IPv4 and IPv6 addresses, sorted, all different: at least one, at most
     /// [`MOST_ADDRESSES`], and none that no backend can have, such as `0.0.0.0`.
     pub addresses: Vec<IpAddr>,
+}
+
+/// What is known of a name.
+#[derive(Clone, Debug, Default)]
+pub struct KnownName {
+    /// The last good answer; empty if there has been none.
+    pub addresses: Vec<IpAddr>,
+    /// Why it does not resolve now, and a clock that was started when that began.
+    pub trouble: Option<(String, Clock)>,
 }
 
 /// Keeps the addresses of names fresh, on a thread of its own. Dropping it stops it.
@@ -117,7 +127,7 @@ impl Resolver {
         patience: Duration,
     ) -> BTreeMap<HostName, Vec<IpAddr>> {
         self.set_names(names.clone());
-        let has_untried = |known: &mut BTreeMap<HostName, Vec<IpAddr>>| {
+        let has_untried = |known: &mut BTreeMap<HostName, KnownName>| {
             names.iter().any(|name| !known.contains_key(name))
         };
         let waited = self.known.tried.wait_timeout_while(self.known.lock(), patience, has_untried);
@@ -128,8 +138,13 @@ impl Resolver {
     /// What is known now: the last good answers of the names that have one.
     pub fn known(&self) -> BTreeMap<HostName, Vec<IpAddr>> {
         let known = self.known.lock();
-        let good = known.iter().filter(|(_, addresses)| !addresses.is_empty());
-        good.map(|(name, addresses)| (name.clone(), addresses.clone())).collect()
+        let good = known.iter().filter(|(_, known)| !known.addresses.is_empty());
+        good.map(|(name, known)| (name.clone(), known.addresses.clone())).collect()
+    }
+
+    /// All names that have been looked up, whether they resolve or not.
+    pub fn names(&self) -> BTreeMap<HostName, KnownName> {
+        self.known.lock().clone()
     }
 }
 
@@ -143,18 +158,25 @@ impl Drop for Resolver {
     }
 }
 
-/// The last good answers, shared with the thread: of all names that have been looked up. Empty
-/// where there has been none.
+/// What is known of all names that have been looked up, shared with the thread.
 #[derive(Debug, Default)]
 struct Known {
-    answers: Mutex<BTreeMap<HostName, Vec<IpAddr>>>,
+    answers: Mutex<BTreeMap<HostName, KnownName>>,
     tried: Condvar,
 }
 
 impl Known {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<HostName, Vec<IpAddr>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<HostName, KnownName>> {
         // Each change of the map is one call, which leaves it whole.
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn learn(&self, name: &HostName, state: &NameState) {
+        let mut names = self.lock();
+        let before = names.get(name).and_then(|known| known.trouble.as_ref()).map(|(_, at)| *at);
+        let since = |why: &str| (why.to_owned(), before.unwrap_or_else(Clock::start));
+        let trouble = state.trouble().map(since);
+        names.insert(name.clone(), KnownName { addresses: state.addresses(), trouble });
     }
 }
 
@@ -198,23 +220,27 @@ async fn keep_fresh<F: Fn(Answer) + Send>(name: HostName, duty: Arc<Duty<F>>) {
             duty.lookups.look_up(&name).await
         };
         let step = state.learn(outcome);
-        duty.known.lock().insert(name.clone(), state.addresses());
+        duty.known.learn(&name, &state);
         duty.known.tried.notify_all();
         match step.event {
             Some(News::Trouble(why)) if state.addresses().is_empty() => {
-                warn!(?name, "cannot resolve a backend's name: {why}; trying again");
+                warn!(name = name.as_str(), "cannot resolve a backend's name: {why}; trying again");
             }
             Some(News::Trouble(why)) => {
-                warn!(?name, "cannot resolve a backend's name: {why}; keeping the last answer");
+                warn!(
+                    name = name.as_str(),
+                    "cannot resolve a backend's name: {why}; keeping the last answer"
+                );
             }
-            Some(News::Recovered) => info!(?name, "a backend's name resolves again"),
+            Some(News::Recovered) => info!(name = name.as_str(), "a backend's name resolves again"),
             None => {}
         }
         if let Some(addresses) = step.changed {
-            info!(?name, ?addresses, "resolved a backend's name");
+            let found = addresses.iter().map(|ip| ip.to_string()).collect::<Vec<_>>().join(", ");
+            info!(name = name.as_str(), addresses = found, "resolved a backend's name");
             if state.left_out() > 0 {
                 warn!(
-                    ?name,
+                    name = name.as_str(),
                     "a backend's name has too many addresses: the first {MOST_ADDRESSES} are used, \
                      {} are left out; give its backends several names",
                     state.left_out()

@@ -265,6 +265,11 @@ impl Server {
         self.publish_events();
     }
 
+    /// What the probes and the operator have said of a backend of a cluster.
+    pub fn service_state(&self, cluster: &str, backend: SocketAddr) -> ServiceState {
+        self.service_states.get(cluster, backend)
+    }
+
     /// The clusters in the order of the configuration.
     pub fn clusters(&self) -> &[Arc<Cluster>] {
         &self.clusters

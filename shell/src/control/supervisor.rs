@@ -5,6 +5,7 @@
 //! [`Event`]s through one channel. Workers are told what follows from them, and never wait.
 
 mod answer;
+mod conditions;
 mod keep;
 mod reload;
 mod take_over;
@@ -36,9 +37,11 @@ use crate::control::probe::{HealthChange, ProbeImage, Prober};
 use crate::control::resolve::{Answer, Resolver};
 use crate::control::server::{Server, ServerOptions, StartError, WorkerEnd};
 use crate::control::systemd::{self, InheritError, Notifier};
+use crate::control::usage::Usage;
 use crate::handover::successor::{Failure, Successor};
 use crate::sys::clock::Clock;
 use crate::sys::process;
+use conditions::Conditions;
 use targets::{names, probe_targets};
 use upgrade::Upgrade;
 
@@ -119,6 +122,10 @@ pub struct Supervisor {
     /// When the service manager heard last that all is well.
     last_alive: Instant,
     reloads: Reloads,
+    conditions: Conditions,
+    usage: Usage,
+    /// What time it was at the start of this process.
+    started: Duration,
     is_draining: bool,
     upgrade: Option<Upgrade>,
 }
@@ -187,7 +194,7 @@ impl Supervisor {
         while running > 0 {
             let Some(event) = self.next_event() else { continue };
             match event {
-                Event::Signal(SIGHUP) => self.reload_by_signal(),
+                Event::Signal(SIGHUP) => drop(self.reload()),
                 Event::Signal(SIGUSR1) => self.flow_log.iter().for_each(FlowLog::reopen),
                 Event::Signal(SIGUSR2) => self.begin_upgrade(None, None),
                 Event::Signal(SIGTERM) if !self.is_draining => {
@@ -200,6 +207,7 @@ impl Supervisor {
                 Event::Signal(_) => self.server.stop(),
                 Event::Probed(change) => {
                     self.server.probed(&change.key.cluster, change.key.backend, change.is_up);
+                    self.look_at_backends();
                 }
                 Event::Resolved(answer) => self.take_answer(answer),
                 Event::Asked(Request::Upgrade { binary }, reply) => {
@@ -252,7 +260,10 @@ impl Supervisor {
     /// Lets flows end, and the process with the last of them.
     fn drain(&mut self) {
         let patience = self.config.drain_timeout;
-        info!("draining for at most {patience:?}; a second SIGTERM stops at once");
+        info!(
+            "draining for at most {}; a second SIGTERM stops at once",
+            humantime::format_duration(patience)
+        );
         self.is_draining = true;
         self.notifier.stopping(patience);
         self.server.drain(patience);
@@ -333,6 +344,9 @@ impl Runtime {
             notifier: Notifier::from_environment(),
             last_alive: self.clock.now(),
             reloads: Reloads::default(),
+            conditions: Conditions::default(),
+            usage: Usage::default(),
+            started: self.clock.unix_time(),
             is_draining: false,
             upgrade: None,
         })

@@ -240,7 +240,7 @@ pub fn size_buffers(listener: &Listener, group: &Group) {
     for (key, asked, granted, sysctl) in sizes {
         if granted < asked {
             warn!(
-                listener = ?listener.name,
+                listener = listener.name.as_str(),
                 "{key}: asked for {asked} bytes, the kernel grants {granted}; \
                  raise {sysctl} or give the process CAP_NET_ADMIN"
             );

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use flowgate::admin::request::{Request, Response};
 use flowgate::admin::socket::{self, LONGEST_REQUEST, MOST_SERVED};
 use flowgate_tests::e2e::{Balancer, PATIENCE, Peer, eventually};
+use flowgate_tests::skip::skip_test;
 use nix::unistd::geteuid;
 
 use served::Served;
@@ -35,8 +36,7 @@ fn answer(stream: &mut UnixStream) -> String {
 fn another_user_is_refused_by_the_mode_and_by_his_credentials() {
     const NOBODY: &str = "65534";
     if !geteuid().is_root() {
-        eprintln!("skipped: only root can be another user");
-        return;
+        return skip_test("only root can be another user");
     }
     let served = Served::start();
     // Where another user can reach it.
@@ -56,8 +56,7 @@ fn another_user_is_refused_by_the_mode_and_by_his_credentials() {
     };
     let output = match as_nobody() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            eprintln!("skipped: there is no setpriv(1)");
-            return;
+            return skip_test("setpriv (Debian: util-linux) is not installed");
         }
         output => output.expect("a child process"),
     };

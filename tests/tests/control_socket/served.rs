@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use flowgate::admin::client::{self, ClientError};
@@ -15,6 +14,7 @@ use flowgate::admin::status::{
 };
 use flowgate_tests::e2e::PATIENCE;
 use flowgate_tests::process::output;
+use flowgate_tests::scratch::unused_path;
 
 use crate::FLOWGATE;
 
@@ -35,10 +35,7 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn start() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("flowgate-control-{}-{number}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
+        let directory = unused_path("control");
         let asked = Arc::new(Mutex::new(Vec::new()));
         let socket = ControlSocket::start(&directory.join("socket"), handler(Arc::clone(&asked)));
         Self { directory, socket: socket.unwrap_or_else(|e| panic!("{e}")), asked }
@@ -122,6 +119,10 @@ pub(crate) fn status() -> StatusDocument {
         weight: 1,
         backup: false,
         state: BackendState::Up,
+        reason: None,
+        since_seconds: None,
+        until_seconds: None,
+        ejections: BTreeMap::new(),
         flows_active: 1,
         datagrams_to: 12_345,
         datagrams_from: 12_345,
@@ -141,6 +142,7 @@ pub(crate) fn status() -> StatusDocument {
             backends: vec![backend],
         }],
         counters: CountersDoc::default(),
+        ..StatusDocument::default()
     }
 }
 

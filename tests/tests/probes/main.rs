@@ -13,7 +13,7 @@ use flowgate::control::probe::{
 use flowgate::sys::clock::Clock;
 use flowgate_core::probe::{ProbeOutcome, ProbePolicy};
 use flowgate_tests::e2e::{PATIENCE, eventually};
-use flowgate_tests::netns::skip;
+use flowgate_tests::skip::skip;
 use nix::sys::socket::{Backlog, listen};
 
 mod presets;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use flowgate::control::probe::preset::Preset;
 use flowgate::control::probe::{Expect, Payload, Probe, ProbeTarget};
 use flowgate_core::probe::ProbeOutcome;
-use flowgate_tests::netns::skip;
+use flowgate_tests::skip::skip;
 use quinn::rustls::pki_types::PrivatePkcs8KeyDer;
 
 use super::{Backend, LONG, Watch, target, unused};

@@ -9,9 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use flowgate_tests::e2e::{Peer, eventually, simple_config};
-use flowgate_tests::netns::skip;
 use flowgate_tests::process::{ConfigFile, Process};
 use flowgate_tests::resolver::{Resolver, dig};
+use flowgate_tests::skip::skip;
 use quic::QuicServer;
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");

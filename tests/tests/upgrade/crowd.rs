@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flowgate::sys::process;
+use flowgate_tests::skip::skip_test;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
@@ -165,8 +166,7 @@ fn under_load(flows: usize, upgrades: usize) {
     // Both ends of all flows, and the same again while two processes have them.
     let limit = process::raise_descriptor_limit().unwrap();
     if limit < flows as u64 + 500 {
-        println!("skipped: {flows} flows need more open files than {limit}");
-        return;
+        return skip_test(&format!("{flows} flows need more open files than {limit}"));
     }
     let is_over = Arc::new(AtomicBool::new(false));
     let backends = [(); 2].map(|()| backend(Arc::clone(&is_over)).to_string());

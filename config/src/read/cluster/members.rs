@@ -6,7 +6,7 @@ use toml::de::DeValue;
 
 use super::mode::Modes;
 use crate::reader::{Claims, Item};
-use crate::value::{ZONE, boolean, count, needs_a_zone, socket_address, text};
+use crate::value::{ZONE, boolean, count, needs_a_zone, socket_address, text, with_port};
 use crate::{Member, Target};
 
 const LIST: &str = "a list of backends, such as [\"10.0.0.1:53\"]";
@@ -76,6 +76,9 @@ fn target(item: &Item<'_>, answers: bool) -> Option<Target> {
     }
     if written.contains('%') {
         return item.refuse(ZONE);
+    }
+    if let Some(meant) = with_port(written) {
+        return item.refuse_typo(ADDRESS, Some(&meant));
     }
     let (host, digits) = written.rsplit_once(':').unwrap_or((written, ""));
     let host = host.to_ascii_lowercase();

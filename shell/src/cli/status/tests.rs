@@ -55,6 +55,10 @@ pub(in crate::cli) fn document() -> StatusDocument {
         weight: 1,
         backup: false,
         state,
+        reason: None,
+        since_seconds: None,
+        until_seconds: None,
+        ejections: BTreeMap::new(),
         flows_active: part * 2,
         datagrams_to: part * 1_000,
         datagrams_from: part * 999,
@@ -98,6 +102,7 @@ pub(in crate::cli) fn document() -> StatusDocument {
             reloads_failed: 1,
             ..CountersDoc::default()
         },
+        ..StatusDocument::default()
     }
 }
 
@@ -126,7 +131,7 @@ DROPPED BY      DIRECTION           REASON                                      
 dns             clients → backends  max_flows                                             10  1.0 kB
 o\u{1b}[2Jd\nd  clients → backends  by the kernel: full buffer, or wrong checksum          7       -
 ";
-    let text = text(&document());
+    let text = text(&document(), false);
     assert_eq!(text, expected.trim_start(), "\n{text}");
     assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
 }
@@ -142,7 +147,7 @@ fn what_backends_missed_and_where_copies_went_is_shown() {
     };
     status.listeners[0].mirror =
         Some(crate::admin::status::MirrorStatus { cluster: "sha\x1bdow".into(), to_backend });
-    let text = text(&status);
+    let text = text(&status, false);
     let has = |expected: &str| {
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(text.lines().any(|line| words(line).contains(expected)), "{expected}\n{text}");
@@ -154,6 +159,37 @@ fn what_backends_missed_and_where_copies_went_is_shown() {
 
 #[test]
 fn a_document_without_drops_says_so() {
-    let status = text(&StatusDocument::default());
+    let status = text(&StatusDocument::default(), false);
     assert!(status.ends_with("Nothing was dropped.\n"), "{status}");
+}
+
+#[test]
+fn who_is_out_of_service_is_listed_with_why_and_since_when() {
+    let mut status = document();
+    let down = &mut status.clusters[0].backends[2];
+    down.reason = Some("the last probe \x1btimed out".into());
+    (down.since_seconds, down.state) = (Some(192.0), BackendState::Ejected);
+    down.until_seconds = Some(15.2);
+    status.names = vec![NameStatus {
+        name: "gone.example".into(),
+        reason: Some("it does not exist (NXDOMAIN)".into()),
+        since_seconds: Some(60.0),
+        ..NameStatus::default()
+    }];
+    status.process.config = "/etc/flowgate/flowgate.toml".into();
+    status.process.host = "lb1".into();
+    let text = text(&status, false);
+    for expected in [
+        r"resolvers/[2001:db8::3]:53  ejected  3m 12s  15s  the last probe \u{1b}timed out",
+        "gone.example  1m 0s               0  it does not exist (NXDOMAIN)",
+        "/etc/flowgate/flowgate.toml on lb1\n",
+    ] {
+        assert!(text.contains(expected), "{expected}\n{text}");
+    }
+    let colours = super::text(&status, true);
+    assert!(colours.contains("\x1b[32mup\x1b[0m"), "{colours:?}");
+    // Of what colours do not change nothing moves.
+    let plain: String = colours.replace("\x1b[32m", "").replace("\x1b[33m", "");
+    let plain = plain.replace("\x1b[1m", "").replace("\x1b[31m", "").replace("\x1b[0m", "");
+    assert_eq!(plain, text);
 }

@@ -37,7 +37,15 @@ fn watch() -> Watch {
 }
 
 fn top() -> Top {
-    Top { clock: Clock::start(), watch: watch(), trouble: None, scroll: 0, last_line: 0, page: 1 }
+    Top {
+        clock: Clock::start(),
+        watch: watch(),
+        trouble: None,
+        options: Options::default(),
+        scroll: 0,
+        last_line: 0,
+        page: 1,
+    }
 }
 
 /// What a terminal of that size shows, without the spaces at the ends of lines.
@@ -80,17 +88,17 @@ dns 0.0.0.0:53                  48.2 k/s   47.5 k/s    20 /s     1,234    65,536
 o\u{1b}[2Jd\nd [::]:5060            0 /s       0 /s     2 /s         0    65,536
   dropped: by the kernel 2 /s
 
-BACKEND                   STATE               SHARE    FLOWS      SENT  RECEIVED
+BACKEND                  STATE                SHARE    FLOWS      SENT  RECEIVED
 resolvers  rendezvous, 1 of 3 up
-  10.0.0.1:53             up       ████████  75.0 %    1,200  36.1 k/s  35.5 k/s
-  10.0.0.2:53             draining ██▋       25.0 %      600  12.1 k/s  12.0 k/s
-  [2001:db8::3]:53 backup down                0.0 %      198      0 /s      0 /s
+  10.0.0.1:53            up        ████████  75.0 %    1,200  36.1 k/s  35.5 k/s
+  10.0.0.2:53            draining  ██▋       25.0 %      600  12.1 k/s  12.0 k/s
+  [2001:db8::3]:53       down                 0.0 %      198      0 /s      0 /s
 e\u{1b}]0;mpty\u{7}  maglev, 0 of 0 up
 
 
 
 
-q quits
+q quits   ? help
 ",
     );
 }
@@ -101,7 +109,15 @@ fn a_backend_that_misses_what_it_was_to_get_is_shown() {
     later.clusters[0].backends[1].datagrams_dropped += 24;
     let mut watch = Watch::new(document(), Instant::ORIGIN);
     watch.add(later, Instant::ORIGIN + Duration::from_secs(2));
-    let top = Top { clock: Clock::start(), watch, trouble: None, scroll: 0, last_line: 0, page: 1 };
+    let top = Top {
+        clock: Clock::start(),
+        watch,
+        trouble: None,
+        options: Options::default(),
+        scroll: 0,
+        last_line: 0,
+        page: 1,
+    };
     let text = drawn(80, 30, &top.view());
     assert!(text.contains("\n    missed: 12 /s"), "{text}");
 }
@@ -125,11 +141,11 @@ dns 0.0.0.0:53                                                48.2 k/s   47.5 k/
 o\u{1b}[2Jd\nd [::]:5060                                          0 /s       0 /s     2 /s         0    65,536
   dropped: by the kernel 2 /s
 
-BACKEND                                     STATE                           SHARE    FLOWS      SENT  RECEIVED
+BACKEND                                    STATE                            SHARE    FLOWS      SENT  RECEIVED
 resolvers  rendezvous, 1 of 3 up
-  10.0.0.1:53                               up       ████████████████████  75.0 %    1,200  36.1 k/s  35.5 k/s
-  10.0.0.2:53 (re\u{1b}solver.internal)     draining ██████▋               25.0 %      600  12.1 k/s  12.0 k/s
-  [2001:db8::3]:53 backup                   down                            0.0 %      198      0 /s      0 /s
+  10.0.0.1:53                              up        ████████████████████  75.0 %    1,200  36.1 k/s  35.5 k/s
+  10.0.0.2:53 (re\u{1b}solver.internal)    draining  ██████▋               25.0 %      600  12.1 k/s  12.0 k/s
+  [2001:db8::3]:53 backup                  down                             0.0 %      198      0 /s      0 /s
 e\u{1b}]0;mpty\u{7}  maglev, 0 of 0 up
 
 
@@ -141,7 +157,7 @@ e\u{1b}]0;mpty\u{7}  maglev, 0 of 0 up
 
 
 
-q quits
+q quits   ? help
 ",
     );
 }
@@ -161,9 +177,9 @@ dns            48.2 k/s   47.5 k/s     1,234
 o\u{1…Jd\nd        0 /s       0 /s         0
   dropped: by the kernel 2 /s
 
-BACKEND                    STATE       FLOWS
+BACKEND                   STATE        FLOWS
 resolvers  rendezvous, 1 of 3 up
-q quits   ↑ ↓ scroll   lines 1 to 8 of 12
+q quits   ? help   ↑ ↓   lines 1 to 8 of 12
 ",
     );
 }
@@ -228,4 +244,70 @@ fn keys_scroll_and_quit() {
     assert_eq!(press(KeyCode::Esc), (Next::Quit, 0));
     let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
     assert_eq!(top.handle(&Event::Key(control_c)), Next::Quit);
+}
+
+/// A terminal after some keys were pressed.
+fn after(keys: &[KeyCode], change: impl FnOnce(&mut StatusDocument)) -> String {
+    let mut later = two_seconds_later();
+    change(&mut later);
+    let mut watch = Watch::new(document(), Instant::ORIGIN);
+    watch.add(later, Instant::ORIGIN + Duration::from_secs(2));
+    let mut top = Top { watch, ..top() };
+    for &key in keys {
+        assert_eq!(top.handle(&Event::Key(KeyEvent::new(key, KeyModifiers::NONE))), Next::GoOn);
+    }
+    drawn(90, 30, &top.view())
+}
+
+fn place(text: &str, part: &str) -> usize {
+    text.find(part).unwrap_or_else(|| panic!("{part} in {text}"))
+}
+
+#[test]
+fn backends_are_sorted_and_filtered() {
+    let text = after(&[KeyCode::Char('s')], |_| ());
+    assert!(place(&text, "[2001:db8::3]:53") < place(&text, "10.0.0.2:53"), "{text}");
+    assert!(place(&text, "10.0.0.2:53") < place(&text, "10.0.0.1:53"), "{text}");
+    assert!(text.contains("by trouble"), "{text}");
+
+    let typed = "/DOWN".chars().map(KeyCode::Char).collect::<Vec<_>>();
+    let text = after(&typed, |_| ());
+    assert!(text.contains("[2001:db8::3]:53") && !text.contains("10.0.0.1:53"), "{text}");
+    assert!(text.contains("find: down█"), "{text}");
+    let text = after(&[&typed[..], &[KeyCode::Enter]].concat(), |_| ());
+    assert!(text.contains("q quits   ? help   find down"), "{text}");
+    let text = after(&[&typed[..], &[KeyCode::Esc]].concat(), |_| ());
+    assert!(text.contains("10.0.0.1:53"), "{text}");
+}
+
+#[test]
+fn events_and_help_are_shown_and_left_again() {
+    let event = crate::admin::status::EventDoc {
+        at: 1_000.0,
+        kind: "ejected".into(),
+        subject: "resolvers/10.0.0.1:53".into(),
+        text: "no \x1banswer; for 15s".into(),
+    };
+    let happened = |document: &mut StatusDocument| {
+        (document.events, document.process.now) = (vec![event], 1_007.0);
+    };
+    let text = after(&[KeyCode::Char('e')], happened);
+    let line = r"7s          ejected    resolvers/10.0.0.1:53: no \u{1b}answer; for 15s";
+    assert!(text.contains(line), "{text}");
+    let text = after(&[KeyCode::Char('e')], |_| ());
+    assert!(text.contains("Nothing has happened yet."), "{text}");
+    let text = after(&[KeyCode::Char('?')], |_| ());
+    assert!(text.contains("q           quits"), "{text}");
+    let text = after(&[KeyCode::Char('?'), KeyCode::Esc], |_| ());
+    assert!(text.contains("10.0.0.1:53"), "{text}");
+}
+
+#[test]
+fn who_is_out_of_service_says_why() {
+    let text = after(&[], |document| {
+        let backend = &mut document.clusters[0].backends[2];
+        backend.reason = Some("the last probe timed out".into());
+        backend.since_seconds = Some(192.0);
+    });
+    assert!(text.contains("    down for 3m 12s: the last probe timed out"), "{text}");
 }

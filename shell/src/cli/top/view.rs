@@ -9,7 +9,8 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, RenderDirection, Sparkline};
 
-use super::cell::{Cell, row};
+use super::cell::{Cell, fit, row};
+use super::options::{Options, Screen, Sort};
 use super::stretch::{Stretch, sum};
 use crate::admin::escape::escaped;
 use crate::admin::status::{BackendState, BackendStatus, ClusterStatus, ListenerStatus};
@@ -35,6 +36,8 @@ pub(super) struct View<'a> {
     pub(super) history: &'a VecDeque<u64>,
     /// Why there is no news.
     pub(super) trouble: Option<&'a str>,
+    /// What is to be shown.
+    pub(super) options: &'a Options,
     /// How many lines are above the window.
     pub(super) scroll: usize,
 }
@@ -67,18 +70,61 @@ pub(super) fn render(frame: &mut Frame<'_>, view: &View<'_>) -> Drawn {
     render_graph(frame, view.history, graph);
 
     let width = usize::from(body.width);
-    let mut lines = listener_lines(stretch, width);
-    lines.extend([Line::default(), backend_heads(width)]);
-    for cluster in &stretch.now.clusters {
-        lines.extend(cluster_lines(stretch, cluster, width));
-    }
+    let lines = match view.options.screen {
+        Screen::Figures => figures(stretch, view.options, width),
+        Screen::Events => event_lines(stretch, width),
+        Screen::Help => HELP.iter().map(|line| Line::raw(*line)).collect(),
+    };
     let (all, page) = (lines.len(), usize::from(body.height));
     let last_line = all.saturating_sub(page);
     let scroll = view.scroll.min(last_line);
     let window: Vec<_> = lines.into_iter().skip(scroll).take(page).collect();
     frame.render_widget(Paragraph::new(window), body);
-    frame.render_widget(foot_line(view.trouble, scroll, page, all), foot);
+    frame.render_widget(foot_line(view, scroll, page, all), foot);
     Drawn { last_line, page }
+}
+
+/// What the keys do.
+const HELP: &[&str] = &[
+    "KEY         DOES",
+    "q           quits, as ^C does",
+    "s           sorts backends by configuration, trouble, what they are sent, flows",
+    "/           shows only backends with what is typed in their address, name, cluster",
+    "            or state; Enter keeps it, Esc ends it",
+    "e           shows what happened last to backends and to the configuration",
+    "? h         shows this",
+    "Esc         goes back; with nothing to go back from, quits",
+    "↑ ↓ k j     scroll by a line, Space and Page ↑ ↓ by a page, g and G to the ends",
+];
+
+/// All listeners, and the backends that are to be shown.
+fn figures(stretch: &Stretch<'_>, options: &Options, width: usize) -> Vec<Line<'static>> {
+    let mut lines = listener_lines(stretch, width);
+    lines.extend([Line::default(), backend_heads(width)]);
+    for cluster in &stretch.now.clusters {
+        let shown = options.backends(stretch, cluster);
+        if options.filter.is_empty() || !shown.is_empty() {
+            lines.extend(cluster_lines(stretch, cluster, &shown, width));
+        }
+    }
+    lines
+}
+
+/// What happened last, the latest first.
+fn event_lines(stretch: &Stretch<'_>, width: usize) -> Vec<Line<'static>> {
+    let now = stretch.now.process.now;
+    let mut lines = vec![Line::styled("AGO         EVENT      WHAT", HEAD)];
+    for event in &stretch.now.events {
+        let text = [&event.subject, &event.text].map(|part| escaped(part));
+        let text = text.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>();
+        let (ago, kind) = (human::seconds(now - event.at), escaped(&event.kind));
+        let line = format!("{ago:<11} {kind:<10} {}", text.join(": "));
+        lines.push(Line::raw(fit(&line, width, Align::Left).trim_end().to_owned()));
+    }
+    if lines.len() == 1 {
+        lines.push(Line::raw("Nothing has happened yet."));
+    }
+    lines
 }
 
 fn title_line(stretch: &Stretch<'_>) -> Line<'static> {
@@ -160,18 +206,22 @@ fn backend_heads(width: usize) -> Line<'static> {
 fn cluster_lines(
     stretch: &Stretch<'_>,
     cluster: &ClusterStatus,
+    shown: &[&BackendStatus],
     width: usize,
 ) -> Vec<Line<'static>> {
-    let up = cluster.backends.iter().filter(|backend| backend.state == BackendState::Up).count();
+    let serve = |backend: &&BackendStatus| {
+        matches!(backend.state, BackendState::Up | BackendState::Unchecked)
+    };
+    let up = cluster.backends.iter().filter(serve).count();
     let all = cluster.backends.len();
-    let label =
-        format!("{}  {}, {up} of {all} up", escaped(&cluster.name), escaped(&cluster.balance));
+    let (name, balance) = (escaped(&cluster.name), escaped(&cluster.balance));
+    let label = format!("{name}  {balance}, {up} of {all} up");
     let mut lines = vec![row(width, (&[&label], TITLE), [])];
 
     let sent = |backend| stretch.of_backend(cluster, backend, |backend| backend.datagrams_to);
     let total = sum(cluster.backends.iter().map(sent));
     let most = cluster.backends.iter().map(sent).max().unwrap_or(0);
-    for backend in &cluster.backends {
+    for &backend in shown {
         let received = stretch.of_backend(cluster, backend, |backend| backend.datagrams_from);
         let (sent, color) = (sent(backend), state_style(backend.state));
         let bar = human::bar(human::fraction(sent, most), bar_width(width));
@@ -186,6 +236,16 @@ fn cluster_lines(
         let labels = backend_labels(backend);
         let labels = labels.each_ref().map(String::as_str);
         lines.push(row(width, (&labels, PLAIN), backend_cells(width, cells, PLAIN)));
+        if backend.state.is_trouble()
+            && let Some(reason) = &backend.reason
+        {
+            let left = backend.until_seconds.map(|left| format!(", {} left", human::seconds(left)));
+            let since =
+                backend.since_seconds.map(|since| format!(" for {}", human::seconds(since)));
+            let (since, left) = (since.unwrap_or_default(), left.unwrap_or_default());
+            let text = format!("    {}{since}{left}: {}", backend.state.as_str(), escaped(reason));
+            lines.push(row(width, (&[&text], ALARM), []));
+        }
         let missed = stretch.of_backend(cluster, backend, |backend| backend.datagrams_dropped);
         if missed > 0 {
             let text = format!("    missed: {}", stretch.rate(missed));
@@ -211,7 +271,7 @@ fn backend_cells(
     otherwise: Style,
 ) -> impl Iterator<Item = Cell> {
     let bar = (bar_width(width), 74);
-    let sizes = [(8, 30), bar, (7, 60), (8, 38), (9, 46), (9, 54)];
+    let sizes = [(9, 30), bar, (7, 60), (8, 38), (9, 46), (9, 54)];
     // The states and the bars begin where their columns do.
     cells(texts, otherwise, sizes).enumerate().map(|(place, cell)| Cell {
         align: if place < 2 { Align::Left } else { Align::Right },
@@ -243,7 +303,8 @@ fn plain(text: impl Into<String>) -> (String, Style) {
 const fn state_style(state: BackendState) -> Style {
     match state {
         BackendState::Up => Style::new().fg(Color::Green),
-        BackendState::Down => ALARM,
+        BackendState::Unchecked => PLAIN,
+        BackendState::Down | BackendState::Ejected => ALARM,
         BackendState::Draining => Style::new().fg(Color::Yellow),
     }
 }
@@ -252,13 +313,24 @@ const fn alarm_unless(all_is_well: bool) -> Style {
     if all_is_well { PLAIN } else { ALARM }
 }
 
-fn foot_line(trouble: Option<&str>, scroll: usize, page: usize, all: usize) -> Line<'static> {
+fn foot_line(view: &View<'_>, scroll: usize, page: usize, all: usize) -> Line<'static> {
+    let View { trouble, options, .. } = view;
+    if options.is_typing {
+        return Line::styled(format!("find: {}█   Enter keeps, Esc ends", options.filter), TITLE);
+    }
     if let Some(trouble) = trouble {
         return Line::styled(format!("q quits   no event: {trouble}"), ALARM);
     }
-    if all <= page {
-        return Line::styled("q quits", HEAD);
+    let mut text = "q quits   ? help".to_owned();
+    if options.sort != Sort::Configuration {
+        text += &format!("   by {}", options.sort.as_str());
     }
-    let (first, last) = (scroll + 1, (scroll + page).min(all));
-    Line::styled(format!("q quits   ↑ ↓ scroll   lines {first} to {last} of {all}"), HEAD)
+    if !options.filter.is_empty() {
+        text += &format!("   find {}", escaped(&options.filter));
+    }
+    if all > page {
+        let (first, last) = (scroll + 1, (scroll + page).min(all));
+        text += &format!("   ↑ ↓   lines {first} to {last} of {all}");
+    }
+    Line::styled(text, HEAD)
 }

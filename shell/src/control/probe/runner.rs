@@ -4,6 +4,7 @@ use std::collections::hash_map::Entry as Place;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flowgate_core::probe::{HealthChecker, HealthOutput, Opinion, ProbeOutcome, TargetId};
 use mio::{Events, Poll, Registry, Token};
@@ -11,7 +12,7 @@ use tracing::{info, warn};
 
 use super::tcp::TcpProbe;
 use super::udp::UdpProbe;
-use super::{Command, HealthChange, Probe, ProbeImage, ProbeTarget, TargetKey, failure};
+use super::{Command, Findings, HealthChange, Probe, ProbeImage, ProbeTarget, TargetKey, failure};
 use crate::sys::clock::Clock;
 
 /// There is a new set of targets, or the thread is to end. Every other token is the number of the
@@ -31,6 +32,8 @@ pub(super) struct Runner<F> {
     commands: Receiver<Command>,
     /// What is known of the first targets from another process's probes.
     known: HashMap<TargetKey, Opinion>,
+    /// What others read of what the probes find.
+    findings: Arc<Mutex<Findings>>,
     on_change: F,
     checker: HealthChecker,
     /// What the checker has said and is not done yet.
@@ -66,7 +69,7 @@ impl<F: Fn(HealthChange)> Runner<F> {
         clock: Clock,
         seed: u64,
         commands: Receiver<Command>,
-        known: HashMap<TargetKey, Opinion>,
+        (known, findings): (HashMap<TargetKey, Opinion>, Arc<Mutex<Findings>>),
         on_change: F,
     ) -> Self {
         Self {
@@ -74,6 +77,7 @@ impl<F: Fn(HealthChange)> Runner<F> {
             clock,
             commands,
             known,
+            findings,
             on_change,
             checker: HealthChecker::new(seed),
             outputs: VecDeque::new(),
@@ -146,12 +150,13 @@ impl<F: Fn(HealthChange)> Runner<F> {
 
     fn remove(&mut self, key: &TargetKey) {
         let Some(id) = self.ids.remove(key) else { return };
+        self.findings().remove(key);
         self.probed.remove(&id);
         let was_up = self.checker.is_up(id);
         self.checker.remove(id);
         if was_up == Some(false) {
             let TargetKey { cluster, backend } = key;
-            info!(?cluster, %backend, "the backend is no longer probed, and taken to be up");
+            info!(cluster = cluster.as_str(), %backend, "the backend is no longer probed, and taken to be up");
             (self.on_change)(HealthChange { key: key.clone(), is_up: true, outcome: None });
         }
     }
@@ -179,6 +184,8 @@ impl<F: Fn(HealthChange)> Runner<F> {
         if what(&probed.target) != what(&target) {
             probed.running = None;
             self.checker.restart(id, now);
+            let findings = self.findings.lock();
+            findings.unwrap_or_else(PoisonError::into_inner).remove(&target.key);
         }
         probed.target = target;
     }
@@ -201,7 +208,20 @@ impl<F: Fn(HealthChange)> Runner<F> {
         }
     }
 
+    fn findings(&self) -> MutexGuard<'_, Findings> {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets others know how a probe ended, unless nothing was learned of its target.
+    fn publish(&self, id: TargetId, outcome: ProbeOutcome) {
+        let probed = self.probed.get(&id).filter(|_| outcome.verdict().is_some());
+        if let Some(probed) = probed {
+            self.findings().insert(probed.target.key.clone(), outcome);
+        }
+    }
+
     fn finish(&mut self, id: TargetId, attempt: u64, outcome: ProbeOutcome) {
+        self.publish(id, outcome);
         let (now, outputs) = (self.clock.now(), &mut self.outputs);
         self.checker.finished(id, attempt, outcome, now, &mut |output| outputs.push_back(output));
     }
@@ -214,8 +234,11 @@ impl<F: Fn(HealthChange)> Runner<F> {
                 HealthOutput::CancelProbe { target, .. } => {
                     let Some(probed) = self.probed.get_mut(&target) else { continue };
                     let socket = probed.running.take().map(|running| running.socket);
-                    probed.got_wrong_answers =
-                        matches!(socket, Some(Socket::Udp(udp)) if udp.got_wrong_answers());
+                    let wrong = matches!(socket, Some(Socket::Udp(udp)) if udp.got_wrong_answers());
+                    probed.got_wrong_answers = wrong;
+                    let outcome =
+                        if wrong { ProbeOutcome::WrongAnswer } else { ProbeOutcome::TimedOut };
+                    self.publish(target, outcome);
                 }
                 HealthOutput::Changed { target, is_up, outcome } => {
                     self.changed(target, is_up, outcome);
@@ -253,9 +276,9 @@ impl<F: Fn(HealthChange)> Runner<F> {
         };
         let TargetKey { cluster, backend } = &probed.target.key;
         if is_up {
-            info!(?cluster, %backend, "the backend is up: the last probe {outcome}");
+            info!(cluster = cluster.as_str(), %backend, "the backend is up: the last probe {outcome}");
         } else {
-            warn!(?cluster, %backend, "the backend is down: the last probe {outcome}");
+            warn!(cluster = cluster.as_str(), %backend, "the backend is down: the last probe {outcome}");
         }
         let key = probed.target.key.clone();
         (self.on_change)(HealthChange { key, is_up, outcome: Some(outcome) });

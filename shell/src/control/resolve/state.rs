@@ -45,6 +45,8 @@ pub(super) struct NameState {
     v6: Vec<IpAddr>,
     failures: u32,
     trouble: Option<Trouble>,
+    /// The same in words, as they were last.
+    why: Option<String>,
 }
 
 /// Why a name could not be resolved. The same trouble is told once.
@@ -97,6 +99,11 @@ impl NameState {
         addresses
     }
 
+    /// Why the latest lookup failed, if it did.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.why.as_deref()
+    }
+
     /// Takes note of what came of a lookup.
     pub(super) fn learn(&mut self, Outcome { v4, v6 }: Outcome) -> Step {
         let before = self.addresses();
@@ -130,6 +137,7 @@ impl NameState {
     fn event(&mut self, now: Option<(Trouble, String)>) -> Option<News> {
         let before = self.trouble;
         self.trouble = now.as_ref().map(|(trouble, _)| *trouble);
+        self.why = now.as_ref().map(|(_, why)| why.clone());
         match now {
             Some((trouble, why)) if before != Some(trouble) => Some(News::Trouble(why)),
             None if before.is_some() => Some(News::Recovered),

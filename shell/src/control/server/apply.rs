@@ -146,7 +146,7 @@ impl Server {
         });
         drop(sender);
         reports.iter().for_each(|report| self.past.merge(&report.counters));
-        info!(listener = ?listener.settings.name, address = %listener.address, "closed");
+        info!(listener = listener.settings.name.as_str(), address = %listener.address, "closed");
     }
 
     /// Brings all managers up to date with what is configured, resolved and said of backends.
@@ -251,9 +251,9 @@ impl Server {
             forget_news_of_strangers(&mut listener.told, &former.backends, &new.backends);
         } else {
             info!(
-                listener = ?listener.settings.name,
+                listener = listener.settings.name.as_str(),
                 address = %listener.address,
-                cluster = ?listener.settings.cluster.name,
+                cluster = listener.settings.cluster.name.as_str(),
                 max_flows = listener.flows_max,
                 "listening"
             );
@@ -325,7 +325,7 @@ impl BoundListener {
         let is_new = self.configurations.is_empty();
         if let Some(asked) = self.asked_flows().filter(|&asked| is_new && asked > affordable) {
             warn!(
-                listener = ?self.settings.name,
+                listener = self.settings.name.as_str(),
                 "max_flows is {asked}, but the limit on open files (RLIMIT_NOFILE) leaves \
                  room for {affordable}; raise it, for systemd with LimitNOFILE="
             );

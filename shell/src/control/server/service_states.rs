@@ -16,7 +16,7 @@ pub(super) struct ServiceStates {
 }
 
 impl ServiceStates {
-    fn get(&self, cluster: &str, backend: SocketAddr) -> ServiceState {
+    pub(super) fn get(&self, cluster: &str, backend: SocketAddr) -> ServiceState {
         let found = self.by_cluster.get(cluster).and_then(|cluster| cluster.get(&backend));
         found.copied().unwrap_or_default()
     }

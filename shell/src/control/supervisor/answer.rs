@@ -1,19 +1,25 @@
 //! Answers to operators.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use flowgate_config::{Cluster, Target};
-use flowgate_core::backend;
+use flowgate_core::Instant;
+use flowgate_core::config::BackendConfig;
+use nix::unistd::gethostname;
 use tracing::info;
 
 use super::Supervisor;
+use super::conditions::{Condition, Finding, seconds};
 use crate::admin::request::{Request, Response};
 use crate::admin::status::{
     BackendState, BackendStatus, ClusterStatus, CountersDoc, ListenerStatus, MirrorStatus,
-    StatusDocument, flows_closed,
+    NameStatus, ProcessStatus, StatusDocument, flows_closed,
 };
+use crate::control::probe::{Findings, TargetKey};
+use crate::control::resolve::KnownName;
+use crate::control::server::Server;
 use crate::datapath::report::{BackendReport, ListenerReport};
 
 impl Supervisor {
@@ -28,13 +34,14 @@ impl Supervisor {
             Request::Drain { backend, deadline_ms } => {
                 let patience = deadline_ms.map(Duration::from_millis);
                 self.for_backends(&backend, |server, cluster, address| {
-                    info!(?cluster, %address, ?patience, "draining a backend");
+                    let most = patience.map(|most| humantime::format_duration(most).to_string());
+                    info!(cluster, %address, timeout = most, "draining a backend");
                     server.drain_backend(cluster, address, patience);
                 })
             }
             Request::Undrain { backend } => {
                 self.for_backends(&backend, |server, cluster, address| {
-                    info!(?cluster, %address, "a backend drains no more");
+                    info!(cluster, %address, "a backend drains no more");
                     server.undrain_backend(cluster, address);
                 })
             }
@@ -57,7 +64,7 @@ impl Supervisor {
     fn for_backends(
         &mut self,
         meant: &str,
-        act: impl Fn(&mut crate::control::server::Server, &str, SocketAddr),
+        act: impl Fn(&mut Server, &str, SocketAddr),
     ) -> Response {
         // An address holds no slash; a cluster's name may.
         let Some((cluster, backend)) = meant.rsplit_once('/') else {
@@ -106,7 +113,12 @@ impl Supervisor {
         all.filter(|&candidate| is_meant(candidate)).collect()
     }
 
-    fn status(&self) -> StatusDocument {
+    /// Looks at what has become of backends, so that what has changed is told at once.
+    pub(super) fn look_at_backends(&mut self) {
+        self.status();
+    }
+
+    fn status(&mut self) -> StatusDocument {
         let listeners = self.server.report();
         let mut counters = CountersDoc {
             reloads_ok: self.reloads.ok,
@@ -115,70 +127,161 @@ impl Supervisor {
         };
         counters.add(self.server.past());
         listeners.iter().for_each(|listener| counters.add(&listener.figures.counters));
-        let clusters = self.server.clusters();
+        let clusters = self.clusters(&listeners);
         StatusDocument {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.clock.uptime().as_secs_f64(),
-            clusters: clusters.iter().map(|cluster| self.cluster(cluster, &listeners)).collect(),
+            clusters,
             listeners: listeners.iter().map(listener).collect(),
             counters,
+            names: self.resolver.names().into_iter().map(name).collect(),
+            process: self.process(),
+            events: self.conditions.events(),
         }
     }
 
-    /// How a cluster's backends stand, with all listeners that use it together.
-    fn cluster(&self, cluster: &Cluster, listeners: &[ListenerReport]) -> ClusterStatus {
-        let mut figures: HashMap<SocketAddr, BackendReport> = HashMap::new();
-        for listener in listeners {
-            let served = Some(&listener.figures.backends);
-            let served = served.filter(|_| listener.cluster == cluster.name);
-            let mirrored = listener.figures.mirror.as_ref().map(|mirror| &mirror.backends);
-            let mirrored = mirrored.filter(|_| listener.mirror.as_ref() == Some(&cluster.name));
-            let all = served.into_iter().chain(mirrored).flatten();
-            for backend in all.filter(|backend| !backend.is_removed) {
-                let sum = figures.entry(backend.address);
-                sum.and_modify(|sum| sum.add(backend)).or_insert(*backend);
-            }
-        }
-        let names = self.names_of(cluster);
-        let backends = cluster.backends(|host| self.server.addresses_of(host));
-        let describe = |config: &flowgate_core::config::BackendConfig| {
-            let found = figures.get(&config.address);
-            let (to, from) = found.map(|f| (f.to, f.from)).unwrap_or_default();
-            let dropped = found.map_or(0, |found| found.dropped.datagrams);
-            BackendStatus {
-                address: config.address,
-                name: names.get(&config.address).cloned(),
-                weight: config.weight,
-                backup: config.backup,
-                state: found.map_or(BackendState::Up, |found| state(found.state)),
-                flows_active: found.map_or(0, |found| found.flows_active),
-                datagrams_to: to.datagrams,
-                datagrams_from: from.datagrams,
-                bytes_to: to.bytes,
-                bytes_from: from.bytes,
-                datagrams_dropped: dropped,
-            }
-        };
-        ClusterStatus {
-            name: cluster.name.clone(),
-            balance: cluster.policy.balance.to_string(),
-            mode: cluster.policy.mode.as_str().to_owned(),
-            backends: backends.iter().map(describe).collect(),
+    fn process(&mut self) -> ProcessStatus {
+        ProcessStatus {
+            host: gethostname().map(|name| name.to_string_lossy().into()).unwrap_or_default(),
+            config: self.path.display().to_string(),
+            now: self.clock.unix_time().as_secs_f64(),
+            started: self.started.as_secs_f64(),
+            last_reload: self.conditions.last_reload().cloned(),
+            usage: self.usage.look(self.clock.now()),
         }
     }
 
-    /// The names that addresses were resolved from.
-    fn names_of(&self, cluster: &Cluster) -> HashMap<SocketAddr, String> {
-        let mut names = HashMap::new();
-        for member in &cluster.members {
-            if let Target::Name { host, port } = &member.target {
-                for ip in self.server.addresses_of(host) {
-                    names.entry((ip, *port).into()).or_insert_with(|| host.clone());
-                }
+    /// How all backends stand, with all listeners that use them together.
+    fn clusters(&mut self, listeners: &[ListenerReport]) -> Vec<ClusterStatus> {
+        let Self { server, prober, conditions, clock, .. } = self;
+        let findings = prober.findings();
+        let mut all = Vec::new();
+        for cluster in server.clusters() {
+            let figures = figures_of(cluster, listeners);
+            let names = names_of(cluster, server);
+            let mut describe = |config: &BackendConfig| {
+                let found = figures.get(&config.address);
+                let state = found_state(server, cluster, config.address, found, &findings);
+                let condition = conditions.observe(&cluster.name, config.address, state, clock);
+                let name = names.get(&config.address).cloned();
+                backend(config, name, found, condition, clock.now())
+            };
+            let backends = cluster.backends(|host| server.addresses_of(host));
+            all.push(ClusterStatus {
+                name: cluster.name.clone(),
+                balance: cluster.policy.balance.to_string(),
+                mode: cluster.policy.mode.as_str().to_owned(),
+                backends: backends.iter().map(&mut describe).collect(),
+            });
+        }
+        conditions.retain(&all);
+        all
+    }
+}
+
+/// The figures of a cluster's backends, of all listeners and mirrors together.
+fn figures_of(
+    cluster: &Cluster,
+    listeners: &[ListenerReport],
+) -> HashMap<SocketAddr, BackendReport> {
+    let mut figures: HashMap<SocketAddr, BackendReport> = HashMap::new();
+    for listener in listeners {
+        let served = Some(&listener.figures.backends);
+        let served = served.filter(|_| listener.cluster == cluster.name);
+        let mirrored = listener.figures.mirror.as_ref().map(|mirror| &mirror.backends);
+        let mirrored = mirrored.filter(|_| listener.mirror.as_ref() == Some(&cluster.name));
+        let all = served.into_iter().chain(mirrored).flatten();
+        for backend in all.filter(|backend| !backend.is_removed) {
+            let sum = figures.entry(backend.address);
+            sum.and_modify(|sum| sum.add(backend)).or_insert(*backend);
+        }
+    }
+    figures
+}
+
+/// The names that addresses were resolved from.
+fn names_of(cluster: &Cluster, server: &Server) -> HashMap<SocketAddr, String> {
+    let mut names = HashMap::new();
+    for member in &cluster.members {
+        if let Target::Name { host, port } = &member.target {
+            for ip in server.addresses_of(host) {
+                names.entry((ip, *port).into()).or_insert_with(|| host.clone());
             }
         }
-        names
+    }
+    names
+}
+
+/// In what state a backend is, and why. What an operator wants comes first, then the probes, then
+/// what traffic has shown.
+fn found_state(
+    server: &Server,
+    cluster: &Cluster,
+    address: SocketAddr,
+    figures: Option<&BackendReport>,
+    findings: &Findings,
+) -> Finding {
+    let said = server.service_state(&cluster.name, address);
+    let key = TargetKey { cluster: cluster.name.clone(), backend: address };
+    let probed = findings.get(&key).map(|outcome| format!("the last probe {outcome}"));
+    let is_ejected = figures.is_some_and(|figures| !figures.is_up);
+    let was_answered = figures.is_some_and(|figures| figures.from.datagrams > 0);
+    let (state, reason, until) = if let Some(deadline) = said.drain {
+        (BackendState::Draining, Some("drained by an operator".to_owned()), deadline)
+    } else if said.is_down {
+        let reason = probed.unwrap_or_else(|| "probes failed, before the last upgrade".to_owned());
+        (BackendState::Down, Some(reason), None)
+    } else if is_ejected {
+        (BackendState::Ejected, Some("traffic shows that it does not answer".to_owned()), None)
+    } else if probed.is_some() || was_answered {
+        (BackendState::Up, probed, None)
+    } else if cluster.health.is_some() {
+        (BackendState::Unchecked, Some("not probed yet".to_owned()), None)
+    } else {
+        let reason = "no probe is configured, and no client was answered yet".to_owned();
+        (BackendState::Unchecked, Some(reason), None)
+    };
+    Finding { state, reason, since: None, until }
+}
+
+fn backend(
+    config: &BackendConfig,
+    name: Option<String>,
+    found: Option<&BackendReport>,
+    condition: Condition,
+    now: Instant,
+) -> BackendStatus {
+    let (to, from) = found.map(|f| (f.to, f.from)).unwrap_or_default();
+    let Condition { state, reason, since, until } = condition;
+    BackendStatus {
+        address: config.address,
+        name,
+        weight: config.weight,
+        backup: config.backup,
+        state,
+        reason,
+        since_seconds: Some(seconds(now.saturating_since(since))),
+        until_seconds: until.map(|until| seconds(until.saturating_since(now))),
+        ejections: BTreeMap::new(),
+        flows_active: found.map_or(0, |found| found.flows_active),
+        datagrams_to: to.datagrams,
+        datagrams_from: from.datagrams,
+        bytes_to: to.bytes,
+        bytes_from: from.bytes,
+        datagrams_dropped: found.map_or(0, |found| found.dropped.datagrams),
+    }
+}
+
+fn name((name, known): (String, KnownName)) -> NameStatus {
+    let KnownName { addresses, trouble } = known;
+    let (reason, since) = trouble.unzip();
+    NameStatus {
+        name,
+        addresses,
+        resolves: reason.is_none(),
+        reason,
+        since_seconds: since.map(|since| seconds(since.uptime())),
     }
 }
 
@@ -201,13 +304,5 @@ fn listener(report: &ListenerReport) -> ListenerStatus {
         mirror: report.mirror.clone().zip(figures.mirror.as_ref()).map(|(cluster, figures)| {
             MirrorStatus { cluster, to_backend: (&figures.counters.to_backend).into() }
         }),
-    }
-}
-
-const fn state(state: backend::BackendState) -> BackendState {
-    match state {
-        backend::BackendState::Up => BackendState::Up,
-        backend::BackendState::Down => BackendState::Down,
-        backend::BackendState::Draining => BackendState::Draining,
     }
 }

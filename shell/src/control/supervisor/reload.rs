@@ -22,25 +22,21 @@ impl Supervisor {
         self.notifier.reloading();
         let outcome = self.try_reload();
         self.notifier.ready();
+        // Whoever asked for it, the log has it: others look there for what has happened.
         match &outcome {
             Ok(_) => {
                 self.reloads.ok += 1;
                 info!("reloaded");
             }
-            Err(_) => self.reloads.failed += 1,
-        }
-        outcome
-    }
-
-    /// The same where nobody waits for an answer: the log has it.
-    pub(super) fn reload_by_signal(&mut self) {
-        match self.reload() {
-            Ok(notes) => notes.iter().for_each(|note| info!("{note}")),
             Err(reasons) => {
+                self.reloads.failed += 1;
                 reasons.iter().for_each(|reason| warn!("{reason}"));
-                warn!("the configuration stays as it was");
+                warn!("reload refused; the configuration stays as it was");
             }
         }
+        let (Ok(notes) | Err(notes)) = &outcome;
+        self.conditions.reloaded(outcome.is_ok(), notes, &self.clock);
+        outcome
     }
 
     fn try_reload(&mut self) -> Result<Vec<String>, Vec<String>> {
@@ -59,6 +55,7 @@ impl Supervisor {
                     .into(),
             ]);
         }
+        let changes = self.config.changes_to(&config);
         let waiting = self.config.difference_to(&config).needs_restart;
         // What waits for a restart stays as it is, and is compared with again at the next reload.
         config.admin.clone_from(&self.config.admin);
@@ -75,12 +72,16 @@ impl Supervisor {
         applied?;
 
         self.level.set(config.log.level);
-        let mut notes: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
-        let waits = |key: &&str| format!("{key}: takes effect when flowgate is started again");
-        notes.extend(waiting.iter().map(waits));
-        for note in &notes {
-            warn!("{note}");
+        let mut notes = changes;
+        if notes.is_empty() && waiting.is_empty() {
+            notes.push("nothing has changed".to_owned());
         }
+        notes.iter().for_each(|change| info!("{change}"));
+        let mut warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+        let waits = |key: &&str| format!("{key}: takes effect when flowgate is started again");
+        warnings.extend(waiting.iter().map(waits));
+        warnings.iter().for_each(|warning| warn!("{warning}"));
+        notes.append(&mut warnings);
         (self.config, self.text) = (config, text);
         self.keep_listeners();
         self.retarget();

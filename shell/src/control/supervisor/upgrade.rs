@@ -44,7 +44,7 @@ impl Supervisor {
             return;
         }
         let program = binary.unwrap_or_else(|| self.program.clone());
-        info!(?program, "upgrading");
+        info!(program = %program.display(), "upgrading");
         self.upgrade = Some(Upgrade { reply, successor: None });
         let offer = snapshot::seal(&self.image(self.server.image()));
         let (path, sender) = (self.path.clone(), self.sender.clone());
@@ -96,7 +96,8 @@ impl Supervisor {
                 drop(descriptors);
                 let (pid, version) = (successor.pid(), successor.version());
                 let sockets = released.descriptors().count();
-                info!(pid, version, sockets, pause = ?clock.uptime(), "handed over");
+                let pause_ms = clock.uptime().as_secs_f64() * 1e3;
+                info!(pid, version, sockets, pause_ms, "handed over");
                 self.notifier.succeeded_by(pid);
                 self.pass_on_signals(pid);
                 self.answer_upgrade(Ok(vec![format!(
