@@ -122,6 +122,7 @@ impl Default for FlowFilter {
 /// What is answered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "one at a time is made, and handed on once")]
 pub enum Response {
     /// How things stand.
     Status(StatusDocument),

@@ -12,12 +12,15 @@ pub(super) enum Align {
     Right,
 }
 
+/// How a cell is drawn, by what it says.
+type Paint = fn(&str) -> Style;
+
 /// A table. Its cells are [escaped](crate::admin::escape) already.
 pub(super) struct Table<const N: usize> {
     heads: [(&'static str, Align); N],
     rows: Vec<[String; N]>,
     /// How the cells of a column are drawn, by what they say.
-    paint: Option<(usize, fn(&str) -> Style)>,
+    paint: Option<(usize, Paint)>,
 }
 
 impl<const N: usize> Table<N> {
@@ -26,7 +29,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// Draws the cells of a column as `style` says.
-    pub(super) const fn paint(&mut self, column: usize, style: fn(&str) -> Style) {
+    pub(super) const fn paint(&mut self, column: usize, style: Paint) {
         self.paint = Some((column, style));
     }
 
