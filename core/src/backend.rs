@@ -16,6 +16,9 @@ use crate::reason::CloseReason;
 use crate::time::Instant;
 use health::{BackendHealth, Drain};
 
+pub use health::{Ejection, EjectionCause};
+pub(crate) use health::{PassiveHealth, ProbeState};
+
 /// One backend and its live figures.
 #[derive(Clone, Debug)]
 pub struct Backend {
@@ -24,6 +27,15 @@ pub struct Backend {
     flow_action: FlowAction,
     /// Whether new flows may go to it, as far as that does not depend on how many it has.
     is_in_service: bool,
+    /// Whether it is up, and wanted.
+    is_able: bool,
+    state: BackendState,
+    /// Since when it has been in this state.
+    state_since: Instant,
+    /// When time alone changes how it stands next.
+    event: Option<Instant>,
+    /// How often datagrams have put it out of service, by cause.
+    ejections: [u64; 2],
     /// Live flows on it.
     pub flows_active: u32,
     /// What was sent to it.
@@ -37,12 +49,17 @@ pub struct Backend {
 /// How a backend stands, in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BackendState {
-    /// It may have new flows.
+    /// It may have new flows: its probes pass, or it has answered.
     Up,
-    /// Its probes fail, or datagrams say that nobody is there.
+    /// Its probes fail.
     Down,
     /// The operator wants it to have no new flows.
     Draining,
+    /// Datagrams say that nobody is there: it has no flows for a while.
+    Ejected,
+    /// Nobody has looked: no probe has said anything, and nothing has come from it. It may have
+    /// new flows.
+    Unchecked,
 }
 
 impl BackendState {
@@ -52,6 +69,8 @@ impl BackendState {
             Self::Up => "up",
             Self::Down => "down",
             Self::Draining => "draining",
+            Self::Ejected => "ejected",
+            Self::Unchecked => "unchecked",
         }
     }
 }
@@ -68,12 +87,17 @@ pub(crate) enum FlowAction {
 }
 
 impl Backend {
-    fn new(config: BackendConfig) -> Self {
+    fn new(config: BackendConfig, now: Instant) -> Self {
         Self {
             config,
             health: BackendHealth::default(),
             flow_action: FlowAction::Stay,
             is_in_service: false,
+            is_able: false,
+            state: BackendState::Unchecked,
+            state_since: now,
+            event: None,
+            ejections: [0; 2],
             flows_active: 0,
             to: Traffic::default(),
             dropped: Traffic::default(),
@@ -107,17 +131,51 @@ impl Backend {
     }
 
     /// Whether its probes and the datagrams have nothing against it.
-    pub const fn is_up(&self) -> bool {
+    pub fn is_up(&self) -> bool {
         self.health.is_up()
     }
 
     /// How it stands.
     pub const fn state(&self) -> BackendState {
-        match self.health.drain {
-            Drain::No if self.is_up() => BackendState::Up,
-            Drain::No => BackendState::Down,
-            Drain::Until(_) | Drain::Over => BackendState::Draining,
+        self.state
+    }
+
+    /// Since when it has been in this state.
+    pub const fn state_since(&self) -> Instant {
+        self.state_since
+    }
+
+    /// Until when it stays in this state at most: the end of an ejection, or of a drain.
+    pub fn state_until(&self) -> Option<Instant> {
+        match (self.state, self.health.drain) {
+            (BackendState::Ejected, _) => self.ejection().map(|ejection| ejection.until),
+            (BackendState::Draining, Drain::Until(deadline)) => deadline,
+            _ => None,
         }
+    }
+
+    /// Why it is in this state, where that is not that all is well.
+    pub fn state_reason(&self) -> Option<&'static str> {
+        match self.state {
+            BackendState::Up => None,
+            BackendState::Down => Some("its probes fail"),
+            BackendState::Draining => Some("drained"),
+            BackendState::Unchecked => Some("it is not probed, and has answered nobody yet"),
+            BackendState::Ejected => self.ejection().map(|ejection| match ejection.cause {
+                EjectionCause::NetworkErrors => "the network reports that it cannot be reached",
+                EjectionCause::Unanswered => "it leaves clients without an answer",
+            }),
+        }
+    }
+
+    /// The time out of service that datagrams have brought about, while it lasts.
+    pub fn ejection(&self) -> Option<Ejection> {
+        self.health.ejection()
+    }
+
+    /// How often datagrams have put it out of service for this cause.
+    pub const fn ejections(&self, cause: EjectionCause) -> u64 {
+        self.ejections[cause as usize]
     }
 
     /// Whether it may be given one more flow now.
@@ -136,6 +194,20 @@ impl Backend {
     pub(crate) fn cmp_load(&self, other: &Self) -> Ordering {
         let cross = |a: &Self, b: &Self| u64::from(a.flows_active) * u64::from(b.weight());
         cross(self, other).cmp(&cross(other, self))
+    }
+
+    fn current_state(&self) -> BackendState {
+        if !matches!(self.health.drain, Drain::No) {
+            BackendState::Draining
+        } else if self.health.is_failing() {
+            BackendState::Down
+        } else if self.ejection().is_some() {
+            BackendState::Ejected
+        } else if self.health.is_checked() {
+            BackendState::Up
+        } else {
+            BackendState::Unchecked
+        }
     }
 
     /// Whether it could serve if it were up.
@@ -159,12 +231,23 @@ pub struct Backends {
     policy: HealthPolicy,
     /// When time alone changes how one of them stands next.
     next_event: Option<Instant>,
+    /// How many of them are up and wanted: of those that are no backups, and of backups.
+    able: [usize; 2],
+    /// Whether all count as up since none is.
+    is_open: bool,
+    /// Which of them answered last, and when.
+    latest_answer: Option<(BackendId, Instant)>,
+    /// When any but that one answered last.
+    latest_other: Option<Instant>,
+    /// How often one of them has gone over to another state.
+    state_changes: u64,
 }
 
 impl Backends {
     /// Backends without flows, one for each entry, in the same order, all of them up.
     pub fn new(configs: &[BackendConfig], policy: HealthPolicy) -> Self {
-        let list = configs.iter().map(|&config| Backend::new(config)).collect();
+        let now = Instant::ORIGIN;
+        let list = configs.iter().map(|&config| Backend::new(config, now)).collect();
         let targets = alloc::vec![BackendId::new(0); configs.len()];
         let mut backends = Self {
             list,
@@ -173,10 +256,21 @@ impl Backends {
             target_count: 0,
             policy,
             next_event: None,
+            able: [0; 2],
+            is_open: false,
+            latest_answer: None,
+            latest_other: None,
+            state_changes: 0,
         };
         backends.list_addresses();
-        backends.recompute();
+        backends.recompute(now);
         backends
+    }
+
+    /// The same, with states that began at `now`.
+    pub(crate) fn starting_at(mut self, now: Instant) -> Self {
+        self.list.iter_mut().for_each(|backend| backend.state_since = now);
+        self
     }
 
     /// How many there are, able to serve or not, with those that have been removed and not been
@@ -232,50 +326,93 @@ impl Backends {
         self.get(id).map_or(FlowAction::Move, |backend| backend.flow_action)
     }
 
+    /// How often one of them has gone over to another state: who wants to know of that compares this
+    /// with what it was.
+    pub const fn state_changes(&self) -> u64 {
+        self.state_changes
+    }
+
     /// Takes in what the probes or the operator say.
-    pub(crate) fn hear(&mut self, id: BackendId, event: BackendEvent) {
+    pub(crate) fn hear(&mut self, id: BackendId, event: BackendEvent, now: Instant) {
         if let Some(backend) = self.get_mut(id) {
             backend.health.hear(event);
-            self.recompute();
+            self.update(id, now);
         }
     }
 
     /// Counts an answer, which clears what datagrams have said against the backend. Says whether
     /// there was anything: then others may not be needed any more while all were down.
     #[inline]
-    pub(crate) fn answered(&mut self, id: BackendId, answer: Traffic) -> bool {
+    pub(crate) fn answered(&mut self, id: BackendId, answer: Traffic, now: Instant) -> bool {
         let Some(backend) = self.list.get_mut(id.index()) else { return false };
         backend.from.add(answer);
-        let had_signs = backend.health.has_evidence();
-        if had_signs {
-            backend.health.answered();
-            self.recompute();
+        let had_evidence = backend.health.has_evidence();
+        backend.health.last_answer = Some(now);
+        match &mut self.latest_answer {
+            Some((latest, at)) if *latest == id => *at = now,
+            latest => {
+                self.latest_other = latest.map(|(_, at)| at).max(self.latest_other);
+                *latest = Some((id, now));
+            }
         }
-        had_signs
+        if had_evidence {
+            self.list[id.index()].health.forgive();
+            self.update(id, now);
+        }
+        had_evidence
     }
 
-    /// The network has reported an error on the way to a backend. Says whether that puts it out
-    /// of service.
-    pub(crate) fn network_failed(&mut self, id: BackendId, now: Instant) -> bool {
-        self.note(id, |health, passive| health.network_failed(passive, now))
+    /// The network has reported an error about a datagram to a backend that was sent at `sent` or
+    /// before. Says whether that puts it out of service.
+    pub(crate) fn network_failed(&mut self, id: BackendId, sent: Instant, now: Instant) -> bool {
+        self.note(id, EjectionCause::NetworkErrors, now, |health, passive| {
+            health.network_failed(passive, sent, now)
+        })
     }
 
-    /// A flow has ended without the answer that it expected. Says whether that puts its backend
-    /// out of service.
-    pub(crate) fn record_unanswered(&mut self, id: BackendId, now: Instant) -> bool {
-        self.note(id, |health, passive| health.record_unanswered(passive, now))
+    /// A flow that opened at `opened` has ended without the answer that it expected. Says whether
+    /// that puts its backend out of service.
+    ///
+    /// What clients ask may have no answer, so it counts only if another could serve instead, and
+    /// those that serve beside it have answered meanwhile; and if the client has been answered
+    /// before, unless the backend has never answered anybody.
+    pub(crate) fn record_unanswered(
+        &mut self,
+        id: BackendId,
+        opened: Instant,
+        client_was_answered: bool,
+        now: Instant,
+    ) -> bool {
+        let Some(backend) = self.get(id) else { return false };
+        let tier = usize::from(backend.is_backup());
+        let beside = self.able[tier] - usize::from(backend.is_able);
+        let by_another = match self.latest_answer {
+            Some((latest, at)) if latest != id => Some(at),
+            _ => self.latest_other,
+        };
+        let is_believed = client_was_answered || backend.health.last_answer.is_none();
+        let is_alone = beside == 0;
+        let is_missed = is_alone || by_another.is_some_and(|at| at >= opened);
+        if !is_believed || !is_missed || (is_alone && self.able[1 - tier] == 0) {
+            return false;
+        }
+        self.note(id, EjectionCause::Unanswered, now, |health, passive| {
+            health.record_unanswered(passive, opened, now)
+        })
     }
 
     fn note(
         &mut self,
         id: BackendId,
+        cause: EjectionCause,
+        now: Instant,
         sign: impl FnOnce(&mut BackendHealth, &Passive) -> bool,
     ) -> bool {
         let Some(passive) = self.policy.passive else { return false };
-        let leaves = self.get_mut(id).is_some_and(|backend| sign(&mut backend.health, &passive));
-        if leaves {
-            self.recompute();
-        }
+        let Some(backend) = self.get_mut(id) else { return false };
+        let leaves = sign(&mut backend.health, &passive);
+        backend.ejections[cause as usize] += u64::from(leaves);
+        self.update(id, now);
         leaves
     }
 
@@ -288,8 +425,12 @@ impl Backends {
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
         let is_due = self.next_event.is_some_and(|at| at <= now);
         if is_due {
-            self.list.iter_mut().for_each(|backend| backend.health.handle_timeout(now));
-            self.recompute();
+            let passive = self.policy.passive.as_ref();
+            for backend in &mut self.list {
+                let leaves = backend.health.handle_timeout(passive, now);
+                backend.ejections[EjectionCause::NetworkErrors as usize] += u64::from(leaves);
+            }
+            self.recompute(now);
         }
         is_due
     }
@@ -308,6 +449,7 @@ impl Backends {
         &mut self,
         configs: &[BackendConfig],
         policy: HealthPolicy,
+        now: Instant,
     ) -> Vec<BackendId> {
         let mut replaced = Vec::new();
         for (place, backend) in self.list.iter_mut().enumerate() {
@@ -317,19 +459,21 @@ impl Backends {
             };
             if backend.address() != config.address {
                 let flows_active = backend.flows_active;
-                *backend = Backend { flows_active, ..Backend::new(config) };
+                *backend = Backend { flows_active, ..Backend::new(config, now) };
                 replaced.push(BackendId::new(place));
             } else if backend.is_removed() && !config.removed {
                 backend.health = BackendHealth::default();
+            } else if !config.removed {
+                backend.health.forgive();
             }
             backend.config = config;
         }
         let known = self.list.len().min(configs.len());
-        self.list.extend(configs[known..].iter().map(|&config| Backend::new(config)));
+        self.list.extend(configs[known..].iter().map(|&config| Backend::new(config, now)));
         self.policy = policy;
         self.targets.resize(self.list.len(), BackendId::new(0));
         self.list_addresses();
-        self.recompute();
+        self.recompute(now);
         replaced
     }
 
@@ -340,26 +484,73 @@ impl Backends {
     }
 
     /// Draws the conclusions from how all of them stand.
-    fn recompute(&mut self) {
-        let wanted = || self.list.iter().filter(|backend| backend.is_wanted());
-        let is_open = self.policy.fail_open && !wanted().any(Backend::is_up);
+    fn recompute(&mut self, now: Instant) {
         for backend in &mut self.list {
-            let serves = backend.is_up() || is_open;
-            backend.is_in_service = backend.is_wanted() && serves;
-            backend.flow_action = match (self.policy.on_backend_down, backend.health.drain) {
-                (OnBackendDown::Close, _) if backend.is_removed() => {
-                    FlowAction::Close(CloseReason::BackendRemoved)
-                }
-                _ if backend.is_removed() => FlowAction::Move,
-                (_, Drain::Over) => FlowAction::Close(CloseReason::Drained),
-                _ if serves => FlowAction::Stay,
-                (OnBackendDown::Pin, _) => FlowAction::Stay,
-                (OnBackendDown::Rehash, _) => FlowAction::Move,
-                (OnBackendDown::Close, _) => FlowAction::Close(CloseReason::BackendDown),
-            };
+            backend.is_able = backend.is_wanted() && backend.is_up();
         }
-        self.next_event = self.list.iter().filter_map(|b| b.health.next_event()).min();
+        let able = |backup| {
+            self.list.iter().filter(move |backend| backend.is_able && backend.is_backup() == backup)
+        };
+        self.able = [able(false).count(), able(true).count()];
+        self.is_open = self.policy.fail_open && self.able == [0; 2];
+        for place in 0..self.list.len() {
+            self.conclude(place, now);
+        }
+        self.next_event = self.list.iter().filter_map(|backend| backend.event).min();
         self.find_targets();
+    }
+
+    /// Draws the conclusions from how one of them stands now: those for all others too, where it
+    /// was the last that is up, or the first.
+    fn update(&mut self, id: BackendId, now: Instant) {
+        let backend = &mut self.list[id.index()];
+        let (was_able, was_in_service) = (backend.is_able, backend.is_in_service);
+        let former_event = backend.event;
+        backend.is_able = backend.is_wanted() && backend.is_up();
+        let able = &mut self.able[usize::from(backend.is_backup())];
+        *able = *able + usize::from(backend.is_able) - usize::from(was_able);
+        if self.is_open != (self.policy.fail_open && self.able == [0; 2]) {
+            self.recompute(now);
+            return;
+        }
+        self.conclude(id.index(), now);
+        let backend = &self.list[id.index()];
+        if backend.is_in_service != was_in_service {
+            self.find_targets();
+        }
+        let event = self.list[id.index()].event;
+        if event == former_event {
+            return;
+        }
+        self.next_event = if former_event.is_some() && former_event == self.next_event {
+            self.list.iter().filter_map(|backend| backend.event).min()
+        } else {
+            self.next_event.into_iter().chain(event).min()
+        };
+    }
+
+    /// What becomes of one of them, and of its flows.
+    fn conclude(&mut self, place: usize, now: Instant) {
+        let backend = &mut self.list[place];
+        let serves = backend.is_up() || self.is_open;
+        backend.is_in_service = backend.is_wanted() && serves;
+        backend.flow_action = match (self.policy.on_backend_down, backend.health.drain) {
+            (OnBackendDown::Close, _) if backend.is_removed() => {
+                FlowAction::Close(CloseReason::BackendRemoved)
+            }
+            _ if backend.is_removed() => FlowAction::Move,
+            (_, Drain::Over) => FlowAction::Close(CloseReason::Drained),
+            _ if serves => FlowAction::Stay,
+            (OnBackendDown::Pin, _) => FlowAction::Stay,
+            (OnBackendDown::Rehash, _) => FlowAction::Move,
+            (OnBackendDown::Close, _) => FlowAction::Close(CloseReason::BackendDown),
+        };
+        backend.event = backend.health.next_event();
+        let state = backend.current_state();
+        if state != backend.state {
+            (backend.state, backend.state_since) = (state, now);
+            self.state_changes += 1;
+        }
     }
 
     fn find_targets(&mut self) {

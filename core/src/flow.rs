@@ -295,6 +295,12 @@ impl UdpFlow {
         (now + limits.timeout(self.answered)).saturating_since(self.deadline)
     }
 
+    /// When something came on it last, in either direction.
+    pub(crate) fn last_used(&self, limits: &FlowLimits) -> Instant {
+        let timeout = u64::try_from(limits.timeout(self.answered).as_nanos()).unwrap_or(u64::MAX);
+        Instant::from_nanos(self.deadline.as_nanos().saturating_sub(timeout))
+    }
+
     /// When it had its first answer. It means nothing where there was none.
     pub(crate) const fn first_answer(&self) -> Instant {
         self.first_answer

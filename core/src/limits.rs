@@ -1,5 +1,6 @@
 //! What one client, or one neighbourhood of clients, may take.
 
+pub(crate) mod answered;
 mod snapshot;
 
 use core::hash::Hasher;

@@ -31,6 +31,7 @@ use crate::flow::{FlowLimits, UdpFlow};
 use crate::id::{BackendId, FlowId};
 use crate::input::ManagerInput;
 use crate::limits::SourceLimits;
+use crate::limits::answered::AnsweredClients;
 use crate::local_addr::LocalAddr;
 use crate::output::Outputs;
 use crate::proxy_protocol::table::Proxies;
@@ -91,6 +92,8 @@ pub struct UdpManager {
     salts: Salts,
     proxies: Proxies,
     counters: Counters,
+    /// Whose silence is a sign against a backend.
+    answered_clients: AnsweredClients,
     /// How long backends take to answer.
     first_answers: FirstAnswers,
     random: Random,
@@ -116,7 +119,8 @@ impl UdpManager {
         let mut random = Random::new(seed);
         let config = configuration.config().clone();
         let capacity = config.max_flows as usize;
-        let backends = Backends::new(&config.cluster.backends, config.cluster.health);
+        let backends =
+            Backends::new(&config.cluster.backends, config.cluster.health).starting_at(now);
         let mut manager = Self {
             limits: FlowLimits::new(&config.cluster),
             flows: FlowTable::new(capacity, &mut random),
@@ -129,6 +133,7 @@ impl UdpManager {
             proxies: Proxies::new(),
             counters: Counters::default(),
             first_answers: FirstAnswers::default(),
+            answered_clients: AnsweredClients::new(&mut random),
             random,
             drain: None,
             silences_known_from: now,

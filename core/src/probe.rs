@@ -156,7 +156,7 @@ pub enum HealthOutput {
         /// Its number.
         attempt: u64,
     },
-    /// A target has gone down or come up.
+    /// A target has gone down or come up, or is known to be up from its first probe.
     Changed {
         /// Which one.
         target: TargetId,
@@ -183,6 +183,8 @@ pub struct HealthChecker {
 struct Target {
     policy: ProbePolicy,
     is_up: bool,
+    /// Whether a probe has said so.
+    is_checked: bool,
     /// How many results in a row have spoken against `is_up`.
     against: u32,
     /// The number of the latest probe.
@@ -228,7 +230,10 @@ impl HealthChecker {
         let due = self.first_due(policy, now);
         let stage = Stage::Waiting { is_postponed: false };
         let Opinion { is_up, against } = opinion;
-        self.targets.insert(id, Target { policy, is_up, against, attempt: 0, stage, due });
+        // That one is down nobody takes for granted.
+        let is_checked = !is_up;
+        let target = Target { policy, is_up, is_checked, against, attempt: 0, stage, due };
+        self.targets.insert(id, target);
         self.schedule.insert((due, id));
         id
     }
@@ -269,6 +274,11 @@ impl HealthChecker {
     /// What the probes of a target say so far; `None` if there is no such target.
     pub fn opinion(&self, id: TargetId) -> Option<Opinion> {
         self.targets.get(&id).map(|target| Opinion { is_up: target.is_up, against: target.against })
+    }
+
+    /// Whether a probe has said whether a target is up.
+    pub fn is_checked(&self, id: TargetId) -> bool {
+        self.targets.get(&id).is_some_and(|target| target.is_checked)
     }
 
     /// Whether a target is up; `None` if there is no such target.
@@ -371,13 +381,16 @@ impl Target {
         let Some(is_success) = outcome.verdict() else { return };
         if is_success == self.is_up {
             self.against = 0;
+            if !core::mem::replace(&mut self.is_checked, true) {
+                emit(HealthOutput::Changed { target: id, is_up: is_success, outcome });
+            }
             return;
         }
         self.against = self.against.saturating_add(1);
         let enough = if self.is_up { self.policy.fall } else { self.policy.rise };
         if self.against >= enough {
             self.against = 0;
-            self.is_up = is_success;
+            (self.is_up, self.is_checked) = (is_success, true);
             emit(HealthOutput::Changed { target: id, is_up: is_success, outcome });
         }
     }

@@ -2,17 +2,40 @@
 
 mod snapshot;
 
+use core::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
 use crate::backend::event::BackendEvent;
 use crate::config::{MAX_EJECTION, MIN_EJECTION, NETWORK_ERRORS, Passive};
 use crate::time::Instant;
 
+/// Network errors put a backend out of service that has been silent for this long: one that answers
+/// somebody is there, and the errors are forged or of another flow's making.
+pub(crate) const MIN_SILENCE: Duration = Duration::from_millis(10);
+
+/// Signs against a backend are forgotten when no other follows within this many back-offs.
+const CALM_BACK_OFFS: u32 = 12;
+
+/// Beyond this a time out of service is as long as it may be.
+const MAX_LEVEL: u32 = 31;
+
 /// Everything that is held for or against a backend. The kinds never mix their counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct BackendHealth {
-    /// The probes find it out of order.
-    pub(super) fails_probes: bool,
+    /// What the probes say, if they have said anything.
+    pub(super) probe: Option<ProbeState>,
     pub(super) drain: Drain,
-    signs: PassiveHealth,
+    /// When it answered last, if it ever has.
+    pub(super) last_answer: Option<Instant>,
+    passive: PassiveHealth,
+}
+
+/// What probes say of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ProbeState {
+    Passing,
+    Failing,
 }
 
 /// Whether the operator wants it free of flows.
@@ -26,67 +49,155 @@ pub(super) enum Drain {
     Over,
 }
 
+/// Why datagrams have put a backend out of service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum EjectionCause {
+    /// The network said that it is not there: port, host or network unreachable, no route.
+    NetworkErrors,
+    /// Clients that had been answered before got no answer from it, while others answered.
+    Unanswered,
+}
+
+impl EjectionCause {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::NetworkErrors, Self::Unanswered];
+
+    /// The name in reports and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NetworkErrors => "network_errors",
+            Self::Unanswered => "unanswered",
+        }
+    }
+}
+
+/// A time out of service that datagrams have brought about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ejection {
+    /// Why.
+    pub cause: EjectionCause,
+    /// Since when.
+    pub since: Instant,
+    /// Until when, unless it answers before.
+    pub until: Instant,
+}
+
 /// What datagrams say of a backend.
-#[derive(Clone, Copy, Debug, Default)]
-struct PassiveHealth {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PassiveHealth {
     /// Errors of the network since its last answer.
     errors: u32,
     /// Flows that ended without an answer since its last one.
-    silent_flows: u32,
-    /// How many times it was out of service since its last answer.
-    ejections: u32,
-    /// Out of service until then.
-    ejected_until: Option<Instant>,
+    unanswered: u32,
+    /// When the last of them came.
+    last_sign: Option<Instant>,
+    /// When errors put it out of service if it has not answered until then.
+    decides_at: Option<Instant>,
+    /// How many times it was out of service, less what time in service has made good.
+    level: u32,
+    /// Since when and until when it is out of service, or was last.
+    ejection: Option<Ejection>,
+    is_ejected: bool,
 }
 
 impl BackendHealth {
-    pub(super) const fn is_up(&self) -> bool {
-        !self.fails_probes && self.signs.ejected_until.is_none()
+    pub(super) fn is_up(&self) -> bool {
+        self.probe != Some(ProbeState::Failing) && !self.passive.is_ejected
     }
 
-    pub(super) const fn hear(&mut self, event: BackendEvent) {
+    pub(super) fn is_failing(&self) -> bool {
+        self.probe == Some(ProbeState::Failing)
+    }
+
+    /// Whether anything has shown that it is there.
+    pub(super) const fn is_checked(&self) -> bool {
+        self.probe.is_some() || self.last_answer.is_some()
+    }
+
+    /// The time out of service that it is in.
+    pub(super) fn ejection(&self) -> Option<Ejection> {
+        self.passive.ejection.filter(|_| self.passive.is_ejected)
+    }
+
+    pub(super) fn hear(&mut self, event: BackendEvent) {
         match event {
-            BackendEvent::Up => self.fails_probes = false,
-            BackendEvent::Down => self.fails_probes = true,
+            BackendEvent::Up => {
+                self.probe = Some(ProbeState::Passing);
+                self.forgive();
+            }
+            BackendEvent::Down => self.probe = Some(ProbeState::Failing),
+            BackendEvent::Unprobed => self.probe = None,
             BackendEvent::Drain { deadline } => self.drain = Drain::Until(deadline),
-            BackendEvent::Undrain => self.drain = Drain::No,
+            BackendEvent::Undrain => {
+                self.drain = Drain::No;
+                self.forgive();
+            }
         }
     }
 
-    /// Whether anything is held against it that an answer would clear.
+    /// Whether an answer would change anything.
     #[inline]
-    pub(super) const fn has_evidence(&self) -> bool {
-        self.signs.errors > 0 || self.signs.silent_flows > 0 || self.signs.ejections > 0
+    pub(super) fn has_evidence(&self) -> bool {
+        self.last_answer.is_none() || self.passive.last_sign.is_some()
     }
 
-    /// It has answered: nothing that datagrams said of it counts any more.
-    pub(super) const fn answered(&mut self) {
-        self.signs =
-            PassiveHealth { errors: 0, silent_flows: 0, ejections: 0, ejected_until: None };
+    /// Forgets all that datagrams said against it.
+    pub(super) fn forgive(&mut self) {
+        self.passive = PassiveHealth::default();
     }
 
-    /// The network has reported an error. Says whether that puts it out of service.
-    pub(super) fn network_failed(&mut self, passive: &Passive, now: Instant) -> bool {
-        self.signs.errors = self.signs.errors.saturating_add(1);
-        self.leave_if(self.signs.errors >= NETWORK_ERRORS, passive, now)
-    }
-
-    /// A flow has ended without the answer that it expected. Says whether that puts the backend
-    /// out of service.
-    pub(super) fn record_unanswered(&mut self, passive: &Passive, now: Instant) -> bool {
-        self.signs.silent_flows = self.signs.silent_flows.saturating_add(1);
-        self.leave_if(self.signs.silent_flows >= passive.silent_flows, passive, now)
-    }
-
-    /// A backend that has been out and not answered since is on probation: one sign is enough.
-    fn leave_if(&mut self, has_enough: bool, passive: &Passive, now: Instant) -> bool {
-        let is_enough = has_enough || self.signs.ejections > 0;
-        if self.signs.ejected_until.is_some() || !is_enough {
+    /// The network has reported an error about a datagram that was sent at `sent` or before. Says
+    /// whether that puts it out of service.
+    ///
+    /// It counts only if it has answered nobody since: nobody can forge that. And it never overrules
+    /// a probe.
+    pub(super) fn network_failed(
+        &mut self,
+        passive: &Passive,
+        sent: Instant,
+        now: Instant,
+    ) -> bool {
+        let has_answered_since = self.last_answer.is_some_and(|answer| answer >= sent);
+        if has_answered_since || self.probe == Some(ProbeState::Passing) {
             return false;
         }
-        let doubled = passive.back_off.saturating_mul(1 << self.signs.ejections.min(31));
-        self.signs.ejected_until = Some(now + doubled.clamp(MIN_EJECTION, MAX_EJECTION));
-        self.signs.ejections = self.signs.ejections.saturating_add(1);
+        self.passive.age(passive, now);
+        self.passive.errors = self.passive.errors.saturating_add(1);
+        self.passive.last_sign = Some(now);
+        if self.passive.is_ejected
+            || !self.passive.has_enough(self.passive.errors >= NETWORK_ERRORS)
+        {
+            return false;
+        }
+        let decides_at = self.last_answer.map_or(now, |answer| answer + MIN_SILENCE);
+        if decides_at > now {
+            self.passive.decides_at = Some(decides_at);
+            return false;
+        }
+        self.passive.eject(EjectionCause::NetworkErrors, passive, now);
+        true
+    }
+
+    /// A flow that opened at `opened` has ended without the answer that it expected. Says whether
+    /// that puts the backend out of service.
+    pub(super) fn record_unanswered(
+        &mut self,
+        passive: &Passive,
+        opened: Instant,
+        now: Instant,
+    ) -> bool {
+        let has_answered_since = self.last_answer.is_some_and(|answer| answer >= opened);
+        if has_answered_since || self.probe == Some(ProbeState::Passing) {
+            return false;
+        }
+        self.passive.age(passive, now);
+        self.passive.unanswered = self.passive.unanswered.saturating_add(1);
+        self.passive.last_sign = Some(now);
+        let is_enough = self.passive.unanswered >= passive.silent_flows;
+        if self.passive.is_ejected || !self.passive.has_enough(is_enough) {
+            return false;
+        }
+        self.passive.eject(EjectionCause::Unanswered, passive, now);
         true
     }
 
@@ -96,17 +207,62 @@ impl BackendHealth {
             Drain::Until(deadline) => deadline,
             Drain::No | Drain::Over => None,
         };
-        [drain_end, self.signs.ejected_until].into_iter().flatten().min()
+        let returns_at = self.ejection().map(|ejection| ejection.until);
+        [drain_end, returns_at, self.passive.decides_at].into_iter().flatten().min()
     }
 
-    /// Lets time change what it does up to `now`.
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
-        if self.signs.ejected_until.is_some_and(|until| until <= now) {
-            self.signs.ejected_until = None;
-        }
+    /// Lets time change what it does up to `now`, and says whether that puts it out of service.
+    pub(super) fn handle_timeout(&mut self, passive: Option<&Passive>, now: Instant) -> bool {
         if matches!(self.drain, Drain::Until(Some(deadline)) if deadline <= now) {
             self.drain = Drain::Over;
         }
+        if self.ejection().is_some_and(|ejection| ejection.until <= now) {
+            self.passive.is_ejected = false;
+        }
+        if self.passive.decides_at.is_none_or(|at| at > now) {
+            return false;
+        }
+        self.passive.decides_at = None;
+        let Some(passive) = passive else { return false };
+        self.passive.eject(EjectionCause::NetworkErrors, passive, now);
+        true
+    }
+}
+
+impl PassiveHealth {
+    /// A backend that was out of service lately is out again at one sign.
+    const fn has_enough(&self, is_enough: bool) -> bool {
+        is_enough || self.level > 0
+    }
+
+    /// Forgets what is long ago: signs after some calm, and a time out of service after as much time
+    /// in service, the one before that after half as much, and so on.
+    fn age(&mut self, passive: &Passive, now: Instant) {
+        let calm = passive.back_off.saturating_mul(CALM_BACK_OFFS);
+        if self.last_sign.is_some_and(|sign| sign + calm <= now) {
+            (self.errors, self.unanswered) = (0, 0);
+        }
+        let Some(ejection) = self.ejection.filter(|_| !self.is_ejected) else { return };
+        let mut was_out = ejection.until - ejection.since;
+        let mut in_service = now.saturating_since(ejection.until);
+        while self.level > 0 && in_service >= was_out {
+            in_service -= was_out;
+            was_out /= 2;
+            self.level -= 1;
+        }
+    }
+
+    /// The first time is half as long again as the back-off, so that a client that asks again after
+    /// that meets another backend; each further one is twice as long.
+    fn eject(&mut self, cause: EjectionCause, passive: &Passive, now: Instant) {
+        let first = passive.back_off.saturating_mul(3) / 2;
+        let doubled = first.saturating_mul(1 << self.level);
+        let until = now + doubled.clamp(MIN_EJECTION, MAX_EJECTION);
+        self.level = (self.level + 1).min(MAX_LEVEL);
+        (self.errors, self.unanswered, self.decides_at) = (0, 0, None);
+        self.last_sign = Some(now);
+        self.ejection = Some(Ejection { cause, since: now, until });
+        self.is_ejected = true;
     }
 }
 

@@ -8,6 +8,7 @@ use crate::id::BackendId;
 use crate::snapshot::ImageError;
 use crate::snapshot::error::require;
 use crate::snapshot::parts::{BackendImage, BackendsImage};
+use crate::time::Instant;
 
 impl Backends {
     /// All of them, of which the configuration lists so many.
@@ -15,6 +16,8 @@ impl Backends {
         BackendsImage {
             figures: self.list.iter().map(Backend::image).collect(),
             beyond: self.list.iter().skip(listed).map(|backend| backend.config).collect(),
+            latest_answer: self.latest_answer.map(|(id, at)| (id.index() as u32, at)),
+            latest_other: self.latest_other,
         }
     }
 
@@ -31,9 +34,16 @@ impl Backends {
             let traffic = [image.to, image.dropped, image.from];
             require!(traffic.iter().all(|sum| sum.has_room()), "a backend's figures ran over");
             [backend.to, backend.dropped, backend.from] = traffic;
-            backend.health = super::BackendHealth::restored(image);
+            backend.health = super::BackendHealth::restored(&image.health);
+            backend.ejections = image.ejections;
         }
-        restored.recompute();
+        restored.recompute(Instant::ORIGIN);
+        for (backend, image) in restored.list.iter_mut().zip(&image.figures) {
+            backend.state_since = image.state_since;
+        }
+        restored.latest_answer =
+            image.latest_answer.map(|(place, at)| (BackendId::new(place as usize), at));
+        restored.latest_other = image.latest_other;
         Ok(restored)
     }
 
@@ -49,6 +59,13 @@ impl Backends {
 
 impl Backend {
     fn image(&self) -> BackendImage {
-        BackendImage { to: self.to, dropped: self.dropped, from: self.from, ..self.health.image() }
+        BackendImage {
+            health: self.health.image(),
+            state_since: self.state_since,
+            ejections: self.ejections,
+            to: self.to,
+            dropped: self.dropped,
+            from: self.from,
+        }
     }
 }

@@ -28,7 +28,9 @@ impl UdpManager {
         let (client, backend) = (flow.key().client, flow.backend());
         let has_companions = flow.next_branch() != id;
         let is_silence = reason == CloseReason::Idle && flow.is_owed_an_answer(&self.limits);
-        if is_silence && self.backends.record_unanswered(backend, now) {
+        let (opened, is_known) =
+            (flow.opened(), is_silence && self.answered_clients.contains(client.source()));
+        if is_silence && self.backends.record_unanswered(backend, opened, is_known, now) {
             self.sweep_if_needed(now);
         }
         if has_companions {

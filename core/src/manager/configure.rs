@@ -25,7 +25,8 @@ impl UdpManager {
         if !new.has_the_turns_of(&self.config.cluster) {
             self.balancer = new.balancer().clone();
         }
-        let replaced = self.backends.configure(&config.cluster.backends, config.cluster.health);
+        let replaced =
+            self.backends.configure(&config.cluster.backends, config.cluster.health, now);
         self.queues.grow(resting_queue(BackendId::new(self.backends.len())));
         self.close_flows_of(&replaced, now, outputs);
         // What rests is bound to the former source.

@@ -31,7 +31,7 @@ impl UdpManager {
         event: BackendEvent,
         now: Instant,
     ) {
-        self.backends.hear(backend, event);
+        self.backends.hear(backend, event, now);
         self.sweep_if_needed(now);
     }
 
@@ -49,7 +49,9 @@ impl UdpManager {
             UpstreamFailure::Refused | UpstreamFailure::Unreachable => {
                 self.counters.upstream_errors += 1;
                 let Some(flow) = self.flows.get(id) else { return };
-                if self.backends.network_failed(flow.backend(), now) {
+                // What it quotes was sent when the flow was used last, or before.
+                let sent = flow.last_used(&self.limits);
+                if self.backends.network_failed(flow.backend(), sent, now) {
                     self.sweep_if_needed(now);
                 }
             }

@@ -175,6 +175,7 @@ impl UdpManager {
         if is_first_answer {
             self.queues.push(EXCHANGED, id.index());
             self.first_answers.record(opened, now);
+            self.remember_answered(id);
         }
         let dropped =
             [(over_budget, DropReason::Amplification), (beyond, DropReason::AfterLastReply)];
@@ -188,11 +189,23 @@ impl UdpManager {
         }
     }
 
+    /// Where silence may be a sign against a backend, only that of clients is which were answered
+    /// before: what others ask may have no answer.
+    fn remember_answered(&mut self, id: FlowId) {
+        let may_be_missed = self.config.cluster.responses > 0;
+        if may_be_missed
+            && self.config.cluster.health.passive.is_some()
+            && let Some(flow) = self.flows.get(id)
+        {
+            self.answered_clients.insert(flow.key().client.source());
+        }
+    }
+
     /// Counts what a backend has answered, as far as it is passed on. That it answers at all shows
     /// that it is there.
     #[inline]
     pub(super) fn count_answer(&mut self, backend: BackendId, passed_on: Traffic, now: Instant) {
-        if self.backends.answered(backend, passed_on) {
+        if self.backends.answered(backend, passed_on, now) {
             self.sweep_if_needed(now);
         }
     }

@@ -36,6 +36,7 @@ impl UdpManager {
             timers,
             proxies: self.proxies.image(),
             counters: self.counters.image(),
+            answered_clients: self.answered_clients.clone(),
             first_answers: self.first_answers,
             random: self.random.state(),
             salts: self.salts.clone(),
@@ -81,6 +82,7 @@ impl UdpManager {
         if max_flows > most || table.alive.len() > most as usize {
             return Err(ImageError::TooManyFlows { max_flows, most });
         }
+        require!(image.answered_clients.is_sound(), "a table of clients of another size");
         let flows = FlowTable::restored(table, max_flows as usize)?;
         let capacity = flows.slots().max(max_flows as usize);
         let mut backends = Backends::restored(&image.backends, &config.cluster)?;
@@ -105,6 +107,7 @@ impl UdpManager {
             limits: FlowLimits::new(&config.cluster),
             queues: Queues::new(resting_queue(BackendId::new(backends.len())), capacity),
             counters: Counters::restored(&image.counters, flows.len() as u64)?,
+            answered_clients: image.answered_clients,
             first_answers: image.first_answers.restored(),
             sweep,
             flows,

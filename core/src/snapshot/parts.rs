@@ -7,11 +7,13 @@ use core::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::address;
+use crate::backend::{PassiveHealth, ProbeState};
 use crate::config::{BackendConfig, ManagerConfig};
 use crate::counters::Traffic;
 use crate::egress::Salts;
 use crate::flow::first_answers::FirstAnswers;
 use crate::id::FlowId;
+use crate::limits::answered::AnsweredClients;
 use crate::time::Instant;
 
 /// Everything that a manager knows.
@@ -28,6 +30,7 @@ pub struct ManagerImage {
     pub(crate) sources: SourcesImage,
     pub(crate) proxies: ProxiesImage,
     pub(crate) counters: CountersImage,
+    pub(crate) answered_clients: AnsweredClients,
     /// How long first answers take.
     pub(crate) first_answers: FirstAnswers,
     /// The state of the manager's randomness.
@@ -64,21 +67,29 @@ pub(crate) struct BackendsImage {
     pub(crate) figures: Vec<BackendImage>,
     /// Those that have places beyond the end of the configuration's list, and count as removed.
     pub(crate) beyond: Vec<BackendConfig>,
+    /// The place of the one that answered last, and when; and when another did.
+    pub(crate) latest_answer: Option<(u32, Instant)>,
+    pub(crate) latest_other: Option<Instant>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BackendImage {
-    pub(crate) fails_probes: bool,
-    pub(crate) drain: BackendDrainImage,
-    /// Errors of the network, flows that ended in silence, and times out of service, since its last
-    /// answer.
-    pub(crate) errors: u32,
-    pub(crate) silent_flows: u32,
-    pub(crate) ejections: u32,
-    pub(crate) ejected_until: Option<Instant>,
+    pub(crate) health: HealthImage,
+    /// Since when it is in the state that it is in.
+    pub(crate) state_since: Instant,
+    /// How often it was ejected, by cause.
+    pub(crate) ejections: [u64; 2],
     pub(crate) to: Traffic,
     pub(crate) dropped: Traffic,
     pub(crate) from: Traffic,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HealthImage {
+    pub(crate) probe: Option<ProbeState>,
+    pub(crate) drain: BackendDrainImage,
+    pub(crate) last_answer: Option<Instant>,
+    pub(crate) passive: PassiveHealth,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -234,7 +234,7 @@ pub struct BackendStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendState {
-    /// It does.
+    /// It does: its probes pass, or it has answered.
     Up,
     /// It does not, since its probes fail.
     Down,

@@ -230,16 +230,21 @@ impl Server {
     }
 
     /// Takes in what the probes find of a backend of a cluster.
-    pub fn probed(&mut self, cluster: &str, backend: SocketAddr, is_up: bool) {
-        self.service_states
-            .change(cluster, backend, |service_state| service_state.is_down = !is_up);
+    /// `None`: it is no longer probed.
+    pub fn probed(&mut self, cluster: &str, backend: SocketAddr, is_up: Option<bool>) {
+        self.service_states.change(cluster, backend, |service_state| service_state.probe = is_up);
         self.publish_events();
     }
 
     /// Takes in what the probes of another process have found, of all backends at once.
     pub fn all_probed(&mut self, images: &[ProbeImage]) {
         for ProbeImage { key, is_up, .. } in images {
-            let change = |service_state: &mut ServiceState| service_state.is_down = !is_up;
+            // Where nothing was said, up is only what is taken for granted.
+            let change = |service_state: &mut ServiceState| {
+                if !is_up || service_state.probe.is_some() {
+                    service_state.probe = Some(*is_up);
+                }
+            };
             self.service_states.change(&key.cluster, key.backend, change);
         }
         self.publish_events();
@@ -259,9 +264,12 @@ impl Server {
         self.publish_events();
     }
 
-    /// Gives a backend of a cluster new flows again.
+    /// Gives a backend of a cluster new flows again, whatever datagrams have said against it.
     pub fn undrain_backend(&mut self, cluster: &str, backend: SocketAddr) {
-        self.service_states.change(cluster, backend, |service_state| service_state.drain = None);
+        self.service_states.change(cluster, backend, |service_state| {
+            service_state.drain = None;
+            service_state.undrained = service_state.undrained.wrapping_add(1);
+        });
         self.publish_events();
     }
 

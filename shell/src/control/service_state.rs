@@ -3,25 +3,33 @@
 use flowgate_core::{BackendEvent, Instant};
 use serde::{Deserialize, Serialize};
 
-/// What was said of one backend. Nothing was: it is up and not draining.
+/// What was said of one backend. Nothing was: nobody has looked, and it is not draining.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceState {
-    /// The probes find it out of order.
-    pub is_down: bool,
+    /// What the probes say, if they have said anything: that it is in order.
+    pub probe: Option<bool>,
     /// The operator wants it free of flows: at this time, or whenever they end.
     pub drain: Option<Option<Instant>>,
+    /// How often the operator has taken that back, or has said it of one that was not draining: it
+    /// clears what datagrams have said against a backend.
+    pub undrained: u32,
 }
 
 impl ServiceState {
     /// What to tell somebody who knows `known` so that they know this.
     pub fn events_since(self, known: Self) -> impl Iterator<Item = BackendEvent> {
-        let health = if self.is_down { BackendEvent::Down } else { BackendEvent::Up };
+        let health = match self.probe {
+            Some(true) => BackendEvent::Up,
+            Some(false) => BackendEvent::Down,
+            None => BackendEvent::Unprobed,
+        };
         let drain = match self.drain {
             Some(deadline) => BackendEvent::Drain { deadline },
             None => BackendEvent::Undrain,
         };
-        let health = (self.is_down != known.is_down).then_some(health);
-        let drain = (self.drain != known.drain).then_some(drain);
+        let health = (self.probe != known.probe).then_some(health);
+        let is_told = self.drain != known.drain || self.undrained != known.undrained;
+        let drain = is_told.then_some(drain);
         health.into_iter().chain(drain)
     }
 }
@@ -34,14 +42,18 @@ mod tests {
     fn only_what_is_new_is_told() {
         let now = Instant::from_millis(5);
         let nothing = ServiceState::default();
-        let both = ServiceState { is_down: true, drain: Some(Some(now)) };
+        let both = ServiceState { probe: Some(false), drain: Some(Some(now)), undrained: 0 };
         let event = |to: ServiceState, from| to.events_since(from).collect::<Vec<_>>();
         assert_eq!(event(nothing, nothing), []);
         assert_eq!(
             event(both, nothing),
             [BackendEvent::Down, BackendEvent::Drain { deadline: Some(now) }]
         );
-        assert_eq!(event(nothing, both), [BackendEvent::Up, BackendEvent::Undrain]);
+        assert_eq!(event(nothing, both), [BackendEvent::Unprobed, BackendEvent::Undrain]);
+        let up = ServiceState { probe: Some(true), drain: None, undrained: 0 };
+        let undrained = ServiceState { undrained: 1, ..nothing };
+        assert_eq!(event(undrained, nothing), [BackendEvent::Undrain]);
+        assert_eq!(event(up, nothing), [BackendEvent::Up]);
         assert_eq!(event(both, both), []);
     }
 }

@@ -206,7 +206,8 @@ impl Supervisor {
                 }
                 Event::Signal(_) => self.server.stop(),
                 Event::Probed(change) => {
-                    self.server.probed(&change.key.cluster, change.key.backend, change.is_up);
+                    let is_up = change.outcome.map(|_| change.is_up);
+                    self.server.probed(&change.key.cluster, change.key.backend, is_up);
                     self.look_at_backends();
                 }
                 Event::Resolved(answer) => self.take_answer(answer),

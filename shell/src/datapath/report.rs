@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use flowgate_core::backend::{Backend, BackendState};
+use flowgate_core::backend::{Backend, BackendState, Ejection, EjectionCause};
 use flowgate_core::counters::{Counters, Traffic};
 use flowgate_core::{BackendId, Instant, LocalAddr, UdpManager};
 
@@ -66,6 +66,10 @@ pub struct BackendReport {
     pub weight: u32,
     /// How it stands.
     pub state: BackendState,
+    /// The time out of service that datagrams have brought about, while it lasts.
+    pub ejection: Option<Ejection>,
+    /// How often that has been, by [`EjectionCause`].
+    pub ejections: [u64; EjectionCause::ALL.len()],
     /// Whether its probes and the datagrams have nothing against it.
     pub is_up: bool,
     /// Whether it has been removed from the configuration.
@@ -124,6 +128,8 @@ impl BackendReport {
             address: backend.address(),
             weight: backend.weight(),
             state: backend.state(),
+            ejection: backend.ejection(),
+            ejections: EjectionCause::ALL.map(|cause| backend.ejections(cause)),
             is_up: backend.is_up(),
             is_removed: backend.is_removed(),
             flows_active: u64::from(backend.flows_active),
@@ -147,8 +153,23 @@ impl BackendReport {
 
     /// Adds the figures of the same backend elsewhere. Where one finds it down, it is down.
     pub fn add(&mut self, other: &Self) {
-        if other.state == BackendState::Down {
-            self.state = BackendState::Down;
+        let rank = |state| match state {
+            BackendState::Unchecked => 0,
+            BackendState::Up => 1,
+            BackendState::Ejected => 2,
+            BackendState::Draining => 3,
+            BackendState::Down => 4,
+        };
+        if rank(other.state) > rank(self.state) {
+            self.state = other.state;
+        }
+        // Each worker looks for itself: the one that comes back last tells.
+        self.ejection = [self.ejection, other.ejection]
+            .into_iter()
+            .flatten()
+            .max_by_key(|ejection| ejection.until);
+        for (sum, more) in self.ejections.iter_mut().zip(other.ejections) {
+            *sum += more;
         }
         self.is_up &= other.is_up;
         self.flows_active += other.flows_active;

@@ -210,6 +210,8 @@ pub enum News {
     Drain(Option<Duration>),
     /// It may have flows again.
     Undrain,
+    /// Nobody probes it.
+    Unprobed,
 }
 
 /// How long nothing happens.

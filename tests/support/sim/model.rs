@@ -40,7 +40,7 @@ use self::relay::{Named, Role};
 use self::room::{FirstAnswers, Room};
 use self::sockets::Resting;
 use super::forge::backend_id;
-use super::setting::Setting;
+use super::setting::{Setting, Source};
 use super::{Violation, require};
 
 /// The reference, and all that it believes of the balancer.
@@ -65,6 +65,10 @@ pub struct Model {
     /// The same of those that were confirmed.
     continued: VecDeque<FlowId>,
     first_answers: FirstAnswers,
+    /// When each backend answered last, by its place.
+    answers: BTreeMap<usize, Instant>,
+    /// Clients that were answered where an answer is expected.
+    answered_clients: BTreeSet<Source>,
     /// Where the flow that opens next has its room from.
     room: Room,
     /// From when on deadlines tell how long flows have been silent.
@@ -131,6 +135,8 @@ impl Model {
             unconfirmed: VecDeque::new(),
             continued: VecDeque::new(),
             first_answers: FirstAnswers::default(),
+            answers: BTreeMap::new(),
+            answered_clients: BTreeSet::new(),
             room: Room::default(),
             silences_known_from: setting.start,
             largest_table: setting.config.max_flows as usize,
@@ -253,7 +259,11 @@ impl Model {
             ManagerInput::UpstreamFailed { flow, .. } => {
                 self.counters.upstream_errors += 1;
                 if let Some(place) = self.place_of(flow) {
-                    self.note(self.flows[place].backend, Sign::Error, now);
+                    let flow = &self.flows[place];
+                    let timeout = timeout_of(&self.config.cluster, flow.answered).as_nanos() as u64;
+                    let sent = flow.deadline.as_nanos().saturating_sub(timeout);
+                    let sign = Sign::Error { sent: Instant::from_nanos(sent) };
+                    self.note(flow.backend, sign, now);
                 }
             }
             ManagerInput::BackendChanged { backend, event } => {
@@ -308,7 +318,7 @@ impl Model {
         let record = self.config.record_flows.then(|| flow.record(reason, now));
         let has_asked = self.config.cluster.responses > 0 && flow.requests.datagrams > 0;
         if reason == CloseReason::Idle && has_asked && !flow.heard {
-            self.note(flow.backend, Sign::Silence, now);
+            self.miss_answer(&flow, now);
         }
         self.loads[flow.backend].flows -= 1;
         self.counters.flows_closed[reason as usize] += 1;

@@ -355,6 +355,7 @@ fn told_of(backend: BackendId, event: News, now: Instant) -> Event {
         News::Down => BackendEvent::Down,
         News::Drain(patience) => BackendEvent::Drain { deadline: patience.map(|p| now + p) },
         News::Undrain => BackendEvent::Undrain,
+        News::Unprobed => BackendEvent::Unprobed,
     };
     Event::ProxyInfo(ManagerInput::BackendChanged { backend, event })
 }

@@ -36,7 +36,18 @@ struct Watch {
 impl Watch {
     fn start(targets: Vec<ProbeTarget>) -> Self {
         let (sender, changes) = mpsc::channel();
-        let tell = move |change| drop(sender.send(change));
+        // That it is up from its first probe on is no change. What is told otherwise is.
+        let down = std::sync::Mutex::new(std::collections::HashSet::new());
+        let tell = move |change: HealthChange| {
+            let mut down = down.lock().unwrap();
+            let was_down = down.remove(&change.key);
+            if !change.is_up {
+                down.insert(change.key.clone());
+            }
+            if was_down || !change.is_up {
+                let _ = sender.send(change);
+            }
+        };
         let prober = Prober::start(Clock::start(), 42, Vec::new(), tell).expect("a prober");
         prober.set_targets(targets);
         Self { prober, changes }

@@ -252,19 +252,19 @@ fn while_all_are_down_they_serve_as_if_up_or_nobody_does_as_configured() {
 fn one_error_is_no_sign_two_are_and_an_answer_clears_them() {
     let mut scenario = Scenario::new(|config| {
         config.cluster.health.passive =
-            Some(Passive { silent_flows: 3, back_off: Duration::from_secs(5) });
+            Some(Passive { silent_flows: 3, back_off: Duration::from_secs(4) });
     });
     let fail = Action::Fail { flow: FlowPick::Live(0), failure: UpstreamFailure::Refused };
-    scenario.play(&[send(1), fail, ANSWER, fail]);
+    scenario.play(&[send(1), fail, ANSWER, millis(20), send(1), fail]);
     assert_eq!(scenario.state(0), BackendState::Up, "an answer came between");
     scenario.play(&[fail]);
-    assert_eq!(scenario.state(0), BackendState::Down);
-    scenario.play(&[millis(5_000), Action::Timeout(When::Now)]);
+    assert_eq!(scenario.state(0), BackendState::Ejected);
+    scenario.play(&[millis(6_000), Action::Timeout(When::Now)]);
     assert_eq!(scenario.state(0), BackendState::Up);
     scenario.play(&[fail]);
-    assert_eq!(scenario.state(0), BackendState::Down, "it was on probation");
-    scenario.play(&[millis(5_000), Action::Timeout(When::Now)]);
-    assert_eq!(scenario.state(0), BackendState::Down, "and is out for twice as long");
+    assert_eq!(scenario.state(0), BackendState::Ejected, "it was on probation");
+    scenario.play(&[millis(6_000), Action::Timeout(When::Now)]);
+    assert_eq!(scenario.state(0), BackendState::Ejected, "and is out for twice as long");
     scenario.0.settle().unwrap();
 }
 
@@ -290,6 +290,9 @@ fn a_backend_whose_answers_are_dropped_is_not_silent() {
 fn a_backend_that_turns_out_silent_loses_its_other_flows_in_the_same_timeout() {
     let mut scenario = Scenario::new(|config| {
         config.cluster.responses = 1;
+        config.cluster.backends = backends(2);
+        config.cluster.backends[1].backup = true;
+        config.cluster.health.fail_open = false;
         config.cluster.health.on_backend_down = OnBackendDown::Close;
         config.cluster.health.passive =
             Some(Passive { silent_flows: 1, back_off: Duration::from_secs(5) });
@@ -365,7 +368,7 @@ fn a_backend_that_takes_anothers_place_begins_anew() {
     scenario.play(&[send(1), send(3), event(0, News::Down)]);
     scenario.play(&[reconfigure(Change::Replace(0, newcomer))]);
     assert_eq!(scenario.closed(CloseReason::BackendRemoved), 1);
-    assert_eq!((scenario.state(0), scenario.shares()), (BackendState::Up, vec![0, 1]));
+    assert_eq!((scenario.state(0), scenario.shares()), (BackendState::Unchecked, vec![0, 1]));
     scenario.play(&[send(1), send(4), ANSWER, ANSWER]);
     assert_eq!(scenario.shares(), [1, 2]);
     scenario.0.settle().unwrap();

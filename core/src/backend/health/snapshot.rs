@@ -1,40 +1,35 @@
-//! Standings as plain data.
+//! What is held for and against a backend, as plain data.
 
-use super::{BackendHealth, Drain, PassiveHealth};
-use crate::counters::Traffic;
-use crate::snapshot::parts::{BackendDrainImage, BackendImage};
+use super::{BackendHealth, Drain};
+use crate::snapshot::parts::{BackendDrainImage, HealthImage};
 
 impl BackendHealth {
-    /// How a backend stands that has no figures.
-    pub(in crate::backend) fn image(&self) -> BackendImage {
-        let PassiveHealth { errors, silent_flows, ejections, ejected_until } = self.signs;
-        BackendImage {
-            fails_probes: self.fails_probes,
+    pub(in crate::backend) const fn image(&self) -> HealthImage {
+        HealthImage {
+            probe: self.probe,
             drain: match self.drain {
                 Drain::No => BackendDrainImage::No,
                 Drain::Until(deadline) => BackendDrainImage::Until(deadline),
                 Drain::Over => BackendDrainImage::Over,
             },
-            errors,
-            silent_flows,
-            ejections,
-            ejected_until,
-            to: Traffic::default(),
-            dropped: Traffic::default(),
-            from: Traffic::default(),
+            last_answer: self.last_answer,
+            passive: self.passive,
         }
     }
 
-    pub(in crate::backend) const fn restored(image: &BackendImage) -> Self {
-        let &BackendImage { errors, silent_flows, ejections, ejected_until, .. } = image;
+    pub(in crate::backend) fn restored(image: &HealthImage) -> Self {
+        let mut passive = image.passive;
+        passive.is_ejected &= passive.ejection.is_some();
+        passive.level = passive.level.min(super::MAX_LEVEL);
         Self {
-            fails_probes: image.fails_probes,
+            probe: image.probe,
             drain: match image.drain {
                 BackendDrainImage::No => Drain::No,
                 BackendDrainImage::Until(deadline) => Drain::Until(deadline),
                 BackendDrainImage::Over => Drain::Over,
             },
-            signs: PassiveHealth { errors, silent_flows, ejections, ejected_until },
+            last_answer: image.last_answer,
+            passive,
         }
     }
 }

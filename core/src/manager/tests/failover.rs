@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::LocalSource;
+use crate::backend::EjectionCause;
 
 const PASSIVE: Passive = Passive { silent_flows: 2, back_off: Duration::from_secs(5) };
 
@@ -205,17 +206,21 @@ fn two_errors_of_the_network_put_a_backend_out_of_service_for_a_while() {
     });
     let flow = harness.open(client(1), at(0));
     harness.refused(flow, at(1));
-    assert_eq!(harness.state(0).as_str(), "up", "one error can be forged");
+    assert_eq!(harness.state(0).as_str(), "unchecked", "one error can be forged");
     harness.request(client(1), b"second", at(10));
     harness.refused(flow, at(11));
-    assert_eq!(harness.state(0).as_str(), "down");
+    assert_eq!(harness.state(0).as_str(), "ejected");
+    let out = harness.manager.backends().get(first()).unwrap();
+    assert_eq!((out.state_since(), out.state_until()), (at(11), Some(at(7_511))));
+    assert_eq!(out.ejections(EjectionCause::NetworkErrors), 1);
+    assert!(out.state_reason().is_some() && harness.manager.backends().state_changes() > 0);
     let third = harness.request(client(1), b"third", at(20));
     assert!(matches!(third[1], Output::OpenUpstream { address, .. } if address == backend(2)));
 
     let back = harness.manager.poll_timeout().unwrap();
-    assert_eq!((back.at, back.reason), (at(5_011), DeadlineReason::BackendEvent));
-    harness.run_until(at(5_011));
-    assert_eq!(harness.state(0).as_str(), "up");
+    assert_eq!((back.at, back.reason), (at(7_511), DeadlineReason::BackendEvent));
+    harness.run_until(at(7_511));
+    assert_eq!(harness.state(0).as_str(), "unchecked");
 }
 
 #[test]
@@ -224,24 +229,102 @@ fn an_answer_puts_a_backend_back_into_service() {
     let flow = harness.open(client(1), at(0));
     harness.refused(flow, at(1));
     harness.refused(flow, at(1));
-    assert_eq!(harness.state(0).as_str(), "down");
+    assert_eq!(harness.state(0).as_str(), "ejected");
     harness.reply(flow, b"here", at(2));
     assert_eq!(harness.state(0).as_str(), "up");
 }
 
+/// Whoever floods all ports with forged errors reaches flows at any moment. As long as a backend
+/// answers somebody, none of that counts.
 #[test]
-fn silence_counts_only_where_answers_are_expected() {
+fn forged_errors_do_not_put_a_backend_out_that_answers() {
+    let mut harness = Harness::new(|c| {
+        c.cluster.health.passive = Some(PASSIVE);
+        c.cluster.backends.truncate(1);
+    });
+    let flows: Vec<FlowId> = (0..20).map(|number| harness.open(client(number), at(0))).collect();
+    harness.reply(flows[0], b"y", at(1));
+    for millis in 1..500 {
+        let (asks, answered) = (millis as usize % 20, (millis as usize + 10) % 20);
+        harness.request(client(asks as u16), b"x", at(millis));
+        flows.iter().for_each(|&flow| harness.refused(flow, at(millis)));
+        harness.run_until(at(millis));
+        if millis % 5 == 0 {
+            harness.reply(flows[answered], b"y", at(millis));
+        }
+        assert_eq!(harness.state(0).as_str(), "up", "at {millis} ms");
+    }
+}
+
+/// Two backends that have answered, and a client that was answered before.
+fn with_a_client_that_was_answered(responses: u32) -> Harness {
+    let mut harness = Harness::new(|c| {
+        c.cluster.health.passive = Some(PASSIVE);
+        c.cluster.responses = responses;
+    });
+    for number in [1, 2] {
+        let flow = harness.open(client(number), at(0));
+        harness.reply(flow, b"y", at(1));
+    }
+    harness
+}
+
+/// Opens flows, as many on the first backend as on the second, and answers those on the second.
+fn ask(harness: &mut Harness, source: fn(u16) -> SocketAddr, count: u16, answer: bool) {
+    for number in 100..100 + 2 * count {
+        let flow = opened(&harness.request(source(number), b"x", at(10))).expect("a flow");
+        if harness.backend_of(flow) == 1 && answer {
+            harness.reply(flow, b"y", at(11));
+        }
+    }
+}
+
+fn stranger(number: u16) -> SocketAddr {
+    SocketAddr::from(([198, 51, 100, number as u8], 9))
+}
+
+#[test]
+fn a_backend_that_leaves_clients_without_an_answer_is_left_if_answers_are_expected() {
     for responses in [0, 1] {
+        let mut harness = with_a_client_that_was_answered(responses);
+        ask(&mut harness, client, 2, true);
+        harness.run_until(at(60_020));
+        let expected = if responses == 1 { "ejected" } else { "up" };
+        assert_eq!(harness.state(0).as_str(), expected, "with responses = {responses}");
+    }
+}
+
+#[test]
+fn what_strangers_ask_and_nobody_answers_is_no_sign_against_a_backend() {
+    let mut harness = with_a_client_that_was_answered(1);
+    ask(&mut harness, stranger, 9, true);
+    harness.run_until(at(60_020));
+    assert_eq!(harness.state(0).as_str(), "up");
+}
+
+#[test]
+fn where_nobody_is_answered_silence_is_no_sign() {
+    let mut harness = with_a_client_that_was_answered(1);
+    ask(&mut harness, client, 9, false);
+    harness.run_until(at(60_020));
+    assert_eq!([0, 1].map(|place| harness.state(place).as_str()), ["up", "up"]);
+}
+
+#[test]
+fn a_backend_that_never_answered_anybody_is_left_for_a_backup_and_one_without_an_other_never() {
+    for backups in [0, 1] {
         let mut harness = Harness::new(|c| {
             c.cluster.health.passive = Some(PASSIVE);
-            c.cluster.responses = responses;
-            c.cluster.backends.truncate(1);
+            c.cluster.responses = 1;
+            c.cluster.backends[1].backup = true;
+            c.cluster.backends.truncate(1 + backups);
         });
-        harness.open(client(1), at(0));
-        harness.open(client(2), at(0));
+        for number in 0..5 {
+            harness.open(client(number), at(0));
+        }
         harness.run_until(at(60_001));
-        let expected = if responses == 1 { "down" } else { "up" };
-        assert_eq!(harness.state(0).as_str(), expected, "with responses = {responses}");
+        let expected = if backups > 0 { "ejected" } else { "unchecked" };
+        assert_eq!(harness.state(0).as_str(), expected, "with {backups} backups");
     }
 }
 
@@ -252,7 +335,7 @@ fn without_passive_checks_errors_are_counted_and_nothing_more() {
     for _ in 0..10 {
         harness.refused(flow, at(1));
     }
-    assert_eq!(harness.state(0).as_str(), "up");
+    assert_eq!(harness.state(0).as_str(), "unchecked");
     assert_eq!(harness.manager.counters().upstream_errors, 10);
 }
 

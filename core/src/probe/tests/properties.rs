@@ -53,6 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Known {
     policy: ProbePolicy,
     is_up: bool,
+    is_checked: bool,
     /// All results since the last change or restart.
     results: Vec<bool>,
     running: Option<u64>,
@@ -64,12 +65,17 @@ impl Known {
     /// Whether this result changes the state.
     fn recompute(&mut self, outcome: ProbeOutcome) -> Option<bool> {
         self.results.push(outcome.verdict()?);
+        if outcome.verdict() == Some(self.is_up) && !core::mem::replace(&mut self.is_checked, true)
+        {
+            return Some(self.is_up);
+        }
         let enough = if self.is_up { self.policy.fall } else { self.policy.rise }.max(1) as usize;
         let against = self.results.iter().rev().take_while(|result| **result != self.is_up).count();
         if against < enough {
             return None;
         }
         self.results.clear();
+        self.is_checked = true;
         self.is_up = !self.is_up;
         Some(self.is_up)
     }
@@ -94,6 +100,7 @@ impl World {
                 let known = Known {
                     policy,
                     is_up: true,
+                    is_checked: false,
                     results: vec![],
                     running: None,
                     attempts: 0,

@@ -171,11 +171,6 @@ fn flows(manager: &mut UdpManager) {
 
 /// Backends that are down, out of service and draining.
 fn standings(manager: &mut UdpManager) {
-    let of_second = manager.flows().find(|(_, flow)| flow.backend().index() == 1).unwrap().0;
-    for millis in [40, 41] {
-        let failure = UpstreamFailure::Refused;
-        tell(manager, ManagerInput::UpstreamFailed { flow: of_second, failure }, after(millis));
-    }
     event(manager, 2, BackendEvent::Drain { deadline: Some(after(50_000)) }, after(42));
     event(manager, 3, BackendEvent::Down, after(43));
     ask(manager, client(3), None, &[0; 1_401], after(44));
@@ -189,6 +184,12 @@ fn standings(manager: &mut UdpManager) {
         tell(manager, ManagerInput::UpstreamFailed { flow, failure }, after(47));
     }
     tell(manager, ManagerInput::Drain { deadline: after(90_000) }, after(48));
+    // Its backend has answered others before, and nobody since.
+    let late = manager.flows().find(|(_, flow)| flow.client() == client(40)).unwrap().0;
+    for millis in [52, 53] {
+        let failure = UpstreamFailure::Refused;
+        tell(manager, ManagerInput::UpstreamFailed { flow: late, failure }, after(millis));
+    }
 }
 
 pub(super) fn manager_with_everything() -> UdpManager {

@@ -69,8 +69,8 @@ fn the_fixture_holds_what_was_put_into_it() {
 
     let state = |place| manager.backends().get(BackendId::new(place)).unwrap().state();
     assert_eq!([0, 1, 2, 3].map(state), {
-        use BackendState::{Down, Draining, Up};
-        [Up, Down, Draining, Down]
+        use BackendState::{Down, Draining, Ejected, Up};
+        [Up, Ejected, Draining, Down]
     });
     assert!(manager.backends().get(BackendId::new(5)).unwrap().is_removed());
     let counters = manager.counters();
@@ -78,5 +78,5 @@ fn the_fixture_holds_what_was_put_into_it() {
     for reason in [DropReason::TooLarge, DropReason::Denied] {
         assert!(counters.ledger(Direction::ToBackend).dropped_for(reason).datagrams > 0);
     }
-    assert_eq!(manager.poll_timeout().unwrap().at, after(43), "flows have to end");
+    assert_eq!(manager.poll_timeout().unwrap().at, after(53), "flows have to end");
 }

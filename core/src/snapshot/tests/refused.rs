@@ -73,9 +73,9 @@ fn there_is_something_of_everything() {
     assert!(source_keys.is_some() && subnet_keys.is_some());
     assert!(rate.as_ref().is_some_and(|rate| !rate.filled.is_empty()));
     assert!(!image.backends.beyond.is_empty() && !image.turns[1].0.is_empty());
-    let drains = image.backends.figures.iter().filter(|b| b.drain != BackendDrainImage::No);
+    let drains = image.backends.figures.iter().filter(|b| b.health.drain != BackendDrainImage::No);
     assert_eq!(drains.count(), 1);
-    assert!(image.backends.figures.iter().any(|b| b.ejected_until.is_some() && b.ejections > 0));
+    assert!(image.backends.figures.iter().any(|b| b.ejections != [0, 0]));
 }
 
 #[test]

@@ -59,7 +59,13 @@ fn a_document_of_another_version_is_understood() {
 
 #[test]
 fn states_are_written_as_they_are_named() {
-    for state in [BackendState::Up, BackendState::Down, BackendState::Draining] {
+    for state in [
+        BackendState::Up,
+        BackendState::Down,
+        BackendState::Draining,
+        BackendState::Ejected,
+        BackendState::Unchecked,
+    ] {
         let json = serde_json::to_string(&state).unwrap();
         assert_eq!(json, format!("{:?}", state.as_str()));
     }

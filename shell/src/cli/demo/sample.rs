@@ -72,6 +72,8 @@ pub(super) mod tests {
             address: ([127, 0, 0, 1], port).into(),
             weight: 1,
             state: BackendState::Up,
+            ejection: None,
+            ejections: [0; 2],
             is_up: true,
             is_removed: false,
             sockets_resting: 0,

@@ -152,11 +152,13 @@ impl<F: Fn(HealthChange)> Runner<F> {
         let Some(id) = self.ids.remove(key) else { return };
         self.findings().remove(key);
         self.probed.remove(&id);
-        let was_up = self.checker.is_up(id);
+        let (was_up, was_checked) = (self.checker.is_up(id), self.checker.is_checked(id));
         self.checker.remove(id);
         if was_up == Some(false) {
             let TargetKey { cluster, backend } = key;
             info!(cluster = cluster.as_str(), %backend, "the backend is no longer probed, and taken to be up");
+        }
+        if was_checked {
             (self.on_change)(HealthChange { key: key.clone(), is_up: true, outcome: None });
         }
     }

@@ -88,10 +88,10 @@ mod tests {
     fn a_backend_that_is_gone_is_forgotten() {
         let backend = "10.0.0.1:53".parse().unwrap();
         let mut service_states = ServiceStates::default();
-        service_states.change("dns", backend, |service_state| service_state.is_down = true);
-        assert!(service_states.get("dns", backend).is_down);
-        assert!(!service_states.get("web", backend).is_down);
+        service_states.change("dns", backend, |service_state| service_state.probe = Some(false));
+        assert!(service_states.get("dns", backend).probe == Some(false));
+        assert_ne!(service_states.get("web", backend).probe, Some(false));
         service_states.retain(|_, _| false);
-        assert!(!service_states.get("dns", backend).is_down);
+        assert_ne!(service_states.get("dns", backend).probe, Some(false));
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use flowgate_config::{Cluster, Target};
 use flowgate_core::Instant;
+use flowgate_core::backend::{Ejection, EjectionCause};
 use flowgate_core::config::BackendConfig;
 use nix::unistd::gethostname;
 use tracing::info;
@@ -225,15 +226,20 @@ fn found_state(
     let said = server.service_state(&cluster.name, address);
     let key = TargetKey { cluster: cluster.name.clone(), backend: address };
     let probed = findings.get(&key).map(|outcome| format!("the last probe {outcome}"));
-    let is_ejected = figures.is_some_and(|figures| !figures.is_up);
+    let ejection = figures.and_then(|figures| figures.ejection);
     let was_answered = figures.is_some_and(|figures| figures.from.datagrams > 0);
     let (state, reason, until) = if let Some(deadline) = said.drain {
         (BackendState::Draining, Some("drained by an operator".to_owned()), deadline)
-    } else if said.is_down {
+    } else if said.probe == Some(false) {
         let reason = probed.unwrap_or_else(|| "probes failed, before the last upgrade".to_owned());
         (BackendState::Down, Some(reason), None)
-    } else if is_ejected {
-        (BackendState::Ejected, Some("traffic shows that it does not answer".to_owned()), None)
+    } else if let Some(Ejection { cause, since, until }) = ejection {
+        let reason = match cause {
+            EjectionCause::NetworkErrors => "the network reports that it cannot be reached",
+            EjectionCause::Unanswered => "it left clients without an answer",
+        };
+        let (state, reason, until) = (BackendState::Ejected, Some(reason.to_owned()), Some(until));
+        return Finding { state, reason, since: Some(since), until };
     } else if probed.is_some() || was_answered {
         (BackendState::Up, probed, None)
     } else if cluster.health.is_some() {
@@ -263,7 +269,7 @@ fn backend(
         reason,
         since_seconds: Some(seconds(now.saturating_since(since))),
         until_seconds: until.map(|until| seconds(until.saturating_since(now))),
-        ejections: BTreeMap::new(),
+        ejections: found.map(ejections).unwrap_or_default(),
         flows_active: found.map_or(0, |found| found.flows_active),
         datagrams_to: to.datagrams,
         datagrams_from: from.datagrams,
@@ -271,6 +277,13 @@ fn backend(
         bytes_from: from.bytes,
         datagrams_dropped: found.map_or(0, |found| found.dropped.datagrams),
     }
+}
+
+/// How often traffic has put a backend out of service, by cause.
+fn ejections(found: &BackendReport) -> BTreeMap<String, u64> {
+    let counted = EjectionCause::ALL.into_iter().zip(found.ejections);
+    let some = counted.filter(|(_, count)| *count > 0);
+    some.map(|(cause, count)| (cause.as_str().to_owned(), count)).collect()
 }
 
 fn name((name, known): (String, KnownName)) -> NameStatus {

@@ -166,7 +166,8 @@ impl News {
     /// Good news more often than bad ones, or soon nobody would be served.
     fn choose(choices: &mut impl Choices) -> Self {
         match choices.below(16) {
-            0..6 => Self::Up,
+            0..3 => Self::Up,
+            3..6 => Self::Unprobed,
             6..10 => Self::Down,
             10..12 => Self::Drain(choices.one_of(&[
                 None,

@@ -85,6 +85,8 @@ impl Model {
                 Some(load) if load.config.address == new.address => {
                     if load.config.removed && !new.removed {
                         load.health = Health::default();
+                    } else if !new.removed {
+                        load.health.is_named();
                     }
                     load.config = new;
                 }

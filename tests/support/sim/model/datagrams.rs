@@ -10,6 +10,7 @@ use super::effect::{Bound, Effect};
 use super::health::Fate;
 use super::relay::{Call, Caller};
 use super::{Flow, Model, Sender, Violation, count, require, timeout_of};
+use crate::sim::setting::source;
 
 impl Model {
     pub(super) fn requests<'p>(
@@ -268,7 +269,7 @@ impl Model {
             // Also an answer that goes no further shows that the backend is there.
             Some(place) => {
                 self.flows[place].heard = true;
-                self.loads[self.flows[place].backend].health.answered();
+                self.has_answered(self.flows[place].backend, now);
             }
         }
         let mut expected = place.map_or(0, |place| self.replies_expected(place));
@@ -317,6 +318,10 @@ impl Model {
             flow.first_answer = Some(now);
             self.unconfirmed.push_back(flow.id);
             self.first_answers.take(now - flow.opened);
+            let cluster = &self.config.cluster;
+            if cluster.responses > 0 && cluster.health.passive.is_some() {
+                self.answered_clients.insert(source(flow.client));
+            }
         }
         flow.answered = true;
         count(&mut flow.replies, datagram);

@@ -21,7 +21,8 @@ impl Model {
     /// drain all must end. So must all flows of a backend that is to have none; a flow that is one
     /// of those and may be idle too ends for either reason.
     pub(super) fn timeout<'p>(&mut self, now: Instant, observed: &[Effect<'_>]) -> Vec<Effect<'p>> {
-        self.loads.iter_mut().for_each(|load| load.health.pass(now));
+        let passive = self.config.cluster.health.passive;
+        self.loads.iter_mut().for_each(|load| load.health.pass(passive.as_ref(), now));
         let is_over = self.drain.is_some_and(|deadline| deadline <= now);
         let may_be_left = self.may_leave_some();
         let mut effects = vec![];

@@ -6,20 +6,34 @@ use flowgate_core::backend::BackendState;
 use flowgate_core::config::{OnBackendDown, Passive};
 use flowgate_core::{BackendEvent, CloseReason, Instant};
 
-use super::Model;
+use super::{Flow, Model};
+use crate::sim::setting::source;
 
 /// What is held against a backend.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Health {
-    fails_probes: bool,
+    /// What the probes say, if they say anything: that it is in order.
+    probe: Option<bool>,
     drain: Drain,
+    last_answer: Option<Instant>,
+    signs: Signs,
+}
+
+/// What datagrams say against a backend.
+#[derive(Clone, Debug, Default)]
+struct Signs {
     /// Errors of the network since it answered last.
     errors: u32,
     /// Flows that ended in silence since it answered last.
     silent_flows: u32,
-    /// How often it was left alone since it answered last.
-    ejections: u32,
-    ejected_until: Option<Instant>,
+    last: Option<Instant>,
+    /// When errors count that have come, if it does not answer.
+    decides_at: Option<Instant>,
+    /// How often it was left alone, less what has been made good.
+    level: u32,
+    /// When it was left alone last, and until when.
+    left: Option<(Instant, Instant)>,
+    is_left: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,8 +47,10 @@ enum Drain {
 /// What datagrams may say against a backend.
 #[derive(Clone, Copy)]
 pub(super) enum Sign {
-    Error,
-    Silence,
+    /// An error about something that was sent then at the latest.
+    Error { sent: Instant },
+    /// A flow without an answer that was opened then.
+    Silence { opened: Instant },
 }
 
 /// What becomes of a flow.
@@ -50,62 +66,93 @@ const ENOUGH_ERRORS: u32 = 2;
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(1);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(300);
 
+/// Errors do not count against one that has answered somebody more recently.
+const ANSWERED_JUST_NOW: Duration = Duration::from_millis(10);
+
 impl Health {
     fn is_up(&self) -> bool {
-        !self.fails_probes && self.ejected_until.is_none()
+        self.probe != Some(false) && !self.signs.is_left
     }
 
     pub(super) fn state(&self) -> BackendState {
-        match (self.drain, self.is_up()) {
-            (Drain::Until(_) | Drain::Over, _) => BackendState::Draining,
-            (Drain::No, true) => BackendState::Up,
-            (Drain::No, false) => BackendState::Down,
+        match (self.drain, self.probe, self.signs.is_left) {
+            (Drain::Until(_) | Drain::Over, ..) => BackendState::Draining,
+            (Drain::No, Some(false), _) => BackendState::Down,
+            (Drain::No, _, true) => BackendState::Ejected,
+            (Drain::No, None, false) if self.last_answer.is_none() => BackendState::Unchecked,
+            (Drain::No, ..) => BackendState::Up,
         }
     }
 
     pub(super) fn hear(&mut self, event: BackendEvent) {
         match event {
-            BackendEvent::Up => self.fails_probes = false,
-            BackendEvent::Down => self.fails_probes = true,
+            BackendEvent::Up => {
+                self.probe = Some(true);
+                self.signs = Signs::default();
+            }
+            BackendEvent::Down => self.probe = Some(false),
+            BackendEvent::Unprobed => self.probe = None,
             BackendEvent::Drain { deadline } => self.drain = Drain::Until(deadline),
-            BackendEvent::Undrain => self.drain = Drain::No,
+            BackendEvent::Undrain => {
+                self.drain = Drain::No;
+                self.signs = Signs::default();
+            }
         }
     }
 
-    /// Each kind of sign is counted by itself. A backend that has been out and not answered since
-    /// is out again at the first sign, for twice as long.
+    /// A reload that names it clears what datagrams have said against it.
+    pub(super) fn is_named(&mut self) {
+        self.signs = Signs::default();
+    }
+
+    /// Each kind of sign is counted by itself. A backend that was left alone lately is left again at
+    /// the first sign, for twice as long.
     fn note(&mut self, sign: Sign, passive: &Passive, now: Instant) {
+        let (Sign::Error { sent: since } | Sign::Silence { opened: since }) = sign;
+        if self.probe == Some(true) || self.last_answer.is_some_and(|answer| answer >= since) {
+            return;
+        }
+        self.signs.fade(passive, now);
+        self.signs.last = Some(now);
         let is_enough = match sign {
-            Sign::Error => {
-                self.errors += 1;
-                self.errors >= ENOUGH_ERRORS
+            Sign::Error { .. } => {
+                self.signs.errors += 1;
+                self.signs.errors >= ENOUGH_ERRORS
             }
-            Sign::Silence => {
-                self.silent_flows += 1;
-                self.silent_flows >= passive.silent_flows
+            Sign::Silence { .. } => {
+                self.signs.silent_flows += 1;
+                self.signs.silent_flows >= passive.silent_flows
             }
         };
-        let is_on_probation = self.ejections > 0;
-        if self.ejected_until.is_none() && (is_enough || is_on_probation) {
-            let mut patience = passive.back_off;
-            for _ in 0..self.ejections {
-                patience = (patience * 2).min(LONGEST_PATIENCE);
+        if self.signs.is_left || !(is_enough || self.signs.level > 0) {
+            return;
+        }
+        match (sign, self.last_answer) {
+            (Sign::Error { .. }, Some(answer)) if answer + ANSWERED_JUST_NOW > now => {
+                self.signs.decides_at = Some(answer + ANSWERED_JUST_NOW);
             }
-            self.ejected_until = Some(now + patience.clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE));
-            self.ejections += 1;
+            _ => self.signs.leave(passive, now),
         }
     }
 
     /// It has answered: whatever datagrams said against it is forgotten.
-    pub(super) fn answered(&mut self) {
-        (self.errors, self.silent_flows, self.ejections) = (0, 0, 0);
-        self.ejected_until = None;
+    pub(super) fn answered(&mut self, now: Instant) {
+        self.last_answer = Some(now);
+        self.signs = Signs::default();
     }
 
     /// What time does to it.
-    pub(super) fn pass(&mut self, now: Instant) {
-        if self.ejected_until.is_some_and(|until| until <= now) {
-            self.ejected_until = None;
+    pub(super) fn pass(&mut self, passive: Option<&Passive>, now: Instant) {
+        if let Some((_, until)) = self.signs.left
+            && until <= now
+        {
+            self.signs.is_left = false;
+        }
+        if self.signs.decides_at.is_some_and(|at| at <= now) {
+            self.signs.decides_at = None;
+            if let Some(passive) = passive {
+                self.signs.leave(passive, now);
+            }
         }
         if let Drain::Until(Some(deadline)) = self.drain
             && deadline <= now
@@ -120,7 +167,34 @@ impl Health {
             Drain::Until(deadline) => deadline,
             Drain::No | Drain::Over => None,
         };
-        self.ejected_until.into_iter().chain(drain_end)
+        let returns = self.signs.left.filter(|_| self.signs.is_left).map(|(_, until)| until);
+        returns.into_iter().chain(drain_end).chain(self.signs.decides_at)
+    }
+}
+
+impl Signs {
+    /// What is long ago counts less.
+    fn fade(&mut self, passive: &Passive, now: Instant) {
+        if self.last.is_some_and(|last| last + passive.back_off * 12 <= now) {
+            (self.errors, self.silent_flows) = (0, 0);
+        }
+        if let (Some((from, until)), false) = (self.left, self.is_left) {
+            let (mut step, mut time) = (until - from, now - until);
+            while self.level > 0 && time >= step {
+                (time, step, self.level) = (time - step, step / 2, self.level - 1);
+            }
+        }
+    }
+
+    fn leave(&mut self, passive: &Passive, now: Instant) {
+        let mut patience = passive.back_off * 3 / 2;
+        for _ in 0..self.level {
+            patience = (patience * 2).min(LONGEST_PATIENCE);
+        }
+        let until = now + patience.clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE);
+        let level = (self.level + 1).min(31);
+        let (last, left) = (Some(now), Some((now, until)));
+        *self = Self { last, left, level, is_left: true, ..Self::default() };
     }
 }
 
@@ -175,6 +249,30 @@ impl Model {
     pub(super) fn note(&mut self, place: usize, sign: Sign, now: Instant) {
         if let Some(passive) = self.config.cluster.health.passive {
             self.loads[place].health.note(sign, &passive, now);
+        }
+    }
+
+    /// A backend has answered somebody.
+    pub(super) fn has_answered(&mut self, place: usize, now: Instant) {
+        self.loads[place].health.answered(now);
+        self.answers.insert(place, now);
+    }
+
+    /// A flow ends without the answer that it should have had. That is a sign where its client was
+    /// answered before or its backend never answered anybody; and where somebody could serve
+    /// instead, and those beside it have answered since.
+    pub(super) fn miss_answer(&mut self, flow: &Flow, now: Instant) {
+        let is_able = |place: usize| self.is_wanted(place) && self.loads[place].health.is_up();
+        let is_backup = |place: usize| self.loads[place].config.backup;
+        let others = (0..self.loads.len()).filter(|&place| place != flow.backend && is_able(place));
+        let (beside, instead): (Vec<usize>, Vec<usize>) =
+            others.partition(|&place| is_backup(place) == is_backup(flow.backend));
+        let answers = self.answers.iter().filter(|(place, _)| **place != flow.backend);
+        let are_answered = answers.into_iter().any(|(_, &at)| at >= flow.opened);
+        let is_missed = if beside.is_empty() { !instead.is_empty() } else { are_answered };
+        let is_known = self.answered_clients.contains(&source(flow.client));
+        if is_missed && (is_known || self.loads[flow.backend].health.last_answer.is_none()) {
+            self.note(flow.backend, Sign::Silence { opened: flow.opened }, now);
         }
     }
 

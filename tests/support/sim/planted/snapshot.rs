@@ -33,12 +33,14 @@ pub(super) fn forget(bug: Bug, image: ManagerImage) -> ManagerImage {
             resting["until"] = until.saturating_sub(2_000_000).into();
         }),
         Bug::LosesTheSigns => change_each(&mut document["backends"]["figures"], |backend| {
-            for sign in ["errors", "silent_flows", "ejections"] {
-                backend[sign] = 0.into();
+            for sign in ["errors", "unanswered", "level"] {
+                backend["health"]["passive"][sign] = 0.into();
             }
         }),
         Bug::LosesTheDrains => {
-            change_each(&mut document["backends"]["figures"], |b| b["drain"] = "No".into());
+            change_each(&mut document["backends"]["figures"], |b| {
+                b["health"]["drain"] = "No".into()
+            });
         }
         Bug::LosesTheDrain => document["drain"] = Value::Null,
         Bug::LosesTheOldest => list(&mut document["flows"]["unanswered"]).reverse(),

@@ -55,7 +55,7 @@ impl Known {
             return;
         }
         match event {
-            BackendEvent::Up => drop(self.down.remove(&backend)),
+            BackendEvent::Up | BackendEvent::Unprobed => drop(self.down.remove(&backend)),
             BackendEvent::Down => drop(self.down.insert(backend)),
             BackendEvent::Drain { .. } => drop(self.draining.insert(backend)),
             BackendEvent::Undrain => drop(self.draining.remove(&backend)),

@@ -1,0 +1,80 @@
+//! Which clients have been answered, as far as a table of fixed size remembers.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use super::hash;
+use crate::random::Random;
+
+/// How many clients of one hash are remembered.
+const WAYS: usize = 4;
+
+/// How many clients are remembered.
+const CAPACITY: usize = 4_096;
+
+/// The clients that were answered last. Of each there is a fingerprint: who is taken for another is
+/// rare, and does no harm, since this only says whose silence is a sign against a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AnsweredClients {
+    keys: (u64, u64),
+    /// Sets of [`WAYS`], in each the latest first; 0 is nobody. Empty while nobody is remembered.
+    fingerprints: Vec<u32>,
+}
+
+impl AnsweredClients {
+    pub(crate) fn new(random: &mut Random) -> Self {
+        Self { keys: (random.draw(), random.draw()), fingerprints: vec![0; CAPACITY] }
+    }
+
+    /// Whether it is one that works: what a snapshot says is not believed.
+    pub(crate) const fn is_sound(&self) -> bool {
+        self.fingerprints.len() == CAPACITY
+    }
+
+    /// Remembers a client.
+    pub(crate) fn insert(&mut self, client: u128) {
+        let (set, fingerprint) = self.place_of(client);
+        let set = &mut self.fingerprints[set * WAYS..][..WAYS];
+        let last = set.iter().position(|&other| other == fingerprint).unwrap_or(WAYS - 1);
+        set[..=last].rotate_right(1);
+        set[0] = fingerprint;
+    }
+
+    /// Whether a client is remembered.
+    pub(crate) fn contains(&self, client: u128) -> bool {
+        let (set, fingerprint) = self.place_of(client);
+        self.fingerprints[set * WAYS..][..WAYS].contains(&fingerprint)
+    }
+
+    fn place_of(&self, client: u128) -> (usize, u32) {
+        let hash = hash(client, self.keys);
+        ((hash % (CAPACITY / WAYS) as u64) as usize, (hash >> 32) as u32 | 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_are_remembered_and_strangers_are_not() {
+        let mut clients = AnsweredClients::new(&mut Random::new(1));
+        (0..100_000u128).for_each(|client| clients.insert(client));
+        let known = (99_000..100_000u128).filter(|&client| clients.contains(client)).count();
+        assert!(known > 950, "{known} of the last 1000");
+        let strangers = (200_000..300_000u128).filter(|&client| clients.contains(client)).count();
+        assert!(strangers < 5, "{strangers} of 100000 strangers");
+    }
+
+    #[test]
+    fn one_that_is_answered_again_stays() {
+        let mut clients = AnsweredClients::new(&mut Random::new(1));
+        for client in 0..100_000u128 {
+            clients.insert(client);
+            clients.insert(u128::MAX);
+        }
+        assert!(clients.contains(u128::MAX));
+    }
+}
