@@ -1,4 +1,13 @@
-//! The admin interface: what may be asked of a running Flowgate, and where.
+//! The admin API: what may be asked of a running Flowgate, and where.
+//!
+//! It is HTTP with JSON. All of it is on the control socket, a unix socket that tells who asks:
+//!
+//! ```text
+//! curl --unix-socket /run/flowgate/control.sock http://flowgate/status
+//! curl --unix-socket /run/flowgate/control.sock http://flowgate/drain -d '{"backend": "dns/10.0.0.1:53"}'
+//! ```
+//!
+//! `admin.http` serves the half that reads. The commands are clients of the control socket.
 //!
 //! | module | duty |
 //! |---|---|
@@ -6,13 +15,9 @@
 //! | [`status`] | the documents that tell how things stand |
 //! | [`socket_path`] | where the control socket is, and whose directory that is |
 //! | [`socket`] | serves the control socket |
-//! | [`client`] | asks on it |
+//! | [`http`] | serves `admin.http` |
+//! | [`client`] | asks on the control socket |
 //! | [`escape`] | text of others, made safe to show |
-//! | [`http`] | the HTTP listener of `admin.http` |
-//!
-//! The protocol: a client connects to the unix socket, writes one line of JSON, a
-//! [`Request`](request::Request), and reads one, a [`Response`](request::Response). Then the
-//! connection is over.
 //!
 //! Nothing here touches a worker. A request is handed to a [`Handler`](request::Handler), which has
 //! the main thread carry it out.
@@ -25,9 +30,10 @@ pub mod socket;
 pub mod socket_path;
 pub mod status;
 
+mod access;
 mod exposition;
-mod line;
 mod metrics;
 mod page;
 mod reports;
-mod site;
+mod router;
+mod server;

@@ -74,6 +74,8 @@ enum Command {
     },
     /// Show how a running Flowgate stands: listeners, backends, datagrams, drops
     Status(status::StatusArguments),
+    /// Exit 0 while a running Flowgate takes new flows and every cluster has a backend that is up
+    Ready(ask::ReadyArguments),
     /// List the flows of a running Flowgate
     Flows(flows::FlowsArguments),
     /// Have a running Flowgate read its configuration again
@@ -116,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::Demo { seconds } => demo::run(seconds),
         Command::Explain { config, client, json } => explain::run(&config.config, client, json),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Ready(arguments) => ask::ready(&arguments),
         Command::Flows(arguments) => flows::run(&arguments),
         Command::Reload(arguments) => ask::reload(&arguments),
         Command::Drain(arguments) => ask::drain(&arguments),

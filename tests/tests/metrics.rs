@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use flowgate::admin::http::{HttpServer, MOST_CONNECTIONS};
+use flowgate::admin::http::{HttpServer, MAX_CONNECTIONS};
 use flowgate::admin::request::{Handler, Request, Response};
 use flowgate::admin::status::{
     BackendState, BackendStatus, ClusterStatus, CountersDoc, LedgerDoc, ListenerStatus,
@@ -149,6 +149,7 @@ fn document() -> StatusDocument {
         version: "0.1.0".into(),
         pid: 4_711,
         uptime_seconds: 12.0,
+        draining: false,
         listeners: vec![ListenerStatus { mirror: Some(mirror), ..dns }],
         clusters: vec![ClusterStatus {
             name: "resolvers".into(),
@@ -303,6 +304,29 @@ fn head_has_no_body_and_other_methods_and_paths_are_refused() {
 }
 
 #[test]
+fn ready_says_whether_new_flows_are_served_and_live_that_somebody_answers() {
+    let (server, shown) = server(document());
+    assert_eq!((get(&server, "/live").status, get(&server, "/ready").status), (200, 200));
+    shown.lock().unwrap().clusters.iter_mut().flat_map(|c| &mut c.backends).for_each(|backend| {
+        backend.state = BackendState::Down;
+    });
+    let is_unready = || (get(&server, "/ready").status == 503).then(|| get(&server, "/ready").body);
+    let reason = eventually("the cached report is old", is_unready);
+    assert!(reason.contains("no backend is up"), "{reason}");
+    assert_eq!(get(&server, "/live").status, 200);
+}
+
+#[test]
+fn what_changes_something_is_refused_here() {
+    let (server, _) = server(document());
+    for path in ["/reload", "/drain", "/stop", "/upgrade", "/snapshot"] {
+        let answer = ask(&server, &format!("POST {path}"), "Content-Length: 0\r\n");
+        assert_eq!(answer.status, 403, "{path}");
+        assert!(answer.body.contains("control socket"), "{path}: {}", answer.body);
+    }
+}
+
+#[test]
 fn every_answer_forbids_what_it_does_not_need() {
     let (server, _) = server(document());
     for path in ["/", "/status", "/metrics", "/nothing"] {
@@ -316,7 +340,7 @@ fn every_answer_forbids_what_it_does_not_need() {
 }
 
 #[test]
-fn on_loopback_a_foreign_host_name_is_refused() {
+fn on_any_address_a_foreign_host_name_is_refused() {
     let (server, _) = server(document());
     let ask = |host: &str| {
         let request = format!("GET /status HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -324,6 +348,11 @@ fn on_loopback_a_foreign_host_name_is_refused() {
     };
     assert_eq!(ask("rebinding.example"), 403);
     assert_eq!(ask(&server.address().to_string()), 200);
+    let wildcard = HttpServer::start("0.0.0.0:0".parse().unwrap(), Arc::new(|_| Response::done()));
+    let port = wildcard.as_ref().unwrap().address().port();
+    let request = "GET / HTTP/1.1\r\nHost: rebinding.example\r\nConnection: close\r\n\r\n";
+    let answer = exchange(SocketAddr::from(([127, 0, 0, 1], port)), request.as_bytes());
+    assert_eq!(answer.unwrap().status, 403);
 }
 
 #[test]
@@ -369,7 +398,7 @@ fn a_handler_that_panics_ends_nothing() {
 #[test]
 fn clients_that_say_nothing_keep_nobody_out() {
     let (server, _) = server(document());
-    let silent: Vec<_> = (0..4 * MOST_CONNECTIONS)
+    let silent: Vec<_> = (0..4 * MAX_CONNECTIONS)
         .map(|_| TcpStream::connect(server.address()).expect("a connection"))
         .collect();
     let begun = Instant::now();

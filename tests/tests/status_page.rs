@@ -164,6 +164,7 @@ fn document(seconds: u64) -> StatusDocument {
         version: "0.1.0".into(),
         pid: 4_711,
         uptime_seconds: (3 * 86_400 + 4 * 3_600 + seconds) as f64,
+        draining: false,
         counters: counters(&[&listener, &syslog]),
         listeners: vec![listener, syslog],
         clusters: vec![dns, collectors],

@@ -1,22 +1,26 @@
 //! Asks a running Flowgate on its control socket.
 
+use std::error::Error;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use form_urlencoded::Serializer;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request as HttpRequest, header};
+use hyper_util::rt::TokioIo;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::escape::escaped;
-use super::line;
-use super::request::{Request, Response};
+use super::request::{FlowFilter, Request, Response};
 use super::socket_path;
-use crate::sys::clock::Deadline;
 
 /// The longest answer: that which lists [`FlowFilter::MOST`](super::request::FlowFilter::MOST) flows
 /// is shorter.
-const LONGEST_ANSWER: usize = 128 << 20;
+const MAX_ANSWER: usize = 128 << 20;
 
 /// Why there is no answer, and what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -75,26 +79,22 @@ pub fn request(path: &Path, request: &Request, timeout: Duration) -> Result<Resp
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
             ClientError::TimedOut(path.to_owned(), timeout)
         }
-        io::ErrorKind::ConnectionReset => ClientError::NoAnswer(path.to_owned()),
         _ => ClientError::Unusable(path.to_owned(), error),
     };
     let garbled = |why: String| ClientError::NotAnAnswer(path.to_owned(), why);
 
-    let deadline = Deadline::after(timeout);
     socket_path::check_directory(path).map_err(failed)?;
+    let question = encode(request).map_err(garbled)?;
     let stream = connect(path, timeout).map_err(failed)?;
-    let mut question = serde_json::to_vec(request).map_err(|error| garbled(error.to_string()))?;
-    question.push(b'\n');
-    match line::write_all(&stream, &question, &deadline) {
-        // Whoever refuses a connection answers before anything is asked.
-        Err(error) if is_hangup(&error) => {}
-        outcome => outcome.map_err(failed)?,
-    }
-    let answer = line::read_line(&stream, LONGEST_ANSWER, &deadline).map_err(failed)?;
-    if answer.is_empty() {
-        return Err(ClientError::NoAnswer(path.to_owned()));
-    }
-    serde_json::from_slice(&answer).map_err(|error| garbled(error.to_string()))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let exchange = async { tokio::time::timeout(timeout, exchange(stream, question)).await };
+    let answer = match runtime.map_err(failed)?.block_on(exchange) {
+        Err(_) => return Err(ClientError::TimedOut(path.to_owned(), timeout)),
+        Ok(Err(Unanswered::Ended)) => return Err(ClientError::NoAnswer(path.to_owned())),
+        Ok(Err(Unanswered::Garbled(why))) => return Err(garbled(why)),
+        Ok(Ok(answer)) => answer,
+    };
+    decode(request, &answer).map_err(|error| garbled(error.to_string()))
 }
 
 /// Connects within `timeout`: that for sending is also that for a place among those who wait to be
@@ -103,9 +103,108 @@ fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_write_timeout(Some(timeout))?;
     socket.connect(&SockAddr::unix(path)?)?;
+    socket.set_nonblocking(true)?;
     Ok(UnixStream::from(OwnedFd::from(socket)))
 }
 
-fn is_hangup(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+/// What is written for a request.
+fn encode(request: &Request) -> Result<HttpRequest<Full<Bytes>>, String> {
+    let (method, target, body) = match request {
+        Request::Status => (Method::GET, "/status".to_owned(), Bytes::new()),
+        Request::Flows { filter } => {
+            (Method::GET, format!("/flows?{}", query(filter)), Bytes::new())
+        }
+        Request::Snapshot => (Method::GET, "/snapshot".to_owned(), Bytes::new()),
+        _ => {
+            let (command, details) = request.to_parts()?;
+            let body = serde_json::to_vec(&details).map_err(|error| error.to_string())?;
+            (Method::POST, format!("/{command}"), body.into())
+        }
+    };
+    let request = HttpRequest::builder().method(method).uri(target);
+    let request = request.header(header::HOST, "flowgate").header(header::CONNECTION, "close");
+    let request = request.header(header::CONTENT_TYPE, "application/json");
+    request.body(Full::new(body)).map_err(|error| error.to_string())
+}
+
+fn query(filter: &FlowFilter) -> String {
+    let mut query = Serializer::new(String::new());
+    if let Some(client) = filter.client {
+        query.append_pair("client", &client.to_string());
+    }
+    if let Some(backend) = filter.backend {
+        query.append_pair("backend", &backend.to_string());
+    }
+    if let Some(listener) = &filter.listener {
+        query.append_pair("listener", listener);
+    }
+    query.append_pair("limit", &filter.limit.to_string()).finish()
+}
+
+/// What came for a request: its documents as they are, anything else as a [`Response`].
+fn decode(request: &Request, answer: &[u8]) -> serde_json::Result<Response> {
+    match request {
+        Request::Status => serde_json::from_slice(answer).map(Response::Status),
+        Request::Flows { .. } => serde_json::from_slice(answer).map(Response::Flows),
+        _ => return serde_json::from_slice(answer),
+    }
+    .or_else(|error| serde_json::from_slice(answer).map_err(|_| error))
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    /// The connection ended before.
+    Ended,
+    /// What came is not HTTP, or too long.
+    Garbled(String),
+}
+
+impl From<hyper::Error> for Unanswered {
+    fn from(error: hyper::Error) -> Self {
+        let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        if error.is_parse() && !error.is_incomplete_message() {
+            Self::Garbled(error.to_string())
+        } else if error.is_incomplete_message() || error.is_canceled() || source.is_some() {
+            Self::Ended
+        } else {
+            Self::Garbled(error.to_string())
+        }
+    }
+}
+
+async fn exchange(
+    stream: UnixStream,
+    question: HttpRequest<Full<Bytes>>,
+) -> Result<Bytes, Unanswered> {
+    let stream = tokio::net::UnixStream::from_std(stream).map_err(|_| Unanswered::Ended)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // How it ends is told by what is read from it.
+    let _connection = tokio::spawn(connection);
+    let body = Limited::new(sender.send_request(question).await?.into_body(), MAX_ANSWER);
+    match body.collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) => match error.downcast::<hyper::Error>() {
+            Ok(error) => Err((*error).into()),
+            Err(error) => Err(Unanswered::Garbled(error.to_string())),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_a_query() {
+        let filter = FlowFilter {
+            client: Some("10.0.0.0/8".parse().unwrap()),
+            backend: Some("[::1]:53".parse().unwrap()),
+            listener: Some("a&b=c\n".into()),
+            limit: 5,
+        };
+        let expected =
+            "client=10.0.0.0%2F8&backend=%5B%3A%3A1%5D%3A53&listener=a%26b%3Dc%0A&limit=5";
+        assert_eq!(query(&filter), expected);
+    }
 }

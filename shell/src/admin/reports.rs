@@ -16,7 +16,7 @@ use crate::sys::clock::Clock;
 const FRESH: Duration = Duration::from_millis(50);
 
 /// How many may wait for a report.
-const MOST_WAITING: usize = super::http::MOST_CONNECTIONS;
+const MOST_WAITING: usize = super::server::MAX_CONNECTIONS;
 
 /// What a report can be rendered as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +25,14 @@ pub(super) enum View {
     Json,
     /// Its figures for Prometheus.
     Metrics(Format),
+    /// The reasons why no new flows can be served, a line each; empty: they can.
+    Ready,
 }
 
 /// A rendered report, or the reasons why there is none.
 pub(super) type Rendered = Result<Bytes, Vec<String>>;
 
-/// The desk where reports are asked for.
+/// A cache of reports, from which all who ask are served.
 pub(super) struct Reports {
     asks: mpsc::Sender<Ask>,
 }
@@ -51,7 +53,7 @@ impl Reports {
     /// How things stand, at most [`FRESH`] ago.
     pub(super) async fn get(&self, view: View) -> Rendered {
         let (reply, rendered) = oneshot::channel();
-        // Fails only where the desk has gone, which it does after everybody who asks.
+        // Fails only where the task has ended, which it does after all who ask.
         let _ = self.asks.send(Ask { view, reply }).await;
         rendered.await.unwrap_or_else(|_| Err(vec!["shutting down".into()]))
     }
@@ -117,6 +119,7 @@ impl Report {
         let document = self.document.as_ref().map_err(Clone::clone)?;
         let bytes = match view {
             View::Json => serde_json::to_vec(document).map_err(|error| vec![error.to_string()])?,
+            View::Ready => document.not_ready().concat().into_bytes(),
             View::Metrics(format) => super::metrics::render(document, format).into_bytes(),
         };
         let bytes = Bytes::from(bytes);

@@ -1,19 +1,19 @@
 //! What can be asked of a running Flowgate, and what it answers.
 //!
-//! On the control socket both are one line of JSON:
+//! A change is asked for by `POST /COMMAND`, with the details as a JSON object:
 //!
 //! ```
 //! use flowgate::admin::request::{Request, Response};
 //!
-//! let request: Request = serde_json::from_str(r#"{"command":"drain","backend":"dns/10.0.0.1:53"}"#)?;
+//! let request = Request::from_parts("drain", br#"{"backend": "dns/10.0.0.1:53"}"#)?;
 //! assert_eq!(request, Request::Drain { backend: "dns/10.0.0.1:53".into(), deadline_ms: None });
 //!
 //! let response = Response::refused("cluster \"dns\" has no backend 10.0.0.1:53");
 //! assert_eq!(
-//!     serde_json::to_string(&response)?,
+//!     serde_json::to_string(&response).unwrap(),
 //!     r#"{"result":"refused","reasons":["cluster \"dns\" has no backend 10.0.0.1:53"]}"#,
 //! );
-//! # Ok::<(), serde_json::Error>(())
+//! # Ok::<(), String>(())
 //! ```
 
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::status::{FlowsDocument, StatusDocument};
 
-/// Answers requests, from whatever door they come. It is called on the threads of the doors, may
+/// Answers requests, from whichever listener they come. It is called on threads that may wait, may
 /// take a while, and returns in any case.
 pub type Handler = Arc<dyn Fn(Request) -> Response + Send + Sync>;
 
@@ -74,17 +74,37 @@ pub enum Request {
 }
 
 impl Request {
-    /// Reads a request from a line of JSON, the line break apart.
+    /// Reads a request to change something: `command` names it, and `details`, a JSON object or
+    /// nothing, are the rest of it.
     ///
     /// # Errors
     ///
-    /// What is wrong with it, and what one looks like. The text may quote the line.
-    pub fn parse(line: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(line).map_err(|error| {
-            format!(
-                "not a request: {error}; a request is a line such as {{\"command\":\"status\"}}"
-            )
-        })
+    /// What is wrong with it. The text may quote the details.
+    pub fn from_parts(command: &str, details: &[u8]) -> Result<Self, String> {
+        let mut object = if details.trim_ascii().is_empty() {
+            serde_json::Map::new()
+        } else {
+            serde_json::from_slice(details)
+                .map_err(|error| format!("the body is not a JSON object: {error}"))?
+        };
+        object.insert("command".to_owned(), command.into());
+        serde_json::from_value(object.into())
+            .map_err(|error| format!("not a valid request to {command}: {error}"))
+    }
+
+    /// The name of the command and, as a JSON object, the rest: what
+    /// [`from_parts`](Self::from_parts) reads.
+    ///
+    /// # Errors
+    ///
+    /// Where a path is not UTF-8.
+    pub fn to_parts(&self) -> Result<(String, serde_json::Map<String, serde_json::Value>), String> {
+        let value = serde_json::to_value(self).map_err(|error| error.to_string())?;
+        let serde_json::Value::Object(mut object) = value else { return Err("no object".into()) };
+        match object.remove("command") {
+            Some(serde_json::Value::String(command)) => Ok((command, object)),
+            _ => Err("no command".into()),
+        }
     }
 }
 
@@ -162,61 +182,38 @@ impl Response {
 mod tests {
     use super::*;
 
-    fn read(json: &str) -> Result<Request, String> {
-        Request::parse(json.as_bytes())
-    }
-
     #[test]
-    fn each_request_has_one_spelling() {
-        let backend = || "dns/10.0.0.1:53".to_owned();
-        for (json, request) in [
-            (r#"{"command":"status"}"#, Request::Status),
-            (r#"{"command":"reload"}"#, Request::Reload),
-            (
-                r#"{"command":"drain","backend":"dns/10.0.0.1:53","deadline_ms":30000}"#,
-                Request::Drain { backend: backend(), deadline_ms: Some(30_000) },
-            ),
-            (
-                r#"{"command":"undrain","backend":"dns/10.0.0.1:53"}"#,
-                Request::Undrain { backend: backend() },
-            ),
-            (r#"{"command":"stop","now":true}"#, Request::Stop { now: true }),
-            (
-                r#"{"command":"flows","filter":{"client":"10.0.0.0/8","backend":"10.0.0.1:53","listener":"dns","limit":5}}"#,
-                Request::Flows {
-                    filter: FlowFilter {
-                        client: Some("10.0.0.0/8".parse().unwrap()),
-                        backend: Some("10.0.0.1:53".parse().unwrap()),
-                        listener: Some("dns".into()),
-                        limit: 5,
-                    },
-                },
-            ),
+    fn a_request_is_its_parts() {
+        for request in [
+            Request::Reload,
+            Request::Drain { backend: "dns/10.0.0.1:53".into(), deadline_ms: Some(30_000) },
+            Request::Undrain { backend: "dns/10.0.0.1:53".into() },
+            Request::Stop { now: true },
+            Request::Upgrade { binary: Some("/usr/bin/flowgate".into()) },
         ] {
-            assert_eq!(serde_json::to_string(&request).unwrap(), json);
-            assert_eq!(read(json).as_ref(), Ok(&request));
+            let (command, details) = request.to_parts().unwrap();
+            let details = serde_json::to_vec(&details).unwrap();
+            assert_eq!(Request::from_parts(&command, &details), Ok(request));
         }
     }
 
     #[test]
     fn what_is_left_out_has_a_default() {
-        let filter = FlowFilter { limit: 100, ..FlowFilter::default() };
-        assert_eq!(read(r#"{"command":"flows"}"#), Ok(Request::Flows { filter }));
-        assert_eq!(read(r#"{"command":"stop"}"#), Ok(Request::Stop { now: false }));
+        assert_eq!(Request::from_parts("stop", b""), Ok(Request::Stop { now: false }));
+        assert_eq!(Request::from_parts("upgrade", b"{}"), Ok(Request::Upgrade { binary: None }));
     }
 
     #[test]
     fn what_is_unknown_is_refused() {
-        for (json, complaint) in [
-            (r#"{"command":"fly"}"#, "unknown variant `fly`, expected one of `status`"),
-            (r#"{"command":"stop","later":true}"#, "unknown field `later`"),
-            (r#"{"command":"flows","filter":{"clients":"10.0.0.0/8"}}"#, "unknown field `clients`"),
-            (r#"{"command":"drain"}"#, "missing field `backend`"),
-            (r#"{}"#, "missing field `command`"),
-            ("[[[[", "invalid type: sequence"),
+        for (command, details, complaint) in [
+            ("fly", "", "unknown variant `fly`, expected one of `status`"),
+            ("stop", r#"{"later":true}"#, "unknown field `later`"),
+            ("drain", "", "missing field `backend`"),
+            ("stop", "[[[[", "not a JSON object"),
+            ("stop", r#"{"now":1e999}"#, "not a JSON object"),
         ] {
-            let error = read(json).expect_err(json);
-            assert!(error.contains(complaint), "{json}: {error}");
+            let error = Request::from_parts(command, details.as_bytes()).expect_err(details);
+            assert!(error.contains(complaint), "{details}: {error}");
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Where the control socket is, and whose directory that is.
 
 use std::ffi::OsString;
-use std::fs::{DirBuilder, Metadata};
+use std::fs::{DirBuilder, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
+
+use super::access::readers;
 
 /// The name of the socket in its directory.
 const NAME: &str = "control.sock";
@@ -26,7 +28,9 @@ pub fn default_path() -> PathBuf {
 pub fn path_to_ask() -> PathBuf {
     let ours = default_path();
     let of_service = Path::new(SERVICE);
-    if !ours.exists() && of_service.exists() { of_service.to_owned() } else { ours }
+    // Where we may not look, there is one: whoever is not permitted is to be told that.
+    let may_exist = |path: &Path| path.try_exists().unwrap_or(true);
+    if !may_exist(&ours) && may_exist(of_service) { of_service.to_owned() } else { ours }
 }
 
 fn path_in(variable: impl Fn(&str) -> Option<OsString>, user: u32) -> PathBuf {
@@ -53,9 +57,24 @@ pub(super) fn prepare_directory(socket: &Path) -> io::Result<()> {
     let directory = directory_of(socket);
     match DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
+        Err(_) => {}
+        Ok(()) => admit_readers(directory)?,
     }
     check_directory(socket)
+}
+
+/// Lets members of the group that may read reach the socket in a directory that has just been made.
+/// The one in `/tmp` stays private.
+fn admit_readers(directory: &Path) -> io::Result<()> {
+    if directory == fallback(geteuid().as_raw()) {
+        return Ok(());
+    }
+    match readers() {
+        Some(group) if chown(directory, None, Some(group.as_raw())).is_ok() => {
+            std::fs::set_permissions(directory, Permissions::from_mode(0o750))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether the directory of a socket can be trusted, where that is in question: the one in `/tmp`.

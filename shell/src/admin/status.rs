@@ -21,6 +21,9 @@ pub struct StatusDocument {
     pub pid: u32,
     /// How long it has been running, with the processes that it took over from.
     pub uptime_seconds: f64,
+    /// Whether it takes no new flows, to stop.
+    #[serde(default)]
+    pub draining: bool,
     /// The listeners in the order of the configuration.
     pub listeners: Vec<ListenerStatus>,
     /// The clusters in the order of the configuration.
@@ -117,6 +120,24 @@ pub struct EventDoc {
     pub subject: String,
     /// What there is to say of it.
     pub text: String,
+}
+
+impl StatusDocument {
+    /// Why new flows cannot all be served, a line for each reason. None: they can.
+    pub fn not_ready(&self) -> Vec<String> {
+        let draining = self.draining.then(|| "draining: no new flows are taken\n".to_owned());
+        let serves = |state| !matches!(state, BackendState::Down | BackendState::Draining);
+        let is_used = |cluster: &&ClusterStatus| {
+            self.listeners.iter().any(|listener| listener.cluster == cluster.name)
+        };
+        let down = self
+            .clusters
+            .iter()
+            .filter(is_used)
+            .filter(|cluster| !cluster.backends.iter().any(|backend| serves(backend.state)));
+        let down = down.map(|cluster| format!("cluster {:?}: no backend is up\n", cluster.name));
+        draining.into_iter().chain(down).collect()
+    }
 }
 
 /// How things stand on one listener.

@@ -139,6 +139,25 @@ pub(super) fn reload(arguments: &ReloadArguments) -> Result<(), Failure> {
     arguments.options.have_done(&Request::Reload, "reloaded")
 }
 
+/// The arguments of `flowgate ready`.
+#[derive(Args, Debug)]
+pub(super) struct ReadyArguments {
+    #[command(flatten)]
+    socket_option: SocketOption,
+}
+
+pub(super) fn ready(arguments: &ReadyArguments) -> Result<(), Failure> {
+    let answer = arguments.socket_option.ask(&Request::Status)?;
+    let Response::Status(status) = &answer else { return Err(fault(&answer)) };
+    match &*status.not_ready() {
+        [] => put("ready\n"),
+        reasons => {
+            let lines = reasons.iter().map(|reason| format!("\n  {}", escaped(reason.trim_end())));
+            Err(Failure(format!("not ready:{}", lines.collect::<String>())))
+        }
+    }
+}
+
 /// The arguments of `flowgate drain`.
 #[derive(Args, Debug)]
 pub(super) struct DrainArguments {

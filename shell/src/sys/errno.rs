@@ -115,6 +115,11 @@ pub fn drop_reason(error: &io::Error) -> DropReason {
     }
 }
 
+/// Whether the process or the system has no descriptors left.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -267,3 +267,30 @@ fn set_int(socket: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) ->
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// The supplementary groups of the process at the other end of a unix socket, as of when it
+/// connected (`SO_PEERGROUPS`).
+///
+/// # Errors
+///
+/// Those of `getsockopt(2)`; kernels before 4.13 do not know it.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    // The most groups that a process can have on Linux (`NGROUPS_MAX`).
+    let mut groups = vec![0_u32; 65_536];
+    let mut len = size_of_val(&groups[..]) as libc::socklen_t;
+    // SAFETY: the numbers are writable for the length that is given, and so is the length.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    groups.truncate(len as usize / size_of::<u32>());
+    Ok(groups)
+}

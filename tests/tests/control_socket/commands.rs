@@ -1,5 +1,7 @@
 //! The commands: what they ask for, what they print and return.
 
+use std::sync::atomic::Ordering;
+
 use flowgate::admin::request::{FlowFilter, Request, Response};
 use flowgate::admin::status::{FlowsDocument, StatusDocument};
 use flowgate_tests::process::output;
@@ -72,6 +74,16 @@ fn each_command_asks_for_what_it_says() {
         assert!(!printed.is_empty(), "{line}");
         assert_eq!(served.asked.lock().expect("no panic").pop(), Some(request), "{line}");
     }
+}
+
+#[test]
+fn ready_returns_0_while_new_flows_are_served() {
+    let served = Served::start();
+    assert_eq!(served.command(&["ready"]), (Some(0), "ready\n".into(), String::new()));
+    served.is_draining.store(true, Ordering::Relaxed);
+    let (code, printed, complaints) = served.command(&["ready"]);
+    assert_eq!((code, printed.as_str()), (Some(1), ""));
+    assert_eq!(complaints, "not ready:\n  draining: no new flows are taken\n");
 }
 
 #[test]

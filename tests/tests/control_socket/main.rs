@@ -12,9 +12,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use flowgate::admin::http::MAX_CONNECTIONS;
 use flowgate::admin::request::{Request, Response};
-use flowgate::admin::socket::{self, LONGEST_REQUEST, MOST_SERVED};
-use flowgate_tests::e2e::{Balancer, PATIENCE, Peer, eventually};
+use flowgate_tests::e2e::{Balancer, PATIENCE, Peer};
 use flowgate_tests::skip::skip_test;
 use nix::unistd::geteuid;
 
@@ -68,26 +68,29 @@ fn another_user_is_refused_by_the_mode_and_by_his_credentials() {
     let output = as_nobody().expect("a child process");
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{complaint}");
-    assert!(complaint.contains("refused: you are user 65534; only root may"), "{complaint}");
+    assert!(
+        complaint.contains("refused: you are user 65534; only root may control this"),
+        "{complaint}"
+    );
     assert!(served.asked.lock().expect("no panic").is_empty());
     served.assert_serves();
 }
 
 #[test]
-fn an_endless_line_is_cut_short() {
+fn an_endless_body_is_cut_short() {
     let served = Served::start();
     let mut stream = served.connect();
+    let head = "POST /reload HTTP/1.1\r\nHost: flowgate\r\nConnection: close\r\n";
+    let head = format!("{head}Content-Length: 1000000000\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("somebody listens");
     let mut written = 0;
-    let error = loop {
-        match stream.write(&[b'x'; 4096]) {
-            Ok(length) => written += length,
-            Err(error) => break error,
-        }
-        assert!(written < 100 * LONGEST_REQUEST, "nobody stops us");
-    };
-    assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
+    while let Ok(length) = stream.write(&[b' '; 4096]) {
+        written += length;
+        assert!(written < 100_000_000, "nobody stops us");
+    }
     let answer = answer(&mut stream);
-    assert!(answer.contains("longer than 65536 bytes"), "{answer}");
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(served.asked.lock().expect("no panic").is_empty());
     served.assert_serves();
 }
 
@@ -99,10 +102,11 @@ fn a_slow_writer_is_cut_off_and_keeps_nobody_waiting() {
     // Reading in vain is also the pause between two bytes.
     stream.set_read_timeout(Some(Duration::from_millis(50))).expect("a socket");
     let mut answer = [0; 200];
-    let answer = loop {
-        let _ = stream.write(b" ");
+    loop {
+        let _ = stream.write(b"G");
         match stream.read(&mut answer) {
-            Ok(length) => break String::from_utf8_lossy(&answer[..length]),
+            Ok(_) => break,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
             Err(error) => {
                 let is_pause =
                     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted);
@@ -111,29 +115,23 @@ fn a_slow_writer_is_cut_off_and_keeps_nobody_waiting() {
         }
         served.assert_serves();
         assert!(start.elapsed() < PATIENCE, "nobody cuts us off");
-    };
-    assert!(answer.contains("took longer than 5 s"), "{answer}");
-    assert!(start.elapsed() >= socket::PATIENCE, "{:?}", start.elapsed());
+    }
 }
 
 #[test]
-fn slow_readers_hold_their_places_for_a_while_and_no_longer() {
+fn idle_connections_push_out_no_request_that_has_begun() {
     let served = Served::start();
-    let slow: Vec<_> = (0..MOST_SERVED)
-        .map(|_| {
-            let mut stream = served.connect();
-            let question = b"{\"command\":\"flows\",\"filter\":{\"limit\":20000}}\n";
-            stream.write_all(question).expect("somebody listens");
-            stream
-        })
-        .collect();
-    match served.ask(&Request::Reload) {
-        Ok(Response::Refused { reasons }) => assert!(reasons[0].starts_with("busy"), "{reasons:?}"),
-        other => panic!("{other:?}"),
-    }
-    let is_served = || served.ask(&Request::Reload).is_ok_and(|answer| answer == Response::done());
-    eventually("the slow ones lose their places", || is_served().then_some(()));
-    drop(slow);
+    let mut honest = served.connect();
+    honest.write_all(b"POST /rel").expect("somebody listens");
+    // The server has it when one that came later has been answered.
+    served.assert_serves();
+    let idle: Vec<_> = (0..2 * MAX_CONNECTIONS).map(|_| served.connect()).collect();
+    served.assert_serves();
+    let rest = b"oad HTTP/1.1\r\nHost: flowgate\r\nConnection: close\r\n\r\n";
+    honest.write_all(rest).expect("the connection is there");
+    let answer = answer(&mut honest);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(idle);
 }
 
 #[test]
@@ -155,16 +153,15 @@ fn of_a_thousand_connections_some_are_served_and_the_data_path_notices_none() {
         round_trip();
         served.connect()
     };
-    let streams: Vec<_> = (0..CONNECTIONS).map(connect).collect();
-    let answers: Vec<_> = streams.into_iter().map(|mut stream| answer(&mut stream)).collect();
+    let mut streams: Vec<_> = (0..CONNECTIONS).map(connect).collect();
+    // The first had to go, the last is served.
+    assert_eq!(answer(&mut streams[0]), "");
+    let last = streams.last_mut().expect("a thousand");
+    let question = b"POST /reload HTTP/1.1\r\nHost: flowgate\r\nConnection: close\r\n\r\n";
+    last.write_all(question).expect("somebody listens");
+    assert!(answer(last).starts_with("HTTP/1.1 200"));
     round_trip();
     balancer.assert_lossless(round_trips, round_trips);
-
-    let count = |text| answers.iter().filter(|answer| answer.contains(text)).count();
-    let (busy, late) = (count("busy"), count("took longer"));
-    assert_eq!(busy + late, CONNECTIONS, "{answers:?}");
-    // Only more, if it took so long that the first had to go before the last came.
-    assert!(late >= MOST_SERVED, "{late}");
     served.assert_serves();
 }
 
@@ -175,7 +172,6 @@ fn a_thousand_clients_that_ask_at_once_get_an_answer_each() {
         for _ in 0..40 {
             match served.ask(&Request::Reload) {
                 Ok(Response::Done { .. }) => {}
-                Ok(Response::Refused { reasons }) if reasons[0].starts_with("busy") => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -191,33 +187,32 @@ fn a_thousand_clients_that_ask_at_once_get_an_answer_each() {
 #[test]
 fn garbage_is_refused_and_harms_nobody() {
     let served = Served::start();
-    let deep = "[".repeat(60_000) + "\n";
+    let post = |path: &str, body: &str| {
+        let head = "HTTP/1.1\r\nHost: flowgate\r\nConnection: close\r\n";
+        format!("POST {path} {head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    };
+    let deep = "[".repeat(60_000);
     for garbage in [
-        &b"GET / HTTP/1.1\r\n\r\n"[..],
-        b"\0\0\0\0\n",
-        b"\xff\xfe\x1b[2J\n",
-        b"{\"command\":\"fly\\u001b[2J\"}\n",
-        b"{\"command\":\"stop\",\"now\":1e999}\n",
-        b"{\"command\":\"flows\",\"filter\":{\"limit\":-1}}\n",
-        b"{\"command\":\"status\"} {\"command\":\"stop\"}\n",
-        b"null\n",
-        deep.as_bytes(),
+        b"\0\0\0\0\r\n\r\n".to_vec(),
+        b"\xff\xfe\x1b[2J\r\n\r\n".to_vec(),
+        b"{\"command\":\"status\"}\n".to_vec(),
+        post("/fly%1b[2J", ""),
+        post("/stop", "{\"now\":1e999}"),
+        post("/stop", "{\"command\":\"reload\",\"later\":\"\\u001b[2J\"}"),
+        post("/drain", "null"),
+        post("/upgrade", &deep),
     ] {
         let mut stream = served.connect();
-        stream.write_all(garbage).expect("somebody listens");
+        stream.write_all(&garbage).expect("somebody listens");
         let answer = answer(&mut stream);
-        let shown = String::from_utf8_lossy(garbage);
-        assert!(answer.contains("not a request"), "{shown:?}: {answer}");
+        let shown = String::from_utf8_lossy(&garbage[..garbage.len().min(60)]);
+        assert!(answer.starts_with("HTTP/1.1 4"), "{shown:?}: {answer}");
         assert!(!answer.contains('\x1b'), "{shown:?}: {answer}");
-        assert_eq!(answer.matches('\n').count(), 1, "{shown:?}: {answer}");
     }
     // Whoever says nothing at all is not answered.
-    for silence in [&b""[..], b"\n"] {
-        let mut stream = served.connect();
-        stream.write_all(silence).expect("somebody listens");
-        stream.shutdown(std::net::Shutdown::Write).expect("a socket");
-        assert_eq!(answer(&mut stream), "");
-    }
+    let mut stream = served.connect();
+    stream.shutdown(std::net::Shutdown::Write).expect("a socket");
+    assert_eq!(answer(&mut stream), "");
     assert!(served.asked.lock().expect("no panic").is_empty());
     served.assert_serves();
 }

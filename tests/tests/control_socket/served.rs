@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use flowgate::admin::client::{self, ClientError};
@@ -31,14 +32,17 @@ pub(crate) struct Served {
     pub(crate) directory: PathBuf,
     pub(crate) socket: ControlSocket,
     pub(crate) asked: Arc<Mutex<Vec<Request>>>,
+    pub(crate) is_draining: Arc<AtomicBool>,
 }
 
 impl Served {
     pub(crate) fn start() -> Self {
         let directory = unused_path("control");
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let socket = ControlSocket::start(&directory.join("socket"), handler(Arc::clone(&asked)));
-        Self { directory, socket: socket.unwrap_or_else(|e| panic!("{e}")), asked }
+        let is_draining = Arc::<AtomicBool>::default();
+        let handler = handler(Arc::clone(&asked), Arc::clone(&is_draining));
+        let socket = ControlSocket::start(&directory.join("socket"), handler);
+        Self { directory, socket: socket.unwrap_or_else(|e| panic!("{e}")), asked, is_draining }
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -77,11 +81,14 @@ impl Drop for Served {
 }
 
 /// Gives documents with ill names, refuses to stop, and does the rest.
-fn handler(asked: Arc<Mutex<Vec<Request>>>) -> Handler {
+fn handler(asked: Arc<Mutex<Vec<Request>>>, is_draining: Arc<AtomicBool>) -> Handler {
     Arc::new(move |request| {
         asked.lock().expect("no panic").push(request.clone());
         match request {
-            Request::Status => Response::Status(status()),
+            Request::Status => {
+                let draining = is_draining.load(Ordering::Relaxed);
+                Response::Status(StatusDocument { draining, ..status() })
+            }
             Request::Flows { filter } => {
                 let flows = vec![flow(); filter.limit.min(FlowFilter::MOST)];
                 Response::Flows(FlowsDocument { flows, truncated: true })
@@ -134,6 +141,7 @@ pub(crate) fn status() -> StatusDocument {
         version: "0.0.0".into(),
         pid: 4_711,
         uptime_seconds: 61.0,
+        draining: false,
         listeners: vec![listener],
         clusters: vec![ClusterStatus {
             name: CLUSTER.into(),

@@ -1,17 +1,18 @@
 //! Takes the socket's place in the file system, and gives it back.
 
-use std::fs::{File, Metadata, Permissions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::super::access::readers;
 use super::super::socket_path;
 use super::{ControlError, shown};
 use crate::sys::clock::Clock;
@@ -66,15 +67,19 @@ pub(super) fn claim(path: &Path) -> Result<(Claim, UnixListener), ControlError> 
     let address = SockAddr::unix(path).map_err(failed("its path (at most 107 bytes)"))?;
     socket_path::prepare_directory(path).map_err(failed("its directory"))?;
     // Two that start at the same time would each take the other's file for that of a dead process.
-    let _turn = turn(socket_path::directory_of(path)).map_err(failed("locking its directory"))?;
+    let _turn = turn(path).map_err(failed("its lock"))?;
     clear(path, &address)?;
     let socket = bind(path, &address).map_err(failed("binding it"))?;
     let file = std::fs::symlink_metadata(path).map_err(failed("looking at it"))?;
     let claim = Claim { path: path.to_owned(), file: Some((file.dev(), file.ino())) };
     let listen = || {
+        // Members of the group may read: what they may ask is checked when they ask. Who may not
+        // give it to the group does without.
+        let readers = readers().filter(|readers| chown(path, None, Some(readers.as_raw())).is_ok());
+        let mode = if readers.is_some() { 0o660 } else { 0o600 };
         // A umask may have taken rights from the owner.
-        if file.mode() & 0o777 != 0o600 {
-            std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        if file.mode() & 0o777 != mode {
+            std::fs::set_permissions(path, Permissions::from_mode(mode))?;
         }
         socket.listen(BACKLOG)
     };
@@ -85,10 +90,15 @@ pub(super) fn claim(path: &Path) -> Result<(Claim, UnixListener), ControlError> 
     Ok((claim, UnixListener::from(OwnedFd::from(socket))))
 }
 
-/// Waits until nobody else takes a place in `directory`, and keeps others waiting.
-fn turn(directory: &Path) -> io::Result<Flock<File>> {
+/// Waits until no other process claims this path, and keeps others waiting: by a lock on a file
+/// beside it, which nobody but its owner can open. It stays, since another may wait for it.
+fn turn(path: &Path) -> io::Result<Flock<File>> {
     let clock = Clock::start();
-    let mut file = File::open(directory)?;
+    let mut lock = path.as_os_str().to_owned();
+    lock.push(".lock");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(lock)?;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(turn) => return Ok(turn),
@@ -97,7 +107,7 @@ fn turn(directory: &Path) -> io::Result<Flock<File>> {
                 std::thread::sleep(STEP);
             }
             Err((_, Errno::EWOULDBLOCK)) => {
-                return Err(io::Error::other("another process holds its lock (flock)"));
+                return Err(io::Error::other("another process holds it"));
             }
             Err((_, error)) => return Err(error.into()),
         }

@@ -1,13 +1,18 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use super::super::access::readers;
 use super::super::client::{self, ClientError};
 use super::super::request::{Request, Response};
+use super::super::server::MAX_CONNECTIONS;
 use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A directory of its own, deleted when dropped.
 struct Directory(PathBuf);
@@ -37,7 +42,7 @@ fn says(note: &'static str) -> Handler {
 }
 
 fn ask(path: &Path) -> Result<Response, ClientError> {
-    client::request(path, &Request::Status, PATIENCE)
+    client::request(path, &Request::Reload, PATIENCE)
 }
 
 fn note(path: &Path) -> String {
@@ -53,8 +58,11 @@ fn the_socket_is_of_its_owner_only_and_goes_when_it_is_dropped() {
     let socket = ControlSocket::start(&directory.socket(), says("here")).unwrap();
     let file = std::fs::symlink_metadata(socket.path()).unwrap();
     assert!(file.file_type().is_socket());
-    assert_eq!(file.mode() & 0o7777, 0o600);
-    assert_eq!(std::fs::metadata(&directory.0).unwrap().mode() & 0o7777, 0o700);
+    // Where there is a group that may read, and we may give it the file, its members get this far.
+    let readers = readers().filter(|group| file.gid() == group.as_raw());
+    let (of_file, of_directory) = if readers.is_some() { (0o660, 0o750) } else { (0o600, 0o700) };
+    assert_eq!(file.mode() & 0o7777, of_file);
+    assert_eq!(std::fs::metadata(&directory.0).unwrap().mode() & 0o7777, of_directory);
     assert_eq!(note(socket.path()), "here");
 
     drop(socket);
@@ -152,13 +160,16 @@ fn an_answer_that_is_being_given_is_read_even_when_the_socket_is_dropped() {
 fn a_handler_that_panics_costs_one_answer() {
     let directory = Directory::new();
     let handler: Handler = Arc::new(|request| match request {
-        Request::Reload => panic!("a bug, on purpose"),
+        Request::Stop { .. } => panic!("a bug, on purpose"),
         _ => Response::done(),
     });
     let socket = ControlSocket::start(&directory.socket(), handler).unwrap();
-    for _ in 0..MOST_SERVED + 1 {
-        let error = client::request(socket.path(), &Request::Reload, PATIENCE).unwrap_err();
-        assert!(matches!(error, ClientError::NoAnswer(_)), "{error}");
+    for _ in 0..MAX_CONNECTIONS + 1 {
+        let stop = Request::Stop { now: true };
+        match client::request(socket.path(), &stop, PATIENCE).unwrap() {
+            Response::Refused { reasons } => assert!(reasons[0].contains("a bug"), "{reasons:?}"),
+            other => panic!("{other:?}"),
+        }
     }
     assert_eq!(ask(socket.path()).unwrap(), Response::done());
 }
@@ -179,13 +190,73 @@ fn who_answers_something_else_is_no_flowgate() {
 }
 
 #[test]
-fn one_line_asks_and_one_line_answers() {
+fn a_lock_that_any_reader_could_take_is_not_waited_for() {
+    use nix::fcntl::{Flock, FlockArg};
+    let directory = Directory::new();
+    std::fs::create_dir(&directory.0).unwrap();
+    let reader = std::fs::File::open(&directory.0).unwrap();
+    let _lock = Flock::lock(reader, FlockArg::LockExclusiveNonblock).unwrap();
+    let socket = ControlSocket::start(&directory.socket(), says("here")).unwrap();
+    assert_eq!(note(socket.path()), "here");
+    let lock = std::fs::metadata(directory.0.join("control.sock.lock")).unwrap();
+    assert_eq!(lock.mode() & 0o777, 0o600);
+}
+
+#[test]
+fn it_is_http_with_json() {
     let directory = Directory::new();
     let socket = ControlSocket::start(&directory.socket(), says("a\nb")).unwrap();
-    let mut stream = UnixStream::connect(socket.path()).unwrap();
-    stream.write_all(b"{\"command\":\"reload\"}\nand more").unwrap();
-    let mut answer = Vec::new();
-    // What was not read makes of the end of the stream a reset one.
-    let _ = stream.read_to_end(&mut answer);
-    assert_eq!(String::from_utf8(answer).unwrap(), "{\"result\":\"done\",\"notes\":[\"a\\nb\"]}\n");
+    let exchange = |request: &str| {
+        let mut stream = UnixStream::connect(socket.path()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let head = "HTTP/1.1\r\nHost: flowgate\r\nConnection: close\r\n";
+    let done = exchange(&format!("POST /reload {head}Content-Length: 0\r\n\r\n"));
+    assert!(done.starts_with("HTTP/1.1 200"), "{done}");
+    assert!(done.ends_with("\r\n\r\n{\"result\":\"done\",\"notes\":[\"a\\nb\"]}\n"), "{done}");
+    for (request, status) in [
+        ("GET /reload", 405),
+        ("GET /nothing", 404),
+        ("POST /status", 405),
+        ("POST /drain", 400),
+        ("GET /flows?limit=-1", 400),
+        ("GET /flows?clients=10.0.0.0/8", 400),
+    ] {
+        let answer = exchange(&format!("{request} {head}Content-Length: 0\r\n\r\n"));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {answer}");
+    }
+}
+
+#[test]
+fn while_it_is_paused_connections_wait_and_accepted_ones_are_answered() {
+    let directory = Directory::new();
+    let (go_on, wait) = channel::<()>();
+    let (called, is_called) = channel();
+    let gate = Mutex::new((wait, called));
+    let handler: Handler = Arc::new(move |_| {
+        let gate = gate.lock().unwrap();
+        gate.1.send(()).unwrap();
+        gate.0.recv().unwrap();
+        Response::done()
+    });
+    let socket = ControlSocket::start(&directory.socket(), handler).unwrap();
+    let client = || {
+        let path = directory.socket();
+        std::thread::spawn(move || ask(&path))
+    };
+    let first = client();
+    is_called.recv().unwrap();
+    socket.pause();
+    let second = client();
+    go_on.send(()).unwrap();
+    assert_eq!(first.join().unwrap().unwrap(), Response::done());
+    assert!(is_called.try_recv().is_err(), "it is not accepted");
+    socket.resume();
+    is_called.recv().unwrap();
+    go_on.send(()).unwrap();
+    assert_eq!(second.join().unwrap().unwrap(), Response::done());
 }

@@ -77,6 +77,7 @@ pub(in crate::cli) fn document() -> StatusDocument {
         version: "0.1.0".into(),
         pid: 4_711,
         uptime_seconds: 273_125.5,
+        draining: false,
         listeners: vec![dns, odd],
         clusters: vec![
             ClusterStatus {

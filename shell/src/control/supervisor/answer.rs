@@ -133,6 +133,7 @@ impl Supervisor {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.clock.uptime().as_secs_f64(),
+            draining: self.is_draining,
             clusters,
             listeners: listeners.iter().map(listener).collect(),
             counters,

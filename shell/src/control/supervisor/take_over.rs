@@ -237,7 +237,7 @@ impl StagedState {
 }
 
 impl Supervisor {
-    /// Lets operators in, by the doors of the former process where they are the same.
+    /// Lets operators in, by the listening sockets of the former process where they are the same.
     fn resume_admin_of(
         &mut self,
         control: Option<(PathBuf, OwnedFd)>,

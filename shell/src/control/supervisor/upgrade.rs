@@ -1,7 +1,5 @@
 //! Giving everything over to a new process.
 
-use std::net::TcpListener;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 
@@ -78,18 +76,15 @@ impl Supervisor {
             return Err("flowgate is draining, to stop".into());
         }
         // Those who ask from now on wait in the listening sockets, for whoever serves in the end.
-        let http = self.http.take().map(HttpServer::stop);
-        let http = http.transpose().map_err(|error| error.to_string())?;
-        if let Some(control) = &mut self.control {
-            control.pause();
-        }
-        let admin = self.config.admin.http.filter(|_| http.is_some());
+        self.http.iter().for_each(HttpServer::pause);
+        self.control.iter().for_each(ControlSocket::pause);
+        let admin = self.config.admin.http.filter(|_| self.http.is_some());
         let image = ProcessImage { http: admin, ..self.image(ServerImage::default()) };
         let clock = Clock::start();
         let (server, released) = self.server.release();
         let image = snapshot::seal(&ProcessImage { server, ..image });
         let listeners = self.control.as_ref().map(|control| control.descriptor());
-        let listeners = listeners.into_iter().chain(http.as_ref().map(AsFd::as_fd));
+        let listeners = listeners.into_iter().chain(self.http.as_ref().map(HttpServer::descriptor));
         let descriptors: Vec<_> = listeners.chain(released.descriptors()).collect();
         match successor.hand_over(&image, &descriptors) {
             Ok(()) => {
@@ -110,7 +105,8 @@ impl Supervisor {
             Err(error) => {
                 drop(descriptors);
                 self.server.take_back(released);
-                self.resume_admin(http);
+                self.http.iter().for_each(HttpServer::resume);
+                self.control.iter().for_each(ControlSocket::resume);
                 Err(error.to_string())
             }
         }
@@ -125,18 +121,6 @@ impl Supervisor {
                 // It fails where the new process has ended.
                 let _ = kill(Pid::from_raw(successor.cast_signed()), signal);
             }
-        }
-    }
-
-    /// Lets operators in again.
-    fn resume_admin(&mut self, http: Option<TcpListener>) {
-        if let Some(Err(error)) = self.control.as_mut().map(ControlSocket::resume) {
-            warn!("the control socket is served no more: {error}");
-        }
-        let handler = super::handler(self.sender.clone());
-        match http.map(|listener| HttpServer::adopt(listener, handler)).transpose() {
-            Ok(http) => self.http = http,
-            Err(error) => warn!("admin.http is served no more: {error}"),
         }
     }
 

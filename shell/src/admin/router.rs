@@ -1,0 +1,363 @@
+//! The admin API: what is at which path, and who may ask for it.
+//!
+//! | path | method | what |
+//! |---|---|---|
+//! | `/` | GET | the status page |
+//! | `/status`, `/flows`, `/metrics` | GET | how things stand |
+//! | `/ready`, `/live` | GET | 200 or 503, for orchestrators |
+//! | `/reload`, `/drain`, `/undrain`, `/upgrade`, `/stop` | POST | changes, on the control socket only |
+//! | `/snapshot` | GET | what the process is, on the control socket only |
+
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request as HttpRequest, Response as HttpResponse, StatusCode, Uri};
+use ipnet::IpNet;
+use serde::Serialize;
+use tracing::error;
+
+use super::access::Access;
+use super::exposition::Format;
+use super::page;
+use super::reports::{Reports, View};
+use super::request::{FlowFilter, Handler, Request, Response};
+
+/// What every answer says about itself: it is what it says it is, it is nobody else's to show, and
+/// it is old at once.
+const HEADERS: [(&str, &str); 6] = [
+    ("cache-control", "no-store"),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("cross-origin-opener-policy", "same-origin"),
+];
+
+/// What an answer that is not the page may do in a browser: nothing.
+const NO_CONTENT: &str = "default-src 'none'; frame-ancestors 'none'";
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// The most bytes of a request's body.
+const MAX_BODY: usize = 64 << 10;
+
+/// How long a client may take to send a request's body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How soon the control plane is to answer in order to count as alive.
+const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What is read, by path.
+const READ: [&str; 6] = ["/", "/status", "/metrics", "/flows", "/ready", "/live"];
+
+/// What changes something, or tells what only owners may know.
+const CHANGE: [&str; 6] = ["/reload", "/drain", "/undrain", "/upgrade", "/stop", "/snapshot"];
+
+type Body = Full<Bytes>;
+
+/// Finds what a request asks for.
+pub(super) struct Router {
+    /// Whether this is the control socket, on which changes can be asked for.
+    is_control: bool,
+    host_name: Option<String>,
+    reports: Reports,
+    handler: Handler,
+}
+
+impl Router {
+    pub(super) fn new(is_control: bool, reports: Reports, handler: Handler) -> Self {
+        let host_name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        let host_name = host_name.map(|name| name.to_ascii_lowercase());
+        Self { is_control, host_name, reports, handler }
+    }
+
+    /// Answers one request.
+    pub(super) async fn respond(
+        &self,
+        request: HttpRequest<Incoming>,
+        access: &Access,
+    ) -> HttpResponse<Body> {
+        if let Access::None(reason) = access {
+            return refuse(StatusCode::FORBIDDEN, reason);
+        }
+        let own = self.host_name.as_deref();
+        if !self.is_control && !is_own_name(request.uri(), request.headers(), own) {
+            let advice = "This address answers only requests to localhost, an IP address or this \
+                          machine's name, so that no web page can read it. A proxy in front of it \
+                          must set the Host header so.\n";
+            return answer(StatusCode::FORBIDDEN, PLAIN, advice);
+        }
+        let path = request.uri().path().to_owned();
+        let is_read = READ.contains(&path.as_str());
+        if !is_read && !(self.is_control && CHANGE.contains(&path.as_str())) {
+            return self.not_found(&path);
+        }
+        let allowed = if is_read || path == "/snapshot" { "GET, HEAD" } else { "POST" };
+        if !allowed.split(", ").any(|method| method == request.method().as_str()) {
+            let refusal = format!("{path} takes {allowed}.\n");
+            let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, PLAIN, refusal);
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+            return response;
+        }
+        if !is_read && *access != Access::Full {
+            return refuse(
+                StatusCode::FORBIDDEN,
+                "members of the group flowgate may read and not change; run this as root or as the \
+                 user that flowgate runs as",
+            );
+        }
+        match path.as_str() {
+            "/" => page_answer(),
+            "/live" => self.live().await,
+            "/ready" => self.ready().await,
+            // What was asked for before is in it: nothing is kept for a moment, as for scrapers.
+            "/status" if self.is_control => self.ask(Request::Status).await,
+            "/status" => self.report(View::Json, "application/json").await,
+            "/metrics" => {
+                let format = wanted_format(request.headers());
+                self.report(View::Metrics(format), format.content_type()).await
+            }
+            "/flows" => match flow_filter(request.uri().query().unwrap_or_default()) {
+                Ok(filter) => self.ask(Request::Flows { filter }).await,
+                Err(reason) => refuse(StatusCode::BAD_REQUEST, &reason),
+            },
+            "/snapshot" => self.ask(Request::Snapshot).await,
+            _ => match parse_change(&path[1..], request.into_body()).await {
+                Ok(change) => self.ask(change).await,
+                Err(reason) => refuse(StatusCode::BAD_REQUEST, &reason),
+            },
+        }
+    }
+
+    fn not_found(&self, path: &str) -> HttpResponse<Body> {
+        if CHANGE.contains(&path) {
+            let advice = "This address is for reading. Ask on the control socket: \
+                          `curl --unix-socket PATH http://flowgate/...`, or `flowgate help`.\n";
+            return answer(StatusCode::FORBIDDEN, PLAIN, advice);
+        }
+        let change: &[&str] = if self.is_control { &CHANGE } else { &[] };
+        let paths = [&READ, change].concat().join(", ");
+        answer(StatusCode::NOT_FOUND, PLAIN, format!("Here are {paths}.\n"))
+    }
+
+    /// Asks the control plane, on a thread that may wait.
+    async fn ask(&self, request: Request) -> HttpResponse<Body> {
+        let handler = Arc::clone(&self.handler);
+        match tokio::task::spawn_blocking(move || handler(request)).await {
+            Ok(Response::Status(document)) => json(StatusCode::OK, &document),
+            Ok(Response::Flows(document)) => json(StatusCode::OK, &document),
+            Ok(refused @ Response::Refused { .. }) => json(StatusCode::CONFLICT, &refused),
+            Ok(done) => json(StatusCode::OK, &done),
+            Err(failure) => {
+                error!("answering a request failed, which is a bug: {failure}");
+                let reason = "answering failed, which is a bug; see the log of flowgate";
+                refuse(StatusCode::INTERNAL_SERVER_ERROR, reason)
+            }
+        }
+    }
+
+    async fn report(&self, view: View, content_type: &'static str) -> HttpResponse<Body> {
+        match self.reports.get(view).await {
+            Ok(bytes) => {
+                let mut response = answer(StatusCode::OK, content_type, bytes);
+                response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+                response
+            }
+            Err(reasons) => {
+                let lines = reasons.iter().map(|reason| format!("{}\n", reason.escape_debug()));
+                answer(StatusCode::SERVICE_UNAVAILABLE, PLAIN, lines.collect::<String>())
+            }
+        }
+    }
+
+    /// Whether the control plane does anything at all.
+    async fn live(&self) -> HttpResponse<Body> {
+        match tokio::time::timeout(LIVE_TIMEOUT, self.reports.get(View::Ready)).await {
+            Ok(_) => answer(StatusCode::OK, PLAIN, "alive\n"),
+            Err(_) => {
+                let reason = "the control plane does not answer\n";
+                answer(StatusCode::SERVICE_UNAVAILABLE, PLAIN, reason)
+            }
+        }
+    }
+
+    /// Whether new flows are taken and every cluster can serve them.
+    async fn ready(&self) -> HttpResponse<Body> {
+        match tokio::time::timeout(LIVE_TIMEOUT, self.reports.get(View::Ready)).await {
+            Ok(Ok(reasons)) if reasons.is_empty() => answer(StatusCode::OK, PLAIN, "ready\n"),
+            Ok(Ok(reasons)) => answer(StatusCode::SERVICE_UNAVAILABLE, PLAIN, reasons),
+            Ok(Err(reasons)) => {
+                answer(StatusCode::SERVICE_UNAVAILABLE, PLAIN, reasons.join("\n") + "\n")
+            }
+            Err(_) => {
+                let reason = "the control plane does not answer\n";
+                answer(StatusCode::SERVICE_UNAVAILABLE, PLAIN, reason)
+            }
+        }
+    }
+}
+
+/// Reads which flows are meant from a query such as `client=10.0.0.0/8&limit=20`.
+fn flow_filter(query: &str) -> Result<FlowFilter, String> {
+    fn value<T: FromStr>(key: &str, text: &str, such_as: &str) -> Result<T, String> {
+        text.parse()
+            .map_err(|_| format!("{key}: {text:?} is not valid; give one such as {such_as}"))
+    }
+    let mut filter = FlowFilter::default();
+    for (key, text) in form_urlencoded::parse(query.as_bytes()) {
+        match &*key {
+            "client" => {
+                let single = text.parse::<IpAddr>().map(IpNet::from);
+                let network = single.or_else(|_| value("client", &text, "10.0.0.0/8"));
+                filter.client = Some(network?);
+            }
+            "backend" => filter.backend = Some(value("backend", &text, "10.0.0.1:53")?),
+            "listener" => filter.listener = Some(text.into_owned()),
+            "limit" => filter.limit = value("limit", &text, "100")?,
+            _ => {
+                return Err(format!(
+                    "{key:?} is no key here; there are client, backend, listener and limit"
+                ));
+            }
+        }
+    }
+    Ok(filter)
+}
+
+/// Reads a request to change something: the path names it, and the body, if there is one, is a JSON
+/// object of its details.
+async fn parse_change(command: &str, body: Incoming) -> Result<Request, String> {
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
+    let bytes = bytes
+        .map_err(|_| format!("the body took longer than {} s", BODY_TIMEOUT.as_secs()))?
+        .map_err(|_| format!("the body is longer than {MAX_BODY} bytes, or broke off"))?
+        .to_bytes();
+    Request::from_parts(command, &bytes)
+}
+
+fn json(status: StatusCode, document: &impl Serialize) -> HttpResponse<Body> {
+    match serde_json::to_vec(document) {
+        Ok(mut bytes) => {
+            bytes.push(b'\n');
+            answer(status, "application/json", bytes)
+        }
+        Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{error}\n")),
+    }
+}
+
+fn refuse(status: StatusCode, reason: &str) -> HttpResponse<Body> {
+    json(status, &Response::refused(reason))
+}
+
+/// The page. What it may load and run is what it brings along, marked with a number that nobody
+/// can guess.
+fn page_answer() -> HttpResponse<Body> {
+    let Ok(nonce) = page::nonce() else {
+        return answer(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "No random numbers.\n");
+    };
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
+         connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'; require-trusted-types-for 'script'"
+    );
+    let mut response = answer(StatusCode::OK, "text/html; charset=utf-8", page::html(&nonce));
+    if let Ok(policy) = HeaderValue::try_from(policy) {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+fn answer(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> HttpResponse<Body> {
+    let mut response = HttpResponse::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.extend(
+        HEADERS
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))),
+    );
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(NO_CONTENT));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn wanted_format(headers: &HeaderMap) -> Format {
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    Format::negotiate(&accept.collect::<Vec<_>>().join(","))
+}
+
+/// Whether a request is to a name that is this machine's: no name at all, an IP address, `localhost`
+/// or the host name. A page of some other site can only make its own name lead here
+/// (DNS rebinding).
+fn is_own_name(uri: &Uri, headers: &HeaderMap, own: Option<&str>) -> bool {
+    let host = match (uri.host(), headers.get(header::HOST)) {
+        (Some(host), _) => host,
+        (None, Some(host)) => host.to_str().map_or("?", without_port),
+        (None, None) => return true,
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    host.parse::<IpAddr>().is_ok()
+        || host == "localhost"
+        || host.ends_with(".localhost")
+        || own.is_some_and(|own| !own.is_empty() && host == own)
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_local(uri: &'static str, host: Option<&'static str>) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.extend(host.map(|host| (header::HOST, HeaderValue::from_static(host))));
+        is_own_name(&Uri::from_static(uri), &headers, Some("node1"))
+    }
+
+    #[test]
+    fn a_name_of_another_site_is_not_local() {
+        for host in [
+            "localhost",
+            "node1:9464",
+            "LOCALHOST:9464",
+            "a.localhost:1",
+            "127.0.0.1",
+            "127.0.0.1:9464",
+        ] {
+            assert!(is_local("/", Some(host)), "{host}");
+        }
+        for host in ["[::1]:9464", "[::1]", "10.0.0.1"] {
+            assert!(is_local("/", Some(host)), "{host}");
+        }
+        assert!(is_local("/", None));
+        for host in [
+            "evil.example",
+            "evil.example:9464",
+            "localhost.evil.example",
+            "127.0.0.1.a",
+            "node1.evil",
+            "",
+        ] {
+            assert!(!is_local("/", Some(host)), "{host}");
+        }
+    }
+
+    #[test]
+    fn the_name_in_the_request_line_counts_before_the_header() {
+        assert!(!is_local("http://evil.example/", Some("localhost")));
+        assert!(is_local("http://localhost:9464/", Some("evil.example")));
+    }
+}
