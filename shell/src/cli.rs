@@ -14,6 +14,7 @@ mod top;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -59,6 +60,9 @@ enum Command {
         /// How long to run
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3_600))]
         seconds: u32,
+        /// Run until Ctrl-C, so that there is time to open the status page
+        #[arg(long, conflicts_with = "seconds")]
+        forever: bool,
     },
     /// Which listener, cluster and backend a client would get, and why
     #[command(allow_missing_positional = true)]
@@ -115,7 +119,10 @@ pub fn main() -> ExitCode {
         Command::Run { config, take_over: false } => run::run(&config.config),
         Command::Run { config, take_over: true } => run::take_over(&config.config),
         Command::Check(arguments) => check::run(&arguments),
-        Command::Demo { seconds } => demo::run(seconds),
+        Command::Demo { seconds, forever } => {
+            let length = Duration::from_secs(seconds.into());
+            demo::run((!forever).then_some(length))
+        }
         Command::Explain { config, client, json } => explain::run(&config.config, client, json),
         Command::Status(arguments) => status::run(&arguments),
         Command::Ready(arguments) => ask::ready(&arguments),
@@ -137,6 +144,8 @@ pub fn main() -> ExitCode {
             Ok(())
         }
     };
+    // What was logged comes before what is printed at the end.
+    log::flush();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(message)) => {

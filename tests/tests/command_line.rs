@@ -1,6 +1,6 @@
 //! The `flowgate` command: what it prints, what it returns, how it stops.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use flowgate_tests::e2e::{Peer, eventually, simple_config};
 use flowgate_tests::process::{ConfigFile, Process, output};
 use flowgate_tests::scratch::unused_path;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -424,4 +425,27 @@ fn json_has_names_as_they_are_and_a_variable_alone_is_no_journal() {
     let listening = documents.iter().find(is_listening).expect("a listener");
     assert_eq!(listening["fields"]["cluster"], "test");
     assert!(listening["timestamp"].is_string());
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_neither_operators_nor_the_end() {
+    let (reader, mut full) = std::io::pipe().expect("a pipe");
+    // No byte more fits into it.
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("our pipe");
+    while full.write(&[b'x'; 1 << 16]).is_ok() {}
+    while full.write(b"x").is_ok() {}
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::empty())).expect("our pipe");
+
+    let config = ConfigFile::new("");
+    let socket = format!("{}.sock", config.path());
+    let admin = format!("\n[admin]\nsocket = {socket:?}\n[log]\nlevel = \"debug\"\n");
+    config.rewrite(&(VALID.replace(":5300", ":0") + &admin));
+    let mut child = Command::new(FLOWGATE).args(["run", config.path()]).stderr(full).spawn();
+    let child = child.as_mut().expect("a child process");
+    let status = || (flowgate(&["status", "--socket", &socket]).0 == Some(0)).then_some(());
+    eventually("operators are answered", status);
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("our child");
+    let code = eventually("it ends", || child.try_wait().expect("our child"));
+    assert!(code.success(), "{code}");
+    drop(reader);
 }

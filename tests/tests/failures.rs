@@ -13,9 +13,20 @@ fn out_of_descriptors_new_flows_are_refused_old_ones_go_on_and_it_recovers_by_it
     let backend = Peer::v4();
     let config = simple_config("127.0.0.1:0", &[&backend], "idle_timeout = \"2s\"");
     let config = config.replace("[[listener]]", "[[listener]]\nmax_flows = 1000");
-    let mut flowgate = Process::run_with_descriptors(FLOWGATE, &config, 40);
+    let mut flowgate = Process::run_with_descriptors(FLOWGATE, &config, 200);
     let warning = flowgate.line("RLIMIT_NOFILE");
     assert!(warning.contains("max_flows is 1000"), "{warning}");
+    assert!(warning.contains("room for 100, which is what it gets"), "{warning}");
+    // From now on the limit is less than what was counted on.
+    let limit = |descriptors: usize| {
+        let pid = flowgate.pid().to_string();
+        let limit = format!("--nofile={descriptors}");
+        let status = std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+        assert!(status.expect("prlimit(1), of util-linux").success());
+    };
+    let open =
+        std::fs::read_dir(format!("/proc/{}/fd", flowgate.pid())).expect("a process").count();
+    limit(open + 20);
     let address = flowgate.address();
 
     // Each flow until there are no more is told by its datagram at the backend. One of an old flow
@@ -33,7 +44,10 @@ fn out_of_descriptors_new_flows_are_refused_old_ones_go_on_and_it_recovers_by_it
         assert_eq!(backend.answer(b"still here").bytes, b"old");
         assert_eq!(old.receive().bytes, b"still here");
     }
-    let refused = refused.expect("forty descriptors are not enough for sixty flows");
+    let refused = refused.expect("twenty descriptors are not enough for sixty flows");
+    // One is kept for operators.
+    let status = flowgate.ask(&["status"]);
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
     eventually("flows end, and the refused client gets one", || {
         refused.send_to(b"new", address);
         old.send_to(b"old", address);

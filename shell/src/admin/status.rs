@@ -126,7 +126,7 @@ impl StatusDocument {
     /// Why new flows cannot all be served, a line for each reason. None: they can.
     pub fn not_ready(&self) -> Vec<String> {
         let draining = self.draining.then(|| "draining: no new flows are taken\n".to_owned());
-        let serves = |state| !matches!(state, BackendState::Down | BackendState::Draining);
+        let serves = |state| matches!(state, BackendState::Up | BackendState::Unchecked);
         let is_used = |cluster: &&ClusterStatus| {
             self.listeners.iter().any(|listener| listener.cluster == cluster.name)
         };

@@ -13,6 +13,7 @@ mod summary;
 mod table;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ use self::clients::{CLIENTS, Clients};
 use self::sample::{Sample, Stretch};
 use self::screen::Screen;
 use super::{Failure, human};
+use crate::admin::http::HttpServer;
+use crate::admin::request::{Handler, Request, Response};
 use crate::control::server::{Server, ServerOptions, WorkerEnd};
 use crate::sys::clock::Clock;
 
@@ -42,17 +45,22 @@ const KINDS: [Kind; 4] = [
 enum Event {
     Interrupted,
     WorkerEnded(WorkerEnd),
+    /// The status page wants to know how things stand.
+    Asked(Sender<Response>),
 }
 
-pub(super) fn run(seconds: u32) -> Result<(), Failure> {
+/// Runs for so long, or until it is interrupted.
+pub(super) fn run(length: Option<Duration>) -> Result<(), Failure> {
     let (sender, events) = mpsc::channel();
     // Before the screen opens, so that no signal leaves a terminal without its cursor.
     tell_of_signals(sender.clone())?;
-    let length = Duration::from_secs(seconds.into());
-    let demo = Demo::start(sender)?;
+    let demo = Demo::start(sender.clone())?;
+    let page = HttpServer::start(SocketAddr::from(([127, 0, 0, 1], 0)), handler(sender))
+        .map_err(|error| Failure(format!("cannot serve the status page on 127.0.0.1: {error}")))?;
     let start = demo.sample();
-    let mut screen = Screen::open(demo.title(), length, start.clone())?;
+    let mut screen = Screen::open(demo.title(page.address()), length, start.clone())?;
     demo.show_on(&mut screen, length, &events)?;
+    drop(page);
     let end = demo.end()?;
     screen.close(|paint| summary::summary(Stretch { from: &start, to: &end }, paint))?;
     if end.clients.answered == 0 {
@@ -75,6 +83,16 @@ fn tell_of_signals(sender: Sender<Event>) -> Result<(), Failure> {
         }
     })?;
     Ok(())
+}
+
+/// Answers the status page, which asks for nothing else, by asking the main thread.
+fn handler(sender: Sender<Event>) -> Handler {
+    Arc::new(move |request| {
+        let (reply, answer) = mpsc::channel();
+        let is_asked = request == Request::Status && sender.send(Event::Asked(reply)).is_ok();
+        let answer = is_asked.then(|| answer.recv().ok()).flatten();
+        answer.unwrap_or_else(|| Response::refused("the demo only shows how things stand"))
+    })
 }
 
 /// All that runs. Dropped in this order: clients, balancer, backends.
@@ -108,9 +126,9 @@ impl Demo {
         Ok(Self { clock, clients, server, balancer, _backends: backends })
     }
 
-    fn title(&self) -> String {
+    fn title(&self, page: SocketAddr) -> String {
         format!(
-            "Flowgate demo: {CLIENTS} clients → balancer {} → {} backends",
+            "Flowgate demo: {CLIENTS} clients → balancer {} → {} backends\nStatus page: http://{page}/",
             self.balancer,
             KINDS.len(),
         )
@@ -120,16 +138,20 @@ impl Demo {
     fn show_on(
         &self,
         screen: &mut Screen,
-        length: Duration,
+        length: Option<Duration>,
         events: &Receiver<Event>,
     ) -> Result<(), Failure> {
         let start = self.clock.now();
-        let (until, mut next) = (start + length, start + screen.period());
-        while next <= until {
+        let mut next = start + screen.period();
+        while length.is_none_or(|length| next <= start + length) {
             match events.recv_timeout(next.saturating_since(self.clock.now())) {
                 Err(RecvTimeoutError::Timeout) => {
                     screen.show(self.sample())?;
                     next += screen.period();
+                }
+                Ok(Event::Asked(reply)) => {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(Response::Status(self.server.status(&self.clock)));
                 }
                 Ok(Event::WorkerEnded(end)) => return Err(Failure(format!("a worker {end}"))),
                 Ok(Event::Interrupted) | Err(RecvTimeoutError::Disconnected) => break,

@@ -7,14 +7,16 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flowgate_core::Instant;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::Serialize;
 use tracing::warn;
 
@@ -29,6 +31,12 @@ const QUEUE: usize = 16_384;
 
 /// How long a line waits at most before it can be read.
 const LATENCY: Duration = Duration::from_millis(200);
+
+/// How long the end waits for what is queued to be written: whoever reads may read no more.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often the end looks whether all is written.
+const SHUTDOWN_STEP: Duration = Duration::from_millis(5);
 
 /// Where the lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +63,17 @@ pub struct FlowLogger {
 #[derive(Clone)]
 struct LogChannel {
     sender: SyncSender<Message>,
-    left_out: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+}
+
+/// What is told beside the queue, which may be full.
+#[derive(Debug, Default)]
+struct Shared {
+    left_out: AtomicU64,
+    /// The file is to be opened again.
+    reopen: AtomicBool,
+    /// The log ends once the queue is empty.
+    end: AtomicBool,
 }
 
 enum Message {
@@ -73,11 +91,11 @@ impl FlowLog {
     pub fn start(destination: &Destination, clock: Clock) -> io::Result<Self> {
         let output = Output::open(destination)?;
         let (sender, messages) = sync_channel(QUEUE);
-        let left_out = Arc::new(AtomicU64::new(0));
+        let shared = Arc::<Shared>::default();
         let writer = Writer {
             clock,
             output,
-            left_out: Arc::clone(&left_out),
+            shared: Arc::clone(&shared),
             second_began: clock.now(),
             lines: 0,
             fails: false,
@@ -85,7 +103,7 @@ impl FlowLog {
         let thread = std::thread::Builder::new()
             .name("flow-log".into())
             .spawn(move || writer.run(&messages))?;
-        let logger = FlowLogger { channel: Some(LogChannel { sender, left_out }) };
+        let logger = FlowLogger { channel: Some(LogChannel { sender, shared }) };
         Ok(Self { logger, thread: Some(thread) })
     }
 
@@ -96,23 +114,30 @@ impl FlowLog {
 
     /// Opens the file anew, since the one that was open has been moved away (log rotation).
     pub fn reopen(&self) {
-        self.send(Message::Reopen);
+        self.tell(Message::Reopen, |shared| &shared.reopen);
     }
 
-    /// Waits for room in the queue: not for workers.
-    fn send(&self, message: Message) {
-        if let Some(channel) = &self.logger.channel {
-            // The thread ends only when it is told to.
-            let _ = channel.sender.send(message);
+    /// Says something in its turn or, where the queue is full, beside it. Never blocks: whoever
+    /// reads the log may read no more.
+    fn tell(&self, message: Message, beside: impl Fn(&Shared) -> &AtomicBool) {
+        if let Some(channel) = &self.logger.channel
+            && channel.sender.try_send(message).is_err()
+        {
+            beside(&channel.shared).store(true, Ordering::Relaxed);
         }
     }
 }
 
 impl Drop for FlowLog {
     fn drop(&mut self) {
-        self.send(Message::End);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        self.tell(Message::End, |shared| &shared.end);
+        let Some(thread) = self.thread.take() else { return };
+        let clock = Clock::start();
+        while !thread.is_finished() {
+            if clock.uptime() >= SHUTDOWN_TIMEOUT {
+                return warn!("the log of flows is not read: what waits for it is lost");
+            }
+            std::thread::sleep(SHUTDOWN_STEP);
         }
     }
 }
@@ -122,7 +147,7 @@ impl FlowLogger {
     pub fn log(&self, listener: &Arc<str>, ended: &EndedFlow) {
         let Some(channel) = &self.channel else { return };
         if channel.sender.try_send(Message::Ended(Arc::clone(listener), *ended)).is_err() {
-            channel.left_out.fetch_add(1, Ordering::Relaxed);
+            channel.shared.left_out.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -154,7 +179,7 @@ struct Omission {
 struct Writer {
     clock: Clock,
     output: Output,
-    left_out: Arc<AtomicU64>,
+    shared: Arc<Shared>,
     second_began: Instant,
     lines: u64,
     /// Whether the last write failed, so that the operator is told once.
@@ -168,9 +193,14 @@ impl Writer {
                 Ok(Message::Ended(listener, ended)) => self.write(&listener, &ended),
                 Ok(Message::Reopen) => self.output.reopen(),
                 Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) if self.shared.end.load(Ordering::Relaxed) => break,
                 Err(RecvTimeoutError::Timeout) => self.tell_omissions(),
             };
             self.complain(outcome);
+            if self.shared.reopen.swap(false, Ordering::Relaxed) {
+                let outcome = self.output.reopen();
+                self.complain(outcome);
+            }
         }
         let outcome = self.tell_omissions();
         self.complain(outcome);
@@ -181,7 +211,7 @@ impl Writer {
             self.tell_omissions()?;
         }
         if self.lines >= LINES_PER_SECOND {
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+            self.shared.left_out.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
         self.lines += 1;
@@ -206,7 +236,7 @@ impl Writer {
     fn tell_omissions(&mut self) -> io::Result<()> {
         self.second_began = self.clock.now();
         self.lines = 0;
-        let flows_left_out = self.left_out.swap(0, Ordering::Relaxed);
+        let flows_left_out = self.shared.left_out.swap(0, Ordering::Relaxed);
         if flows_left_out > 0 {
             let time = self.clock.unix_time().as_secs_f64();
             self.output.line(&Omission { time, flows_left_out })?;
@@ -266,8 +296,14 @@ impl Output {
     }
 }
 
+/// Opens a file for appending. A pipe that nobody reads is an error, and not waited for.
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).custom_flags(OFlag::O_NONBLOCK.bits());
+    let file = options.open(path)?;
+    // From now on the thread of the log may wait.
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -1,9 +1,16 @@
 //! The log: what operators read, on standard error. Nothing is logged for a datagram.
+//!
+//! A thread of its own writes, from a bounded queue: whoever reads standard error may be slow, or
+//! read no more, and nothing else waits for that. What finds the queue full is left out and counted.
 
 use std::fmt;
-use std::io::{IsTerminal, stderr};
+use std::io::{self, IsTerminal, Write, stderr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use flowgate_config::{Log, LogFormat, LogLevel};
 use tracing::level_filters::LevelFilter;
@@ -28,8 +35,77 @@ impl LevelHandle {
     }
 }
 
+/// How many lines may wait to be written.
+const QUEUE: usize = 1_024;
+
+/// How long [`flush`] waits.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The queue of lines, of which a process has one.
+static LINES: OnceLock<SyncSender<Message>> = OnceLock::new();
+
+/// How many lines found the queue full.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+enum Message {
+    Line(Vec<u8>),
+    Flush(mpsc::Sender<()>),
+}
+
+/// Where lines are put. Without a thread they are written at once.
+#[derive(Clone, Copy)]
+struct Queue;
+
+impl Write for Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match LINES.get() {
+            None => stderr().lock().write_all(line)?,
+            Some(lines) => {
+                if lines.try_send(Message::Line(line.to_vec())).is_err() {
+                    LOST.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes lines until the process ends.
+fn write_lines(messages: &Receiver<Message>) {
+    for message in messages {
+        match message {
+            // Where standard error is of no use there is nobody to tell.
+            Message::Line(line) => drop(stderr().lock().write_all(&line)),
+            Message::Flush(done) => drop(done.send(())),
+        }
+        let lost = LOST.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            tracing::warn!(lines = lost, "log lines were lost: standard error is read too slowly");
+        }
+    }
+}
+
+/// Waits until what was logged is written, but not for long.
+pub fn flush() {
+    let (sender, done) = mpsc::channel();
+    let is_asked = |lines: &SyncSender<Message>| lines.try_send(Message::Flush(sender)).is_ok();
+    if LINES.get().is_some_and(is_asked) {
+        let _ = done.recv_timeout(FLUSH_TIMEOUT);
+    }
+}
+
 /// Starts logging as configured. A second call does nothing but return a handle without effect.
 pub fn init(log: &Log) -> LevelHandle {
+    let (sender, messages) = sync_channel(QUEUE);
+    let thread = std::thread::Builder::new().name("log".into());
+    if LINES.get().is_none() && thread.spawn(move || write_lines(&messages)).is_ok() {
+        // Fails only where another thread has done the same meanwhile.
+        let _ = LINES.set(sender);
+    }
     let (filter, handle) = reload::Layer::new(filter_of(log.level));
     let lines = lines(log.format, goes_to_the_journal());
     // Fails only where a subscriber is set already.
@@ -42,7 +118,7 @@ fn lines<S>(format: LogFormat, journal: bool) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    let layer = tracing_subscriber::fmt::layer().with_writer(stderr);
+    let layer = tracing_subscriber::fmt::layer().with_writer(|| Queue);
     let plain = Format::default().with_target(false);
     match (format, journal) {
         (LogFormat::Text, false) => layer.with_ansi(has_colours()).event_format(plain).boxed(),

@@ -23,16 +23,16 @@ use std::time::Duration;
 
 use flowgate_config::{Config, FlowLog as FlowLogConfig};
 use flowgate_core::Instant;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::Signals;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::admin::http::HttpServer;
 use crate::admin::request::{Handler, Request, Response};
 use crate::admin::socket::{ControlError, ControlSocket};
 use crate::admin::socket_path::default_path;
 use crate::control::flow_log::{Destination, FlowLog, FlowLogger};
-use crate::control::log::LevelHandle;
+use crate::control::log::{self, LevelHandle};
 use crate::control::probe::{HealthChange, ProbeImage, Prober};
 use crate::control::resolve::{Answer, Resolver};
 use crate::control::server::{Server, ServerOptions, StartError, WorkerEnd};
@@ -49,6 +49,13 @@ use upgrade::Upgrade;
 /// those that are known, and the others follow.
 const PATIENCE_WITH_NAMES: Duration = Duration::from_secs(5);
 
+/// How long a stop at once may take, of which a log that nobody reads has a part.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The threads without which a process is none, beside the workers.
+const CONTROL_THREADS: [&str; 7] =
+    ["control", "flow-log", "http", "log", "probes", "resolver", "signals"];
+
 /// Something the control plane has to see to.
 enum Event {
     Signal(i32),
@@ -60,6 +67,8 @@ enum Event {
     SuccessorStarted(u32),
     /// It could take over, or could not.
     SuccessorReady(Result<Successor, Failure>),
+    /// A thread of the control plane has fallen over a bug.
+    ThreadEnded(String),
 }
 
 /// Why a process did not start, or ended other than it was told to.
@@ -98,6 +107,9 @@ pub enum RunError {
     /// Half a balancer would serve some clients and not others.
     #[error("a worker {0}; stopping the process")]
     Worker(WorkerEnd),
+    /// Half a control plane would look alive.
+    #[error("the thread {0:?} has ended, which is a bug; stopping the process")]
+    Thread(String),
 }
 
 /// All that runs.
@@ -234,6 +246,7 @@ impl Supervisor {
                 Event::SuccessorReady(Err(error)) => self.answer_upgrade(Err(error.to_string())),
                 Event::WorkerEnded(WorkerEnd::Done) => running -= 1,
                 Event::WorkerEnded(end) => return Err(RunError::Worker(end)),
+                Event::ThreadEnded(name) => return Err(RunError::Thread(name)),
             }
         }
         self.server.join();
@@ -303,6 +316,7 @@ impl Runtime {
         let (sender, events) = mpsc::channel();
         // Before the first socket is bound: from then on a signal finds its handler.
         listen_for_signals(sender.clone())?;
+        watch_threads(sender.clone());
         let resolver = Resolver::start(sending(&sender, Event::Resolved))?;
         let mut hosts = known;
         hosts.extend(resolver.resolve_now(names(config), PATIENCE_WITH_NAMES));
@@ -377,15 +391,48 @@ fn handler(sender: Sender<Event>) -> Handler {
 }
 
 fn listen_for_signals(sender: Sender<Event>) -> io::Result<()> {
+    // A file at its limit is an error of whoever writes it, and not the end of the process.
+    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut terminations = 0;
         for signal in &mut signals {
+            terminations += u32::from(signal == SIGTERM);
+            if signal == SIGINT || terminations == 2 {
+                end_in_any_case();
+            }
             if sender.send(Event::Signal(signal)).is_err() {
                 break;
             }
         }
     })?;
     Ok(())
+}
+
+/// Ends the process in a moment, if it has not ended by then, whatever hangs.
+fn end_in_any_case() {
+    let end = || {
+        std::thread::sleep(STOP_TIMEOUT);
+        error!("something hangs, and does not stop within {STOP_TIMEOUT:?}: ending the process");
+        log::flush();
+        signal_hook::low_level::exit(1);
+    };
+    if std::thread::Builder::new().name("end".into()).spawn(end).is_err() {
+        end();
+    }
+}
+
+/// Has a panic of a thread of the control plane end the process: it would go on without probes,
+/// names, signals or operators, and look alive.
+fn watch_threads(sender: Sender<Event>) {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        before(panic);
+        let thread = std::thread::current();
+        if let Some(name) = thread.name().filter(|name| CONTROL_THREADS.contains(name)) {
+            let _ = sender.send(Event::ThreadEnded(name.to_owned()));
+        }
+    }));
 }
 
 /// Opens the way in for operators. Where the configuration names none, several processes may meet

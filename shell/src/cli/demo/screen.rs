@@ -40,7 +40,7 @@ impl Screen {
     /// # Errors
     ///
     /// Those of writing to it, here and below.
-    pub(super) fn open(title: String, length: Duration, start: Sample) -> io::Result<Self> {
+    pub(super) fn open(title: String, length: Option<Duration>, start: Sample) -> io::Result<Self> {
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         if io::stdout().is_terminal() && !is_dumb {
             Terminal::open(title, length, start).map(Self::Terminal)
@@ -87,7 +87,7 @@ fn put(text: &str) -> io::Result<()> {
 pub(super) struct Terminal {
     title: String,
     start: Instant,
-    length: Duration,
+    length: Option<Duration>,
     paint: Paint,
     /// Those of the last second, never none.
     samples: VecDeque<Sample>,
@@ -96,7 +96,7 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    fn open(title: String, length: Duration, start: Sample) -> io::Result<Self> {
+    fn open(title: String, length: Option<Duration>, start: Sample) -> io::Result<Self> {
         put(BEGIN)?;
         let samples = VecDeque::from([start.clone()]);
         Ok(Self { title, start: start.at, length, paint: Paint::of_terminal(), samples, rows: 0 })
@@ -116,13 +116,15 @@ impl Terminal {
 
     fn frame(&self, stretch: Stretch<'_>) -> String {
         let passed = stretch.to.at.saturating_since(self.start);
-        let time = format!("{} s of {} s", passed.as_secs(), self.length.as_secs());
+        let of = self.length.map(|length| format!(" of {} s", length.as_secs()));
+        let time = format!("{} s{}", passed.as_secs(), of.unwrap_or_default());
+        let (title, page) = self.title.split_once('\n').unwrap_or((&self.title, ""));
         format!(
-            "\n{}{time:>width$}\n\n{}\n{}\n",
-            self.paint.title(&self.title),
+            "\n{}{time:>width$}\n{page}\n\n{}\n{}\n",
+            self.paint.title(title),
             table::tables(stretch, &self.paint),
             self.paint.head("Ctrl-C ends it."),
-            width = 79_usize.saturating_sub(self.title.chars().count()),
+            width = 79_usize.saturating_sub(title.chars().count()),
         )
     }
 

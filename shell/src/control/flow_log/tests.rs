@@ -96,3 +96,27 @@ fn a_file_that_cannot_be_opened_is_an_error_at_start() {
     let path = PathBuf::from("/nonexistent/directory/flows.log");
     assert!(FlowLog::start(&Destination::File(path), Clock::start()).is_err());
 }
+
+#[test]
+fn a_pipe_that_nobody_reads_is_an_error_and_one_that_is_read_no_more_holds_nobody_up() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = file("pipe");
+    let _ = std::fs::remove_file(&path);
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let destination = Destination::File(path.clone());
+    assert!(FlowLog::start(&destination, Clock::start()).is_err());
+
+    let nonblocking = OFlag::O_NONBLOCK.bits();
+    let mut options = OpenOptions::new();
+    let reader = options.read(true).custom_flags(nonblocking).open(&path).unwrap();
+    let log = FlowLog::start(&destination, Clock::start()).unwrap();
+    let (logger, name): (_, Arc<str>) = (log.logger(), "dns".into());
+    // More than pipe and queue hold.
+    (0..3 * QUEUE).for_each(|number| logger.log(&name, &ended(number as u16)));
+    log.reopen();
+    let begun = Clock::start();
+    drop(log);
+    assert!(begun.uptime() < Duration::from_secs(20), "{:?}", begun.uptime());
+    drop(reader);
+    std::fs::remove_file(&path).unwrap();
+}

@@ -176,7 +176,8 @@ impl Server {
             mode if mode.has_flows() => {
                 // With no port left no flow makes room for another, as in a full table one does.
                 let derived = source::ports(&listener.settings.cluster).min(affordable);
-                listener.asked_flows().unwrap_or(derived)
+                // More would take the descriptors by which operators come in.
+                listener.asked_flows().map_or(derived, |asked| asked.min(affordable.max(1)))
             }
             _ => 0,
         };
@@ -283,16 +284,19 @@ impl Server {
         (listener.name, listener.buffers) = (name, buffers);
     }
 
-    /// How many flows a listener can have, as far as open files go.
+    /// How many flows a listener can have, as far as open files go: an equal share of them, and what
+    /// the other listeners do not ask for.
     fn affordable(&self, number: usize) -> u64 {
-        let listeners = self.listeners.len().max(1) as u64;
         let reserved = RESERVED_DESCRIPTORS.min(self.descriptors / 2);
-        let descriptors = ((self.descriptors - reserved) / listeners).min(MAX_FLOWS.into());
-        match self.listeners[number].settings.accept {
-            Accept::Shared => descriptors,
-            // A flow has a socket on either side.
-            Accept::Connected | Accept::Confirmed => descriptors / 2,
-        }
+        let budget = self.descriptors - reserved;
+        let share = budget / self.listeners.len().max(1) as u64;
+        let others = self.listeners.iter().enumerate().filter(|(other, _)| *other != number);
+        let asked = others.map(|(_, other)| match other.asked_flows() {
+            Some(asked) => asked.saturating_mul(other.descriptors_per_flow()).min(share),
+            None => share,
+        });
+        let descriptors = (budget - asked.sum::<u64>()).min(MAX_FLOWS.into());
+        descriptors / self.listeners[number].descriptors_per_flow()
     }
 
     fn has_backend(&self, cluster: &str, address: SocketAddr) -> bool {
@@ -317,6 +321,15 @@ impl BoundListener {
         self.configurations.first().map_or(&[], |first| &first.config().cluster.backends)
     }
 
+    /// How many sockets a flow has.
+    const fn descriptors_per_flow(&self) -> u64 {
+        match self.settings.accept {
+            Accept::Shared => 1,
+            // One on either side.
+            Accept::Connected | Accept::Confirmed => 2,
+        }
+    }
+
     fn asked_flows(&self) -> Option<u64> {
         self.settings.max_flows.map(|flows| u64::from(flows.get()))
     }
@@ -327,7 +340,8 @@ impl BoundListener {
             warn!(
                 listener = self.settings.name.as_str(),
                 "max_flows is {asked}, but the limit on open files (RLIMIT_NOFILE) leaves \
-                 room for {affordable}; raise it, for systemd with LimitNOFILE="
+                 room for {affordable}, which is what it gets; raise the limit, for systemd with \
+                 LimitNOFILE="
             );
         }
     }

@@ -22,6 +22,7 @@ use crate::control::probe::{Findings, TargetKey};
 use crate::control::resolve::KnownName;
 use crate::control::server::Server;
 use crate::datapath::report::{BackendReport, ListenerReport};
+use crate::sys::clock::Clock;
 
 impl Supervisor {
     pub(super) fn answer(&mut self, request: Request) -> Response {
@@ -179,6 +180,40 @@ impl Supervisor {
         }
         conditions.retain(&all);
         all
+    }
+}
+
+impl Server {
+    /// How things stand as far as the server knows, for a process without a control plane.
+    pub fn status(&self, clock: &Clock) -> StatusDocument {
+        let (listeners, now) = (self.report(), clock.now());
+        let mut counters = CountersDoc::default();
+        listeners.iter().for_each(|listener| counters.add(&listener.figures.counters));
+        let describe = |cluster: &Cluster| {
+            let figures = figures_of(cluster, &listeners);
+            let describe = |config: &BackendConfig| {
+                let found = figures.get(&config.address);
+                let is_up = found.is_none_or(|found| found.is_up);
+                let state = if is_up { BackendState::Up } else { BackendState::Ejected };
+                let condition = Condition { state, reason: None, since: now, until: None };
+                backend(config, None, found, condition, now)
+            };
+            ClusterStatus {
+                name: cluster.name.clone(),
+                balance: cluster.policy.balance.to_string(),
+                mode: cluster.policy.mode.as_str().to_owned(),
+                backends: cluster.backends(|_| Vec::new()).iter().map(describe).collect(),
+            }
+        };
+        StatusDocument {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: clock.uptime().as_secs_f64(),
+            clusters: self.clusters().iter().map(|cluster| describe(cluster)).collect(),
+            listeners: listeners.iter().map(listener).collect(),
+            counters,
+            ..StatusDocument::default()
+        }
     }
 }
 
