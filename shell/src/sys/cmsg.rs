@@ -230,9 +230,11 @@ impl ReceivedControl {
                     LocalAddr { ip: ip.to_canonical(), interface }
                 });
                 // Of a datagram of IPv4 this is the header's own destination, which may be a
-                // broadcast: what `IP_PKTINFO` says stands, whichever comes first.
+                // broadcast: what `IP_PKTINFO` says stands, whichever comes first. Of one to a group
+                // nothing is sent from its address, and the kernel chooses another.
                 self.local = match (self.local, local) {
                     (Some(known), Some(local)) if local.ip.is_ipv4() => Some(known),
+                    (_, Some(local)) if local.ip.is_multicast() => None,
                     _ => local,
                 };
             }
@@ -292,6 +294,13 @@ mod tests {
             }
             assert_eq!(read(buffer.as_bytes()).local, Some(local("192.0.2.1", 0)));
         }
+    }
+
+    #[test]
+    fn nothing_is_answered_from_a_groups_address() {
+        let mut buffer = ControlBuffer::<RECEIVE_BYTES>::new();
+        buffer.push_local(local("ff02::1", 0), true);
+        assert_eq!(read(buffer.as_bytes()).local, None);
     }
 
     #[test]

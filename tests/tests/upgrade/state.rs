@@ -293,6 +293,19 @@ fn sigusr2_upgrades_too_and_the_metrics_stay_where_they_are() {
     eventually("its socket is removed", || (!socket.exists()).then_some(()));
 }
 
+/// Somebody has tidied up: the new process opens another control socket, where it should be.
+#[test]
+fn a_control_socket_whose_file_is_gone_is_opened_anew() {
+    let backend = Peer::v4();
+    let (mut flowgate, _) = start(&simple_config("127.0.0.1:0", &[&backend], ""));
+    std::fs::remove_file(flowgate.control_socket()).expect("it is there");
+    let old = flowgate.pid();
+    flowgate.signal(Signal::SIGUSR2);
+    // The old one cannot be asked any more.
+    flowgate.follow();
+    assert_ne!(flowgate.pid(), old);
+}
+
 #[test]
 fn a_snapshot_says_what_the_process_is() {
     let backend = Peer::v4();

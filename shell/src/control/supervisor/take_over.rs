@@ -246,9 +246,12 @@ impl Supervisor {
         let handler = handler(self.sender.clone());
         if self.control.is_none() {
             self.control = match control {
-                Some((path, listener)) if Some(&path) == control_path(&self.config).as_ref() => {
+                Some((path, listener))
+                    if Some(&path) == control_path(&self.config).as_ref() && path.exists() =>
+                {
                     Some(ControlSocket::adopt(&path, listener, handler.clone())?)
                 }
+                // Somebody has removed the former one's file: nobody would find it.
                 _ => open_control_socket(&self.config, &handler)?,
             };
         }
