@@ -187,7 +187,7 @@ bugs! {
         LosesTheGeneration = "counts flow ids from the start after a snapshot",
         LosesTheRate = "forgets how fast sources open flows in a snapshot",
         LosesTheRest = "forgets two milliseconds of the rest of sockets in a snapshot",
-        LosesTheSigns = "forgets what is_winner against backends in a snapshot",
+        LosesTheSigns = "forgets what speaks against backends in a snapshot",
         LosesTheDrains = "forgets which backends drain in a snapshot",
         LosesTheDrain = "forgets that it drains in a snapshot",
         LosesTheOldest = "turns round the flows without an answer in a snapshot",
