@@ -166,6 +166,8 @@ fn network((ip, link): Source, width: Width) -> (Vec<u8>, u32) {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rates {
     buckets: BTreeMap<Source, Bucket>,
+    /// One that all of them would share. It leaks no faster than each does.
+    shared: Option<Bucket>,
     /// The sources that were refused for what others had opened.
     unlucky: BTreeSet<Source>,
 }
@@ -197,7 +199,7 @@ impl Rates {
             return Ok(true);
         }
         if is_refused {
-            let all: Duration = self.buckets.values().map(|bucket| bucket.level(now)).sum();
+            let all = self.shared.map_or(Duration::ZERO, |bucket| bucket.level(now));
             require!(all + interval > SECOND, "{source:?} is refused and nobody opens flows fast");
             self.unlucky.insert(source);
             require!(
@@ -208,6 +210,8 @@ impl Rates {
             return Ok(true);
         }
         self.buckets.insert(source, Bucket { level: own + interval, at: now });
+        let all = self.shared.map_or(Duration::ZERO, |bucket| bucket.level(now));
+        self.shared = Some(Bucket { level: all + interval, at: now });
         Ok(false)
     }
 }
