@@ -260,6 +260,7 @@ fn config(max_flows: usize, change: impl FnOnce(&mut ClusterConfig)) -> ManagerC
         requests: 0,
         send_proxy_protocol: SendProxyProtocol::Off,
         upstream_reuse: None,
+        upstream_quarantine: Duration::ZERO,
         source: Source::Any,
         health: HealthPolicy::default(),
         limits: Limits::default(),

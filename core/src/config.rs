@@ -18,6 +18,12 @@ use serde::{Deserialize, Serialize};
 /// not ask for more than a machine has.
 pub const MAX_FLOWS: u32 = 1 << 24;
 
+/// How many slots the flow table has where `max_flows` may be alive: as many sockets again may be in
+/// quarantine.
+pub const fn slots_for(max_flows: usize) -> usize {
+    max_flows * 2
+}
+
 pub use crate::egress::{PortRange, Source};
 
 /// How one listener's datagrams are to be balanced.
@@ -27,7 +33,8 @@ pub struct ManagerConfig {
     /// listener is bound to a wildcard, each datagram's own local address takes its place.
     #[serde(with = "crate::snapshot::address")]
     pub address: SocketAddr,
-    /// The most flows alive at once. The flow table is allocated for this many at start.
+    /// The most flows alive at once. The flow table is allocated for them at start, and for as many
+    /// sockets in [quarantine](ClusterConfig::upstream_quarantine).
     pub max_flows: u32,
     /// The longest datagram in bytes that is forwarded, either way. Longer ones are counted drops.
     pub max_datagram_size: u16,
@@ -87,6 +94,11 @@ pub struct ClusterConfig {
     ///
     /// While it rests, late answers to the former flow are dropped, and each makes it rest again.
     pub upstream_reuse: Option<Duration>,
+    /// How long the socket of a flow that may still be answered stays open after the flow has
+    /// ended, so that its port goes to nobody else. Each late answer is dropped and starts the time
+    /// again. Zero: not at all. It has no effect with [`Source::Client`], where late answers reach
+    /// the client whose they are.
+    pub upstream_quarantine: Duration,
     /// Which address and port of ours the backends see.
     pub source: Source,
     /// When a backend is out of service, and what that means for its flows.

@@ -68,6 +68,8 @@ enum Stage {
     Retired,
     /// It has ended, and its socket rests until another flow takes it.
     Resting,
+    /// It has ended, and its socket is in quarantine.
+    Quarantined,
 }
 
 /// How many datagrams a flow may carry, from [`ClusterConfig`].
@@ -267,10 +269,28 @@ impl UdpFlow {
         matches!(self.stage, Stage::Retired)
     }
 
-    /// Whether it has ended and only its socket is left.
+    /// Whether it has ended and only its socket is left, for another flow.
     #[inline]
     pub(crate) const fn is_resting(&self) -> bool {
         matches!(self.stage, Stage::Resting)
+    }
+
+    /// Whether it has ended and only its socket is left, for nobody.
+    #[inline]
+    pub(crate) const fn is_quarantined(&self) -> bool {
+        matches!(self.stage, Stage::Quarantined)
+    }
+
+    /// Whether it has ended and only its socket is left.
+    #[inline]
+    pub(crate) const fn has_ended(&self) -> bool {
+        matches!(self.stage, Stage::Resting | Stage::Quarantined)
+    }
+
+    /// Ends the flow. Its socket is to be kept until `until`, which becomes its deadline.
+    pub(crate) const fn quarantine(&mut self, until: Instant) {
+        self.stage = Stage::Quarantined;
+        self.deadline = until;
     }
 
     /// Ends the flow. Its socket is not to be used before `until`, which becomes its deadline.
@@ -342,6 +362,11 @@ impl UdpFlow {
         is_first
     }
 
+    /// Whether it has sent more to its backends than has come back.
+    pub(crate) const fn awaits_replies(&self) -> bool {
+        self.to_backend.datagrams > self.to_client.datagrams
+    }
+
     /// Whether nothing has come from its backend where there should have been an answer.
     pub(crate) const fn is_owed_an_answer(&self, limits: &FlowLimits) -> bool {
         !self.heard && limits.responses > 0 && self.to_backend.datagrams > 0
@@ -366,7 +391,7 @@ impl UdpFlow {
     /// Whether it is the flow of this generation, and has not ended.
     #[inline]
     pub(crate) const fn is_alive_as(&self, generation: u32) -> bool {
-        self.generation == generation && !self.is_resting()
+        self.generation == generation && !self.has_ended()
     }
 
     pub(crate) const fn generation(&self) -> u32 {

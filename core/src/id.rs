@@ -22,7 +22,8 @@ impl FlowId {
         Self { index, generation }
     }
 
-    /// The slot of the flow: below the manager's `max_flows`, reused after the flow closes.
+    /// The slot of the flow: below [`slots_for`](crate::config::slots_for) the manager's
+    /// `max_flows`, reused after the flow closes.
     pub const fn index(self) -> usize {
         self.index as usize
     }

@@ -31,6 +31,7 @@
 //!         requests: 0,
 //!         send_proxy_protocol: SendProxyProtocol::Off,
 //!         upstream_reuse: None,
+//!         upstream_quarantine: Duration::ZERO,
 //!         source: Source::Any,
 //!         health: HealthPolicy::default(),
 //!         limits: Limits::default(),

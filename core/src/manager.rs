@@ -20,8 +20,8 @@ use crate::backend::Backends;
 use crate::balance::Balancer;
 use crate::collections::lists::Queues;
 use crate::collections::wheel::TimerWheel;
-use crate::config::ManagerConfig;
 use crate::config::prepared::PreparedConfig;
+use crate::config::{ManagerConfig, slots_for};
 use crate::counters::{Counters, Traffic};
 use crate::egress::Salts;
 use crate::flow::first_answers::FirstAnswers;
@@ -124,9 +124,9 @@ impl UdpManager {
         let mut manager = Self {
             limits: FlowLimits::new(&config.cluster),
             flows: FlowTable::new(capacity, &mut random),
-            wheel: TimerWheel::new(capacity, now),
+            wheel: TimerWheel::new(slots_for(capacity), now),
             balancer: configuration.balancer().clone(),
-            queues: Queues::new(resting_queue(BackendId::new(backends.len())), capacity),
+            queues: Queues::new(resting_queue(BackendId::new(backends.len())), slots_for(capacity)),
             backends,
             source_limits: SourceLimits::new(&config.cluster.limits, capacity, &mut random),
             salts: Salts::new(seed),
@@ -262,6 +262,11 @@ impl UdpManager {
         } else {
             0
         }
+    }
+
+    /// How many sockets of finished flows are in quarantine.
+    pub const fn quarantined(&self) -> usize {
+        self.flows.quarantined()
     }
 
     /// Whether it was told to drain and has no flow left.

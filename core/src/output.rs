@@ -112,7 +112,8 @@ pub enum Output<'p> {
         flow: FlowId,
         /// Why it ends.
         reason: CloseReason,
-        /// Whether to keep the socket open under the flow's id, for another flow to use.
+        /// Whether to keep the socket open under the flow's id: in quarantine, or for another flow
+        /// to use.
         keep_socket: bool,
     },
     /// Close the upstream socket of a flow, once what was ordered before is sent: one that a

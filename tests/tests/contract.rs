@@ -186,6 +186,7 @@ fn beyond_reason(config: &mut ManagerConfig, choices: &mut impl Choices) {
     }
     cluster.idle_timeout = choices.one_of(&TIMES);
     cluster.upstream_reuse = choices.one_of(&[None, Some(TIMES[0]), Some(TIMES[1])]);
+    cluster.upstream_quarantine = choices.one_of(&[TIMES[0], TIMES[1]]);
     cluster.health.passive = choices.one_of(&[
         None,
         Some(Passive { silent_flows: 0, back_off: TIMES[0] }),

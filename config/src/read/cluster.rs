@@ -33,6 +33,7 @@ const IDLE: RangeInclusive<Duration> =
 
 /// How long a finished flow's socket may have to rest. Less than any server's answer takes would be
 /// no rest at all.
+const QUARANTINE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60 * 60);
 const REST: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60 * 60);
 
 /// What of each client's flow to each backend would have to be counted together.
@@ -120,10 +121,15 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
     let send_proxy_protocol = modes.fit_proxy(send_proxy_protocol).or(SendProxyProtocol::Off);
     let upstream_reuse = table.get("upstream_reuse", off_or(duration(REST)));
     let upstream_reuse = modes.fit(upstream_reuse, None, "\"off\"").or(None);
+    let upstream_quarantine = table.get("upstream_quarantine", duration(QUARANTINE));
     let source = table.get("source", source::source);
     let source = source::fit(source, &modes, upstream_reuse, requests);
     let on_backend_down = table.get("on_backend_down", choice(ON_BACKEND_DOWN));
-    modes.warn_of_no_effect(&[&idle_timeout.item, &on_backend_down.item]);
+    modes.warn_of_no_effect(&[
+        &idle_timeout.item,
+        &on_backend_down.item,
+        &upstream_quarantine.item,
+    ]);
     let idle_timeout = idle_timeout.or(Duration::from_secs(60));
     let on_backend_down = on_backend_down.or(OnBackendDown::Rehash);
     let health = table.section("health", |table| health::health(table, modes.has_flows()));
@@ -145,6 +151,7 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
         requests,
         send_proxy_protocol,
         upstream_reuse,
+        upstream_quarantine: upstream_quarantine.or(Duration::from_secs(1)),
         source: source?,
         health: HealthPolicy { on_backend_down, fail_open, passive },
         limits: limits?,

@@ -49,6 +49,7 @@ responses = 0
 requests = 0
 send_proxy_protocol = "off"
 upstream_reuse = "off"
+upstream_quarantine = "1s"
 on_backend_down = "rehash"
 backends = [{ address = "10.0.0.1:53", weight = 1, backup = false, max_flows = 0 }]
 
@@ -106,6 +107,7 @@ responses = 1
 requests = 2
 send_proxy_protocol = "every"
 upstream_reuse = "5s"
+upstream_quarantine = "250ms"
 source = "0.0.0.0:20000-20999"
 on_backend_down = "close"
 backends = [
@@ -181,6 +183,7 @@ fn a_full_example_sets_every_supported_key() {
             requests: 2,
             send_proxy_protocol: SendProxyProtocol::Every,
             upstream_reuse: Some(Duration::from_secs(5)),
+            upstream_quarantine: Duration::from_millis(250),
             source: Source::Local {
                 ip: None,
                 ports: Some(PortRange { first: 20_000, last: 20_999 }),
@@ -273,6 +276,7 @@ fn the_defaults_are_those_of_the_manual() {
             requests: 0,
             send_proxy_protocol: SendProxyProtocol::Off,
             upstream_reuse: None,
+            upstream_quarantine: Duration::from_secs(1),
             source: Source::Any,
             health: HealthPolicy {
                 on_backend_down: OnBackendDown::Rehash,

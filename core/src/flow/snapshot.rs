@@ -16,7 +16,7 @@ impl UdpFlow {
             Stage::Active => StageImage::Active,
             Stage::Follower => StageImage::Follower,
             Stage::Retired => StageImage::Retired,
-            Stage::Resting => return None,
+            Stage::Resting | Stage::Quarantined => return None,
         };
         let is_alone = self.next_branch == FlowId::new(slot, self.generation);
         Some(FlowImage {
@@ -73,10 +73,15 @@ impl UdpFlow {
         })
     }
 
-    /// What is known of a flow that rests in a slot.
+    /// What is known of a flow that has ended and kept its socket.
     pub(crate) const fn resting_image(&self, slot: u32) -> RestingImage {
         let backend = self.backend.index() as u32;
         RestingImage { slot, generation: self.generation, backend, until: self.deadline }
+    }
+
+    /// A flow that has ended, and whose socket is in quarantine.
+    pub(crate) fn restored_quarantined(image: &RestingImage) -> Self {
+        Self { stage: Stage::Quarantined, ..Self::restored_resting(image) }
     }
 
     /// A flow that rests. Of what it was, nothing matters any more.

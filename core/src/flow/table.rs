@@ -7,6 +7,7 @@ use core::hint::black_box;
 use hashbrown::HashTable;
 
 use crate::collections::slots::Slots;
+use crate::config::slots_for;
 use crate::flow::UdpFlow;
 use crate::flow::key::FlowKey;
 use crate::id::{BRANCH, FlowId};
@@ -26,6 +27,8 @@ pub(crate) struct FlowTable {
     flows: Slots<UdpFlow>,
     /// How many of them have ended and only keep their sockets.
     resting: usize,
+    /// How many of them have ended and keep their sockets in quarantine.
+    quarantined: usize,
     index: HashTable<u32>,
     hash_keys: (u64, u64),
     capacity: usize,
@@ -55,8 +58,9 @@ impl Expected {
 impl FlowTable {
     pub(crate) fn new(capacity: usize, random: &mut Random) -> Self {
         Self {
-            flows: Slots::with_capacity(capacity),
+            flows: Slots::with_capacity(slots_for(capacity)),
             resting: 0,
+            quarantined: 0,
             index: HashTable::with_capacity(capacity * 2),
             hash_keys: (random.draw(), random.draw()),
             capacity,
@@ -67,7 +71,7 @@ impl FlowTable {
 
     /// How many flows are alive.
     pub(crate) fn len(&self) -> usize {
-        self.flows.len() - self.resting
+        self.flows.len() - self.resting - self.quarantined
     }
 
     /// How many flows have ended and keep their sockets.
@@ -75,10 +79,15 @@ impl FlowTable {
         self.resting
     }
 
+    /// How many flows have ended and keep their sockets in quarantine.
+    pub(crate) const fn quarantined(&self) -> usize {
+        self.quarantined
+    }
+
     /// Allows another number of flows. Where there are more, they may stay.
     pub(crate) fn set_capacity(&mut self, capacity: usize) {
         let Self { flows, index, hash_keys, .. } = self;
-        flows.reserve(capacity);
+        flows.reserve(slots_for(capacity));
         let rehash = |&at: &u32| flows[at as usize].key().hash(*hash_keys);
         index.reserve((capacity * 2).saturating_sub(index.len()), rehash);
         self.capacity = capacity;
@@ -91,12 +100,18 @@ impl FlowTable {
 
     /// The flow in a slot, if there is one alive.
     pub(crate) fn alive_at(&self, index: usize) -> Option<(FlowId, &UdpFlow)> {
-        let flow = self.flows.get(index).filter(|flow| !flow.is_resting())?;
+        let flow = self.flows.get(index).filter(|flow| !flow.has_ended())?;
         Some((FlowId::new(index as u32, flow.generation()), flow))
     }
 
+    /// Whether there are as many flows as may be alive, with those that keep their sockets for others.
     pub(crate) fn is_full(&self) -> bool {
-        self.flows.len() >= self.capacity
+        self.len() + self.resting >= self.capacity
+    }
+
+    /// Whether there is a slot for one more, alive or not.
+    pub(crate) fn has_free_slot(&self) -> bool {
+        self.flows.len() < slots_for(self.capacity)
     }
 
     /// Whether one more may be alive, as far as sockets that only rest do not count.
@@ -171,7 +186,7 @@ impl FlowTable {
 
     /// All flows alive.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (FlowId, &UdpFlow)> {
-        let alive = self.flows.iter().filter(|(_, flow)| !flow.is_resting());
+        let alive = self.flows.iter().filter(|(_, flow)| !flow.has_ended());
         alive.map(|(index, flow)| (FlowId::new(index as u32, flow.generation()), flow))
     }
 
@@ -211,6 +226,23 @@ impl FlowTable {
         self.resting += 1;
     }
 
+    /// Ends a flow and leaves its slot and its socket in quarantine until `until`.
+    pub(crate) fn quarantine(&mut self, id: FlowId, until: Instant) {
+        self.unindex(id);
+        self.flows[id.index()].quarantine(until);
+        self.quarantined += 1;
+    }
+
+    /// Makes a quarantine longer. Nothing happens if there is none of this id.
+    pub(crate) fn prolong_quarantine(&mut self, id: FlowId, until: Instant) {
+        let flow = self.flows.get_mut(id.index());
+        let is_it =
+            |flow: &&mut UdpFlow| flow.is_quarantined() && flow.generation() == id.generation();
+        if let Some(flow) = flow.filter(is_it) {
+            flow.quarantine(until.max(flow.deadline()));
+        }
+    }
+
     /// Makes a resting flow rest longer. Nothing happens if there is none of this id.
     pub(crate) fn rest_longer(&mut self, id: FlowId, until: Instant) -> bool {
         let resting = self
@@ -221,12 +253,20 @@ impl FlowTable {
         resting.map(|flow| flow.rest(until.max(flow.deadline()))).is_some()
     }
 
-    /// Gives up the slot of a resting flow.
-    pub(crate) fn remove_resting(&mut self, index: usize) -> FlowId {
+    /// Gives up the slot of a flow that has ended and kept its socket.
+    pub(crate) fn remove_ended(&mut self, index: usize) -> FlowId {
         let id = self.id_at(index);
-        self.flows.remove(index);
-        self.resting -= 1;
+        if self.flows.remove(index).is_quarantined() {
+            self.quarantined -= 1;
+        } else {
+            self.resting -= 1;
+        }
         id
+    }
+
+    /// Those that have ended and keep their sockets in quarantine.
+    pub(crate) fn in_quarantine(&self) -> impl Iterator<Item = (usize, &UdpFlow)> {
+        self.flows.iter().filter(|(_, flow)| flow.is_quarantined())
     }
 
     /// Makes a flow unfindable by key, so that another may take the key.
@@ -265,6 +305,8 @@ impl FlowTable {
             assert_eq!(self.look_up(&flow.key()), Some(id), "a live flow is not found by its key");
         }
         assert_eq!(self.index.len(), findable, "the index names flows that cannot be found");
+        let quarantined = self.in_quarantine().count();
+        assert_eq!(self.quarantined, quarantined, "sockets in quarantine were lost count of");
     }
 }
 

@@ -3,6 +3,7 @@
 use super::evict::STALE_TIMEOUT;
 use super::{UdpManager, resting_queue};
 use crate::config::prepared::PreparedConfig;
+use crate::config::slots_for;
 use crate::flow::FlowLimits;
 use crate::id::BackendId;
 use crate::limits::SourceLimits;
@@ -41,8 +42,8 @@ impl UdpManager {
         if is_resized {
             let capacity = config.max_flows as usize;
             self.flows.set_capacity(capacity);
-            self.wheel.reserve(capacity);
-            self.queues.reserve(capacity);
+            self.wheel.reserve(slots_for(capacity));
+            self.queues.reserve(slots_for(capacity));
         }
         if !config.accept_proxy_protocol.is_empty() {
             let capacity = self.flows.len().max(config.max_flows as usize);

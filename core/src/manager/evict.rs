@@ -2,7 +2,8 @@
 //!
 //! When the table is full, or `unanswered_flows` is reached, these go, in this order:
 //!
-//! 1. sockets of the idle pool, which serve nobody;
+//! 1. sockets of the idle pool, which serve nobody. Those in quarantine stay: they have slots of
+//!    their own, and where all of those are taken the newcomer is refused;
 //! 2. flows that are over: answered, with nothing from their client since, and silent for a while;
 //! 3. the oldest flow without an answer, once it has waited for longer than answers take. Before
 //!    that its answer may be on its way: if each new flow took the place of one that waits, nobody
@@ -16,6 +17,7 @@
 use core::time::Duration;
 
 use super::{CONTINUED, EXCHANGED, UNANSWERED, UdpManager};
+use crate::flow::UdpFlow;
 use crate::id::FlowId;
 use crate::output::Outputs;
 use crate::reason::{CloseReason, DropReason};
@@ -50,18 +52,27 @@ impl UdpManager {
     pub(super) fn find_room(&mut self, now: Instant) -> Result<Room, DropReason> {
         let limit = self.config.cluster.limits.unanswered_flows as usize;
         if limit > 0 && self.queues.len(UNANSWERED) >= limit {
-            let oldest = self.find_unanswered(now).ok_or(DropReason::UnansweredFlows)?;
-            return Ok(Room::Evict(oldest));
+            let oldest = self.find_unanswered(now).filter(|&oldest| self.leaves_a_slot(oldest));
+            return oldest.map(Room::Evict).ok_or(DropReason::UnansweredFlows);
         }
         if !self.flows.is_full() {
-            return Ok(Room::Free);
+            let has_slot = self.flows.has_free_slot();
+            return if has_slot { Ok(Room::Free) } else { Err(DropReason::MaxFlows) };
         }
         // More may be alive than are allowed, where that has changed: then sockets that close make
         // no room for another.
         if self.flows.has_fewer_than_allowed() && self.flows.resting() > 0 {
             return Ok(Room::Idle);
         }
-        self.find_victim(now).map(Room::Evict).ok_or(DropReason::MaxFlows)
+        let victim = self.find_victim(now).filter(|&victim| self.leaves_a_slot(victim));
+        victim.map(Room::Evict).ok_or(DropReason::MaxFlows)
+    }
+
+    /// Whether there is a slot for another flow once this one has ended, whose socket may have to
+    /// stay.
+    fn leaves_a_slot(&self, victim: FlowId) -> bool {
+        let rests = |flow: &UdpFlow| self.quarantine_after(CloseReason::Evicted, flow).is_some();
+        self.flows.has_free_slot() || !self.flows.get(victim).is_some_and(rests)
     }
 
     /// Makes the room that was found. The new flow may take over a socket of the idle pool, and

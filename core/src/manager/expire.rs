@@ -78,7 +78,7 @@ impl UdpManager {
             let deadline = flow.deadline() + kept_for;
             if deadline > now {
                 self.wheel.schedule(timer, deadline);
-            } else if flow.is_resting() {
+            } else if flow.has_ended() {
                 self.close_resting(timer, outputs);
             } else {
                 self.close(id, CloseReason::Idle, now, outputs);
@@ -94,7 +94,7 @@ impl UdpManager {
                 return true;
             };
             let (id, flow) = self.flows.at(timer);
-            if flow.is_resting() {
+            if flow.has_ended() {
                 self.close_resting(timer, outputs);
             } else {
                 self.close(id, CloseReason::Drained, now, outputs);

@@ -41,6 +41,10 @@ impl UdpManager {
             self.backends.iter().map(|(id, _)| self.queues.len(resting_queue(id))).sum();
         assert_eq!(self.flows.resting(), resting, "a resting socket was lost");
 
+        for (slot, _) in self.flows.in_quarantine() {
+            assert!(self.wheel.is_scheduled(slot), "a quarantine without a timer never ends");
+        }
+
         self.proxies.assert_invariants(self.flows.iter().filter_map(|(_, flow)| flow.proxy()));
 
         for counted in self.source_limits.totals() {

@@ -7,8 +7,8 @@ use super::{CONTINUED, EXCHANGED, UNANSWERED, UdpManager, resting_queue};
 use crate::backend::Backends;
 use crate::collections::lists::Queues;
 use crate::collections::wheel::TimerWheel;
-use crate::config::MAX_FLOWS;
 use crate::config::prepared::PreparedConfig;
+use crate::config::{MAX_FLOWS, slots_for};
 use crate::counters::Counters;
 use crate::flow::FlowLimits;
 use crate::flow::table::FlowTable;
@@ -84,7 +84,8 @@ impl UdpManager {
         }
         require!(image.answered_clients.is_sound(), "a table of clients of another size");
         let flows = FlowTable::restored(table, max_flows as usize)?;
-        let capacity = flows.slots().max(max_flows as usize);
+        let capacity = flows.len().max(max_flows as usize);
+        let slots = flows.slots().max(slots_for(max_flows as usize));
         let mut backends = Backends::restored(&image.backends, &config.cluster)?;
         let mut source_limits =
             SourceLimits::restored(&image.sources, &config.cluster.limits, capacity)?;
@@ -95,7 +96,7 @@ impl UdpManager {
         let of_flows = flows.iter().filter_map(|(_, flow)| flow.proxy());
         let relayed = if config.accept_proxy_protocol.is_empty() { 0 } else { max_flows as usize };
         let proxies = Proxies::restored(&image.proxies, relayed, of_flows)?;
-        let wheel = TimerWheel::restored(&image.timers, flows.slots(), capacity)?;
+        let wheel = TimerWheel::restored(&image.timers, flows.slots(), slots)?;
         let mut balancer = match prepared.filter(|ready| ready.has_the_turns_of(&config.cluster)) {
             Some(ready) => ready.balancer().clone(),
             None => PreparedConfig::new(config.clone()).balancer().clone(),
@@ -105,7 +106,7 @@ impl UdpManager {
         let sweep = sweep.transpose()?;
         let mut restored = Self {
             limits: FlowLimits::new(&config.cluster),
-            queues: Queues::new(resting_queue(BackendId::new(backends.len())), capacity),
+            queues: Queues::new(resting_queue(BackendId::new(backends.len())), slots),
             counters: Counters::restored(&image.counters, flows.len() as u64)?,
             answered_clients: image.answered_clients,
             first_answers: image.first_answers.restored(),
@@ -160,9 +161,11 @@ impl UdpManager {
         let resting = image.resting.iter().map(|flow| (flow.slot, flow.until + KEPT_FOR));
         let is_in_time =
             |(slot, deadline): (u32, Instant)| self.wheel.is_in_time_for(slot as usize, deadline);
-        require!(alive.chain(resting).all(is_in_time), "a flow without a timer, or a late one");
+        let quarantined = image.quarantined.iter().map(|flow| (flow.slot, flow.until));
+        let all = alive.chain(resting).chain(quarantined);
+        require!({ all }.all(is_in_time), "a flow without a timer, or a late one");
         let scheduled: usize = timers.places.iter().map(|place| place.timers.len()).sum();
-        let flows = image.alive.len() + image.resting.len();
+        let flows = image.alive.len() + image.resting.len() + image.quarantined.len();
         require!(scheduled == flows, "a timer of no flow");
         Ok(())
     }

@@ -45,6 +45,7 @@ fn config() -> ManagerConfig {
             requests: 0,
             send_proxy_protocol: SendProxyProtocol::Off,
             upstream_reuse: None,
+            upstream_quarantine: Duration::ZERO,
             source: Source::Any,
             health: HealthPolicy::default(),
             limits: Limits::default(),
@@ -960,5 +961,6 @@ mod failover;
 mod one_way;
 mod proxied;
 mod proxied_modes;
+mod quarantine;
 mod room;
 mod source;

@@ -56,8 +56,9 @@ impl ManagerImage {
     /// [restored](crate::UdpManager::restore).
     pub fn flow_ids(&self) -> impl Iterator<Item = FlowId> {
         let alive = self.flows.alive.iter().map(|flow| (flow.slot, flow.generation));
-        let resting = self.flows.resting.iter().map(|flow| (flow.slot, flow.generation));
-        alive.chain(resting).map(|(slot, generation)| FlowId::new(slot, generation))
+        let ended = self.flows.resting.iter().chain(&self.flows.quarantined);
+        let ended = ended.map(|flow| (flow.slot, flow.generation));
+        alive.chain(ended).map(|(slot, generation)| FlowId::new(slot, generation))
     }
 }
 
@@ -113,6 +114,8 @@ pub(crate) struct FlowsImage {
     pub(crate) alive: Vec<FlowImage>,
     /// By backend, and for each in the order in which they began to rest.
     pub(crate) resting: Vec<RestingImage>,
+    /// In the order of their slots.
+    pub(crate) quarantined: Vec<RestingImage>,
     /// Slots in the order in which they will be used.
     pub(crate) vacant: Vec<u32>,
     /// Slots of flows that have not been answered, oldest first.
@@ -169,7 +172,7 @@ pub(crate) enum WayImage {
     Relayed { proxy: u32 },
 }
 
-/// A flow that has ended and left its socket to rest.
+/// A flow that has ended and left its socket to rest, or in quarantine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RestingImage {
     pub(crate) slot: u32,

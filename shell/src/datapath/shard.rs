@@ -4,6 +4,7 @@ mod adopt;
 
 use std::collections::VecDeque;
 
+use flowgate_core::config::slots_for;
 use flowgate_core::{Deadline, Direction, Instant, ManagerInput, PreparedConfig, UdpManager};
 
 use super::recv::{LISTENER_BATCH, Reading};
@@ -69,7 +70,7 @@ impl<K: Kernel> Shard<K> {
             manager,
             mirror,
             sockets,
-            ready: VecDeque::with_capacity(max_flows + 1),
+            ready: VecDeque::with_capacity(slots_for(max_flows) + 1),
             is_listener_ready: false,
             scratch: Scratch::default(),
             unwatched_from: None,

@@ -4,6 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use flowgate_core::config::slots_for;
 use flowgate_core::snapshot::ImageError;
 use flowgate_core::{FlowId, UdpManager};
 use serde::{Deserialize, Serialize};
@@ -50,7 +51,7 @@ impl<K: Kernel> Sockets<K> {
             shard,
             listener,
             listener_queue: SendQueue::default(),
-            upstreams: Upstreams::new(max_flows),
+            upstreams: Upstreams::new(slots_for(max_flows)),
             clients: Clients::default(),
             egress_sockets: <[EgressSockets<K::Socket>; 2]>::default(),
             send_queue_budget: SPILL_BUDGET,

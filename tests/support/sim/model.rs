@@ -38,7 +38,7 @@ use self::effect::Effect;
 use self::health::Sign;
 use self::relay::{Named, Role};
 use self::room::{FirstAnswers, Room};
-use self::sockets::Resting;
+use self::sockets::{Kept, Resting};
 use super::forge::backend_id;
 use super::setting::{Setting, Source};
 use super::{Violation, require};
@@ -51,6 +51,8 @@ pub struct Model {
     flows: Vec<Flow>,
     /// The sockets of flows that have ended, in the order in which they began to rest.
     resting: Vec<Resting>,
+    /// The sockets that close, and until when they are nobody's.
+    quarantined: BTreeMap<FlowId, Instant>,
     /// Every id ever given out: none may come twice.
     used_ids: BTreeSet<FlowId>,
     loads: Vec<Load>,
@@ -125,6 +127,7 @@ impl Model {
             config: setting.config.clone(),
             flows: vec![],
             resting: vec![],
+            quarantined: BTreeMap::new(),
             used_ids: BTreeSet::new(),
             loads: cluster.backends.iter().map(|&config| Load::none(config)).collect(),
             balance: Balance::new(cluster),
@@ -191,6 +194,8 @@ impl Model {
             let should = self.resting.iter().filter(|rests| rests.backend == id.index()).count();
             require!(is == should, "{is} sockets rest for {id:?}, and {should} should");
         }
+        let (is, should) = (manager.quarantined(), self.quarantined.len());
+        require!(is == should, "{is} sockets are in quarantine, and {should} should be");
         let should = self.drain.is_some() && self.flows.is_empty();
         require!(manager.is_drained() == should, "drained is {}, not {should}", !should);
         Ok(())
@@ -225,9 +230,9 @@ impl Model {
         self.flows.len()
     }
 
-    /// How many sockets there must be: those of flows, and those that rest.
+    /// How many sockets there must be: those of flows, those that rest, and those in quarantine.
     pub fn socket_count(&self) -> usize {
-        self.flows.len() + self.resting.len()
+        self.flows.len() + self.resting.len() + self.quarantined.len()
     }
 
     /// What the balancer is told without datagrams to forward.
@@ -311,6 +316,7 @@ impl Model {
     }
 
     fn close<'p>(&mut self, place: usize, reason: CloseReason, now: Instant) -> Vec<Effect<'p>> {
+        let kept = self.keeps_socket(reason, &self.flows[place]);
         let flow = self.flows.remove(place);
         self.put_off(&flow, now);
         self.unconfirmed.retain(|&id| id != flow.id);
@@ -322,10 +328,12 @@ impl Model {
         }
         self.loads[flow.backend].flows -= 1;
         self.counters.flows_closed[reason as usize] += 1;
-        let keep_socket = self.keeps_socket(reason, flow.backend);
-        if keep_socket {
-            self.rest(flow.id, flow.backend, now);
+        match kept {
+            Kept::Not => {}
+            Kept::ForOthers => self.rest(flow.id, flow.backend, now),
+            Kept::ForNobody(time) => drop(self.quarantined.insert(flow.id, now + time)),
         }
+        let keep_socket = kept != Kept::Not;
         let mut effects = vec![];
         effects.extend(record.map(|record| Effect::Record { flow: flow.id, record }));
         effects.push(Effect::Close { flow: flow.id, reason, keep_socket });
@@ -340,6 +348,7 @@ impl Model {
     fn in_order_of(&self, observed: &[Effect<'_>]) -> Vec<FlowId> {
         let mut ids: Vec<FlowId> = observed.iter().filter_map(Effect::ended).collect();
         let known = self.flows.iter().map(|flow| flow.id).chain(self.resting.iter().map(|r| r.id));
+        let known = known.chain(self.quarantined.keys().copied());
         let others: Vec<FlowId> = known.filter(|id| !ids.contains(id)).collect();
         ids.extend(others);
         ids

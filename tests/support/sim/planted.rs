@@ -130,6 +130,8 @@ bugs! {
     Promise::Reuse => {
         ReusesTooSoon = "gives a finished flow's socket to the next one at once",
         RestsTooShort = "lets sockets rest a millisecond too short",
+        ForgetsTheQuarantine = "gives up a port that may still be answered",
+        ShortensTheQuarantine = "gives up a port a millisecond too soon",
         IgnoresLateAnswers = "does not let a socket rest again after a late answer",
         ForgetsToReuse = "opens a socket where one has rested",
         ForgetsTheRested = "never closes the sockets that nobody wants",

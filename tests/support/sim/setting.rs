@@ -67,6 +67,10 @@ const RESTS: [Option<Duration>; 8] = [
     Some(Duration::from_secs(3_600)),
 ];
 
+/// For how long late answers are kept from others.
+const QUARANTINES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(64), Duration::from_secs(1), Duration::from_secs(5)];
+
 /// Some of the cast; none of it has an address in the last one.
 const NETWORKS: [&str; 6] = [
     "198.51.100.0/24",
@@ -135,6 +139,7 @@ impl Setting {
                 requests: choose_requests(choices),
                 send_proxy_protocol: choose_proxy_protocol(choices),
                 upstream_reuse: choose_reuse(choices),
+                upstream_quarantine: Duration::ZERO,
                 source: config::Source::Any,
                 health: HealthPolicy {
                     on_backend_down: choose_on_backend_down(choices),
@@ -149,6 +154,7 @@ impl Setting {
         // Some settings trust some of the cast to speak for others.
         config.accept_proxy_protocol = networks(TRUSTED[(manager_seed % 8) as usize]);
         config.cluster.source = SOURCES[(manager_seed / 8 % 8) as usize];
+        config.cluster.upstream_quarantine = QUARANTINES[(manager_seed / 256 % 4) as usize];
         config.accept = ACCEPTS[(manager_seed / 64 % 4) as usize];
         Self {
             config,

@@ -6,6 +6,7 @@ use hashbrown::HashTable;
 
 use super::{Expected, FlowTable};
 use crate::collections::slots::Slots;
+use crate::config::slots_for;
 use crate::flow::UdpFlow;
 use crate::snapshot::ImageError;
 use crate::snapshot::error::require;
@@ -15,11 +16,13 @@ impl FlowTable {
     /// The table alone: no queues, and nothing of flows that rest.
     pub(crate) fn image(&self) -> FlowsImage {
         let alive = self.flows.iter().filter_map(|(slot, flow)| flow.image(slot as u32));
+        let quarantined = self.in_quarantine().map(|(slot, flow)| flow.resting_image(slot as u32));
         FlowsImage {
             hash_keys: self.hash_keys,
             next_generation: self.next_generation,
             alive: alive.collect(),
             resting: Vec::new(),
+            quarantined: quarantined.collect(),
             vacant: self.flows.vacant().collect(),
             unanswered: Vec::new(),
             unconfirmed: Vec::new(),
@@ -29,14 +32,18 @@ impl FlowTable {
 
     /// The table, with those that rest.
     pub(crate) fn restored(image: &FlowsImage, capacity: usize) -> Result<Self, ImageError> {
-        let used = image.alive.len() + image.resting.len() + image.vacant.len();
+        let used =
+            image.alive.len() + image.resting.len() + image.quarantined.len() + image.vacant.len();
         let mut broken = None;
         let alive = image.alive.iter().map_while(|flow| {
             let restored = UdpFlow::restored(flow).map_err(|error| broken = Some(error));
             Some((flow.slot, restored.ok()?))
         });
         let resting = image.resting.iter().map(|flow| (flow.slot, UdpFlow::restored_resting(flow)));
-        let flows = Slots::restored(used, capacity, alive.chain(resting), &image.vacant);
+        let quarantined = image.quarantined.iter();
+        let quarantined = quarantined.map(|flow| (flow.slot, UdpFlow::restored_quarantined(flow)));
+        let all = alive.chain(resting).chain(quarantined);
+        let flows = Slots::restored(used, slots_for(capacity), all, &image.vacant);
         if let Some(broken) = broken {
             return Err(broken);
         }
@@ -46,6 +53,7 @@ impl FlowTable {
         let mut restored = Self {
             flows,
             resting: image.resting.len(),
+            quarantined: image.quarantined.len(),
             index: HashTable::with_capacity(capacity.max(image.alive.len()) * 2),
             hash_keys: image.hash_keys,
             capacity,

@@ -36,6 +36,7 @@ fn limits() -> FlowLimits {
         requests: 0,
         send_proxy_protocol: SendProxyProtocol::Off,
         upstream_reuse: None,
+        upstream_quarantine: Duration::ZERO,
         source: crate::config::Source::Any,
         health: HealthPolicy::default(),
         limits: Limits::default(),

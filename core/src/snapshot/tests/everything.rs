@@ -63,6 +63,7 @@ fn config() -> ManagerConfig {
             requests: 2,
             send_proxy_protocol: SendProxyProtocol::First,
             upstream_reuse: Some(Duration::from_secs(5)),
+            upstream_quarantine: Duration::ZERO,
             source: Source::Local {
                 ip: None,
                 ports: Some(PortRange { first: 20_000, last: 29_999 }),

@@ -184,7 +184,7 @@ impl Model {
             return Err(Violation(format!("no flow was opened for {client}")));
         };
         require!(self.used_ids.insert(id), "{id:?} is given out again");
-        let table = self.largest_table;
+        let table = 2 * self.largest_table;
         require!(id.index() < table, "{id:?} lies beyond the table of {table}");
         let able = self.able();
         self.balance.check(client, backend.index(), &self.loads, &able)?;

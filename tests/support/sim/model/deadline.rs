@@ -72,8 +72,11 @@ impl Model {
 
     fn end_of_rest<'p>(&mut self, id: FlowId, ends: impl Fn(Instant) -> bool) -> Vec<Effect<'p>> {
         let is_it = |(other, at): (FlowId, Instant)| other == id && ends(at);
-        let Some(place) = self.rests().into_iter().position(is_it) else { return vec![] };
-        self.resting.remove(place);
+        if !self.rests().into_iter().any(is_it) {
+            return vec![];
+        }
+        self.resting.retain(|resting| resting.id != id);
+        self.quarantined.remove(&id);
         vec![Effect::CloseSocket { flow: id }]
     }
 
@@ -153,9 +156,10 @@ impl Model {
         self.socket_count() > SURELY_LOOKED_AT
     }
 
-    /// When resting sockets close.
+    /// When sockets without flows close.
     fn rests(&self) -> Vec<(FlowId, Instant)> {
-        self.resting.iter().map(|resting| (resting.id, resting.closes())).collect()
+        let resting = self.resting.iter().map(|resting| (resting.id, resting.closes()));
+        resting.chain(self.quarantined.iter().map(|(&id, &until)| (id, until))).collect()
     }
 
     /// When something must end at the latest: at the end of the tick of its deadline. A tick in

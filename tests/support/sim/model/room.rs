@@ -71,25 +71,30 @@ impl Model {
         let max_flows = self.config.max_flows as usize;
         let unanswered = self.flows.iter().filter(|flow| !flow.answered).count();
         if limit > 0 && unanswered >= limit {
-            let late = self.oldest_if_late(now);
+            let late = self.oldest_if_late(now).filter(|&late| self.leaves_a_slot(late));
             return late.map(Room::Evict).ok_or(DropReason::UnansweredFlows);
         }
         if self.flows.len() + self.resting.len() < max_flows {
-            return Ok(Room::Free);
+            let is_free = self.has_free_slot();
+            return if is_free { Ok(Room::Free) } else { Err(DropReason::MaxFlows) };
         }
         // Not while more flows are alive than may be, as is possible where fewer may be than before.
         if !self.resting.is_empty() && self.flows.len() < max_flows {
             return Ok(Room::Resting);
         }
+        let evicted = self.who_goes(now).filter(|&id| self.leaves_a_slot(id));
+        evicted.map(Room::Evict).ok_or(DropReason::MaxFlows)
+    }
+
+    fn who_goes(&mut self, now: Instant) -> Option<FlowId> {
         let exchanged = self.next_exchanged(now);
         if let Some(id) = exchanged
             && self.silence_of(id, now) >= STALE_TIMEOUT
         {
-            return Ok(Room::Evict(id));
+            return Some(id);
         }
         let late = self.oldest_if_late(now);
-        let evicted = late.or(exchanged).or_else(|| self.longest_idle(now));
-        evicted.map(Room::Evict).ok_or(DropReason::MaxFlows)
+        late.or(exchanged).or_else(|| self.longest_idle(now))
     }
 
     fn oldest_if_late(&self, now: Instant) -> Option<FlowId> {

@@ -42,6 +42,11 @@ pub(super) fn misread(config: &mut ManagerConfig, bug: Bug) {
             let shorter = |rest: Duration| rest.saturating_sub(Duration::from_millis(1));
             cluster.upstream_reuse = cluster.upstream_reuse.map(shorter);
         }
+        Bug::ForgetsTheQuarantine => cluster.upstream_quarantine = Duration::ZERO,
+        Bug::ShortensTheQuarantine => {
+            let shorter = cluster.upstream_quarantine.saturating_sub(Duration::from_millis(1));
+            cluster.upstream_quarantine = shorter;
+        }
         Bug::KeepsUsingTheRemoved => each_backend(|backend| backend.removed = false),
         Bug::IgnoresOtherListeners => config.own_addresses.clear(),
         _ => {

@@ -155,7 +155,7 @@ impl World {
         let after = self.crowd();
         for (what, is, was, may_be) in [
             ("flows", after.flows, before.flows, most),
-            ("sockets", after.sockets, before.sockets, most),
+            ("sockets", after.sockets, before.sockets, 2 * most),
             ("unanswered flows", after.unanswered, before.unanswered, most_unanswered),
         ] {
             require!(is <= may_be.max(was), "there are {is} {what} where {may_be} may be");
