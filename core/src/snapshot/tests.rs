@@ -109,14 +109,14 @@ fn a_format_that_is_too_new_or_too_old_is_named_with_those_that_are_known() {
     };
     let too_new = with_format(VERSION + 1);
     assert_eq!(too_new, SnapshotError::TooNew { found: VERSION + 1, newest: VERSION });
-    let says = "the snapshot has format 4, and this version reads formats up to 3";
+    let says = "the snapshot has format 5, and this version reads formats up to 4";
     assert_eq!(too_new.to_string(), says);
     let too_old = with_format(OLDEST_VERSION - 1);
     assert_eq!(
         too_old,
         SnapshotError::TooOld { found: OLDEST_VERSION - 1, oldest: OLDEST_VERSION }
     );
-    let says = "the snapshot has format 2, and this version reads formats from 3 on";
+    let says = "the snapshot has format 3, and this version reads formats from 4 on";
     assert_eq!(too_old.to_string(), says);
 }
 
