@@ -252,6 +252,7 @@ fn client(number: usize) -> SocketAddr {
 fn config(max_flows: usize, change: impl FnOnce(&mut ClusterConfig)) -> ManagerConfig {
     let backend = |number| BackendConfig::new(SocketAddr::from(([10, 1, 0, number], 53)));
     let mut cluster = ClusterConfig {
+        quic_lb: QuicLb::default(),
         mode: Mode::SESSION,
         balance: Balance::RoundRobin,
         affinity: Affinity::SourceIpPort,

@@ -5,10 +5,11 @@ use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
 
 use flowgate_core::config::{
-    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Mode, ReplyFrom, Source,
+    Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Mode, ReplyFrom, ServerId,
+    Source,
 };
 
-use crate::Probing;
+use crate::{Probing, QuicLbSpec};
 
 /// A named set of backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Cluster {
     /// The cluster that gets copies of some of its flows: one of
     /// [`Config::clusters`](crate::Config::clusters). How many flows, the policy's mode says.
     pub mirror: Option<String>,
+    /// How connection ids name its backends: see [`ClusterConfig::quic_lb`].
+    pub quic_lb: Vec<QuicLbSpec>,
     /// How its backends share the work. Its `backends` are those that need no resolving: all members
     /// where none is a name. See [`backends`](Self::backends) for the others.
     pub policy: ClusterConfig,
@@ -116,13 +119,16 @@ pub struct Member {
     pub max_flows: u32,
     /// Whether its answers may go to clients; not in fan-out mode where those of another do.
     pub answers: bool,
+    /// What names it in the connection ids of QUIC-LB.
+    pub server_id: Option<ServerId>,
 }
 
 impl Member {
     /// The backend that it stands for at one of its addresses.
     fn at(&self, address: SocketAddr) -> BackendConfig {
-        let Self { weight, backup, max_flows, answers, .. } = *self;
-        BackendConfig { weight, backup, max_flows, answers, ..BackendConfig::new(address) }
+        let Self { weight, backup, max_flows, answers, server_id, .. } = *self;
+        let backend = BackendConfig::new(address);
+        BackendConfig { weight, backup, max_flows, answers, server_id, ..backend }
     }
 }
 

@@ -31,7 +31,7 @@
 //!     errors.to_string(),
 //!     "flowgate.toml:4:1: cluster.web.backends: missing; allowed: a list of backends, such as [\"10.0.0.1:53\"]\n\
 //!      flowgate.toml:5:1: cluster.web.backend: unknown key; allowed: affinity, backends, balance, health, \
-//!      idle_timeout, limits, mirror, mode, on_backend_down, reply_from, requests, responses, send_proxy_protocol, \
+//!      idle_timeout, limits, mirror, mode, on_backend_down, quic_lb, reply_from, requests, responses, send_proxy_protocol, \
 //!      source, upstream_quarantine, upstream_reuse; \
 //!      did you mean `backends`?",
 //! );
@@ -40,13 +40,14 @@
 //!
 //! Nothing here panics, whatever the text. [`parse`] reads no file and no clock, and asks the system
 //! for nothing but the number of an interface that a link-local address names; [`load`] reads the
-//! one file that it is given.
+//! one file that it is given, and those with keys that it names.
 
 #![forbid(unsafe_code)]
 
 mod cluster;
 mod difference;
 mod error;
+mod keys;
 mod nearest;
 mod probing;
 mod problems;
@@ -67,6 +68,7 @@ use toml::de::DeTable;
 pub use cluster::{Cluster, Member, Target, names_one_host};
 pub use difference::{ClusterChanges, Difference, ListenerChanges};
 pub use error::{Errors, Fault, LoadError, Problem};
+pub use keys::{QuicLbKey, QuicLbSpec};
 pub use probing::{Expect, Payload, Probe, Probing};
 
 /// A valid configuration.
@@ -260,7 +262,8 @@ impl Listener {
     }
 }
 
-/// Reads the configuration that `text` holds. `file` names the text in messages and is not opened.
+/// Reads the configuration that `text` holds. `file` names the text in messages and is not opened, and
+/// neither are files with keys: ids that need one are read by what [`load`] returns only.
 ///
 /// # Errors
 /// Every problem of the text, in its order. Where the text is not TOML, what the parser could make
@@ -277,7 +280,7 @@ pub fn parse(text: &str, file: &str) -> Result<Config, Errors> {
     }
 }
 
-/// Reads the configuration in the file at `path`.
+/// Reads the configuration in the file at `path`, and the keys in the files that it names.
 ///
 /// # Errors
 /// The file cannot be read, is not UTF-8, or is not a valid configuration.
@@ -292,7 +295,11 @@ pub fn load(path: &Path) -> Result<Config, LoadError> {
 pub fn load_text(path: &Path) -> Result<(Config, String), LoadError> {
     let file = path.display().to_string();
     match std::fs::read_to_string(path) {
-        Ok(text) => Ok((parse(&text, &file)?, text)),
+        Ok(text) => {
+            let mut config = parse(&text, &file)?;
+            config.read_keys(&file)?;
+            Ok((config, text))
+        }
         Err(source) => Err(LoadError::Unreadable { file, source }),
     }
 }

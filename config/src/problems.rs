@@ -21,6 +21,15 @@ pub(crate) struct Problems<'a> {
     warnings: RefCell<Vec<Finding>>,
 }
 
+/// Where something stands in the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) line: u32,
+    pub(crate) column: u32,
+    /// The path of its key.
+    pub(crate) key: String,
+}
+
 /// A problem whose place is still an offset.
 #[derive(PartialEq)]
 pub(crate) struct Finding {
@@ -73,6 +82,14 @@ impl<'a> Problems<'a> {
     /// The line of an offset, from 1.
     pub(crate) fn line(&self, at: usize) -> usize {
         self.line_starts.partition_point(|&start| start <= at)
+    }
+
+    /// The line and the column in characters of an offset, from 1.
+    pub(crate) fn line_and_column(&self, at: usize) -> (u32, u32) {
+        let line = self.line(at);
+        let before = self.text.get(self.line_starts[line - 1]..at);
+        let column = 1 + before.map_or(0, |before| before.chars().count());
+        (u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
     }
 
     /// What the user wrote at `span`, fit to be shown.

@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::error::Fault;
 use crate::nearest::nearest;
-use crate::problems::{Finding, Problems};
+use crate::problems::{Finding, Place, Problems};
 
 /// A place in the document where a value is, or where a required one is missing.
 pub(crate) struct Item<'a> {
@@ -110,6 +110,12 @@ impl<'a> Item<'a> {
             };
             visit(name.get_ref(), &entry);
         }
+    }
+
+    /// Where it stands, for what turns out to be wrong with it later.
+    pub(crate) fn place(&self) -> Place {
+        let (line, column) = self.problems.line_and_column(self.span.start);
+        Place { line, column, key: self.path.to_string() }
     }
 
     fn found(&self) -> String {

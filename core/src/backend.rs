@@ -320,6 +320,16 @@ impl Backends {
         self.get(id).is_some_and(Backend::can_take_a_flow)
     }
 
+    /// Whether a backend that was named can take one more flow: of something new as any other, and
+    /// of what it knows already as long as its flows may stay.
+    pub(crate) fn can_take(&self, id: BackendId, is_opening: bool) -> bool {
+        if is_opening {
+            return self.can_take_a_flow(id);
+        }
+        self.get(id).is_some_and(|backend| backend.answers())
+            && self.flow_action(id) == FlowAction::Stay
+    }
+
     /// What is to become of the flows of a backend.
     #[inline]
     pub(crate) fn flow_action(&self, id: BackendId) -> FlowAction {

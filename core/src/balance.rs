@@ -23,6 +23,7 @@ mod turn;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
+use crate::affinity::host;
 use crate::backend::Backends;
 use crate::config::{Affinity, Balance};
 use crate::hash::{BackendHash, ClientHash};
@@ -53,7 +54,12 @@ impl Balancer {
     /// Takes microseconds, for 10,000 backends a quarter of a millisecond; but [`Balance::Maglev`]
     /// builds a table of 2 MiB in 5 to 100 ms.
     pub fn new(balance: Balance, backends: &Backends) -> Self {
-        let of = |backup| Algorithm::new(balance, &members(backends, backup));
+        Self::by_affinity(balance, Affinity::SourceIp, backends)
+    }
+
+    /// The same for a cluster whose affinity is known, which may leave out the backends' ports.
+    pub fn by_affinity(balance: Balance, affinity: Affinity, backends: &Backends) -> Self {
+        let of = |backup| Algorithm::new(balance, &members(backends, backup, affinity));
         Self { primaries: of(false), backups: of(true) }
     }
 
@@ -68,8 +74,28 @@ impl Balancer {
         affinity: Affinity,
         random: &mut Random,
     ) -> Option<BackendId> {
-        let mut pick_from = |tier: &mut Algorithm| tier.pick(backends, client, affinity, random);
+        self.pick_by(backends, &|| ClientHash::new(client, affinity), random)
+    }
+
+    /// The same for one more flow whose hash is known, if it is asked for.
+    pub fn pick_by(
+        &mut self,
+        backends: &Backends,
+        hash: &impl Fn() -> ClientHash,
+        random: &mut Random,
+    ) -> Option<BackendId> {
+        let mut pick_from = |tier: &mut Algorithm| tier.pick(backends, hash, random);
         pick_from(&mut self.primaries).or_else(|| pick_from(&mut self.backups))
+    }
+
+    /// The same where nothing but the hash decides; otherwise none.
+    pub(crate) fn pick_hashed(&self, backends: &Backends, hash: ClientHash) -> Option<BackendId> {
+        let pick_from = |tier: &Algorithm| match tier {
+            Algorithm::Rendezvous(bids) => bids.pick(backends, hash),
+            Algorithm::Maglev(table) => table.pick(backends, hash),
+            _ => None,
+        };
+        pick_from(&self.primaries).or_else(|| pick_from(&self.backups))
     }
 }
 
@@ -99,8 +125,7 @@ impl Algorithm {
     fn pick(
         &mut self,
         backends: &Backends,
-        client: SocketAddr,
-        affinity: Affinity,
+        hash: &impl Fn() -> ClientHash,
         random: &mut Random,
     ) -> Option<BackendId> {
         match self {
@@ -108,8 +133,8 @@ impl Algorithm {
             Self::Random(draw) => draw.pick(backends, random),
             Self::LeastFlows(members) => members.pick(backends, random),
             Self::PowerOfTwo(draw) => draw.pick(backends, random),
-            Self::Rendezvous(bids) => bids.pick(backends, ClientHash::new(client, affinity)),
-            Self::Maglev(table) => table.pick(backends, ClientHash::new(client, affinity)),
+            Self::Rendezvous(bids) => bids.pick(backends, hash()),
+            Self::Maglev(table) => table.pick(backends, hash()),
         }
     }
 }
@@ -124,7 +149,11 @@ struct Member {
 }
 
 /// The backends of one tier that can ever be picked, in configured order.
-fn members(backends: &Backends, backup: bool) -> Vec<Member> {
+fn members(backends: &Backends, backup: bool, affinity: Affinity) -> Vec<Member> {
+    let hashed = |backend: SocketAddr| match affinity {
+        Affinity::Host => host::of(backend),
+        _ => backend,
+    };
     backends
         .iter()
         .filter(|(_, backend)| backend.is_backup() == backup && backend.weight() > 0)
@@ -132,7 +161,7 @@ fn members(backends: &Backends, backup: bool) -> Vec<Member> {
         .map(|(id, backend)| Member {
             id,
             weight: backend.weight(),
-            hash: BackendHash::new(backend.address()),
+            hash: BackendHash::new(hashed(backend.address())),
         })
         .collect()
 }

@@ -24,7 +24,9 @@ pub const fn slots_for(max_flows: usize) -> usize {
     max_flows * 2
 }
 
+pub use crate::affinity::{Affinity, QuicLb};
 pub use crate::egress::{PortRange, Source};
+pub use flowgate_quic_lb::ServerId;
 
 /// How one listener's datagrams are to be balanced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +80,8 @@ pub struct ClusterConfig {
     pub mode: Mode,
     /// How a backend is chosen for a new flow; in [`Mode::OneWay`], for each datagram.
     pub balance: Balance,
-    /// What of the client's address [`Balance::Rendezvous`] and [`Balance::Maglev`] look at.
+    /// What a new flow is placed by. Where that is a hash, only [`Balance::Rendezvous`] and
+    /// [`Balance::Maglev`] look at it.
     pub affinity: Affinity,
     /// A flow with no datagram in either direction for this long is closed.
     pub idle_timeout: Duration,
@@ -105,6 +108,9 @@ pub struct ClusterConfig {
     pub health: HealthPolicy,
     /// What one client may take.
     pub limits: Limits,
+    /// How connection ids name the backends, with [`Affinity::Quic`].
+    #[serde(skip)]
+    pub quic_lb: QuicLb,
     /// The backends. A [`BackendId`](crate::BackendId) is an index into this list.
     pub backends: Vec<BackendConfig>,
 }
@@ -251,12 +257,23 @@ pub struct BackendConfig {
     /// Whether it has been removed from the configuration. Its place in the list is kept for as long
     /// as flows refer to it.
     pub removed: bool,
+    /// What names it in the connection ids of QUIC-LB.
+    #[serde(with = "crate::affinity::server_id")]
+    pub server_id: Option<ServerId>,
 }
 
 impl BackendConfig {
     /// A backend of weight 1, no backup, without a flow limit.
     pub const fn new(address: SocketAddr) -> Self {
-        Self { address, weight: 1, backup: false, max_flows: 0, answers: true, removed: false }
+        Self {
+            address,
+            weight: 1,
+            backup: false,
+            max_flows: 0,
+            answers: true,
+            removed: false,
+            server_id: None,
+        }
     }
 }
 
@@ -297,15 +314,6 @@ impl fmt::Display for Balance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
-}
-
-/// What of a client's address decides its backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Affinity {
-    /// The address: all flows of one host go to one backend.
-    SourceIp,
-    /// Address and port: the flows of one host spread.
-    SourceIpPort,
 }
 
 /// Which datagrams to a backend carry a PROXY protocol v2 header.

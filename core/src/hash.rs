@@ -4,12 +4,13 @@
 //! Two instances of Flowgate, of different versions and on different machines, must come to the
 //! same place, so everything in this module is part of the product's interface and never changes:
 //!
-//! - The function is SipHash-2-4 (Aumasson and Bernstein, INDOCRYPT 2012), under one public key
-//!   for clients and another for backends. Public keys mean that a client can choose addresses
+//! - The function is SipHash-2-4 (Aumasson and Bernstein, INDOCRYPT 2012), under public keys: one
+//!   for clients, one for keys in payloads, and one for backends. Public keys mean that a client can choose addresses
 //!   that share a backend. That is the price of agreeing without talking; limits per source and
 //!   per backend bound what it gains.
 //! - What is hashed is the address in network byte order, 4 or 16 bytes, followed, where the port
-//!   counts, by the port, 2 bytes.
+//!   counts, by the port, 2 bytes; of a key in a payload its bytes. With the affinity `host` the port
+//!   of a backend is hashed as 0.
 //! - An IPv4-mapped IPv6 address (`::ffff:192.0.2.1`) is hashed as the IPv4 address, so that a
 //!   dual-stack listener and an IPv4 listener agree.
 //! - Scope ids and flow labels are left out: they are the numbers of one machine or one moment.
@@ -21,6 +22,7 @@ use siphasher::sip::SipHasher24;
 use crate::config::Affinity;
 
 const CLIENT_KEY: &[u8; 16] = b"flowgate: client";
+const PAYLOAD_KEY: &[u8; 16] = b"flowgate payload";
 const BACKEND_KEY: &[u8; 16] = b"flowgate backend";
 
 /// What a client is to the consistent algorithms: equal hashes go to equal backends.
@@ -31,10 +33,15 @@ impl ClientHash {
     /// The hash of as much of `client` as `affinity` looks at.
     pub fn new(client: SocketAddr, affinity: Affinity) -> Self {
         let port = match affinity {
-            Affinity::SourceIp => None,
             Affinity::SourceIpPort => Some(client.port()),
+            _ => None,
         };
         Self(hash_address(CLIENT_KEY, client.ip(), port))
+    }
+
+    /// The hash of a key that its datagram carries.
+    pub fn of_key(key: &[u8]) -> Self {
+        Self(SipHasher24::new_with_key(PAYLOAD_KEY).hash(key))
     }
 
     /// The hash as a number, every bit as good as another.

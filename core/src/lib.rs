@@ -35,6 +35,7 @@
 //!         source: Source::Any,
 //!         health: HealthPolicy::default(),
 //!         limits: Limits::default(),
+//!         quic_lb: QuicLb::default(),
 //!         backends: vec![BackendConfig::new("10.0.0.1:53".parse()?)],
 //!     },
 //! };
@@ -100,6 +101,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod affinity;
 pub mod backend;
 pub mod balance;
 pub mod burst;

@@ -10,12 +10,14 @@ mod forward;
 mod hedge;
 mod invariants;
 mod one_way;
+mod place;
 mod proxied;
 mod snapshot;
 
 use core::net::SocketAddr;
 use core::ops::Range;
 
+use crate::affinity::{Placed, Placement};
 use crate::backend::Backends;
 use crate::balance::Balancer;
 use crate::collections::lists::Queues;
@@ -89,6 +91,7 @@ pub struct UdpManager {
     balancer: Balancer,
     queues: Queues,
     source_limits: SourceLimits,
+    placement: Placement,
     salts: Salts,
     proxies: Proxies,
     counters: Counters,
@@ -129,6 +132,7 @@ impl UdpManager {
             queues: Queues::new(resting_queue(BackendId::new(backends.len())), slots_for(capacity)),
             backends,
             source_limits: SourceLimits::new(&config.cluster.limits, capacity, &mut random),
+            placement: Placement::new(&config.cluster, slots_for(capacity), &mut random),
             salts: Salts::new(seed),
             proxies: Proxies::new(),
             counters: Counters::default(),
@@ -253,6 +257,11 @@ impl UdpManager {
     /// How many slots there are to look at for whoever wants to see every flow.
     pub fn slots(&self) -> usize {
         self.flows.slots()
+    }
+
+    /// What a live flow was placed by, and the id or key, as much of it as is kept.
+    pub fn placed(&self, id: FlowId) -> Placed {
+        self.placement.of(id.index())
     }
 
     /// How many sockets of finished flows rest for a backend.

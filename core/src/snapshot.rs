@@ -21,6 +21,7 @@
 //! #     source: Source::Any,
 //! #     health: HealthPolicy::default(),
 //! #     limits: Limits::default(),
+//! #     quic_lb: QuicLb::default(),
 //! #     backends: vec![BackendConfig::new("10.0.0.1:53".parse()?)],
 //! # };
 //! # let config = ManagerConfig {

@@ -75,6 +75,9 @@ enum Command {
         /// Print the answer as JSON
         #[arg(long)]
         json: bool,
+        /// The payload of its first datagram, in hexadecimal digits
+        #[arg(long, value_name = "HEX", value_parser = explain::Payload::parse)]
+        payload: Option<explain::Payload>,
     },
     /// Show how a running Flowgate stands: listeners, backends, datagrams, drops
     Status(status::StatusArguments),
@@ -123,7 +126,9 @@ pub fn main() -> ExitCode {
             let length = Duration::from_secs(seconds.into());
             demo::run((!forever).then_some(length))
         }
-        Command::Explain { config, client, json } => explain::run(&config.config, client, json),
+        Command::Explain { config, client, json, payload } => {
+            explain::run(&config.config, client, payload.as_ref(), json)
+        }
         Command::Status(arguments) => status::run(&arguments),
         Command::Ready(arguments) => ask::ready(&arguments),
         Command::Flows(arguments) => flows::run(&arguments),

@@ -246,6 +246,8 @@ flowgate = 1
 [cluster.dns]
 backends = [{ address = "10.0.0.1:53", flowgate = 1 }]
 flowgate = 1
+[[cluster.dns.quic_lb]]
+flowgate = 1
 [cluster.dns.health]
 flowgate = 1
 [cluster.dns.limits]
@@ -256,7 +258,7 @@ flowgate = 1
 fn the_man_page_explains_every_key_of_the_configuration() {
     let errors = flowgate_config::parse(UNKNOWN, "flowgate.toml").expect_err("unknown keys");
     let lists: Vec<_> = errors.iter().filter_map(|problem| problem.allowed.as_deref()).collect();
-    assert_eq!(lists.len(), 8, "{errors}");
+    assert_eq!(lists.len(), 9, "{errors}");
     let page = read("dist/man/flowgate.toml.5");
     let items: BTreeSet<&str> = page
         .lines()

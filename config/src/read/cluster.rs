@@ -1,5 +1,6 @@
 //! `[cluster.NAME]`.
 
+mod affinity;
 mod health;
 mod members;
 mod mode;
@@ -18,6 +19,7 @@ use toml::de::DeValue;
 
 use crate::cluster::{Cluster, backends};
 use crate::error::Fault;
+use crate::keys::without_keys;
 use crate::nearest::nearest;
 use crate::reader::{Item, Table};
 use crate::value::{choice, count, duration, is_name, off_or, text};
@@ -112,7 +114,8 @@ fn names_of(item: &Item<'_>) -> Vec<String> {
 fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Option<Cluster> {
     let modes = Modes::read(table, name, known);
     let balance = modes.fit_balance(table.get("balance", choice(BALANCE))).or(Balance::Rendezvous);
-    let affinity = table.get("affinity", choice(AFFINITY)).or(Affinity::SourceIp);
+    let affinity = table.get("affinity", affinity::affinity);
+    let quic_lb = affinity::quic_lb(table, affinity.value.unwrap_or(Affinity::SourceIp));
     let idle_timeout = table.get("idle_timeout", duration(IDLE));
     let responses = modes.fit(table.get("responses", count), 0, "0").or(0);
     let requests = modes.fit(table.get("requests", count), 0, "0");
@@ -135,7 +138,12 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
     let health = table.section("health", |table| health::health(table, modes.has_flows()));
     let limits = table.section("limits", |table| limits(table, &modes));
     let members = table.require("backends", |item| members::members(item, &modes));
+    affinity::check(&affinity, balance, members.value.as_deref());
+    if let (Some(all), Some(specs)) = (&members.value, &quic_lb) {
+        affinity::check_lengths(&members.item, all, specs);
+    }
     let mut members = members.value?;
+    let (affinity, quic_lb) = (affinity.or(Affinity::SourceIp), quic_lb?);
     let source = source::finish(source, &members);
     let (mode, mirror) = modes.finish(&mut members)?;
     if members.is_empty() {
@@ -155,9 +163,10 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
         source: source?,
         health: HealthPolicy { on_backend_down, fail_open, passive },
         limits: limits?,
+        quic_lb: without_keys(&quic_lb),
         backends: backends(&members, |_| Vec::new()),
     };
-    Some(Cluster { name: name.to_owned(), members, health: probing, mirror, policy })
+    Some(Cluster { name: name.to_owned(), members, health: probing, mirror, quic_lb, policy })
 }
 
 const BALANCE: &[(&str, Balance)] = &[
@@ -168,9 +177,6 @@ const BALANCE: &[(&str, Balance)] = &[
     (Balance::Rendezvous.as_str(), Balance::Rendezvous),
     (Balance::Maglev.as_str(), Balance::Maglev),
 ];
-
-const AFFINITY: &[(&str, Affinity)] =
-    &[("source-ip", Affinity::SourceIp), ("source-ip-port", Affinity::SourceIpPort)];
 
 const SEND_PROXY_PROTOCOL: &[(&str, SendProxyProtocol)] = &[
     ("off", SendProxyProtocol::Off),

@@ -149,6 +149,7 @@ fn network(text: &str) -> IpNet {
 fn a_full_example_sets_every_supported_key() {
     let config = valid(FULL);
     let member = |target, weight, backup, max_flows| Member {
+        server_id: None,
         target,
         weight,
         backup,
@@ -156,6 +157,7 @@ fn a_full_example_sets_every_supported_key() {
         answers: true,
     };
     let resolvers = Arc::new(Cluster {
+        quic_lb: Vec::new(),
         name: "resolvers".into(),
         members: vec![
             member(Target::Address(address("10.0.0.1:53")), 1, false, 0),
@@ -175,6 +177,7 @@ fn a_full_example_sets_every_supported_key() {
         }),
         mirror: None,
         policy: ClusterConfig {
+            quic_lb: flowgate_core::config::QuicLb::default(),
             mode: Mode::SESSION,
             balance: Balance::Maglev,
             affinity: Affinity::SourceIpPort,
@@ -268,6 +271,7 @@ fn the_defaults_are_those_of_the_manual() {
     assert_eq!(
         listener.cluster.policy,
         ClusterConfig {
+            quic_lb: flowgate_core::config::QuicLb::default(),
             mode: Mode::SESSION,
             balance: Balance::Rendezvous,
             affinity: Affinity::SourceIp,

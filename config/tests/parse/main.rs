@@ -1,6 +1,7 @@
 //! From text to configuration, or to every reason why not.
 
 mod accept;
+mod affinity;
 mod backends;
 mod difference;
 mod examples;

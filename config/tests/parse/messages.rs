@@ -35,7 +35,7 @@ backends = ["10.0.0.1:53", { address = "10.0.0.2:53", weigth = 2 }, "10.0.0.1:53
         "11:1: listener[0].colour: unknown key; allowed: accept, accept_proxy_protocol, address, allow, cluster, deny, max_datagram_size, max_flows, name, receive_buffer, send_buffer, v6_only",
         "14:11: cluster.resolvers.balance: found \"rendezvou\"; allowed: round-robin, random, least-flows, power-of-two, rendezvous, maglev; did you mean \"rendezvous\"?",
         "15:8: cluster.resolvers.mode: found \"on-way\"; allowed: session, one-way, fan-out; did you mean \"one-way\"?",
-        "16:55: cluster.resolvers.backends[1].weigth: unknown key; allowed: address, backup, max_flows, weight; did you mean `weight`?",
+        "16:55: cluster.resolvers.backends[1].weigth: unknown key; allowed: address, backup, max_flows, server_id, weight; did you mean `weight`?",
         "16:69: cluster.resolvers.backends[2]: found \"10.0.0.1:53\"; allowed: a backend that the cluster does not have yet (line 16 has it)",
         "16:84: cluster.resolvers.backends[3]: found \"dns.internal\"; allowed: a port from 1 to 65535 after the name, such as \"dns.internal:53\"",
         "18:1: cluster.empty.backends: missing; allowed: a list of backends, such as [\"10.0.0.1:53\"]",
@@ -143,7 +143,7 @@ fn an_unknown_word_names_its_nearest_neighbour() {
     assert_eq!(
         in_cluster("affinity = \"sourceip\""),
         [
-            "affinity: found \"sourceip\"; allowed: source-ip, source-ip-port; did you mean \"source-ip\"?"
+            "affinity: found \"sourceip\"; allowed: source-ip, source-ip-port, host, quic, wireguard, sip-call-id; did you mean \"source-ip\"?"
         ]
     );
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use crate::backend::Backends;
 use crate::balance::Balancer;
-use crate::config::{BackendConfig, ClusterConfig, ManagerConfig};
+use crate::config::{Affinity, BackendConfig, ClusterConfig, ManagerConfig};
 
 /// What a manager is told to do from now on, with what takes time to make made beforehand.
 #[derive(Clone, Debug)]
@@ -15,7 +15,14 @@ impl PreparedConfig {
     /// Prepares a configuration, which takes as long as [`Balancer::new`] says.
     pub fn new(config: ManagerConfig) -> Self {
         let backends = Backends::new(&config.cluster.backends, config.cluster.health);
-        Self { balancer: Balancer::new(config.cluster.balance, &backends), config }
+        Self {
+            balancer: Balancer::by_affinity(
+                config.cluster.balance,
+                config.cluster.affinity,
+                &backends,
+            ),
+            config,
+        }
     }
 
     /// Prepares a configuration that may have much in common with this one. Takes hardly any time
@@ -41,7 +48,9 @@ impl PreparedConfig {
     pub(crate) fn has_the_turns_of(&self, cluster: &ClusterConfig) -> bool {
         let turn = |b: &BackendConfig| (b.address, b.weight, b.backup, b.answers, b.removed);
         let ours = &self.config.cluster;
+        let is_by_host = |affinity| affinity == Affinity::Host;
         ours.balance == cluster.balance
+            && is_by_host(ours.affinity) == is_by_host(cluster.affinity)
             && ours.backends.iter().map(turn).eq(cluster.backends.iter().map(turn))
     }
 }

@@ -89,7 +89,7 @@ impl UdpManager {
             Mode::Session { .. } => {}
             mode if !mode.has_flows() => {
                 if let Some(burst) = rest {
-                    self.handle_one_way(key, sender, &recv_meta, burst, outputs);
+                    self.handle_one_way(key, sender, &recv_meta, burst, now, outputs);
                 }
                 return;
             }
@@ -106,7 +106,8 @@ impl UdpManager {
         }
         // One turn, unless `requests` makes the burst reach into a next flow.
         while let Some(burst) = rest {
-            let flow = match self.flow_for(key, sender, recv_meta.ttl, now, outputs) {
+            let first = first_of(&burst);
+            let flow = match self.flow_for(key, sender, recv_meta.ttl, first, now, outputs) {
                 Ok(flow) => flow,
                 Err(reason) => {
                     self.drop_burst(Direction::ToBackend, reason, &burst, outputs);
@@ -124,15 +125,17 @@ impl UdpManager {
         key: &FlowKey,
         sender: &FlowKey,
         ttl: u8,
+        datagram: &[u8],
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) -> Result<FlowId, DropReason> {
         if let Some(flow) = self.flows.find(key)
             && let Some(flow) = self.settle(flow, ttl, now, outputs)?
         {
+            self.follow_id(flow, ttl, datagram, now, outputs);
             return Ok(flow);
         }
-        self.admit(key, sender, ttl, now, outputs)
+        self.admit(key, sender, ttl, datagram, now, outputs)
     }
 
     /// Opens a flow, or says why there can be none. Nothing is allocated or asked of the shell
@@ -142,24 +145,23 @@ impl UdpManager {
         key: &FlowKey,
         sender: &FlowKey,
         ttl: u8,
+        datagram: &[u8],
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) -> Result<FlowId, DropReason> {
         let client = key.client.address();
         self.check(client, sender)?;
-        if self.drain.is_some() {
+        let place = self.place(datagram, now);
+        // What is underway is nothing new, from whatever address it goes on.
+        if self.drain.is_some() && place.named.is_none_or(|_| place.is_opening) {
             return Err(DropReason::Draining);
         }
         self.source_limits.admit(key.client.source(), now)?;
         let room = self.find_room(now)?;
-        let backend = self.pick(client).ok_or(DropReason::NoBackend)?;
-        self.open(key, backend, room, ttl, now, outputs)
-    }
-
-    /// The backend for something new of a client, if any can take it.
-    pub(super) fn pick(&mut self, client: SocketAddr) -> Option<BackendId> {
-        let affinity = self.config.cluster.affinity;
-        self.balancer.pick(&self.backends, client, affinity, &mut self.random)
+        let backend = self.pick(client, &place, now).ok_or(DropReason::NoBackend)?;
+        let flow = self.open(key, backend, room, ttl, now, outputs)?;
+        self.placement.opened(flow.index(), &place, datagram);
+        Ok(flow)
     }
 
     /// Opens a flow to a backend, in the room that was found for it.
@@ -257,6 +259,13 @@ impl UdpManager {
         }
         fits
     }
+}
+
+/// The first datagram of a burst, which speaks for all of them.
+#[inline]
+pub(super) fn first_of<'p>(burst: &Burst<'p>) -> &'p [u8] {
+    let bytes = burst.bytes();
+    &bytes[..bytes.len().min(usize::from(burst.stride()))]
 }
 
 /// Whether a client that called us at `called` has the address of one of our listeners.

@@ -52,6 +52,7 @@ impl UdpManager {
         self.wheel.cancel(id.index());
         self.queues.remove(id.index());
         self.source_limits.closed(client.source());
+        self.placement.closed(id.index(), now);
         if let Some(proxy) = client.proxy() {
             self.proxies.closed(proxy, self.remembered_until(now));
         }

@@ -22,6 +22,9 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) {
         let config = new.config();
+        let was = (&self.config.cluster, &self.balancer);
+        let slots = self.flows.slots().max(slots_for(config.max_flows as usize));
+        self.placement.configure(was, &config.cluster, slots, now, &mut self.random);
         // One that serves on keeps its place in the order of turns.
         if !new.has_the_turns_of(&self.config.cluster) {
             self.balancer = new.balancer().clone();

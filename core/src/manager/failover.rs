@@ -92,8 +92,21 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) -> Result<(), DropReason> {
         let Some(flow) = self.flows.get(id) else { return Ok(()) };
+        let client = flow.client();
+        let backend = self.pick_by_source(client).ok_or(DropReason::NoBackend)?;
+        self.move_flow_to(id, backend, ttl, outputs)
+    }
+
+    /// Gives a flow a certain backend in place of the one it has.
+    pub(super) fn move_flow_to<'p>(
+        &mut self,
+        id: FlowId,
+        backend: BackendId,
+        ttl: u8,
+        outputs: &mut impl Outputs<'p>,
+    ) -> Result<(), DropReason> {
+        let Some(flow) = self.flows.get(id) else { return Ok(()) };
         let (client, former) = (flow.client(), flow.backend());
-        let backend = self.pick(client).ok_or(DropReason::NoBackend)?;
         if let Some(flow) = self.flows.get_mut(id) {
             flow.move_to(backend);
         }

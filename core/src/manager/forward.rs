@@ -2,6 +2,7 @@
 
 use core::net::SocketAddr;
 
+use super::admit::first_of;
 use super::{CONTINUED, EXCHANGED, UdpManager};
 use crate::burst::Burst;
 use crate::config::{Accept, SendProxyProtocol};
@@ -158,6 +159,7 @@ impl UdpManager {
             self.drop_losing_reply(id, &burst, now, outputs);
             return;
         }
+        self.placement.answered(id.index(), backend, first_of(&burst), now);
         let Some(flow) = self.flows.get_mut(id) else { return };
         let AcceptedReplies { now: accepted, over_budget, beyond, is_first_answer } =
             flow.accept_replies(burst, &self.limits, now);

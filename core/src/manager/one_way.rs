@@ -1,6 +1,7 @@
 //! Datagrams that nobody answers: they need no flow, only a backend, or all of them.
 
 use super::UdpManager;
+use super::admit::first_of;
 use super::forward::RecvMeta;
 use crate::burst::Burst;
 use crate::config::{Balance, Mode, SendProxyProtocol};
@@ -30,6 +31,7 @@ impl UdpManager {
         sender: &FlowKey,
         recv_meta: &RecvMeta<'p>,
         burst: Burst<'p>,
+        now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
         let checked = match self.drain {
@@ -42,7 +44,7 @@ impl UdpManager {
         }
         let send_meta = self.send_meta(key, recv_meta);
         if self.config.cluster.mode == Mode::OneWay {
-            self.distribute(key, send_meta, burst, outputs);
+            self.distribute(key, send_meta, burst, now, outputs);
         } else {
             self.copy_to_all(send_meta, burst, outputs);
         }
@@ -64,15 +66,18 @@ impl UdpManager {
         key: &FlowKey,
         send_meta: SendMeta<'p>,
         burst: Burst<'p>,
+        now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
         let client = key.client.address();
         let balance = self.config.cluster.balance;
-        let by_source = matches!(balance, Balance::Rendezvous | Balance::Maglev);
+        let is_hashed = matches!(balance, Balance::Rendezvous | Balance::Maglev);
+        let by_source = is_hashed && !self.placement.reads_payload();
         let step = if by_source || self.backends.len() == 1 { burst.count() } else { 1 };
         let mut rest = Some(burst);
         while let Some(burst) = rest {
-            let Some(backend) = self.pick(client) else {
+            let place = self.place(first_of(&burst), now);
+            let Some(backend) = self.pick(client, &place, now) else {
                 self.drop_burst(Direction::ToBackend, DropReason::NoBackend, &burst, outputs);
                 return;
             };
@@ -98,7 +103,8 @@ impl UdpManager {
     ) {
         let copies = self.send_meta(key, recv_meta);
         while let Some(burst) = rest {
-            let flow = match self.flow_for(key, sender, recv_meta.ttl, now, outputs) {
+            let first = first_of(&burst);
+            let flow = match self.flow_for(key, sender, recv_meta.ttl, first, now, outputs) {
                 Ok(flow) => flow,
                 Err(DropReason::NoBackend) => {
                     self.copy_to_all(copies, burst, outputs);

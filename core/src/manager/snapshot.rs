@@ -4,6 +4,7 @@ use super::close::KEPT_FOR;
 use super::failover::Sweep;
 use super::invariants::queue_of;
 use super::{CONTINUED, EXCHANGED, UNANSWERED, UdpManager, resting_queue};
+use crate::affinity::Placement;
 use crate::backend::Backends;
 use crate::collections::lists::Queues;
 use crate::collections::wheel::TimerWheel;
@@ -38,6 +39,7 @@ impl UdpManager {
             counters: self.counters.image(),
             answered_clients: self.answered_clients.clone(),
             first_answers: self.first_answers,
+            placement: self.placement.image(),
             random: self.random.state(),
             salts: self.salts.clone(),
             drain: self.drain,
@@ -104,6 +106,18 @@ impl UdpManager {
         balancer.restore(&image.turns)?;
         let sweep = image.sweep.as_ref().map(|sweep| Sweep::restored(sweep, flows.slots()));
         let sweep = sweep.transpose()?;
+        let mut config = config.clone();
+        if let Some(prepared) = prepared {
+            config.cluster.quic_lb = prepared.config().cluster.quic_lb.clone();
+        }
+        let is_alive = |slot| flows.alive_at(slot).is_some();
+        let placement = Placement::restored(
+            &image.placement,
+            &config.cluster,
+            slots,
+            backends.len(),
+            is_alive,
+        )?;
         let mut restored = Self {
             limits: FlowLimits::new(&config.cluster),
             queues: Queues::new(resting_queue(BackendId::new(backends.len())), slots),
@@ -118,11 +132,12 @@ impl UdpManager {
             source_limits,
             proxies,
             random: Random::new(image.random),
+            placement,
             salts: image.salts,
             drain: image.drain,
             silences_known_from: image.silences_known_from,
             last_partial_timeout: image.last_partial_timeout,
-            config: image.config,
+            config,
         };
         restored.restore_queues(&image.flows)?;
         restored.check_timers(&image.flows, &image.timers)?;

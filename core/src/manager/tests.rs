@@ -37,6 +37,7 @@ fn config() -> ManagerConfig {
         record_flows: false,
         accept: Accept::Shared,
         cluster: ClusterConfig {
+            quic_lb: QuicLb::default(),
             mode: Mode::SESSION,
             balance: Balance::RoundRobin,
             affinity: Affinity::SourceIpPort,
@@ -957,6 +958,7 @@ fn the_same_inputs_give_the_same_outputs() {
 }
 
 mod accept;
+mod affinity;
 mod failover;
 mod one_way;
 mod proxied;

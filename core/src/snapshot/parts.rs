@@ -7,12 +7,13 @@ use core::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::address;
+use crate::affinity::Placed;
 use crate::backend::{PassiveHealth, ProbeState};
 use crate::config::{BackendConfig, ManagerConfig};
 use crate::counters::Traffic;
 use crate::egress::Salts;
 use crate::flow::first_answers::FirstAnswers;
-use crate::id::FlowId;
+use crate::id::{BackendId, FlowId};
 use crate::limits::answered::AnsweredClients;
 use crate::time::Instant;
 
@@ -33,6 +34,7 @@ pub struct ManagerImage {
     pub(crate) answered_clients: AnsweredClients,
     /// How long first answers take.
     pub(crate) first_answers: FirstAnswers,
+    pub(crate) placement: PlacementImage,
     /// The state of the manager's randomness.
     pub(crate) random: u64,
     /// Where the orders of our ports come from.
@@ -236,6 +238,40 @@ pub(crate) struct ProxyImage {
     pub(crate) client: SocketAddr,
     #[serde(with = "address")]
     pub(crate) destination: SocketAddr,
+    pub(crate) until: Instant,
+}
+
+/// What flows were placed by, and which ids were learned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlacementImage {
+    pub(crate) learned: LearnedIdsImage,
+    /// In the order of their slots.
+    pub(crate) flows: Vec<PlacedFlowImage>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlacedFlowImage {
+    pub(crate) slot: u32,
+    pub(crate) fingerprint: u64,
+    /// The number of its learned id, or 0.
+    pub(crate) learned: u64,
+    pub(crate) placed: Placed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LearnedIdsImage {
+    pub(crate) keys: (u64, u64),
+    pub(crate) lengths: u32,
+    /// In the order of their numbers.
+    pub(crate) ids: Vec<LearnedIdImage>,
+    /// Numbers of those without a flow, in the order in which they are forgotten.
+    pub(crate) without_flow: Vec<(u64, Instant)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LearnedIdImage {
+    pub(crate) hash: u64,
+    pub(crate) backend: BackendId,
     pub(crate) until: Instant,
 }
 

@@ -443,6 +443,12 @@ pub struct FlowStatus {
     pub to_client: TrafficDoc,
     /// Whether the backend has answered.
     pub answered: bool,
+    /// What it was placed by: "source", "server-id", "learned-id", "key" or "orphan".
+    #[serde(default)]
+    pub placed_by: String,
+    /// The id or key that it was placed by, in hexadecimal digits: the first 20 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placed_by_id: Option<String>,
 }
 
 #[cfg(test)]

@@ -1,15 +1,22 @@
 //! `flowgate explain`: where a client's datagrams would go, and why.
 
+mod payload;
+
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
 use flowgate_config::{Cluster, Listener};
 use flowgate_core::backend::{Backend, Backends};
 use flowgate_core::balance::Balancer;
-use flowgate_core::config::{Affinity, Balance, Mode, ReplyFrom, Source};
+use flowgate_core::config::{Affinity, Balance, ClusterConfig, Mode, ReplyFrom, Source};
+use flowgate_core::hash::ClientHash;
 use flowgate_core::random::Random;
 use ipnet::IpNet;
 use serde::Serialize;
+
+use payload::Says;
+
+pub(super) use payload::Payload;
 
 use super::Failure;
 use super::ask::put;
@@ -29,11 +36,19 @@ struct Explanation {
     because: Vec<String>,
 }
 
-pub(super) fn run(path: &Path, client: SocketAddr, json: bool) -> Result<(), Failure> {
+pub(super) fn run(
+    path: &Path,
+    client: SocketAddr,
+    payload: Option<&Payload>,
+    json: bool,
+) -> Result<(), Failure> {
     let config = flowgate_config::load(path)?;
     reach::check(&config)?;
-    let all: Vec<_> =
-        config.listeners.iter().map(|listener| explain_listener(listener, client)).collect();
+    let all: Vec<_> = config
+        .listeners
+        .iter()
+        .map(|listener| explain_listener(listener, client, payload))
+        .collect();
     if json {
         let document = serde_json::json!({ "client": describe_client(client), "listeners": all });
         return put(&(escaped_json(&format!("{document:#}")) + "\n"));
@@ -50,7 +65,11 @@ pub(super) fn run(path: &Path, client: SocketAddr, json: bool) -> Result<(), Fai
 }
 
 /// What becomes of a client's datagrams at a listener.
-fn explain_listener(listener: &Listener, client: SocketAddr) -> Explanation {
+fn explain_listener(
+    listener: &Listener,
+    client: SocketAddr,
+    payload: Option<&Payload>,
+) -> Explanation {
     let mut explanation = Explanation {
         listener: listener.name.clone(),
         address: listener.address,
@@ -76,7 +95,7 @@ fn explain_listener(listener: &Listener, client: SocketAddr) -> Explanation {
         return explanation;
     }
     explanation.cluster = Some(listener.cluster.name.clone());
-    let (backend, lines) = explain(&listener.cluster, client);
+    let (backend, lines) = explain(&listener.cluster, client, payload);
     explanation.backend = backend;
     because.extend(lines);
     because.extend(explain_source(listener, client));
@@ -117,23 +136,56 @@ fn addresses_of(host: &str) -> Vec<IpAddr> {
 }
 
 /// The backend that a new flow would get, if that can be told, and the lines that say so.
-fn explain(cluster: &Cluster, client: SocketAddr) -> (Option<SocketAddr>, Vec<String>) {
+fn explain(
+    cluster: &Cluster,
+    client: SocketAddr,
+    payload: Option<&Payload>,
+) -> (Option<SocketAddr>, Vec<String>) {
     let policy = &cluster.policy;
     let backends = Backends::new(&cluster.backends(addresses_of), policy.health);
     if let Mode::FanOut { reply_from } = policy.mode {
         return (None, explain_copies(&backends, reply_from));
     }
-    let mut balancer = Balancer::new(policy.balance, &backends);
-    let mut pick = |client| balancer.pick(&backends, client, policy.affinity, &mut Random::new(0));
-    let Some(picked) = pick(client).and_then(|id| backends.get(id)) else {
+    let resolved = ClusterConfig { backends: cluster.backends(addresses_of), ..policy.clone() };
+    let (says, line) = payload::read(&resolved, payload);
+    let mut lines: Vec<String> = line.into_iter().collect();
+    let key = match says {
+        Says::Backend(backend) => {
+            lines.push(format!("backend {backend}"));
+            lines.push("because its server id is in the connection id".to_owned());
+            return (Some(backend), lines);
+        }
+        Says::Key(key) => Some(key),
+        Says::Nothing => None,
+    };
+    let (backend, of_balance) = explain_balance(policy, &backends, client, key);
+    lines.extend(of_balance);
+    (backend, lines)
+}
+
+/// The backend that the balancer would pick, by a key if there is one, if that can be told.
+fn explain_balance(
+    policy: &ClusterConfig,
+    backends: &Backends,
+    client: SocketAddr,
+    key: Option<&[u8]>,
+) -> (Option<SocketAddr>, Vec<String>) {
+    let mut balancer = Balancer::by_affinity(policy.balance, policy.affinity, backends);
+    let hash = || match key {
+        Some(key) => ClientHash::of_key(key),
+        None => ClientHash::new(client, policy.affinity),
+    };
+    let picked = balancer.pick_by(backends, &hash, &mut Random::new(0));
+    let Some(picked) = picked.and_then(|id| backends.get(id)) else {
         return (None, vec!["no backend: datagrams are dropped (no_backend)".to_owned()]);
     };
     let balance = policy.balance;
     let is_hashed = matches!(balance, Balance::Rendezvous | Balance::Maglev);
     if is_hashed && !(policy.affinity == Affinity::SourceIpPort && client.port() == 0) {
         let key = match policy.affinity {
-            Affinity::SourceIp => "its address",
+            _ if key.is_some() => "the key",
             Affinity::SourceIpPort => "its address and port",
+            _ => "its address",
         };
         let lines = vec![
             format!("backend {}", picked.address()),
@@ -150,7 +202,7 @@ fn explain(cluster: &Cluster, client: SocketAddr) -> (Option<SocketAddr>, Vec<St
         Balance::LeastFlows => "backend with the fewest flows for its weight".to_owned(),
         Balance::PowerOfTwo => "backend with fewer flows of two taken at random".to_owned(),
     }];
-    lines.extend(shares(&backends));
+    lines.extend(shares(backends));
     (None, lines)
 }
 

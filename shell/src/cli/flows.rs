@@ -70,7 +70,7 @@ fn text(document: &FlowsDocument) -> String {
     format!("{}\n{count}{more}.\n", table(flows))
 }
 
-fn table(flows: &[FlowStatus]) -> Table<10> {
+fn table(flows: &[FlowStatus]) -> Table<11> {
     let mut table = Table::new([
         ("LISTENER", Align::Left),
         ("CLIENT", Align::Left),
@@ -82,6 +82,7 @@ fn table(flows: &[FlowStatus]) -> Table<10> {
         ("TO CLIENT", Align::Right),
         ("BYTES", Align::Right),
         ("ANSWERED", Align::Left),
+        ("PLACED BY", Align::Left),
     ]);
     for flow in flows {
         let client = match flow.local {
@@ -99,6 +100,10 @@ fn table(flows: &[FlowStatus]) -> Table<10> {
             human::count(flow.to_client.datagrams),
             human::bytes(flow.to_client.bytes),
             if flow.answered { "yes" } else { "no" }.to_owned(),
+            match &flow.placed_by_id {
+                Some(id) => format!("{} {id}", flow.placed_by),
+                None => flow.placed_by.clone(),
+            },
         ]);
     }
     table
@@ -133,6 +138,8 @@ mod tests {
             to_backend: TrafficDoc { datagrams: 1_234, bytes: 99_999 },
             to_client: TrafficDoc { datagrams: 0, bytes: 0 },
             answered: false,
+            placed_by: "source".into(),
+            placed_by_id: None,
         }
     }
 
@@ -142,13 +149,15 @@ mod tests {
             listener: "dns".into(),
             local: Some("198.51.100.1:53".parse().unwrap()),
             answered: true,
+            placed_by: "learned-id".into(),
+            placed_by_id: Some("0a0b".into()),
             ..flow()
         };
         let flows = FlowsDocument { flows: vec![flow(), other], truncated: true };
         let expected = r"
-LISTENER        CLIENT                             BACKEND         AGE  IDLE IN  TO BACKEND   BYTES  TO CLIENT  BYTES  ANSWERED
-d\u{1b}[2Jn\ns  192.0.2.7:5353                     10.0.0.1:53  3m 12s   420 ms       1,234  100 kB          0    0 B  no
-dns             192.0.2.7:5353 at 198.51.100.1:53  10.0.0.1:53  3m 12s   420 ms       1,234  100 kB          0    0 B  yes
+LISTENER        CLIENT                             BACKEND         AGE  IDLE IN  TO BACKEND   BYTES  TO CLIENT  BYTES  ANSWERED  PLACED BY
+d\u{1b}[2Jn\ns  192.0.2.7:5353                     10.0.0.1:53  3m 12s   420 ms       1,234  100 kB          0    0 B  no        source
+dns             192.0.2.7:5353 at 198.51.100.1:53  10.0.0.1:53  3m 12s   420 ms       1,234  100 kB          0    0 B  yes       learned-id 0a0b
 
 2 flows; there are more: --limit lists more of them, --client, --backend and --listener choose.
 ";

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use flowgate_core::affinity::Placed;
 use flowgate_core::backend::{Backend, BackendState, Ejection, EjectionCause};
 use flowgate_core::counters::{Counters, Traffic};
 use flowgate_core::{BackendId, Instant, LocalAddr, UdpManager};
@@ -201,6 +202,8 @@ pub struct FlowFigures {
     pub to_client: Traffic,
     /// Whether it has been answered.
     pub is_answered: bool,
+    /// What it was placed by.
+    pub placed: Placed,
 }
 
 impl FlowFigures {
@@ -211,7 +214,7 @@ impl FlowFigures {
         now: Instant,
     ) -> impl Iterator<Item = Self> {
         let slots = slots.start..slots.end.min(manager.slots());
-        manager.flows_in(slots).filter_map(move |(_, flow)| {
+        manager.flows_in(slots).filter_map(move |(id, flow)| {
             Some(Self {
                 client: flow.client(),
                 local: flow.local(),
@@ -222,6 +225,7 @@ impl FlowFigures {
                 to_backend: flow.to_backend(),
                 to_client: flow.to_client(),
                 is_answered: flow.is_answered(),
+                placed: manager.placed(id),
             })
         })
     }

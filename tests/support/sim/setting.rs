@@ -131,6 +131,7 @@ impl Setting {
             record_flows: choices.one_in(2),
             accept: config::Accept::Shared,
             cluster: ClusterConfig {
+                quic_lb: config::QuicLb::default(),
                 mode: Mode::SESSION,
                 balance: choose_balance(choices),
                 affinity: choose_affinity(choices),

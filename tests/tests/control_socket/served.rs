@@ -165,5 +165,7 @@ pub(crate) fn flow() -> FlowStatus {
         to_backend: TrafficDoc::default(),
         to_client: TrafficDoc::default(),
         answered: true,
+        placed_by: "source".into(),
+        placed_by_id: None,
     }
 }

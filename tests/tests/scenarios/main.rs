@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use flowgate_core::config::{
     Accept, Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig,
-    Mode, SendProxyProtocol, Source,
+    Mode, QuicLb, SendProxyProtocol, Source,
 };
 use flowgate_core::{
     Burst, CloseReason, Direction, DropReason, FlowId, Instant, ManagerInput, Output, UdpManager,
@@ -35,6 +35,7 @@ fn setting(change: impl FnOnce(&mut ManagerConfig)) -> Setting {
         record_flows: false,
         accept: Accept::Shared,
         cluster: ClusterConfig {
+            quic_lb: QuicLb::default(),
             mode: Mode::SESSION,
             balance: Balance::RoundRobin,
             affinity: Affinity::SourceIp,

@@ -9,7 +9,7 @@ use regex::bytes::RegexBuilder;
 use crate::error::{Fault, Printable};
 use crate::nearest::nearest;
 use crate::reader::{Field, Item, Table};
-use crate::value::{boolean, choice, duration, integer, text};
+use crate::value::{boolean, choice, duration, hex, integer, text};
 use crate::{Expect, Payload, Probe, Probing};
 
 /// How often a probe may be sent, and how long it may take.
@@ -158,15 +158,6 @@ fn bytes(item: &Item<'_>, written: &str, allowed: &str, words: &[&str]) -> Optio
     let fits = BYTES.contains(&bytes.len());
     fits.then_some(bytes)
         .or_else(|| item.refuse(format_args!("{least} to {most} bytes after the colon")))
-}
-
-fn hex(digits: &str) -> Option<Vec<u8>> {
-    let digit = |digit: &u8| char::from(*digit).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    let byte = |pair: &[u8]| match pair {
-        [high, low] => Some(digit(high)? << 4 | digit(low)?),
-        _ => None,
-    };
-    digits.as_bytes().chunks(2).map(byte).collect()
 }
 
 /// A pattern, if it is a regular expression.

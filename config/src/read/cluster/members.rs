@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
+use flowgate_core::config::ServerId;
 use toml::de::DeValue;
 
+use super::affinity::server_id;
 use super::mode::Modes;
 use crate::reader::{Claims, Item};
 use crate::value::{ZONE, boolean, count, needs_a_zone, socket_address, text, with_port};
@@ -25,12 +27,17 @@ const LABEL: usize = 63;
 
 /// Reads the list of a cluster of this mode.
 pub(super) fn members(item: &Item<'_>, modes: &Modes<'_>) -> Option<Vec<Member>> {
-    let mut taken = Claims::new();
-    item.list(LIST, |item| member(item, &mut taken, modes))
+    let (mut taken, mut ids) = (Claims::new(), Claims::new());
+    item.list(LIST, |item| member(item, &mut taken, &mut ids, modes))
 }
 
 /// A member is a table, or its target alone.
-fn member(item: &Item<'_>, taken: &mut Claims<Target>, modes: &Modes<'_>) -> Option<Member> {
+fn member(
+    item: &Item<'_>,
+    taken: &mut Claims<Target>,
+    ids: &mut Claims<ServerId>,
+    modes: &Modes<'_>,
+) -> Option<Member> {
     let mut target = |item: &Item<'_>| {
         let target = target(item, modes.has_flows())?;
         let allowed = "a backend that the cluster does not have yet";
@@ -38,7 +45,14 @@ fn member(item: &Item<'_>, taken: &mut Claims<Target>, modes: &Modes<'_>) -> Opt
     };
     let Some(DeValue::Table(_)) = item.value() else {
         let target = target(item)?;
-        return Some(Member { target, weight: 1, backup: false, max_flows: 0, answers: true });
+        return Some(Member {
+            target,
+            weight: 1,
+            backup: false,
+            max_flows: 0,
+            answers: true,
+            server_id: None,
+        });
     };
     item.table("a backend", |table| {
         let target = table.require("address", target).value;
@@ -48,7 +62,12 @@ fn member(item: &Item<'_>, taken: &mut Claims<Target>, modes: &Modes<'_>) -> Opt
             .get("max_flows", count)
             .when(|n| modes.is_session() || *n == 0, "0 in any mode but \"session\"")
             .or(0);
-        Some(Member { target: target?, weight, backup, max_flows, answers: true })
+        let server_id = table.get("server_id", |item| server_id(item, ids));
+        if server_id.is_refused() {
+            return None;
+        }
+        let server_id = server_id.value;
+        Some(Member { target: target?, weight, backup, max_flows, answers: true, server_id })
     })
 }
 

@@ -6,14 +6,18 @@ use proptest::prelude::*;
 use super::*;
 use crate::balance::members;
 use crate::balance::tests::{Cluster, of_weights, shares_follow};
-use crate::config::{BackendConfig, Balance, HealthPolicy};
+use crate::config::{Affinity, BackendConfig, Balance, HealthPolicy};
 
 fn cluster(weights: &[u32]) -> Cluster {
     Cluster::of_weights(Balance::Maglev, weights)
 }
 
 fn maglev(configs: &[BackendConfig]) -> Maglev {
-    Maglev::new(&members(&Backends::new(configs, HealthPolicy::default()), false))
+    Maglev::new(&members(
+        &Backends::new(configs, HealthPolicy::default()),
+        false,
+        Affinity::SourceIp,
+    ))
 }
 
 impl Maglev {

@@ -119,7 +119,7 @@ proptest! {
     #[test]
     fn equal_weights_need_no_logarithm(weight in 1..=u32::MAX, count in 1..50usize) {
         let backends = Backends::new(&of_weights(&std::vec![weight; count]), HealthPolicy::default());
-        let rendezvous = Rendezvous::new(&members(&backends, false));
+        let rendezvous = Rendezvous::new(&members(&backends, false, Affinity::SourceIp));
         for client in 0..200 {
             let client = ClientHash::new(address_of(client), Affinity::SourceIp);
             prop_assert_eq!(

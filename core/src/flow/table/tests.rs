@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::{
-    Affinity, Balance, ClusterConfig, HealthPolicy, Limits, Mode, SendProxyProtocol,
+    Affinity, Balance, ClusterConfig, HealthPolicy, Limits, Mode, QuicLb, SendProxyProtocol,
 };
 use crate::flow::FlowLimits;
 use crate::id::BackendId;
@@ -28,6 +28,7 @@ fn colliding_keys(table: &FlowTable, count: usize) -> Vec<FlowKey> {
 
 fn limits() -> FlowLimits {
     FlowLimits::new(&ClusterConfig {
+        quic_lb: QuicLb::default(),
         mode: Mode::SESSION,
         balance: Balance::RoundRobin,
         affinity: Affinity::SourceIp,

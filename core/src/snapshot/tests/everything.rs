@@ -55,6 +55,7 @@ fn config() -> ManagerConfig {
         own_addresses: vec!["[fe80::53%2]:54".parse().unwrap()],
         record_flows: true,
         cluster: ClusterConfig {
+            quic_lb: QuicLb::default(),
             mode: Mode::FanOut { reply_from: ReplyFrom::First },
             balance: Balance::RoundRobin,
             affinity: Affinity::SourceIpPort,

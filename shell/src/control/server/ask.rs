@@ -109,6 +109,7 @@ fn describe(flow: &FlowFigures, listener: &BoundListener) -> FlowStatus {
     let millis =
         |from: Instant, to: Instant| (to - from).as_millis().try_into().unwrap_or(u64::MAX);
     let local = flow.local.map(|local| (local.ip, listener.address.port()).into());
+    let id = !flow.placed.id().is_empty();
     FlowStatus {
         listener: listener.settings.name.clone(),
         client: flow.client,
@@ -119,5 +120,8 @@ fn describe(flow: &FlowFigures, listener: &BoundListener) -> FlowStatus {
         to_backend: flow.to_backend.into(),
         to_client: flow.to_client.into(),
         answered: flow.is_answered,
+        placed_by: flow.placed.by().as_str().to_owned(),
+        placed_by_id: id
+            .then(|| flow.placed.id().iter().map(|byte| format!("{byte:02x}")).collect()),
     }
 }
