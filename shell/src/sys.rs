@@ -7,6 +7,7 @@ pub mod errno;
 pub mod inherited;
 pub mod mmsg;
 pub mod netlink;
+pub mod ports;
 pub mod process;
 pub mod scm;
 pub mod sockaddr;

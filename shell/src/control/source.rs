@@ -56,10 +56,14 @@ fn check_cluster(cluster: &Cluster) -> Result<(), SourceError> {
     })
 }
 
-/// How many flows at once the ports of a cluster's source are enough for.
+/// How many flows at once the ports of a cluster's source are enough for: each serves one flow for
+/// each backend.
 pub fn ports(cluster: &Cluster) -> u64 {
     match cluster.policy.source {
-        Source::Local { ports: Some(ports), .. } => ports.len().into(),
+        Source::Local { ports: Some(ports), .. } => {
+            let backends = cluster.members.len().max(1) as u64;
+            u64::from(ports.len()) * backends
+        }
         _ => u64::MAX,
     }
 }

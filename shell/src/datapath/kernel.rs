@@ -12,6 +12,7 @@ use mio::{Interest, Registry};
 
 use crate::datapath::token::Token;
 use crate::sys::mmsg::{self, Batch, FreeSlots, Sender};
+use crate::sys::ports::PortLease;
 use crate::sys::udp::{self, NoSource};
 use crate::sys::{process, sockopt};
 
@@ -154,6 +155,8 @@ pub struct Socket {
     v6: bool,
     /// Whether what arrives at it is thrown away.
     is_deaf: bool,
+    /// Its port, where that is one of a range. Declared last: it outlives the socket.
+    _lease: Option<PortLease>,
 }
 
 impl Linux {
@@ -201,12 +204,18 @@ impl Linux {
 impl Socket {
     /// Takes over a bound or connected UDP socket.
     pub const fn new(fd: OwnedFd, v6: bool) -> Self {
-        Self { fd, v6, is_deaf: false }
+        Self { fd, v6, is_deaf: false, _lease: None }
+    }
+
+    /// Takes over an upstream socket of another process.
+    pub fn adopt(fd: OwnedFd, backend: SocketAddr, source: LocalSource) -> Self {
+        let lease = udp::adopt(fd.as_fd(), backend, source);
+        Self { _lease: lease, ..Self::new(fd, backend.is_ipv6()) }
     }
 
     /// Takes over a UDP socket at which whatever arrives is thrown away.
     pub const fn deaf(fd: OwnedFd, v6: bool) -> Self {
-        Self { fd, v6, is_deaf: true }
+        Self { fd, v6, is_deaf: true, _lease: None }
     }
 
     /// Whether it is of IPv6.
@@ -248,7 +257,8 @@ impl Kernel for Linux {
         receive_buffer: usize,
         token: Token,
     ) -> io::Result<Socket> {
-        let socket = Socket::new(udp::connected(backend, source)?, backend.is_ipv6());
+        let (fd, lease) = udp::leased(backend, source)?;
+        let socket = Socket { _lease: lease, ..Socket::new(fd, backend.is_ipv6()) };
         sockopt::set_ttl(socket.as_fd(), socket.v6, ttl)?;
         // Without them a reply still arrives, with its TOS byte unknown, or is lost uncounted, and
         // of what ICMP says less is heard.

@@ -172,7 +172,7 @@ impl Sockets<Linux> {
         for upstream in image.upstreams {
             match descriptors.next().flatten() {
                 Some(fd) => {
-                    let socket = Socket::new(fd, upstream.backend.is_ipv6());
+                    let socket = Socket::adopt(fd, upstream.backend, upstream.source);
                     sockets.upstreams.insert(Upstream::restore(socket, upstream));
                 }
                 None => missing.push(upstream),

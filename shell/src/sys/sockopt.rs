@@ -213,6 +213,15 @@ pub fn set_reuse_port(socket: BorrowedFd<'_>, share: bool) -> io::Result<()> {
     set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, share.into())
 }
 
+/// Lets other sockets that are so bound have the address too (`SO_REUSEADDR`).
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`.
+pub fn set_reuse_address(socket: BorrowedFd<'_>, share: bool) -> io::Result<()> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, share.into())
+}
+
 /// Makes a socket that is not bound yet the first of a group of its own (`SO_REUSEPORT`), whether
 /// others will join it or not.
 ///

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use flowgate_core::LocalSource;
 
+use super::ports::{self, PortLease};
 use super::sockaddr::RawAddr;
 use super::sockopt;
 
@@ -32,10 +33,27 @@ impl From<NoSource> for io::Error {
 ///
 /// Those of `socket(2)`, `bind(2)` and `connect(2)`; [`NoSource`] inside one that has no number.
 pub fn connected(peer: SocketAddr, source: LocalSource) -> io::Result<OwnedFd> {
+    leased(peer, source).map(|(socket, _)| socket)
+}
+
+/// The same with a lease, where its port is one of a range, which others have for other peers.
+///
+/// # Errors
+///
+/// As for [`connected`].
+pub fn leased(peer: SocketAddr, source: LocalSource) -> io::Result<(OwnedFd, Option<PortLease>)> {
     let v6 = peer.is_ipv6();
-    let socket = unconnected(v6, source)?;
+    let (socket, lease) = bound(v6, source, Some(peer))?;
     connect(socket.as_fd(), peer, v6)?;
-    Ok(socket)
+    Ok((socket, lease))
+}
+
+/// Notes the port of a socket that another process has opened as [`leased`] does.
+pub fn adopt(socket: BorrowedFd<'_>, peer: SocketAddr, source: LocalSource) -> Option<PortLease> {
+    let LocalSource::Local { ip, ports: Some(_), .. } = source else { return None };
+    let port = socket2::SockRef::from(&socket).local_addr().ok()?.as_socket()?.port();
+    let local = SocketAddr::new(ip.unwrap_or(unspecified(peer.is_ipv6())), port);
+    ports::adopt(socket, local, peer).ok()
 }
 
 /// Opens a non-blocking socket of IPv4 or IPv6 that is bound to `source`.
@@ -44,7 +62,16 @@ pub fn connected(peer: SocketAddr, source: LocalSource) -> io::Result<OwnedFd> {
 ///
 /// Those of `socket(2)` and `bind(2)`; [`NoSource`] inside one that has no number.
 pub fn unconnected(v6: bool, source: LocalSource) -> io::Result<OwnedFd> {
+    bound(v6, source, None).map(|(socket, _)| socket)
+}
+
+fn bound(
+    v6: bool,
+    source: LocalSource,
+    peer: Option<SocketAddr>,
+) -> io::Result<(OwnedFd, Option<PortLease>)> {
     let socket = open(v6)?;
+    let mut lease = None;
     match source {
         LocalSource::Any => {}
         LocalSource::Local { ip, ports, salt } => {
@@ -57,7 +84,7 @@ pub fn unconnected(v6: bool, source: LocalSource) -> io::Result<OwnedFd> {
                 None => bind_source(socket.as_fd(), SocketAddr::new(ip, 0), v6)?,
                 Some(ports) => {
                     let mut ports = ports.shuffled(salt).take(MOST_TRIES);
-                    bind_first(socket.as_fd(), ip, &mut ports, v6)?;
+                    lease = bind_first(socket.as_fd(), ip, &mut ports, peer, v6)?;
                 }
             }
         }
@@ -68,7 +95,7 @@ pub fn unconnected(v6: bool, source: LocalSource) -> io::Result<OwnedFd> {
             bind_source(socket.as_fd(), client, v6)?;
         }
     }
-    Ok(socket)
+    Ok((socket, lease))
 }
 
 /// The address that stands for whichever the kernel chooses.
@@ -134,16 +161,24 @@ fn is_nobodys(address: SocketAddr) -> bool {
     address.port() == 0 || ip.is_unspecified() || ip.is_multicast() || is_broadcast
 }
 
-/// Binds to the first of the ports that nobody has.
+/// Binds to the first of the ports that nobody has, or nobody for that peer.
 fn bind_first(
     socket: BorrowedFd<'_>,
     ip: IpAddr,
     ports: &mut impl Iterator<Item = u16>,
+    peer: Option<SocketAddr>,
     v6: bool,
-) -> io::Result<()> {
+) -> io::Result<Option<PortLease>> {
     let in_use = io::Error::from_raw_os_error(libc::EADDRINUSE);
+    let take = |local: SocketAddr| {
+        let bind = || bind_source(socket, local, v6);
+        match peer {
+            Some(peer) => ports::lease(socket, local, peer, bind).map(Some),
+            None => bind().map(|()| None),
+        }
+    };
     ports
-        .map(|port| bind_source(socket, SocketAddr::new(ip, port), v6))
+        .map(|port| take(SocketAddr::new(ip, port)))
         .find(|result| !matches!(result, Err(e) if e.kind() == io::ErrorKind::AddrInUse))
         .unwrap_or(Err(in_use))
 }

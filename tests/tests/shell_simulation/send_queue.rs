@@ -98,6 +98,7 @@ fn a_flow_that_ends_gives_up_what_waits_and_counts_it() {
 fn what_waits_for_a_flow_that_ends_never_leaves_by_the_socket_that_it_hands_over() {
     let mut config = config();
     config.cluster.upstream_reuse = Some(Duration::from_secs(5));
+    config.cluster.upstream_quarantine = Duration::ZERO;
     config.cluster.backends.truncate(1);
     let mut world = ShellWorld::new(config, 2, 7, Faults::default());
     world.request(0, Shape::new(1, 50));
