@@ -213,6 +213,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nobody_serves_beside_an_old_process_that_lives() {
+        let (old, new) = Channel::pair().unwrap();
+        let mut predecessor =
+            Predecessor { process: Some(std::process::id()), ..Predecessor::over(new) };
+        drop(old);
+        let step = predecessor.proceed();
+        assert!(matches!(step, Err(GiveUp::StillThere(_))), "{step:?}");
+    }
+
+    #[test]
     fn long_reasons_are_shortened_and_the_first_are_told() {
         let short = vec!["one".to_owned(), "two".to_owned()];
         assert_eq!(shortened(short.clone()), short);

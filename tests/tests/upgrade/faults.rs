@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use flowgate_tests::e2e::Peer;
+use flowgate_tests::e2e::{Peer, eventually};
 use flowgate_tests::process::{Process, output, runs};
 use nix::unistd::Pid;
 
@@ -45,7 +45,7 @@ impl Scene {
     fn ask(&self) -> Paths {
         let ask = |client: &Peer| {
             client.send_to(b"question", self.address);
-            let found = flowgate_tests::e2e::eventually("a backend is asked", || {
+            let found = eventually("a backend is asked", || {
                 let heard =
                     |(place, backend): (usize, &Peer)| Some((place, backend.receive_soon()?));
                 self.backends.iter().enumerate().find_map(heard)
@@ -144,6 +144,28 @@ fn a_stop_during_an_upgrade_stops_the_new_process_too() {
         assert!(!runs(Pid::from_raw(pid)));
         assert!(!upgrade.join().expect("an answer").status.success());
     });
+}
+
+/// A script that starts the new process and waits for it, instead of becoming it.
+#[test]
+fn a_program_between_the_two_leaves_nothing_behind() {
+    let mut scene = Scene::new("hang@read");
+    let before = scene.ask();
+    let wrapper = flowgate_tests::scratch::unused_path("wrapper.sh");
+    let path = wrapper.to_str().expect("a plain path");
+    // Nobody of this process has it open for writing when it is executed.
+    let script = format!(
+        "printf '#!/bin/sh\\n%s \"$@\"\\nexit $?\\n' {SABOTEUR} > {path}; chmod 755 {path}"
+    );
+    let written = std::process::Command::new("sh").args(["-c", &script]).status();
+    assert!(written.expect("a shell").success());
+    let refused = scene.flowgate.ask(&["upgrade", "--binary", path]);
+    assert!(!refused.status.success());
+    let line = scene.flowgate.line("saboteur: process ");
+    let pid = line.rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a number");
+    eventually("the new process is dead", || (!runs(Pid::from_raw(pid))).then_some(()));
+    assert_eq!(scene.ask(), before);
+    std::fs::remove_file(wrapper).expect("it is there");
 }
 
 /// The old process is killed when a word comes: the new one goes on with what it has by then.

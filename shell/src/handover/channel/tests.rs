@@ -20,6 +20,30 @@ fn what_is_said_is_heard() {
     assert_eq!(old.receive::<FromNew>(&Deadline::after(LONG)).unwrap(), refusal);
 }
 
+/// A process that was paused finds its deadline over and the word there.
+#[test]
+fn what_was_said_in_time_is_heard_by_one_that_listens_late() {
+    let (old, new) = pair();
+    let deadline = Deadline::after(Duration::from_millis(1));
+    new.send(&FromNew::Serving, &Deadline::after(LONG)).unwrap();
+    thread::sleep(SHORT);
+    assert!(deadline.left().is_err());
+    assert_eq!(old.receive::<FromNew>(&deadline).unwrap(), FromNew::Serving);
+    assert!(matches!(old.receive::<FromNew>(&deadline), Err(ChannelError::TimedOut)));
+}
+
+#[test]
+fn words_on_the_wire_stay_what_they_are_between_versions() {
+    let word = |message: &FromNew| serde_json::to_string(message).unwrap();
+    assert_eq!(word(&FromNew::Staged), "{\"word\":\"holding\"}");
+    assert_eq!(serde_json::to_string(&FromOld::Commit).unwrap(), "{\"word\":\"yours\"}");
+}
+
+#[test]
+fn the_maker_of_a_channel_is_known() {
+    assert_eq!(pair().1.maker(), Some(std::process::id()));
+}
+
 #[test]
 fn a_snapshot_of_any_size_arrives_whole() {
     for size in [0, 1, PACKET - 1, PACKET, PACKET + 1, 5_000_000] {
