@@ -94,7 +94,7 @@ impl Router {
         }
         let path = request.uri().path().to_owned();
         let is_read = READ.contains(&path.as_str());
-        if !is_read && !(self.is_control && CHANGE.contains(&path.as_str())) {
+        if !(is_read || self.is_control && CHANGE.contains(&path.as_str())) {
             return self.not_found(&path);
         }
         let allowed = if is_read || path == "/snapshot" { "GET, HEAD" } else { "POST" };
