@@ -12,8 +12,8 @@ use std::time::Duration;
 use flowgate::admin::http::HttpServer;
 use flowgate::admin::request::{Handler, Request, Response};
 use flowgate::admin::status::{
-    BackendState, BackendStatus, ByDirection, ClusterStatus, CountersDoc, LedgerDoc,
-    ListenerStatus, StatusDocument, TrafficDoc,
+    BackendState, BackendStatus, ByDirection, ClusterStatus, CountersDoc, EventDoc, LedgerDoc,
+    ListenerStatus, ProcessStatus, ReloadStatus, StatusDocument, TrafficDoc,
 };
 use flowgate_tests::scratch::Scratch;
 use flowgate_tests::skip::skip;
@@ -144,14 +144,28 @@ fn document(seconds: u64) -> StatusDocument {
             backend("10.0.0.3:53", 1, BackendState::Draining, 310, to / 6, from / 6),
             BackendStatus {
                 name: Some("resolver.internal".into()),
+                reason: Some("the last probe timed out".into()),
+                since_seconds: Some(192.0),
                 ..backend("[2001:db8::35]:53", 1, BackendState::Down, 0, 4_000, 3_900)
             },
+            BackendStatus {
+                reason: Some("3 clients in a row got no answer".into()),
+                since_seconds: Some(7.0),
+                until_seconds: Some(9.0),
+                ..backend("10.0.0.5:53", 1, BackendState::Ejected, 0, 4_000, 3_900)
+            },
         ],
+    };
+    let copies = ClusterStatus {
+        name: "copies".into(),
+        balance: "rendezvous".into(),
+        mode: "fan-out".into(),
+        backends: vec![backend("192.0.2.20:514", 1, BackendState::Unchecked, 0, seconds, 0)],
     };
     let collectors = ClusterStatus {
         name: "collectors".into(),
         balance: "round-robin".into(),
-        mode: "session".into(),
+        mode: "one-way".into(),
         backends: vec![
             backend("192.0.2.10:514", 1, BackendState::Up, 960, 310 * seconds, 0),
             BackendStatus {
@@ -167,8 +181,33 @@ fn document(seconds: u64) -> StatusDocument {
         draining: false,
         counters: counters(&[&listener, &syslog]),
         listeners: vec![listener, syslog],
-        clusters: vec![dns, collectors],
+        clusters: vec![dns, collectors, copies],
+        process: process(),
+        events: vec![event()],
         ..StatusDocument::default()
+    }
+}
+
+fn process() -> ProcessStatus {
+    ProcessStatus {
+        host: "lb1.example".into(),
+        config: "/etc/flowgate/flowgate.toml".into(),
+        now: 1_800_000_060.0,
+        last_reload: Some(ReloadStatus {
+            at: 1_800_000_000.0,
+            ok: false,
+            notes: vec!["workers: cannot change".into()],
+        }),
+        ..ProcessStatus::default()
+    }
+}
+
+fn event() -> EventDoc {
+    EventDoc {
+        at: 1_800_000_053.0,
+        kind: "ejected".into(),
+        subject: "dns/10.0.0.5:53".into(),
+        text: "3 clients in a row got no answer; for 16s".into(),
     }
 }
 
@@ -243,8 +282,12 @@ fn the_page_shows_listeners_clusters_backends_and_rates() {
     let Some(page) = World::start().browse(10, &["--dump-dom"]) else { return };
     assert_eq!(text_of(&page, "connection"), "live", "{page}");
     assert_eq!(text_of(&page, "version"), "0.1.0");
-    assert_eq!(text_of(&page, "now-backends"), "4");
-    assert_eq!(text_of(&page, "sub-backends"), "1 down, 1 draining");
+    assert_eq!(text_of(&page, "now-backends"), "5");
+    assert_eq!(text_of(&page, "sub-backends"), "1 down, 1 ejected, 1 draining, 1 unchecked");
+    assert_eq!(text_of(&page, "trouble-about"), "3 in trouble, 1 draining");
+    assert_eq!(text_of(&page, "host"), "lb1.example");
+    assert_eq!(text_of(&page, "config"), "/etc/flowgate/flowgate.toml");
+    assert_eq!(text_of(&page, "reload"), "reload refused 1 min 0 s ago");
     for shown in [
         "0.0.0.0:53",
         "0.0.0.0:514",
@@ -259,6 +302,13 @@ fn the_page_shows_listeners_clusters_backends_and_rates() {
         "denied",
         "kernel (full buffer, bad checksum)",
         "up 3 d 4 h",
+        "the last probe timed out, for 3 min 12 s",
+        "3 clients in a row got no answer, for 7 s, 9 s left",
+        "workers: cannot change",
+        "denied (on purpose)",
+        "one-way, no answers",
+        "fan-out, a copy to each",
+        "ejected</span><span>",
     ] {
         assert!(page.contains(shown), "{shown} is not in {page}");
     }
@@ -266,6 +316,25 @@ fn the_page_shows_listeners_clusters_backends_and_rates() {
     assert!((9_000.0..20_000.0).contains(&rate("now-to-backend")), "{}", rate("now-to-backend"));
     assert!((7_000.0..15_000.0).contains(&rate("now-to-client")), "{}", rate("now-to-client"));
     assert!(rate("now-dropped") > 0.0);
+}
+
+#[test]
+fn of_many_backends_those_in_trouble_are_seen_at_once() {
+    let start = std::time::Instant::now();
+    let many: Handler = Arc::new(move |_| {
+        let mut document = document(1_000 + start.elapsed().as_secs());
+        let address = |n: u32| format!("10.1.{}.{}:53", n / 250, n % 250);
+        let up = |n| backend(&address(n), 1, BackendState::Up, 1, 10, 10);
+        let mut backends: Vec<_> = (0..700).map(up).collect();
+        backends[650].state = BackendState::Down;
+        document.clusters[0].backends = backends;
+        Response::Status(document)
+    });
+    let Some(page) = World::with(many).browse(5, &["--dump-dom"]) else { return };
+    // The backend in trouble is listed on top, and is the first of its cluster.
+    assert!(page.contains("10.1.2.150:53"), "{page}");
+    assert!(page.contains("688 more."), "{page}");
+    assert!(!page.contains("10.1.2.149:53"), "{page}");
 }
 
 #[test]
@@ -294,7 +363,8 @@ fn nothing_is_loaded_from_elsewhere() {
     let requests: Vec<_> = log.lines().filter(|line| line.contains(&initiated)).collect();
     assert!(requests.len() >= 2, "the page asks for /status: {requests:?}");
     for request in requests {
-        assert!(request.contains(&format!("\"url\":\"{origin}/status\"")), "{request}");
+        let is_ours = |path: &str| request.contains(&format!("\"url\":\"{origin}{path}\""));
+        assert!(is_ours("/status") || is_ours("/history"), "{request}");
     }
 }
 

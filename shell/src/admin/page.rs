@@ -1,6 +1,9 @@
 //! The status page: one document that brings along all it needs.
 
+use std::collections::BTreeMap;
 use std::io;
+
+use flowgate_core::DropReason;
 
 use crate::sys::process;
 
@@ -13,6 +16,22 @@ const SCRIPTS: [&str; 4] = [
     include_str!("page/page.js"),
 ];
 
+/// Whose table of reasons the page shows.
+const GUIDE: &str = include_str!("../../../docs/operations.md");
+
+/// What the guide says of each reason to drop a datagram, as JSON.
+fn reasons() -> String {
+    let rows = GUIDE.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.split(" | ");
+        let reason = cells.next()?.strip_suffix('`')?;
+        let known = DropReason::ALL.iter().any(|known| known.as_str() == reason);
+        known.then(|| Some((reason, cells.next()?.replace('`', "")))).flatten()
+    });
+    let reasons: BTreeMap<&str, String> = rows.collect();
+    // Within a script nothing of it may look like its end.
+    serde_json::json!(reasons).to_string().replace('<', "\\u003c")
+}
+
 /// A number that nobody can guess, to mark what belongs to one copy of the page.
 pub(super) fn nonce() -> io::Result<String> {
     Ok(format!("{:016x}{:016x}", process::random_seed()?, process::random_seed()?))
@@ -22,7 +41,7 @@ pub(super) fn nonce() -> io::Result<String> {
 pub(super) fn html(nonce: &str) -> String {
     DOCUMENT
         .replace("/* style */", STYLE)
-        .replace("/* script */", &SCRIPTS.concat())
+        .replace("/* script */", &SCRIPTS.concat().replace("/* reasons */{}", &reasons()))
         .replace("{nonce}", nonce)
 }
 
@@ -41,6 +60,16 @@ mod tests {
         // The parts end where they should.
         assert_eq!(page.matches("</script>").count(), 1);
         assert_eq!(page.matches("</style>").count(), 1);
+    }
+
+    #[test]
+    fn it_has_a_sentence_of_the_guide_for_each_reason_to_drop() {
+        let reasons: BTreeMap<String, String> = serde_json::from_str(&reasons()).unwrap();
+        for reason in DropReason::ALL {
+            let sentence = &reasons[reason.as_str()];
+            assert!(sentence.len() > 10 && !sentence.contains('`'), "{reason}: {sentence}");
+        }
+        assert!(html("").contains("const REASONS = {\""));
     }
 
     #[test]

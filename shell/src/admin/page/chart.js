@@ -25,6 +25,8 @@ class Chart {
     this.canvas.addEventListener('pointermove', (event) => this.point(event.offsetX));
     this.canvas.addEventListener('pointerdown', (event) => this.point(event.offsetX));
     this.canvas.addEventListener('pointerleave', () => this.point(null));
+    this.canvas.addEventListener('keydown', (event) => this.key(event));
+    this.canvas.addEventListener('blur', () => this.point(null));
     new ResizeObserver(() => this.draw()).observe(this.canvas);
     matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => this.draw());
   }
@@ -40,6 +42,26 @@ class Chart {
   point(x) {
     this.pointed = x;
     this.draw();
+  }
+
+  // The arrow keys go from sample to sample.
+  key(event) {
+    const steps = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -1e9, End: 1e9 };
+    const step = steps[event.key];
+    if (event.key === 'Escape') this.point(null);
+    if (step === undefined || this.samples.length === 0 || !this.x) return;
+    event.preventDefault();
+    const last = this.samples.length - 1;
+    const from = this.pointed === null ? last + 1 : this.nearest(this.x);
+    this.point(this.x(this.samples[Math.min(last, Math.max(0, from + step))].at));
+  }
+
+  // The sample that is nearest to what is pointed at.
+  nearest(x) {
+    const distance = (i) => Math.abs(x(this.samples[i].at) - this.pointed);
+    let nearest = 0;
+    for (let i = 1; i < this.samples.length; i += 1) if (distance(i) <= distance(nearest)) nearest = i;
+    return nearest;
   }
 
   // What is drawn of a sample: for each series where it begins and where it ends.
@@ -70,6 +92,7 @@ class Chart {
     // Grows at once; shrinks when there is much air, so that it does not jump.
     if (most > this.top || most < this.top * 0.4) this.top = niceTop(most);
     const area = this.frame(pen, box);
+    this.x = area.x;
     this.plot(pen, area, spans);
     if (most === 0 && this.quiet && this.samples.length > 0) this.say(pen, area, this.quiet);
     if (this.samples.length === 0) this.say(pen, area, 'waiting for the second report');
@@ -143,9 +166,7 @@ class Chart {
   // A line at what is pointed at; returns which sample that is.
   mark(pen, area, spans) {
     if (this.pointed === null || this.samples.length === 0) return null;
-    const distance = (i) => Math.abs(area.x(this.samples[i].at) - this.pointed);
-    let nearest = 0;
-    for (let i = 1; i < this.samples.length; i += 1) if (distance(i) <= distance(nearest)) nearest = i;
+    const nearest = this.nearest(area.x);
     const x = area.x(this.samples[nearest].at);
     const color = colors();
     pen.strokeStyle = color('--soft');
@@ -179,13 +200,14 @@ class Chart {
         this.items.delete(key);
       }
     }
-    for (const { key, label, color } of this.series) {
+    for (const { key, label, color, title } of this.series) {
       let item = this.items.get(key);
       if (!item) {
         const row = element('li');
         const swatch = element('i', 'key');
         swatch.style.setProperty('--key', `var(${color})`);
         item = { row, value: element('b') };
+        if (title) row.title = title;
         row.append(swatch, visible(label), ' ', item.value);
         this.items.set(key, item);
         this.legend.append(row);

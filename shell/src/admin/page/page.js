@@ -1,8 +1,12 @@
-// Asks for /status every second, and shows what it says and how it changes.
+// Asks for /status every second, and shows what it says and how it changes. What was before the page
+// was opened the process has kept: /history.
+
+// What the guide says of each reason to drop a datagram.
+const REASONS = /* reasons */{};
 
 const EVERY = 1000;
 const PATIENCE = 4000;
-const KERNEL = 'kernel (full buffer, bad checksum)';
+const KERNEL = 'receive buffer full (kernel)';
 const MOST_REASONS = 8;
 
 const traffic = new Chart('traffic', { stacked: false });
@@ -40,6 +44,7 @@ function measure(before, now, seconds) {
       toBackend: of((l) => l.to_backend.forwarded.datagrams),
       toClient: of((l) => l.to_client.forwarded.datagrams),
       dropped: of(droppedBy),
+      trouble: of(troubleBy),
     });
   }
   const oldBackends = new Map(before.clusters.flatMap((cluster) =>
@@ -69,8 +74,7 @@ function dropsByReason(document) {
     for (const ledger of [listener.to_backend, listener.to_client]) {
       for (const [reason, dropped] of Object.entries(ledger.dropped)) add(reason, dropped.datagrams);
     }
-    const byKernel = listener.socket_drops + (listener.upstream_socket_drops ?? 0);
-    if (byKernel > 0) add(KERNEL, byKernel);
+    if (listener.socket_drops > 0) add(KERNEL, listener.socket_drops);
   }
   return sums;
 }
@@ -111,18 +115,36 @@ function show() {
   const { document: status, at } = last;
   write(byId('version'), visible(status.version));
   write(byId('uptime'), `up ${duration(status.uptime_seconds)}`);
+  showProcess(status.process ?? {});
   showTiles(status);
+  showTrouble(status);
+  showEvents(status.events ?? [], status.process?.now ?? 0);
   traffic.show(directions, history, at);
   const shown = reasons.filter((reason) => dropHistory.some((sample) => sample.values.has(reason)));
   const others = dropHistory.some((sample) => sample.values.has('others')) ? ['others'] : [];
-  const color = (reason) => reason === 'others' ? MOST_REASONS : reasons.indexOf(reason) + 1;
+  // What is refused on purpose is grey, as is what has no colour of its own.
+  const isPlain = (reason) => reason === 'others' || DELIBERATE.has(reason);
+  const color = (reason) => isPlain(reason) ? MOST_REASONS : reasons.indexOf(reason) + 1;
   drops.show(
-    [...shown, ...others].map((key) => ({ key, label: key, color: `--c${color(key)}` })), dropHistory, at);
+    [...shown, ...others].map((key) => ({
+      key, label: DELIBERATE.has(key) ? `${key} (on purpose)` : key, color: `--c${color(key)}`, title: REASONS[key],
+    })), dropHistory, at);
   showListeners(status.listeners, rates);
   showClusters(status.clusters, rates);
   const { datagrams_received: r, datagrams_forwarded: f, datagrams_dropped: d } = status.counters;
   const both = (figure) => count(figure.to_backend + figure.to_client);
   write(byId('ledger'), `${both(r)} datagrams received = ${both(f)} forwarded + ${both(d)} dropped`);
+}
+
+// Whose page this is.
+function showProcess(process) {
+  write(byId('host'), process.host ? visible(process.host) : '');
+  write(byId('config'), process.config ? visible(process.config) : '');
+  const reload = process.last_reload;
+  const ago = reload ? duration(Math.max(0, process.now - reload.at)) : '';
+  write(byId('reload'), reload ? `reload ${reload.ok ? 'ok' : 'refused'} ${ago} ago` : '');
+  byId('reload').classList.toggle('bad', Boolean(reload) && !reload.ok);
+  write(byId('clock'), process.now ? new Date(process.now * 1000).toISOString().slice(11, 19) + ' UTC' : '');
 }
 
 function showTiles(status) {
@@ -133,19 +155,21 @@ function showTiles(status) {
   write(byId('sub-to-client'), rates.bytes ? bits(rates.bytes.toClient) : '');
   const dropped = now && [...dropHistory[dropHistory.length - 1].values.values()].reduce((a, b) => a + b, 0);
   write(byId('now-dropped'), rate(dropped));
-  byId('now-dropped').classList.toggle('warn', dropped > 0);
+  const trouble = [...rates.listeners.values()].reduce((total, of) => total + of.trouble, 0);
+  byId('now-dropped').classList.toggle('bad', trouble > 0);
   const soFar = [...dropsByReason(status).values()].reduce((a, b) => a + b, 0);
-  write(byId('sub-dropped'), `${count(soFar)} so far`);
+  const onPurpose = dropped > trouble ? `${rate(dropped - trouble)}/s on purpose, ` : '';
+  write(byId('sub-dropped'), `${onPurpose}${count(soFar)} so far`);
   const sum = (read) => status.listeners.reduce((total, listener) => total + read(listener), 0);
   write(byId('now-flows'), count(sum((listener) => listener.flows_active)));
   write(byId('sub-flows'), `of ${count(sum((listener) => listener.flows_max))} at most`);
   const backends = status.clusters.flatMap((cluster) => cluster.backends);
   const inState = (state) => backends.filter((backend) => backend.state === state).length;
-  write(byId('now-backends'), count(inState('up')));
-  write(byId('unit-backends'), `of ${count(backends.length)} up`);
-  const rest = ['down', 'draining'].filter((state) => inState(state) > 0);
+  write(byId('now-backends'), count(backends.filter(serves).length));
+  write(byId('unit-backends'), `of ${count(backends.length)} in service`);
+  const rest = ['down', 'ejected', 'draining', 'unchecked'].filter((state) => inState(state) > 0);
   write(byId('sub-backends'), rest.map((state) => `${count(inState(state))} ${state}`).join(', '));
-  byId('now-backends').classList.toggle('bad', inState('down') > 0);
+  byId('sub-backends').classList.toggle('bad', backends.some(isTrouble));
 }
 
 function connection(state, text) {
@@ -182,6 +206,21 @@ async function poll() {
   timer = setTimeout(poll, Math.max(200, pause - (performance.now() - started)));
 }
 
+// Shows again what is known, after somebody has asked to see it otherwise.
+function refresh() {
+  if (last) show();
+}
+
+byId('search').addEventListener('input', () => {
+  view.search = byId('search').value.trim().toLowerCase();
+  refresh();
+});
+byId('sort').addEventListener('change', () => {
+  view.sort = byId('sort').value;
+  refresh();
+});
+byId('tools').addEventListener('submit', (event) => event.preventDefault());
+
 // Nobody looks at a hidden tab: it asks nothing until it is seen again.
 document.addEventListener('visibilitychange', () => {
   clearTimeout(timer);
@@ -191,5 +230,27 @@ document.addEventListener('visibilitychange', () => {
   else poll();
 });
 
+// What the process has kept of the last minutes, each sample { age, to_backend, to_client, dropped }.
+async function recall() {
+  try {
+    const response = await fetch('/history', { cache: 'no-store' });
+    if (!response.ok) return;
+    const now = performance.now();
+    for (const { age, to_backend, to_client, dropped } of await response.json()) {
+      const at = now - 1000 * age;
+      const byReason = new Map();
+      for (const [reason, grew] of Object.entries(dropped)) {
+        if (!reasons.includes(reason)) reasons.push(reason);
+        const place = reasons.indexOf(reason) < MOST_REASONS - 1 ? reason : 'others';
+        byReason.set(place, (byReason.get(place) ?? 0) + grew);
+      }
+      history.push({ at, gap: false, values: new Map([['toBackend', to_backend], ['toClient', to_client]]) });
+      dropHistory.push({ at, gap: false, values: byReason });
+    }
+  } catch {
+    // Without it the charts begin now.
+  }
+}
+
 if (document.hidden) connection('paused', 'paused');
-else poll();
+else recall().then(poll);

@@ -2,6 +2,26 @@
 
 const MOST_ROWS = 200;
 
+// How many backends of a cluster are shown before somebody asks for all.
+const FIRST_ROWS = 12;
+
+// Clusters with more backends than this are folded while nothing is wrong with them, if there are many.
+const MANY = 30;
+
+// What is shown, and how: kept while the page is open.
+const view = { search: '', sort: 'trouble', folded: new Map(), whole: new Set() };
+
+// Backends in these states are looked at first, the worst before the others.
+const URGENCY = { down: 0, ejected: 1, draining: 2, unchecked: 3, up: 4 };
+const urgency = (backend) => URGENCY[backend.state] ?? 0;
+const isTrouble = (backend) => backend.state === 'down' || backend.state === 'ejected';
+const serves = (backend) => backend.state === 'up' || backend.state === 'unchecked';
+
+// What clients are refused on purpose is no trouble.
+const DELIBERATE = new Set([
+  'denied', 'source_flows', 'subnet_flows', 'source_rate', 'amplification', 'not_first', 'draining',
+]);
+
 // Brings rows in line with items: makes, fills, orders and removes them.
 function rows(body, items, { key, make, fill }) {
   const kept = body.kept ??= new Map();
@@ -54,18 +74,20 @@ function meter(cell) {
   };
 }
 
-// At most so many rows; if there are more, those first that an operator looks for.
-function limited(table, items, isUrgent) {
+// At most so many rows; the rest is counted below the table.
+function limited(table, items, most) {
   const more = table.nextElementSibling;
-  more.hidden = items.length <= MOST_ROWS;
-  if (more.hidden) return items;
-  write(more, `${count(items.length - MOST_ROWS)} more are in the JSON document.`);
-  return [...items.filter(isUrgent), ...items.filter((item) => !isUrgent(item))].slice(0, MOST_ROWS);
+  more.hidden = items.length <= most;
+  if (!more.hidden) {
+    const text = more.firstElementChild ?? more;
+    write(text, `${count(items.length - most)} more${text === more ? ' are in the JSON document.' : '.'}`);
+  }
+  return items.slice(0, most);
 }
 
 function showListeners(listeners, rates) {
   const table = byId('listeners');
-  const listed = limited(table, listeners, (listener) => listener.flows_active > 0);
+  const listed = limited(table, listeners, MOST_ROWS);
   rows(table.tBodies[0], listed, {
     key: (listener) => listener.name,
     make: () => {
@@ -87,31 +109,91 @@ function showListeners(listeners, rates) {
       write(row.cells[3], rate(rate_of?.toBackend ?? null));
       write(row.cells[4], rate(rate_of?.toClient ?? null));
       write(row.cells[5], rate(rate_of?.dropped ?? null));
-      row.cells[5].classList.toggle('warn', (rate_of?.dropped ?? 0) > 0);
+      row.cells[5].classList.toggle('warn', (rate_of?.trouble ?? 0) > 0);
       write(row.cells[6], count(droppedBy(listener)));
     },
   });
 }
 
+// Whether a backend is one of those that are searched for.
+function matches(cluster, backend) {
+  const text = [cluster.name, backend.address, backend.name, backend.state, backend.reason].join(' ').toLowerCase();
+  return view.search.split(/\s+/).every((word) => text.includes(word));
+}
+
+function sorted(cluster, backends, rates) {
+  const rateOf = (backend, key) => rates.backends.get(backendKey(cluster, backend))?.[key] ?? 0;
+  const by = {
+    trouble: (a, b) => urgency(a) - urgency(b),
+    order: () => 0,
+    to: (a, b) => rateOf(b, 'smooth') - rateOf(a, 'smooth'),
+    from: (a, b) => rateOf(b, 'from') - rateOf(a, 'from'),
+    flows: (a, b) => b.flows_active - a.flows_active,
+    address: (a, b) => a.address.localeCompare(b.address, 'en', { numeric: true }),
+  }[view.sort];
+  return [...backends].sort(by);
+}
+
 function showClusters(clusters, rates) {
-  rows(byId('clusters'), clusters, {
-    key: (cluster) => cluster.name,
-    make: () => {
-      const card = byId('cluster').content.firstElementChild.cloneNode(true);
-      return { element: card, table: card.querySelector('table'), name: card.querySelector('.cluster-name'), about: card.querySelector('.cluster-about') };
-    },
-    fill: (row, cluster) => {
-      write(row.name, visible(cluster.name));
-      const up = cluster.backends.filter((backend) => backend.state === 'up').length;
-      write(row.about, `${visible(cluster.balance)} · ${up} of ${cluster.backends.length} up`);
-      showBackends(row.table, cluster, rates);
-    },
+  let found = 0;
+  const listed = [];
+  for (const cluster of clusters) {
+    const backends = view.search ? cluster.backends.filter((b) => matches(cluster, b)) : cluster.backends;
+    found += backends.length;
+    if (!view.search || backends.length > 0) listed.push({ cluster, backends });
+  }
+  if (view.sort === 'trouble') {
+    const worst = ({ cluster }) => cluster.backends.some(isTrouble) ? 0 : 1;
+    listed.sort((a, b) => worst(a) - worst(b));
+  }
+  write(byId('found'), view.search ? `${count(found)} found` : '');
+  rows(byId('clusters'), listed.slice(0, MOST_ROWS), {
+    key: ({ cluster }) => cluster.name,
+    make: ({ cluster }) => makeCluster(cluster.name),
+    fill: (row, { cluster, backends }) => fillCluster(row, cluster, backends, clusters.length, rates),
   });
 }
 
-function showBackends(table, cluster, rates) {
+function makeCluster(name) {
+  const card = byId('cluster').content.firstElementChild.cloneNode(true);
+  const find = (selector) => card.querySelector(selector);
+  const row = {
+    element: card, table: find('table'), name: find('.cluster-name'), about: find('.cluster-about'),
+    trouble: find('.cluster-trouble'), fold: find('.fold'), all: find('.more button'),
+  };
+  row.fold.addEventListener('click', () => {
+    view.folded.set(name, row.fold.getAttribute('aria-expanded') === 'true');
+    refresh();
+  });
+  row.all.addEventListener('click', () => {
+    view.whole.add(name);
+    refresh();
+  });
+  return row;
+}
+
+function fillCluster(row, cluster, backends, clusters, rates) {
+  write(row.name, visible(cluster.name));
+  const all = cluster.backends;
+  const [up, bad] = [all.filter(serves).length, all.filter(isTrouble).length];
+  const how = { 'one-way': 'one-way, no answers · ', 'fan-out': 'fan-out, a copy to each · ' }[cluster.mode] ?? '';
+  const balance = cluster.mode === 'fan-out' ? '' : `${visible(cluster.balance)} · `;
+  write(row.about, `${how}${balance}${up} of ${count(all.length)} in service`);
+  write(row.trouble, bad > 0 ? `${count(bad)} down or ejected` : '');
+  const quiet = bad === 0 && !view.search && all.length > MANY && clusters > 1;
+  const folded = view.search ? false : view.folded.get(cluster.name) ?? quiet;
+  row.fold.setAttribute('aria-expanded', String(!folded));
+  row.table.hidden = folded;
+  row.table.classList.toggle('silent', cluster.mode === 'one-way');
+  const most = view.whole.has(cluster.name) || view.search ? MOST_ROWS : FIRST_ROWS;
+  showBackends(row.table, cluster, folded ? [] : sorted(cluster, backends, rates), most, rates);
+  write(row.all, `Show ${count(Math.min(backends.length, MOST_ROWS))}`);
+  row.all.hidden = most === MOST_ROWS;
+}
+
+function showBackends(table, cluster, backends, most, rates) {
   const share = shares(cluster, rates);
-  rows(table.tBodies[0], limited(table, cluster.backends, (backend) => backend.state !== 'up'), {
+  rows(table.tBodies[0], limited(table, backends, most), {
     key: (backend) => backend.address,
     make: () => {
       const row = tableRow([
@@ -130,17 +212,95 @@ function showBackends(table, cluster, rates) {
       const missed = backend.datagrams_dropped ?? 0;
       const notes = [
         backend.name ? visible(backend.name) : '', backend.backup ? 'backup' : '',
-        missed > 0 ? `missed ${count(missed)}` : '',
+        missed > 0 ? `missed ${count(missed)}` : '', serves(backend) ? '' : why(backend),
       ];
       write(row.head.note, notes.filter(Boolean).join(' · '));
       write(row.state, visible(backend.state));
       row.state.dataset.state = backend.state;
+      row.state.title = why(backend);
       const part = share.get(backend.address);
-      row.meter(part ?? 0, part === undefined ? '–' : percent(part));
-      write(row.cells[3], count(backend.flows_active));
+      const of = cluster.mode === 'fan-out' ? 'each' : part === undefined ? '–' : percent(part);
+      row.meter(cluster.mode === 'fan-out' ? 0 : part ?? 0, of);
+      write(row.cells[3], cluster.mode === 'one-way' ? '–' : count(backend.flows_active));
       write(row.cells[4], rate(rate_of?.to ?? null));
-      write(row.cells[5], rate(rate_of?.from ?? null));
+      write(row.cells[5], cluster.mode === 'one-way' ? '–' : rate(rate_of?.from ?? null));
       write(row.cells[6], count(backend.weight));
+    },
+  });
+}
+
+// Why a backend is in its state, since when, until when.
+function why(backend) {
+  const since = backend.since_seconds === undefined ? '' : `for ${duration(backend.since_seconds)}`;
+  const until = backend.until_seconds === undefined ? '' : `${duration(backend.until_seconds)} left`;
+  return [backend.reason ? visible(backend.reason) : '', since, until].filter(Boolean).join(', ');
+}
+
+// What an operator should see to, the worst first.
+function showTrouble(status) {
+  const troubles = status.clusters.flatMap((cluster) => cluster.backends
+    .filter((backend) => !serves(backend))
+    .map((backend) => ({
+      id: backendKey(cluster, backend), what: `${visible(cluster.name)}/${backend.address}`, rank: urgency(backend),
+      note: backend.name ? visible(backend.name) : '', state: backend.state, why: backend.reason,
+      since: backend.since_seconds, until: backend.until_seconds,
+    })));
+  for (const name of (status.names ?? []).filter((name) => !name.resolves)) {
+    troubles.push({
+      id: `name ${name.name}`, what: visible(name.name), note: 'host name', state: 'unresolved', rank: 1,
+      why: name.reason, since: name.since_seconds,
+    });
+  }
+  const reload = status.process?.last_reload;
+  if (reload && !reload.ok) {
+    troubles.push({
+      id: 'reload', what: 'Reload', note: visible(status.process.config), state: 'refused', rank: 1,
+      why: reload.notes.join('; '), since: status.process.now - reload.at,
+    });
+  }
+  troubles.sort((a, b) => a.rank - b.rank);
+  const card = byId('trouble');
+  card.hidden = troubles.length === 0;
+  const [bad, drained] = [troubles.filter((t) => t.rank < 2).length, troubles.filter((t) => t.rank >= 2).length];
+  card.classList.toggle('alert', bad > 0);
+  write(byId('trouble-about'), [bad && `${count(bad)} in trouble`, drained && `${count(drained)} draining`].filter(Boolean).join(', '));
+  const table = card.querySelector('table');
+  rows(table.tBodies[0], limited(table, troubles, FIRST_ROWS), {
+    key: (trouble) => trouble.id,
+    make: () => {
+      const row = tableRow([['What'], ['State', 'state-cell'], ['Why', 'text why'], ['Since', 'number'], ['For', 'number']]);
+      row.head = head(row.cells[0]);
+      row.state = element('span', 'state');
+      row.cells[1].append(row.state);
+      return row;
+    },
+    fill: (row, trouble) => {
+      write(row.head.name, trouble.what);
+      write(row.head.note, trouble.note);
+      write(row.state, trouble.state);
+      row.state.dataset.state = trouble.state;
+      write(row.cells[2], visible(trouble.why ?? '–'));
+      write(row.cells[3], trouble.since === undefined ? '–' : duration(trouble.since));
+      write(row.cells[4], trouble.until === undefined ? '–' : duration(trouble.until));
+    },
+  });
+}
+
+function showEvents(events, now) {
+  byId('happened').hidden = events.length === 0;
+  rows(byId('events'), events.slice(0, 12), {
+    key: (event, number) => `${event.at} ${event.subject} ${number}`,
+    make: () => {
+      const row = { element: element('li'), when: element('time'), state: element('span', 'state'), text: element('span') };
+      row.element.append(row.when, row.state, row.text);
+      return row;
+    },
+    fill: (row, event) => {
+      write(row.when, `${duration(Math.max(0, now - event.at))} ago`);
+      row.when.title = new Date(event.at * 1000).toLocaleString();
+      write(row.state, visible(event.kind));
+      row.state.dataset.state = event.kind;
+      write(row.text, [event.subject, event.text].filter(Boolean).map(visible).join(': '));
     },
   });
 }
@@ -161,5 +321,13 @@ const backendKey = (cluster, backend) => JSON.stringify([cluster.name, backend.a
 function droppedBy(listener) {
   return [listener.to_backend, listener.to_client]
     .flatMap((ledger) => Object.values(ledger?.dropped ?? {}))
-    .reduce((sum, traffic) => sum + traffic.datagrams, (listener.socket_drops ?? 0) + (listener.upstream_socket_drops ?? 0));
+    .reduce((sum, traffic) => sum + traffic.datagrams, listener.socket_drops ?? 0);
+}
+
+// The same without what clients are refused on purpose.
+function troubleBy(listener) {
+  return [listener.to_backend, listener.to_client]
+    .flatMap((ledger) => Object.entries(ledger?.dropped ?? {}))
+    .filter(([reason]) => !DELIBERATE.has(reason))
+    .reduce((sum, [, traffic]) => sum + traffic.datagrams, listener.socket_drops ?? 0);
 }
