@@ -32,6 +32,7 @@ pub mod status;
 
 mod access;
 mod exposition;
+mod history;
 mod metrics;
 mod page;
 mod reports;

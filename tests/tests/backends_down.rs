@@ -34,6 +34,11 @@ fn toml(backends: [&EchoServer; 2], more: &str) -> String {
     )
 }
 
+/// A backend of the cluster as operators call it.
+fn name(backend: &EchoServer) -> String {
+    format!("test/{}", backend.address())
+}
+
 fn state(flowgate: &Process, backend: usize) -> String {
     let status = flowgate.ask_json(&["status"]);
     let state = &status["clusters"][0]["backends"][backend]["state"];
@@ -274,8 +279,27 @@ fn a_backend_that_never_answers_where_answers_are_expected_is_left_for_a_while()
     for _ in 0..3 {
         Peer::v4().send_to(b"question", address);
     }
-    eventually("it is out", || (state(&flowgate, 0) == "ejected").then_some(()));
+    // The log tells of it at once, without anybody asking.
+    let line = flowgate.line("the backend is ejected for ");
+    assert!(line.contains("cluster=\"test\"") && line.contains("without an answer"), "{line}");
+    let status = flowgate.ask_json(&["status"]);
+    let backend = &status["clusters"][0]["backends"][0];
+    assert_eq!(
+        (&backend["state"], &backend["ejections"]["unanswered"]),
+        (&"ejected".into(), &1.into())
+    );
+    assert_eq!(backend["reason"], "it left clients without an answer");
+    let seconds = |key: &str| backend[key].as_f64().unwrap_or_else(|| panic!("{key}: {backend}"));
+    assert!(seconds("since_seconds") >= 0.0 && seconds("until_seconds") > 0.0);
+    let event = &status["events"][0];
+    assert_eq!((&event["kind"], &event["subject"]), (&"ejected".into(), &name(&mute).into()));
     let client = Peer::v4();
     client.send_to(b"question", address);
     assert_eq!(client.receive().bytes, b"question");
+
+    // An operator who knows better takes it back.
+    assert!(flowgate.ask(&["undrain", &name(&mute)]).status.success());
+    let line = flowgate.line("the backend is ejected no more, after ");
+    assert!(line.contains(&format!("backend={}", mute.address())), "{line}");
+    assert_eq!(state(&flowgate, 0), "unchecked");
 }

@@ -8,6 +8,7 @@ mod marks;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use flowgate_core::backend::EjectionCause;
 use flowgate_core::{CloseReason, Direction, DropReason};
 
 use super::exposition::{Exposition, Format, Kind};
@@ -272,9 +273,10 @@ fn states(text: &mut Exposition, document: &StatusDocument) {
         "How often traffic has put the backend out of service for a while, by cause.",
     );
     for (cluster, backend) in all_backends(document) {
-        for (cause, count) in &backend.ejections {
+        let causes = EjectionCause::ALL.iter().map(|cause| cause.as_str());
+        for (cause, count) in all_of(causes, &backend.ejections) {
             let labels: [(&str, &dyn Display); 3] =
-                [("cluster", &cluster), ("backend", &backend.address), ("cause", cause)];
+                [("cluster", &cluster), ("backend", &backend.address), ("cause", &cause)];
             family.sample(&labels, count);
         }
     }

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Interval, interval_at};
 use tracing::error;
 
 use super::exposition::Format;
+use super::history::{self, History};
 use super::metrics::Marks;
 use crate::admin::request::{Handler, Request, Response};
 use crate::admin::status::StatusDocument;
@@ -25,6 +27,8 @@ pub(super) enum View {
     Json,
     /// Its figures for Prometheus.
     Metrics(Format),
+    /// What the process has kept of the last minutes.
+    History,
     /// The reasons why no new flows can be served, a line each; empty: they can.
     Ready,
 }
@@ -44,9 +48,11 @@ struct Ask {
 
 impl Reports {
     /// Opens it, on the runtime of the caller.
-    pub(super) fn start(handler: Handler) -> Self {
+    ///
+    /// Where `keeps_history`, it asks by itself now and then, and has the last minutes to show.
+    pub(super) fn start(handler: Handler, keeps_history: bool) -> Self {
         let (asks, inbox) = mpsc::channel(MOST_WAITING);
-        tokio::spawn(answer_all(inbox, handler));
+        tokio::spawn(answer_all(inbox, handler, keeps_history));
         Self { asks }
     }
 
@@ -60,12 +66,30 @@ impl Reports {
 }
 
 /// One after the other, so that reports are rendered in the order in which they were made.
-async fn answer_all(mut inbox: mpsc::Receiver<Ask>, handler: Handler) {
+async fn answer_all(mut inbox: mpsc::Receiver<Ask>, handler: Handler, keeps_history: bool) {
     let clock = Clock::start();
     let mut marks = Marks::default();
     let mut last: Option<Report> = None;
-    while let Some(Ask { view, reply }) = inbox.recv().await {
+    let mut history = History::default();
+    let mut period =
+        keeps_history.then(|| interval_at(Instant::now() + history::PERIOD, history::PERIOD));
+    loop {
+        let asked = tokio::select! {
+            asked = inbox.recv() => asked,
+            () = tick(&mut period) => {
+                let report = Report::new(ask(&handler).await, clock.uptime(), &mut marks);
+                if let Ok(document) = &last.insert(report).document {
+                    history.take(document, clock.uptime());
+                }
+                continue;
+            }
+        };
+        let Some(Ask { view, reply }) = asked else { return };
         if reply.is_closed() {
+            continue;
+        }
+        if view == View::History {
+            let _ = reply.send(Ok(history.json(clock.uptime()).into()));
             continue;
         }
         let report = match last.take() {
@@ -74,6 +98,14 @@ async fn answer_all(mut inbox: mpsc::Receiver<Ask>, handler: Handler) {
         };
         // Whoever asked may have gone.
         let _ = reply.send(last.insert(report).render(view));
+    }
+}
+
+/// Waits for the next period, if there are any.
+async fn tick(period: &mut Option<Interval>) {
+    match period {
+        Some(period) => drop(period.tick().await),
+        None => std::future::pending().await,
     }
 }
 
@@ -119,6 +151,8 @@ impl Report {
         let document = self.document.as_ref().map_err(Clone::clone)?;
         let bytes = match view {
             View::Json => serde_json::to_vec(document).map_err(|error| vec![error.to_string()])?,
+            // The process has that, not the document.
+            View::History => return Ok(Bytes::new()),
             View::Ready => document.not_ready().concat().into_bytes(),
             View::Metrics(format) => super::metrics::render(document, format).into_bytes(),
         };

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `/` | GET | the status page |
 //! | `/status`, `/flows`, `/metrics` | GET | how things stand |
+//! | `/history` | GET | the last minutes, where `admin.http` has a page to show them |
 //! | `/ready`, `/live` | GET | 200 or 503, for orchestrators |
 //! | `/reload`, `/drain`, `/undrain`, `/upgrade`, `/stop` | POST | changes, on the control socket only |
 //! | `/snapshot` | GET | what the process is, on the control socket only |
@@ -53,7 +54,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is read, by path.
-const READ: [&str; 6] = ["/", "/status", "/metrics", "/flows", "/ready", "/live"];
+const READ: [&str; 7] = ["/", "/status", "/history", "/metrics", "/flows", "/ready", "/live"];
 
 /// What changes something, or tells what only owners may know.
 const CHANGE: [&str; 6] = ["/reload", "/drain", "/undrain", "/upgrade", "/stop", "/snapshot"];
@@ -118,6 +119,7 @@ impl Router {
             // What was asked for before is in it: nothing is kept for a moment, as for scrapers.
             "/status" if self.is_control => self.ask(Request::Status).await,
             "/status" => self.report(View::Json, "application/json").await,
+            "/history" => self.report(View::History, "application/json").await,
             "/metrics" => {
                 let format = wanted_format(request.headers());
                 self.report(View::Metrics(format), format.content_type()).await

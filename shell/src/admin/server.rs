@@ -215,7 +215,7 @@ async fn serve(
         Ok(listener) => listener,
         Err(error) => return warn!("the admin API cannot be served: {error}"),
     };
-    let reports = Reports::start(Arc::clone(&handler));
+    let reports = Reports::start(Arc::clone(&handler), !is_local);
     let router = Arc::new(Router::new(is_local, reports, handler));
     let mut connections = Vec::<Connection>::with_capacity(MAX_CONNECTIONS);
     let mut reserve = Reserve::default();

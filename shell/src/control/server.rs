@@ -34,7 +34,7 @@ use crate::datapath::kernel::Socket;
 use crate::datapath::listener::{BindError, Buffers};
 use crate::datapath::role::Role;
 use crate::datapath::token::Token;
-use crate::datapath::worker::{Command, Worker};
+use crate::datapath::worker::{Command, StateListener, Worker};
 use crate::sys::clock::Clock;
 use crate::sys::process;
 use mirrors::Mirror;
@@ -120,6 +120,8 @@ pub struct ServerOptions {
     pub inherited: Vec<(SocketAddr, OwnedFd)>,
     /// Where to log the flows that end.
     pub flow_log: FlowLogger,
+    /// Called from workers' threads when a backend has gone over to another state.
+    pub on_state_change: Option<StateListener>,
 }
 
 /// A listener, and what the workers know of it.
@@ -197,7 +199,10 @@ impl Server {
             let poll = Poll::new()?;
             let waker = Waker::new(poll.registry(), Token::Wake.into())?;
             let (commands, inbox) = mpsc::channel();
-            let worker = Worker::new(poll, clock, inbox, options.flow_log.clone())?;
+            let mut worker = Worker::new(poll, clock, inbox, options.flow_log.clone())?;
+            if let Some(listener) = &options.on_state_change {
+                worker.tell_state_changes_to(Arc::clone(listener));
+            }
             let thread = Some(spawn(number, worker, on_end.clone())?);
             server.workers.push(WorkerHandle { commands, waker, thread });
         }

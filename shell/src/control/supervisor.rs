@@ -18,6 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ enum Event {
     Signal(i32),
     WorkerEnded(WorkerEnd),
     Probed(HealthChange),
+    /// Traffic, or time, may have put a backend out of service or back.
+    BackendsChanged,
     Resolved(Answer),
     Asked(Request, Sender<Response>),
     /// The process that is to take over has been started.
@@ -135,6 +138,8 @@ pub struct Supervisor {
     last_alive: Instant,
     reloads: Reloads,
     conditions: Conditions,
+    /// Whether there will be a look at backends that have changed.
+    change_is_known: Arc<AtomicBool>,
     usage: Usage,
     /// What time it was at the start of this process.
     started: Duration,
@@ -222,6 +227,10 @@ impl Supervisor {
                     self.server.probed(&change.key.cluster, change.key.backend, is_up);
                     self.look_at_backends();
                 }
+                Event::BackendsChanged => {
+                    self.change_is_known.store(false, Ordering::Release);
+                    self.look_at_backends();
+                }
                 Event::Resolved(answer) => self.take_answer(answer),
                 Event::Asked(Request::Upgrade { binary }, reply) => {
                     self.begin_upgrade(binary, Some(reply));
@@ -304,6 +313,7 @@ struct Runtime {
     resolver: Resolver,
     hosts: BTreeMap<String, Vec<IpAddr>>,
     flow_log: Option<FlowLog>,
+    change_is_known: Arc<AtomicBool>,
 }
 
 impl Runtime {
@@ -321,13 +331,26 @@ impl Runtime {
         let mut hosts = known;
         hosts.extend(resolver.resolve_now(names(config), PATIENCE_WITH_NAMES));
         let flow_log = start_flow_log(config, clock)?;
-        Ok(Self { clock, events, sender, resolver, hosts, flow_log })
+        let change_is_known = Arc::default();
+        Ok(Self { clock, events, sender, resolver, hosts, flow_log, change_is_known })
     }
 
     /// What the server begins with.
     fn options(&self, inherited: Vec<(SocketAddr, OwnedFd)>) -> ServerOptions {
         let flow_log = self.flow_log.as_ref().map_or_else(FlowLogger::default, FlowLog::logger);
-        ServerOptions { hosts: self.hosts.clone(), inherited, flow_log }
+        let (sender, is_known) = (self.sender.clone(), Arc::clone(&self.change_is_known));
+        let on_state_change = move || {
+            // One look is enough for all that changed before it.
+            if !is_known.swap(true, Ordering::AcqRel) {
+                let _ = sender.send(Event::BackendsChanged);
+            }
+        };
+        ServerOptions {
+            hosts: self.hosts.clone(),
+            inherited,
+            flow_log,
+            on_state_change: Some(Arc::new(on_state_change)),
+        }
     }
 
     /// All that runs, but for the ways in for operators.
@@ -360,6 +383,7 @@ impl Runtime {
             last_alive: self.clock.now(),
             reloads: Reloads::default(),
             conditions: Conditions::default(),
+            change_is_known: self.change_is_known,
             usage: Usage::default(),
             started: self.clock.unix_time(),
             is_draining: false,

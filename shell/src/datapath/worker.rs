@@ -160,12 +160,19 @@ pub struct Worker {
     addresses: Option<AddressWatch>,
     /// Since when some socket may hold datagrams that have not been read.
     unread_since: Option<Instant>,
+    /// Told when a backend has gone over to another state.
+    on_state_change: Option<StateListener>,
     is_stopped: bool,
 }
+
+/// What is called when a backend has gone over to another state. It must not block.
+pub type StateListener = Arc<dyn Fn() + Send + Sync>;
 
 struct NamedShard {
     name: Arc<str>,
     shard: Shard<Linux>,
+    /// How often backends had gone over to another state when that was told last.
+    state_changes: u64,
 }
 
 impl Worker {
@@ -199,8 +206,14 @@ impl Worker {
             commands,
             flow_log,
             unread_since: None,
+            on_state_change: None,
             is_stopped: false,
         })
+    }
+
+    /// Tells somebody when a backend goes over to another state, from now on.
+    pub fn tell_state_changes_to(&mut self, listener: StateListener) {
+        self.on_state_change = Some(listener);
     }
 
     /// Runs until it is stopped, or drained.
@@ -232,6 +245,7 @@ impl Worker {
                 self.fire_timeouts(now);
             }
             self.log_flows();
+            self.tell_state_changes();
         }
         self.close_recorded();
         Ok(())
@@ -404,7 +418,7 @@ impl Worker {
         let mut shard = Shard::new(number, listener, manager);
         match_buffers(&mut shard);
         shard.open_egress_sockets(&mut self.kernel, now);
-        self.place(number, NamedShard { name, shard });
+        self.place(number, NamedShard { name, shard, state_changes: 0 });
         Ok(())
     }
 
@@ -418,7 +432,7 @@ impl Worker {
         let Adopted { mut shard, missing } = adopted;
         match_buffers(&mut shard);
         shard.begin(missing, &mut self.kernel, now)?;
-        self.place(number, NamedShard { name, shard });
+        self.place(number, NamedShard { name, shard, state_changes: 0 });
         Ok(())
     }
 
@@ -431,7 +445,7 @@ impl Worker {
     }
 
     fn remove_shard(&mut self, number: u32, now: Instant) -> Option<ShardReport> {
-        let NamedShard { name, mut shard } = self.shards.get_mut(number as usize)?.take()?;
+        let NamedShard { name, mut shard, .. } = self.shards.get_mut(number as usize)?.take()?;
         shard.close_all(&mut self.kernel, now);
         shard.take_records().for_each(|ended| self.flow_log.log(&name, &ended));
         Some(report_of(&shard))
@@ -451,8 +465,20 @@ impl Worker {
         }
     }
 
+    /// Says if a backend has gone over to another state since that was said last.
+    fn tell_state_changes(&mut self) {
+        let mut is_new = false;
+        for NamedShard { shard, state_changes, .. } in self.shards.iter_mut().flatten() {
+            let now = shard.manager().backends().state_changes();
+            is_new |= std::mem::replace(state_changes, now) != now;
+        }
+        if let Some(listener) = self.on_state_change.as_ref().filter(|_| is_new) {
+            listener();
+        }
+    }
+
     fn log_flows(&mut self) {
-        for NamedShard { name, shard } in self.shards.iter_mut().flatten() {
+        for NamedShard { name, shard, .. } in self.shards.iter_mut().flatten() {
             shard.take_records().for_each(|ended| self.flow_log.log(name, &ended));
         }
     }

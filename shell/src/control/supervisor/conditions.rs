@@ -67,9 +67,9 @@ impl Conditions {
             _ => since.unwrap_or(now),
         };
         let condition = Condition { state, reason, since, until };
-        if let Some(former) = former.filter(|former| former.state != state).cloned() {
-            let lasted = span(now.saturating_since(former.since));
-            let text = change(&key, &former, &condition, &lasted, now);
+        // One that is seen for the first time has changed if it is in trouble.
+        if former.map_or(state.is_trouble(), |former| former.state != state) {
+            let text = change(&key, former, &condition, now);
             self.note(clock, state.as_str(), &format!("{cluster}/{backend}"), text);
         }
         self.backends.insert(key, condition.clone());
@@ -113,13 +113,7 @@ impl Conditions {
 }
 
 /// What there is to say of a change. What traffic has decided, nobody else has logged.
-fn change(
-    key: &TargetKey,
-    former: &Condition,
-    now_is: &Condition,
-    lasted: &str,
-    now: Instant,
-) -> String {
+fn change(key: &TargetKey, former: Option<&Condition>, now_is: &Condition, now: Instant) -> String {
     let TargetKey { cluster, backend } = key;
     let cluster = cluster.as_str();
     let reason = now_is.reason.as_deref().unwrap_or_default();
@@ -129,6 +123,8 @@ fn change(
         warn!(cluster, %backend, reason, "the backend is ejected for {lasts}");
         return ends.map_or_else(|| reason.to_owned(), |ends| format!("{reason}; for {ends}"));
     }
+    let Some(former) = former else { return reason.to_owned() };
+    let lasted = span(now.saturating_since(former.since));
     if former.state == BackendState::Ejected {
         let state = now_is.state.as_str();
         info!(cluster, %backend, state, "the backend is ejected no more, after {lasted}");

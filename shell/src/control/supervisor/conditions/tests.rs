@@ -55,8 +55,11 @@ fn a_backend_that_is_gone_is_forgotten_and_old_events_are() {
     assert_eq!(conditions.events().len(), MAX_EVENTS);
     conditions.retain(&[]);
     conditions.observe("dns", backend, found(BackendState::Down, "x"), &clock);
-    // It is new: nothing has changed.
-    assert_eq!(conditions.events()[0].kind, "up");
+    // It is new, and in trouble; one that is well is nothing to tell of.
+    assert_eq!(conditions.events()[0].kind, "down");
+    conditions.retain(&[]);
+    conditions.observe("dns", backend, found(BackendState::Up, "y"), &clock);
+    assert_eq!(conditions.events()[0].kind, "down");
 }
 
 #[test]
