@@ -6,7 +6,11 @@ use flowgate::control::server::{Server, ServerOptions};
 use flowgate::sys::clock::Clock;
 use flowgate_tests::e2e::{Balancer, Peer, eventually, simple_config};
 use flowgate_tests::process::Process;
+use flowgate_tests::skip::skip_test;
+use nix::sys::ptrace;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
 
@@ -115,4 +119,34 @@ fn three_workers_get_back_the_shards_that_they_let_go_of() {
             assert_eq!(backends[1].receive().bytes, b"after");
         }
     }
+}
+
+#[test]
+fn a_second_sigterm_ends_a_process_whose_worker_hangs() {
+    let backend = Peer::v4();
+    let mut flowgate = Process::run(FLOWGATE, &config(1, &[&backend]));
+    flowgate.address();
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", flowgate.pid())).expect("it runs");
+    let is_worker = |task: &std::path::PathBuf| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("worker-"))
+    };
+    let worker = tasks.flatten().map(|task| task.path()).find(is_worker).expect("a worker");
+    let worker = worker.file_name().and_then(|name| name.to_str()?.parse().ok());
+    let worker = Pid::from_raw(worker.expect("a number"));
+    // A debugger stops one thread of a process where signals stop all.
+    if let Err(error) = ptrace::seize(worker, ptrace::Options::empty()) {
+        return skip_test(&format!("ptrace(2) is not allowed here: {error}"));
+    }
+    ptrace::interrupt(worker).expect("we trace it");
+    waitpid(worker, Some(WaitPidFlag::__WALL)).expect("it stops");
+
+    flowgate.signal(Signal::SIGTERM);
+    flowgate.line("draining");
+    flowgate.signal(Signal::SIGTERM);
+    eventually("the worker ends with its process", || {
+        let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+        let status = waitpid(worker, Some(flags)).expect("we trace it");
+        matches!(status, WaitStatus::Exited(..) | WaitStatus::Signaled(..)).then_some(())
+    });
+    assert_eq!(flowgate.wait().code(), Some(1));
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use flowgate::admin::http::MAX_CONNECTIONS;
 use flowgate::admin::request::{Request, Response};
 use flowgate_tests::e2e::{Balancer, PATIENCE, Peer};
+use flowgate_tests::scratch::unused_path;
 use flowgate_tests::skip::skip_test;
 use nix::unistd::geteuid;
 
@@ -74,6 +75,64 @@ fn another_user_is_refused_by_the_mode_and_by_his_credentials() {
     );
     assert!(served.asked.lock().expect("no panic").is_empty());
     served.assert_serves();
+}
+
+/// Runs a Flowgate on a machine that has a group `flowgate`, and asks it as a member of that group:
+/// for its status, then to stop; and for its status as nobody.
+const READERS: &str = r#"
+set -e
+cp /etc/group "$2/group"; chmod 644 "$2/group"
+grep -q ^flowgate: "$2/group" || echo "flowgate:x:47110:" >> "$2/group"
+mount --bind "$2/group" /etc/group
+gid=$(awk -F: '$1 == "flowgate" { print $3 }' /etc/group)
+"$1" run "$2/flowgate.toml" 2>"$2/log" & flowgate=$!
+trap 'kill -9 $flowgate' EXIT
+tries=0
+until "$1" status --socket "$2/run/socket" >/dev/null 2>&1; do
+    tries=$((tries + 1)); [ $tries -lt 500 ]; sleep 0.02
+done
+stat -c %a "$2/run" "$2/run/socket"
+reader() { setpriv --reuid 65534 --regid 65534 --groups "$gid" "$@" 2>&1 || echo "failed: $?"; }
+reader "$1" ready --socket "$2/run/socket"
+reader "$1" stop --socket "$2/run/socket"
+gid=65534
+reader "$1" ready --socket "$2/run/socket"
+"#;
+
+#[test]
+fn members_of_the_group_flowgate_read_and_change_nothing() {
+    if !geteuid().is_root() {
+        return skip_test("only root can have another user ask");
+    }
+    let directory = unused_path("readers");
+    std::fs::create_dir(&directory).expect("a folder");
+    std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).expect("our folder");
+    let binary = directory.join("flowgate");
+    std::fs::copy(FLOWGATE, &binary).expect("a copy");
+    std::fs::set_permissions(&binary, PermissionsExt::from_mode(0o755)).expect("our file");
+    let config = format!(
+        "[admin]\nsocket = {:?}\n[[listener]]\naddress = \"127.0.0.1:0\"\ncluster = \"a\"\n\
+         [cluster.a]\nbackends = [\"127.0.0.1:9\"]\n",
+        directory.join("run/socket")
+    );
+    std::fs::write(directory.join("flowgate.toml"), config).expect("a file");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", READERS, "sh"]).args([&binary, &directory]);
+    let output = match command.stdin(Stdio::null()).output() {
+        Ok(output) => output,
+        Err(error) => return skip_test(&format!("unshare (Debian: util-linux): {error}")),
+    };
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    let _ = std::fs::remove_dir_all(&directory);
+    if complaint.contains("unshare failed") || complaint.contains("permission denied") {
+        return skip_test(&format!("mounts are not allowed here: {complaint}"));
+    }
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines[..3], ["750", "660", "ready"], "{said}{complaint}");
+    assert!(lines[3].contains("may read and not change"), "{said}{complaint}");
+    assert_eq!(lines[4], "failed: 1", "{said}{complaint}");
+    assert!(lines[5].contains("is of another user's flowgate"), "{said}{complaint}");
 }
 
 #[test]
