@@ -2,7 +2,7 @@
 //!
 //! The old process starts the new one and has it validate that it could take over. Then it quiesces
 //! its flows, for some milliseconds in which what arrives waits in the sockets' buffers, and hands
-//! over what it knows, as a [snapshot](crate::handover::snapshot), and all sockets (`SCM_RIGHTS`). No flow
+//! over what it knows, as a [`snapshot`], and all sockets (`SCM_RIGHTS`). No flow
 //! ends, and no datagram is lost or forwarded twice.
 //!
 //! # The protocol
