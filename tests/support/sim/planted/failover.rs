@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use flowgate_core::config::Balance;
 use flowgate_core::{
     BackendEvent, BackendId, CloseReason, FlowId, Instant, ManagerInput, Output, PreparedConfig,
-    UdpManager, UpstreamFailure,
+    UdpFlow, UdpManager, UpstreamFailure,
 };
 
 use super::{Bug, Planted, config};
@@ -108,10 +108,19 @@ impl Planted {
             (Bug::AnswersClearNothing, ManagerInput::UpstreamFailed { .. }, Some(backend)) => {
                 self.blamed.insert(backend);
             }
-            (Bug::AnswersClearNothing, ManagerInput::BackendBurst { .. }, Some(backend))
-                if self.blamed.contains(&backend) =>
-            {
-                self.blame(backend, now);
+            // An error counts only if it is about something that was sent after the answer.
+            (Bug::AnswersClearNothing, ManagerInput::ClientBurst { .. }, _) => {
+                let sent = outputs.iter().find_map(|output| match *output {
+                    Output::SendToBackend { flow, .. } => Some(flow),
+                    _ => None,
+                });
+                let is_blamed = |flow: &FlowId| {
+                    let backend = self.manager.flow(*flow).map(UdpFlow::backend);
+                    backend.is_some_and(|backend| self.blamed.contains(&backend))
+                };
+                if let Some(flow) = sent.filter(is_blamed) {
+                    self.report_error(flow, now);
+                }
             }
             (Bug::MixesSigns, ..) => {
                 let owed: BTreeMap<_, _> = before.owed.iter().copied().collect();
@@ -131,11 +140,15 @@ impl Planted {
     fn blame(&mut self, backend: BackendId, now: Instant) {
         let flow = self.manager.flows().find(|(_, flow)| flow.backend() == backend);
         if let Some((flow, _)) = flow {
-            let failure = UpstreamFailure::Refused;
-            let input = ManagerInput::UpstreamFailed { flow, failure };
-            self.manager.handle_input(input, now, &mut vec![]);
-            self.errors_made_up += 1;
+            self.report_error(flow, now);
         }
+    }
+
+    fn report_error(&mut self, flow: FlowId, now: Instant) {
+        let failure = UpstreamFailure::Refused;
+        let input = ManagerInput::UpstreamFailed { flow, failure };
+        self.manager.handle_input(input, now, &mut vec![]);
+        self.errors_made_up += 1;
     }
 }
 

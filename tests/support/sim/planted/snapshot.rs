@@ -33,9 +33,14 @@ pub(super) fn forget(bug: Bug, image: ManagerImage) -> ManagerImage {
             resting["until"] = until.saturating_sub(2_000_000).into();
         }),
         Bug::LosesTheSigns => change_each(&mut document["backends"]["figures"], |backend| {
+            let passive = &mut backend["health"]["passive"];
             for sign in ["errors", "unanswered", "level"] {
-                backend["health"]["passive"][sign] = 0.into();
+                passive[sign] = 0.into();
             }
+            for time in ["last_sign", "decides_at", "ejection"] {
+                passive[time] = Value::Null;
+            }
+            passive["is_ejected"] = false.into();
         }),
         Bug::LosesTheDrains => {
             change_each(&mut document["backends"]["figures"], |b| {
