@@ -109,7 +109,7 @@ fn violations(
 #[test]
 fn unsafe_code_is_only_where_the_system_is_called() {
     let found = violations(
-        &["core", "config", "fastpath", "shell", "tests", "bench"],
+        &["core", "config", "quic-lb", "fastpath", "shell", "tests", "bench"],
         |path| ["shell/src/sys", "fastpath/src"].iter().any(|folder| path.starts_with(folder)),
         |line| words(line).any(|word| word == "unsafe"),
     );
@@ -136,8 +136,9 @@ fn imports_go_one_way() {
         name.starts_with("flowgate").then(|| name.to_owned())
     };
     for (package, allowed) in [
-        ("core", &[][..]),
-        ("config", &["flowgate-core"]),
+        ("quic-lb", &[][..]),
+        ("core", &["flowgate-quic-lb"]),
+        ("config", &["flowgate-core", "flowgate-quic-lb"]),
         ("fastpath", &[]),
         ("shell", &["flowgate-config", "flowgate-core", "flowgate-fastpath"]),
     ] {
