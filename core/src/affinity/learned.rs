@@ -200,12 +200,10 @@ impl LearnedIds {
 
     /// Whether each id has a flow, or is on its way to be forgotten.
     pub(super) fn is_consistent(&self) -> bool {
-        let forgotten = self.ids.iter().filter(|known| known.flows == 0);
+        let mut forgotten = self.ids.iter().filter(|known| known.flows == 0);
         let mut waiting: Vec<_> = self.without_flow.iter().collect();
         waiting.sort_unstable();
-        forgotten.fold(true, |so_far, known| {
-            so_far && waiting.binary_search(&&(known.hash, known.until)).is_ok()
-        })
+        forgotten.all(|known| waiting.binary_search(&&(known.hash, known.until)).is_ok())
     }
 
     /// How many are known.
