@@ -146,6 +146,12 @@ impl Mode {
         }
     }
 
+    /// What its flows are like: those of one kind are none of another's.
+    pub(crate) fn kind(self) -> impl PartialEq {
+        let is_hedged = matches!(self, Self::FanOut { reply_from: ReplyFrom::First });
+        (core::mem::discriminant(&self), is_hedged, self.has_flows())
+    }
+
     /// Whether clients get answers, for which there must be flows.
     pub const fn has_flows(self) -> bool {
         match self {

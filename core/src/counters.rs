@@ -62,7 +62,7 @@ impl Counters {
 
 /// Where the datagrams of one direction went. Each is counted exactly once:
 /// `received = forwarded + dropped`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
     /// All that arrived.
     pub received: Traffic,
@@ -70,6 +70,14 @@ pub struct Ledger {
     pub forwarded: Traffic,
     /// What was dropped, indexed by [`DropReason`].
     pub dropped: [Traffic; DropReason::COUNT],
+}
+
+/// Nothing. There are more reasons than arrays have defaults for.
+impl Default for Ledger {
+    fn default() -> Self {
+        let none = Traffic { datagrams: 0, bytes: 0 };
+        Self { received: none, forwarded: none, dropped: [none; DropReason::COUNT] }
+    }
 }
 
 impl Ledger {

@@ -93,6 +93,11 @@ pub enum ManagerInput<'p> {
     },
     /// The configuration has changed.
     Configured(&'p PreparedConfig),
+    /// The listener is about to be read.
+    Reading {
+        /// Whether so much waits there that datagrams may soon be lost.
+        is_behind: bool,
+    },
     /// The operator asked for no new flows. Those that live may go on until `deadline`.
     Drain {
         /// When the flows that are left are closed.

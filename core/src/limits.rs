@@ -1,6 +1,7 @@
 //! What one client, or one neighbourhood of clients, may take.
 
 pub(crate) mod answered;
+pub(crate) mod overload;
 mod snapshot;
 
 use core::hash::Hasher;
@@ -46,14 +47,20 @@ impl SourceLimits {
 
     /// Whether `client` may have one more flow, and if so counts the attempt against its rate.
     pub(crate) fn admit(&mut self, client: u128, now: Instant) -> Result<(), DropReason> {
+        self.admit_another(client)?;
+        if self.rate.as_mut().is_some_and(|rate| !rate.admit(client, now)) {
+            return Err(DropReason::SourceRate);
+        }
+        Ok(())
+    }
+
+    /// Whether `client` may have one more flow for the same datagram.
+    pub(crate) fn admit_another(&self, client: u128) -> Result<(), DropReason> {
         if self.sources.as_ref().is_some_and(|counts| counts.is_at_limit(client)) {
             return Err(DropReason::SourceFlows);
         }
         if self.subnets.as_ref().is_some_and(|counts| counts.is_at_limit(client)) {
             return Err(DropReason::SubnetFlows);
-        }
-        if self.rate.as_mut().is_some_and(|rate| !rate.admit(client, now)) {
-            return Err(DropReason::SourceRate);
         }
         Ok(())
     }
@@ -153,25 +160,36 @@ impl FlowCounts {
 /// How fast each source may open flows: a leaky bucket of one second's worth for each, by the
 /// generic cell rate algorithm (ITU-T I.371), which needs one word a bucket.
 ///
-/// A source that has just lost its last flow must still be known, and spoofed sources come by the
-/// million, so there is no entry for each: a source shares two buckets, found by two hashes, with
-/// whoever else falls into them, and is refused only when both are full. An innocent source is
-/// refused only if it shares both with abusers.
+/// A source that has just lost its last flow must still be known, and forged sources come by the
+/// million, so a source that is new to its set of buckets takes the emptiest of them over. Whoever
+/// opens flows too fast keeps its own full, so that it stays known; and nobody is ever refused for
+/// what others do, however many there are.
 #[derive(Clone, Debug)]
 struct NewFlowRate {
-    /// For each bucket the time at which it will have run empty.
-    empty_at: Vec<Instant>,
+    /// Sets of [`BUCKETS_OF_SET`].
+    buckets: Vec<Bucket>,
     interval: Duration,
     keys: (u64, u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    /// Whose it is.
+    fingerprint: u32,
+    /// The time at which it will have run empty.
+    empty_at: Instant,
 }
 
 /// How much may come at once: one second's worth.
 const BUCKET: Duration = Duration::from_secs(1);
 
+/// How many sources of one hash are told apart.
+const BUCKETS_OF_SET: usize = 4;
+
 impl NewFlowRate {
     fn new(per_second: u32, max_flows: usize, keys: (u64, u64)) -> Self {
         Self {
-            empty_at: vec![Instant::ORIGIN; Self::buckets_for(max_flows)],
+            buckets: vec![Bucket::EMPTY; Self::buckets_for(max_flows)],
             interval: BUCKET / per_second,
             keys,
         }
@@ -183,18 +201,26 @@ impl NewFlowRate {
 
     fn admit(&mut self, client: u128, now: Instant) -> bool {
         let hash = hash(client, self.keys);
-        let buckets = [hash as usize, (hash >> 32) as usize].map(|at| at % self.empty_at.len());
-        let filled = |at: usize| self.empty_at[at].max(now) + self.interval;
-        let is_full = |at: usize| filled(at).saturating_since(now) > BUCKET;
-        if buckets.iter().all(|&at| is_full(at)) {
+        let (set, fingerprint) =
+            (hash as usize % (self.buckets.len() / BUCKETS_OF_SET), hash >> 32);
+        let fingerprint = fingerprint as u32;
+        let set = &mut self.buckets[set * BUCKETS_OF_SET..][..BUCKETS_OF_SET];
+        let own = set.iter().position(|bucket| bucket.fingerprint == fingerprint);
+        let filled_from = own.map_or(now, |own| set[own].empty_at.max(now));
+        let empty_at = filled_from + self.interval;
+        if empty_at.saturating_since(now) > BUCKET {
             return false;
         }
-        let filled = buckets.map(filled);
-        for (at, filled) in buckets.into_iter().zip(filled) {
-            self.empty_at[at] = filled.min(now + BUCKET);
+        let emptiest = || (0..BUCKETS_OF_SET).min_by_key(|&at| set[at].empty_at);
+        if let Some(at) = own.or_else(emptiest) {
+            set[at] = Bucket { fingerprint, empty_at };
         }
         true
     }
+}
+
+impl Bucket {
+    const EMPTY: Self = Self { fingerprint: 0, empty_at: Instant::ORIGIN };
 }
 
 fn hash(network: u128, keys: (u64, u64)) -> u64 {

@@ -34,6 +34,7 @@ use crate::id::{BackendId, FlowId};
 use crate::input::ManagerInput;
 use crate::limits::SourceLimits;
 use crate::limits::answered::AnsweredClients;
+use crate::limits::overload::OpeningBudget;
 use crate::local_addr::LocalAddr;
 use crate::output::Outputs;
 use crate::proxy_protocol::table::Proxies;
@@ -95,6 +96,8 @@ pub struct UdpManager {
     salts: Salts,
     proxies: Proxies,
     counters: Counters,
+    /// How many flows may open while the listener is behind.
+    openings: OpeningBudget,
     /// Whose silence is a sign against a backend.
     answered_clients: AnsweredClients,
     /// How long backends take to answer.
@@ -137,6 +140,7 @@ impl UdpManager {
             proxies: Proxies::new(),
             counters: Counters::default(),
             first_answers: FirstAnswers::default(),
+            openings: OpeningBudget::UNLIMITED,
             answered_clients: AnsweredClients::new(&mut random),
             random,
             drain: None,
@@ -190,6 +194,7 @@ impl UdpManager {
             ManagerInput::BackendChanged { backend, event } => {
                 self.handle_backend_event(backend, event, now);
             }
+            ManagerInput::Reading { is_behind } => self.openings.begin(is_behind),
             ManagerInput::Configured(configuration) => self.configure(configuration, now, outputs),
             ManagerInput::Drain { deadline } => self.drain = Some(deadline),
             ManagerInput::Timeout => self.handle_timeout(now, outputs),

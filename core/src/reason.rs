@@ -75,6 +75,9 @@ reasons! {
         SubnetFlows = "subnet_flows",
         /// As many flows as `unanswered_flows` allows wait for an answer that may still come.
         UnansweredFlows = "unanswered_flows",
+        /// The listener is behind: more new flows come than can be opened, and flows that are known
+        /// go first.
+        Overload = "overload",
         /// The client opens flows faster than `new_flows_per_second_per_source`.
         SourceRate = "source_rate",
         /// More bytes than `amplification` allows for what the client has sent.
@@ -141,6 +144,8 @@ reasons! {
         BackendDown = "backend_down",
         /// Its backend was removed from the configuration.
         BackendRemoved = "backend_removed",
+        /// The mode of its cluster was changed.
+        ModeChanged = "mode_changed",
     }
 }
 

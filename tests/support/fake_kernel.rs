@@ -345,6 +345,10 @@ impl Kernel for FakeKernel {
         self.socket(socket.id).drops.into()
     }
 
+    fn is_half_full(&self, _: &FakeSocket) -> bool {
+        false
+    }
+
     fn most_queued(&self, socket: &FakeSocket) -> u64 {
         self.socket(socket.id).incoming.len() as u64
     }

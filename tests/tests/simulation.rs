@@ -67,7 +67,8 @@ fn search_for_ever(first: u64, steps: usize) -> ! {
 
 /// A simulator proves nothing about what never happens in it.
 fn assert_meets_every_limit(tally: &Tally) {
-    for &reason in CloseReason::ALL {
+    // Of sessions, whose mode never changes.
+    for &reason in CloseReason::ALL.iter().filter(|&&reason| reason != CloseReason::ModeChanged) {
         assert!(tally.closed[reason as usize] > 0, "no flow ends as {reason}");
     }
     // Races are held against a model of their own, beside the core's unit tests.

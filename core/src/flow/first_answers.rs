@@ -23,10 +23,10 @@ pub(crate) const MIN_ANSWER_TIMEOUT: Duration = Duration::from_millis(10);
 /// Any answer is late after this.
 pub(crate) const MAX_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// By how much longer to wait for every flow that has made room since an answer came last. Flows
-/// that end too early tell nothing of how long their answers would have taken: if answers become
-/// slower than what is waited for, this finds out.
-const EXTRA_PER_EVICTION: Duration = Duration::from_micros(256);
+/// By how much longer to wait for every time that all flows that may wait have made room since an
+/// answer came last. Flows that end too early tell nothing of how long their answers would have
+/// taken: if answers become slower than what is waited for, this finds out.
+const EXTRA_PER_ROUND: Duration = Duration::from_millis(10);
 
 impl FirstAnswers {
     /// The same, if it can be: what a snapshot says is not believed.
@@ -54,15 +54,16 @@ impl FirstAnswers {
         self.evicted = self.evicted.saturating_add(1);
     }
 
-    /// How long to wait for a first answer before it is late. While there was none, little says that
-    /// there will be one.
-    pub(crate) fn timeout(self) -> Duration {
+    /// How long to wait for a first answer before it is late, where so many flows may wait. While
+    /// there was none, little says that there will be one.
+    pub(crate) fn timeout(self, waiting_room: u32) -> Duration {
         let known = if self.mean.is_zero() {
             Duration::ZERO
         } else {
             (self.mean + self.deviation * 4).max(MIN_ANSWER_TIMEOUT)
         };
-        (known + EXTRA_PER_EVICTION.saturating_mul(self.evicted)).min(MAX_ANSWER_TIMEOUT)
+        let extra = EXTRA_PER_ROUND.saturating_mul(self.evicted) / waiting_room.max(1);
+        (known + extra).min(MAX_ANSWER_TIMEOUT)
     }
 }
 
@@ -75,7 +76,7 @@ mod tests {
         for millis in samples {
             answers.record(Instant::ORIGIN, Instant::from_millis(millis));
         }
-        answers.timeout()
+        answers.timeout(100)
     }
 
     #[test]
@@ -98,12 +99,12 @@ mod tests {
     #[test]
     fn whoever_evicts_too_early_finds_out() {
         let mut answers = FirstAnswers::default();
-        for _ in 0..800 {
+        for _ in 0..2_100 {
             answers.record_evicted();
         }
-        assert!(answers.timeout() > Duration::from_millis(200));
+        assert!(answers.timeout(100) > Duration::from_millis(200));
         answers.record(Instant::ORIGIN, Instant::from_millis(200));
-        assert_eq!(answers.timeout(), Duration::from_millis(600));
+        assert_eq!(answers.timeout(100), Duration::from_millis(600));
     }
 
     #[test]

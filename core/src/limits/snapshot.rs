@@ -3,7 +3,7 @@
 use alloc::vec;
 use core::time::Duration;
 
-use super::{BUCKET, FlowCounts, Network, NewFlowRate, SourceLimits};
+use super::{BUCKET, Bucket, FlowCounts, Network, NewFlowRate, SourceLimits};
 use crate::config::{Limits, MAX_FLOWS};
 use crate::snapshot::ImageError;
 use crate::snapshot::error::require;
@@ -46,12 +46,12 @@ impl SourceLimits {
 
 impl NewFlowRate {
     fn image(&self, elapsed: Instant) -> RateImage {
-        let buckets = self.empty_at.iter().enumerate();
-        let filled = buckets.filter(|(_, empty_at)| **empty_at > elapsed);
+        let buckets = (0..).zip(&self.buckets);
+        let filled = buckets.filter(|(_, bucket)| bucket.empty_at > elapsed);
         RateImage {
             keys: self.keys,
-            buckets: self.empty_at.len().trailing_zeros() as u8,
-            filled: filled.map(|(at, &empty_at)| (at as u32, empty_at)).collect(),
+            buckets: self.buckets.len().trailing_zeros() as u8,
+            filled: filled.map(|(at, b)| (at, b.fingerprint, b.empty_at)).collect(),
         }
     }
 
@@ -60,14 +60,14 @@ impl NewFlowRate {
         let most = Self::buckets_for(MAX_FLOWS as usize).trailing_zeros();
         let is_possible = (fewest..=most).contains(&image.buckets.into());
         require!(is_possible, "an impossible number of buckets");
-        let mut empty_at = vec![Instant::ORIGIN; 1 << image.buckets];
-        for &(at, empty) in &image.filled {
-            let Some(bucket) = empty_at.get_mut(at as usize) else {
+        let mut buckets = vec![Bucket::EMPTY; 1 << image.buckets];
+        for &(at, fingerprint, empty_at) in &image.filled {
+            let Some(bucket) = buckets.get_mut(at as usize) else {
                 return Err(ImageError::Broken("a bucket beyond the last"));
             };
-            *bucket = empty;
+            *bucket = Bucket { fingerprint, empty_at };
         }
         let interval: Duration = BUCKET / per_second;
-        Ok(Self { empty_at, interval, keys: image.keys })
+        Ok(Self { buckets, interval, keys: image.keys })
     }
 }

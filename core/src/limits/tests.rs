@@ -72,14 +72,35 @@ fn a_rate_allows_a_second_at_once_and_then_its_pace() {
 }
 
 #[test]
-fn a_million_sources_do_not_use_up_the_rate_of_one() {
+fn nobody_is_refused_for_what_a_flood_of_forged_sources_does() {
     let mut limits = limits(|l| l.new_flows_per_second_per_source = 5);
-    // Over ten seconds, as fast as a flood that fills a tenth of the buckets in each.
-    for number in 0..2_000u32 {
-        let now = Instant::from_millis(u64::from(number) * 5);
+    let (mut asked, mut refused) = (0, 0);
+    for number in 0..200_000u32 {
+        // A hundred thousand a second, and an honest source in a hundred.
+        let now = Instant::from_nanos(u64::from(number) * 10_000);
         let _ = limits.admit(u128::from(number) << 64, now);
+        if number % 100 == 0 {
+            asked += 1;
+            let honest = v4([192, 0, (number / 100 / 256) as u8, (number / 100) as u8]);
+            refused += u32::from(limits.admit(honest, now).is_err());
+        }
     }
-    assert!(limits.admit(v4([192, 0, 2, 1]), Instant::from_millis(10_000)).is_ok());
+    assert_eq!((asked, refused), (2_000, 0));
+}
+
+#[test]
+fn whoever_is_too_fast_stays_so_among_many_others() {
+    let mut limits = limits(|l| l.new_flows_per_second_per_source = 5);
+    let fast = v4([192, 0, 2, 1]);
+    let mut admitted = 0;
+    for number in 0..50_000u32 {
+        let now = Instant::from_nanos(u64::from(number) * 100_000);
+        admitted += u32::from(limits.admit(fast, now).is_ok());
+        if number % 10 == 0 {
+            let _ = limits.admit(u128::from(number) << 64, now);
+        }
+    }
+    assert!((25..=40).contains(&admitted), "{admitted} in five seconds where 30 may be");
 }
 
 #[test]

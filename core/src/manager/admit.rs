@@ -149,6 +149,10 @@ impl UdpManager {
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) -> Result<FlowId, DropReason> {
+        // First, and cheap: while this holds, there is no time for more.
+        if !self.openings.has_room() {
+            return Err(DropReason::Overload);
+        }
         let client = key.client.address();
         self.check(client, sender)?;
         let place = self.place(datagram, now);
@@ -198,6 +202,7 @@ impl UdpManager {
             self.proxies.opened(proxy);
         }
         self.counters.flows_opened += 1;
+        self.openings.record_opened();
         let source = self.salts.choose(self.config.cluster.source, key.client.address());
         outputs.emit(Output::OpenUpstream { flow, backend, address, ttl, reuse, source });
         if self.config.accept == Accept::Connected {

@@ -104,7 +104,10 @@ impl UdpManager {
             CloseReason::Idle | CloseReason::Evicted => {
                 self.config.cluster.idle_timeout < quarantine
             }
-            CloseReason::Drained | CloseReason::BackendDown | CloseReason::BackendRemoved => true,
+            CloseReason::Drained
+            | CloseReason::BackendDown
+            | CloseReason::BackendRemoved
+            | CloseReason::ModeChanged => true,
         };
         flow.to_backend().datagrams > 0 && (was_used_lately || flow.awaits_replies())
     }

@@ -33,6 +33,9 @@ impl UdpManager {
             self.backends.configure(&config.cluster.backends, config.cluster.health, now);
         self.queues.grow(resting_queue(BackendId::new(self.backends.len())));
         self.close_flows_of(&replaced, now, outputs);
+        if config.cluster.mode.kind() != self.config.cluster.mode.kind() {
+            self.close_all_flows(now, outputs);
+        }
         // What rests is bound to the former source.
         let has_other_source = config.cluster.source != self.config.cluster.source;
         if has_other_source || config.cluster.upstream_reuse.is_none() {

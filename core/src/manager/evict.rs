@@ -114,7 +114,11 @@ impl UdpManager {
     /// The oldest flow without an answer, if it has waited for longer than answers take.
     fn find_unanswered(&self, now: Instant) -> Option<FlowId> {
         let (id, flow) = self.flows.at(self.queues.first(UNANSWERED)?);
-        (flow.opened() + self.first_answers.timeout() <= now).then_some(id)
+        let waiting_room = match self.config.cluster.limits.unanswered_flows {
+            0 => self.config.max_flows,
+            limit => limit,
+        };
+        (flow.opened() + self.first_answers.timeout(waiting_room) <= now).then_some(id)
     }
 
     /// The first of the flows that had an answer and nothing from their client since, if it has

@@ -148,6 +148,15 @@ impl UdpManager {
         is_over
     }
 
+    /// Ends all flows, since they would make no sense in another mode. Looks at every flow.
+    pub(super) fn close_all_flows<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) {
+        for slot in 0..self.flows.slots() {
+            if let Some((id, _)) = self.flows.alive_at(slot) {
+                self.close(id, CloseReason::ModeChanged, now, outputs);
+            }
+        }
+    }
+
     /// Ends all flows of some backends, and closes the sockets that rest for them. Looks at every
     /// flow.
     pub(super) fn close_flows_of<'p>(

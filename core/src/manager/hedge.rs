@@ -81,6 +81,7 @@ impl UdpManager {
             return Ok(());
         }
         match head {
+            None if !self.openings.has_room() => return Err(DropReason::Overload),
             None => self.check(key.client.address(), sender)?,
             // What a draining manager has may go on.
             Some(_) if self.drain.is_some() => return Ok(()),
@@ -99,6 +100,9 @@ impl UdpManager {
             let backend = self.backends.targets()[place];
             let head = self.flows.look_up(key);
             if self.branches(head).all(|branch| branch.1 != backend) {
+                if head.is_some() {
+                    self.source_limits.admit_another(key.client.source())?;
+                }
                 let room = self.find_room(now)?;
                 self.open(key, backend, room, ttl, now, outputs)?;
             }

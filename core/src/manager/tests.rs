@@ -454,7 +454,7 @@ fn an_unanswered_flow_makes_room_for_a_new_one_oldest_first() {
     let flows = [1, 2, 3].map(|port| harness.open(client(port), at(u64::from(port))));
     harness.reply(flows[0], b"answered", at(4));
     for (evicted, port) in [(flows[1], 4), (flows[2], 5)] {
-        let outputs = harness.request(client(port), b"x", at(15));
+        let outputs = harness.request(client(port), b"x", at(30));
         let closed =
             Output::CloseFlow { flow: evicted, reason: CloseReason::Evicted, keep_socket: false };
         assert_eq!(outputs[0], closed);
@@ -961,6 +961,7 @@ mod accept;
 mod affinity;
 mod failover;
 mod one_way;
+mod overload;
 mod proxied;
 mod proxied_modes;
 mod quarantine;

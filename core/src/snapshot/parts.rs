@@ -15,6 +15,7 @@ use crate::egress::Salts;
 use crate::flow::first_answers::FirstAnswers;
 use crate::id::{BackendId, FlowId};
 use crate::limits::answered::AnsweredClients;
+use crate::limits::overload::OpeningBudget;
 use crate::time::Instant;
 
 /// Everything that a manager knows.
@@ -31,6 +32,7 @@ pub struct ManagerImage {
     pub(crate) sources: SourcesImage,
     pub(crate) proxies: ProxiesImage,
     pub(crate) counters: CountersImage,
+    pub(crate) openings: OpeningBudget,
     pub(crate) answered_clients: AnsweredClients,
     /// How long first answers take.
     pub(crate) first_answers: FirstAnswers,
@@ -214,8 +216,8 @@ pub(crate) struct RateImage {
     pub(crate) keys: (u64, u64),
     /// How many buckets there are: two to the power of this.
     pub(crate) buckets: u8,
-    /// The buckets that have not run empty, and when they will have.
-    pub(crate) filled: Vec<(u32, Instant)>,
+    /// The buckets that have not run empty, whose they are, and when they will have.
+    pub(crate) filled: Vec<(u32, u32, Instant)>,
 }
 
 /// The proxies that speak for clients. Every number is named once.

@@ -95,6 +95,9 @@ pub trait Kernel {
     /// At most how many bursts wait to be read.
     fn most_queued(&self, socket: &Self::Socket) -> u64;
 
+    /// Whether so much waits to be read that datagrams may soon be lost.
+    fn is_half_full(&self, socket: &Self::Socket) -> bool;
+
     /// Makes a socket send with another time to live or hop limit.
     ///
     /// # Errors
@@ -347,6 +350,11 @@ impl Kernel for Linux {
     fn most_queued(&self, socket: &Socket) -> u64 {
         // Where the kernel does not tell, until nothing is left.
         sockopt::most_queued(socket.as_fd()).map_or(u64::MAX, u64::from)
+    }
+
+    fn is_half_full(&self, socket: &Socket) -> bool {
+        // Kernels before 4.12 do not tell.
+        sockopt::is_half_full(socket.as_fd()).unwrap_or(false)
     }
 
     fn set_ttl(&mut self, socket: &Socket, ttl: u8) -> io::Result<()> {

@@ -37,6 +37,8 @@ pub struct Shard<K: Kernel> {
     /// at most once.
     ready: VecDeque<Ready>,
     is_listener_ready: bool,
+    /// Whether the listener's buffer was half full when it was read last.
+    is_behind: bool,
     scratch: Scratch,
     /// From which slot on the upstream sockets are not watched yet, after another process or worker
     /// had them.
@@ -72,6 +74,7 @@ impl<K: Kernel> Shard<K> {
             sockets,
             ready: VecDeque::with_capacity(slots_for(max_flows) + 1),
             is_listener_ready: false,
+            is_behind: false,
             scratch: Scratch::default(),
             unwatched_from: None,
         }
@@ -255,6 +258,10 @@ impl<K: Kernel> Shard<K> {
         let mut turn = arena.begin();
         let scratch = std::mem::take(&mut self.scratch);
         let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
+        if self.is_listener_ready {
+            let is_behind = std::mem::take(&mut self.is_behind);
+            self.manager.handle_input(ManagerInput::Reading { is_behind }, now, &mut dispatch);
+        }
         let mut reading = Reading { manager: &mut self.manager, turn: &mut turn, bytes: 0, now };
         let mut fetched = 0;
         reading.close_parting(&mut dispatch);
@@ -289,6 +296,10 @@ impl<K: Kernel> Shard<K> {
             } else if matches!(ready, Ready::Listener) {
                 self.is_listener_ready = false;
             }
+        }
+        if self.is_listener_ready {
+            let (kernel, sockets) = dispatch.parts();
+            self.is_behind = kernel.is_half_full(&sockets.listener);
         }
         if let Some(mirror) = &mut self.mirror {
             dispatch.pass_on_mirrored(|input, out| mirror.handle_input(input, now, out));

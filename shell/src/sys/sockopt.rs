@@ -165,6 +165,18 @@ pub fn most_queued(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(memory_figures(socket)?[RECEIVE_BYTES].div_ceil(SMALLEST))
 }
 
+/// Whether more than half of a socket's receive buffer is full.
+///
+/// # Errors
+///
+/// Those of [`receive_drops`].
+pub fn is_half_full(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    const RECEIVE_BYTES: usize = 0;
+    const RECEIVE_BUFFER: usize = 1;
+    let figures = memory_figures(socket)?;
+    Ok(figures[RECEIVE_BYTES] > figures[RECEIVE_BUFFER] / 2)
+}
+
 /// The figures of `SO_MEMINFO`, by their places in `linux/sock_diag.h`.
 fn memory_figures(socket: BorrowedFd<'_>) -> io::Result<[u32; 9]> {
     let mut figures = [0_u32; 9];

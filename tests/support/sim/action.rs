@@ -119,6 +119,11 @@ pub enum Action {
         /// How long flows may go on.
         patience: Duration,
     },
+    /// The listener is about to be read.
+    Read {
+        /// Whether so much waits there that some may be lost.
+        is_behind: bool,
+    },
     /// The state of the balancer is written down, and one that is made of that goes on.
     Snapshot,
     /// Time passes and nothing else happens.

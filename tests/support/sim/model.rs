@@ -37,7 +37,7 @@ use self::balance::{Balance, Load};
 use self::effect::Effect;
 use self::health::Sign;
 use self::relay::{Named, Role};
-use self::room::{FirstAnswers, Room};
+use self::room::{FirstAnswers, Openings, Room};
 use self::sockets::{Kept, Resting};
 use super::forge::backend_id;
 use super::setting::{Setting, Source};
@@ -67,6 +67,7 @@ pub struct Model {
     /// The same of those that were confirmed.
     continued: VecDeque<FlowId>,
     first_answers: FirstAnswers,
+    openings: Openings,
     /// When each backend answered last, by its place.
     answers: BTreeMap<usize, Instant>,
     /// Clients that were answered where an answer is expected.
@@ -138,6 +139,7 @@ impl Model {
             unconfirmed: VecDeque::new(),
             continued: VecDeque::new(),
             first_answers: FirstAnswers::default(),
+            openings: Openings::default(),
             answers: BTreeMap::new(),
             answered_clients: BTreeSet::new(),
             room: Room::default(),
@@ -277,6 +279,7 @@ impl Model {
                 }
             }
             ManagerInput::Drain { deadline } => self.drain = Some(deadline),
+            ManagerInput::Reading { is_behind } => self.openings.read(is_behind),
             ManagerInput::ClientBurst { .. }
             | ManagerInput::Mirrored { .. }
             | ManagerInput::BackendBurst { .. }

@@ -6,7 +6,7 @@ use flowgate_core::counters::Counters;
 use flowgate_core::{CloseReason, Direction, DropReason, ManagerInput, Output};
 
 /// The sum of what balancers have counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
     /// How many inputs they were given.
     pub inputs: u64,
@@ -20,6 +20,20 @@ pub struct Tally {
     pub moved: u64,
     /// What else happened, by name: kinds of changes, and what became of backends.
     pub met: BTreeMap<&'static str, u64>,
+}
+
+/// Nothing. There are more reasons than arrays have defaults for.
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            inputs: 0,
+            forwarded: [0; Direction::ALL.len()],
+            dropped: [[0; DropReason::COUNT]; Direction::ALL.len()],
+            closed: [0; CloseReason::COUNT],
+            moved: 0,
+            met: BTreeMap::new(),
+        }
+    }
 }
 
 /// What becomes of backends, as [`Tally::met`] names it. The changes of a configuration are the

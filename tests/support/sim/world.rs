@@ -186,6 +186,9 @@ impl World {
                 let deadline = now + patience;
                 Some(Event::ProxyInfo(ManagerInput::Drain { deadline }))
             }
+            Action::Read { is_behind } => {
+                Some(Event::ProxyInfo(ManagerInput::Reading { is_behind }))
+            }
             Action::Block => {
                 self.blocked = true;
                 None
@@ -220,6 +223,9 @@ impl World {
         let told =
             |event| (0..self.places()).map(move |place| told_of(backend_id(place), event, now));
         let mut events: Vec<Event> = told(News::Up).chain(told(News::Undrain)).collect();
+        // Time enough to catch up.
+        let read = || Event::ProxyInfo(ManagerInput::Reading { is_behind: false });
+        events.extend((0..40).map(|_| read()));
         if self.config.cluster.backends.iter().all(|backend| backend.removed) {
             events.extend(self.reconfigure(Change::Return(0), true));
         }

@@ -309,38 +309,6 @@ fn a_share_of_flows_is_mirrored_for_good() {
     assert_eq!(harness.manager.counters().to_backend.received.datagrams, 4_000);
 }
 
-#[test]
-fn flows_live_on_when_the_mode_changes() {
-    let modes = [
-        Mode::SESSION,
-        Mode::OneWay,
-        Mode::FanOut { reply_from: ReplyFrom::Nobody },
-        Mode::FanOut { reply_from: ReplyFrom::Chosen },
-        Mode::FanOut { reply_from: ReplyFrom::First },
-    ];
-    for (from, to) in modes.iter().flat_map(|from| modes.map(|to| (*from, to))) {
-        let mut harness = Harness::new(|c| c.cluster.mode = from);
-        let outputs = harness.request(client(1), b"x", at(0));
-        let flows: Vec<_> = outputs
-            .iter()
-            .filter_map(|output| match output {
-                Output::OpenUpstream { flow, .. } => Some(*flow),
-                _ => None,
-            })
-            .collect();
-        harness.configure(at(1), |c| c.cluster.mode = to);
-        harness.request(client(1), b"y", at(2));
-        if let Some(&flow) = flows.first() {
-            assert!(matches!(harness.reply(flow, b"!", at(3))[0], Output::SendToClient { .. }));
-        }
-        for flow in flows {
-            harness.input(undelivered(Carrier::Flow(flow), 1), at(4));
-        }
-        harness.run_until(at(1_000_000));
-        assert_eq!(harness.manager.flow_count(), 0);
-    }
-}
-
 /// Who is heard, as the rule says it and nothing else.
 #[derive(Default)]
 struct Heard {
@@ -519,4 +487,36 @@ proptest! {
             }));
         }
     }
+}
+
+#[test]
+fn a_change_of_the_mode_ends_flows_and_no_client_has_two() {
+    let modes = [
+        Mode::SESSION,
+        Mode::FanOut { reply_from: ReplyFrom::First },
+        Mode::FanOut { reply_from: ReplyFrom::Chosen },
+        Mode::OneWay,
+    ];
+    for (before, after) in modes.iter().flat_map(|b| modes.iter().map(move |a| (*b, *a))) {
+        let mut harness = Harness::new(|c| c.cluster.mode = before);
+        (1..4).for_each(|number| drop(harness.request(client(number), b"?", at(0))));
+        let flows = harness.manager.flow_count();
+        let outputs = harness.configure(at(1), |c| c.cluster.mode = after);
+        let ended = if before == after { 0 } else { flows };
+        assert_eq!(outputs.len(), ended, "{before:?} to {after:?}");
+        let reason = CloseReason::ModeChanged;
+        let are_closed = |output: &Output<'_>| matches!(output, Output::CloseFlow { reason: r, .. } if *r == reason);
+        assert!(outputs.iter().all(are_closed));
+        (1..4).for_each(|number| drop(harness.request(client(number), b"?", at(2))));
+        harness.manager.assert_invariants();
+    }
+}
+
+#[test]
+fn every_branch_counts_as_a_flow_of_its_client() {
+    let mut harness = fan_out(ReplyFrom::First);
+    harness.configure(at(0), |c| c.cluster.limits.flows_per_source = 2);
+    let outputs = harness.request(client(1), b"?", at(1));
+    let opened = outputs.iter().filter(|o| matches!(o, Output::OpenUpstream { .. })).count();
+    assert_eq!((opened, harness.manager.flow_count()), (2, 2));
 }

@@ -202,7 +202,7 @@ fn sources_and_proxies_that_do_not_fit_are_refused() {
             image.sources.rate.as_mut().expect("a rate").buckets = 26;
         }),
         ("a bucket beyond the last", |image| {
-            image.sources.rate.as_mut().expect("a rate").filled[0] = (2_048, Instant::ORIGIN);
+            image.sources.rate.as_mut().expect("a rate").filled[0] = (2_048, 0, Instant::ORIGIN);
         }),
         ("an impossible number of proxies", |image| image.proxies.capacity = 3),
         ("an impossible number of proxies", |image| image.proxies.capacity = u32::MAX),

@@ -58,6 +58,7 @@ impl Action {
                 tos: choices.byte(),
                 train: Train::choose(choices),
             },
+            45 if choices.one_in(2) => Self::Read { is_behind: choices.one_in(2) },
             45 => Self::Unusable {
                 direction: choices.one_of(&Direction::ALL),
                 reason: choices.one_of(&ON_ARRIVAL),

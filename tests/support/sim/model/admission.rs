@@ -1,6 +1,6 @@
 //! Whether a client may have another flow, and who has to go for it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::effect::Effect;
 use super::health::Fate;
 use super::relay::{Call, Caller};
-use super::{Model, Sender, Violation, require};
+use super::{Model, Sender};
 use crate::sim::setting::{Source, source};
 
 /// What the outputs of one input say that the model cannot know.
@@ -20,10 +20,6 @@ pub(super) struct Seen {
     pub(super) opened: VecDeque<(FlowId, BackendId)>,
     /// The resting sockets that were closed, in order.
     pub(super) closed_sockets: VecDeque<FlowId>,
-    /// Whether anything was dropped because a source opens flows too fast.
-    is_too_fast: bool,
-    /// The same of each datagram.
-    are_too_fast: Vec<bool>,
 }
 
 impl Seen {
@@ -33,21 +29,10 @@ impl Seen {
             match *effect {
                 Effect::Open { flow, backend, .. } => seen.opened.push_back((flow, backend)),
                 Effect::CloseSocket { flow } => seen.closed_sockets.push_back(flow),
-                Effect::Drop { reason, .. } => {
-                    let is_too_fast = reason == DropReason::SourceRate;
-                    seen.is_too_fast |= is_too_fast;
-                    seen.are_too_fast.push(is_too_fast);
-                }
-                Effect::Request { .. } => seen.are_too_fast.push(false),
                 _ => {}
             }
         }
         seen
-    }
-
-    /// Looks at one datagram that is an attempt of its own.
-    pub(super) fn look_at(&mut self, datagram: usize) {
-        self.is_too_fast = self.are_too_fast.get(datagram).is_some_and(|&is| is);
     }
 }
 
@@ -69,20 +54,17 @@ impl Model {
                 Fate::Ends(reason) => drop(asked.close(place, reason, now)),
             }
         }
-        matches!(asked.refusal(&caller, now, &Seen::default()), Ok(None))
+        asked.refusal(&caller, now).is_none()
     }
 
     /// Why there can be no new flow for a client, if there can be none.
-    pub(super) fn refusal(
-        &mut self,
-        caller: &Caller,
-        now: Instant,
-        seen: &Seen,
-    ) -> Result<Option<DropReason>, Violation> {
+    pub(super) fn refusal(&mut self, caller: &Caller, now: Instant) -> Option<DropReason> {
         let (client, (sender, local)) = (caller.client, caller.way());
         let limits = &self.config.cluster.limits;
         let is_over = |limit: u32, flows: usize| limit > 0 && flows >= limit as usize;
-        let reason = if self.is_ours(sender, local) {
+        let reason = if self.openings.is_used_up() {
+            DropReason::Overload
+        } else if self.is_ours(sender, local) {
             DropReason::OwnAddress
         } else if !self.is_allowed(client.ip()) {
             DropReason::Denied
@@ -92,16 +74,16 @@ impl Model {
             DropReason::SourceFlows
         } else if is_over(limits.flows_per_subnet, self.flows_of(client, Width::Subnet)) {
             DropReason::SubnetFlows
-        } else if self.is_too_fast(source(client), now, seen)? {
+        } else if self.is_too_fast(source(client), now) {
             DropReason::SourceRate
         } else if let Err(reason) = self.find_room(now) {
             reason
         } else if !self.able().contains(&true) {
             DropReason::NoBackend
         } else {
-            return Ok(None);
+            return None;
         };
-        Ok(Some(reason))
+        Some(reason)
     }
 
     fn is_ours(&self, client: SocketAddr, local: Option<LocalAddr>) -> bool {
@@ -127,18 +109,10 @@ impl Model {
         self.flows.iter().filter(|flow| network(flow.client) == network(client)).count()
     }
 
-    fn is_too_fast(
-        &mut self,
-        client: Source,
-        now: Instant,
-        seen: &Seen,
-    ) -> Result<bool, Violation> {
+    fn is_too_fast(&mut self, client: Source, now: Instant) -> bool {
         match self.config.cluster.limits.new_flows_per_second_per_source {
-            0 => Ok(false),
-            rate => {
-                let is_refused = seen.is_too_fast && seen.opened.is_empty();
-                self.rates.is_too_fast(client, SECOND / rate, now, is_refused)
-            }
+            0 => false,
+            rate => self.rates.is_too_fast(client, SECOND / rate, now),
         }
     }
 }
@@ -166,10 +140,6 @@ fn network((ip, link): Source, width: Width) -> (Vec<u8>, u32) {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rates {
     buckets: BTreeMap<Source, Bucket>,
-    /// One that all of them would share. It leaks no faster than each does.
-    shared: Option<Bucket>,
-    /// The sources that were refused for what others had opened.
-    unlucky: BTreeSet<Source>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -180,39 +150,16 @@ struct Bucket {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The balancer hashes sources to buckets, two of two thousand for each, and refuses when both
-/// are full. So a source may be refused for what others do that share both. Among the few sources
-/// of a simulation that happens to two at most, but for once in a billion settings.
-const MOST_UNLUCKY: usize = 2;
-
 impl Rates {
-    /// Whether a source opens flows too fast, and if not, counts one more.
-    fn is_too_fast(
-        &mut self,
-        source: Source,
-        interval: Duration,
-        now: Instant,
-        is_refused: bool,
-    ) -> Result<bool, Violation> {
+    /// Whether a source opens flows too fast, and if not, counts one more. The balancer knows a
+    /// limited number of sources, which is more than there are here.
+    fn is_too_fast(&mut self, source: Source, interval: Duration, now: Instant) -> bool {
         let own = self.buckets.get(&source).map_or(Duration::ZERO, |bucket| bucket.level(now));
-        if own + interval > SECOND {
-            return Ok(true);
+        let is_too_fast = own + interval > SECOND;
+        if !is_too_fast {
+            self.buckets.insert(source, Bucket { level: own + interval, at: now });
         }
-        if is_refused {
-            let all = self.shared.map_or(Duration::ZERO, |bucket| bucket.level(now));
-            require!(all + interval > SECOND, "{source:?} is refused and nobody opens flows fast");
-            self.unlucky.insert(source);
-            require!(
-                self.unlucky.len() <= MOST_UNLUCKY,
-                "{:?} are refused for what others do",
-                self.unlucky
-            );
-            return Ok(true);
-        }
-        self.buckets.insert(source, Bucket { level: own + interval, at: now });
-        let all = self.shared.map_or(Duration::ZERO, |bucket| bucket.level(now));
-        self.shared = Some(Bucket { level: all + interval, at: now });
-        Ok(false)
+        is_too_fast
     }
 }
 

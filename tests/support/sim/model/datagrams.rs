@@ -24,7 +24,7 @@ impl Model {
         // A burst is one attempt: what is left of it when a flow is refused is refused too.
         let mut refused = None;
         let mut follows = false;
-        for (number, datagram) in burst.datagrams().enumerate() {
+        for datagram in burst.datagrams() {
             let call = match self.call(from, datagram, follows, now) {
                 Ok(call) => call,
                 Err(reason) => {
@@ -37,7 +37,6 @@ impl Model {
             count(&mut self.counters.to_backend.received, datagram);
             follows = !had_header;
             if had_header {
-                seen.look_at(number);
                 refused = None;
             }
             let unfit = if caller.way().0.port() == 0 {
@@ -55,7 +54,7 @@ impl Model {
             }
             refused = self.settle(&caller, from.ttl, now, seen, &mut effects)?;
             if refused.is_none() && self.flow_of(&caller).is_none() {
-                refused = self.refusal(&caller, now, seen)?;
+                refused = self.refusal(&caller, now);
                 if refused.is_none() {
                     effects.extend(self.open(&caller, from.ttl, now, seen)?);
                 }
@@ -193,6 +192,7 @@ impl Model {
         let mut effects = self.make_room(reuse.is_some(), now, seen)?;
         self.loads[backend.index()].flows += 1;
         self.counters.flows_opened += 1;
+        self.openings.opened += 1;
         let mut flow = Flow {
             id,
             client,

@@ -51,11 +51,36 @@ impl FirstAnswers {
     }
 
     /// One that has not come by then is late.
-    pub(super) fn timeout(self) -> Duration {
+    pub(super) fn timeout(self, waiting_room: u32) -> Duration {
         let timeout = |(mean, deviation)| mean + 4 * deviation;
         let at_least = |timeout: Duration| timeout.max(Duration::from_millis(10));
         let known = self.known.map(timeout).map(at_least).unwrap_or_default();
-        (known + Duration::from_micros(256 * u64::from(self.evicted))).min(SECOND)
+        let rounds = Duration::from_millis(10) * self.evicted / waiting_room.max(1);
+        (known + rounds).min(SECOND)
+    }
+}
+
+/// How many flows may open while the listener is behind: half as many at each read, four at least;
+/// a quarter more at each read when it is not, up to as many as come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Openings {
+    most: Option<u32>,
+    pub(super) opened: u32,
+}
+
+impl Openings {
+    pub(super) fn read(&mut self, is_behind: bool) {
+        self.most = match (self.most, is_behind) {
+            (None, false) => None,
+            (Some(most), false) => Some(most + most.div_ceil(4)).filter(|&most| most < 1_024),
+            (None, true) => Some(4.max(self.opened.min(1_024) / 2)),
+            (Some(most), true) => Some(4.max(most.min(self.opened) / 2)),
+        };
+        self.opened = 0;
+    }
+
+    pub(super) fn is_used_up(self) -> bool {
+        self.most.is_some_and(|most| self.opened >= most)
     }
 }
 
@@ -99,7 +124,10 @@ impl Model {
 
     fn oldest_if_late(&self, now: Instant) -> Option<FlowId> {
         let oldest = self.flows.iter().find(|flow| !flow.answered)?;
-        (oldest.opened + self.first_answers.timeout() <= now).then_some(oldest.id)
+        let limit = self.config.cluster.limits.unanswered_flows;
+        let waiting_room = if limit > 0 { limit } else { self.config.max_flows };
+        let timeout = self.first_answers.timeout(waiting_room);
+        (oldest.opened + timeout <= now).then_some(oldest.id)
     }
 
     /// For how long a flow has been silent, as deadlines tell.
