@@ -9,7 +9,7 @@ use flowgate_core::config::{
     Source,
 };
 
-use crate::{Probing, QuicLbSpec};
+use crate::{BackendsFrom, Probing, QuicLbSpec};
 
 /// A named set of backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,9 @@ pub struct Cluster {
     pub name: String,
     /// Its backends as the file lists them, no two with the same target.
     pub members: Vec<Member>,
+    /// Where more of them are found. None: these are all. See
+    /// [`Config::with_found`](crate::Config::with_found).
+    pub from: Option<BackendsFrom>,
     /// How its backends are probed. None: they are not.
     pub health: Option<Probing>,
     /// The cluster that gets copies of some of its flows: one of

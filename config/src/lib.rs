@@ -30,7 +30,7 @@
 //! assert_eq!(
 //!     errors.to_string(),
 //!     "flowgate.toml:4:1: cluster.web.backends: missing; allowed: a list of backends, such as [\"10.0.0.1:53\"]\n\
-//!      flowgate.toml:5:1: cluster.web.backend: unknown key; allowed: affinity, backends, balance, health, \
+//!      flowgate.toml:5:1: cluster.web.backend: unknown key; allowed: affinity, backends, backends_from, balance, health, \
 //!      idle_timeout, limits, mirror, mode, on_backend_down, quic_lb, reply_from, requests, responses, send_proxy_protocol, \
 //!      source, upstream_quarantine, upstream_reuse; \
 //!      did you mean `backends`?",
@@ -47,6 +47,7 @@
 mod cluster;
 mod difference;
 mod error;
+mod found;
 mod keys;
 mod nearest;
 mod probing;
@@ -68,6 +69,7 @@ use toml::de::DeTable;
 pub use cluster::{Cluster, Member, Target, names_one_host};
 pub use difference::{ClusterChanges, Difference, ListenerChanges};
 pub use error::{Errors, Fault, LoadError, Problem};
+pub use found::{BackendsFrom, Found, Place, parse_found, write_found};
 pub use keys::{QuicLbKey, QuicLbSpec};
 pub use probing::{Expect, Payload, Probe, Probing};
 

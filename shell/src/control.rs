@@ -8,6 +8,7 @@
 //! | [`accept`] | whether the kernel can give clients sockets of their own |
 //! | [`source`] | whether this host can have the bind addresses that clusters name |
 //! | [`probe`] | asks backends how they are |
+//! | [`discovery`] | finds backends in files, over HTTP and by SRV records |
 //! | [`resolve`] | keeps the addresses of backends with names fresh |
 //! | [`flow_log`] | a line for each flow that has ended |
 //! | [`systemd`] | what the service manager wants to know, and hands over |
@@ -15,6 +16,7 @@
 //! | [`usage`] | what the process uses of the system |
 
 pub mod accept;
+pub mod discovery;
 pub mod flow_log;
 pub mod log;
 pub mod probe;

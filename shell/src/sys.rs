@@ -13,3 +13,4 @@ pub mod scm;
 pub mod sockaddr;
 pub mod sockopt;
 pub mod udp;
+pub mod watch;

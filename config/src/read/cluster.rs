@@ -1,6 +1,7 @@
 //! `[cluster.NAME]`.
 
 mod affinity;
+mod from;
 mod health;
 mod members;
 mod mode;
@@ -137,16 +138,24 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
     let on_backend_down = on_backend_down.or(OnBackendDown::Rehash);
     let health = table.section("health", |table| health::health(table, modes.has_flows()));
     let limits = table.section("limits", |table| limits(table, &modes));
-    let members = table.require("backends", |item| members::members(item, &modes));
+    let from = table.get("backends_from", from::backends_from);
+    let list = |item: &Item<'_>| members::members(item, &modes);
+    let members = match from.item.value() {
+        None => table.require("backends", list),
+        Some(_) => table.get("backends", list),
+    };
     affinity::check(&affinity, balance, members.value.as_deref());
     if let (Some(all), Some(specs)) = (&members.value, &quic_lb) {
         affinity::check_lengths(&members.item, all, specs);
     }
-    let mut members = members.value?;
+    if members.is_refused() || from.is_refused() {
+        return None;
+    }
+    let mut members = members.value.or_else(|| from.value.is_some().then(Vec::new))?;
     let (affinity, quic_lb) = (affinity.or(Affinity::SourceIp), quic_lb?);
     let source = source::finish(source, &members);
     let (mode, mirror) = modes.finish(&mut members)?;
-    if members.is_empty() {
+    if members.is_empty() && from.value.is_none() {
         item.warn(Fault::NoBackends);
     }
     let Health { probing, fail_open, passive } = health?;
@@ -166,7 +175,15 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
         quic_lb: without_keys(&quic_lb),
         backends: backends(&members, |_| Vec::new()),
     };
-    Some(Cluster { name: name.to_owned(), members, health: probing, mirror, quic_lb, policy })
+    Some(Cluster {
+        name: name.to_owned(),
+        members,
+        from: from.value,
+        health: probing,
+        mirror,
+        quic_lb,
+        policy,
+    })
 }
 
 const BALANCE: &[(&str, Balance)] = &[

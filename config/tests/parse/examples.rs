@@ -159,6 +159,7 @@ fn a_full_example_sets_every_supported_key() {
     let resolvers = Arc::new(Cluster {
         quic_lb: Vec::new(),
         name: "resolvers".into(),
+        from: None,
         members: vec![
             member(Target::Address(address("10.0.0.1:53")), 1, false, 0),
             member(Target::Address(address("[2001:db8::2]:53")), 7, true, 900),

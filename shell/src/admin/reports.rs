@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, Interval, interval_at};
+use tokio::time::{Interval, interval};
 use tracing::error;
 
 use super::exposition::Format;
@@ -71,8 +71,9 @@ async fn answer_all(mut inbox: mpsc::Receiver<Ask>, handler: Handler, keeps_hist
     let mut marks = Marks::default();
     let mut last: Option<Report> = None;
     let mut history = History::default();
-    let mut period =
-        keeps_history.then(|| interval_at(Instant::now() + history::PERIOD, history::PERIOD));
+    let mut period = keeps_history.then(|| interval(history::PERIOD));
+    // The first tick of an interval comes at once, and there is nothing to keep yet.
+    period.iter_mut().for_each(Interval::reset);
     loop {
         let asked = tokio::select! {
             asked = inbox.recv() => asked,

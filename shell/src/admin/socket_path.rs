@@ -53,7 +53,7 @@ fn fallback(user: u32) -> PathBuf {
 
 /// Makes the directory of a socket, for its owner only, if there is none; and looks at the one in
 /// `/tmp`, where anybody else may have been first.
-pub(super) fn prepare_directory(socket: &Path) -> io::Result<()> {
+pub(crate) fn prepare_directory(socket: &Path) -> io::Result<()> {
     let directory = directory_of(socket);
     match DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),

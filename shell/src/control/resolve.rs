@@ -8,7 +8,7 @@
 //!
 //! Workers never wait for any of this: they see no names, only addresses.
 
-mod lookup;
+pub(super) mod lookup;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
-use flowgate_config::{Config, FlowLog as FlowLogConfig};
+use flowgate_config::{Config, FlowLog as FlowLogConfig, Found};
 use flowgate_core::Instant;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -32,6 +32,7 @@ use crate::admin::http::HttpServer;
 use crate::admin::request::{Handler, Request, Response};
 use crate::admin::socket::{ControlError, ControlSocket};
 use crate::admin::socket_path::default_path;
+use crate::control::discovery::{self, Discovered, Discoverer};
 use crate::control::flow_log::{Destination, FlowLog, FlowLogger};
 use crate::control::log::{self, LevelHandle};
 use crate::control::probe::{HealthChange, ProbeImage, Prober};
@@ -43,7 +44,7 @@ use crate::handover::successor::{Failure, Successor};
 use crate::sys::clock::Clock;
 use crate::sys::process;
 use conditions::Conditions;
-use targets::{names, probe_targets};
+use targets::{names, places, probe_targets};
 use upgrade::Upgrade;
 
 /// How long the start waits for the names of backends to be resolved. After that it goes on with
@@ -54,8 +55,11 @@ const PATIENCE_WITH_NAMES: Duration = Duration::from_secs(5);
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The threads without which a process is none, beside the workers.
-const CONTROL_THREADS: [&str; 7] =
-    ["control", "flow-log", "http", "log", "probes", "resolver", "signals"];
+const CONTROL_THREADS: [&str; 8] =
+    ["control", "discovery", "flow-log", "http", "log", "probes", "resolver", "signals"];
+
+/// How long the start waits for the sources of backends, for which the same holds.
+const PATIENCE_WITH_SOURCES: Duration = Duration::from_secs(5);
 
 /// Something the control plane has to see to.
 enum Event {
@@ -65,6 +69,7 @@ enum Event {
     /// Traffic, or time, may have put a backend out of service or back.
     BackendsChanged,
     Resolved(Answer),
+    Found(Discovered),
     Asked(Request, Sender<Response>),
     /// The process that is to take over has been started.
     SuccessorStarted(u32),
@@ -120,8 +125,11 @@ pub struct Supervisor {
     /// What runs: the same file may be another program later.
     program: PathBuf,
     path: PathBuf,
+    /// What is in force: what is [written](Self::written), with what was [found](Self::found).
     config: Config,
-    /// Where the configuration in force came from.
+    written: Config,
+    found: Found,
+    /// Where the written configuration came from.
     text: String,
     clock: Clock,
     events: Receiver<Event>,
@@ -130,6 +138,7 @@ pub struct Supervisor {
     server: Server,
     prober: Prober,
     resolver: Resolver,
+    discoverer: Discoverer,
     flow_log: Option<FlowLog>,
     control: Option<ControlSocket>,
     http: Option<HttpServer>,
@@ -179,14 +188,15 @@ impl Supervisor {
                 Err(reason) => warn!("cannot go on with the flows of the former process: {reason}"),
             }
         }
-        let runtime = Runtime::start(&config, Clock::start(), BTreeMap::new())?;
+        let runtime = Runtime::start(config, Clock::start(), BTreeMap::new())?;
         let handler = handler(runtime.sender.clone());
-        let control = open_control_socket(&config, &handler)?;
+        let control = open_control_socket(&runtime.config, &handler)?;
         let options = runtime.options(inherited.listeners);
         let on_end = sending(&runtime.sender, Event::WorkerEnded);
-        let server = Server::start(&config, runtime.clock, options, on_end)?;
-        let http = config.admin.http.map(|address| open_http(address, handler)).transpose()?;
-        let supervisor = runtime.supervise(path, (config, text), level, server, Vec::new())?;
+        let server = Server::start(&runtime.config, runtime.clock, options, on_end)?;
+        let http = runtime.config.admin.http.map(|address| open_http(address, handler));
+        let http = http.transpose()?;
+        let supervisor = runtime.supervise(path, text, level, server, Vec::new())?;
         let supervisor = Self { control, http, ..supervisor };
         supervisor.retarget();
         supervisor.notifier.ready();
@@ -232,6 +242,7 @@ impl Supervisor {
                     self.look_at_backends();
                 }
                 Event::Resolved(answer) => self.take_answer(answer),
+                Event::Found(found) => self.take_found(found),
                 Event::Asked(Request::Upgrade { binary }, reply) => {
                     self.begin_upgrade(binary, Some(reply));
                 }
@@ -298,6 +309,25 @@ impl Supervisor {
         }
     }
 
+    /// Goes over to what was found of a cluster, which replaces what was found before.
+    fn take_found(&mut self, Discovered { cluster, members }: Discovered) {
+        let is_asked_for = self.written.cluster(&cluster).is_some_and(|c| c.from.is_some());
+        if !is_asked_for || self.found.get(&cluster) == Some(&members) {
+            return;
+        }
+        self.found.insert(cluster, members);
+        let config = self.written.with_found(&self.found);
+        // Names that are new are heard of when they are known.
+        self.resolver.set_names(names(&config));
+        match self.server.apply(&config) {
+            Ok(()) => {
+                self.config = config;
+                self.retarget();
+            }
+            Err(error) => warn!("cannot go over to the backends that were found: {error}"),
+        }
+    }
+
     /// Has the backends probed that there are now.
     fn retarget(&self) {
         let targets = probe_targets(&self.config, |host| self.server.addresses_of(host));
@@ -307,10 +337,15 @@ impl Supervisor {
 
 /// What there is before the server.
 struct Runtime {
+    /// What is written, with what was found.
+    config: Config,
+    written: Config,
+    found: Found,
     clock: Clock,
     events: Receiver<Event>,
     sender: Sender<Event>,
     resolver: Resolver,
+    discoverer: Discoverer,
     hosts: BTreeMap<String, Vec<IpAddr>>,
     flow_log: Option<FlowLog>,
     change_is_known: Arc<AtomicBool>,
@@ -319,7 +354,7 @@ struct Runtime {
 impl Runtime {
     /// Some hosts may be known already.
     fn start(
-        config: &Config,
+        written: Config,
         clock: Clock,
         known: BTreeMap<String, Vec<IpAddr>>,
     ) -> Result<Self, RunError> {
@@ -328,11 +363,25 @@ impl Runtime {
         listen_for_signals(sender.clone())?;
         watch_threads(sender.clone());
         let resolver = Resolver::start(sending(&sender, Event::Resolved))?;
+        let discoverer = Discoverer::start(discovery::directory(), sending(&sender, Event::Found))?;
+        let found = discoverer.find_now(places(&written), PATIENCE_WITH_SOURCES);
+        let config = written.with_found(&found);
         let mut hosts = known;
-        hosts.extend(resolver.resolve_now(names(config), PATIENCE_WITH_NAMES));
-        let flow_log = start_flow_log(config, clock)?;
-        let change_is_known = Arc::default();
-        Ok(Self { clock, events, sender, resolver, hosts, flow_log, change_is_known })
+        hosts.extend(resolver.resolve_now(names(&config), PATIENCE_WITH_NAMES));
+        let flow_log = start_flow_log(&config, clock)?;
+        Ok(Self {
+            config,
+            written,
+            found,
+            clock,
+            events,
+            sender,
+            resolver,
+            discoverer,
+            hosts,
+            flow_log,
+            change_is_known: Arc::default(),
+        })
     }
 
     /// What the server begins with.
@@ -357,7 +406,7 @@ impl Runtime {
     fn supervise(
         self,
         path: &Path,
-        (config, text): (Config, String),
+        text: String,
         level: LevelHandle,
         server: Server,
         known: Vec<ProbeImage>,
@@ -367,7 +416,9 @@ impl Runtime {
         Ok(Supervisor {
             program: std::env::current_exe()?,
             path: path.to_owned(),
-            config,
+            config: self.config,
+            written: self.written,
+            found: self.found,
             text,
             clock: self.clock,
             events: self.events,
@@ -376,6 +427,7 @@ impl Runtime {
             server,
             prober,
             resolver: self.resolver,
+            discoverer: self.discoverer,
             flow_log: self.flow_log,
             control: None,
             http: None,

@@ -84,33 +84,51 @@ fn without_final_dot(target: &Target) -> Target {
 /// An address or a name to send to, and to hear from if it `answers`.
 fn target(item: &Item<'_>, answers: bool) -> Option<Target> {
     let written = text(item).unwrap_or_default();
-    if let Some(address) = socket_address(written) {
-        return match address.ip() {
-            ip if address.port() == 0 || ip.is_unspecified() => item.refuse(ADDRESS),
-            IpAddr::V4(ip) if ip.is_broadcast() => item.refuse(ONE_HOST),
-            ip if ip.is_multicast() && answers => item.refuse(ONE_HOST),
-            _ if needs_a_zone(address) => item.refuse(ZONE),
-            _ => Some(Target::Address(address)),
-        };
+    match Target::parse_for(written, answers) {
+        Ok(target) => Some(target),
+        Err(allowed) => item.refuse_typo(allowed, with_port(written).as_deref()),
     }
-    if written.contains('%') {
-        return item.refuse(ZONE);
+}
+
+impl Target {
+    /// What a text such as `10.0.0.1:53` or `resolver.internal:53` stands for, of which answers are
+    /// to come.
+    ///
+    /// # Errors
+    ///
+    /// What is allowed instead.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Self::parse_for(text, true)
     }
-    if let Some(meant) = with_port(written) {
-        return item.refuse_typo(ADDRESS, Some(&meant));
-    }
-    let (host, digits) = written.rsplit_once(':').unwrap_or((written, ""));
-    let host = host.to_ascii_lowercase();
-    if looks_like_address(&host) {
-        return item.refuse(ADDRESS);
-    }
-    if !is_host(&host) {
-        return item.refuse(TARGET);
-    }
-    match digits.parse() {
-        Ok(port @ 1..) if is_number(digits) => Some(Target::Name { host, port }),
-        _ => item
-            .refuse(format_args!("a port from 1 to 65535 after the name, such as \"{host}:53\"")),
+
+    fn parse_for(text: &str, answers: bool) -> Result<Self, String> {
+        if let Some(address) = socket_address(text) {
+            return match address.ip() {
+                ip if address.port() == 0 || ip.is_unspecified() => Err(ADDRESS.into()),
+                IpAddr::V4(ip) if ip.is_broadcast() => Err(ONE_HOST.into()),
+                ip if ip.is_multicast() && answers => Err(ONE_HOST.into()),
+                _ if needs_a_zone(address) => Err(ZONE.into()),
+                _ => Ok(Self::Address(address)),
+            };
+        }
+        if text.contains('%') {
+            return Err(ZONE.into());
+        }
+        if with_port(text).is_some() {
+            return Err(ADDRESS.into());
+        }
+        let (host, digits) = text.rsplit_once(':').unwrap_or((text, ""));
+        let host = host.to_ascii_lowercase();
+        if looks_like_address(&host) {
+            return Err(ADDRESS.into());
+        }
+        if !is_host(&host) {
+            return Err(TARGET.into());
+        }
+        match digits.parse() {
+            Ok(port @ 1..) if is_number(digits) => Ok(Self::Name { host, port }),
+            _ => Err(format!("a port from 1 to 65535 after the name, such as \"{host}:53\"")),
+        }
     }
 }
 
@@ -128,7 +146,7 @@ fn is_number(text: &str) -> bool {
 }
 
 /// Whether `host` is a name as RFC 1123 has it. Underscores are tolerated, as DNS does.
-fn is_host(host: &str) -> bool {
+pub(super) fn is_host(host: &str) -> bool {
     let is_letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let is_label = |label: &str| {
         (1..=LABEL).contains(&label.len())

@@ -13,7 +13,7 @@ use hickory_resolver::config::{
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::Query;
-use hickory_resolver::proto::rr::{Name, Record, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::system_conf::parse_resolv_conf;
 use hickory_resolver::{Hosts, Resolver, TokioResolver};
 
@@ -27,19 +27,29 @@ const HOSTS_TTL: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Where names are looked up.
-pub(super) enum Lookups {
+pub(in crate::control) enum Lookups {
     /// As the system does.
     System { hosts: Mutex<Derived<Hosts>>, client: Mutex<Derived<Arc<TokioResolver>>> },
     /// At certain DNS servers, and nowhere else.
     Servers(Result<Arc<TokioResolver>, String>),
 }
 
+/// An SRV record.
+#[derive(Clone, Debug)]
+pub(in crate::control) struct Service {
+    /// A whole name, with a dot at its end.
+    pub host: String,
+    pub port: u16,
+    pub priority: u16,
+    pub weight: u16,
+}
+
 impl Lookups {
-    pub(super) fn of_system() -> Self {
+    pub(in crate::control) fn of_system() -> Self {
         Self::System { hosts: Mutex::default(), client: Mutex::default() }
     }
 
-    pub(super) fn of_servers(servers: &[SocketAddr], timeout: Duration) -> Self {
+    pub(in crate::control) fn of_servers(servers: &[SocketAddr], timeout: Duration) -> Self {
         let server = |address: &SocketAddr| {
             let mut ways = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
             ways.iter_mut().for_each(|way| way.port = address.port());
@@ -50,6 +60,36 @@ impl Lookups {
         options.timeout = timeout;
         options.attempts = 2;
         Self::Servers(client(config, options).map_err(|error| error.to_string()))
+    }
+
+    /// Looks the SRV records of a name up, and for how long they are good.
+    pub(in crate::control) async fn look_up_services(
+        &self,
+        name: &str,
+    ) -> Result<(Vec<Service>, Duration), String> {
+        let name = Name::from_utf8(name).map_err(|error| format!("it is no name: {error}"))?;
+        let lookup = match self.client()?.lookup(name, RecordType::SRV).await {
+            Ok(lookup) => lookup,
+            Err(error) if error.is_nx_domain() => return Err("it does not exist (NXDOMAIN)".into()),
+            Err(error) if error.is_no_records_found() => {
+                return Err("it has no SRV records".into());
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+        let mut services = Vec::new();
+        let mut ttl = u32::MAX;
+        for record in lookup.answers() {
+            if let RData::SRV(srv) = &record.data {
+                ttl = ttl.min(record.ttl);
+                services.push(Service {
+                    host: srv.target.to_ascii(),
+                    port: srv.port,
+                    priority: srv.priority,
+                    weight: srv.weight,
+                });
+            }
+        }
+        Ok((services, Duration::from_secs(u64::from(ttl))))
     }
 
     /// Looks a name up.
@@ -123,7 +163,7 @@ impl Lookups {
 }
 
 /// Something that was made of a file's content.
-pub(super) struct Derived<T> {
+pub(in crate::control) struct Derived<T> {
     content: Vec<u8>,
     value: Option<T>,
 }

@@ -1,5 +1,6 @@
 //! Which place each backend has in the list that a listener's managers know.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use flowgate_core::config::BackendConfig;
@@ -14,12 +15,14 @@ pub(super) fn assign(
     wanted: &[BackendConfig],
     is_free: impl Fn(usize) -> bool,
 ) -> Vec<BackendConfig> {
-    let has =
-        |list: &[BackendConfig], address: SocketAddr| list.iter().any(|b| b.address == address);
-    let mut new = wanted.iter().filter(|backend| !has(present, backend.address)).copied();
+    let by_address = |list: &[BackendConfig]| -> HashMap<SocketAddr, BackendConfig> {
+        list.iter().map(|backend| (backend.address, *backend)).collect()
+    };
+    let (known, stay) = (by_address(present), by_address(wanted));
+    let mut new = wanted.iter().filter(|b| !known.contains_key(&b.address)).copied();
     let mut places = Vec::with_capacity(present.len().max(wanted.len()));
     for (place, &former) in present.iter().enumerate() {
-        let stays = wanted.iter().find(|backend| backend.address == former.address).copied();
+        let stays = stay.get(&former.address).copied();
         let successor = || if former.removed && is_free(place) { new.next() } else { None };
         let removed = BackendConfig { removed: true, ..former };
         places.push(stays.or_else(successor).unwrap_or(removed));

@@ -6,7 +6,10 @@ use flowgate_config::{Config, LoadError};
 use tracing::{info, warn};
 
 use super::Supervisor;
-use super::targets::names;
+use super::targets::{names, places};
+
+/// How long a reload waits for sources of backends that are new.
+const PATIENCE_WITH_SOURCES: Duration = Duration::from_secs(2);
 
 /// How long a reload waits for names that are new to be resolved. Nothing else is seen to
 /// meanwhile; those that are not known then follow by themselves.
@@ -48,27 +51,31 @@ impl Supervisor {
         if self.upgrade.is_some() {
             return Err(vec!["an upgrade is under way: try again when it is over".into()]);
         }
-        let (mut config, text) = flowgate_config::load_text(&self.path).map_err(reasons)?;
-        if config.workers != self.config.workers {
+        let (mut written, text) = flowgate_config::load_text(&self.path).map_err(reasons)?;
+        if written.workers != self.written.workers {
             return Err(vec![
                 "workers: cannot change while flowgate runs; restart it, or set workers back"
                     .into(),
             ]);
         }
-        let changes = self.config.changes_to(&config);
-        let waiting = self.config.difference_to(&config).needs_restart;
+        let waiting = self.written.difference_to(&written).needs_restart;
         // What waits for a restart stays as it is, and is compared with again at the next reload.
-        config.admin.clone_from(&self.config.admin);
-        config.log.format = self.config.log.format;
-        config.log.flows.clone_from(&self.config.log.flows);
-        for listener in &mut config.listeners {
-            let former = self.config.listeners.iter().find(|l| l.address == listener.address);
+        written.admin.clone_from(&self.written.admin);
+        written.log.format = self.written.log.format;
+        written.log.flows.clone_from(&self.written.log.flows);
+        for listener in &mut written.listeners {
+            let former = self.written.listeners.iter().find(|l| l.address == listener.address);
             listener.accept = former.map_or(listener.accept, |former| former.accept);
         }
+        let found = self.discoverer.find_now(places(&written), PATIENCE_WITH_SOURCES);
+        let config = written.with_found(&found);
+        let changes = self.config.changes_to(&config);
         self.resolve_new_names(&config);
         let applied = self.server.apply(&config).map_err(|error| vec![error.to_string()]);
         // Until here the names of both were kept fresh.
-        self.resolver.set_names(names(if applied.is_ok() { &config } else { &self.config }));
+        let is_applied = applied.is_ok();
+        self.resolver.set_names(names(if is_applied { &config } else { &self.config }));
+        self.discoverer.set_places(places(if is_applied { &written } else { &self.written }));
         applied?;
 
         self.level.set(config.log.level);
@@ -83,6 +90,7 @@ impl Supervisor {
         warnings.iter().for_each(|warning| warn!("{warning}"));
         notes.append(&mut warnings);
         (self.config, self.text) = (config, text);
+        (self.written, self.found) = (written, found);
         self.keep_listeners();
         self.retarget();
         Ok(notes)

@@ -153,7 +153,10 @@ impl Candidate {
         let fail = |error: RunError| error.to_string();
 
         let clock = Clock::with_origin(image.clock_origin);
-        let runtime = Runtime::start(config, clock, image.server.hosts.clone()).map_err(fail)?;
+        let runtime = Runtime::start(config.clone(), clock, image.server.hosts.clone());
+        let runtime = runtime.map_err(fail)?;
+        // What it had found is what the same sources say.
+        let theirs = theirs.with_found(&runtime.found);
         let handler = handler(runtime.sender.clone());
         let control = match control_path(config) == image.control {
             true => None,
@@ -169,9 +172,8 @@ impl Candidate {
         let options = runtime.options(Vec::new());
         let server = Server::without_listeners(config.workers, clock, options, on_end)
             .map_err(|error| error.to_string())?;
-        let own = (config.clone(), text.clone());
         let supervisor = runtime
-            .supervise(path, own, level.clone(), server, image.probes.clone())
+            .supervise(path, text.clone(), level.clone(), server, image.probes.clone())
             .map_err(fail)?;
         let supervisor = Supervisor { control, http, ..supervisor };
         Ok(Self { supervisor, config: theirs, image, prepared })

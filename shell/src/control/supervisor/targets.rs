@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use flowgate_config as config;
 use flowgate_config::{Cluster, Config, Probing};
@@ -9,12 +10,19 @@ use flowgate_core::config::Source;
 use flowgate_core::probe::ProbePolicy;
 use regex::bytes::Regex;
 
+use crate::control::discovery::Places;
 use crate::control::probe::preset::Preset;
 use crate::control::probe::{Expect, Payload, Probe, ProbeTarget, TargetKey};
 
 /// The hosts whose addresses clusters need.
 pub(super) fn names(config: &Config) -> BTreeSet<String> {
     config.clusters.iter().flat_map(|cluster| cluster.names().map(str::to_owned)).collect()
+}
+
+/// Where clusters have backends to be found.
+pub(super) fn places(config: &Config) -> Places {
+    let from = |cluster: &Arc<Cluster>| Some((cluster.name.clone(), cluster.from.clone()?));
+    config.clusters.iter().filter_map(from).collect()
 }
 
 /// The backends to probe, while hosts have the addresses that `resolve` says.
