@@ -46,7 +46,7 @@ fn members(services: &[Service]) -> Result<Vec<Member>, String> {
             });
         }
     }
-    members.sort_by(|a, b| a.target.to_string().cmp(&b.target.to_string()));
+    members.sort_by_key(|member| member.target.to_string());
     Ok(members)
 }
 
