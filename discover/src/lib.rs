@@ -6,7 +6,7 @@
 //! one. A set that is empty does not replace one that is not, unless [`BackendsFile`] is told that
 //! it may: a source that has lost its memory must not take a service down.
 //!
-//! [`kubernetes`], [`etcd`] and [`consul`] follow one service each, for ever, and send each set of
+//! `kubernetes`, `etcd` and `consul` follow one service each, for ever, and send each set of
 //! [`Backends`] that they see; [`publish`] writes what is sent. Each of the three is a feature of
 //! the build, since what they bring along is heavy.
 //!
@@ -21,18 +21,18 @@
 //!     r#"[
 //!   {
 //!     "targets": [
-//!       "10.0.0.1:53"
-//!     ],
-//!     "labels": {
-//!       "weight": "2"
-//!     }
-//!   },
-//!   {
-//!     "targets": [
 //!       "10.0.0.2:53"
 //!     ],
 //!     "labels": {
 //!       "drain": "true"
+//!     }
+//!   },
+//!   {
+//!     "targets": [
+//!       "10.0.0.1:53"
+//!     ],
+//!     "labels": {
+//!       "weight": "2"
 //!     }
 //!   }
 //! ]

@@ -73,9 +73,9 @@ fn a_share_of_flows_is_copied_each_of_them_to_one_backend_of_the_mirror() {
 fn a_mirror_that_is_dead_or_cannot_be_reached_harms_nobody() {
     let (backend, mirror) = (Peer::v4(), Peer::v4());
     let config = toml(&backend, &[&mirror], "1", "");
-    // Nothing can be sent to a broadcast address.
+    // No host has this address on the loopback.
     let unreachable = mirror.address().to_string();
-    for config in [config.clone(), config.replace(&unreachable, "255.255.255.255:9")] {
+    for config in [config.clone(), config.replace(&unreachable, "[fe80::1%1]:9")] {
         let (balancer, client) = (Balancer::start(&config), Peer::v4());
         let answered = Peer::v4();
         drop(answered);

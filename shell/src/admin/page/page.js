@@ -6,7 +6,7 @@ const REASONS = /* reasons */{};
 
 const EVERY = 1000;
 const PATIENCE = 4000;
-const KERNEL = 'receive buffer full (kernel)';
+const KERNEL = 'kernel (full buffer, bad checksum)';
 const MOST_REASONS = 8;
 
 const traffic = new Chart('traffic', { stacked: false });
