@@ -101,9 +101,10 @@ impl Slices {
                 }
                 // Where the answer itself is that, rather than an event in it, the library would
                 // ask for the same again and again.
-                Err(watcher::Error::WatchStartFailed(kube::Error::Api(status)))
-                    if status.code == 410 =>
-                {
+                Err(
+                    watcher::Error::WatchStartFailed(kube::Error::Api(status))
+                    | watcher::Error::WatchFailed(kube::Error::Api(status)),
+                ) if status.code == 410 => {
                     info!(service = name, "the API has forgotten what is known here: listing anew");
                     return;
                 }
