@@ -158,8 +158,8 @@ pub struct Worker {
     flow_log: FlowLogger,
     /// Tells of addresses that go. `None` where the system does not.
     addresses: Option<AddressWatch>,
-    /// Since when some socket may hold datagrams that have not been read.
-    unread_since: Option<Instant>,
+    /// Since when timeouts are due that wait for sockets to be read empty.
+    held_since: Option<Instant>,
     /// Told when a backend has gone over to another state.
     on_state_change: Option<StateListener>,
     is_stopped: bool,
@@ -205,7 +205,7 @@ impl Worker {
             shards: Vec::new(),
             commands,
             flow_log,
-            unread_since: None,
+            held_since: None,
             on_state_change: None,
             is_stopped: false,
         })
@@ -239,10 +239,15 @@ impl Worker {
                 }
                 is_left |= shard.has_work();
             }
-            self.unread_since = is_left.then(|| self.unread_since.unwrap_or(now));
-            if self.unread_since.is_none_or(|since| now.saturating_since(since) > MAX_TIMEOUT_DELAY)
-            {
-                self.fire_timeouts(now);
+            if self.is_timeout_due(now) {
+                let is_first = self.held_since.is_none();
+                let held_since = *self.held_since.get_or_insert(now);
+                let may_wait = now.saturating_since(held_since) <= MAX_TIMEOUT_DELAY;
+                if !may_wait || !is_left && !(is_first && self.look_again(now)?) {
+                    self.fire_timeouts(now);
+                }
+            } else {
+                self.held_since = None;
             }
             self.log_flows();
             self.tell_state_changes();
@@ -455,6 +460,23 @@ impl Worker {
         if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
             shard.handle(input, &mut self.kernel, now);
         }
+    }
+
+    fn is_timeout_due(&self, now: Instant) -> bool {
+        let mut shards = self.shards.iter().flatten();
+        shards.any(|named| named.shard.poll_timeout().is_some_and(|deadline| deadline.at <= now))
+    }
+
+    /// Whether something has come until `now` that the last poll has not told of, as is so where this
+    /// process stood still in it or after it. It is ready to be read then.
+    fn look_again(&mut self, now: Instant) -> io::Result<bool> {
+        match self.poll.poll(&mut self.events, Some(Duration::ZERO)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            outcome => outcome?,
+        }
+        let has_come = !self.events.is_empty();
+        self.take_events(now)?;
+        Ok(has_come)
     }
 
     fn fire_timeouts(&mut self, now: Instant) {
