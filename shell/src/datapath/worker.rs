@@ -242,8 +242,9 @@ impl Worker {
             if self.is_timeout_due(now) {
                 let is_first = self.held_since.is_none();
                 let held_since = *self.held_since.get_or_insert(now);
-                let may_wait = now.saturating_since(held_since) <= MAX_TIMEOUT_DELAY;
-                if !may_wait || !is_left && !(is_first && self.look_again(now)?) {
+                let is_late = now.saturating_since(held_since) > MAX_TIMEOUT_DELAY;
+                let is_unread = is_left || (is_first && self.look_again(now)?);
+                if is_late || !is_unread {
                     self.fire_timeouts(now);
                 }
             } else {
