@@ -123,6 +123,7 @@ pub mod random;
 mod reason;
 pub mod snapshot;
 mod time;
+pub mod transaction;
 
 pub use backend::event::BackendEvent;
 pub use burst::Burst;
@@ -136,3 +137,4 @@ pub use manager::{Deadline, DeadlineReason, UdpManager};
 pub use output::{FlowRecord, Output, Outputs};
 pub use reason::{CloseReason, Direction, DropReason};
 pub use time::Instant;
+pub use transaction::{TransactionId, Transactions};

@@ -6,6 +6,7 @@
 mod proxy;
 mod proxy_accept;
 mod snapshot;
+mod transactions;
 
 use std::str;
 
@@ -20,12 +21,13 @@ use crate::sim::run_bytes;
 pub use proxy::proxy_header;
 pub use proxy_accept::proxy_accept;
 pub use snapshot::snapshot;
+pub use transactions::transactions;
 
 /// What a target does with its bytes.
 pub type Body = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Body); 9] = [
+pub const TARGETS: [(&str, Body); 10] = [
     ("manager", manager),
     ("configuration", configuration),
     ("control_messages", control_messages),
@@ -35,6 +37,7 @@ pub const TARGETS: [(&str, Body); 9] = [
     ("control_requests", control_requests),
     ("probe_answers", probe_answers),
     ("snapshot", snapshot),
+    ("transactions", transactions),
 ];
 
 /// A whole life of a balancer, judged by the model and the world.
