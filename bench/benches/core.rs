@@ -12,7 +12,7 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, Divan};
 use flowgate_core::config::*;
 use flowgate_core::random::Random;
-use flowgate_core::snapshot::{open, seal};
+use flowgate_core::snapshot::{decode, encode};
 use flowgate_core::{
     Burst, FlowId, Instant, ManagerInput, Output, Outputs, PreparedConfig, UdpManager,
 };
@@ -113,20 +113,20 @@ fn next_deadline(bencher: Bencher, flows: usize) {
 
 /// Saying all that a manager knows, and wrapping it: forwarding waits for that in an upgrade.
 #[divan::bench(args = HANDED_OVER)]
-fn image_of_flows(bencher: Bencher, flows: usize) {
+fn snapshot_of_flows(bencher: Bencher, flows: usize) {
     let world = World::in_use(flows);
-    bencher.bench_local(|| seal(&black_box(&world.manager).image()));
+    bencher.bench_local(|| encode(&black_box(&world.manager).snapshot()));
 }
 
 /// Making a manager of what was said, which forwarding waits for too.
 #[divan::bench(args = HANDED_OVER)]
 fn restoring_flows(bencher: Bencher, flows: usize) {
     let world = World::in_use(flows);
-    let sealed = seal(&world.manager.image());
+    let encoded = encode(&world.manager.snapshot());
     let prepared = PreparedConfig::new(world.manager.config().clone());
     bencher.bench_local(|| {
-        let image = open(black_box(&sealed)).expect("a snapshot");
-        UdpManager::restore(image, Some(&prepared)).expect("the image of a manager")
+        let snapshot = decode(black_box(&encoded)).expect("a snapshot");
+        UdpManager::restore(snapshot, Some(&prepared)).expect("the snapshot of a manager")
     });
 }
 

@@ -1,12 +1,12 @@
 //! The state of a manager as plain data, to be handed to another process and gone on with there.
 //!
-//! [`UdpManager::image`] says everything that a manager knows, and [`UdpManager::restore`] makes a
+//! [`UdpManager::snapshot`] says everything that a manager knows, and [`UdpManager::restore`] makes a
 //! manager of it that does in all things what the first one would have done: the same outputs, the
-//! same counters, the same deadlines, for whatever comes. [`seal`] wraps such an image, or any
-//! document that holds images, and [`open`] unwraps it.
+//! same counters, the same deadlines, for whatever comes. [`encode`] wraps such a snapshot, or any
+//! document that holds snapshots, and [`decode`] unwraps it.
 //!
 //! ```
-//! use flowgate_core::snapshot::{ManagerImage, SnapshotError, open, seal};
+//! use flowgate_core::snapshot::{ManagerSnapshot, SnapshotError, decode, encode};
 //! # use flowgate_core::{Instant, UdpManager, config::*};
 //! # let cluster = ClusterConfig {
 //! #     mode: Mode::SESSION,
@@ -37,13 +37,13 @@
 //! #     cluster,
 //! # };
 //! # let manager = UdpManager::new(config, 42, Instant::ORIGIN);
-//! let mut bytes = seal(&manager.image());
-//! let image: ManagerImage = open(&bytes)?;
-//! let restored = UdpManager::restore(image, None)?;
-//! assert_eq!(restored.image(), manager.image());
+//! let mut bytes = encode(&manager.snapshot());
+//! let snapshot: ManagerSnapshot = decode(&bytes)?;
+//! let restored = UdpManager::restore(snapshot, None)?;
+//! assert_eq!(restored.snapshot(), manager.snapshot());
 //!
 //! bytes[100] ^= 1;
-//! assert_eq!(open::<ManagerImage>(&bytes), Err(SnapshotError::ChecksumMismatch));
+//! assert_eq!(decode::<ManagerSnapshot>(&bytes), Err(SnapshotError::ChecksumMismatch));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -51,7 +51,7 @@
 //!
 //! Only what cannot be worked out: how a backend stands, but not whether that makes it serve; whose
 //! flows there are, but not how many each backend or source has. What is worked out cannot
-//! contradict what is told. What can is checked, and an image that breaks an
+//! contradict what is told. What can is checked, and a snapshot that breaks an
 //! [invariant](UdpManager::assert_invariants) is refused. Instants are as the manager was told them:
 //! the clock must go on where it was. Buckets of the rate of new flows that have run empty since
 //! are left out.
@@ -68,7 +68,7 @@
 //!
 //! 1. [`VERSION`] grows by one;
 //! 2. the documents as they were are kept, in a module named for the former format, with a
-//!    conversion into those of today, for as long as [`OLDEST_VERSION`] says; [`open`] tells by the
+//!    conversion into those of today, for as long as [`OLDEST_VERSION`] says; [`decode`] tells by the
 //!    format which of them it reads;
 //! 3. a snapshot of the new format joins those of the former ones in `core/src/snapshot/fixtures`.
 //!
@@ -80,9 +80,9 @@ mod envelope;
 pub(crate) mod error;
 pub(crate) mod parts;
 
-pub use envelope::{OLDEST_VERSION, SnapshotError, VERSION, open, seal};
-pub use error::ImageError;
-pub use parts::{CountersImage, ManagerImage};
+pub use envelope::{OLDEST_VERSION, SnapshotError, VERSION, decode, encode};
+pub use error::RestoreError;
+pub use parts::{CountersSnapshot, ManagerSnapshot};
 
 #[cfg(doc)]
 use crate::UdpManager;

@@ -239,7 +239,7 @@ fn tls_config(tls: &Tls) -> Result<ClientConfig, HttpError> {
             }
             builder.with_root_certificates(roots)
         }
-        // Who has none of them, as in a small image, can still speak plain HTTP.
+        // Who has none of them, as in a small snapshot, can still speak plain HTTP.
         None => match builder.clone().with_native_roots() {
             Ok(builder) => builder,
             Err(_) => builder.with_root_certificates(RootCertStore::empty()),

@@ -14,9 +14,9 @@ use hashbrown::hash_table::Entry;
 use siphasher::sip::SipHasher13;
 
 use crate::id::BackendId;
-use crate::snapshot::ImageError;
+use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
-use crate::snapshot::parts::{LearnedIdImage, LearnedIdsImage};
+use crate::snapshot::parts::{LearnedIdSnapshot, LearnedIdsSnapshot};
 use crate::time::Instant;
 
 /// How long an id is known after the end of the last flow that had it.
@@ -173,8 +173,8 @@ impl LearnedIds {
         self.without_flow.iter().copied()
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = LearnedIdImage> {
-        self.ids.iter().map(|&LearnedId { hash, backend, until, .. }| LearnedIdImage {
+    pub(super) fn entries(&self) -> impl Iterator<Item = LearnedIdSnapshot> {
+        self.ids.iter().map(|&LearnedId { hash, backend, until, .. }| LearnedIdSnapshot {
             hash,
             backend,
             until,
@@ -182,19 +182,19 @@ impl LearnedIds {
     }
 
     /// Takes over ids that no flow has yet.
-    pub(super) fn restore(&mut self, image: &LearnedIdsImage) -> Result<(), ImageError> {
-        require!(image.ids.len() <= 2 * self.max_flows + 1, "more ids than flows can have");
-        require!(image.without_flow.len() <= self.max_flows, "more ids than flows can have had");
-        require!(image.lengths >> (MAX_ID + 1) == 0, "ids that are too long");
-        (self.keys, self.lengths) = (image.keys, image.lengths);
-        for &LearnedIdImage { hash, backend, until } in &image.ids {
+    pub(super) fn restore(&mut self, snapshot: &LearnedIdsSnapshot) -> Result<(), RestoreError> {
+        require!(snapshot.ids.len() <= 2 * self.max_flows + 1, "more ids than flows can have");
+        require!(snapshot.without_flow.len() <= self.max_flows, "more ids than flows can have had");
+        require!(snapshot.lengths >> (MAX_ID + 1) == 0, "ids that are too long");
+        (self.keys, self.lengths) = (snapshot.keys, snapshot.lengths);
+        for &LearnedIdSnapshot { hash, backend, until } in &snapshot.ids {
             let entry = self.ids.entry(hash, |known| known.hash == hash, |known| known.hash);
             let Entry::Vacant(entry) = entry else {
-                return Err(ImageError::Broken("an id twice"));
+                return Err(RestoreError::Broken("an id twice"));
             };
             entry.insert(LearnedId { hash, backend, flows: 0, until });
         }
-        self.without_flow.extend(&image.without_flow);
+        self.without_flow.extend(&snapshot.without_flow);
         Ok(())
     }
 

@@ -7,46 +7,46 @@ use super::placement::PlacedFlow;
 use crate::config::ClusterConfig;
 use crate::id::BackendId;
 use crate::random::Random;
-use crate::snapshot::ImageError;
+use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
-use crate::snapshot::parts::{PlacedFlowImage, PlacementImage};
+use crate::snapshot::parts::{PlacedFlowSnapshot, PlacementSnapshot};
 
 impl Placement {
     /// All but how the backends were before others were added.
-    pub(crate) fn image(&self) -> PlacementImage {
+    pub(crate) fn snapshot(&self) -> PlacementSnapshot {
         let slots = self.flows.iter().enumerate();
         let placed = slots.filter(|(_, flow)| **flow != PlacedFlow::default());
-        let flows = placed.map(|(slot, flow)| PlacedFlowImage {
+        let flows = placed.map(|(slot, flow)| PlacedFlowSnapshot {
             slot: slot as u32,
             fingerprint: flow.fingerprint,
             learned: flow.learned,
             placed: flow.placed,
         });
-        PlacementImage { learned: self.learned.image(), flows: flows.collect() }
+        PlacementSnapshot { learned: self.learned.snapshot(), flows: flows.collect() }
     }
 
     /// The same with room for so many flows. `is_alive` says in which slots there are any.
     pub(crate) fn restored(
-        image: &PlacementImage,
+        snapshot: &PlacementSnapshot,
         cluster: &ClusterConfig,
         max_flows: usize,
         backends: usize,
         is_alive: impl Fn(usize) -> bool,
-    ) -> Result<Self, ImageError> {
+    ) -> Result<Self, RestoreError> {
         let mut placement = Self::new(cluster, max_flows, &mut Random::new(0));
-        placement.learned.restore(&image.learned)?;
+        placement.learned.restore(&snapshot.learned)?;
         let is_known = |backend: BackendId| backend.index() < backends;
-        require!(image.learned.ids.iter().all(|id| is_known(id.backend)), "an id of no backend");
-        for flow in &image.flows {
+        require!(snapshot.learned.ids.iter().all(|id| is_known(id.backend)), "an id of no backend");
+        for flow in &snapshot.flows {
             let slot = flow.slot as usize;
             let Some(place) = placement.flows.get_mut(slot).filter(|_| is_alive(slot)) else {
-                return Err(ImageError::Broken("no flow was placed there"));
+                return Err(RestoreError::Broken("no flow was placed there"));
             };
             require!(*place == PlacedFlow::default(), "a flow was placed twice");
             require!(flow.placed.is_possible(), "an id that is too long");
             let has_it = flow.learned == 0 || placement.learned.adopt(flow.learned);
             require!(has_it, "a flow has an id that was not learned");
-            let PlacedFlowImage { fingerprint, learned, placed, .. } = *flow;
+            let PlacedFlowSnapshot { fingerprint, learned, placed, .. } = *flow;
             *place = PlacedFlow { fingerprint, learned, placed };
         }
         require!(placement.learned.is_consistent(), "an id that will never be forgotten");
@@ -55,10 +55,10 @@ impl Placement {
 }
 
 impl super::learned::LearnedIds {
-    fn image(&self) -> crate::snapshot::parts::LearnedIdsImage {
+    fn snapshot(&self) -> crate::snapshot::parts::LearnedIdsSnapshot {
         let mut ids: Vec<_> = self.entries().collect();
         ids.sort_unstable_by_key(|id| id.hash);
-        crate::snapshot::parts::LearnedIdsImage {
+        crate::snapshot::parts::LearnedIdsSnapshot {
             keys: self.keys(),
             lengths: self.lengths(),
             ids,

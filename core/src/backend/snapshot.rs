@@ -5,16 +5,16 @@ use alloc::vec::Vec;
 use super::{Backend, Backends};
 use crate::config::ClusterConfig;
 use crate::id::BackendId;
-use crate::snapshot::ImageError;
+use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
-use crate::snapshot::parts::{BackendImage, BackendsImage};
+use crate::snapshot::parts::{BackendSnapshot, BackendsSnapshot};
 use crate::time::Instant;
 
 impl Backends {
     /// All of them, of which the configuration lists so many.
-    pub(crate) fn image(&self, listed: usize) -> BackendsImage {
-        BackendsImage {
-            figures: self.list.iter().map(Backend::image).collect(),
+    pub(crate) fn snapshot(&self, listed: usize) -> BackendsSnapshot {
+        BackendsSnapshot {
+            figures: self.list.iter().map(Backend::snapshot).collect(),
             beyond: self.list.iter().skip(listed).map(|backend| backend.config).collect(),
             latest_answer: self.latest_answer.map(|(id, at)| (id.index() as u32, at)),
             latest_other: self.latest_other,
@@ -23,44 +23,44 @@ impl Backends {
 
     /// The backends, without flows.
     pub(crate) fn restored(
-        image: &BackendsImage,
+        snapshot: &BackendsSnapshot,
         cluster: &ClusterConfig,
-    ) -> Result<Self, ImageError> {
-        let configs: Vec<_> = cluster.backends.iter().chain(&image.beyond).copied().collect();
-        require!(configs.len() == image.figures.len(), "a backend without figures");
-        require!(image.beyond.iter().all(|backend| backend.removed), "a backend is not listed");
+    ) -> Result<Self, RestoreError> {
+        let configs: Vec<_> = cluster.backends.iter().chain(&snapshot.beyond).copied().collect();
+        require!(configs.len() == snapshot.figures.len(), "a backend without figures");
+        require!(snapshot.beyond.iter().all(|backend| backend.removed), "a backend is not listed");
         let mut restored = Self::new(&configs, cluster.health);
-        for (backend, image) in restored.list.iter_mut().zip(&image.figures) {
-            let traffic = [image.to, image.dropped, image.from];
+        for (backend, snapshot) in restored.list.iter_mut().zip(&snapshot.figures) {
+            let traffic = [snapshot.to, snapshot.dropped, snapshot.from];
             require!(traffic.iter().all(|sum| sum.has_room()), "a backend's figures ran over");
             [backend.to, backend.dropped, backend.from] = traffic;
-            backend.health = super::BackendHealth::restored(&image.health);
-            backend.ejections = image.ejections;
+            backend.health = super::BackendHealth::restored(&snapshot.health);
+            backend.ejections = snapshot.ejections;
         }
         restored.recompute(Instant::ORIGIN);
-        for (backend, image) in restored.list.iter_mut().zip(&image.figures) {
-            backend.state_since = image.state_since;
+        for (backend, snapshot) in restored.list.iter_mut().zip(&snapshot.figures) {
+            backend.state_since = snapshot.state_since;
         }
         restored.latest_answer =
-            image.latest_answer.map(|(place, at)| (BackendId::new(place as usize), at));
-        restored.latest_other = image.latest_other;
+            snapshot.latest_answer.map(|(place, at)| (BackendId::new(place as usize), at));
+        restored.latest_other = snapshot.latest_other;
         Ok(restored)
     }
 
     /// Counts a flow. There must be such a backend.
-    pub(crate) fn restore_flow(&mut self, backend: BackendId) -> Result<(), ImageError> {
+    pub(crate) fn restore_flow(&mut self, backend: BackendId) -> Result<(), RestoreError> {
         match self.get_mut(backend) {
             Some(backend) => backend.flows_active += 1,
-            None => return Err(ImageError::Broken("a flow without its backend")),
+            None => return Err(RestoreError::Broken("a flow without its backend")),
         }
         Ok(())
     }
 }
 
 impl Backend {
-    fn image(&self) -> BackendImage {
-        BackendImage {
-            health: self.health.image(),
+    fn snapshot(&self) -> BackendSnapshot {
+        BackendSnapshot {
+            health: self.health.snapshot(),
             state_since: self.state_since,
             ejections: self.ejections,
             to: self.to,

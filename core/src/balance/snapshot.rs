@@ -4,29 +4,31 @@ use alloc::vec::Vec;
 
 use super::round_robin::RoundRobin;
 use super::{Algorithm, Balancer};
-use crate::snapshot::ImageError;
-use crate::snapshot::parts::TurnsImage;
+use crate::snapshot::RestoreError;
+use crate::snapshot::parts::TurnsSnapshot;
 
 impl Balancer {
     /// The turns of primaries and backups.
-    pub(crate) fn image(&self) -> [TurnsImage; 2] {
+    pub(crate) fn snapshot(&self) -> [TurnsSnapshot; 2] {
         [&self.primaries, &self.backups].map(|tier| match tier {
-            Algorithm::RoundRobin(turns) => TurnsImage(turns.times()),
-            _ => TurnsImage(Vec::new()),
+            Algorithm::RoundRobin(turns) => TurnsSnapshot(turns.times()),
+            _ => TurnsSnapshot(Vec::new()),
         })
     }
 
     /// Goes on with other turns.
-    pub(crate) fn restore(&mut self, image: &[TurnsImage; 2]) -> Result<(), ImageError> {
-        for (tier, TurnsImage(times)) in
-            [&mut self.primaries, &mut self.backups].into_iter().zip(image)
+    pub(crate) fn restore(&mut self, snapshot: &[TurnsSnapshot; 2]) -> Result<(), RestoreError> {
+        for (tier, TurnsSnapshot(times)) in
+            [&mut self.primaries, &mut self.backups].into_iter().zip(snapshot)
         {
             let is_restored = match tier {
                 Algorithm::RoundRobin(turns) => RoundRobin::restore(turns, times),
                 _ => times.is_empty(),
             };
             if !is_restored {
-                return Err(ImageError::Broken("turns of no backends, or backends without turns"));
+                return Err(RestoreError::Broken(
+                    "turns of no backends, or backends without turns",
+                ));
             }
         }
         Ok(())

@@ -4,16 +4,16 @@ use alloc::borrow::Cow;
 
 use super::{Counters, Ledger, Traffic};
 use crate::reason::{CloseReason, DropReason};
-use crate::snapshot::ImageError;
+use crate::snapshot::RestoreError;
 use crate::snapshot::error::{MOST_COUNTED, require};
-use crate::snapshot::parts::{ByReason, CountersImage, LedgerImage};
+use crate::snapshot::parts::{ByReason, CountersSnapshot, LedgerSnapshot};
 
 impl Counters {
     /// What was counted, as plain data.
-    pub fn image(&self) -> CountersImage {
-        CountersImage {
-            to_backend: self.to_backend.image(),
-            to_client: self.to_client.image(),
+    pub fn snapshot(&self) -> CountersSnapshot {
+        CountersSnapshot {
+            to_backend: self.to_backend.snapshot(),
+            to_client: self.to_client.snapshot(),
             flows_opened: self.flows_opened,
             flows_closed: named(CloseReason::ALL, CloseReason::as_str, &self.flows_closed),
             flows_moved: self.flows_moved,
@@ -26,14 +26,14 @@ impl Counters {
     /// # Errors
     ///
     /// When the figures contradict each other.
-    pub fn restored(image: &CountersImage, flows: u64) -> Result<Self, ImageError> {
+    pub fn restored(snapshot: &CountersSnapshot, flows: u64) -> Result<Self, RestoreError> {
         let restored = Self {
-            to_backend: Ledger::restored(&image.to_backend)?,
-            to_client: Ledger::restored(&image.to_client)?,
-            flows_opened: image.flows_opened,
-            flows_closed: by_reason(CloseReason::ALL, CloseReason::as_str, &image.flows_closed)?,
-            flows_moved: image.flows_moved,
-            upstream_errors: image.upstream_errors,
+            to_backend: Ledger::restored(&snapshot.to_backend)?,
+            to_client: Ledger::restored(&snapshot.to_client)?,
+            flows_opened: snapshot.flows_opened,
+            flows_closed: by_reason(CloseReason::ALL, CloseReason::as_str, &snapshot.flows_closed)?,
+            flows_moved: snapshot.flows_moved,
+            upstream_errors: snapshot.upstream_errors,
         };
         let figures = [restored.flows_opened, restored.flows_moved, restored.upstream_errors];
         require!(figures.iter().all(|&figure| figure < MOST_COUNTED), "a counter ran over");
@@ -45,19 +45,19 @@ impl Counters {
 }
 
 impl Ledger {
-    fn image(&self) -> LedgerImage {
-        LedgerImage {
+    fn snapshot(&self) -> LedgerSnapshot {
+        LedgerSnapshot {
             received: self.received,
             forwarded: self.forwarded,
             dropped: named(DropReason::ALL, DropReason::as_str, &self.dropped),
         }
     }
 
-    fn restored(image: &LedgerImage) -> Result<Self, ImageError> {
+    fn restored(snapshot: &LedgerSnapshot) -> Result<Self, RestoreError> {
         let restored = Self {
-            received: image.received,
-            forwarded: image.forwarded,
-            dropped: by_reason(DropReason::ALL, DropReason::as_str, &image.dropped)?,
+            received: snapshot.received,
+            forwarded: snapshot.forwarded,
+            dropped: by_reason(DropReason::ALL, DropReason::as_str, &snapshot.dropped)?,
         };
         require!(restored.received.has_room(), "a counter ran over");
         let mut dropped = restored.dropped.iter();
@@ -94,13 +94,13 @@ fn by_reason<R: Copy, T: Copy + Default + PartialEq, const COUNT: usize>(
     reasons: &[R],
     name: impl Fn(R) -> &'static str,
     figures: &ByReason<T>,
-) -> Result<[T; COUNT], ImageError> {
+) -> Result<[T; COUNT], RestoreError> {
     let mut by_reason = [T::default(); COUNT];
     for (reason, figure) in figures {
         let place = reasons.iter().position(|&known| name(known) == *reason);
         let place = place.and_then(|place| by_reason.get_mut(place));
         let Some(place) = place else {
-            return Err(ImageError::UnknownReason(reason.clone().into_owned()));
+            return Err(RestoreError::UnknownReason(reason.clone().into_owned()));
         };
         require!(*place == T::default(), "a reason is named twice");
         *place = *figure;

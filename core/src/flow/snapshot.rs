@@ -5,24 +5,26 @@ use core::net::{IpAddr, Ipv4Addr};
 use super::{Stage, UdpFlow};
 use crate::flow::key::FlowKey;
 use crate::id::{BackendId, FlowId};
-use crate::snapshot::ImageError;
+use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
-use crate::snapshot::parts::{FlowImage, KeyImage, RestingImage, StageImage, WayImage};
+use crate::snapshot::parts::{
+    FlowSnapshot, IdleFlowSnapshot, KeySnapshot, PathSnapshot, StageSnapshot,
+};
 
 impl UdpFlow {
     /// What is known of a flow that is alive, in a slot; `None` of one that only rests.
-    pub(crate) fn image(&self, slot: u32) -> Option<FlowImage> {
+    pub(crate) fn snapshot(&self, slot: u32) -> Option<FlowSnapshot> {
         let stage = match self.stage {
-            Stage::Active => StageImage::Active,
-            Stage::Follower => StageImage::Follower,
-            Stage::Retired => StageImage::Retired,
+            Stage::Active => StageSnapshot::Active,
+            Stage::Follower => StageSnapshot::Follower,
+            Stage::Retired => StageSnapshot::Retired,
             Stage::Resting | Stage::Quarantined => return None,
         };
         let is_alone = self.next_branch == FlowId::new(slot, self.generation);
-        Some(FlowImage {
+        Some(FlowSnapshot {
             slot,
             generation: self.generation,
-            key: self.key().image(),
+            key: self.key().snapshot(),
             backend: self.backend.index() as u32,
             stage,
             confirmed: self.confirmed,
@@ -41,59 +43,59 @@ impl UdpFlow {
     }
 
     /// A flow that is alive, and goes on after itself in its ring until another is told.
-    pub(crate) fn restored(image: &FlowImage) -> Result<Self, ImageError> {
-        let answered = image.first_answer.is_some();
-        let traffic = [image.to_backend, image.to_client];
-        require!(answered || !image.confirmed, "a flow is confirmed before it is answered");
+    pub(crate) fn restored(snapshot: &FlowSnapshot) -> Result<Self, RestoreError> {
+        let answered = snapshot.first_answer.is_some();
+        let traffic = [snapshot.to_backend, snapshot.to_client];
+        require!(answered || !snapshot.confirmed, "a flow is confirmed before it is answered");
         require!(traffic.iter().all(|traffic| traffic.has_room()), "a flow's figures ran over");
-        let FlowKey { client, local } = FlowKey::restored(&image.key);
+        let FlowKey { client, local } = FlowKey::restored(&snapshot.key);
         Ok(Self {
             client,
             local,
-            deadline: image.deadline,
-            to_backend: image.to_backend,
-            generation: image.generation,
-            backend: BackendId::new(image.backend as usize),
-            stage: match image.stage {
-                StageImage::Active => Stage::Active,
-                StageImage::Follower => Stage::Follower,
-                StageImage::Retired => Stage::Retired,
+            deadline: snapshot.deadline,
+            to_backend: snapshot.to_backend,
+            generation: snapshot.generation,
+            backend: BackendId::new(snapshot.backend as usize),
+            stage: match snapshot.stage {
+                StageSnapshot::Active => Stage::Active,
+                StageSnapshot::Follower => Stage::Follower,
+                StageSnapshot::Retired => Stage::Retired,
             },
             answered,
-            confirmed: image.confirmed,
-            introduced: image.introduced,
-            heard: image.heard,
-            mirrored: image.mirrored,
-            is_winner: image.is_winner,
-            is_prompt: image.is_prompt,
-            to_client: image.to_client,
-            opened: image.opened,
-            first_answer: image.first_answer.unwrap_or(image.opened),
-            next_branch: FlowId::new(image.slot, image.generation),
+            confirmed: snapshot.confirmed,
+            introduced: snapshot.introduced,
+            heard: snapshot.heard,
+            mirrored: snapshot.mirrored,
+            is_winner: snapshot.is_winner,
+            is_prompt: snapshot.is_prompt,
+            to_client: snapshot.to_client,
+            opened: snapshot.opened,
+            first_answer: snapshot.first_answer.unwrap_or(snapshot.opened),
+            next_branch: FlowId::new(snapshot.slot, snapshot.generation),
         })
     }
 
     /// What is known of a flow that has ended and kept its socket.
-    pub(crate) const fn resting_image(&self, slot: u32) -> RestingImage {
+    pub(crate) const fn idle_snapshot(&self, slot: u32) -> IdleFlowSnapshot {
         let backend = self.backend.index() as u32;
-        RestingImage { slot, generation: self.generation, backend, until: self.deadline }
+        IdleFlowSnapshot { slot, generation: self.generation, backend, until: self.deadline }
     }
 
     /// A flow that has ended, and whose socket is in quarantine.
-    pub(crate) fn restored_quarantined(image: &RestingImage) -> Self {
-        Self { stage: Stage::Quarantined, ..Self::restored_resting(image) }
+    pub(crate) fn restored_quarantined(snapshot: &IdleFlowSnapshot) -> Self {
+        Self { stage: Stage::Quarantined, ..Self::restored_resting(snapshot) }
     }
 
     /// A flow that rests. Of what it was, nothing matters any more.
-    pub(crate) fn restored_resting(image: &RestingImage) -> Self {
-        let nobody = KeyImage {
+    pub(crate) fn restored_resting(snapshot: &IdleFlowSnapshot) -> Self {
+        let nobody = KeySnapshot {
             ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             port: 0,
-            way: WayImage::Direct { scope: 0 },
+            way: PathSnapshot::Direct { scope: 0 },
         };
-        let id = FlowId::new(image.slot, image.generation);
-        let backend = BackendId::new(image.backend as usize);
-        let blank = Self::blank(&FlowKey::restored(&nobody), id, backend, image.until);
+        let id = FlowId::new(snapshot.slot, snapshot.generation);
+        let backend = BackendId::new(snapshot.backend as usize);
+        let blank = Self::blank(&FlowKey::restored(&nobody), id, backend, snapshot.until);
         Self { stage: Stage::Resting, ..blank }
     }
 }

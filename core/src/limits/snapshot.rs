@@ -5,69 +5,73 @@ use core::time::Duration;
 
 use super::{BUCKET, Bucket, FlowCounts, Network, NewFlowRate, SourceLimits};
 use crate::config::{Limits, MAX_FLOWS};
-use crate::snapshot::ImageError;
+use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
-use crate::snapshot::parts::{RateImage, SourcesImage};
+use crate::snapshot::parts::{RateSnapshot, SourcesSnapshot};
 use crate::time::Instant;
 
 impl SourceLimits {
     /// All but the flows themselves. Whatever is over by `elapsed` is left out.
-    pub(crate) fn image(&self, elapsed: Instant) -> SourcesImage {
-        SourcesImage {
+    pub(crate) fn snapshot(&self, elapsed: Instant) -> SourcesSnapshot {
+        SourcesSnapshot {
             source_keys: self.sources.as_ref().map(|counts| counts.keys),
             subnet_keys: self.subnets.as_ref().map(|counts| counts.keys),
-            rate: self.rate.as_ref().map(|rate| rate.image(elapsed)),
+            rate: self.rate.as_ref().map(|rate| rate.snapshot(elapsed)),
         }
     }
 
     /// The same without flows, with room for those of so many sources.
     pub(crate) fn restored(
-        image: &SourcesImage,
+        snapshot: &SourcesSnapshot,
         limits: &Limits,
         capacity: usize,
-    ) -> Result<Self, ImageError> {
+    ) -> Result<Self, RestoreError> {
         let counts = |limit: u32, network, keys: Option<(u64, u64)>| match (limit, keys) {
             (0, None) => Ok(None),
             (1.., Some(keys)) => Ok(Some(FlowCounts::new(limit, network, capacity, keys))),
-            _ => Err(ImageError::Broken("sources are counted for no limit, or not for one")),
+            _ => Err(RestoreError::Broken("sources are counted for no limit, or not for one")),
         };
-        let rate = match (limits.new_flows_per_second_per_source, &image.rate) {
+        let rate = match (limits.new_flows_per_second_per_source, &snapshot.rate) {
             (0, None) => None,
             (per_second @ 1.., Some(rate)) => Some(NewFlowRate::restored(rate, per_second)?),
-            _ => return Err(ImageError::Broken("a rate is measured for no limit, or not for one")),
+            _ => {
+                return Err(RestoreError::Broken(
+                    "a rate is measured for no limit, or not for one",
+                ));
+            }
         };
         Ok(Self {
-            sources: counts(limits.flows_per_source, Network::Address, image.source_keys)?,
-            subnets: counts(limits.flows_per_subnet, Network::Subnet, image.subnet_keys)?,
+            sources: counts(limits.flows_per_source, Network::Address, snapshot.source_keys)?,
+            subnets: counts(limits.flows_per_subnet, Network::Subnet, snapshot.subnet_keys)?,
             rate,
         })
     }
 }
 
 impl NewFlowRate {
-    fn image(&self, elapsed: Instant) -> RateImage {
+    fn snapshot(&self, elapsed: Instant) -> RateSnapshot {
         let buckets = (0..).zip(&self.buckets);
         let filled = buckets.filter(|(_, bucket)| bucket.empty_at > elapsed);
-        RateImage {
+        RateSnapshot {
             keys: self.keys,
             buckets: self.buckets.len().trailing_zeros() as u8,
             filled: filled.map(|(at, b)| (at, b.fingerprint, b.empty_at)).collect(),
         }
     }
 
-    fn restored(image: &RateImage, per_second: u32) -> Result<Self, ImageError> {
+    fn restored(snapshot: &RateSnapshot, per_second: u32) -> Result<Self, RestoreError> {
         let fewest = Self::buckets_for(0).trailing_zeros();
         let most = Self::buckets_for(MAX_FLOWS as usize).trailing_zeros();
-        let is_possible = (fewest..=most).contains(&image.buckets.into());
+        let is_possible = (fewest..=most).contains(&snapshot.buckets.into());
         require!(is_possible, "an impossible number of buckets");
-        let mut buckets = vec![Bucket::EMPTY; 1 << image.buckets];
-        for &(at, fingerprint, empty_at) in &image.filled {
+        let mut buckets = vec![Bucket::EMPTY; 1 << snapshot.buckets];
+        for &(at, fingerprint, empty_at) in &snapshot.filled {
             let Some(bucket) = buckets.get_mut(at as usize) else {
-                return Err(ImageError::Broken("a bucket beyond the last"));
+                return Err(RestoreError::Broken("a bucket beyond the last"));
             };
             *bucket = Bucket { fingerprint, empty_at };
         }
         let interval: Duration = BUCKET / per_second;
-        Ok(Self { buckets, interval, keys: image.keys })
+        Ok(Self { buckets, interval, keys: snapshot.keys })
     }
 }

@@ -18,94 +18,94 @@ use crate::limits::SourceLimits;
 use crate::proxy_protocol::table::Proxies;
 use crate::random::Random;
 use crate::snapshot::error::require;
-use crate::snapshot::parts::{FlowsImage, SweepImage, TimersImage};
-use crate::snapshot::{ImageError, ManagerImage};
+use crate::snapshot::parts::{FlowsSnapshot, SweepSnapshot, TimersSnapshot};
+use crate::snapshot::{ManagerSnapshot, RestoreError};
 use crate::time::Instant;
 
 impl UdpManager {
     /// Everything that it knows, as plain data. Looks at every flow, and changes nothing.
     ///
     /// Whoever has it can attack the flow table, and knows all clients.
-    pub fn image(&self) -> ManagerImage {
-        let timers = self.wheel.image();
-        ManagerImage {
+    pub fn snapshot(&self) -> ManagerSnapshot {
+        let timers = self.wheel.snapshot();
+        ManagerSnapshot {
             config: self.config.clone(),
-            backends: self.backends.image(self.config.cluster.backends.len()),
-            turns: self.balancer.image(),
-            flows: self.flows_image(),
-            sources: self.source_limits.image(Instant::from_millis(timers.elapsed)),
+            backends: self.backends.snapshot(self.config.cluster.backends.len()),
+            turns: self.balancer.snapshot(),
+            flows: self.flows_snapshot(),
+            sources: self.source_limits.snapshot(Instant::from_millis(timers.elapsed)),
             timers,
-            proxies: self.proxies.image(),
-            counters: self.counters.image(),
+            proxies: self.proxies.snapshot(),
+            counters: self.counters.snapshot(),
             openings: self.openings,
             answered_clients: self.answered_clients.clone(),
             first_answers: self.first_answers,
-            placement: self.placement.image(),
+            placement: self.placement.snapshot(),
             random: self.random.state(),
             salts: self.salts.clone(),
             drain: self.drain,
             silences_known_from: self.silences_known_from,
-            sweep: self.sweep.map(Sweep::image),
+            sweep: self.sweep.map(Sweep::snapshot),
             last_partial_timeout: self.last_partial_timeout,
         }
     }
 
-    fn flows_image(&self) -> FlowsImage {
+    fn flows_snapshot(&self) -> FlowsSnapshot {
         let resting_for = |(backend, _)| self.queues.iter(resting_queue(backend));
         let resting = self.backends.iter().flat_map(resting_for);
-        let resting = resting.map(|slot| self.flows.at(slot as usize).1.resting_image(slot));
-        FlowsImage {
+        let resting = resting.map(|slot| self.flows.at(slot as usize).1.idle_snapshot(slot));
+        FlowsSnapshot {
             resting: resting.collect(),
             unanswered: self.queues.iter(UNANSWERED).collect(),
             unconfirmed: self.queues.iter(EXCHANGED).collect(),
             continued: self.queues.iter(CONTINUED).collect(),
-            ..self.flows.image()
+            ..self.flows.snapshot()
         }
     }
 
-    /// A manager that does in all things what the one would have done whose image it is, as long as
+    /// A manager that does in all things what the one would have done whose snapshot it is, as long as
     /// the clock goes on where it was. It is ready to work: it allocates what it will ever need.
     ///
     /// What takes long to make is taken from a configuration that is prepared already, where that
     /// has the same [turns](crate::balance): a table for [`Maglev`](crate::config::Balance::Maglev).
     ///
-    /// Whatever the image says, this takes no more time and memory than a manager with the flow
-    /// table that any configuration may ask for, and a small multiple of the image.
+    /// Whatever the snapshot says, this takes no more time and memory than a manager with the flow
+    /// table that any configuration may ask for, and a small multiple of the snapshot.
     ///
     /// # Errors
     ///
-    /// When the image is not that of a manager: when an
+    /// When the snapshot is not that of a manager: when an
     /// [invariant](Self::assert_invariants) is broken.
     pub fn restore(
-        image: ManagerImage,
+        snapshot: ManagerSnapshot,
         prepared: Option<&PreparedConfig>,
-    ) -> Result<Self, ImageError> {
-        let ManagerImage { config, flows: table, .. } = &image;
+    ) -> Result<Self, RestoreError> {
+        let ManagerSnapshot { config, flows: table, .. } = &snapshot;
         let (max_flows, most) = (config.max_flows, MAX_FLOWS);
         if max_flows > most || table.alive.len() > most as usize {
-            return Err(ImageError::TooManyFlows { max_flows, most });
+            return Err(RestoreError::TooManyFlows { max_flows, most });
         }
-        require!(image.answered_clients.is_sound(), "a table of clients of another size");
+        require!(snapshot.answered_clients.is_sound(), "a table of clients of another size");
         let flows = FlowTable::restored(table, max_flows as usize)?;
         let capacity = flows.len().max(max_flows as usize);
         let slots = flows.slots().max(slots_for(max_flows as usize));
-        let mut backends = Backends::restored(&image.backends, &config.cluster)?;
+        let mut backends = Backends::restored(&snapshot.backends, &config.cluster)?;
         let mut source_limits =
-            SourceLimits::restored(&image.sources, &config.cluster.limits, capacity)?;
+            SourceLimits::restored(&snapshot.sources, &config.cluster.limits, capacity)?;
         for (_, flow) in flows.iter() {
             backends.restore_flow(flow.backend())?;
             source_limits.opened(flow.key().client.source());
         }
         let of_flows = flows.iter().filter_map(|(_, flow)| flow.proxy());
         let relayed = if config.accept_proxy_protocol.is_empty() { 0 } else { max_flows as usize };
-        let proxies = Proxies::restored(&image.proxies, relayed, of_flows)?;
-        let wheel = TimerWheel::restored(&image.timers, flows.slots(), slots)?;
+        let proxies = Proxies::restored(&snapshot.proxies, relayed, of_flows)?;
+        let wheel = TimerWheel::restored(&snapshot.timers, flows.slots(), slots)?;
         let mut balancer = match prepared.filter(|ready| ready.has_the_turns_of(&config.cluster)) {
             Some(ready) => ready.balancer().clone(),
             None => PreparedConfig::new(config.clone()).balancer().clone(),
         };
-        balancer.restore(&image.turns)?;
-        let sweep = image.sweep.as_ref().map(|sweep| Sweep::restored(sweep, flows.slots()));
+        balancer.restore(&snapshot.turns)?;
+        let sweep = snapshot.sweep.as_ref().map(|sweep| Sweep::restored(sweep, flows.slots()));
         let sweep = sweep.transpose()?;
         let mut config = config.clone();
         if let Some(prepared) = prepared {
@@ -113,7 +113,7 @@ impl UdpManager {
         }
         let is_alive = |slot| flows.alive_at(slot).is_some();
         let placement = Placement::restored(
-            &image.placement,
+            &snapshot.placement,
             &config.cluster,
             slots,
             backends.len(),
@@ -122,10 +122,10 @@ impl UdpManager {
         let mut restored = Self {
             limits: FlowLimits::new(&config.cluster),
             queues: Queues::new(resting_queue(BackendId::new(backends.len())), slots),
-            counters: Counters::restored(&image.counters, flows.len() as u64)?,
-            openings: image.openings.restored(),
-            answered_clients: image.answered_clients,
-            first_answers: image.first_answers.restored(),
+            counters: Counters::restored(&snapshot.counters, flows.len() as u64)?,
+            openings: snapshot.openings.restored(),
+            answered_clients: snapshot.answered_clients,
+            first_answers: snapshot.first_answers.restored(),
             sweep,
             flows,
             wheel,
@@ -133,25 +133,25 @@ impl UdpManager {
             balancer,
             source_limits,
             proxies,
-            random: Random::new(image.random),
+            random: Random::new(snapshot.random),
             placement,
-            salts: image.salts,
-            drain: image.drain,
-            silences_known_from: image.silences_known_from,
-            last_partial_timeout: image.last_partial_timeout,
+            salts: snapshot.salts,
+            drain: snapshot.drain,
+            silences_known_from: snapshot.silences_known_from,
+            last_partial_timeout: snapshot.last_partial_timeout,
             config,
         };
-        restored.restore_queues(&image.flows)?;
-        restored.check_timers(&image.flows, &image.timers)?;
+        restored.restore_queues(&snapshot.flows)?;
+        restored.check_timers(&snapshot.flows, &snapshot.timers)?;
         Ok(restored)
     }
 
     /// Puts every flow into the queue that it belongs to.
-    fn restore_queues(&mut self, image: &FlowsImage) -> Result<(), ImageError> {
+    fn restore_queues(&mut self, snapshot: &FlowsSnapshot) -> Result<(), RestoreError> {
         let queues = [
-            (UNANSWERED, &image.unanswered),
-            (EXCHANGED, &image.unconfirmed),
-            (CONTINUED, &image.continued),
+            (UNANSWERED, &snapshot.unanswered),
+            (EXCHANGED, &snapshot.unconfirmed),
+            (CONTINUED, &snapshot.continued),
         ];
         for (queue, slots) in queues {
             for &slot in slots {
@@ -164,7 +164,7 @@ impl UdpManager {
             let all = self.flows.iter().filter(|(_, flow)| queue_of(flow) == Some(queue));
             require!(all.count() == slots.len(), "a flow is in no queue");
         }
-        for resting in &image.resting {
+        for resting in &snapshot.resting {
             let backend = BackendId::new(resting.backend as usize);
             require!(self.backends.get(backend).is_some(), "a socket rests for nobody");
             self.queues.push(resting_queue(backend), resting.slot as usize);
@@ -173,29 +173,33 @@ impl UdpManager {
     }
 
     /// Every flow has a timer, which comes up in time, and nothing else has.
-    fn check_timers(&self, image: &FlowsImage, timers: &TimersImage) -> Result<(), ImageError> {
-        let alive = image.alive.iter().map(|flow| (flow.slot, flow.deadline));
-        let resting = image.resting.iter().map(|flow| (flow.slot, flow.until + KEPT_FOR));
+    fn check_timers(
+        &self,
+        snapshot: &FlowsSnapshot,
+        timers: &TimersSnapshot,
+    ) -> Result<(), RestoreError> {
+        let alive = snapshot.alive.iter().map(|flow| (flow.slot, flow.deadline));
+        let resting = snapshot.resting.iter().map(|flow| (flow.slot, flow.until + KEPT_FOR));
         let is_in_time =
             |(slot, deadline): (u32, Instant)| self.wheel.is_in_time_for(slot as usize, deadline);
-        let quarantined = image.quarantined.iter().map(|flow| (flow.slot, flow.until));
+        let quarantined = snapshot.quarantined.iter().map(|flow| (flow.slot, flow.until));
         let all = alive.chain(resting).chain(quarantined);
         require!({ all }.all(is_in_time), "a flow without a timer, or a late one");
         let scheduled: usize = timers.places.iter().map(|place| place.timers.len()).sum();
-        let flows = image.alive.len() + image.resting.len() + image.quarantined.len();
+        let flows = snapshot.alive.len() + snapshot.resting.len() + snapshot.quarantined.len();
         require!(scheduled == flows, "a timer of no flow");
         Ok(())
     }
 }
 
 impl Sweep {
-    const fn image(self) -> SweepImage {
+    const fn snapshot(self) -> SweepSnapshot {
         let Self { at, next_slot, left } = self;
-        SweepImage { at, next_slot: next_slot as u32, left: left as u32 }
+        SweepSnapshot { at, next_slot: next_slot as u32, left: left as u32 }
     }
 
-    fn restored(image: &SweepImage, slots: usize) -> Result<Self, ImageError> {
-        let &SweepImage { at, next_slot, left } = image;
+    fn restored(snapshot: &SweepSnapshot, slots: usize) -> Result<Self, RestoreError> {
+        let &SweepSnapshot { at, next_slot, left } = snapshot;
         let (next_slot, left) = (next_slot as usize, left as usize);
         require!(next_slot <= slots && left <= slots, "a search beyond all flows");
         Ok(Self { at, next_slot, left })

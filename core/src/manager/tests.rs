@@ -55,7 +55,7 @@ fn config() -> ManagerConfig {
     }
 }
 
-/// A manager that is restored from its image after every input, and checked; and its twin, which
+/// A manager that is restored from its snapshot after every input, and checked; and its twin, which
 /// never is.
 struct Harness {
     manager: UdpManager,
@@ -71,7 +71,7 @@ impl Harness {
     }
 
     fn input<'p>(&mut self, input: ManagerInput<'p>, now: Instant) -> Vec<Output<'p>> {
-        if self.twin.image() != self.manager.image() {
+        if self.twin.snapshot() != self.manager.snapshot() {
             // The test has told the manager something by itself.
             self.twin = self.manager.clone();
         }
@@ -87,12 +87,12 @@ impl Harness {
     /// From here on a manager is tested that has been restored. Not where that takes a table for
     /// Maglev, which is slow to build.
     fn go_on_elsewhere(&mut self) {
-        let image = self.manager.image();
-        assert_eq!(image, self.twin.image(), "the restored manager has become another");
+        let snapshot = self.manager.snapshot();
+        assert_eq!(snapshot, self.twin.snapshot(), "the restored manager has become another");
         if self.manager.config().cluster.balance == Balance::Maglev {
             return;
         }
-        let restored = UdpManager::restore(image, None).expect("the image of a manager");
+        let restored = UdpManager::restore(snapshot, None).expect("the snapshot of a manager");
         restored.assert_invariants();
         assert_eq!(restored.poll_timeout(), self.twin.poll_timeout());
         self.manager = restored;

@@ -22,7 +22,7 @@ const CHECKSUM_KEY: &[u8; 16] = b"flowgate snapsho";
 const HEADER: usize = 8 + 2 + 8 + 8;
 
 /// Why bytes are no snapshot that this version can read. The document's own content may still be
-/// refused: see [`ImageError`](super::ImageError).
+/// refused: see [`RestoreError`](super::RestoreError).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     /// They do not begin as a snapshot does.
@@ -72,17 +72,17 @@ pub enum SnapshotError {
 ///
 /// When the document cannot be encoded, which is a bug in its type: only one that serializes
 /// sequences without telling their lengths, or that fails by itself, cannot.
-pub fn seal<T: Serialize + ?Sized>(document: &T) -> Vec<u8> {
-    let mut sealed = Vec::new();
-    sealed.extend_from_slice(MAGIC);
-    sealed.extend_from_slice(&VERSION.to_le_bytes());
-    sealed.resize(HEADER, 0);
-    let mut sealed = postcard::to_extend(document, sealed).expect("a document of plain data");
-    let (header, body) = sealed.split_at_mut(HEADER);
+pub fn encode<T: Serialize + ?Sized>(document: &T) -> Vec<u8> {
+    let mut encoded = Vec::new();
+    encoded.extend_from_slice(MAGIC);
+    encoded.extend_from_slice(&VERSION.to_le_bytes());
+    encoded.resize(HEADER, 0);
+    let mut encoded = postcard::to_extend(document, encoded).expect("a document of plain data");
+    let (header, body) = encoded.split_at_mut(HEADER);
     header[10..18].copy_from_slice(&(body.len() as u64).to_le_bytes());
     let sum = checksum(&header[..18], body);
     header[18..].copy_from_slice(&sum.to_le_bytes());
-    sealed
+    encoded
 }
 
 /// Unwraps a document.
@@ -93,7 +93,7 @@ pub fn seal<T: Serialize + ?Sized>(document: &T) -> Vec<u8> {
 ///
 /// When the bytes are not exactly one snapshot, undamaged, of a format that this version reads,
 /// with a document of this type in it.
-pub fn open<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, SnapshotError> {
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, SnapshotError> {
     let body = body_of(bytes)?;
     let (document, rest) = postcard::take_from_bytes(body).map_err(|_| SnapshotError::Malformed)?;
     if rest.is_empty() { Ok(document) } else { Err(SnapshotError::Malformed) }

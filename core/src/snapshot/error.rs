@@ -1,10 +1,10 @@
-//! Why an image is refused.
+//! Why a snapshot is refused.
 
 use alloc::string::String;
 
-/// Why an image is not that of a manager.
+/// Why a snapshot is not that of a manager.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ImageError {
+pub enum RestoreError {
     /// Two parts of it contradict each other, or one cannot be.
     #[error("the state in the snapshot does not fit together: {0}")]
     Broken(&'static str),
@@ -23,11 +23,11 @@ pub enum ImageError {
     UnknownReason(String),
 }
 
-/// Refuses an image, unless a condition holds that every manager keeps.
+/// Refuses a snapshot, unless a condition holds that every manager keeps.
 macro_rules! require {
     ($condition:expr, $broken:literal) => {
         if !$condition {
-            return Err($crate::snapshot::ImageError::Broken($broken));
+            return Err($crate::snapshot::RestoreError::Broken($broken));
         }
     };
 }

@@ -21,33 +21,33 @@ use crate::time::Instant;
 /// Everything that a manager knows.
 ///
 /// It can be serialized and deserialized, by itself or as a part of something larger, and be wrapped
-/// with [`seal`](super::seal).
+/// with [`encode`](super::encode).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ManagerImage {
+pub struct ManagerSnapshot {
     pub(crate) config: ManagerConfig,
-    pub(crate) backends: BackendsImage,
-    pub(crate) turns: [TurnsImage; 2],
-    pub(crate) flows: FlowsImage,
-    pub(crate) timers: TimersImage,
-    pub(crate) sources: SourcesImage,
-    pub(crate) proxies: ProxiesImage,
-    pub(crate) counters: CountersImage,
+    pub(crate) backends: BackendsSnapshot,
+    pub(crate) turns: [TurnsSnapshot; 2],
+    pub(crate) flows: FlowsSnapshot,
+    pub(crate) timers: TimersSnapshot,
+    pub(crate) sources: SourcesSnapshot,
+    pub(crate) proxies: ProxiesSnapshot,
+    pub(crate) counters: CountersSnapshot,
     pub(crate) openings: OpeningBudget,
     pub(crate) answered_clients: AnsweredClients,
     /// How long first answers take.
     pub(crate) first_answers: FirstAnswers,
-    pub(crate) placement: PlacementImage,
+    pub(crate) placement: PlacementSnapshot,
     /// The state of the manager's randomness.
     pub(crate) random: u64,
     /// Where the orders of our ports come from.
     pub(crate) salts: Salts,
     pub(crate) drain: Option<Instant>,
     pub(crate) silences_known_from: Instant,
-    pub(crate) sweep: Option<SweepImage>,
+    pub(crate) sweep: Option<SweepSnapshot>,
     pub(crate) last_partial_timeout: Option<Instant>,
 }
 
-impl ManagerImage {
+impl ManagerSnapshot {
     /// What the manager was told to do.
     pub const fn config(&self) -> &ManagerConfig {
         &self.config
@@ -56,7 +56,7 @@ impl ManagerImage {
     /// The flows that own an upstream socket: all that are alive, and those that have ended and
     /// left their sockets to rest. Always in the same order.
     ///
-    /// What an image of unknown origin says here means nothing before it has been
+    /// What a snapshot of unknown origin says here means nothing before it has been
     /// [restored](crate::UdpManager::restore).
     pub fn flow_ids(&self) -> impl Iterator<Item = FlowId> {
         let alive = self.flows.alive.iter().map(|flow| (flow.slot, flow.generation));
@@ -68,8 +68,8 @@ impl ManagerImage {
 
 /// The backends: first those that the configuration lists, in its order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct BackendsImage {
-    pub(crate) figures: Vec<BackendImage>,
+pub(crate) struct BackendsSnapshot {
+    pub(crate) figures: Vec<BackendSnapshot>,
     /// Those that have places beyond the end of the configuration's list, and count as removed.
     pub(crate) beyond: Vec<BackendConfig>,
     /// The place of the one that answered last, and when; and when another did.
@@ -78,8 +78,8 @@ pub(crate) struct BackendsImage {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct BackendImage {
-    pub(crate) health: HealthImage,
+pub(crate) struct BackendSnapshot {
+    pub(crate) health: HealthSnapshot,
     /// Since when it is in the state that it is in.
     pub(crate) state_since: Instant,
     /// How often it was ejected, by cause.
@@ -90,15 +90,15 @@ pub(crate) struct BackendImage {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct HealthImage {
+pub(crate) struct HealthSnapshot {
     pub(crate) probe: Option<ProbeState>,
-    pub(crate) drain: BackendDrainImage,
+    pub(crate) drain: BackendDrainSnapshot,
     pub(crate) last_answer: Option<Instant>,
     pub(crate) passive: PassiveHealth,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum BackendDrainImage {
+pub(crate) enum BackendDrainSnapshot {
     No,
     Until(Option<Instant>),
     Over,
@@ -107,19 +107,19 @@ pub(crate) enum BackendDrainImage {
 /// When each member of a tier has its next turn, in their order, in full turns of a member of weight
 /// 1 and 2^-64 parts of one. Empty where there are no turns.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct TurnsImage(pub(crate) Vec<(u64, u64)>);
+pub(crate) struct TurnsSnapshot(pub(crate) Vec<(u64, u64)>);
 
 /// The flow table and the queues that flows wait in. Every slot is named once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FlowsImage {
+pub(crate) struct FlowsSnapshot {
     pub(crate) hash_keys: (u64, u64),
     pub(crate) next_generation: u32,
     /// In the order of their slots.
-    pub(crate) alive: Vec<FlowImage>,
+    pub(crate) alive: Vec<FlowSnapshot>,
     /// By backend, and for each in the order in which they began to rest.
-    pub(crate) resting: Vec<RestingImage>,
+    pub(crate) resting: Vec<IdleFlowSnapshot>,
     /// In the order of their slots.
-    pub(crate) quarantined: Vec<RestingImage>,
+    pub(crate) quarantined: Vec<IdleFlowSnapshot>,
     /// Slots in the order in which they will be used.
     pub(crate) vacant: Vec<u32>,
     /// Slots of flows that have not been answered, oldest first.
@@ -132,12 +132,12 @@ pub(crate) struct FlowsImage {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FlowImage {
+pub(crate) struct FlowSnapshot {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
-    pub(crate) key: KeyImage,
+    pub(crate) key: KeySnapshot,
     pub(crate) backend: u32,
-    pub(crate) stage: StageImage,
+    pub(crate) stage: StageSnapshot,
     pub(crate) confirmed: bool,
     pub(crate) introduced: bool,
     pub(crate) heard: bool,
@@ -155,7 +155,7 @@ pub(crate) struct FlowImage {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum StageImage {
+pub(crate) enum StageSnapshot {
     Active,
     Follower,
     Retired,
@@ -163,14 +163,14 @@ pub(crate) enum StageImage {
 
 /// Who sends to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct KeyImage {
+pub(crate) struct KeySnapshot {
     pub(crate) ip: IpAddr,
     pub(crate) port: u16,
-    pub(crate) way: WayImage,
+    pub(crate) way: PathSnapshot,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum WayImage {
+pub(crate) enum PathSnapshot {
     Direct { scope: u32 },
     ToLocal { scope: u32, ip: IpAddr },
     Relayed { proxy: u32 },
@@ -178,7 +178,7 @@ pub(crate) enum WayImage {
 
 /// A flow that has ended and left its socket to rest, or in quarantine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RestingImage {
+pub(crate) struct IdleFlowSnapshot {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
     pub(crate) backend: u32,
@@ -187,15 +187,15 @@ pub(crate) struct RestingImage {
 
 /// The timer wheel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct TimersImage {
+pub(crate) struct TimersSnapshot {
     /// The millisecond up to which everything has come up.
     pub(crate) elapsed: u64,
-    pub(crate) places: Vec<TimerPlaceImage>,
+    pub(crate) places: Vec<TimerPlaceSnapshot>,
 }
 
 /// The timers that come up together, in the order in which they do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct TimerPlaceImage {
+pub(crate) struct TimerPlaceSnapshot {
     pub(crate) level: u8,
     pub(crate) slot: u8,
     /// The slots of their flows.
@@ -204,15 +204,15 @@ pub(crate) struct TimerPlaceImage {
 
 /// What is known of sources, besides their flows. A part is there where the limit is set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SourcesImage {
+pub(crate) struct SourcesSnapshot {
     pub(crate) source_keys: Option<(u64, u64)>,
     pub(crate) subnet_keys: Option<(u64, u64)>,
-    pub(crate) rate: Option<RateImage>,
+    pub(crate) rate: Option<RateSnapshot>,
 }
 
 /// How fast sources open flows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RateImage {
+pub(crate) struct RateSnapshot {
     pub(crate) keys: (u64, u64),
     /// How many buckets there are: two to the power of this.
     pub(crate) buckets: u8,
@@ -222,10 +222,10 @@ pub(crate) struct RateImage {
 
 /// The proxies that speak for clients. Every number is named once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ProxiesImage {
+pub(crate) struct ProxiesSnapshot {
     pub(crate) hash_keys: (u64, u64),
     pub(crate) capacity: u32,
-    pub(crate) known: Vec<ProxyImage>,
+    pub(crate) known: Vec<ProxySnapshot>,
     /// Numbers in the order in which they will be used.
     pub(crate) vacant: Vec<u32>,
     /// The numbers of those without a flow, in the order in which they will be forgotten.
@@ -233,9 +233,9 @@ pub(crate) struct ProxiesImage {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ProxyImage {
+pub(crate) struct ProxySnapshot {
     pub(crate) number: u32,
-    pub(crate) key: KeyImage,
+    pub(crate) key: KeySnapshot,
     #[serde(with = "address")]
     pub(crate) client: SocketAddr,
     #[serde(with = "address")]
@@ -245,14 +245,14 @@ pub(crate) struct ProxyImage {
 
 /// What flows were placed by, and which ids were learned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PlacementImage {
-    pub(crate) learned: LearnedIdsImage,
+pub(crate) struct PlacementSnapshot {
+    pub(crate) learned: LearnedIdsSnapshot,
     /// In the order of their slots.
-    pub(crate) flows: Vec<PlacedFlowImage>,
+    pub(crate) flows: Vec<PlacedFlowSnapshot>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PlacedFlowImage {
+pub(crate) struct PlacedFlowSnapshot {
     pub(crate) slot: u32,
     pub(crate) fingerprint: u64,
     /// The number of its learned id, or 0.
@@ -261,17 +261,17 @@ pub(crate) struct PlacedFlowImage {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct LearnedIdsImage {
+pub(crate) struct LearnedIdsSnapshot {
     pub(crate) keys: (u64, u64),
     pub(crate) lengths: u32,
     /// In the order of their numbers.
-    pub(crate) ids: Vec<LearnedIdImage>,
+    pub(crate) ids: Vec<LearnedIdSnapshot>,
     /// Numbers of those without a flow, in the order in which they are forgotten.
     pub(crate) without_flow: Vec<(u64, Instant)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct LearnedIdImage {
+pub(crate) struct LearnedIdSnapshot {
     pub(crate) hash: u64,
     pub(crate) backend: BackendId,
     pub(crate) until: Instant,
@@ -279,9 +279,9 @@ pub(crate) struct LearnedIdImage {
 
 /// What was counted, as plain data.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CountersImage {
-    pub(crate) to_backend: LedgerImage,
-    pub(crate) to_client: LedgerImage,
+pub struct CountersSnapshot {
+    pub(crate) to_backend: LedgerSnapshot,
+    pub(crate) to_client: LedgerSnapshot,
     pub(crate) flows_opened: u64,
     pub(crate) flows_closed: ByReason<u64>,
     pub(crate) flows_moved: u64,
@@ -289,7 +289,7 @@ pub struct CountersImage {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct LedgerImage {
+pub(crate) struct LedgerSnapshot {
     pub(crate) received: Traffic,
     pub(crate) forwarded: Traffic,
     pub(crate) dropped: ByReason<Traffic>,
@@ -300,7 +300,7 @@ pub(crate) type ByReason<T> = Vec<(Cow<'static, str>, T)>;
 
 /// A search for flows that have to end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SweepImage {
+pub(crate) struct SweepSnapshot {
     pub(crate) at: Instant,
     pub(crate) next_slot: u32,
     pub(crate) left: u32,

@@ -18,16 +18,16 @@ use everything::manager_with_everything;
 /// Where the body begins.
 const HEADER: usize = 26;
 
-fn sealed() -> Vec<u8> {
-    seal(&manager_with_everything().image())
+fn encoded() -> Vec<u8> {
+    encode(&manager_with_everything().snapshot())
 }
 
-fn open_image(bytes: &[u8]) -> Result<ManagerImage, SnapshotError> {
-    open(bytes)
+fn decode_manager(bytes: &[u8]) -> Result<ManagerSnapshot, SnapshotError> {
+    decode(bytes)
 }
 
 /// Other bytes in the same envelope, which has their length and checksum.
-fn reseal(body: &[u8]) -> Vec<u8> {
+fn rewrap(body: &[u8]) -> Vec<u8> {
     /// Bytes that postcard writes as they are.
     struct Raw<'a>(&'a [u8]);
 
@@ -39,31 +39,31 @@ fn reseal(body: &[u8]) -> Vec<u8> {
             bytes.end()
         }
     }
-    seal(&Raw(body))
+    encode(&Raw(body))
 }
 
 #[test]
-fn what_is_sealed_can_be_opened() {
-    let image = manager_with_everything().image();
-    assert_eq!(open_image(&seal(&image)), Ok(image));
-    assert_eq!(open(&seal("text")), Ok("text".to_string()));
-    assert_eq!(open(&seal(&())), Ok(()));
+fn what_is_encoded_can_be_decoded() {
+    let snapshot = manager_with_everything().snapshot();
+    assert_eq!(decode_manager(&encode(&snapshot)), Ok(snapshot));
+    assert_eq!(decode(&encode("text")), Ok("text".to_string()));
+    assert_eq!(decode(&encode(&())), Ok(()));
 }
 
 #[test]
 fn bytes_under_a_right_checksum_are_what_the_tests_say() {
-    let sealed = sealed();
-    assert_eq!(reseal(&sealed[HEADER..]), sealed);
+    let encoded = encoded();
+    assert_eq!(rewrap(&encoded[HEADER..]), encoded);
 }
 
 #[test]
 fn a_bit_that_has_flipped_is_found() {
-    let sealed = sealed();
-    for place in 0..sealed.len() {
+    let encoded = encoded();
+    for place in 0..encoded.len() {
         for bit in 0..8 {
-            let mut damaged = sealed.clone();
+            let mut damaged = encoded.clone();
             damaged[place] ^= 1 << bit;
-            let refused = open_image(&damaged).expect_err("damaged");
+            let refused = decode_manager(&damaged).expect_err("damaged");
             let is_right = match place {
                 0..8 => refused == SnapshotError::BadMagic,
                 8..10 => matches!(
@@ -83,29 +83,29 @@ fn a_bit_that_has_flipped_is_found() {
 
 #[test]
 fn whatever_is_cut_short_says_so() {
-    let sealed = sealed();
-    for found in 0..sealed.len() {
-        let expected = if found < HEADER { HEADER } else { sealed.len() } as u64;
+    let encoded = encoded();
+    for found in 0..encoded.len() {
+        let expected = if found < HEADER { HEADER } else { encoded.len() } as u64;
         let cut_short = SnapshotError::Truncated { expected, found: found as u64 };
-        assert_eq!(open_image(&sealed[..found]), Err(cut_short));
+        assert_eq!(decode_manager(&encoded[..found]), Err(cut_short));
     }
 }
 
 #[test]
 fn what_follows_the_end_is_refused() {
-    let mut sealed = sealed();
-    sealed.extend(b"and more");
-    assert_eq!(open_image(&sealed), Err(SnapshotError::TooLong { excess: 8 }));
+    let mut encoded = encoded();
+    encoded.extend(b"and more");
+    assert_eq!(decode_manager(&encoded), Err(SnapshotError::TooLong { excess: 8 }));
 }
 
 #[test]
 fn a_format_that_is_too_new_or_too_old_is_named_with_those_that_are_known() {
     let with_format = |format: u16| {
-        let mut sealed = sealed();
-        sealed[8..10].copy_from_slice(&format.to_le_bytes());
+        let mut encoded = encoded();
+        encoded[8..10].copy_from_slice(&format.to_le_bytes());
         // Whatever comes after the format may be another header.
-        sealed.truncate(10);
-        open_image(&sealed).expect_err("not today's format")
+        encoded.truncate(10);
+        decode_manager(&encoded).expect_err("not today's format")
     };
     let too_new = with_format(VERSION + 1);
     assert_eq!(too_new, SnapshotError::TooNew { found: VERSION + 1, newest: VERSION });
@@ -123,39 +123,39 @@ fn a_format_that_is_too_new_or_too_old_is_named_with_those_that_are_known() {
 #[test]
 fn something_else_is_no_snapshot() {
     for bytes in [&b"[[listener]]"[..], b"f\0", b"flowgatf", &[0; 100]] {
-        assert_eq!(open_image(bytes), Err(SnapshotError::BadMagic));
+        assert_eq!(decode_manager(bytes), Err(SnapshotError::BadMagic));
     }
 }
 
 #[test]
 fn another_document_is_malformed() {
-    for document in [reseal(b""), seal(&0_u8), seal("text"), seal(&(sealed(), 1))] {
-        assert_eq!(open_image(&document), Err(SnapshotError::Malformed));
+    for document in [rewrap(b""), encode(&0_u8), encode("text"), encode(&(encoded(), 1))] {
+        assert_eq!(decode_manager(&document), Err(SnapshotError::Malformed));
     }
-    let mut longer = sealed()[HEADER..].to_vec();
+    let mut longer = encoded()[HEADER..].to_vec();
     longer.push(0);
-    assert_eq!(open_image(&reseal(&longer)), Err(SnapshotError::Malformed));
+    assert_eq!(decode_manager(&rewrap(&longer)), Err(SnapshotError::Malformed));
 }
 
 #[test]
 fn a_length_that_is_a_lie_takes_no_memory() {
     // A list that says it has 2^63 elements.
     let endless = [&[0xFF; 8][..], &[0x7F]].concat();
-    assert_eq!(open::<Vec<u64>>(&reseal(&endless)), Err(SnapshotError::Malformed));
-    assert_eq!(open::<Vec<[u64; 32]>>(&reseal(&endless)), Err(SnapshotError::Malformed));
+    assert_eq!(decode::<Vec<u64>>(&rewrap(&endless)), Err(SnapshotError::Malformed));
+    assert_eq!(decode::<Vec<[u64; 32]>>(&rewrap(&endless)), Err(SnapshotError::Malformed));
 }
 
 /// Whatever is restored must be sound, and able to go on.
-fn go_on(image: ManagerImage) {
+fn go_on(snapshot: ManagerSnapshot) {
     // Such a table takes long to allocate, or to build.
-    let config = image.config();
+    let config = snapshot.config();
     if config.max_flows > 1 << 12 || config.cluster.balance == Balance::Maglev {
         return;
     }
-    let Ok(restored) = UdpManager::restore(image.clone(), None) else { return };
+    let Ok(restored) = UdpManager::restore(snapshot.clone(), None) else { return };
     restored.assert_invariants();
-    let again = UdpManager::restore(restored.image(), None).expect("the image of a manager");
-    assert_eq!(again.image(), restored.image());
+    let again = UdpManager::restore(restored.snapshot(), None).expect("the snapshot of a manager");
+    assert_eq!(again.snapshot(), restored.snapshot());
     everything::survive(restored);
 }
 
@@ -167,7 +167,7 @@ proptest! {
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         is_cut in any::<bool>(),
     ) {
-        let mut body = sealed()[HEADER..].to_vec();
+        let mut body = encoded()[HEADER..].to_vec();
         for (place, value) in changes {
             let place = place.index(body.len());
             if is_cut {
@@ -176,25 +176,25 @@ proptest! {
                 body[place] = value;
             }
         }
-        if let Ok(image) = open_image(&reseal(&body)) {
-            go_on(image);
+        if let Ok(snapshot) = decode_manager(&rewrap(&body)) {
+            go_on(snapshot);
         }
     }
 
     #[test]
     fn anything_at_all_can_be_opened_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
-        let _ = open_image(&bytes);
-        if let Ok(image) = open_image(&reseal(&bytes)) {
-            go_on(image);
+        let _ = decode_manager(&bytes);
+        if let Ok(snapshot) = decode_manager(&rewrap(&bytes)) {
+            go_on(snapshot);
         }
     }
 }
 
 #[test]
 fn the_numbers_of_variants_are_part_of_the_format() {
-    use parts::{BackendDrainImage as Drain, StageImage as Stage, WayImage as Way};
+    use parts::{BackendDrainSnapshot as Drain, PathSnapshot as Way, StageSnapshot as Stage};
     fn numbers<T: Serialize>(variants: impl IntoIterator<Item = T>) -> Vec<u8> {
-        let number = |variant| seal(&variant)[HEADER];
+        let number = |variant| encode(&variant)[HEADER];
         variants.into_iter().map(number).collect()
     }
     let nobody = ReplyFrom::Nobody;
@@ -234,18 +234,19 @@ fn an_address_is_written_down_whole() {
         core::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 53, flow_label, scope).into()
     };
     let both = Both { one: v6(0xF10, 3), list: vec![v6(0, 2), "192.0.2.1:53".parse().unwrap()] };
-    assert_eq!(open(&seal(&both)), Ok(both));
+    assert_eq!(decode(&encode(&both)), Ok(both));
 }
 
 #[test]
 fn the_same_order_of_sockets_is_told_before_and_after() {
     let manager = manager_with_everything();
-    let image = manager.image();
-    let ids: Vec<_> = image.flow_ids().collect();
+    let snapshot = manager.snapshot();
+    let ids: Vec<_> = snapshot.flow_ids().collect();
     let alive: Vec<_> = manager.flows().map(|(id, _)| id).collect();
     assert_eq!(ids[..alive.len()], alive, "first those that are alive");
     let rest: usize = manager.backends().iter().map(|(id, _)| manager.resting_for(id)).sum();
     assert_eq!(ids.len() - alive.len(), rest, "then those that rest");
-    let restored = UdpManager::restore(image, None).expect("the image of a manager").image();
+    let restored =
+        UdpManager::restore(snapshot, None).expect("the snapshot of a manager").snapshot();
     assert_eq!(restored.flow_ids().collect::<Vec<_>>(), ids);
 }

@@ -148,7 +148,7 @@ pub enum Response {
     Status(StatusDocument),
     /// The flows.
     Flows(FlowsDocument),
-    /// What a process is: a sealed snapshot, in hexadecimal digits.
+    /// What a process is: a encoded snapshot, in hexadecimal digits.
     Snapshot {
         /// The digits.
         hex: String,

@@ -89,7 +89,7 @@ pub struct HealthChange {
 
 /// What the probes of one target say so far, for another process to go on with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbeImage {
+pub struct ProbeSnapshot {
     /// Whose health it is about.
     pub key: TargetKey,
     /// Whether it is up.
@@ -106,7 +106,7 @@ enum Command {
     /// Probe these and no others.
     Probe(Vec<ProbeTarget>),
     /// Say what the probes say.
-    Image(Sender<Vec<ProbeImage>>),
+    Snapshot(Sender<Vec<ProbeSnapshot>>),
 }
 
 /// The thread that probes. Dropping it ends the thread, and waits for that.
@@ -131,13 +131,14 @@ impl Prober {
     pub fn start(
         clock: Clock,
         seed: u64,
-        known: Vec<ProbeImage>,
+        known: Vec<ProbeSnapshot>,
         on_change: impl Fn(HealthChange) + Send + 'static,
     ) -> io::Result<Self> {
         let poll = mio::Poll::new()?;
         let waker = Waker::new(poll.registry(), runner::WAKE)?;
         let (commands, inbox) = mpsc::channel();
-        let known: HashMap<TargetKey, Opinion> = known.into_iter().map(ProbeImage::open).collect();
+        let known: HashMap<TargetKey, Opinion> =
+            known.into_iter().map(ProbeSnapshot::open).collect();
         let findings = Arc::<Mutex<Findings>>::default();
         let shared = Arc::clone(&findings);
         let mut runner = runner::Runner::new(poll, clock, seed, inbox, (known, shared), on_change);
@@ -163,10 +164,10 @@ impl Prober {
     }
 
     /// What the probes say so far.
-    pub fn image(&self) -> Vec<ProbeImage> {
-        let (sender, image) = mpsc::channel();
-        self.command(Command::Image(sender));
-        image.recv().unwrap_or_default()
+    pub fn snapshot(&self) -> Vec<ProbeSnapshot> {
+        let (sender, snapshot) = mpsc::channel();
+        self.command(Command::Snapshot(sender));
+        snapshot.recv().unwrap_or_default()
     }
 
     /// How the latest probe of each target ended. Probes wait while this is held.
@@ -195,7 +196,7 @@ impl Drop for Prober {
     }
 }
 
-impl ProbeImage {
+impl ProbeSnapshot {
     fn open(self) -> (TargetKey, Opinion) {
         (self.key, Opinion { is_up: self.is_up, against: self.against })
     }

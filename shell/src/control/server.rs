@@ -26,7 +26,7 @@ use mio::{Poll, Waker};
 
 use crate::control::accept::AcceptError;
 use crate::control::flow_log::FlowLogger;
-use crate::control::probe::ProbeImage;
+use crate::control::probe::ProbeSnapshot;
 use crate::control::reach::ReachError;
 use crate::control::service_state::ServiceState;
 use crate::control::source::SourceError;
@@ -41,7 +41,7 @@ use mirrors::Mirror;
 use service_states::ServiceStates;
 
 pub use apply::BoundListeners;
-pub use hand_over::{Prepared, Released, RestoreError};
+pub use hand_over::{Prepared, Released, ServerRestoreError};
 
 /// The most descriptors whose place in the kernel's table is taken up at start: 8 MiB of it.
 const MOST_RESERVED: u64 = 1 << 20;
@@ -242,8 +242,8 @@ impl Server {
     }
 
     /// Takes in what the probes of another process have found, of all backends at once.
-    pub fn all_probed(&mut self, images: &[ProbeImage]) {
-        for ProbeImage { key, is_up, .. } in images {
+    pub fn all_probed(&mut self, snapshots: &[ProbeSnapshot]) {
+        for ProbeSnapshot { key, is_up, .. } in snapshots {
             // Where nothing was said, up is only what is taken for granted.
             let change = |service_state: &mut ServiceState| {
                 if !is_up || service_state.probe.is_some() {

@@ -35,7 +35,7 @@ use crate::admin::socket_path::default_path;
 use crate::control::discovery::{self, Discovered, Discoverer};
 use crate::control::flow_log::{Destination, FlowLog, FlowLogger};
 use crate::control::log::{self, LevelHandle};
-use crate::control::probe::{HealthChange, ProbeImage, Prober};
+use crate::control::probe::{HealthChange, ProbeSnapshot, Prober};
 use crate::control::resolve::{Answer, Resolver};
 use crate::control::server::{Server, ServerOptions, StartError, WorkerEnd};
 use crate::control::systemd::{self, InheritError, Notifier};
@@ -409,7 +409,7 @@ impl Runtime {
         text: String,
         level: LevelHandle,
         server: Server,
-        known: Vec<ProbeImage>,
+        known: Vec<ProbeSnapshot>,
     ) -> Result<Supervisor, RunError> {
         let on_change = sending(&self.sender, Event::Probed);
         let prober = Prober::start(self.clock, process::random_seed()?, known, on_change)?;

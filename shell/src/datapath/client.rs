@@ -253,8 +253,8 @@ impl<S> Client<S> {
 
 /// What clients' own sockets are for, without the sockets.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct ClientsImage {
-    clients: Vec<ClientImage>,
+pub struct ClientsSnapshot {
+    clients: Vec<ClientSnapshot>,
     /// How many sockets there are besides, which are to be read to their end.
     leaving: u32,
     drops: u64,
@@ -262,7 +262,7 @@ pub struct ClientsImage {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct ClientImage {
+struct ClientSnapshot {
     #[serde(with = "address")]
     address: SocketAddr,
     /// The slots of the flows that ask for it.
@@ -271,7 +271,7 @@ struct ClientImage {
     coalesces: bool,
 }
 
-impl ClientsImage {
+impl ClientsSnapshot {
     /// Whether all are those of flows in so many slots.
     pub fn fits(&self, slots: usize) -> bool {
         let mut flows = self.clients.iter().flat_map(|client| &client.flows);
@@ -286,7 +286,7 @@ impl ClientsImage {
 
 impl<S> Clients<S> {
     /// What they are for.
-    pub fn image(&self) -> ClientsImage {
+    pub fn snapshot(&self) -> ClientsSnapshot {
         let mut flows = vec![Vec::new(); self.slots.len()];
         for (flow, &slot) in (0..).zip(&self.of_flows) {
             if let Some(flows) = flows.get_mut(slot as usize) {
@@ -294,34 +294,38 @@ impl<S> Clients<S> {
             }
         }
         let open = self.slots.iter().zip(flows);
-        let image = |(client, flows): (&Option<Client<S>>, Vec<u32>)| {
+        let snapshot = |(client, flows): (&Option<Client<S>>, Vec<u32>)| {
             let client = client.as_ref()?;
-            Some(ClientImage {
+            Some(ClientSnapshot {
                 address: client.address,
                 flows,
                 is_open: client.stage == Stage::Open,
                 coalesces: client.coalesces,
             })
         };
-        ClientsImage {
-            clients: open.filter_map(image).collect(),
+        ClientsSnapshot {
+            clients: open.filter_map(snapshot).collect(),
             leaving: (self.leaving.len() + self.parting.len()) as u32,
             drops: self.drops,
             not_opened: self.not_opened,
         }
     }
 
-    /// All sockets in the order of the image.
+    /// All sockets in the order of the snapshot.
     pub fn sockets(&self) -> impl Iterator<Item = &S> {
         let open = self.slots.iter().flatten().map(|client| &client.socket);
         open.chain(&self.leaving).chain(&self.parting)
     }
 
-    /// What an image says, with the sockets that it was made of, in its order. Clients whose sockets
+    /// What a snapshot says, with the sockets that it was made of, in its order. Clients whose sockets
     /// are missing go on by the listener. What was to be read to its end still is.
-    pub fn restore(image: ClientsImage, sockets: &mut impl Iterator<Item = Option<S>>) -> Self {
-        let mut all = Self { drops: image.drops, not_opened: image.not_opened, ..Self::default() };
-        for ClientImage { address, flows, is_open, coalesces } in image.clients {
+    pub fn restore(
+        snapshot: ClientsSnapshot,
+        sockets: &mut impl Iterator<Item = Option<S>>,
+    ) -> Self {
+        let mut all =
+            Self { drops: snapshot.drops, not_opened: snapshot.not_opened, ..Self::default() };
+        for ClientSnapshot { address, flows, is_open, coalesces } in snapshot.clients {
             let Some(socket) = sockets.next().flatten() else { continue };
             let slot = all.slots.len() as u32;
             // What came by the listener and is older may still be there, unless it has been read.
@@ -340,7 +344,7 @@ impl<S> Clients<S> {
             all.by_address.insert(address, slot);
             flows.into_iter().for_each(|flow| all.assign_slot(flow as usize, slot));
         }
-        let leaving = (0..image.leaving).filter_map(|_| sockets.next().flatten());
+        let leaving = (0..snapshot.leaving).filter_map(|_| sockets.next().flatten());
         all.leaving = leaving.collect();
         all
     }

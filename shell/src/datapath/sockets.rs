@@ -5,17 +5,17 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use flowgate_core::config::slots_for;
-use flowgate_core::snapshot::ImageError;
+use flowgate_core::snapshot::RestoreError;
 use flowgate_core::{FlowId, UdpManager};
 use serde::{Deserialize, Serialize};
 
-use crate::datapath::client::{Clients, ClientsImage};
+use crate::datapath::client::{Clients, ClientsSnapshot};
 use crate::datapath::egress::{self, EgressSockets};
 use crate::datapath::kernel::{Kernel, Linux, Socket};
 use crate::datapath::role::Role;
 use crate::datapath::send::queue::SendQueue;
 use crate::datapath::token::Token;
-use crate::datapath::upstream::{Upstream, UpstreamImage, Upstreams};
+use crate::datapath::upstream::{Upstream, UpstreamSnapshot, Upstreams};
 
 /// How many bytes may wait for sockets of one shard, all spill queues together.
 const SPILL_BUDGET: usize = 16 << 20;
@@ -77,22 +77,22 @@ impl<K: Kernel> Sockets<K> {
 
 /// What a shard's sockets were for, without the sockets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SocketsImage {
+pub struct SocketsSnapshot {
     listener_queue: SendQueue,
-    upstreams: Vec<UpstreamImage>,
-    clients: ClientsImage,
-    egress_sockets: [Vec<EgressSocketImage>; 2],
+    upstreams: Vec<UpstreamSnapshot>,
+    clients: ClientsSnapshot,
+    egress_sockets: [Vec<EgressSocketSnapshot>; 2],
     upstream_drops: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct EgressSocketImage {
+struct EgressSocketSnapshot {
     number: u32,
     v6: bool,
     send_queue: SendQueue,
 }
 
-impl SocketsImage {
+impl SocketsSnapshot {
     /// Whether the sockets can be those of these managers.
     ///
     /// # Errors
@@ -102,10 +102,10 @@ impl SocketsImage {
         &self,
         manager: &UdpManager,
         mirror: Option<&UdpManager>,
-    ) -> Result<(), ImageError> {
+    ) -> Result<(), RestoreError> {
         let mut of_flows = self.upstreams.iter().map(|upstream| upstream.flow.index());
         if of_flows.any(|flow| flow >= manager.slots()) || !self.clients.fits(manager.slots()) {
-            return Err(ImageError::Broken("a socket for no flow"));
+            return Err(RestoreError::Broken("a socket for no flow"));
         }
         let backends = [Some(manager), mirror].map(|m| m.map_or(0, |m| m.backends().len()));
         for (egress_sockets, backends) in self.egress_sockets.iter().zip(backends) {
@@ -113,7 +113,7 @@ impl SocketsImage {
                 .iter()
                 .any(|egress| !egress::is_number(egress.number as usize, backends))
             {
-                return Err(ImageError::Broken("a socket for no backend"));
+                return Err(RestoreError::Broken("a socket for no backend"));
             }
         }
         Ok(())
@@ -128,26 +128,26 @@ impl SocketsImage {
 
 impl Sockets<Linux> {
     /// What they are for.
-    pub fn image(&self) -> SocketsImage {
+    pub fn snapshot(&self) -> SocketsSnapshot {
         let egress_sockets = |role: Role| {
             let open = self.egress_sockets[role as usize].iter();
-            let image = open.map(|(number, egress)| EgressSocketImage {
+            let snapshot = open.map(|(number, egress)| EgressSocketSnapshot {
                 number: number as u32,
                 v6: egress.socket.is_v6(),
                 send_queue: egress.send_queue.clone(),
             });
-            image.collect()
+            snapshot.collect()
         };
-        SocketsImage {
+        SocketsSnapshot {
             listener_queue: self.listener_queue.clone(),
-            upstreams: self.upstreams.iter().map(Upstream::image).collect(),
-            clients: self.clients.image(),
+            upstreams: self.upstreams.iter().map(Upstream::snapshot).collect(),
+            clients: self.clients.snapshot(),
             egress_sockets: [Role::Primary, Role::Mirror].map(egress_sockets),
             upstream_drops: self.upstream_drops,
         }
     }
 
-    /// All of them but the listener, in the order of the [image](Self::image).
+    /// All of them but the listener, in the order of the [snapshot](Self::snapshot).
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let upstreams = self.upstreams.iter().map(|upstream| upstream.socket.as_fd());
         let clients = self.clients.sockets().map(AsFd::as_fd);
@@ -155,21 +155,21 @@ impl Sockets<Linux> {
         upstreams.chain(clients).chain(egress_sockets.map(|(_, egress)| egress.socket.as_fd()))
     }
 
-    /// What an image says, with the sockets that it was made of, in its order. Of those that are
+    /// What a snapshot says, with the sockets that it was made of, in its order. Of those that are
     /// missing the upstream sockets are returned, which have to be opened anew; others open by
     /// themselves when they are needed.
     pub fn restore(
         shard: u32,
         listener: Socket,
         max_flows: usize,
-        image: SocketsImage,
+        snapshot: SocketsSnapshot,
         descriptors: &mut impl Iterator<Item = Option<OwnedFd>>,
-    ) -> (Self, Vec<UpstreamImage>) {
+    ) -> (Self, Vec<UpstreamSnapshot>) {
         let mut sockets = Self::new(shard, listener, max_flows);
         let mut missing = Vec::new();
-        sockets.listener_queue = image.listener_queue;
-        sockets.upstream_drops = image.upstream_drops;
-        for upstream in image.upstreams {
+        sockets.listener_queue = snapshot.listener_queue;
+        sockets.upstream_drops = snapshot.upstream_drops;
+        for upstream in snapshot.upstreams {
             match descriptors.next().flatten() {
                 Some(fd) => {
                     let socket = Socket::adopt(fd, upstream.backend, upstream.source);
@@ -179,10 +179,11 @@ impl Sockets<Linux> {
             }
         }
         let mut of_clients = descriptors.map(|fd| fd.map(|fd| Socket::new(fd, true)));
-        sockets.clients = Clients::restore(image.clients, &mut of_clients);
-        for (egress_sockets, images) in sockets.egress_sockets.iter_mut().zip(image.egress_sockets)
+        sockets.clients = Clients::restore(snapshot.clients, &mut of_clients);
+        for (egress_sockets, snapshots) in
+            sockets.egress_sockets.iter_mut().zip(snapshot.egress_sockets)
         {
-            for EgressSocketImage { number, v6, send_queue } in images {
+            for EgressSocketSnapshot { number, v6, send_queue } in snapshots {
                 let Some(fd) = descriptors.next().flatten() else { continue };
                 egress_sockets.restore(number as usize, Socket::deaf(fd, v6), send_queue);
             }

@@ -64,8 +64,8 @@ impl<S> Upstream<S> {
     }
 
     /// What it is for, without the socket.
-    pub fn image(&self) -> UpstreamImage {
-        UpstreamImage {
+    pub fn snapshot(&self) -> UpstreamSnapshot {
+        UpstreamSnapshot {
             flow: self.flow,
             backend: self.backend,
             source: self.source,
@@ -77,10 +77,10 @@ impl<S> Upstream<S> {
         }
     }
 
-    /// What an image says, with a socket that is connected to its backend.
-    pub fn restore(socket: S, image: UpstreamImage) -> Self {
-        let UpstreamImage { flow, backend, source, ttl, drops, coalesces, no_gso, send_queue } =
-            image;
+    /// What a snapshot says, with a socket that is connected to its backend.
+    pub fn restore(socket: S, snapshot: UpstreamSnapshot) -> Self {
+        let UpstreamSnapshot { flow, backend, source, ttl, drops, coalesces, no_gso, send_queue } =
+            snapshot;
         let [no_gso_to_backend, no_gso_to_client] = no_gso;
         let new = Self::new(socket, flow, backend, source, ttl);
         Self { drops, send_queue, coalesces, no_gso_to_backend, no_gso_to_client, ..new }
@@ -116,7 +116,7 @@ impl<S> Upstream<S> {
 
 /// What an upstream socket is for, without the socket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct UpstreamImage {
+pub struct UpstreamSnapshot {
     /// The flow it serves.
     pub flow: FlowId,
     /// The backend that it is connected to.

@@ -19,8 +19,8 @@ use crate::datapath::report::{FlowFigures, ShardReport};
 use crate::datapath::role::Role;
 use crate::datapath::shard::{Readiness, Shard};
 use crate::datapath::token::Token;
-use crate::datapath::upstream::UpstreamImage;
-use crate::handover::snapshot::ShardImage;
+use crate::datapath::upstream::UpstreamSnapshot;
+use crate::handover::snapshot::ShardSnapshot;
 use crate::sys::clock::Clock;
 use crate::sys::mmsg::Arena;
 use crate::sys::netlink::AddressWatch;
@@ -64,7 +64,7 @@ pub enum Command {
     Release(OfShards<Shard<Linux>>),
     /// Say what all shards are, as plain data, with their numbers. Nothing is forwarded meanwhile,
     /// which takes some microseconds for every thousand flows.
-    Image(OfShards<ShardImage>),
+    Snapshot(OfShards<ShardSnapshot>),
     /// End all flows of a shard and close its listener.
     RemoveShard {
         /// The shard.
@@ -134,7 +134,7 @@ pub struct Adopted {
     /// The shard.
     pub shard: Shard<Linux>,
     /// The upstream sockets that it had and has not any more.
-    pub missing: Vec<UpstreamImage>,
+    pub missing: Vec<UpstreamSnapshot>,
 }
 
 /// Some flows of a shard.
@@ -345,8 +345,8 @@ impl Worker {
                 let all = numbered.filter_map(|(number, named)| Some((number, named?.shard)));
                 let _ = reply.send(all.collect());
             }
-            Command::Image(reply) => {
-                let _ = reply.send(self.of_shards(|shard| Some(ShardImage::of(shard))));
+            Command::Snapshot(reply) => {
+                let _ = reply.send(self.of_shards(|shard| Some(ShardSnapshot::of(shard))));
             }
             Command::RemoveShard { shard, reply } => {
                 if let Some(last) = self.remove_shard(shard, now) {

@@ -1,7 +1,7 @@
 //! What a process is, as plain data: what it hands over when another one takes its place, and what
 //! `flowgate snapshot` writes.
 //!
-//! It is sealed by the core ([`flowgate_core::snapshot`]), with a version and a checksum. Whoever
+//! It is encoded by the core ([`flowgate_core::snapshot`]), with a version and a checksum. Whoever
 //! has it can tell what the hash tables' keys are and who the clients were: it is as secret as the
 //! process's memory.
 
@@ -10,20 +10,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use flowgate_core::snapshot::{CountersImage, ImageError, ManagerImage, address};
+use flowgate_core::snapshot::{CountersSnapshot, ManagerSnapshot, RestoreError, address};
 use flowgate_core::{PreparedConfig, UdpManager};
 use serde::{Deserialize, Serialize};
 
-use crate::control::probe::ProbeImage;
+use crate::control::probe::ProbeSnapshot;
 use crate::control::service_state::ServiceState;
 use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::shard::Shard;
-use crate::datapath::sockets::{Sockets, SocketsImage};
-use crate::datapath::upstream::UpstreamImage;
+use crate::datapath::sockets::{Sockets, SocketsSnapshot};
+use crate::datapath::upstream::UpstreamSnapshot;
 
 /// A process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ProcessImage {
+pub struct ProcessSnapshot {
     /// Where its clock began, on the clock of the machine.
     pub clock_origin: Duration,
     /// The text of the configuration in force.
@@ -31,9 +31,9 @@ pub struct ProcessImage {
     /// How many reloads went well, and how many did not.
     pub reloads: [u64; 2],
     /// What its server is.
-    pub server: ServerImage,
+    pub server: ServerSnapshot,
     /// What the probes have found so far.
-    pub probes: Vec<ProbeImage>,
+    pub probes: Vec<ProbeSnapshot>,
     /// Whether it has a control socket, and where.
     pub control: Option<std::path::PathBuf>,
     /// Whether it has an HTTP listener, and where.
@@ -43,20 +43,20 @@ pub struct ProcessImage {
 
 /// A server. Its listeners are those of the configuration, in that order.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct ServerImage {
+pub struct ServerSnapshot {
     /// The addresses of each host that clusters name, as they were last resolved.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
     /// What was said of backends.
-    pub service_states: Vec<ServiceStateImage>,
+    pub service_states: Vec<ServiceStateSnapshot>,
     /// What listeners counted that are no more.
-    pub past: CountersImage,
+    pub past: CountersSnapshot,
     /// The listeners.
-    pub listeners: Vec<ListenerImage>,
+    pub listeners: Vec<ListenerSnapshot>,
 }
 
 /// What was said of one backend of a cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ServiceStateImage {
+pub struct ServiceStateSnapshot {
     /// The cluster's name.
     pub cluster: String,
     /// The backend.
@@ -68,7 +68,7 @@ pub struct ServiceStateImage {
 
 /// A listener.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ListenerImage {
+pub struct ListenerSnapshot {
     /// The address that it is bound to.
     #[serde(with = "address")]
     pub address: SocketAddr,
@@ -77,24 +77,24 @@ pub struct ListenerImage {
     /// The same of the cluster that mirrors its own, and that cluster's name.
     pub mirror_told: Option<(String, Vec<ServiceState>)>,
     /// Its shards, one for each socket.
-    pub shards: Vec<ShardImage>,
+    pub shards: Vec<ShardSnapshot>,
 }
 
 /// A shard.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ShardImage {
-    manager: ManagerImage,
-    mirror: Option<ManagerImage>,
-    sockets: SocketsImage,
+pub struct ShardSnapshot {
+    manager: ManagerSnapshot,
+    mirror: Option<ManagerSnapshot>,
+    sockets: SocketsSnapshot,
 }
 
-impl ShardImage {
+impl ShardSnapshot {
     /// What a shard is.
     pub fn of(shard: &Shard<Linux>) -> Self {
         Self {
-            manager: shard.manager().image(),
-            mirror: shard.mirror().map(UdpManager::image),
-            sockets: shard.sockets().image(),
+            manager: shard.manager().snapshot(),
+            mirror: shard.mirror().map(UdpManager::snapshot),
+            sockets: shard.sockets().snapshot(),
         }
     }
 
@@ -104,12 +104,12 @@ impl ShardImage {
     }
 
     /// What its manager was told to do.
-    pub fn manager(&self) -> &ManagerImage {
+    pub fn manager(&self) -> &ManagerSnapshot {
         &self.manager
     }
 
     /// What the manager of its mirror was told to do.
-    pub fn mirror(&self) -> Option<&ManagerImage> {
+    pub fn mirror(&self) -> Option<&ManagerSnapshot> {
         self.mirror.as_ref()
     }
 
@@ -118,14 +118,14 @@ impl ShardImage {
     ///
     /// # Errors
     ///
-    /// When the image contradicts itself.
+    /// When the snapshot contradicts itself.
     pub fn restore(
         self,
         number: u32,
         listener: Socket,
         prepared: [Option<&PreparedConfig>; 2],
         descriptors: &mut impl Iterator<Item = Option<OwnedFd>>,
-    ) -> Result<(Shard<Linux>, Vec<UpstreamImage>), ImageError> {
+    ) -> Result<(Shard<Linux>, Vec<UpstreamSnapshot>), RestoreError> {
         let (manager, mirror, sockets) = self.managers(prepared)?;
         let max_flows = manager.config().max_flows as usize;
         let (sockets, missing) =
@@ -133,12 +133,12 @@ impl ShardImage {
         Ok((Shard::with_sockets(sockets, manager, mirror), missing))
     }
 
-    /// Whether the shard can be restored, as far as that depends on the image.
+    /// Whether the shard can be restored, as far as that depends on the snapshot.
     ///
     /// # Errors
     ///
-    /// When the image contradicts itself.
-    pub fn check(&self, prepared: [Option<&PreparedConfig>; 2]) -> Result<(), ImageError> {
+    /// When the snapshot contradicts itself.
+    pub fn check(&self, prepared: [Option<&PreparedConfig>; 2]) -> Result<(), RestoreError> {
         self.clone().managers(prepared).map(drop)
     }
 
@@ -146,9 +146,10 @@ impl ShardImage {
     fn managers(
         self,
         [of_cluster, of_mirror]: [Option<&PreparedConfig>; 2],
-    ) -> Result<(UdpManager, Option<UdpManager>, SocketsImage), ImageError> {
+    ) -> Result<(UdpManager, Option<UdpManager>, SocketsSnapshot), RestoreError> {
         let manager = UdpManager::restore(self.manager, of_cluster)?;
-        let mirror = self.mirror.map(|image| UdpManager::restore(image, of_mirror)).transpose()?;
+        let mirror =
+            self.mirror.map(|snapshot| UdpManager::restore(snapshot, of_mirror)).transpose()?;
         self.sockets.check(&manager, mirror.as_ref())?;
         Ok((manager, mirror, self.sockets))
     }

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use flowgate::control::server::Prepared;
-use flowgate::handover::snapshot::ProcessImage;
+use flowgate::handover::snapshot::ProcessSnapshot;
 use flowgate_core::config::{Balance, ManagerConfig};
 use flowgate_core::proxy_protocol::ProxyHeader;
-use flowgate_core::snapshot::{ManagerImage, SnapshotError, open, seal};
+use flowgate_core::snapshot::{ManagerSnapshot, SnapshotError, decode, encode};
 use flowgate_core::{
     BackendEvent, Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output,
     UdpManager, UpstreamFailure,
@@ -24,27 +24,31 @@ const TIMEOUTS: usize = 64;
 /// be one that nobody has written: it is refused, or makes a manager that is sound, and stays so
 /// whatever happens to it.
 pub fn snapshot(data: &[u8]) {
-    if let Ok(image) = open::<ManagerImage>(data) {
-        assert_eq!(open(&seal(&image)), Ok(image), "what was opened is sealed as another");
+    if let Ok(snapshot) = decode::<ManagerSnapshot>(data) {
+        assert_eq!(
+            decode(&encode(&snapshot)),
+            Ok(snapshot),
+            "what was decoded is encoded as another"
+        );
     }
-    match open::<ManagerImage>(&seal(&Raw(data))) {
-        Ok(image) => go_on(image),
+    match decode::<ManagerSnapshot>(&encode(&Raw(data))) {
+        Ok(snapshot) => go_on(snapshot),
         Err(error) => assert_eq!(error, SnapshotError::Malformed, "the envelope is right"),
     }
-    if let Ok(image) = open::<ProcessImage>(&seal(&Raw(data))) {
-        look_at(&image);
+    if let Ok(snapshot) = decode::<ProcessSnapshot>(&encode(&Raw(data))) {
+        look_at(&snapshot);
     }
 }
 
-/// The image of a process is refused, or one of which everything can be made.
-fn look_at(image: &ProcessImage) {
-    let shards = || image.server.listeners.iter().flat_map(|listener| &listener.shards);
+/// The snapshot of a process is refused, or one of which everything can be made.
+fn look_at(snapshot: &ProcessSnapshot) {
+    let shards = || snapshot.server.listeners.iter().flat_map(|listener| &listener.shards);
     let managers = || shards().flat_map(|shard| [Some(shard.manager()), shard.mirror()]).flatten();
     if managers().all(|manager| is_small(manager.config())) {
         // Why it is refused makes no difference.
-        let _ = Prepared::of(&image.server);
+        let _ = Prepared::of(&snapshot.server);
     }
-    let _ = flowgate_config::parse(&image.config, "of another process");
+    let _ = flowgate_config::parse(&snapshot.config, "of another process");
 }
 
 fn is_small(config: &ManagerConfig) -> bool {
@@ -62,19 +66,19 @@ impl Serialize for Raw<'_> {
     }
 }
 
-fn go_on(image: ManagerImage) {
-    if !is_small(image.config()) {
+fn go_on(snapshot: ManagerSnapshot) {
+    if !is_small(snapshot.config()) {
         return;
     }
-    let sockets = image.flow_ids().count();
-    let Ok(mut manager) = UdpManager::restore(image, None) else { return };
+    let sockets = snapshot.flow_ids().count();
+    let Ok(mut manager) = UdpManager::restore(snapshot, None) else { return };
     manager.assert_invariants();
-    let written = manager.image();
+    let written = manager.snapshot();
     assert_eq!(written.flow_ids().count(), sockets, "a socket was lost");
-    let again = UdpManager::restore(written.clone(), None).expect("the image of a manager");
-    assert_eq!(again.image(), written, "what was restored is another");
+    let again = UdpManager::restore(written.clone(), None).expect("the snapshot of a manager");
+    assert_eq!(again.snapshot(), written, "what was restored is another");
     disturb(&mut manager);
-    UdpManager::restore(manager.image(), None).expect("the image of a manager");
+    UdpManager::restore(manager.snapshot(), None).expect("the snapshot of a manager");
 }
 
 /// Something of every kind happens to a manager, and then time passes.

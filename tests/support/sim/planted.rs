@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flowgate_core::counters::Counters;
-use flowgate_core::snapshot::ManagerImage;
+use flowgate_core::snapshot::ManagerSnapshot;
 use flowgate_core::{
     BackendEvent, BackendId, Deadline, DeadlineReason, Direction, DropReason, FlowId, Instant,
     ManagerInput, Output, UdpManager,
@@ -389,8 +389,8 @@ impl Subject for Planted {
         &self.manager
     }
 
-    fn image(&self) -> ManagerImage {
-        snapshot::forget(self.bug, self.manager.image())
+    fn snapshot(&self) -> ManagerSnapshot {
+        snapshot::forget(self.bug, self.manager.snapshot())
     }
 
     fn replace(&mut self, manager: UdpManager) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flowgate_core::config::Balance;
-use flowgate_core::snapshot::{open, seal};
+use flowgate_core::snapshot::{decode, encode};
 use flowgate_core::{Instant, ManagerInput, PreparedConfig, UdpManager};
 
 use super::action::{Action, Pause, Train, When};
@@ -201,9 +201,9 @@ impl<S: Subject> Simulation<S> {
         if config.cluster.balance == Balance::Maglev && self.prepared.is_none() {
             self.prepared = Some(PreparedConfig::new(config.clone()));
         }
-        let sealed = seal(&self.subject.image());
-        let image = open(&sealed).map_err(|error| Violation(error.to_string()))?;
-        let restored = UdpManager::restore(image, self.prepared.as_ref())
+        let encoded = encode(&self.subject.snapshot());
+        let snapshot = decode(&encoded).map_err(|error| Violation(error.to_string()))?;
+        let restored = UdpManager::restore(snapshot, self.prepared.as_ref())
             .map_err(|error| Violation(error.to_string()))?;
         restored.assert_invariants();
         self.subject.replace(restored);

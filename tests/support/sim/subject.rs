@@ -1,7 +1,7 @@
 //! What is tested: a manager, or something that pretends to be one.
 
 use flowgate_core::counters::Counters;
-use flowgate_core::snapshot::ManagerImage;
+use flowgate_core::snapshot::ManagerSnapshot;
 use flowgate_core::{Deadline, Instant, ManagerInput, Output, UdpManager};
 
 use super::Setting;
@@ -31,8 +31,8 @@ pub trait Subject: Clone {
     fn manager(&self) -> &UdpManager;
 
     /// What it writes down of its state.
-    fn image(&self) -> ManagerImage {
-        self.manager().image()
+    fn snapshot(&self) -> ManagerSnapshot {
+        self.manager().snapshot()
     }
 
     /// Goes on with a manager that was made of what it has written down.

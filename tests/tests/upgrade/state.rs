@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use flowgate::handover::snapshot::ProcessImage;
+use flowgate::handover::snapshot::ProcessSnapshot;
 use flowgate_tests::e2e::{Peer, eventually, simple_config};
 use flowgate_tests::skip::skip;
 use nix::sys::signal::Signal;
@@ -316,8 +316,9 @@ fn a_snapshot_says_what_the_process_is() {
     backend.receive();
     let snapshot = flowgate.ask(&["snapshot"]);
     assert!(snapshot.status.success());
-    let image: ProcessImage = flowgate_core::snapshot::open(&snapshot.stdout).expect("a snapshot");
-    assert!(image.config.contains(&backend.address().to_string()));
-    assert_eq!(image.server.listeners[0].address, address);
-    assert_eq!(image.server.listeners[0].shards[0].manager().flow_ids().count(), 1);
+    let snapshot: ProcessSnapshot =
+        flowgate_core::snapshot::decode(&snapshot.stdout).expect("a snapshot");
+    assert!(snapshot.config.contains(&backend.address().to_string()));
+    assert_eq!(snapshot.server.listeners[0].address, address);
+    assert_eq!(snapshot.server.listeners[0].shards[0].manager().flow_ids().count(), 1);
 }

@@ -1,17 +1,17 @@
 //! The wheel as plain data.
 
 use super::{LEVELS, Link, NIL, SLOTS, TICK, TimerWheel};
-use crate::snapshot::ImageError;
+use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
-use crate::snapshot::parts::{TimerPlaceImage, TimersImage};
+use crate::snapshot::parts::{TimerPlaceSnapshot, TimersSnapshot};
 use crate::time::Instant;
 
 impl TimerWheel {
-    pub(crate) fn image(&self) -> TimersImage {
+    pub(crate) fn snapshot(&self) -> TimersSnapshot {
         let place = |(level, slot): (usize, usize)| {
             let next = |&timer: &u32| self.links.get(timer as usize).map(|link| link.next);
             let all = core::iter::successors(Some(self.heads[level][slot]), next);
-            TimerPlaceImage {
+            TimerPlaceSnapshot {
                 level: level as u8,
                 slot: slot as u8,
                 timers: all.take_while(|&timer| timer != NIL).collect(),
@@ -19,20 +19,20 @@ impl TimerWheel {
         };
         let places = (0..LEVELS).flat_map(|level| (0..SLOTS).map(move |slot| (level, slot)));
         let occupied = places.filter(|&(level, slot)| self.occupied[level] >> slot & 1 == 1);
-        TimersImage { elapsed: self.elapsed, places: occupied.map(place).collect() }
+        TimersSnapshot { elapsed: self.elapsed, places: occupied.map(place).collect() }
     }
 
     /// A wheel for timers `0..timers`, each of which is scheduled, and for no fewer than `capacity`.
     pub(crate) fn restored(
-        image: &TimersImage,
+        snapshot: &TimersSnapshot,
         timers: usize,
         capacity: usize,
-    ) -> Result<Self, ImageError> {
-        let is_an_instant = image.elapsed <= Instant::FAR_FUTURE.as_millis();
+    ) -> Result<Self, RestoreError> {
+        let is_an_instant = snapshot.elapsed <= Instant::FAR_FUTURE.as_millis();
         require!(is_an_instant, "the timers are beyond the end of time");
-        let mut wheel = Self::new(capacity.max(timers), Instant::from_millis(image.elapsed));
+        let mut wheel = Self::new(capacity.max(timers), Instant::from_millis(snapshot.elapsed));
         wheel.links.resize(timers, Link::UNSCHEDULED);
-        for place in &image.places {
+        for place in &snapshot.places {
             let (level, slot) = (usize::from(place.level), usize::from(place.slot));
             require!(level < LEVELS && slot < SLOTS, "a timer beyond the wheel");
             let is_new = wheel.occupied[level] >> slot & 1 == 0;

@@ -8,16 +8,16 @@ use super::{Expected, FlowTable};
 use crate::collections::slots::Slots;
 use crate::config::slots_for;
 use crate::flow::UdpFlow;
-use crate::snapshot::ImageError;
+use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
-use crate::snapshot::parts::{FlowImage, FlowsImage};
+use crate::snapshot::parts::{FlowSnapshot, FlowsSnapshot};
 
 impl FlowTable {
     /// The table alone: no queues, and nothing of flows that rest.
-    pub(crate) fn image(&self) -> FlowsImage {
-        let alive = self.flows.iter().filter_map(|(slot, flow)| flow.image(slot as u32));
-        let quarantined = self.in_quarantine().map(|(slot, flow)| flow.resting_image(slot as u32));
-        FlowsImage {
+    pub(crate) fn snapshot(&self) -> FlowsSnapshot {
+        let alive = self.flows.iter().filter_map(|(slot, flow)| flow.snapshot(slot as u32));
+        let quarantined = self.in_quarantine().map(|(slot, flow)| flow.idle_snapshot(slot as u32));
+        FlowsSnapshot {
             hash_keys: self.hash_keys,
             next_generation: self.next_generation,
             alive: alive.collect(),
@@ -31,45 +31,51 @@ impl FlowTable {
     }
 
     /// The table, with those that rest.
-    pub(crate) fn restored(image: &FlowsImage, capacity: usize) -> Result<Self, ImageError> {
-        let used =
-            image.alive.len() + image.resting.len() + image.quarantined.len() + image.vacant.len();
+    pub(crate) fn restored(
+        snapshot: &FlowsSnapshot,
+        capacity: usize,
+    ) -> Result<Self, RestoreError> {
+        let used = snapshot.alive.len()
+            + snapshot.resting.len()
+            + snapshot.quarantined.len()
+            + snapshot.vacant.len();
         let mut broken = None;
-        let alive = image.alive.iter().map_while(|flow| {
+        let alive = snapshot.alive.iter().map_while(|flow| {
             let restored = UdpFlow::restored(flow).map_err(|error| broken = Some(error));
             Some((flow.slot, restored.ok()?))
         });
-        let resting = image.resting.iter().map(|flow| (flow.slot, UdpFlow::restored_resting(flow)));
-        let quarantined = image.quarantined.iter();
+        let resting =
+            snapshot.resting.iter().map(|flow| (flow.slot, UdpFlow::restored_resting(flow)));
+        let quarantined = snapshot.quarantined.iter();
         let quarantined = quarantined.map(|flow| (flow.slot, UdpFlow::restored_quarantined(flow)));
         let all = alive.chain(resting).chain(quarantined);
-        let flows = Slots::restored(used, slots_for(capacity), all, &image.vacant);
+        let flows = Slots::restored(used, slots_for(capacity), all, &snapshot.vacant);
         if let Some(broken) = broken {
             return Err(broken);
         }
         let Some(flows) = flows else {
-            return Err(ImageError::Broken("a slot of the flow table is named twice, or never"));
+            return Err(RestoreError::Broken("a slot of the flow table is named twice, or never"));
         };
         let mut restored = Self {
             flows,
-            resting: image.resting.len(),
-            quarantined: image.quarantined.len(),
-            index: HashTable::with_capacity(capacity.max(image.alive.len()) * 2),
-            hash_keys: image.hash_keys,
+            resting: snapshot.resting.len(),
+            quarantined: snapshot.quarantined.len(),
+            index: HashTable::with_capacity(capacity.max(snapshot.alive.len()) * 2),
+            hash_keys: snapshot.hash_keys,
             capacity,
-            next_generation: image.next_generation,
+            next_generation: snapshot.next_generation,
             expected: Expected::NOTHING,
         };
-        restored.restore_index(&image.alive)?;
-        restored.restore_rings(&image.alive)?;
+        restored.restore_index(&snapshot.alive)?;
+        restored.restore_rings(&snapshot.alive)?;
         Ok(restored)
     }
 
     /// Makes flows findable.
-    fn restore_index(&mut self, alive: &[FlowImage]) -> Result<(), ImageError> {
+    fn restore_index(&mut self, alive: &[FlowSnapshot]) -> Result<(), RestoreError> {
         let Self { flows, index, hash_keys, .. } = self;
-        for image in alive {
-            let flow = &flows[image.slot as usize];
+        for snapshot in alive {
+            let flow = &flows[snapshot.slot as usize];
             if !flow.is_findable() {
                 continue;
             }
@@ -77,20 +83,20 @@ impl FlowTable {
             let rehash = |&at: &u32| flows[at as usize].key().hash(*hash_keys);
             let hash = flow.key().hash(*hash_keys);
             require!(index.find(hash, is_key).is_none(), "a client has two flows");
-            index.insert_unique(hash, image.slot, rehash);
+            index.insert_unique(hash, snapshot.slot, rehash);
         }
         Ok(())
     }
 
     /// Links the branches that carry the same client's datagrams: where each branch is followed by one and
     /// follows one, every ring closes.
-    fn restore_rings(&mut self, alive: &[FlowImage]) -> Result<(), ImageError> {
+    fn restore_rings(&mut self, alive: &[FlowSnapshot]) -> Result<(), RestoreError> {
         let branches =
             || alive.iter().filter_map(|branch| Some((branch.slot, branch.next_branch?)));
         let mut followed = Vec::new();
         for (slot, next) in branches() {
             let Some((next_id, next_flow)) = self.alive_at(next as usize) else {
-                return Err(ImageError::Broken("a ring that leads nowhere"));
+                return Err(RestoreError::Broken("a ring that leads nowhere"));
             };
             let key = self.flows[slot as usize].key();
             require!(next != slot && next_flow.has_key(&key), "a ring of two clients");

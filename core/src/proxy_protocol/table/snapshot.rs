@@ -7,20 +7,20 @@ use crate::collections::lists::Queues;
 use crate::collections::slots::Slots;
 use crate::config::MAX_FLOWS;
 use crate::flow::key::FlowKey;
-use crate::snapshot::ImageError;
+use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
-use crate::snapshot::parts::{ProxiesImage, ProxyImage};
+use crate::snapshot::parts::{ProxiesSnapshot, ProxySnapshot};
 
 impl Proxies {
-    pub(crate) fn image(&self) -> ProxiesImage {
-        let known = self.proxies.iter().map(|(number, proxy)| ProxyImage {
+    pub(crate) fn snapshot(&self) -> ProxiesSnapshot {
+        let known = self.proxies.iter().map(|(number, proxy)| ProxySnapshot {
             number: number as u32,
-            key: proxy.key.image(),
+            key: proxy.key.snapshot(),
             client: proxy.proxied.client,
             destination: proxy.proxied.destination,
             until: proxy.until,
         });
-        ProxiesImage {
+        ProxiesSnapshot {
             hash_keys: self.hash_keys,
             capacity: self.capacity as u32,
             known: known.collect(),
@@ -32,45 +32,46 @@ impl Proxies {
     /// The proxies, where `of_flows` are the numbers of those of all flows. There must be room for
     /// those of so many flows.
     pub(crate) fn restored(
-        image: &ProxiesImage,
+        snapshot: &ProxiesSnapshot,
         flows: usize,
         of_flows: impl Iterator<Item = u32>,
-    ) -> Result<Self, ImageError> {
-        let (capacity, used) = (image.capacity as usize, image.known.len() + image.vacant.len());
+    ) -> Result<Self, RestoreError> {
+        let (capacity, used) =
+            (snapshot.capacity as usize, snapshot.known.len() + snapshot.vacant.len());
         let least = if flows == 0 { 0 } else { flows + WITHOUT_FLOWS };
         let most = MAX_FLOWS as usize + WITHOUT_FLOWS;
         let is_possible = (least..=most).contains(&capacity) && used <= capacity;
         require!(is_possible, "an impossible number of proxies");
-        let restore = |proxy: &ProxyImage| Proxy {
+        let restore = |proxy: &ProxySnapshot| Proxy {
             key: FlowKey::restored(&proxy.key),
             proxied: ProxiedClient { client: proxy.client, destination: proxy.destination },
             flows: 0,
             until: proxy.until,
         };
-        let known = image.known.iter().map(|proxy| (proxy.number, restore(proxy)));
-        let Some(proxies) = Slots::restored(used, capacity, known, &image.vacant) else {
-            return Err(ImageError::Broken("the number of a proxy is named twice, or never"));
+        let known = snapshot.known.iter().map(|proxy| (proxy.number, restore(proxy)));
+        let Some(proxies) = Slots::restored(used, capacity, known, &snapshot.vacant) else {
+            return Err(RestoreError::Broken("the number of a proxy is named twice, or never"));
         };
         let mut restored = Self {
             proxies,
             index: HashTable::with_capacity(capacity * 2),
             idle: Queues::new(1, capacity),
-            hash_keys: image.hash_keys,
+            hash_keys: snapshot.hash_keys,
             capacity,
         };
-        restored.restore_index(image)?;
+        restored.restore_index(snapshot)?;
         for number in of_flows {
             match restored.proxies.get_mut(number as usize) {
                 Some(proxy) => proxy.flows += 1,
-                None => return Err(ImageError::Broken("a flow without its proxy")),
+                None => return Err(RestoreError::Broken("a flow without its proxy")),
             }
         }
-        restored.restore_idle(image)?;
+        restored.restore_idle(snapshot)?;
         Ok(restored)
     }
 
-    fn restore_index(&mut self, image: &ProxiesImage) -> Result<(), ImageError> {
-        for proxy in &image.known {
+    fn restore_index(&mut self, snapshot: &ProxiesSnapshot) -> Result<(), RestoreError> {
+        for proxy in &snapshot.known {
             let key = self.proxies[proxy.number as usize].key;
             require!(key.client.proxy().is_none(), "a proxy behind a proxy");
             require!(self.find(&key).is_none(), "a proxy has two numbers");
@@ -81,15 +82,15 @@ impl Proxies {
         Ok(())
     }
 
-    fn restore_idle(&mut self, image: &ProxiesImage) -> Result<(), ImageError> {
-        for &number in &image.idle {
+    fn restore_idle(&mut self, snapshot: &ProxiesSnapshot) -> Result<(), RestoreError> {
+        for &number in &snapshot.idle {
             let is_idle = self.proxies.get(number as usize).is_some_and(|proxy| proxy.flows == 0);
             let is_new = self.idle.queue_of(number as usize).is_none();
             require!(is_idle && is_new, "a proxy without flows that has some, or is there twice");
             self.idle.push(IDLE, number as usize);
         }
         let idle = self.proxies.iter().filter(|(_, proxy)| proxy.flows == 0).count();
-        require!(idle == image.idle.len(), "a proxy without flows is forgotten");
+        require!(idle == snapshot.idle.len(), "a proxy without flows is forgotten");
         Ok(())
     }
 }

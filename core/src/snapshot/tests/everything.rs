@@ -138,9 +138,9 @@ fn race(manager: &mut UdpManager) {
     ask(manager, client(1), None, b"again", after(4));
     answer(manager, branches[1], after(5));
     // A change of the mode would end them.
-    let mut image = manager.image();
-    image.config.cluster.mode = Mode::Session { mirrored_per_million: 500_000 };
-    *manager = UdpManager::restore(image, None).unwrap();
+    let mut snapshot = manager.snapshot();
+    snapshot.config.cluster.mode = Mode::Session { mirrored_per_million: 500_000 };
+    *manager = UdpManager::restore(snapshot, None).unwrap();
     configure(manager, after(6), |config| {
         // The last one keeps its place, and counts as removed.
         config.cluster.backends.pop();

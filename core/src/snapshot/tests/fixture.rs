@@ -24,7 +24,7 @@ fn committed(format: u16) -> Vec<u8> {
 #[ignore = "writes into the source tree"]
 fn writes_the_fixture_of_todays_format() {
     let path = fixture(VERSION);
-    fs::write(&path, sealed()).unwrap();
+    fs::write(&path, encoded()).unwrap();
     println!("{} was written", path.display());
 }
 
@@ -33,27 +33,28 @@ fn the_fixture_of_every_format_can_be_read() {
     for format in OLDEST_VERSION..=VERSION {
         let bytes = committed(format);
         assert_eq!(bytes[8..10], format.to_le_bytes());
-        let image = open_image(&bytes).unwrap_or_else(|error| {
+        let snapshot = decode_manager(&bytes).unwrap_or_else(|error| {
             panic!("format {format}: {error}. If documents have changed, VERSION has to grow")
         });
-        let restored = UdpManager::restore(image.clone(), None).expect("the image of a manager");
+        let restored =
+            UdpManager::restore(snapshot.clone(), None).expect("the snapshot of a manager");
         restored.assert_invariants();
-        assert_eq!(restored.image(), image);
+        assert_eq!(restored.snapshot(), snapshot);
     }
 }
 
 #[test]
 fn the_fixture_of_todays_format_would_be_written_the_same() {
     let bytes = committed(VERSION);
-    let image = open_image(&bytes).expect("a snapshot of today's format");
-    assert_eq!(seal(&image), bytes, "what is written is another format: VERSION has to grow");
+    let snapshot = decode_manager(&bytes).expect("a snapshot of today's format");
+    assert_eq!(encode(&snapshot), bytes, "what is written is another format: VERSION has to grow");
 }
 
 #[test]
 fn the_fixture_holds_what_was_put_into_it() {
-    let image = open_image(&committed(VERSION)).expect("a snapshot of today's format");
-    assert_eq!(image.config().address, "[fe80::53%2]:53".parse().unwrap());
-    let manager = UdpManager::restore(image, None).expect("the image of a manager");
+    let snapshot = decode_manager(&committed(VERSION)).expect("a snapshot of today's format");
+    assert_eq!(snapshot.config().address, "[fe80::53%2]:53".parse().unwrap());
+    let manager = UdpManager::restore(snapshot, None).expect("the snapshot of a manager");
     let flow_of = |number| {
         let mut flows = manager.flows().map(|(_, flow)| flow);
         flows.find(|flow| flow.client() == client(number)).expect("its flow")

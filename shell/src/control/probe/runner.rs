@@ -12,7 +12,9 @@ use tracing::{info, warn};
 
 use super::tcp::TcpProbe;
 use super::udp::UdpProbe;
-use super::{Command, Findings, HealthChange, Probe, ProbeImage, ProbeTarget, TargetKey, failure};
+use super::{
+    Command, Findings, HealthChange, Probe, ProbeSnapshot, ProbeTarget, TargetKey, failure,
+};
 use crate::sys::clock::Clock;
 
 /// There is a new set of targets, or the thread is to end. Every other token is the number of the
@@ -117,9 +119,9 @@ impl<F: Fn(HealthChange)> Runner<F> {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Probe(targets)) => self.set_targets(targets),
-                Ok(Command::Image(reply)) => {
+                Ok(Command::Snapshot(reply)) => {
                     // Whoever asked may have gone.
-                    let _ = reply.send(self.image());
+                    let _ = reply.send(self.snapshot());
                 }
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
@@ -140,10 +142,10 @@ impl<F: Fn(HealthChange)> Runner<F> {
         self.known.clear();
     }
 
-    fn image(&self) -> Vec<ProbeImage> {
+    fn snapshot(&self) -> Vec<ProbeSnapshot> {
         let opinion = |(key, id): (&TargetKey, &TargetId)| {
             let Opinion { is_up, against } = self.checker.opinion(*id)?;
-            Some(ProbeImage { key: key.clone(), is_up, against })
+            Some(ProbeSnapshot { key: key.clone(), is_up, against })
         };
         self.ids.iter().filter_map(opinion).collect()
     }

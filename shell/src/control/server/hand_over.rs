@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use flowgate_config::{Config, Listener};
 use flowgate_core::PreparedConfig;
 use flowgate_core::counters::Counters;
-use flowgate_core::snapshot::ImageError;
+use flowgate_core::snapshot::RestoreError;
 
 use super::mirrors::Mirror;
 use super::service_states::ServiceStates;
@@ -15,7 +15,7 @@ use crate::datapath::kernel::Linux;
 use crate::datapath::listener::{self, Buffers};
 use crate::datapath::shard::Shard;
 use crate::datapath::worker::{Adopted, Command};
-use crate::handover::snapshot::{ListenerImage, ServerImage, ShardImage};
+use crate::handover::snapshot::{ListenerSnapshot, ServerSnapshot, ShardSnapshot};
 
 /// What nobody serves at the moment: the shards of a server, with their sockets.
 pub struct Released {
@@ -35,15 +35,15 @@ impl Released {
 
 /// Why a server cannot be taken up.
 #[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// The image contradicts itself.
+pub enum ServerRestoreError {
+    /// The snapshot contradicts itself.
     #[error(transparent)]
-    Image(#[from] ImageError),
+    Snapshot(#[from] RestoreError),
     /// It is not one of this configuration.
-    #[error("it has {image} listeners, and its configuration {config}")]
+    #[error("it has {snapshot} listeners, and its configuration {config}")]
     OtherListeners {
         /// How many it has.
-        image: usize,
+        snapshot: usize,
         /// How many there should be.
         config: usize,
     },
@@ -52,19 +52,19 @@ pub enum RestoreError {
     Start(#[from] StartError),
 }
 
-/// What was made beforehand of an earlier image of the same server, to save time when it counts:
+/// What was made beforehand of an earlier snapshot of the same server, to save time when it counts:
 /// for each listener the configurations of its manager and of its mirror's.
 #[derive(Default)]
 pub struct Prepared(Vec<[Option<PreparedConfig>; 2]>);
 
 impl Prepared {
-    /// Makes it, and finds out on the way whether a server can be made of the image.
+    /// Makes it, and finds out on the way whether a server can be made of the snapshot.
     ///
     /// # Errors
     ///
-    /// When the image contradicts itself.
-    pub fn of(image: &ServerImage) -> Result<Self, ImageError> {
-        let prepare = |listener: &ListenerImage| match listener.shards.first() {
+    /// When the snapshot contradicts itself.
+    pub fn of(snapshot: &ServerSnapshot) -> Result<Self, RestoreError> {
+        let prepare = |listener: &ListenerSnapshot| match listener.shards.first() {
             Some(first) => {
                 let of_manager = PreparedConfig::new(first.manager().config().clone());
                 let of_mirror = first.mirror().map(|m| PreparedConfig::new(m.config().clone()));
@@ -72,8 +72,8 @@ impl Prepared {
             }
             None => [None, None],
         };
-        let prepared = Self(image.listeners.iter().map(prepare).collect());
-        for (place, listener) in image.listeners.iter().enumerate() {
+        let prepared = Self(snapshot.listeners.iter().map(prepare).collect());
+        for (place, listener) in snapshot.listeners.iter().enumerate() {
             let prepared = prepared.of_listener(place);
             listener.shards.iter().try_for_each(|shard| shard.check(prepared))?;
         }
@@ -90,9 +90,9 @@ impl Prepared {
 
 impl Server {
     /// What it is at the moment. It goes on serving.
-    pub fn image(&self) -> ServerImage {
-        let mut images = self.ask(Command::Image);
-        self.image_with(|listener| listener.take_its(&mut images))
+    pub fn snapshot(&self) -> ServerSnapshot {
+        let mut snapshots = self.ask(Command::Snapshot);
+        self.snapshot_with(|listener| listener.take_its(&mut snapshots))
     }
 
     /// Copies of the sockets of all listeners.
@@ -104,13 +104,14 @@ impl Server {
     /// Lets go of all shards, and says what it was: nobody serves them, and what comes for them waits
     /// in their sockets' buffers, until they are served again. Nothing else may be done with this
     /// server meanwhile.
-    pub fn release(&self) -> (ServerImage, Released) {
+    pub fn release(&self) -> (ServerSnapshot, Released) {
         let mut all = self.ask(Command::Release);
         let of_listener = |listener: &BoundListener| listener.take_its(&mut all);
         let shards: Vec<_> = self.listeners.iter().map(of_listener).collect();
-        let mut images = shards.iter().map(|shards| shards.iter().map(ShardImage::of).collect());
-        let image = self.image_with(|_| images.next().unwrap_or_default());
-        (image, Released { shards })
+        let mut snapshots =
+            shards.iter().map(|shards| shards.iter().map(ShardSnapshot::of).collect());
+        let snapshot = self.snapshot_with(|_| snapshots.next().unwrap_or_default());
+        (snapshot, Released { shards })
     }
 
     /// Serves again what it released.
@@ -121,56 +122,62 @@ impl Server {
         self.serve(all.collect());
     }
 
-    fn image_with(&self, mut shards: impl FnMut(&BoundListener) -> Vec<ShardImage>) -> ServerImage {
-        let image = |listener: &BoundListener| ListenerImage {
+    fn snapshot_with(
+        &self,
+        mut shards: impl FnMut(&BoundListener) -> Vec<ShardSnapshot>,
+    ) -> ServerSnapshot {
+        let snapshot = |listener: &BoundListener| ListenerSnapshot {
             address: listener.address,
             told: listener.told.clone(),
             mirror_told: listener.mirror.as_ref().map(Mirror::told),
             shards: shards(listener),
         };
-        ServerImage {
+        ServerSnapshot {
             hosts: self.hosts.clone(),
-            service_states: self.service_states.image(),
-            past: self.past.image(),
-            listeners: self.listeners.iter().map(image).collect(),
+            service_states: self.service_states.snapshot(),
+            past: self.past.snapshot(),
+            listeners: self.listeners.iter().map(snapshot).collect(),
         }
     }
 
-    /// Becomes what an image of another server says, which worked by `config`, with its sockets in
+    /// Becomes what a snapshot of another server says, which worked by `config`, with its sockets in
     /// the order of [`Released::descriptors`]. Where one is missing, another is opened in its stead.
     /// Nothing is served yet: what is to be given to [`serve`](Self::serve) is returned. This server
     /// must not have any listeners.
     ///
     /// # Errors
     ///
-    /// When the image contradicts itself or the configuration, or a listener that is missing cannot
+    /// When the snapshot contradicts itself or the configuration, or a listener that is missing cannot
     /// be bound.
     pub fn restore(
         &mut self,
-        image: ServerImage,
+        snapshot: ServerSnapshot,
         config: &Config,
         prepared: &Prepared,
         descriptors: impl IntoIterator<Item = Option<OwnedFd>>,
-    ) -> Result<Vec<Vec<Adopted>>, RestoreError> {
-        let counts = (image.listeners.len(), config.listeners.len());
+    ) -> Result<Vec<Vec<Adopted>>, ServerRestoreError> {
+        let counts = (snapshot.listeners.len(), config.listeners.len());
         if counts.0 != counts.1 {
-            return Err(RestoreError::OtherListeners { image: counts.0, config: counts.1 });
+            return Err(ServerRestoreError::OtherListeners {
+                snapshot: counts.0,
+                config: counts.1,
+            });
         }
-        for (host, addresses) in image.hosts {
-            // What was resolved here is newer, and there may be names that the image does not know.
+        for (host, addresses) in snapshot.hosts {
+            // What was resolved here is newer, and there may be names that the snapshot does not know.
             self.hosts.entry(host).or_insert(addresses);
         }
-        self.service_states = ServiceStates::restore(image.service_states);
+        self.service_states = ServiceStates::restore(snapshot.service_states);
         // All flows of those listeners have ended.
-        self.past = Counters::restored(&image.past, 0)?;
+        self.past = Counters::restored(&snapshot.past, 0)?;
         self.clusters.clone_from(&config.clusters);
 
         let mut descriptors = descriptors.into_iter();
         let mut groups = Vec::new();
-        for (listener, settings) in image.listeners.iter().zip(&config.listeners) {
+        for (listener, settings) in snapshot.listeners.iter().zip(&config.listeners) {
             let bound = descriptors.by_ref().take(listener.shards.len()).flatten().collect();
             let settings = Listener { address: listener.address, ..settings.clone() };
-            let all = image.listeners.iter().zip(&config.listeners);
+            let all = snapshot.listeners.iter().zip(&config.listeners);
             let others = all.map(|(other, settings)| (other.address, settings.v6_only));
             let others = others.filter(|(other, _)| *other != listener.address);
             let group = listener::complete(&settings, listener.shards.len(), others, bound);
@@ -178,16 +185,17 @@ impl Server {
         }
         let mut number = 0..;
         let mut all = Vec::new();
-        for (place, listener) in image.listeners.into_iter().enumerate() {
+        for (place, listener) in snapshot.listeners.into_iter().enumerate() {
             let settings = &config.listeners[place];
             let prepared = prepared.of_listener(place);
             let mut restored = self.describe(settings, &listener, prepared)?;
             let mut shards = Vec::new();
             let sockets = std::mem::take(&mut groups[place]);
-            for ((image, socket), number) in
+            for ((snapshot, socket), number) in
                 listener.shards.into_iter().zip(sockets).zip(&mut number)
             {
-                let (shard, missing) = image.restore(number, socket, prepared, &mut descriptors)?;
+                let (shard, missing) =
+                    snapshot.restore(number, socket, prepared, &mut descriptors)?;
                 let like = restored.configurations.first().or(prepared[0]);
                 let config = shard.manager().config().clone();
                 restored.configurations.push(match like {
@@ -203,18 +211,18 @@ impl Server {
         Ok(all)
     }
 
-    /// A listener as an image describes it, without its shards.
+    /// A listener as a snapshot describes it, without its shards.
     fn describe(
         &self,
         settings: &Listener,
-        image: &ListenerImage,
+        snapshot: &ListenerSnapshot,
         prepared: [Option<&PreparedConfig>; 2],
-    ) -> Result<BoundListener, RestoreError> {
-        let of_mirrors = image.shards.first().and_then(ShardImage::mirror);
+    ) -> Result<BoundListener, ServerRestoreError> {
+        let of_mirrors = snapshot.shards.first().and_then(ShardSnapshot::mirror);
         let mirror =
-            image.mirror_told.as_ref().zip(of_mirrors).and_then(|((name, told), image)| {
+            snapshot.mirror_told.as_ref().zip(of_mirrors).and_then(|((name, told), snapshot)| {
                 let cluster = self.clusters.iter().find(|cluster| cluster.name == *name)?;
-                let config = image.config().clone();
+                let config = snapshot.config().clone();
                 let configuration = match prepared[1] {
                     Some(like) => like.updated(config),
                     None => PreparedConfig::new(config),
@@ -224,13 +232,13 @@ impl Server {
         Ok(BoundListener {
             shards: Vec::new(),
             settings: settings.clone(),
-            address: image.address,
+            address: snapshot.address,
             flows_max: 0,
             sockets: Vec::new(),
             name: settings.name.as_str().into(),
             buffers: Buffers::of(settings),
             configurations: Vec::new(),
-            told: image.told.clone(),
+            told: snapshot.told.clone(),
             mirror,
         })
     }

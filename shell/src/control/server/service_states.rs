@@ -7,7 +7,7 @@ use flowgate_core::config::BackendConfig;
 use flowgate_core::{BackendEvent, BackendId};
 
 use crate::control::service_state::ServiceState;
-use crate::handover::snapshot::ServiceStateImage;
+use crate::handover::snapshot::ServiceStateSnapshot;
 
 /// All backends of which anything was said.
 #[derive(Debug, Default)]
@@ -49,11 +49,11 @@ impl ServiceStates {
     }
 
     /// All of it as plain data.
-    pub(super) fn image(&self) -> Vec<ServiceStateImage> {
+    pub(super) fn snapshot(&self) -> Vec<ServiceStateSnapshot> {
         let of_cluster = |(cluster, backends): (&String, &HashMap<SocketAddr, ServiceState>)| {
             let cluster = cluster.clone();
             let all = backends.clone().into_iter();
-            all.map(move |(backend, service_state)| ServiceStateImage {
+            all.map(move |(backend, service_state)| ServiceStateSnapshot {
                 cluster: cluster.clone(),
                 backend,
                 service_state,
@@ -63,9 +63,9 @@ impl ServiceStates {
     }
 
     /// What plain data says.
-    pub(super) fn restore(images: Vec<ServiceStateImage>) -> Self {
+    pub(super) fn restore(snapshots: Vec<ServiceStateSnapshot>) -> Self {
         let mut service_states = Self::default();
-        for ServiceStateImage { cluster, backend, service_state } in images {
+        for ServiceStateSnapshot { cluster, backend, service_state } in snapshots {
             service_states.change(&cluster, backend, |there| *there = service_state);
         }
         service_states

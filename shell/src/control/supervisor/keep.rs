@@ -14,14 +14,14 @@ use super::Supervisor;
 use super::take_over::Candidate;
 use crate::control::log::LevelHandle;
 use crate::handover::fdstore::Kept;
-use crate::handover::snapshot::{ProcessImage, ServerImage};
+use crate::handover::snapshot::{ProcessSnapshot, ServerSnapshot};
 use crate::sys::sockopt::cookie;
 
 /// What is kept of a process, beside its sockets.
 #[derive(Serialize, Deserialize)]
-struct KeptImage {
-    process: ProcessImage,
-    /// Which socket is which, in the order of the image.
+struct KeptSnapshot {
+    process: ProcessSnapshot,
+    /// Which socket is which, in the order of the snapshot.
     cookies: Vec<u64>,
 }
 
@@ -41,7 +41,7 @@ impl Supervisor {
         if self.notifier.room() == 0 || self.upgrade.is_some() {
             return false;
         }
-        let image = self.image(ServerImage::default());
+        let snapshot = self.process_snapshot(ServerSnapshot::default());
         let (server, released) = self.server.release();
         let descriptors: Vec<_> = released.descriptors().collect();
         if descriptors.len() >= self.notifier.room() {
@@ -55,12 +55,12 @@ impl Supervisor {
             self.server.take_back(released);
             return false;
         }
-        let process = ProcessImage { control: None, http: None, server, ..image };
+        let process = ProcessSnapshot { control: None, http: None, server, ..snapshot };
         let cookies = descriptors.iter().map(|fd| cookie(*fd).unwrap_or(0)).collect();
-        let image = snapshot::seal(&KeptImage { process, cookies });
+        let snapshot = snapshot::encode(&KeptSnapshot { process, cookies });
         // It has the listeners already.
         let flows = descriptors.get(self.server.shards()..).unwrap_or_default();
-        match self.notifier.keep_flows(&image, flows) {
+        match self.notifier.keep_flows(&snapshot, flows) {
             Ok(()) => {
                 info!(sockets = descriptors.len(), "the service manager keeps all sockets");
                 true
@@ -89,12 +89,12 @@ impl Supervisor {
         listeners: impl Iterator<Item = OwnedFd>,
     ) -> Result<Self, String> {
         let bytes = kept.snapshot().map_err(|error| error.to_string())?;
-        let image: KeptImage = snapshot::open(&bytes).map_err(|error| error.to_string())?;
+        let snapshot: KeptSnapshot = snapshot::decode(&bytes).map_err(|error| error.to_string())?;
         let by_cookie = |fd: OwnedFd| Some((cookie(fd.as_fd()).ok()?, fd));
         let mut sockets: HashMap<u64, OwnedFd> =
             listeners.chain(kept.flows).filter_map(by_cookie).collect();
-        let candidate = Candidate::validate(path, config, level, image.process)?;
-        let descriptors = image.cookies.iter().map(|cookie| sockets.remove(cookie));
+        let candidate = Candidate::validate(path, config, level, snapshot.process)?;
+        let descriptors = snapshot.cookies.iter().map(|cookie| sockets.remove(cookie));
         let supervisor = candidate.stage(descriptors)?.serve(|| ());
         info!("going on where the former process stopped");
         Ok(supervisor)

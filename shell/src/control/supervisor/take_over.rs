@@ -16,11 +16,11 @@ use crate::admin::http::HttpServer;
 use crate::admin::socket::ControlSocket;
 use crate::admin::socket_path::default_path;
 use crate::control::log::LevelHandle;
-use crate::control::probe::ProbeImage;
+use crate::control::probe::ProbeSnapshot;
 use crate::control::server::{BoundListeners, Prepared, Server};
 use crate::datapath::worker::Adopted;
 use crate::handover::predecessor::{GiveUp, Predecessor, Step};
-use crate::handover::snapshot::ProcessImage;
+use crate::handover::snapshot::ProcessSnapshot;
 use crate::sys::clock::Clock;
 
 /// Why this process has not taken over. It ends then, and the old one goes on.
@@ -53,7 +53,7 @@ impl Supervisor {
         loop {
             let advanced = match predecessor.proceed()? {
                 Step::Validate(bytes) => open(&bytes)
-                    .and_then(|image| Candidate::validate(path, &config, &level, image))
+                    .and_then(|snapshot| Candidate::validate(path, &config, &level, snapshot))
                     .map(|candidate| Stage::Validated(Box::new(candidate))),
                 Step::Read(bytes) => stage.read(&bytes),
                 Step::Stage(descriptors) => stage.stage(descriptors),
@@ -81,7 +81,7 @@ impl Supervisor {
 /// How far it is.
 enum Stage {
     Nothing,
-    /// It could take over, as far as the latest image goes.
+    /// It could take over, as far as the latest snapshot goes.
     Validated(Box<Candidate>),
     /// It has everything.
     Staged(Box<StagedState>),
@@ -91,7 +91,7 @@ impl Stage {
     fn read(self, bytes: &[u8]) -> Result<Self, String> {
         match self {
             Self::Validated(candidate) => {
-                Ok(Self::Validated(Box::new(Candidate { image: open(bytes)?, ..*candidate })))
+                Ok(Self::Validated(Box::new(Candidate { snapshot: open(bytes)?, ..*candidate })))
             }
             _ => Err("the old flowgate gives a state that it has not offered".into()),
         }
@@ -134,36 +134,36 @@ pub(super) struct Candidate {
     supervisor: Supervisor,
     /// What the other one works by.
     config: Config,
-    image: ProcessImage,
+    snapshot: ProcessSnapshot,
     prepared: Prepared,
 }
 
 impl Candidate {
-    /// Finds out whether this process could go on with what an image says, and makes ready what can
+    /// Finds out whether this process could go on with what a snapshot says, and makes ready what can
     /// be. What the other one has is not touched.
     pub(super) fn validate(
         path: &Path,
         (config, text): &(Config, String),
         level: &LevelHandle,
-        image: ProcessImage,
+        snapshot: ProcessSnapshot,
     ) -> Result<Self, String> {
-        let theirs = flowgate_config::parse(&image.config, "the running configuration")
+        let theirs = flowgate_config::parse(&snapshot.config, "the running configuration")
             .map_err(|errors| errors.to_string())?;
-        let prepared = Prepared::of(&image.server).map_err(|error| error.to_string())?;
+        let prepared = Prepared::of(&snapshot.server).map_err(|error| error.to_string())?;
         let fail = |error: RunError| error.to_string();
 
-        let clock = Clock::with_origin(image.clock_origin);
-        let runtime = Runtime::start(config.clone(), clock, image.server.hosts.clone());
+        let clock = Clock::with_origin(snapshot.clock_origin);
+        let runtime = Runtime::start(config.clone(), clock, snapshot.server.hosts.clone());
         let runtime = runtime.map_err(fail)?;
         // What it had found is what the same sources say.
         let theirs = theirs.with_found(&runtime.found);
         let handler = handler(runtime.sender.clone());
-        let control = match control_path(config) == image.control {
+        let control = match control_path(config) == snapshot.control {
             true => None,
             false => open_control_socket(config, &handler).map_err(|e| e.to_string())?,
         };
         let http = match config.admin.http {
-            Some(address) if Some(address) != image.http => {
+            Some(address) if Some(address) != snapshot.http => {
                 Some(open_http(address, handler).map_err(fail)?)
             }
             _ => None,
@@ -173,10 +173,10 @@ impl Candidate {
         let server = Server::without_listeners(config.workers, clock, options, on_end)
             .map_err(|error| error.to_string())?;
         let supervisor = runtime
-            .supervise(path, text.clone(), level.clone(), server, image.probes.clone())
+            .supervise(path, text.clone(), level.clone(), server, snapshot.probes.clone())
             .map_err(fail)?;
         let supervisor = Supervisor { control, http, ..supervisor };
-        Ok(Self { supervisor, config: theirs, image, prepared })
+        Ok(Self { supervisor, config: theirs, snapshot, prepared })
     }
 
     /// Puts all descriptors into their places.
@@ -184,18 +184,18 @@ impl Candidate {
         self,
         descriptors: impl IntoIterator<Item = Option<OwnedFd>>,
     ) -> Result<StagedState, String> {
-        let Self { mut supervisor, config, image, prepared } = self;
+        let Self { mut supervisor, config, snapshot, prepared } = self;
         let mut descriptors = descriptors.into_iter();
-        let control = image.control.and_then(|path| Some((path, descriptors.next()??)));
-        let http = image.http.and_then(|_| descriptors.next()?);
+        let control = snapshot.control.and_then(|path| Some((path, descriptors.next()??)));
+        let http = snapshot.http.and_then(|_| descriptors.next()?);
         let server = &mut supervisor.server;
         let shards = server
-            .restore(image.server, &config, &prepared, descriptors)
+            .restore(snapshot.server, &config, &prepared, descriptors)
             .map_err(|error| error.to_string())?;
         let bound = server.bind(&supervisor.config).map_err(|error| error.to_string())?;
-        let [ok, failed] = image.reloads;
+        let [ok, failed] = snapshot.reloads;
         supervisor.reloads = Reloads { ok, failed };
-        let (former, probes, http) = (config, image.probes, http.map(Into::into));
+        let (former, probes, http) = (config, snapshot.probes, http.map(Into::into));
         Ok(StagedState { supervisor, former, shards, bound, probes, control, http })
     }
 }
@@ -209,7 +209,7 @@ pub(super) struct StagedState {
     /// What our own configuration wants besides.
     bound: BoundListeners,
     /// What the other one's probes had found, of which its server may not have heard yet.
-    probes: Vec<ProbeImage>,
+    probes: Vec<ProbeSnapshot>,
     control: Option<(PathBuf, OwnedFd)>,
     http: Option<TcpListener>,
 }
@@ -274,5 +274,5 @@ fn control_path(config: &Config) -> Option<PathBuf> {
 }
 
 fn open<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    snapshot::open(bytes).map_err(|error| format!("the state of the old flowgate: {error}"))
+    snapshot::decode(bytes).map_err(|error| format!("the state of the old flowgate: {error}"))
 }

@@ -13,7 +13,7 @@ use super::{Event, Supervisor};
 use crate::admin::http::HttpServer;
 use crate::admin::request::Response;
 use crate::admin::socket::ControlSocket;
-use crate::handover::snapshot::{ProcessImage, ServerImage};
+use crate::handover::snapshot::{ProcessSnapshot, ServerSnapshot};
 use crate::handover::successor::{self, Successor};
 use crate::sys::clock::Clock;
 
@@ -44,7 +44,7 @@ impl Supervisor {
         let program = binary.unwrap_or_else(|| self.program.clone());
         info!(program = %program.display(), "upgrading");
         self.upgrade = Some(Upgrade { reply, successor: None });
-        let offer = snapshot::seal(&self.image(self.server.image()));
+        let offer = snapshot::encode(&self.process_snapshot(self.server.snapshot()));
         let (path, sender) = (self.path.clone(), self.sender.clone());
         let start = move || {
             let on_spawn = |pid| drop(sender.send(Event::SuccessorStarted(pid)));
@@ -79,14 +79,15 @@ impl Supervisor {
         self.http.iter().for_each(HttpServer::pause);
         self.control.iter().for_each(ControlSocket::pause);
         let admin = self.config.admin.http.filter(|_| self.http.is_some());
-        let image = ProcessImage { http: admin, ..self.image(ServerImage::default()) };
+        let snapshot =
+            ProcessSnapshot { http: admin, ..self.process_snapshot(ServerSnapshot::default()) };
         let clock = Clock::start();
         let (server, released) = self.server.release();
-        let image = snapshot::seal(&ProcessImage { server, ..image });
+        let snapshot = snapshot::encode(&ProcessSnapshot { server, ..snapshot });
         let listeners = self.control.as_ref().map(|control| control.descriptor());
         let listeners = listeners.into_iter().chain(self.http.as_ref().map(HttpServer::descriptor));
         let descriptors: Vec<_> = listeners.chain(released.descriptors()).collect();
-        match successor.hand_over(&image, &descriptors) {
+        match successor.hand_over(&snapshot, &descriptors) {
             Ok(()) => {
                 drop(descriptors);
                 let (pid, version) = (successor.pid(), successor.version());
@@ -170,13 +171,13 @@ impl Supervisor {
     }
 
     /// What this process is, with a server that is this.
-    pub(super) fn image(&self, server: ServerImage) -> ProcessImage {
-        ProcessImage {
+    pub(super) fn process_snapshot(&self, server: ServerSnapshot) -> ProcessSnapshot {
+        ProcessSnapshot {
             clock_origin: self.clock.origin(),
             config: self.text.clone(),
             reloads: [self.reloads.ok, self.reloads.failed],
             server,
-            probes: self.prober.image(),
+            probes: self.prober.snapshot(),
             control: self.control.as_ref().map(|control| control.path().to_owned()),
             http: self.config.admin.http.filter(|_| self.http.is_some()),
         }
@@ -184,7 +185,7 @@ impl Supervisor {
 
     /// What this process is, for people who look for a bug.
     pub(super) fn snapshot(&self) -> Response {
-        let bytes = snapshot::seal(&self.image(self.server.image()));
+        let bytes = snapshot::encode(&self.process_snapshot(self.server.snapshot()));
         Response::Snapshot { hex: bytes.iter().map(|byte| format!("{byte:02x}")).collect() }
     }
 }

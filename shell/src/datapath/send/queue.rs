@@ -160,7 +160,7 @@ mod tests {
             };
             assert!(queue.push(&outgoing, &bytes, &mut budget));
         }
-        let mut other: SendQueue = snapshot::open(&snapshot::seal(&queue)).unwrap();
+        let mut other: SendQueue = snapshot::decode(&snapshot::encode(&queue)).unwrap();
         assert_eq!((other.len(), other.bytes_on_the_wire()), (9, 45));
         for number in 0..9 {
             let first = other.pop(&mut budget).unwrap();

@@ -8,7 +8,7 @@ use flowgate_core::{Instant, LocalSource, ManagerInput, UpstreamFailure};
 use super::Shard;
 use crate::datapath::kernel::{Kernel, Linux};
 use crate::datapath::token::Token;
-use crate::datapath::upstream::{Upstream, UpstreamImage};
+use crate::datapath::upstream::{Upstream, UpstreamSnapshot};
 
 /// How many upstream sockets are watched anew between two turns.
 const WATCHED_AT_ONCE: usize = 256;
@@ -23,19 +23,19 @@ impl Shard<Linux> {
     /// Those of `epoll_ctl(2)`: out of memory.
     pub fn begin(
         &mut self,
-        missing: Vec<UpstreamImage>,
+        missing: Vec<UpstreamSnapshot>,
         kernel: &mut Linux,
         now: Instant,
     ) -> io::Result<()> {
         self.ready.clear();
         self.is_listener_ready = false;
-        for image in missing {
-            let (shard, flow) = (self.sockets.shard, image.flow);
+        for snapshot in missing {
+            let (shard, flow) = (self.sockets.shard, snapshot.flow);
             let token = Token::Upstream { shard, flow: flow.index() as u32 };
-            let (backend, buffer) = (image.backend, self.sockets.receive_buffer);
-            match kernel.open_upstream(backend, image.source, image.ttl, buffer, token) {
+            let (backend, buffer) = (snapshot.backend, self.sockets.receive_buffer);
+            match kernel.open_upstream(backend, snapshot.source, snapshot.ttl, buffer, token) {
                 Ok(socket) => {
-                    let mut upstream = Upstream::restore(socket, image);
+                    let mut upstream = Upstream::restore(socket, snapshot);
                     upstream.drops = 0;
                     self.sockets.upstreams.insert(upstream);
                 }

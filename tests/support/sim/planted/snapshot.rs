@@ -1,22 +1,22 @@
 //! Bugs in what is written down of a manager's state.
 
 use flowgate_core::config::Balance;
-use flowgate_core::snapshot::ManagerImage;
+use flowgate_core::snapshot::ManagerSnapshot;
 use flowgate_core::{Instant, UdpManager};
 use serde_json::Value;
 
 use super::{Bug, Promise};
 
-/// The image as a bug makes it. What it holds is the core's own, so it is changed by name.
-pub(super) fn forget(bug: Bug, image: ManagerImage) -> ManagerImage {
+/// The snapshot as a bug makes it. What it holds is the core's own, so it is changed by name.
+pub(super) fn forget(bug: Bug, snapshot: ManagerSnapshot) -> ManagerSnapshot {
     if bug.breaks() != Promise::Snapshot {
-        return image;
+        return snapshot;
     }
-    let mut document = to_value(&image);
+    let mut document = to_value(&snapshot);
     match bug {
-        Bug::LosesTheTurns if image.config().cluster.balance == Balance::RoundRobin => {
-            let fresh = UdpManager::new(image.config().clone(), 0, Instant::ORIGIN);
-            document["turns"] = to_value(&fresh.image())["turns"].take();
+        Bug::LosesTheTurns if snapshot.config().cluster.balance == Balance::RoundRobin => {
+            let fresh = UdpManager::new(snapshot.config().clone(), 0, Instant::ORIGIN);
+            document["turns"] = to_value(&fresh.snapshot())["turns"].take();
         }
         Bug::LosesTheRandomness => document["random"] = 0.into(),
         Bug::LosesTheOrderOfTimers => {
@@ -66,8 +66,8 @@ pub(super) fn forget(bug: Bug, image: ManagerImage) -> ManagerImage {
     serde_json::from_value(document).expect("the same document")
 }
 
-fn to_value(image: &ManagerImage) -> Value {
-    serde_json::to_value(image).expect("plain data")
+fn to_value(snapshot: &ManagerSnapshot) -> Value {
+    serde_json::to_value(snapshot).expect("plain data")
 }
 
 fn list(value: &mut Value) -> &mut Vec<Value> {
