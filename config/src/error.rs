@@ -40,6 +40,16 @@ pub enum Fault {
         /// The value.
         found: String,
     },
+    /// A string names a variable that the environment does not have.
+    NoVariable {
+        /// The variable.
+        name: String,
+    },
+    /// Another file says the same key.
+    Again {
+        /// Where.
+        first: String,
+    },
     /// A warning: a cluster that serves no listener.
     Unused,
     /// A warning: a cluster without backends, which drops all that it is sent.
@@ -80,6 +90,10 @@ impl Display for Fault {
             Self::UnknownKey => f.write_str("unknown key"),
             Self::Missing => f.write_str("missing"),
             Self::Invalid { found } => write!(f, "found {found}"),
+            Self::NoVariable { name } => {
+                write!(f, "found ${{{name}}}, which the environment does not have")
+            }
+            Self::Again { first } => write!(f, "{first} has it already"),
             Self::Unused => f.write_str("no listener uses this cluster"),
             Self::NoBackends => {
                 f.write_str("no backends: every datagram to this cluster is dropped")
@@ -95,7 +109,7 @@ impl Display for Fault {
     }
 }
 
-/// Every problem of a text, at least one, in the order of the text.
+/// Every problem of a configuration, at least one, in the order of its texts.
 ///
 /// Displayed as one line for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,6 +158,12 @@ pub enum LoadError {
         file: String,
         /// What the operating system says.
         source: std::io::Error,
+    },
+    /// The directory holds no configuration.
+    #[error("{}: no file in it is called *.toml; name a file, or a directory with some", Printable(.directory))]
+    NoFiles {
+        /// The directory's name.
+        directory: String,
     },
     /// The text is not a valid configuration.
     #[error(transparent)]

@@ -59,11 +59,11 @@ impl Config {
     ///
     /// # Errors
     /// One for each that cannot be read, that others can read, or that holds no key.
-    pub(crate) fn read_keys(&mut self, file: &str) -> Result<(), Errors> {
+    pub(crate) fn read_keys(&mut self) -> Result<(), Errors> {
         let mut problems = Vec::new();
         for cluster in &mut self.clusters {
             let refuse = |key: &QuicLbKey, reason: String| {
-                problems.push(problem(file, key, reason));
+                problems.push(problem(key, reason));
             };
             let Some(quic_lb) = with_keys(&cluster.quic_lb, refuse) else { continue };
             let former = Arc::clone(cluster);
@@ -97,10 +97,10 @@ fn with_keys(specs: &[QuicLbSpec], mut refuse: impl FnMut(&QuicLbKey, String)) -
     has_keys.then_some(quic_lb)
 }
 
-fn problem(file: &str, key: &QuicLbKey, reason: String) -> Problem {
+fn problem(key: &QuicLbKey, reason: String) -> Problem {
     let path = key.path.display().to_string();
     Problem {
-        file: file.into(),
+        file: Arc::clone(&key.place.file),
         line: key.place.line,
         column: key.place.column,
         key: key.place.key.clone(),

@@ -40,7 +40,7 @@
 //!
 //! Nothing here panics, whatever the text. [`parse`] reads no file and no clock, and asks the system
 //! for nothing but the number of an interface that a link-local address names; [`load`] reads the
-//! one file that it is given, and those with keys that it names.
+//! file or directory that it is given, the environment, and the files with keys that are named.
 
 #![forbid(unsafe_code)]
 
@@ -54,6 +54,8 @@ mod probing;
 mod problems;
 mod read;
 mod reader;
+mod schema;
+mod texts;
 mod value;
 
 use std::net::{IpAddr, SocketAddr};
@@ -72,6 +74,8 @@ pub use error::{Errors, Fault, LoadError, Problem};
 pub use found::{BackendsFrom, Found, Place, parse_found, write_found};
 pub use keys::{QuicLbKey, QuicLbSpec};
 pub use probing::{Expect, Payload, Probe, Probing};
+pub use schema::schema;
+pub use texts::{Environment, Text};
 
 /// A valid configuration.
 ///
@@ -265,43 +269,104 @@ impl Listener {
 }
 
 /// Reads the configuration that `text` holds. `file` names the text in messages and is not opened, and
-/// neither are files with keys: ids that need one are read by what [`load`] returns only.
+/// neither are files with keys: ids that need one are read by what [`load`] returns only. There is
+/// no environment: a string that asks for a variable is refused.
 ///
 /// # Errors
 /// Every problem of the text, in its order. Where the text is not TOML, what the parser could make
 /// out is still checked, but nothing is called missing that may stand in the part it could not.
 pub fn parse(text: &str, file: &str) -> Result<Config, Errors> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let (document, syntax_errors) = DeTable::parse_recoverable(text);
-    let problems = problems::Problems::new(text, file, &syntax_errors);
-    let config = reader::Table::document(&problems, document.get_ref()).read(read::document);
+    parse_texts(&[Text { file, text }], &|_| None).map(|(config, _)| config)
+}
+
+/// Reads the configuration that several texts make, as those of a directory do; `${NAME}` in a string
+/// is what `environment` says. Returns it with a text that says the same to [`parse`].
+///
+/// Tables of one name become one, and listeners follow one another in the order of the texts. No key
+/// may be in two of them.
+///
+/// # Errors
+/// Every problem of the texts, in their order: see [`parse`].
+pub fn parse_texts(
+    texts: &[Text<'_>],
+    environment: Environment<'_>,
+) -> Result<(Config, String), Errors> {
+    let (all, starts) = texts::join(texts);
+    let (mut tables, mut syntax_errors) = (Vec::new(), Vec::new());
+    let ends = starts.iter().skip(1).copied().chain([all.len()]);
+    for (&start, end) in starts.iter().zip(ends) {
+        let (table, errors) = DeTable::parse_recoverable(&all[start..end]);
+        syntax_errors.extend(errors.iter().map(|e| problems::Finding::of_syntax(e, start)));
+        tables.push((start, table.into_inner()));
+    }
+    let files = starts.iter().zip(texts).map(|(start, text)| (*start, text.file.into()));
+    let problems = problems::Problems::new(&all, files.collect(), syntax_errors);
+    let document = texts::merge(&problems, tables, environment);
+    let config = reader::Table::document(&problems, &document).read(read::document);
     let (errors, warnings) = problems.conclude();
     match config {
-        Some(config) if errors.is_empty() => Ok(Config { warnings, ..config }),
+        Some(config) if errors.is_empty() => {
+            let is_itself = texts.len() == 1 && !all.contains("${");
+            let text = if is_itself { all.clone() } else { texts::render(&document) };
+            Ok((Config { warnings, ..config }, text))
+        }
         _ => Err(Errors::new(errors)),
     }
 }
 
-/// Reads the configuration in the file at `path`, and the keys in the files that it names.
+/// Reads the configuration in the file at `path`, or in the files `*.toml` of the directory there in
+/// the order of their names, with what they ask of the environment and the keys in the files that
+/// they name.
 ///
 /// # Errors
-/// The file cannot be read, is not UTF-8, or is not a valid configuration.
+/// A file cannot be read or is not UTF-8, there is none, or they are not a valid configuration.
 pub fn load(path: &Path) -> Result<Config, LoadError> {
     load_text(path).map(|(config, _)| config)
 }
 
-/// The same with the text, for whoever is to read it again when the file says something else.
+/// The same with a text that says all of it, for whoever is to read it again when the files and the
+/// environment say something else.
 ///
 /// # Errors
 /// As for [`load`].
 pub fn load_text(path: &Path) -> Result<(Config, String), LoadError> {
-    let file = path.display().to_string();
-    match std::fs::read_to_string(path) {
-        Ok(text) => {
-            let mut config = parse(&text, &file)?;
-            config.read_keys(&file)?;
-            Ok((config, text))
+    let unreadable = |path: &Path, source| {
+        let file = path.display().to_string();
+        LoadError::Unreadable { file, source }
+    };
+    let files = match files_of(path) {
+        Ok(Some(files)) if files.is_empty() => {
+            return Err(LoadError::NoFiles { directory: path.display().to_string() });
         }
-        Err(source) => Err(LoadError::Unreadable { file, source }),
+        Ok(Some(files)) => files,
+        Ok(None) => vec![path.to_owned()],
+        Err(source) => return Err(unreadable(path, source)),
+    };
+    let mut read = Vec::new();
+    for file in &files {
+        let text = std::fs::read_to_string(file).map_err(|error| unreadable(file, error))?;
+        read.push((file.display().to_string(), text));
     }
+    let texts: Vec<_> = read.iter().map(|(file, text)| Text { file, text }).collect();
+    let (mut config, text) = parse_texts(&texts, &|name| std::env::var(name).ok())?;
+    config.read_keys()?;
+    Ok((config, text))
+}
+
+/// The files of a directory that make a configuration, in their order. None: it is no directory.
+fn files_of(path: &Path) -> std::io::Result<Option<Vec<PathBuf>>> {
+    if !path.is_dir() {
+        return Ok(None);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let file = entry?.path();
+        let name = file.file_name().unwrap_or_default().as_encoded_bytes();
+        // What editors and those who write atomically leave beside them begins with a dot.
+        if name.ends_with(b".toml") && !name.starts_with(b".") {
+            files.push(file);
+        }
+    }
+    files.sort_unstable();
+    Ok(Some(files))
 }

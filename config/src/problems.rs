@@ -6,17 +6,22 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Fault, Printable, Problem};
+use crate::schema::Shapes;
 
 /// How much of a value is shown, in characters.
 const EXCERPT: usize = 60;
 
-/// All that has been found wrong with one text so far.
+/// All that has been found wrong with a configuration so far.
 pub(crate) struct Problems<'a> {
+    /// All texts, one after the other: what stands where is an offset into this.
     text: &'a str,
-    file: Arc<str>,
+    /// The texts' names, each with where it begins.
+    files: Vec<(usize, Arc<str>)>,
     line_starts: Vec<usize>,
     /// The lines that are not TOML. What the parser makes of them is a guess.
     damaged: HashSet<usize>,
+    /// Where it is noted what readers would take, rather than what is wrong.
+    shapes: Option<Shapes>,
     errors: RefCell<Vec<Finding>>,
     warnings: RefCell<Vec<Finding>>,
 }
@@ -24,6 +29,7 @@ pub(crate) struct Problems<'a> {
 /// Where something stands in the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
+    pub(crate) file: Arc<str>,
     pub(crate) line: u32,
     pub(crate) column: u32,
     /// The path of its key.
@@ -41,20 +47,35 @@ pub(crate) struct Finding {
 }
 
 impl<'a> Problems<'a> {
-    pub(crate) fn new(text: &'a str, file: &str, syntax_errors: &[toml::de::Error]) -> Self {
+    pub(crate) fn new(
+        text: &'a str,
+        files: Vec<(usize, Arc<str>)>,
+        syntax_errors: Vec<Finding>,
+    ) -> Self {
         let line_ends = text.match_indices('\n').map(|(end, _)| end + 1);
         let mut problems = Self {
             text,
-            file: file.into(),
+            files,
             line_starts: std::iter::once(0).chain(line_ends).collect(),
             damaged: HashSet::new(),
+            shapes: None,
             errors: RefCell::default(),
             warnings: RefCell::default(),
         };
-        let syntax_errors: Vec<Finding> = syntax_errors.iter().map(Finding::of_syntax).collect();
         problems.damaged = syntax_errors.iter().map(|error| problems.line(error.at)).collect();
         problems.errors = syntax_errors.into();
         problems
+    }
+
+    /// None of any text: readers are asked what they take.
+    pub(crate) fn describing() -> Self {
+        let shapes = Some(Shapes::default());
+        Self { shapes, ..Self::new("", vec![(0, "".into())], Vec::new()) }
+    }
+
+    /// Where readers are to note what they take, if they are asked.
+    pub(crate) fn shapes(&self) -> Option<&Shapes> {
+        self.shapes.as_ref()
     }
 
     /// Whether parts of the text are not TOML, so that what is not found may be in there.
@@ -79,17 +100,35 @@ impl<'a> Problems<'a> {
         self.damaged.contains(&self.line(at))
     }
 
-    /// The line of an offset, from 1.
-    pub(crate) fn line(&self, at: usize) -> usize {
+    /// The line of an offset in all texts together, from 1.
+    fn line(&self, at: usize) -> usize {
         self.line_starts.partition_point(|&start| start <= at)
     }
 
-    /// The line and the column in characters of an offset, from 1.
-    pub(crate) fn line_and_column(&self, at: usize) -> (u32, u32) {
-        let line = self.line(at);
-        let before = self.text.get(self.line_starts[line - 1]..at);
+    /// The file of an offset, and the line within it, from 1.
+    fn file_and_line(&self, at: usize) -> (&Arc<str>, u32) {
+        let file = self.files.partition_point(|(start, _)| *start <= at).saturating_sub(1);
+        let (start, name) = &self.files[file];
+        let line = self.line(at) + 1 - self.line(*start);
+        (name, u32::try_from(line).unwrap_or(u32::MAX))
+    }
+
+    /// Where an offset is, as a message about another one says it.
+    pub(crate) fn describe_line(&self, at: usize, seen_from: usize) -> String {
+        let (file, line) = self.file_and_line(at);
+        match self.file_and_line(seen_from) {
+            (same, _) if same == file => format!("line {line}"),
+            _ => format!("{}:{line}", Printable(file)),
+        }
+    }
+
+    /// Where an offset is, with the path of the key there.
+    pub(crate) fn place_of(&self, at: usize, key: String) -> Place {
+        let (file, line) = self.file_and_line(at);
+        let before = self.text.get(self.line_starts[self.line(at) - 1]..at);
         let column = 1 + before.map_or(0, |before| before.chars().count());
-        (u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
+        let column = u32::try_from(column).unwrap_or(u32::MAX);
+        Place { file: Arc::clone(file), line, column, key }
     }
 
     /// What the user wrote at `span`, fit to be shown.
@@ -119,9 +158,10 @@ impl<'a> Problems<'a> {
             }
             column += self.text.get(offset..found.at).map_or(0, |before| before.chars().count());
             offset = found.at;
+            let (file, line) = self.file_and_line(found.at);
             Problem {
-                file: Arc::clone(&self.file),
-                line: u32::try_from(line).unwrap_or(u32::MAX),
+                file: Arc::clone(file),
+                line,
                 column: u32::try_from(column).unwrap_or(u32::MAX),
                 key: found.key,
                 fault: found.fault,
@@ -134,9 +174,10 @@ impl<'a> Problems<'a> {
 }
 
 impl Finding {
-    fn of_syntax(error: &toml::de::Error) -> Self {
+    /// What is wrong with a text that begins at `start`.
+    pub(crate) fn of_syntax(error: &toml::de::Error, start: usize) -> Self {
         Self {
-            at: error.span().map_or(0, |span| span.start),
+            at: start + error.span().map_or(0, |span| span.start),
             key: String::new(),
             fault: Fault::Syntax(Printable(error.message()).to_string()),
             allowed: None,

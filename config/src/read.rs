@@ -18,6 +18,7 @@ use toml::de::DeValue;
 use crate::error::Fault;
 use crate::nearest::nearest;
 use crate::reader::{Field, Item, Table};
+use crate::schema::Shape;
 use crate::value::{duration, text, whole};
 use crate::{Config, Listener, Workers};
 use cluster::Clusters;
@@ -51,6 +52,7 @@ pub(crate) fn document(table: &Table<'_>) -> Option<Config> {
 }
 
 fn workers(item: &Item<'_>) -> Option<Workers> {
+    item.takes(|| Shape::Integer { least: "1".into(), most: MOST_WORKERS.to_string() });
     let number = match item.value() {
         Some(DeValue::Integer(number)) => whole(number),
         _ if text(item) == Some("auto") => return Some(Workers::Auto),

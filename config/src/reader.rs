@@ -15,9 +15,10 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::error::Fault;
+use crate::error::{Fault, Printable};
 use crate::nearest::nearest;
 use crate::problems::{Finding, Place, Problems};
+use crate::schema::{Shape, Step};
 
 /// A place in the document where a value is, or where a required one is missing.
 pub(crate) struct Item<'a> {
@@ -33,6 +34,18 @@ impl<'a> Item<'a> {
         self.value
     }
 
+    /// Whether there is no document, and the question is what may stand here.
+    pub(crate) fn is_described(&self) -> bool {
+        self.problems.shapes().is_some()
+    }
+
+    /// Notes what may stand here, if that is the question.
+    pub(crate) fn takes(&self, shape: impl FnOnce() -> Shape) {
+        if let Some(shapes) = self.problems.shapes() {
+            shapes.note(&self.path, shape());
+        }
+    }
+
     /// Reports that the value is none of those `allowed`.
     pub(crate) fn refuse<T>(&self, allowed: impl Display) -> Option<T> {
         self.refuse_typo(allowed, None)
@@ -40,6 +53,10 @@ impl<'a> Item<'a> {
 
     /// [`refuse`](Self::refuse), with what was probably meant.
     pub(crate) fn refuse_typo<T>(&self, allowed: impl Display, meant: Option<&str>) -> Option<T> {
+        if let Some(shapes) = self.problems.shapes() {
+            shapes.describe(&self.path, allowed.to_string());
+            return None;
+        }
         let fault = match self.value {
             Some(_) => Fault::Invalid { found: self.found() },
             None if self.problems.text_is_damaged() => return None,
@@ -66,7 +83,11 @@ impl<'a> Item<'a> {
         allowed: &str,
         mut read: impl FnMut(&Item<'_>) -> Option<T>,
     ) -> Option<Vec<T>> {
+        self.takes(|| Shape::List);
         let Some(DeValue::Array(array)) = self.value else {
+            if self.is_described() {
+                read(&self.each());
+            }
             return self.refuse(allowed);
         };
         let read = |(index, value): (usize, &'a Spanned<DeValue<'a>>)| {
@@ -87,6 +108,12 @@ impl<'a> Item<'a> {
         allowed: &str,
         read: impl FnOnce(&Table<'_>) -> Option<T>,
     ) -> Option<T> {
+        self.takes(|| Shape::Table);
+        if self.is_described() {
+            let empty = DeTable::new();
+            Table::new(self.problems, self.path, self.span.clone(), &empty).read(read);
+            return self.refuse(allowed);
+        }
         let Some(DeValue::Table(entries)) = self.value else {
             return self.refuse(allowed);
         };
@@ -95,7 +122,11 @@ impl<'a> Item<'a> {
 
     /// Visits a table whose keys are the user's names, in the order of the text.
     pub(crate) fn entries(&self, allowed: &str, mut visit: impl FnMut(&str, &Item<'_>)) {
+        self.takes(|| Shape::Names);
         let Some(DeValue::Table(entries)) = self.value else {
+            if self.is_described() {
+                visit("NAME", &self.each());
+            }
             self.refuse::<()>(allowed);
             return;
         };
@@ -112,14 +143,30 @@ impl<'a> Item<'a> {
         }
     }
 
+    /// Any value in it.
+    fn each(&self) -> Item<'_> {
+        Item {
+            problems: self.problems,
+            path: Path::Each(&self.path),
+            span: self.span.clone(),
+            value: None,
+        }
+    }
+
     /// Where it stands, for what turns out to be wrong with it later.
     pub(crate) fn place(&self) -> Place {
-        let (line, column) = self.problems.line_and_column(self.span.start);
-        Place { line, column, key: self.path.to_string() }
+        self.problems.place_of(self.span.start, self.path.to_string())
     }
 
     fn found(&self) -> String {
-        self.problems.excerpt(self.span.clone())
+        let written = self.problems.excerpt(self.span.clone());
+        match self.value {
+            // What the environment has made of it is what is wrong.
+            Some(DeValue::String(value)) if written.contains("${") => {
+                format!("{written}, which is \"{}\"", Printable(value))
+            }
+            _ => written,
+        }
     }
 
     fn report(&self, fault: Fault, allowed: impl Display, meant: Option<&str>) {
@@ -179,7 +226,8 @@ impl<'a> Table<'a> {
         read: impl FnOnce(&Item<'_>) -> Option<T>,
     ) -> Field<'_, T> {
         let item = self.item(key);
-        let value = item.value.and_then(|_| read(&item));
+        let is_read = item.value.is_some() || item.is_described();
+        let value = if is_read { read(&item) } else { None };
         Field { item, value }
     }
 
@@ -190,6 +238,9 @@ impl<'a> Table<'a> {
         read: impl FnOnce(&Item<'_>) -> Option<T>,
     ) -> Field<'_, T> {
         let item = self.item(key);
+        if let Some(shapes) = self.problems.shapes() {
+            shapes.require(&item.path);
+        }
         let value = read(&item);
         Field { item, value }
     }
@@ -265,7 +316,7 @@ impl<T> Field<'_, T> {
     }
 }
 
-/// What must be different in each element of a list, and the line that has it.
+/// What must be different in each element of a list, and where the first is that has it.
 pub(crate) struct Claims<K>(HashMap<K, usize>);
 
 impl<K: Eq + Hash> Claims<K> {
@@ -277,11 +328,12 @@ impl<K: Eq + Hash> Claims<K> {
     pub(crate) fn claim(&mut self, key: K, item: &Item<'_>, allowed: &str) -> bool {
         match self.0.entry(key) {
             Entry::Vacant(entry) => {
-                entry.insert(item.problems.line(item.span.start));
+                entry.insert(item.span.start);
                 true
             }
             Entry::Occupied(first) => {
-                item.refuse::<()>(format_args!("{allowed} (line {} has it)", first.get()));
+                let first = item.problems.describe_line(*first.get(), item.span.start);
+                item.refuse::<()>(format_args!("{allowed} ({first} has it)"));
                 false
             }
         }
@@ -290,16 +342,32 @@ impl<K: Eq + Hash> Claims<K> {
 
 /// The way to a value, from the inside out, so that it costs nothing until a problem shows it.
 #[derive(Clone, Copy)]
-enum Path<'a> {
+pub(crate) enum Path<'a> {
     Root,
     Key(&'a Path<'a>, &'a str),
     Index(&'a Path<'a>, usize),
+    /// Any value of a list or table.
+    Each(&'a Path<'a>),
+}
+
+impl Path<'_> {
+    /// The steps from the document to the value.
+    pub(crate) fn steps(&self) -> Vec<Step> {
+        let (mut steps, step) = match self {
+            Self::Root => return Vec::new(),
+            Self::Key(table, key) => (table.steps(), Step::Key((*key).to_owned())),
+            Self::Index(whole, _) | Self::Each(whole) => (whole.steps(), Step::Each),
+        };
+        steps.push(step);
+        steps
+    }
 }
 
 impl Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Root => Ok(()),
+            Self::Each(whole) => write!(f, "{whole}[]"),
             Self::Index(list, index) => write!(f, "{list}[{index}]"),
             Self::Key(table, key) => {
                 let dot = if matches!(table, Self::Root) { "" } else { "." };

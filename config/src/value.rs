@@ -11,11 +11,13 @@ use toml::de::{DeInteger, DeValue};
 
 use crate::nearest::nearest;
 use crate::reader::Item;
+use crate::schema::Shape;
 
 /// The longest name, in bytes.
 const NAME: usize = 255;
 
 pub(crate) fn boolean(item: &Item<'_>) -> Option<bool> {
+    item.takes(|| Shape::Boolean);
     match item.value() {
         Some(DeValue::Boolean(value)) => Some(*value),
         _ => item.refuse("true or false"),
@@ -28,6 +30,10 @@ where
     T: TryFrom<i128> + PartialOrd + Display,
 {
     move |item| {
+        item.takes(|| {
+            let [least, most] = [range.start(), range.end()].map(ToString::to_string);
+            Shape::Integer { least, most }
+        });
         let written = match item.value() {
             Some(DeValue::Integer(integer)) => whole(integer),
             _ => None,
@@ -48,7 +54,8 @@ pub(crate) fn choice<T: Copy>(
     choices: &'static [(&'static str, T)],
 ) -> impl Fn(&Item<'_>) -> Option<T> {
     move |item| {
-        let written = text(item).unwrap_or_default();
+        item.takes(|| Shape::Words(choices.iter().map(|(word, _)| *word).collect()));
+        let written = string(item).unwrap_or_default();
         let chosen = choices.iter().find(|(word, _)| *word == written);
         chosen.map(|(_, value)| *value).or_else(|| refuse_word(item, choices.iter().map(|c| c.0)))
     }
@@ -56,7 +63,7 @@ pub(crate) fn choice<T: Copy>(
 
 fn refuse_word<T>(item: &Item<'_>, words: impl Iterator<Item = &'static str> + Clone) -> Option<T> {
     let allowed: Vec<_> = words.clone().collect();
-    item.refuse_typo(allowed.join(", "), text(item).and_then(|written| nearest(written, words)))
+    item.refuse_typo(allowed.join(", "), string(item).and_then(|written| nearest(written, words)))
 }
 
 /// `"off"`, or a value.
@@ -105,6 +112,8 @@ pub(crate) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Item<'_>) ->
 /// A number of bytes within `range`, such as `"4MiB"` or `4194304`.
 pub(crate) fn size(range: RangeInclusive<ByteSize>) -> impl Fn(&Item<'_>) -> Option<usize> {
     move |item| {
+        item.takes(|| Shape::Text);
+        item.takes(|| Shape::Integer { least: "0".into(), most: range.end().as_u64().to_string() });
         let written = match item.value() {
             Some(DeValue::String(text)) => text.parse().ok(),
             Some(DeValue::Integer(bytes)) => {
@@ -201,6 +210,11 @@ fn zoned_address(text: &str) -> Option<SocketAddr> {
 
 /// The string that an item holds.
 pub(crate) fn text<'a>(item: &Item<'a>) -> Option<&'a str> {
+    item.takes(|| Shape::Text);
+    string(item)
+}
+
+fn string<'a>(item: &Item<'a>) -> Option<&'a str> {
     match item.value() {
         Some(DeValue::String(text)) => Some(text),
         _ => None,

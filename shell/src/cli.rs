@@ -38,7 +38,7 @@ const DEFAULT_CONFIG: &str = "/etc/flowgate/flowgate.toml";
 /// Which configuration is meant.
 #[derive(Args, Clone, Debug)]
 struct ConfigArgument {
-    /// The configuration file
+    /// The configuration: a file, or a directory whose `*.toml` make it in the order of their names
     #[arg(value_name = "CONFIG", env = "FLOWGATE_CONFIG", default_value = DEFAULT_CONFIG)]
     config: PathBuf,
 }

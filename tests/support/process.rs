@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
@@ -99,10 +99,28 @@ impl Process {
         Self::spawn(command, binary, toml)
     }
 
+    /// The same with a directory that is its configuration, of which this is one file, after all whose
+    /// names begin with lower digits.
+    pub fn run_directory(
+        binary: &str,
+        directory: &Path,
+        toml: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let mut command = Command::new(binary);
+        command.envs(environment.iter().copied()).arg("run").arg(directory);
+        Self::spawn_with(command, binary, ConfigFile(directory.join("90-own.toml")), toml)
+    }
+
     fn spawn(mut command: Command, binary: &str, toml: &str) -> Self {
         let config = ConfigFile::new("");
+        command.args(["run", config.path()]);
+        Self::spawn_with(command, binary, config, toml)
+    }
+
+    fn spawn_with(mut command: Command, binary: &str, config: ConfigFile, toml: &str) -> Self {
         config.rewrite(&with_control_socket(&config, toml));
-        command.args(["run", config.path()]).stdin(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("a child process");
         let (lines, log) = channel();
         let stderr = BufReader::new(child.stderr.take().expect("a pipe"));

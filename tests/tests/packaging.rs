@@ -88,6 +88,7 @@ fn the_package_holds_all_that_an_operator_needs() {
         "usr/share/doc/flowgate/copyright",
         "usr/share/doc/flowgate/operations.md",
         "usr/share/doc/flowgate/examples/dns.toml",
+        "usr/share/doc/flowgate/flowgate.schema.json",
         "usr/share/doc/flowgate/prometheus/flowgate.rules.yml",
         "usr/share/doc/flowgate/grafana/flowgate.json",
     ] {

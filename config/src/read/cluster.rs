@@ -141,8 +141,9 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
     let from = table.get("backends_from", from::backends_from);
     let list = |item: &Item<'_>| members::members(item, &modes);
     let members = match from.item.value() {
-        None => table.require("backends", list),
-        Some(_) => table.get("backends", list),
+        // What may be absent beside another key is not required.
+        None if !item.is_described() => table.require("backends", list),
+        _ => table.get("backends", list),
     };
     affinity::check(&affinity, balance, members.value.as_deref());
     if let (Some(all), Some(specs)) = (&members.value, &quic_lb) {

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 
 use crate::{MINIMAL, address, valid};
 
-const DEFAULTS: &str = r#"
+pub(crate) const DEFAULTS: &str = r#"
 workers = 1
 drain_timeout = "30s"
 
@@ -69,7 +69,7 @@ unanswered_flows = 0
 unanswered_timeout = "0s"
 "#;
 
-const FULL: &str = r#"
+pub(crate) const FULL: &str = r#"
 workers = "auto"
 drain_timeout = "1m 30s"
 

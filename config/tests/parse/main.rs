@@ -11,8 +11,10 @@ mod modes;
 mod properties;
 mod reach;
 mod refused;
+mod schema;
 mod source;
 mod syntax;
+mod texts;
 mod valid;
 
 use std::net::SocketAddr;

@@ -28,9 +28,12 @@ const WORDS: &[(&str, Affinity)] = &[
 
 /// `"source-ip"` and others, or a table.
 pub(super) fn affinity(item: &Item<'_>) -> Option<Affinity> {
-    let Some(DeValue::Table(_)) = item.value() else {
-        return choice(WORDS)(item);
-    };
+    if !matches!(item.value(), Some(DeValue::Table(_))) {
+        let word = choice(WORDS)(item);
+        if !item.is_described() {
+            return word;
+        }
+    }
     const TABLE: &str = "{ dtls-cid = LENGTH } or { offset = N, length = M }";
     item.table(TABLE, |table| {
         let cid = table.get("dtls-cid", integer(1..=MAX_CID));

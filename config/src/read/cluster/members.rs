@@ -43,17 +43,19 @@ fn member(
         let allowed = "a backend that the cluster does not have yet";
         taken.claim(without_final_dot(&target), item, allowed).then_some(target)
     };
-    let Some(DeValue::Table(_)) = item.value() else {
-        let target = target(item)?;
-        return Some(Member {
-            target,
-            weight: 1,
-            backup: false,
-            max_flows: 0,
-            answers: true,
-            server_id: None,
-        });
-    };
+    if !matches!(item.value(), Some(DeValue::Table(_))) {
+        let target = target(item);
+        if !item.is_described() {
+            return Some(Member {
+                target: target?,
+                weight: 1,
+                backup: false,
+                max_flows: 0,
+                answers: true,
+                server_id: None,
+            });
+        }
+    }
     item.table("a backend", |table| {
         let target = table.require("address", target).value;
         let weight = table.get("weight", count).or(1);

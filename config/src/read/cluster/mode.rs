@@ -8,6 +8,7 @@ use crate::cluster::{Member, Target};
 use crate::error::Fault;
 use crate::nearest::nearest;
 use crate::reader::{Field, Item, Table};
+use crate::schema::Shape;
 use crate::value::{choice, socket_address, text, whole};
 
 const KINDS: &[(&str, Kind)] =
@@ -184,6 +185,7 @@ const MILLION: u32 = 1_000_000;
 
 /// A share from 0 to 1, in millionths.
 fn per_million(item: &Item<'_>) -> Option<u32> {
+    item.takes(|| Shape::Number);
     let written = match item.value() {
         Some(DeValue::Float(number)) => number.as_str().replace('_', "").parse::<f64>().ok(),
         Some(DeValue::Integer(number)) => match whole(number) {
