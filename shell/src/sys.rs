@@ -1,6 +1,7 @@
 //! The kernel's side of the data path: everything that needs `unsafe`, and the encodings that
 //! go with it. Nothing here decides anything.
 
+pub mod arena;
 pub mod clock;
 pub mod cmsg;
 pub mod errno;

@@ -17,7 +17,8 @@ use std::rc::Rc;
 use flowgate::datapath::kernel::Kernel;
 use flowgate::datapath::shard::Readiness;
 use flowgate::datapath::token::Token;
-use flowgate::sys::mmsg::{Batch, FreeSlots};
+use flowgate::sys::arena::FreeSlots;
+use flowgate::sys::mmsg::Batch;
 use flowgate_core::config::Source;
 use flowgate_core::{Direction, LocalSource};
 use nix::errno::Errno;
@@ -226,7 +227,7 @@ impl State {
         while filled < slots.len()
             && let Some(incoming) = socket.incoming.pop_front()
         {
-            slots.fill(filled, &incoming.arrival(), false);
+            slots.fill(filled, &incoming.bytes, incoming.meta());
             filled += 1;
             self.received[socket.direction() as usize] += incoming.datagrams() as u64;
             if socket.peer.is_some()

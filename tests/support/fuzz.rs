@@ -14,7 +14,8 @@ use flowgate::admin::escape::escaped;
 use flowgate::admin::request::Request;
 use flowgate::control::probe::Payload;
 use flowgate::control::probe::preset::Preset;
-use flowgate::sys::cmsg::{ControlBuffer, RECEIVE_BYTES, ReceivedControl, read};
+use flowgate::sys::arena::RecvMeta;
+use flowgate::sys::cmsg::{ControlBuffer, RECEIVE_BYTES, read};
 use flowgate_core::Burst;
 
 use crate::sim::run_bytes;
@@ -66,7 +67,7 @@ pub fn configuration(data: &[u8]) {
 /// Control messages are read without a panic, and what they say can be written and read again.
 pub fn control_messages(data: &[u8]) {
     let received = read(data);
-    let ReceivedControl { segment, tos, ttl, local, drops } = received;
+    let RecvMeta { segment, tos, ttl, local, drops, .. } = received;
     let is_v6 = local.is_some_and(|local| local.ip.is_ipv6());
     let mut written = ControlBuffer::<RECEIVE_BYTES>::new();
     written.push_received_segment_size(segment);

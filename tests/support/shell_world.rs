@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use flowgate::datapath::shard::{Readiness, Shard};
 use flowgate::datapath::token::Token;
-use flowgate::sys::mmsg::Arena;
+use flowgate::sys::arena::Arena;
 use flowgate_core::config::{Accept, ManagerConfig, SendProxyProtocol};
 use flowgate_core::{Direction, Instant, LocalAddr, ManagerInput, UdpManager};
 

@@ -10,8 +10,8 @@ use flowgate::datapath::kernel::Linux;
 use flowgate::datapath::listener;
 use flowgate::datapath::shard::{Readiness, Shard};
 use flowgate::datapath::token::Token;
+use flowgate::sys::arena::Arena;
 use flowgate::sys::clock::Clock;
-use flowgate::sys::mmsg::Arena;
 use flowgate_config::Config;
 use flowgate_core::config::ManagerConfig;
 use flowgate_core::{

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use flowgate::datapath::shard::Shard;
 use flowgate::datapath::token::Token;
-use flowgate::sys::mmsg::Arena;
+use flowgate::sys::arena::Arena;
 use flowgate_core::config::ManagerConfig;
 use flowgate_core::random::Random;
 use flowgate_core::{Direction, DropReason, Instant, ManagerInput, PreparedConfig, UdpManager};

@@ -11,7 +11,8 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
 use crate::datapath::token::Token;
-use crate::sys::mmsg::{self, Batch, FreeSlots, Sender};
+use crate::sys::arena::FreeSlots;
+use crate::sys::mmsg::{self, Batch, Receiver, Sender};
 use crate::sys::ports::PortLease;
 use crate::sys::udp::{self, NoSource};
 use crate::sys::{process, sockopt};
@@ -146,6 +147,7 @@ const OUTLET_BUFFER: usize = 4 << 20;
 /// The real one.
 pub struct Linux {
     registry: Registry,
+    receiver: Receiver,
     sender: Sender,
     /// Whether buffers may be larger than the system's limit, as far as is known.
     may_force_buffers: bool,
@@ -165,7 +167,8 @@ pub struct Socket {
 impl Linux {
     /// Registers sockets with `registry`.
     pub fn new(registry: Registry) -> Self {
-        Self { registry, sender: Sender::default(), may_force_buffers: true }
+        let (receiver, sender) = Default::default();
+        Self { registry, receiver, sender, may_force_buffers: true }
     }
 
     fn set_receive_buffer(&mut self, socket: &Socket, bytes: usize) {
@@ -366,7 +369,7 @@ impl Kernel for Linux {
     }
 
     fn receive(&mut self, socket: &Socket, slots: &mut FreeSlots<'_>) -> io::Result<usize> {
-        slots.receive_from(socket.as_fd())
+        self.receiver.receive(socket.as_fd(), slots)
     }
 
     fn send(&mut self, socket: &Socket, batch: Batch<'_>) -> io::Result<usize> {

@@ -11,8 +11,8 @@ use tracing::error;
 
 use crate::datapath::dispatch::Dispatch;
 use crate::datapath::kernel::Kernel;
+use crate::sys::arena::{Received, ReceivedBatch, Turn};
 use crate::sys::errno;
-use crate::sys::mmsg::{Received, ReceivedBatch, Turn};
 
 /// The most bursts that one receive takes from a listener.
 pub(super) const LISTENER_BATCH: usize = 64;
@@ -90,15 +90,16 @@ impl<'t> Reading<'_, 't> {
         let unused = sockets.clients.listener_was_read(bursts, is_drained, release);
         unused.into_iter().for_each(|socket| dispatch.leave_client(socket));
         let Some(received) = received else { return is_drained };
-        self.manager.prefetch(received.clone().filter_map(|r| Some((r.source?, r.control.local))));
+        self.manager
+            .prefetch(received.clone().filter_map(|r| Some((r.meta.source?, r.meta.local))));
         for datagrams in received {
             self.bytes += datagrams.bytes.len();
             let input = match readable(&datagrams) {
                 Ok((source, burst)) => ManagerInput::ClientBurst {
                     source,
-                    local: datagrams.control.local,
-                    tos: datagrams.control.tos,
-                    ttl: datagrams.control.ttl,
+                    local: datagrams.meta.local,
+                    tos: datagrams.meta.tos,
+                    ttl: datagrams.meta.ttl,
                     burst,
                 },
                 Err(reason) => unusable(&datagrams, Direction::ToBackend, reason),
@@ -147,10 +148,10 @@ impl<'t> Reading<'_, 't> {
         let mut drops = 0;
         for datagrams in received {
             self.bytes += datagrams.bytes.len();
-            drops = drops.max(datagrams.control.drops);
+            drops = drops.max(datagrams.meta.drops);
             let input = match readable(&datagrams) {
                 Ok((source, burst)) if source == backend => {
-                    ManagerInput::BackendBurst { flow, tos: datagrams.control.tos, burst }
+                    ManagerInput::BackendBurst { flow, tos: datagrams.meta.tos, burst }
                 }
                 // Between its birth and its connection a socket hears anyone who guesses its port.
                 Ok(_) => unusable(&datagrams, Direction::ToClient, DropReason::ForeignSource),
@@ -172,14 +173,14 @@ impl<'t> Reading<'_, 't> {
 ///
 /// What is wrong with them.
 pub(super) fn readable<'t>(received: &Received<'t>) -> Result<(SocketAddr, Burst<'t>), DropReason> {
-    if received.is_truncated {
+    if received.meta.is_truncated {
         return Err(DropReason::Truncated);
     }
-    if received.is_control_truncated {
+    if received.meta.is_control_truncated {
         return Err(DropReason::ControlTruncated);
     }
-    let source = received.source.ok_or(DropReason::ForeignSource)?;
-    let burst = Burst::segmented(received.bytes, received.control.segment);
+    let source = received.meta.source.ok_or(DropReason::ForeignSource)?;
+    let burst = Burst::segmented(received.bytes, received.meta.segment);
     Ok((source, burst.ok_or(DropReason::Truncated)?))
 }
 
@@ -188,7 +189,7 @@ pub(super) fn unusable<'t>(
     direction: Direction,
     reason: DropReason,
 ) -> ManagerInput<'t> {
-    let burst = Burst::segmented(received.bytes, received.control.segment);
+    let burst = Burst::segmented(received.bytes, received.meta.segment);
     ManagerInput::Unusable {
         direction,
         reason,

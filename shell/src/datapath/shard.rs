@@ -14,7 +14,7 @@ use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
 use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
-use crate::sys::mmsg::Arena;
+use crate::sys::arena::Arena;
 
 /// What the poll told of a socket.
 #[derive(Clone, Copy, Debug)]

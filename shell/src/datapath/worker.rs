@@ -21,8 +21,8 @@ use crate::datapath::shard::{Readiness, Shard};
 use crate::datapath::token::Token;
 use crate::datapath::upstream::UpstreamSnapshot;
 use crate::handover::snapshot::ShardSnapshot;
+use crate::sys::arena::Arena;
 use crate::sys::clock::Clock;
-use crate::sys::mmsg::Arena;
 use crate::sys::netlink::AddressWatch;
 use crate::sys::sockopt;
 

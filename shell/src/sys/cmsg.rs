@@ -8,14 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flowgate_core::LocalAddr;
 
+use super::arena::{DEFAULT_TTL, RecvMeta};
+
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = size_of::<libc::cmsghdr>();
 
 // The layout that this module writes and reads: `size_t`, `int`, `int`.
 const _: () = assert!(HEADER == WORD + 8 && HEADER.is_multiple_of(WORD));
-
-/// The time to live of a datagram that does not tell: what Linux sends with.
-const DEFAULT_TTL: u8 = 64;
 
 /// Room for every control message of a receive: packet info of both families, TOS and traffic class,
 /// time to live and hop limit, segment size, lost datagrams, and whatever else is asked for of a
@@ -32,27 +31,6 @@ pub const SEND_BYTES: usize = 120;
 pub struct ControlBuffer<const N: usize> {
     bytes: [u8; N],
     len: usize,
-}
-
-/// What a received datagram's control messages say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReceivedControl {
-    /// The length of each datagram of a burst (`UDP_GRO`); 0 when nothing was coalesced.
-    pub segment: u16,
-    /// The TOS or traffic-class byte.
-    pub tos: u8,
-    /// The time to live or hop limit it had left.
-    pub ttl: u8,
-    /// The address it was sent to (`IP_PKTINFO`, `IPV6_PKTINFO`).
-    pub local: Option<LocalAddr>,
-    /// How many datagrams the socket has lost before this one (`SO_RXQ_OVFL`), if any.
-    pub drops: u32,
-}
-
-impl Default for ReceivedControl {
-    fn default() -> Self {
-        Self { segment: 0, tos: 0, ttl: DEFAULT_TTL, local: None, drops: 0 }
-    }
 }
 
 impl<const N: usize> ControlBuffer<N> {
@@ -161,9 +139,9 @@ impl<const N: usize> Default for ControlBuffer<N> {
 
 /// Reads the control messages of a received datagram. Unknown ones are passed over; a message
 /// whose length makes no sense ends the reading.
-pub fn read(control: &[u8]) -> ReceivedControl {
-    let mut received = ReceivedControl::default();
-    for_each(control, |level, kind, data| received.take(level, kind, data));
+pub fn read(control: &[u8]) -> RecvMeta {
+    let mut received = RecvMeta::default();
+    for_each(control, |level, kind, data| take(&mut received, level, kind, data));
     received
 }
 
@@ -203,46 +181,45 @@ fn for_each(mut control: &[u8], mut visit: impl FnMut(i32, i32, &[u8])) {
     }
 }
 
-impl ReceivedControl {
-    fn take(&mut self, level: i32, kind: i32, data: &[u8]) {
-        match (level, kind) {
-            (libc::SOL_UDP, libc::UDP_GRO) => {
-                self.segment = int(data).and_then(|size| u16::try_from(size).ok()).unwrap_or(0);
-            }
-            // One byte from the kernel, an int where it is written by hand.
-            (libc::SOL_IP, libc::IP_TOS) => self.tos = data.first().copied().unwrap_or(0),
-            (libc::SOL_IPV6, libc::IPV6_TCLASS) => self.tos = int(data).unwrap_or(0) as u8,
-            (libc::SOL_IP, libc::IP_TTL) | (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) => {
-                self.ttl = int(data).and_then(|ttl| u8::try_from(ttl).ok()).unwrap_or(DEFAULT_TTL);
-            }
-            (libc::SOL_IP, libc::IP_PKTINFO) => {
-                // The second field is the address that answers should come from. It differs from
-                // the third, the header's own, for broadcasts, which nothing can be sent from.
-                let octets = data.get(4..8).and_then(|octets| <[u8; 4]>::try_from(octets).ok());
-                self.local = octets
-                    .map(|octets| LocalAddr { ip: Ipv4Addr::from(octets).into(), interface: 0 });
-            }
-            (libc::SOL_IPV6, libc::IPV6_PKTINFO) => {
-                let local = data.first_chunk::<16>().map(|&octets| {
-                    let ip = Ipv6Addr::from(octets);
-                    let interface = int(&data[16..]).unwrap_or(0) as u32;
-                    let interface = if ip.is_unicast_link_local() { interface } else { 0 };
-                    LocalAddr { ip: ip.to_canonical(), interface }
-                });
-                // Of a datagram of IPv4 this is the header's own destination, which may be a
-                // broadcast: what `IP_PKTINFO` says stands, whichever comes first. Of one to a group
-                // nothing is sent from its address, and the kernel chooses another.
-                self.local = match (self.local, local) {
-                    (Some(known), Some(local)) if local.ip.is_ipv4() => Some(known),
-                    (_, Some(local)) if local.ip.is_multicast() => None,
-                    _ => local,
-                };
-            }
-            (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
-                self.drops = int(data).unwrap_or(0).cast_unsigned();
-            }
-            _ => {}
+/// Takes what one message says.
+fn take(meta: &mut RecvMeta, level: i32, kind: i32, data: &[u8]) {
+    match (level, kind) {
+        (libc::SOL_UDP, libc::UDP_GRO) => {
+            meta.segment = int(data).and_then(|size| u16::try_from(size).ok()).unwrap_or(0);
         }
+        // One byte from the kernel, an int where it is written by hand.
+        (libc::SOL_IP, libc::IP_TOS) => meta.tos = data.first().copied().unwrap_or(0),
+        (libc::SOL_IPV6, libc::IPV6_TCLASS) => meta.tos = int(data).unwrap_or(0) as u8,
+        (libc::SOL_IP, libc::IP_TTL) | (libc::SOL_IPV6, libc::IPV6_HOPLIMIT) => {
+            meta.ttl = int(data).and_then(|ttl| u8::try_from(ttl).ok()).unwrap_or(DEFAULT_TTL);
+        }
+        (libc::SOL_IP, libc::IP_PKTINFO) => {
+            // The second field is the address that answers should come from. It differs from
+            // the third, the header's own, for broadcasts, which nothing can be sent from.
+            let octets = data.get(4..8).and_then(|octets| <[u8; 4]>::try_from(octets).ok());
+            meta.local =
+                octets.map(|octets| LocalAddr { ip: Ipv4Addr::from(octets).into(), interface: 0 });
+        }
+        (libc::SOL_IPV6, libc::IPV6_PKTINFO) => {
+            let local = data.first_chunk::<16>().map(|&octets| {
+                let ip = Ipv6Addr::from(octets);
+                let interface = int(&data[16..]).unwrap_or(0) as u32;
+                let interface = if ip.is_unicast_link_local() { interface } else { 0 };
+                LocalAddr { ip: ip.to_canonical(), interface }
+            });
+            // Of a datagram of IPv4 this is the header's own destination, which may be a
+            // broadcast: what `IP_PKTINFO` says stands, whichever comes first. Of one to a group
+            // nothing is sent from its address, and the kernel chooses another.
+            meta.local = match (meta.local, local) {
+                (Some(known), Some(local)) if local.ip.is_ipv4() => Some(known),
+                (_, Some(local)) if local.ip.is_multicast() => None,
+                _ => local,
+            };
+        }
+        (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
+            meta.drops = int(data).unwrap_or(0).cast_unsigned();
+        }
+        _ => {}
     }
 }
 
@@ -273,7 +250,14 @@ mod tests {
             buffer.push_received_segment_size(1_200);
             buffer.push_drops(3);
             let local = Some(address);
-            let expected = ReceivedControl { segment: 1_200, tos: 0xB9, ttl: 7, local, drops: 3 };
+            let expected = RecvMeta {
+                segment: 1_200,
+                tos: 0xB9,
+                ttl: 7,
+                local,
+                drops: 3,
+                ..RecvMeta::default()
+            };
             assert_eq!(read(buffer.as_bytes()), expected);
         }
     }
@@ -344,7 +328,7 @@ mod tests {
         for lie in [0, 1, HEADER - 1, 1_000, usize::MAX, usize::MAX - 6] {
             let mut bytes = [0xFF; 64];
             bytes[..WORD].copy_from_slice(&lie.to_ne_bytes());
-            assert_eq!(read(&bytes), ReceivedControl::default());
+            assert_eq!(read(&bytes), RecvMeta::default());
         }
     }
 }

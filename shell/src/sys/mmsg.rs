@@ -3,7 +3,5 @@
 mod receive;
 mod send;
 
-pub use receive::{
-    Arena, Arrival, FreeSlots, Received, ReceivedBatch, Turn, check_receive, discard, take_errors,
-};
+pub use receive::{Receiver, check_receive, discard, take_errors};
 pub use send::{Batch, Message, Sender};

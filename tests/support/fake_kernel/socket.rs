@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use flowgate::datapath::token::Token;
-use flowgate::sys::mmsg::{Arrival, Batch, Message};
+use flowgate::sys::arena::RecvMeta;
+use flowgate::sys::mmsg::{Batch, Message};
 use flowgate_core::{Burst, Direction, LocalAddr};
 use nix::errno::Errno;
 
@@ -47,15 +48,15 @@ impl Incoming {
         }
     }
 
-    pub(super) fn arrival(&self) -> Arrival<'_> {
-        Arrival {
-            bytes: &self.bytes,
-            source: self.source,
+    pub(super) fn meta(&self) -> RecvMeta {
+        RecvMeta {
+            source: Some(self.source),
             local: self.local,
             tos: self.tos,
             segment: self.segment,
             is_truncated: self.is_truncated,
             is_control_truncated: self.is_control_truncated,
+            ..RecvMeta::default()
         }
     }
 

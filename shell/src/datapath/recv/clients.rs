@@ -5,7 +5,7 @@ use flowgate_core::{Direction, ManagerInput};
 use super::{Reading, Receipt, UPSTREAM_BATCH, readable, unusable};
 use crate::datapath::dispatch::Dispatch;
 use crate::datapath::kernel::Kernel;
-use crate::sys::mmsg::ReceivedBatch;
+use crate::sys::arena::ReceivedBatch;
 
 impl<'t> Reading<'_, 't> {
     /// Takes one batch from a client's own socket; says whether nothing is left.
@@ -74,8 +74,8 @@ impl<'t> Reading<'_, 't> {
                 Ok((source, burst)) => ManagerInput::ClientBurst {
                     source,
                     local: None,
-                    tos: datagrams.control.tos,
-                    ttl: datagrams.control.ttl,
+                    tos: datagrams.meta.tos,
+                    ttl: datagrams.meta.ttl,
                     burst,
                 },
                 Err(reason) => unusable(&datagrams, Direction::ToBackend, reason),
