@@ -150,7 +150,7 @@ impl std::error::Error for Errors {}
 
 /// Why there is no configuration in a file.
 #[derive(Debug, thiserror::Error)]
-pub enum LoadError {
+pub enum ConfigFileError {
     /// The file cannot be read as text.
     #[error("cannot read {}: {source}", Printable(.file))]
     Unreadable {

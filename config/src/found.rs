@@ -49,14 +49,14 @@ impl std::fmt::Display for Place {
 }
 
 /// What was found, by cluster.
-pub type Found = BTreeMap<String, Vec<Member>>;
+pub type FoundBackends = BTreeMap<String, Vec<Member>>;
 
 impl Config {
     /// The same with the backends that were found, after those that each cluster lists.
     ///
     /// A target that is listed is as it is listed, and one that nothing can be sent to from the
     /// cluster's source is left out.
-    pub fn with_found(&self, found: &Found) -> Self {
+    pub fn with_found(&self, found: &FoundBackends) -> Self {
         let mut clusters = HashMap::new();
         let renew = |cluster: &Arc<Cluster>| match found.get(&cluster.name) {
             Some(found) if cluster.from.is_some() => Arc::new(cluster.with_found(found)),

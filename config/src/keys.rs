@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flowgate_core::config::QuicLb;
-use flowgate_quic_lb::{Config as QuicLbConfig, Decoder};
+use flowgate_quic_lb::{Decoder, QuicLbConfig};
 
 use crate::error::{Errors, Fault, Printable, Problem};
 use crate::problems::Place;

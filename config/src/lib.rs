@@ -70,8 +70,8 @@ use toml::de::DeTable;
 
 pub use cluster::{Cluster, Member, Target, names_one_host};
 pub use difference::{ClusterChanges, Difference, ListenerChanges};
-pub use error::{Errors, Fault, LoadError, Problem};
-pub use found::{BackendsFrom, Found, Place, parse_found, write_found};
+pub use error::{ConfigFileError, Errors, Fault, Problem};
+pub use found::{BackendsFrom, FoundBackends, Place, parse_found, write_found};
 pub use keys::{QuicLbKey, QuicLbSpec};
 pub use probing::{Expect, Payload, Probe, Probing};
 pub use schema::schema;
@@ -320,7 +320,7 @@ pub fn parse_texts(
 ///
 /// # Errors
 /// A file cannot be read or is not UTF-8, there is none, or they are not a valid configuration.
-pub fn load(path: &Path) -> Result<Config, LoadError> {
+pub fn load(path: &Path) -> Result<Config, ConfigFileError> {
     load_text(path).map(|(config, _)| config)
 }
 
@@ -329,14 +329,14 @@ pub fn load(path: &Path) -> Result<Config, LoadError> {
 ///
 /// # Errors
 /// As for [`load`].
-pub fn load_text(path: &Path) -> Result<(Config, String), LoadError> {
+pub fn load_text(path: &Path) -> Result<(Config, String), ConfigFileError> {
     let unreadable = |path: &Path, source| {
         let file = path.display().to_string();
-        LoadError::Unreadable { file, source }
+        ConfigFileError::Unreadable { file, source }
     };
     let files = match files_of(path) {
         Ok(Some(files)) if files.is_empty() => {
-            return Err(LoadError::NoFiles { directory: path.display().to_string() });
+            return Err(ConfigFileError::NoFiles { directory: path.display().to_string() });
         }
         Ok(Some(files)) => files,
         Ok(None) => vec![path.to_owned()],

@@ -8,6 +8,8 @@ use alloc::vec::Vec;
 use core::cmp::Ordering;
 use core::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::backend::event::BackendEvent;
 use crate::config::{BackendConfig, HealthPolicy, OnBackendDown, Passive};
 use crate::counters::Traffic;
@@ -46,19 +48,20 @@ pub struct Backend {
     pub from: Traffic,
 }
 
-/// How a backend stands, in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Whether a backend takes new flows, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BackendState {
-    /// It may have new flows: its probes pass, or it has answered.
+    /// It does: its probes pass, or it has answered.
     Up,
-    /// Its probes fail.
+    /// It does not, since its probes fail.
     Down,
-    /// The operator wants it to have no new flows.
+    /// It does not, since an operator wants it empty.
     Draining,
-    /// Datagrams say that nobody is there: it has no flows for a while.
+    /// It does not for a while, since traffic has shown that it does not answer.
     Ejected,
-    /// Nobody has looked: no probe has said anything, and nothing has come from it. It may have
-    /// new flows.
+    /// It does, but nothing has shown yet that it answers: no probe has, and no client was
+    /// answered.
     Unchecked,
 }
 
@@ -72,6 +75,11 @@ impl BackendState {
             Self::Ejected => "ejected",
             Self::Unchecked => "unchecked",
         }
+    }
+
+    /// Whether something is wrong with it: it is not what the configuration and the operator want.
+    pub const fn is_trouble(self) -> bool {
+        matches!(self, Self::Down | Self::Ejected)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
 ///
 /// `Debug` does not show the key.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Config {
+pub struct QuicLbConfig {
     rotation: u8,
     server_id_length: u8,
     nonce_length: u8,
@@ -50,7 +50,7 @@ pub enum EncodeError {
     NonceLength,
 }
 
-impl Config {
+impl QuicLbConfig {
     /// A configuration for ids that are not encrypted.
     ///
     /// # Errors
@@ -171,9 +171,9 @@ impl Config {
     }
 }
 
-impl fmt::Debug for Config {
+impl fmt::Debug for QuicLbConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config")
+        f.debug_struct("QuicLbConfig")
             .field("rotation", &self.rotation)
             .field("server_id_length", &self.server_id_length)
             .field("nonce_length", &self.nonce_length)

@@ -1,6 +1,6 @@
 //! What a load balancer reads connection ids with.
 
-use crate::config::Config;
+use crate::config::QuicLbConfig;
 use crate::id::ServerId;
 use crate::{ROTATIONS, rotation};
 
@@ -8,12 +8,12 @@ use crate::{ROTATIONS, rotation};
 /// key one after another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decoder {
-    configs: [Option<Config>; ROTATIONS],
+    configs: [Option<QuicLbConfig>; ROTATIONS],
 }
 
 impl Decoder {
     /// Adds a configuration, in place of that of the same rotation, which is returned.
-    pub fn insert(&mut self, config: Config) -> Option<Config> {
+    pub fn insert(&mut self, config: QuicLbConfig) -> Option<QuicLbConfig> {
         self.configs[usize::from(config.rotation())].replace(config)
     }
 
@@ -23,7 +23,7 @@ impl Decoder {
     }
 
     /// The configuration that a connection id was made by, if there is one.
-    pub fn config_for(&self, connection_id: &[u8]) -> Option<&Config> {
+    pub fn config_for(&self, connection_id: &[u8]) -> Option<&QuicLbConfig> {
         self.configs[usize::from(rotation(connection_id)?)].as_ref()
     }
 

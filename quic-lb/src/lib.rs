@@ -12,7 +12,7 @@ mod id;
 #[cfg(feature = "quinn")]
 pub mod quinn;
 
-pub use config::{Config, ConfigError, EncodeError, FirstOctet};
+pub use config::{ConfigError, EncodeError, FirstOctet, QuicLbConfig};
 pub use decoder::Decoder;
 pub use id::{ConnectionId, ServerId, ServerIdError};
 

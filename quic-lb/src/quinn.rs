@@ -1,9 +1,9 @@
 //! Connection ids for servers built with quinn.
 //!
 //! ```
-//! use flowgate_quic_lb::{Config, ServerId, quinn::Generator};
+//! use flowgate_quic_lb::{QuicLbConfig, ServerId, quinn::Generator};
 //!
-//! let config = Config::new(0, 2, 6)?.with_key(b"sixteen byte key");
+//! let config = QuicLbConfig::new(0, 2, 6)?.with_key(b"sixteen byte key");
 //! let generator = Generator::new(config, ServerId::new(&[0, 1])?)?;
 //! // endpoint_config.cid_generator(move || Box::new(generator.clone()));
 //! # let _ = generator;
@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
 
-use crate::config::{Config, EncodeError, FirstOctet};
+use crate::config::{EncodeError, FirstOctet, QuicLbConfig};
 use crate::id::ServerId;
 
 /// Makes ids that name one server, with nonces from the operating system's random numbers.
 #[derive(Clone, Debug)]
 pub struct Generator {
-    config: Config,
+    config: QuicLbConfig,
     server_id: ServerId,
     lifetime: Option<Duration>,
 }
@@ -31,7 +31,7 @@ impl Generator {
     /// # Errors
     ///
     /// When the id has another length than the configuration says.
-    pub fn new(config: Config, server_id: ServerId) -> Result<Self, EncodeError> {
+    pub fn new(config: QuicLbConfig, server_id: ServerId) -> Result<Self, EncodeError> {
         if server_id.len() != config.server_id_length() {
             return Err(EncodeError::ServerIdLength);
         }
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn every_id_names_the_server_and_no_two_are_the_same() {
-        let config = Config::new(3, 2, 8).unwrap().with_key(&[7; 16]);
+        let config = QuicLbConfig::new(3, 2, 8).unwrap().with_key(&[7; 16]);
         let server_id = ServerId::new(&[0xAB, 0xCD]).unwrap();
         let mut generator = Generator::new(config.clone(), server_id).unwrap();
         let ids: BTreeSet<Vec<u8>> =
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_server_id_of_another_length_is_refused() {
-        let config = Config::new(0, 2, 8).unwrap();
+        let config = QuicLbConfig::new(0, 2, 8).unwrap();
         let refused = Generator::new(config, ServerId::new(&[1]).unwrap());
         assert_eq!(refused.err(), Some(EncodeError::ServerIdLength));
     }

@@ -1,6 +1,6 @@
 //! What holds for every configuration, server id and nonce.
 
-use flowgate_quic_lb::{Config, ConfigError, Decoder, EncodeError, FirstOctet, ServerId};
+use flowgate_quic_lb::{ConfigError, Decoder, EncodeError, FirstOctet, QuicLbConfig, ServerId};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -9,10 +9,10 @@ fn lengths() -> impl Strategy<Value = (usize, usize)> {
     (1_usize..=15).prop_flat_map(|server| (Just(server), 4_usize..=19 - server))
 }
 
-fn configs() -> impl Strategy<Value = Config> {
+fn configs() -> impl Strategy<Value = QuicLbConfig> {
     (0_u8..7, lengths(), any::<Option<[u8; 16]>>()).prop_map(|(rotation, (server, nonce), key)| {
-        let config = Config::new(rotation, server, nonce).unwrap();
-        key.iter().fold(config, Config::with_key)
+        let config = QuicLbConfig::new(rotation, server, nonce).unwrap();
+        key.iter().fold(config, QuicLbConfig::with_key)
     })
 }
 
@@ -74,9 +74,9 @@ fn what_the_draft_does_not_allow_is_refused() {
         ((0, 1, usize::MAX), ConfigError::Length),
     ];
     for ((rotation, server, nonce), error) in refused {
-        assert_eq!(Config::new(rotation, server, nonce), Err(error));
+        assert_eq!(QuicLbConfig::new(rotation, server, nonce), Err(error));
     }
-    let config = Config::new(0, 2, 4).unwrap();
+    let config = QuicLbConfig::new(0, 2, 4).unwrap();
     let encode = |server: &[u8], nonce: &[u8]| config.encode(server, nonce, FirstOctet::Length);
     assert_eq!(encode(&[1], &[0; 4]).err(), Some(EncodeError::ServerIdLength));
     assert_eq!(encode(&[1, 2], &[0; 5]).err(), Some(EncodeError::NonceLength));
@@ -84,7 +84,7 @@ fn what_the_draft_does_not_allow_is_refused() {
 
 #[test]
 fn a_key_is_not_shown() {
-    let config = Config::new(0, 2, 4).unwrap().with_key(&[0xA5; 16]);
+    let config = QuicLbConfig::new(0, 2, 4).unwrap().with_key(&[0xA5; 16]);
     let mut decoder = Decoder::default();
     decoder.insert(config.clone());
     for shown in [format!("{config:?}"), format!("{decoder:?}")] {

@@ -1,6 +1,6 @@
 //! Ids that others have made: those of the draft, and those of Envoy 1.40.
 
-use flowgate_quic_lb::{Config, Decoder, FirstOctet};
+use flowgate_quic_lb::{Decoder, FirstOctet, QuicLbConfig};
 
 const KEY: &str = "8f95f09245765f80256934e50c66207f";
 
@@ -42,10 +42,10 @@ const OF_ENVOY: [Vector; 3] = [
     encrypted("27f5910f0ae484d100", (3, 4), "ed793a"),
 ];
 
-fn config(vector: &Vector) -> Config {
+fn config(vector: &Vector) -> QuicLbConfig {
     let (server, nonce) = vector.lengths;
     let rotation = hex(vector.id)[0] >> 5;
-    let config = Config::new(rotation, server, nonce).unwrap();
+    let config = QuicLbConfig::new(rotation, server, nonce).unwrap();
     if !vector.is_encrypted {
         return config;
     }
@@ -77,7 +77,7 @@ fn the_same_ids_are_made_of_what_they_say() {
 
 /// The draft has one nonce for all its ids with encryption, as long as needed; without encryption
 /// it is there to be read.
-fn nonce_of(config: &Config, id: &[u8], server: &str) -> Vec<u8> {
+fn nonce_of(config: &QuicLbConfig, id: &[u8], server: &str) -> Vec<u8> {
     if config.is_encrypted() {
         hex("ee080dbf48c0d1e55dda")[..config.nonce_length()].to_vec()
     } else {

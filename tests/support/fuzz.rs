@@ -12,7 +12,7 @@ use std::str;
 
 use flowgate::admin::escape::escaped;
 use flowgate::admin::request::Request;
-use flowgate::control::probe::Payload;
+use flowgate::control::probe::ProbePayload;
 use flowgate::control::probe::preset::Preset;
 use flowgate::sys::arena::RecvMeta;
 use flowgate::sys::cmsg::{ControlBuffer, RECEIVE_BYTES, read};
@@ -123,7 +123,7 @@ pub fn probe_answers(data: &[u8]) {
     let (local, peer) = (([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into());
     for preset in [Preset::Dns, Preset::Ntp, Preset::Sip, Preset::Quic] {
         // The ids of one probe are the fuzzer's to guess.
-        let question = Payload::Preset(preset).question(7, local, peer);
+        let question = ProbePayload::Preset(preset).question(7, local, peer);
         question.accepts(data);
         assert!(!question.accepts(question.bytes()), "{preset:?} takes its question for an answer");
     }

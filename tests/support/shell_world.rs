@@ -164,13 +164,13 @@ impl ShellWorld {
         self.check();
     }
 
-    /// Gives the shard a turn.
-    pub fn turn(&mut self) {
-        self.shard.turn(&mut self.kernel, &mut self.arena, self.now);
+    /// Gives the shard a tick.
+    pub fn tick(&mut self) {
+        self.shard.tick(&mut self.kernel, &mut self.arena, self.now);
         self.check();
     }
 
-    /// Polls and turns, as a worker does, until there is neither news nor work.
+    /// Polls and ticks, as a worker does, until there is neither news nor work.
     ///
     /// # Panics
     ///
@@ -181,7 +181,7 @@ impl ShellWorld {
                 return;
             }
             self.poll(8, None);
-            self.turn();
+            self.tick();
         }
         panic!("the shard goes on without end");
     }

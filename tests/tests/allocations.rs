@@ -39,7 +39,7 @@ fn manager_config(config: &Config, address: SocketAddr, max_flows: u32) -> Manag
     listener.manager_config(address, max_flows, vec![], false, backends)
 }
 
-/// A worker with one shard, whose loop the test turns by hand.
+/// A worker with one shard, whose loop the test runs by hand.
 struct Worker {
     poll: Poll,
     events: Events,
@@ -80,7 +80,7 @@ impl Worker {
     }
 
     /// One round of the loop of a worker.
-    fn turn(&mut self) {
+    fn tick(&mut self) {
         self.poll.poll(&mut self.events, Some(Duration::from_millis(10))).unwrap();
         let now = self.clock.now();
         for event in &self.events {
@@ -92,21 +92,21 @@ impl Worker {
             self.shard.on_event(event.token().into(), readiness, &mut self.kernel, now);
         }
         while self.shard.has_work() {
-            self.shard.turn(&mut self.kernel, &mut self.arena, now);
+            self.shard.tick(&mut self.kernel, &mut self.arena, now);
         }
         if self.shard.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
             self.shard.handle(ManagerInput::Timeout, &mut self.kernel, now);
         }
     }
 
-    /// Turns the loop until `socket` has received `datagrams`; returns the sender of the last.
-    fn turn_until_received(&mut self, socket: &UdpSocket, datagrams: usize) -> SocketAddr {
+    /// Runs the loop until `socket` has received `datagrams`; returns the sender of the last.
+    fn tick_until_received(&mut self, socket: &UdpSocket, datagrams: usize) -> SocketAddr {
         let (start, mut buffer) = (Instant::now(), [0; 2_048]);
         let (mut received, mut sender) = (0, self.address);
         while received < datagrams {
             match socket.recv_from(&mut buffer) {
                 Ok((_, from)) => (received, sender) = (received + 1, from),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.turn(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.tick(),
                 Err(error) => panic!("{error}"),
             }
             assert!(start.elapsed() < PATIENCE, "waited in vain for {datagrams} datagrams");
@@ -114,15 +114,15 @@ impl Worker {
         sender
     }
 
-    /// Turns the loop until so many datagrams were dropped for `reason`.
-    fn turn_until_dropped(&mut self, reason: DropReason, datagrams: u64) {
+    /// Runs the loop until so many datagrams were dropped for `reason`.
+    fn tick_until_dropped(&mut self, reason: DropReason, datagrams: u64) {
         let start = Instant::now();
         let dropped = |shard: &Shard<Linux>| {
             let ledger = shard.manager().counters().ledger(Direction::ToBackend);
             ledger.dropped_for(reason).datagrams
         };
         while dropped(&self.shard) < datagrams {
-            self.turn();
+            self.tick();
             assert!(start.elapsed() < PATIENCE, "waited in vain for {datagrams} {reason}");
         }
     }
@@ -142,11 +142,11 @@ fn round_trips(worker: &mut Worker, clients: &[UdpSocket; 2], backend: &UdpSocke
         for number in 0..count {
             client.send_to(&bytes[..1_200 - number / 4], worker.address).unwrap();
         }
-        let upstream = worker.turn_until_received(backend, count);
+        let upstream = worker.tick_until_received(backend, count);
         for number in 0..count {
             backend.send_to(&bytes[..1_000 + number / 4], upstream).unwrap();
         }
-        worker.turn_until_received(client, count);
+        worker.tick_until_received(client, count);
     }
 }
 
@@ -155,7 +155,7 @@ fn the_shard_forwards_without_allocating_both_ways() {
     let (clients, backend) = ([socket(), socket()], socket());
     let mut worker = Worker::new(&[&backend], "");
     for count in [1, 40] {
-        // Buffers grow to what a turn needs, once.
+        // Buffers grow to what a tick needs, once.
         for _ in 0..50 {
             round_trips(&mut worker, &clients, &backend, count);
         }
@@ -175,9 +175,9 @@ fn the_shard_opens_and_closes_flows_without_allocating() {
     let mut worker = Worker::new(&[&backend], "responses = 1");
     let ask = |worker: &mut Worker| {
         client.send_to(b"question", worker.address).unwrap();
-        let upstream = worker.turn_until_received(&backend, 1);
+        let upstream = worker.tick_until_received(&backend, 1);
         backend.send_to(b"answer", upstream).unwrap();
-        worker.turn_until_received(&client, 1);
+        worker.tick_until_received(&client, 1);
     };
     (0..10).for_each(|_| ask(&mut worker));
     assert_eq!(allocations(|| (0..100).for_each(|_| ask(&mut worker))), 0);
@@ -193,7 +193,7 @@ fn the_shard_refuses_a_client_beyond_max_flows_without_allocating() {
     let refuse = |worker: &mut Worker, total: &mut u64| {
         *total += 1;
         refused.send_to(b"refused", worker.address).unwrap();
-        worker.turn_until_dropped(DropReason::MaxFlows, *total);
+        worker.tick_until_dropped(DropReason::MaxFlows, *total);
     };
     let mut total = 0;
     refuse(&mut worker, &mut total);
@@ -207,7 +207,7 @@ fn the_shard_refuses_without_a_backend_and_while_draining_without_allocating() {
     let refuse = |worker: &mut Worker, reason, total: &mut u64| {
         *total += 1;
         client.send_to(b"refused", worker.address).unwrap();
-        worker.turn_until_dropped(reason, *total);
+        worker.tick_until_dropped(reason, *total);
     };
     let mut draining = Worker::new(&[&backend], "");
     let (now, end) = (draining.clock.now(), flowgate_core::Instant::FAR_FUTURE);
@@ -286,9 +286,9 @@ fn the_core_never_allocates_after_it_was_made() {
                 now += Duration::from_millis(20);
                 // One backend is down at any time, and its flows move on.
                 if number % 100 == 0 {
-                    let turn = usize::from(number / 100) % backends.len();
+                    let down = usize::from(number / 100) % backends.len();
                     for (place, &backend) in backends.iter().enumerate() {
-                        let is_down = place == turn;
+                        let is_down = place == down;
                         let event = if is_down { BackendEvent::Down } else { BackendEvent::Up };
                         let input = ManagerInput::BackendChanged { backend, event };
                         manager.handle_input(input, now, &mut sink);
@@ -319,7 +319,7 @@ fn one_way(worker: &mut Worker, clients: &[UdpSocket; 2], backends: &[(&UdpSocke
         }
     }
     for (backend, share) in backends {
-        worker.turn_until_received(backend, 24 / share);
+        worker.tick_until_received(backend, 24 / share);
     }
 }
 

@@ -82,11 +82,11 @@ impl World {
         self.kernel.arrive(self.listener, incoming);
     }
 
-    fn poll_and_turn(&mut self) {
+    fn poll_and_tick(&mut self) {
         for (token, readiness) in self.kernel.poll(4) {
             self.shard.on_event(token, readiness, &mut self.kernel, self.now);
         }
-        self.shard.turn(&mut self.kernel, &mut self.arena, self.now);
+        self.shard.tick(&mut self.kernel, &mut self.arena, self.now);
         self.check();
     }
 
@@ -95,7 +95,7 @@ impl World {
             if !self.kernel.has_news() && !self.shard.has_work() {
                 return;
             }
-            self.poll_and_turn();
+            self.poll_and_tick();
         }
         panic!("the shard goes on without end");
     }
@@ -172,7 +172,7 @@ fn storm(seed: u64, mode: &str) {
                     world.kernel.refuse_gso(socket, to, refusal[random.below(3) as usize]);
                 }
             }
-            _ => world.poll_and_turn(),
+            _ => world.poll_and_tick(),
         }
     }
     world.kernel.faults().stop();

@@ -4,6 +4,7 @@
 //! A document names code as `path#symbol` between backticks, the path from the root of the
 //! repository: `core/src/manager/admit.rs#handle_client_burst`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The root of the repository.
@@ -129,6 +130,30 @@ fn the_clock_is_read_in_one_place() {
     assert!(found.is_empty(), "only shell/src/sys/clock.rs reads the clock: {found:#?}");
 }
 
+/// The name of the type that a line defines for others, if it does.
+fn public_type(line: &str) -> Option<&str> {
+    const KINDS: [&str; 5] = ["struct", "enum", "trait", "type", "union"];
+    let mut words = words(line.trim().strip_prefix("pub ")?);
+    KINDS.contains(&words.next()?).then(|| words.next()).flatten()
+}
+
+#[test]
+fn no_two_public_types_have_one_name() {
+    let mut defined = BTreeMap::<String, Vec<PathBuf>>::new();
+    for package in ["core", "config", "quic-lb", "fastpath", "shell"] {
+        for path in files(&format!("{package}/src"), "rs") {
+            for line in code(&read(&path)) {
+                if let Some(name) = public_type(&line) {
+                    defined.entry(name.to_owned()).or_default().push(path.clone());
+                }
+            }
+        }
+    }
+    assert!(defined.contains_key("UdpManager") && defined.len() > 100);
+    defined.retain(|_, paths| paths.len() > 1);
+    assert!(defined.is_empty(), "a search for one of these finds another: {defined:#?}");
+}
+
 #[test]
 fn imports_go_one_way() {
     let ours = |line: &str| {
@@ -218,4 +243,6 @@ fn a_broken_rule_would_be_found() {
     let found: Vec<_> =
         (0..code.len()).filter(|n| words(&code[*n]).any(|w| w == "unsafe")).collect();
     assert_eq!(found, [1]);
+    assert_eq!(public_type("    pub struct Flow<'a> {"), Some("Flow"));
+    assert_eq!(public_type("pub(crate) struct Flow;").or(public_type("pub use Flow;")), None);
 }

@@ -67,12 +67,12 @@ fn what_is_found_comes_after_what_is_listed() {
     let config = config.unwrap();
     assert_eq!(config.warnings, []);
     let set = vec![plain("10.0.0.1:53"), plain("10.0.0.2:53")];
-    let with = config.with_found(&Found::from([("dns".to_owned(), set)]));
+    let with = config.with_found(&FoundBackends::from([("dns".to_owned(), set)]));
     let weights: Vec<_> =
         with.listeners[0].cluster.policy.backends.iter().map(|b| b.weight).collect();
     assert_eq!(weights, [2, 1]);
     assert_eq!(with.clusters[0], with.listeners[0].cluster);
-    assert_eq!(config.with_found(&Found::new()), config);
+    assert_eq!(config.with_found(&FoundBackends::new()), config);
 }
 
 #[test]
@@ -81,14 +81,14 @@ fn only_a_cluster_that_asks_for_it_gets_what_is_found() {
         parse(&FROM.replace("backends_from = { file = \"/run/dns.json\" }", "backends = []"), "f");
     let config = config.unwrap();
     let set = vec![plain("10.0.0.2:53")];
-    assert_eq!(config.with_found(&Found::from([("dns".to_owned(), set)])), config);
+    assert_eq!(config.with_found(&FoundBackends::from([("dns".to_owned(), set)])), config);
 }
 
 #[test]
 fn what_is_found_is_not_sent_to_from_an_address_of_the_other_family() {
     let config = parse(&format!("{FROM}source = \"10.0.0.9\""), "f").unwrap();
     let set = vec![plain("[2001:db8::1]:53"), plain("10.0.0.2:53")];
-    let with = config.with_found(&Found::from([("dns".to_owned(), set)]));
+    let with = config.with_found(&FoundBackends::from([("dns".to_owned(), set)]));
     assert_eq!(with.clusters[0].policy.backends.len(), 1);
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use flowgate_config::{Config, parse};
 use flowgate_core::config::Affinity;
-use flowgate_quic_lb::{Config as QuicLbConfig, FirstOctet};
+use flowgate_quic_lb::{FirstOctet, QuicLbConfig};
 
 fn text(cluster: &str) -> String {
     format!(

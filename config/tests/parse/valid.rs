@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use flowgate_config::{Config, Fault, FlowLog, LoadError, LogLevel, Workers, load};
+use flowgate_config::{Config, ConfigFileError, Fault, FlowLog, LogLevel, Workers, load};
 use flowgate_core::config::{Affinity, Balance, OnBackendDown, SendProxyProtocol};
 
 use crate::{MINIMAL, address, valid, with_cluster_lines};
@@ -214,7 +214,7 @@ fn a_file_is_loaded_under_its_own_name() {
     assert_eq!(load(&path).unwrap(), valid(MINIMAL));
 
     std::fs::write(&path, "workers = 0").unwrap();
-    let Err(LoadError::Invalid(errors)) = load(&path) else {
+    let Err(ConfigFileError::Invalid(errors)) = load(&path) else {
         panic!("no workers are not valid");
     };
     assert!(errors.iter().all(|problem| *problem.file == path.display().to_string()));

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+pub use flowgate_core::backend::BackendState;
 use flowgate_core::counters::{Counters, Ledger, Traffic};
 use flowgate_core::{CloseReason, DropReason};
 use serde::{Deserialize, Serialize};
@@ -249,41 +250,6 @@ pub struct BackendStatus {
     /// Datagrams that were to be sent to it and could not be.
     #[serde(default)]
     pub datagrams_dropped: u64,
-}
-
-/// Whether a backend takes flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BackendState {
-    /// It does: its probes pass, or it has answered.
-    Up,
-    /// It does not, since its probes fail.
-    Down,
-    /// It does not, since an operator wants it empty.
-    Draining,
-    /// It does not for a while, since traffic has shown that it does not answer.
-    Ejected,
-    /// It does, but nobody has looked yet whether it answers: no probe has, and no client was
-    /// answered.
-    Unchecked,
-}
-
-impl BackendState {
-    /// As it is written in the document.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::Draining => "draining",
-            Self::Ejected => "ejected",
-            Self::Unchecked => "unchecked",
-        }
-    }
-
-    /// Whether something is wrong with it: it is not what the configuration and the operator want.
-    pub const fn is_trouble(self) -> bool {
-        matches!(self, Self::Down | Self::Ejected)
-    }
 }
 
 /// The sums over all listeners. In each direction `received = forwarded + dropped`.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use flowgate_config::{Config, Listener, LoadError, Problem};
+use flowgate_config::{Config, ConfigFileError, Listener, Problem};
 use flowgate_core::config::Mode;
 use serde_json::{Value, json};
 
@@ -90,7 +90,7 @@ fn describe(listener: &Listener) -> String {
 
 /// What was found, for programs.
 fn document(
-    loaded: &Result<Config, LoadError>,
+    loaded: &Result<Config, ConfigFileError>,
     unreachable: Option<&ReachError>,
     strict: bool,
 ) -> Value {
@@ -120,7 +120,7 @@ fn document(
                 "backends": listener.cluster.members.len(),
             })).collect::<Vec<_>>(),
         }),
-        Err(LoadError::Invalid(errors)) => json!({
+        Err(ConfigFileError::Invalid(errors)) => json!({
             "valid": false,
             "errors": errors.iter().map(problem).collect::<Vec<_>>(),
             "warnings": [],

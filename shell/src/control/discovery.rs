@@ -18,7 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use flowgate_config::{BackendsFrom, Found, Member, Place};
+use flowgate_config::{BackendsFrom, FoundBackends, Member, Place};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
@@ -116,7 +116,7 @@ impl Discoverer {
     /// As [`set_places`](Self::set_places), then waits until something is known of each, or it is
     /// known that nothing is, but not longer than `patience`. Returns what is known then. All of it
     /// is told to `on_found` too.
-    pub fn find_now(&self, places: Places, patience: Duration) -> Found {
+    pub fn find_now(&self, places: Places, patience: Duration) -> FoundBackends {
         self.set_places(places.clone());
         let has_untried = |known: &mut BTreeMap<String, Tried>| {
             places.keys().any(|cluster| !known.contains_key(cluster))

@@ -40,7 +40,7 @@ const SHUTDOWN_STEP: Duration = Duration::from_millis(5);
 
 /// Where the lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
+pub enum FlowLogSink {
     /// Standard error.
     Stderr,
     /// The end of a file, which is made if there is none.
@@ -48,7 +48,7 @@ pub enum Destination {
 }
 
 /// A running log. Dropping it writes what waits and ends it.
-pub struct FlowLog {
+pub struct FlowLogWriter {
     logger: FlowLogger,
     thread: Option<JoinHandle<()>>,
 }
@@ -82,13 +82,13 @@ enum Message {
     End,
 }
 
-impl FlowLog {
+impl FlowLogWriter {
     /// Starts a log.
     ///
     /// # Errors
     ///
     /// When the file cannot be opened, or the thread not started.
-    pub fn start(destination: &Destination, clock: Clock) -> io::Result<Self> {
+    pub fn start(destination: &FlowLogSink, clock: Clock) -> io::Result<Self> {
         let output = Output::open(destination)?;
         let (sender, messages) = sync_channel(QUEUE);
         let shared = Arc::<Shared>::default();
@@ -128,7 +128,7 @@ impl FlowLog {
     }
 }
 
-impl Drop for FlowLog {
+impl Drop for FlowLogWriter {
     fn drop(&mut self) {
         self.tell(Message::End, |shared| &shared.end);
         let Some(thread) = self.thread.take() else { return };
@@ -261,10 +261,10 @@ enum Output {
 }
 
 impl Output {
-    fn open(destination: &Destination) -> io::Result<Self> {
+    fn open(destination: &FlowLogSink) -> io::Result<Self> {
         Ok(match destination {
-            Destination::Stderr => Self::Stderr,
-            Destination::File(path) => {
+            FlowLogSink::Stderr => Self::Stderr,
+            FlowLogSink::File(path) => {
                 Self::File { path: path.clone(), file: BufWriter::new(append_to(path)?) }
             }
         })

@@ -31,7 +31,7 @@ mod runner;
 mod tcp;
 mod udp;
 
-pub use question::{Expect, Payload};
+pub use question::{ExpectedReply, ProbePayload};
 
 /// Whose health a probe is about: a backend, as a member of one cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -53,14 +53,14 @@ pub struct ProbeTarget {
     /// The address of ours that they come from; `None`: the kernel chooses it.
     pub source: Option<IpAddr>,
     /// What is done there.
-    pub probe: Probe,
+    pub probe: ProbeMethod,
     /// How often, and how much it takes to change the opinion of the backend.
     pub policy: ProbePolicy,
 }
 
 /// What a probe does. It succeeds or fails; every way to fail counts alike.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Probe {
+pub enum ProbeMethod {
     /// Connects, and is content with that: the connection is reset at once.
     Tcp,
     /// Sends one datagram and waits for the right answer.
@@ -69,9 +69,9 @@ pub enum Probe {
     /// one; if that does not follow in time, the probe has failed.
     Udp {
         /// What is sent.
-        send: Payload,
+        send: ProbePayload,
         /// What the answer must be, besides what a preset asks of it.
-        expect: Expect,
+        expect: ExpectedReply,
     },
 }
 

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
-use flowgate_config::{Config, FlowLog as FlowLogConfig, Found};
+use flowgate_config::{Config, FlowLog, FoundBackends};
 use flowgate_core::Instant;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -33,7 +33,7 @@ use crate::admin::request::{Handler, Request, Response};
 use crate::admin::socket::{ControlError, ControlSocket};
 use crate::admin::socket_path::default_path;
 use crate::control::discovery::{self, Discovered, Discoverer};
-use crate::control::flow_log::{Destination, FlowLog, FlowLogger};
+use crate::control::flow_log::{FlowLogSink, FlowLogWriter, FlowLogger};
 use crate::control::log::{self, LevelHandle};
 use crate::control::probe::{HealthChange, ProbeSnapshot, Prober};
 use crate::control::resolve::{Answer, Resolver};
@@ -128,7 +128,7 @@ pub struct Supervisor {
     /// What is in force: what is [written](Self::written), with what was [found](Self::found).
     config: Config,
     written: Config,
-    found: Found,
+    found: FoundBackends,
     /// Where the written configuration came from.
     text: String,
     clock: Clock,
@@ -139,7 +139,7 @@ pub struct Supervisor {
     prober: Prober,
     resolver: Resolver,
     discoverer: Discoverer,
-    flow_log: Option<FlowLog>,
+    flow_log: Option<FlowLogWriter>,
     control: Option<ControlSocket>,
     http: Option<HttpServer>,
     notifier: Notifier,
@@ -222,7 +222,7 @@ impl Supervisor {
             let Some(event) = self.next_event() else { continue };
             match event {
                 Event::Signal(SIGHUP) => drop(self.reload()),
-                Event::Signal(SIGUSR1) => self.flow_log.iter().for_each(FlowLog::reopen),
+                Event::Signal(SIGUSR1) => self.flow_log.iter().for_each(FlowLogWriter::reopen),
                 Event::Signal(SIGUSR2) => self.begin_upgrade(None, None),
                 Event::Signal(SIGTERM) if !self.is_draining => {
                     if self.keep_everything() {
@@ -340,14 +340,14 @@ struct Runtime {
     /// What is written, with what was found.
     config: Config,
     written: Config,
-    found: Found,
+    found: FoundBackends,
     clock: Clock,
     events: Receiver<Event>,
     sender: Sender<Event>,
     resolver: Resolver,
     discoverer: Discoverer,
     hosts: BTreeMap<String, Vec<IpAddr>>,
-    flow_log: Option<FlowLog>,
+    flow_log: Option<FlowLogWriter>,
     change_is_known: Arc<AtomicBool>,
 }
 
@@ -386,7 +386,8 @@ impl Runtime {
 
     /// What the server begins with.
     fn options(&self, inherited: Vec<(SocketAddr, OwnedFd)>) -> ServerOptions {
-        let flow_log = self.flow_log.as_ref().map_or_else(FlowLogger::default, FlowLog::logger);
+        let flow_log =
+            self.flow_log.as_ref().map_or_else(FlowLogger::default, FlowLogWriter::logger);
         let (sender, is_known) = (self.sender.clone(), Arc::clone(&self.change_is_known));
         let on_state_change = move || {
             // One look is enough for all that changed before it.
@@ -531,18 +532,18 @@ fn open_http(address: SocketAddr, handler: Handler) -> Result<HttpServer, RunErr
     HttpServer::start(address, handler).map_err(|source| RunError::Http { address, source })
 }
 
-fn start_flow_log(config: &Config, clock: Clock) -> Result<Option<FlowLog>, RunError> {
+fn start_flow_log(config: &Config, clock: Clock) -> Result<Option<FlowLogWriter>, RunError> {
     let destination = match &config.log.flows {
-        FlowLogConfig::Off => return Ok(None),
-        FlowLogConfig::Stderr => Destination::Stderr,
-        FlowLogConfig::File(path) => Destination::File(path.clone()),
+        FlowLog::Off => return Ok(None),
+        FlowLog::Stderr => FlowLogSink::Stderr,
+        FlowLog::File(path) => FlowLogSink::File(path.clone()),
     };
-    match FlowLog::start(&destination, clock) {
+    match FlowLogWriter::start(&destination, clock) {
         Ok(log) => Ok(Some(log)),
         Err(source) => {
             let path = match destination {
-                Destination::File(path) => path,
-                Destination::Stderr => PathBuf::from("stderr"),
+                FlowLogSink::File(path) => path,
+                FlowLogSink::Stderr => PathBuf::from("stderr"),
             };
             Err(RunError::FlowLog { path, source })
         }

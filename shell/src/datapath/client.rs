@@ -1,5 +1,5 @@
 //! Clients' own sockets, each connected to one client over the listener's address. They only
-//! receive: answers leave by the listener, all of a turn together.
+//! receive: answers leave by the listener, all of a tick together.
 //!
 //! A client's datagrams come by the listener, then by a socket of its own, then by the listener
 //! again, perhaps by another socket, and so on. Nothing is lost and nothing changes places, since

@@ -1,7 +1,7 @@
 //! Carrying out what a manager emits.
 //!
 //! Sockets are opened and closed at once, in the order of the outputs. Sends are only noted, and
-//! go out together when the turn is over: then the datagrams of one flow lie next to each other,
+//! go out together when the tick is over: then the datagrams of one flow lie next to each other,
 //! however they were mixed when they arrived, and leave as GSO batches.
 
 mod one_way;
@@ -20,18 +20,18 @@ use crate::datapath::role::Role;
 use crate::datapath::send::gso::Plan;
 use crate::datapath::send::outbox::{Chain, Outbox, Outgoing};
 use crate::datapath::send::queue::{QueuedDatagram, SendQueue};
-use crate::datapath::send::transmit::{Report, Transmitter};
+use crate::datapath::send::transmit::{SendOutcome, Transmitter};
 use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
 use one_way::{Mirrored, PendingRoles};
 
-/// Memory that one turn leaves to the next.
+/// Memory that one tick leaves to the next.
 #[derive(Default)]
 pub struct Scratch {
     outbox: Outbox<'static>,
     plan: Plan<'static>,
     pending: Vec<FlowId>,
-    reports: Vec<Report>,
+    outcomes: Vec<SendOutcome>,
     not_opened: Vec<(FlowId, DropReason)>,
     pending_roles: PendingRoles,
     mirrored: Vec<Mirrored<'static>>,
@@ -48,7 +48,7 @@ pub struct EndedFlow {
     pub backend: Option<SocketAddr>,
 }
 
-/// The orders of one turn.
+/// The orders of one tick.
 pub struct Dispatch<'a, 't, K: Kernel> {
     kernel: &'a mut K,
     sockets: &'a mut Sockets<K>,
@@ -58,10 +58,10 @@ pub struct Dispatch<'a, 't, K: Kernel> {
     to_clients: Chain,
     /// The flows that have something to send to their backend.
     pending: Vec<FlowId>,
-    reports: Vec<Report>,
-    /// The flows whose socket could not be opened in this turn, and why.
+    outcomes: Vec<SendOutcome>,
+    /// The flows whose socket could not be opened in this tick, and why.
     not_opened: Vec<(FlowId, DropReason)>,
-    /// Whether a socket was to be opened in this turn when no local port was left.
+    /// Whether a socket was to be opened in this tick when no local port was left.
     are_ports_gone: bool,
     /// On whose behalf what is emitted now is to be sent.
     role: Role,
@@ -72,7 +72,7 @@ pub struct Dispatch<'a, 't, K: Kernel> {
 }
 
 impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
-    /// Begins a turn.
+    /// Begins a tick.
     pub fn begin(kernel: &'a mut K, sockets: &'a mut Sockets<K>, scratch: Scratch) -> Self {
         Self {
             kernel,
@@ -81,7 +81,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             plan: scratch.plan,
             to_clients: Chain::EMPTY,
             pending: scratch.pending,
-            reports: scratch.reports,
+            outcomes: scratch.outcomes,
             not_opened: scratch.not_opened,
             are_ports_gone: false,
             role: Role::Primary,
@@ -96,23 +96,23 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         (self.kernel, self.sockets)
     }
 
-    /// Ends the turn: sends all that was ordered. What went wrong goes to `tell`, which may emit
+    /// Ends the tick: sends all that was ordered. What went wrong goes to `tell`, which may emit
     /// more.
     pub fn finish(
         mut self,
         mut tell: impl FnMut(Role, ManagerInput<'static>, &mut Self),
     ) -> Scratch {
-        let mut reports = Vec::new();
+        let mut outcomes = Vec::new();
         loop {
             self.flush();
-            std::mem::swap(&mut reports, &mut self.reports);
-            if reports.is_empty() {
+            std::mem::swap(&mut outcomes, &mut self.outcomes);
+            if outcomes.is_empty() {
                 break;
             }
-            for report in reports.drain(..) {
-                match report {
-                    Report::Input(role, input) => tell(role, input, &mut self),
-                    Report::GsoRefused { role, carrier, direction } => {
+            for outcome in outcomes.drain(..) {
+                match outcome {
+                    SendOutcome::Input(role, input) => tell(role, input, &mut self),
+                    SendOutcome::GsoRefused { role, carrier, direction } => {
                         self.forbid_gso(role, carrier, direction);
                     }
                 }
@@ -122,7 +122,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             outbox: self.outbox.recycle(),
             plan: self.plan,
             pending: self.pending,
-            reports: self.reports,
+            outcomes: self.outcomes,
             not_opened: self.not_opened,
             pending_roles: self.pending_roles,
             mirrored: Mirrored::recycle(self.mirrored),
@@ -139,7 +139,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
                 give_up(
                     &mut upstream.send_queue,
                     &mut sockets.send_queue_budget,
-                    &mut self.reports,
+                    &mut self.outcomes,
                 );
             }
         }
@@ -178,7 +178,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             peer,
             send_queue: &mut *send_queue,
             send_queue_budget: &mut sockets.send_queue_budget,
-            reports: &mut self.reports,
+            outcomes: &mut self.outcomes,
         };
         if transmitter.resume(direction) {
             // A socket that cannot be unwatched only causes idle wake-ups.
@@ -198,7 +198,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         for (flow, _) in self.not_opened.drain(..) {
             let failure = UpstreamFailure::NotOpened;
             let input = ManagerInput::UpstreamFailed { flow, failure };
-            self.reports.push(Report::Input(Role::Primary, input));
+            self.outcomes.push(SendOutcome::Input(Role::Primary, input));
         }
     }
 
@@ -215,7 +215,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             socket: &upstream.socket,
             send_queue: &mut upstream.send_queue,
             send_queue_budget: &mut sockets.send_queue_budget,
-            reports: &mut self.reports,
+            outcomes: &mut self.outcomes,
         };
         self.plan = send(transmitter, &self.outbox, chain, token, std::mem::take(&mut self.plan));
     }
@@ -229,7 +229,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             peer: None,
             send_queue: &mut sockets.listener_queue,
             send_queue_budget: &mut sockets.send_queue_budget,
-            reports: &mut self.reports,
+            outcomes: &mut self.outcomes,
         };
         let token = Token::Listener { shard: sockets.shard };
         self.plan = send(transmitter, &self.outbox, chain, token, std::mem::take(&mut self.plan));
@@ -256,8 +256,9 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
     fn lose(&mut self, outgoing: &Outgoing<'_>, reason: DropReason) {
         let Outgoing { role, carrier, direction, burst, .. } = outgoing;
         let (datagrams, bytes) = (usize::from(burst.count()), burst.bytes().len());
-        let report = Report::undelivered(*role, *carrier, *direction, reason, datagrams, bytes);
-        self.reports.push(report);
+        let outcome =
+            SendOutcome::undelivered(*role, *carrier, *direction, reason, datagrams, bytes);
+        self.outcomes.push(outcome);
     }
 
     fn send_to_client(&mut self, flow: FlowId, outgoing: Outgoing<'t>) {
@@ -350,15 +351,15 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
 }
 
 /// Reports what waits to go to a backend as lost.
-fn give_up(send_queue: &mut SendQueue, budget: &mut usize, reports: &mut Vec<Report>) {
+fn give_up(send_queue: &mut SendQueue, budget: &mut usize, outcomes: &mut Vec<SendOutcome>) {
     while let Some(lost) = send_queue.pop(budget) {
-        reports.push(lost_to_backend(&lost));
+        outcomes.push(lost_to_backend(&lost));
     }
 }
 
-const fn lost_to_backend(lost: &QueuedDatagram) -> Report {
+const fn lost_to_backend(lost: &QueuedDatagram) -> SendOutcome {
     let (direction, reason) = (Direction::ToBackend, DropReason::Closed);
-    Report::undelivered(lost.role, lost.carrier, direction, reason, 1, lost.bytes)
+    SendOutcome::undelivered(lost.role, lost.carrier, direction, reason, 1, lost.bytes)
 }
 
 /// Sends a chain, and has the kernel say when to go on if it did not take all of it.

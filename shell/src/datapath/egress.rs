@@ -19,7 +19,7 @@ use crate::datapath::send::queue::SendQueue;
 pub struct EgressSocket<S> {
     /// The socket.
     pub socket: S,
-    /// What this turn sends by it.
+    /// What this tick sends by it.
     pub outgoing: Chain,
     /// What waits for room in its send buffer.
     pub send_queue: SendQueue,
@@ -28,11 +28,11 @@ pub struct EgressSocket<S> {
 /// What is known of a backend as a destination.
 #[derive(Clone, Copy, Debug)]
 pub struct Destination {
-    /// What this turn sends to it.
+    /// What this tick sends to it.
     pub outgoing: Chain,
     /// Whether GSO batches have been refused for good on the way to it.
     pub no_gso: bool,
-    /// The socket that this turn sends it by.
+    /// The socket that this tick sends it by.
     pub egress: usize,
 }
 
@@ -128,7 +128,7 @@ impl<S> EgressSockets<S> {
         self.destinations.get_mut(backend.index())
     }
 
-    /// A backend and the egress socket that this turn sends it by.
+    /// A backend and the egress socket that this tick sends it by.
     pub fn path_to(&mut self, backend: usize) -> Option<(&mut Destination, &mut EgressSocket<S>)> {
         let destination = self.destinations.get_mut(backend)?;
         let egress = self.egress_sockets.get_mut(destination.egress)?.as_mut()?;

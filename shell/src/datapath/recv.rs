@@ -11,7 +11,7 @@ use tracing::error;
 
 use crate::datapath::dispatch::Dispatch;
 use crate::datapath::kernel::Kernel;
-use crate::sys::arena::{Received, ReceivedBatch, Turn};
+use crate::sys::arena::{Received, ReceivedBatch, Tick};
 use crate::sys::errno;
 
 /// The most bursts that one receive takes from a listener.
@@ -20,9 +20,9 @@ pub(super) const LISTENER_BATCH: usize = 64;
 /// The most bursts that one receive takes from an upstream socket.
 pub(super) const UPSTREAM_BATCH: usize = 16;
 
-/// A turn takes in no more once it holds this many bytes: what is sent should still be in the
+/// A tick takes in no more once it holds this many bytes: what is sent should still be in the
 /// processor's cache from when it was received.
-const TURN_BYTES: usize = 512 << 10;
+const TICK_BYTES: usize = 512 << 10;
 
 /// How often a receive is tried that meets one error after another. What the network says is told
 /// once, and datagrams wait behind it, of which no poll tells again; what is said so often is said
@@ -37,19 +37,19 @@ pub(super) struct Receipt<'t> {
     pub(super) received: Option<ReceivedBatch<'t>>,
 }
 
-/// What a turn reads with.
+/// What a tick reads with.
 pub(super) struct Reading<'a, 't> {
     pub(super) manager: &'a mut UdpManager,
-    pub(super) turn: &'a mut Turn<'t>,
+    pub(super) tick: &'a mut Tick<'t>,
     /// How much it has read.
     pub(super) bytes: usize,
     pub(super) now: Instant,
 }
 
 impl<'t> Reading<'_, 't> {
-    /// Whether the turn may take in more.
+    /// Whether the tick may take in more.
     pub(super) const fn has_room(&self) -> bool {
-        self.turn.free() > 0 && self.bytes < TURN_BYTES
+        self.tick.free() > 0 && self.bytes < TICK_BYTES
     }
 
     /// Takes one batch of at most `max` bursts from a socket, past errors. One that lasts is logged,
@@ -62,7 +62,7 @@ impl<'t> Reading<'_, 't> {
     ) -> Receipt<'t> {
         let mut errors = Vec::new();
         loop {
-            match self.turn.receive(max, |slots| kernel.receive(socket, slots)) {
+            match self.tick.receive(max, |slots| kernel.receive(socket, slots)) {
                 Ok(received) => return Receipt { errors, received: Some(received) },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => errors.push(error),
@@ -83,7 +83,7 @@ impl<'t> Reading<'_, 't> {
         release: impl FnMut(u32),
     ) -> bool {
         let (kernel, sockets) = dispatch.parts();
-        let max = LISTENER_BATCH.min(self.turn.free());
+        let max = LISTENER_BATCH.min(self.tick.free());
         let Receipt { received, .. } = self.receive(kernel, &sockets.listener, max);
         let bursts = received.as_ref().map_or(0, ReceivedBatch::len);
         let is_drained = bursts < max;
@@ -121,7 +121,7 @@ impl<'t> Reading<'_, 't> {
             return true;
         };
         let flow = upstream.flow;
-        let max = UPSTREAM_BATCH.min(self.turn.free());
+        let max = UPSTREAM_BATCH.min(self.tick.free());
         let Receipt { errors, received } = self.receive(kernel, &upstream.socket, max);
         let backend = upstream.backend;
         // A short batch may have ended at an error, behind which datagrams wait.

@@ -115,7 +115,7 @@ impl<K: Kernel> Shard<K> {
         }
     }
 
-    /// Whether a turn would find something to read.
+    /// Whether a tick would find something to read.
     pub fn has_work(&self) -> bool {
         !self.ready.is_empty() || self.sockets.clients.has_work() || self.unwatched_from.is_some()
     }
@@ -254,15 +254,15 @@ impl<K: Kernel> Shard<K> {
 
     /// Reads from the sockets that are ready, one batch from each in turn, as much as the arena
     /// holds; lets the manager decide on each burst; sends all of it.
-    pub fn turn(&mut self, kernel: &mut K, arena: &mut Arena, now: Instant) {
-        let mut turn = arena.begin();
+    pub fn tick(&mut self, kernel: &mut K, arena: &mut Arena, now: Instant) {
+        let mut tick = arena.begin();
         let scratch = std::mem::take(&mut self.scratch);
         let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
         if self.is_listener_ready {
             let is_behind = std::mem::take(&mut self.is_behind);
             self.manager.handle_input(ManagerInput::Reading { is_behind }, now, &mut dispatch);
         }
-        let mut reading = Reading { manager: &mut self.manager, turn: &mut turn, bytes: 0, now };
+        let mut reading = Reading { manager: &mut self.manager, tick: &mut tick, bytes: 0, now };
         let mut fetched = 0;
         reading.close_parting(&mut dispatch);
         while reading.has_room() {
@@ -307,7 +307,7 @@ impl<K: Kernel> Shard<K> {
         self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
     }
 
-    /// Ends a turn: sends, and tells the managers what went wrong.
+    /// Ends a tick: sends, and tells the managers what went wrong.
     fn finish(
         manager: &mut UdpManager,
         mut mirror: Option<&mut UdpManager>,

@@ -25,7 +25,7 @@ pub struct Upstream<S> {
     pub ttl: u8,
     /// How many datagrams it is known to have lost since its receive buffer was full.
     pub drops: u32,
-    /// What this turn sends to it.
+    /// What this tick sends to it.
     pub outgoing: Chain,
     /// What waits for room in its send buffer.
     pub send_queue: SendQueue,

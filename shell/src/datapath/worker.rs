@@ -26,7 +26,7 @@ use crate::sys::clock::Clock;
 use crate::sys::netlink::AddressWatch;
 use crate::sys::sockopt;
 
-/// How many bursts one turn can hold.
+/// How many bursts one tick can hold.
 const ARENA_SLOTS: usize = 256;
 
 /// How many events one poll can return.
@@ -235,7 +235,7 @@ impl Worker {
             for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
                 is_left |= shard.watch_more(&self.kernel)?;
                 if shard.has_work() {
-                    shard.turn(&mut self.kernel, &mut self.arena, now);
+                    shard.tick(&mut self.kernel, &mut self.arena, now);
                 }
                 is_left |= shard.has_work();
             }

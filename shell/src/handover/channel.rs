@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
 use super::protocol::{NewWord, OldWord};
-use crate::sys::clock::Deadline;
+use crate::sys::clock::IoDeadline;
 use crate::sys::scm;
 
 /// The largest packet, in bytes: it has to fit into a socket's buffer.
@@ -169,7 +169,11 @@ impl Channel {
     /// # Errors
     ///
     /// When the other process has ended or reads nothing until the deadline.
-    pub fn send(&self, message: &impl Serialize, deadline: &Deadline) -> Result<(), ChannelError> {
+    pub fn send(
+        &self,
+        message: &impl Serialize,
+        deadline: &IoDeadline,
+    ) -> Result<(), ChannelError> {
         let line = serde_json::to_vec(message).map_err(|e| ChannelError::Failed(e.into()))?;
         self.send_packet(&line, &[], deadline)
     }
@@ -179,7 +183,7 @@ impl Channel {
     /// # Errors
     ///
     /// When the other process has ended, says nothing until the deadline, or something else.
-    pub fn receive<M: DeserializeOwned>(&self, deadline: &Deadline) -> Result<M, ChannelError> {
+    pub fn receive<M: DeserializeOwned>(&self, deadline: &IoDeadline) -> Result<M, ChannelError> {
         let mut packet = vec![0; PACKET];
         let (length, _) = self.receive_packet(&mut packet, deadline)?;
         serde_json::from_slice(&packet[..length])
@@ -191,7 +195,7 @@ impl Channel {
     /// # Errors
     ///
     /// As for [`send`](Self::send).
-    pub fn send_bytes(&self, bytes: &[u8], deadline: &Deadline) -> Result<(), ChannelError> {
+    pub fn send_bytes(&self, bytes: &[u8], deadline: &IoDeadline) -> Result<(), ChannelError> {
         bytes.chunks(PACKET).try_for_each(|piece| self.send_packet(piece, &[], deadline))
     }
 
@@ -200,7 +204,11 @@ impl Channel {
     /// # Errors
     ///
     /// As for [`receive`](Self::receive).
-    pub fn receive_bytes(&self, count: u64, deadline: &Deadline) -> Result<Vec<u8>, ChannelError> {
+    pub fn receive_bytes(
+        &self,
+        count: u64,
+        deadline: &IoDeadline,
+    ) -> Result<Vec<u8>, ChannelError> {
         if count > LARGEST {
             return Err(ChannelError::Nonsense(format!("a snapshot of {count} bytes")));
         }
@@ -225,7 +233,7 @@ impl Channel {
     pub fn send_descriptors(
         &self,
         descriptors: &[BorrowedFd<'_>],
-        deadline: &Deadline,
+        deadline: &IoDeadline,
     ) -> Result<(), ChannelError> {
         descriptors
             .chunks(scm::MOST_AT_ONCE)
@@ -242,7 +250,7 @@ impl Channel {
         &self,
         count: usize,
         descriptors: &mut Vec<OwnedFd>,
-        deadline: &Deadline,
+        deadline: &IoDeadline,
     ) -> Result<(), ChannelError> {
         let wanted = descriptors.len().saturating_add(count);
         let mut packet = vec![0; PACKET];
@@ -260,7 +268,7 @@ impl Channel {
         &self,
         bytes: &[u8],
         descriptors: &[BorrowedFd<'_>],
-        deadline: &Deadline,
+        deadline: &IoDeadline,
     ) -> Result<(), ChannelError> {
         loop {
             self.socket.set_write_timeout(Some(deadline.left()?))?;
@@ -279,7 +287,7 @@ impl Channel {
     fn receive_packet(
         &self,
         buffer: &mut [u8],
-        deadline: &Deadline,
+        deadline: &IoDeadline,
     ) -> Result<(usize, Vec<OwnedFd>), ChannelError> {
         loop {
             // What has been said in time counts, however late this process comes to hear it: it may

@@ -8,7 +8,7 @@ use flowgate_core::snapshot;
 
 use super::channel::{Channel, ChannelError, FromNew, FromOld};
 use super::protocol::{Event, New, NewDoes};
-use crate::sys::clock::Deadline;
+use crate::sys::clock::IoDeadline;
 use crate::sys::process;
 
 /// How long the old process may take for a step. It may be asked other things meanwhile, and has
@@ -95,7 +95,7 @@ impl Predecessor {
     /// When the old process says nothing, or what makes no sense: then it lives, and this one is to
     /// end.
     pub fn proceed(&mut self) -> Result<Step, GiveUp> {
-        let deadline = Deadline::after(PATIENCE);
+        let deadline = IoDeadline::after(PATIENCE);
         let mut descriptors = Vec::new();
         let heard = self.say_done(&deadline).and_then(|()| self.hear(&mut descriptors, &deadline));
         let (does, bytes) = match heard {
@@ -125,7 +125,7 @@ impl Predecessor {
     /// the channel closes while it is about to end. One that goes on serves, and nobody else may.
     fn wait_for_the_end(&mut self) -> Result<(), GiveUp> {
         let Some(process) = self.process else { return Ok(()) };
-        let deadline = Deadline::after(TIME_TO_END);
+        let deadline = IoDeadline::after(TIME_TO_END);
         while !process::has_ended(process) {
             if deadline.left().is_err() {
                 self.protocol.on(Event::Lost);
@@ -139,17 +139,17 @@ impl Predecessor {
     /// Says that this process serves. Nothing is waited for: an old process that has died cannot
     /// hear it, and one that has lost its patience has killed this one.
     pub fn serving(self) {
-        let _ = self.say_done(&Deadline::after(PATIENCE));
+        let _ = self.say_done(&IoDeadline::after(PATIENCE));
     }
 
     /// Says why this process cannot take over.
     pub fn refuse(self, reasons: Vec<String>) {
         let reasons = shortened(reasons);
         // An old process that cannot be told finds that this one has ended.
-        let _ = self.channel.send(&FromNew::Refused { reasons }, &Deadline::after(PATIENCE));
+        let _ = self.channel.send(&FromNew::Refused { reasons }, &IoDeadline::after(PATIENCE));
     }
 
-    fn say_done(&self, deadline: &Deadline) -> Result<(), ChannelError> {
+    fn say_done(&self, deadline: &IoDeadline) -> Result<(), ChannelError> {
         let message = match self.protocol {
             New::Greeting => FromNew::Hello {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -169,7 +169,7 @@ impl Predecessor {
     fn hear(
         &self,
         descriptors: &mut Vec<OwnedFd>,
-        deadline: &Deadline,
+        deadline: &IoDeadline,
     ) -> Result<(FromOld, Vec<u8>), ChannelError> {
         let message = self.channel.receive(deadline)?;
         let bytes = match message {

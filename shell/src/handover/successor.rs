@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use super::channel::{Channel, ChannelError, FromNew, FromOld};
 use super::protocol::{Event, Old, OldDoes};
-use crate::sys::clock::{Clock, Deadline};
+use crate::sys::clock::{Clock, IoDeadline};
 
 /// How long the new process may take until it says that it runs, and again to find that it could
 /// take over. Meanwhile the old one serves. It may have to wait for names to be resolved.
@@ -163,9 +163,9 @@ impl Successor {
         doing: &'static str,
         message: &FromOld,
         patience: Duration,
-        more: impl FnOnce(&Channel, &Deadline) -> Result<(), ChannelError>,
+        more: impl FnOnce(&Channel, &IoDeadline) -> Result<(), ChannelError>,
     ) -> Result<(), Failure> {
-        let deadline = Deadline::after(patience);
+        let deadline = IoDeadline::after(patience);
         let sent = self.channel.send(message, &deadline);
         match sent.and_then(|()| more(&self.channel, &deadline)) {
             Ok(()) => Ok(()),
@@ -182,7 +182,7 @@ impl Successor {
         wanted: OldDoes,
         patience: Duration,
     ) -> Result<(), Failure> {
-        match self.channel.receive::<FromNew>(&Deadline::after(patience)) {
+        match self.channel.receive::<FromNew>(&IoDeadline::after(patience)) {
             Ok(FromNew::Refused { reasons }) => {
                 self.protocol.on(Event::Lost);
                 self.kill();

@@ -83,19 +83,19 @@ impl Arena {
     }
 
     /// Begins a tick with all slots free. What the last tick received is gone.
-    pub const fn begin(&mut self) -> Turn<'_> {
+    pub const fn begin(&mut self) -> Tick<'_> {
         self.used = 0;
-        Turn { arena: self }
+        Tick { arena: self }
     }
 }
 
 /// One tick over an [`Arena`]: each receive takes the next free slots, and what it returns stays
 /// valid until the tick is over, while later receives fill later slots.
-pub struct Turn<'t> {
+pub struct Tick<'t> {
     arena: &'t mut Arena,
 }
 
-impl<'t> Turn<'t> {
+impl<'t> Tick<'t> {
     /// How many slots are free.
     pub const fn free(&self) -> usize {
         self.arena.metas.len - self.arena.used

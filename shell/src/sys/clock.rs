@@ -49,12 +49,12 @@ impl Clock {
 
 /// A moment after which nobody waits any longer.
 #[derive(Clone, Copy, Debug)]
-pub struct Deadline {
+pub struct IoDeadline {
     clock: Clock,
     limit: Duration,
 }
 
-impl Deadline {
+impl IoDeadline {
     /// `limit` from now.
     pub fn after(limit: Duration) -> Self {
         Self { clock: Clock::start(), limit }

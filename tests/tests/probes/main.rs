@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::Duration;
 
 use flowgate::control::probe::{
-    Expect, HealthChange, Payload, Probe, ProbeTarget, Prober, TargetKey,
+    ExpectedReply, HealthChange, ProbeMethod, ProbePayload, ProbeTarget, Prober, TargetKey,
 };
 use flowgate::sys::clock::Clock;
 use flowgate_core::probe::{ProbeOutcome, ProbePolicy};
@@ -68,15 +68,15 @@ impl Watch {
 }
 
 /// A target whose key is its address. Two results in a row bring it up, three take it down.
-fn target(address: SocketAddr, probe: Probe, timeout: Duration) -> ProbeTarget {
+fn target(address: SocketAddr, probe: ProbeMethod, timeout: Duration) -> ProbeTarget {
     let key = TargetKey { cluster: "a\u{1b}\n".to_owned(), backend: address };
     let policy = ProbePolicy { interval: INTERVAL, timeout, rise: 2, fall: 3 };
     ProbeTarget { key, address, source: None, probe, policy }
 }
 
-fn ping() -> Probe {
-    let send = Payload::Bytes(b"PING".to_vec());
-    Probe::Udp { send, expect: Expect::Begins(b"PONG".to_vec()) }
+fn ping() -> ProbeMethod {
+    let send = ProbePayload::Bytes(b"PING".to_vec());
+    ProbeMethod::Udp { send, expect: ExpectedReply::Begins(b"PONG".to_vec()) }
 }
 
 /// An address that no other test has, and nobody serves.
@@ -172,7 +172,7 @@ fn accept(listener: &TcpListener, count: usize) {
 #[test]
 fn tcp_that_connects_is_up_and_refused_is_down() {
     let listener = TcpListener::bind(unused()).expect("a listener");
-    let target = target(listener.local_addr().expect("an address"), Probe::Tcp, LONG);
+    let target = target(listener.local_addr().expect("an address"), ProbeMethod::Tcp, LONG);
     let (key, address) = (target.key.clone(), target.address);
     let watch = Watch::start(vec![target]);
     accept(&listener, 10);
@@ -203,7 +203,7 @@ fn tcp_into_a_black_hole_times_out() {
         skip::<()>("a listener whose queue is full does not ignore who knocks");
         return;
     }
-    let target = target(address, Probe::Tcp, SHORT);
+    let target = target(address, ProbeMethod::Tcp, SHORT);
     let key = target.key.clone();
     let watch = Watch::start(vec![target]);
     watch.expect(&key, false, ProbeOutcome::TimedOut);
@@ -269,7 +269,7 @@ fn one_wrong_answer_that_the_right_one_does_not_follow_is_a_failure() {
 #[test]
 fn udp_to_a_port_that_nobody_has_is_refused_at_once() {
     let address = unused();
-    let any = Probe::Udp { send: Payload::Bytes(vec![]), expect: Expect::Any };
+    let any = ProbeMethod::Udp { send: ProbePayload::Bytes(vec![]), expect: ExpectedReply::Any };
     let target = target(address, any, LONG);
     let watch = Watch::start(vec![target.clone()]);
     watch.expect(&target.key, false, ProbeOutcome::Refused);
@@ -283,7 +283,7 @@ fn kinds_of_probes_never_mix() {
     let backend = Backend::new();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let targets = [backend.address(), listener.local_addr().expect("an address")].map(|address| {
-        [("tcp", Probe::Tcp), ("udp", ping())].map(|(cluster, probe)| {
+        [("tcp", ProbeMethod::Tcp), ("udp", ping())].map(|(cluster, probe)| {
             let target = target(address, probe, LONG);
             ProbeTarget { key: TargetKey { cluster: cluster.to_owned(), ..target.key }, ..target }
         })
@@ -311,7 +311,7 @@ fn kinds_of_probes_never_mix() {
 fn results_of_different_kinds_are_never_added_up() {
     // Nobody has the port over TCP. Over UDP it is silent, then speaks.
     let backend = Backend::new();
-    let tcp = target(backend.address(), Probe::Tcp, LONG);
+    let tcp = target(backend.address(), ProbeMethod::Tcp, LONG);
     let watch = Watch::start(vec![tcp.clone()]);
     watch.expect(&tcp.key, false, ProbeOutcome::Refused);
     // It stays down until the new kind of probe has succeeded as often as it must.

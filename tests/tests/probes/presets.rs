@@ -6,15 +6,15 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use flowgate::control::probe::preset::Preset;
-use flowgate::control::probe::{Expect, Payload, Probe, ProbeTarget};
+use flowgate::control::probe::{ExpectedReply, ProbeMethod, ProbePayload, ProbeTarget};
 use flowgate_core::probe::ProbeOutcome;
 use flowgate_tests::skip::skip;
 use quinn::rustls::pki_types::PrivatePkcs8KeyDer;
 
 use super::{Backend, LONG, Watch, target, unused};
 
-fn ask(preset: Preset) -> Probe {
-    Probe::Udp { send: Payload::Preset(preset), expect: Expect::Any }
+fn ask(preset: Preset) -> ProbeMethod {
+    ProbeMethod::Udp { send: ProbePayload::Preset(preset), expect: ExpectedReply::Any }
 }
 
 fn dns(question: &[u8]) -> Vec<u8> {
@@ -58,8 +58,8 @@ fn each_preset_knows_its_servers() {
 #[test]
 fn an_answer_must_please_the_preset_and_what_is_expected() {
     let backend = Backend::new();
-    let expect = Expect::Begins(b"SIP/2.0 404".to_vec());
-    let probe = Probe::Udp { send: Payload::Preset(Preset::Sip), expect };
+    let expect = ExpectedReply::Begins(b"SIP/2.0 404".to_vec());
+    let probe = ProbeMethod::Udp { send: ProbePayload::Preset(Preset::Sip), expect };
     let watch = Watch::start(vec![target(backend.address(), probe, LONG)]);
     backend.serve_until(&watch, (false, ProbeOutcome::WrongAnswer), sip);
     backend.serve_until(&watch, (true, ProbeOutcome::Answered), |question| {

@@ -140,7 +140,7 @@ fn step(world: &mut ShellWorld, dice: &mut Random, may_fill: bool) {
     };
     world.poll(dice.below(10) as usize, (dice.below(10) == 0).then_some(stale));
     if dice.below(4) > 0 {
-        world.turn();
+        world.tick();
     }
 }
 

@@ -38,9 +38,9 @@ fn what_waits_at_the_listener_comes_before_what_arrives_by_the_clients_own_socke
         world.request(0, ONE);
         world.request(round % 4, ONE);
     }
-    // The first turn reads a part of that, and client 0 gets its socket.
+    // The first tick reads a part of that, and client 0 gets its socket.
     world.poll(8, None);
-    world.turn();
+    world.tick();
     let own = own_socket(&world, 0);
     assert!(world.kernel.unread(world.listener) > 100);
     (0..100).for_each(|_| world.request(0, ONE));
@@ -56,21 +56,21 @@ fn a_flood_at_the_listener_holds_up_a_clients_own_socket_no_longer_than_what_was
     let own = own_socket(&world, 0);
     (0..200).for_each(|_| world.kernel.arrive(world.listener, stranger()));
     world.request(0, ONE);
-    let turns = (1..100).find(|_| {
-        // More comes all the time than one turn reads.
+    let ticks = (1..100).find(|_| {
+        // More comes all the time than one tick reads.
         (0..40).for_each(|_| world.kernel.arrive(world.listener, stranger()));
         world.poll(8, None);
-        world.turn();
+        world.tick();
         world.kernel.unread(own) == 0
     });
     assert!(world.kernel.unread(world.listener) > 100, "the flood goes on");
-    assert!(turns.is_some_and(|turns| turns < 20), "{turns:?}");
+    assert!(ticks.is_some_and(|ticks| ticks < 20), "{ticks:?}");
     // From then on nothing older can wait there.
     world.request(0, ONE);
-    // A turn is full once the listener has been read.
+    // A tick is full once the listener has been read.
     for _ in 0..2 {
         world.poll(8, None);
-        world.turn();
+        world.tick();
     }
     assert_eq!(world.kernel.unread(own), 0);
 }

@@ -64,7 +64,7 @@ fn an_error_of_receiving_that_lasts_ends_each_turn_and_what_works_again_is_serve
         world.request(0, Shape::new(1, 50));
         world.reply(socket, backend, Shape::new(1, 50));
         world.poll(8, None);
-        world.turn();
+        world.tick();
         assert!(!world.shard.has_work(), "{errno}: it would be read for ever");
         world.kernel.faults().receives = None;
         world.request(0, Shape::new(1, 50));
@@ -119,17 +119,17 @@ fn a_flow_whose_socket_cannot_be_opened_is_a_counted_drop_and_the_next_one_opens
 }
 
 #[test]
-fn while_no_port_is_left_the_kernel_is_asked_once_a_turn() {
+fn while_no_port_is_left_the_kernel_is_asked_once_a_tick() {
     let mut world = calm_world(10);
     world.kernel.faults().opens.extend([Some(Errno::EAGAIN); 2]);
-    for turn in 1..=2 {
+    for tick in 1..=2 {
         for client in 0..10 {
             world.request(client, Shape::new(1, 50));
         }
         world.settle();
         let dropped = only_dropped(&world, Direction::ToBackend, DropReason::NoPorts);
-        assert_eq!(dropped, 10 * turn);
-        assert_eq!(world.kernel.faults().opens.len() as u64, 2 - turn);
+        assert_eq!(dropped, 10 * tick);
+        assert_eq!(world.kernel.faults().opens.len() as u64, 2 - tick);
     }
     world.request(0, Shape::new(1, 50));
     world.settle();

@@ -75,7 +75,7 @@ fn a_flow_in_full_spate_does_not_keep_the_others_waiting() {
     world.request(1, Shape::new(1, 50));
     for _ in 0..2 {
         world.poll(8, None);
-        world.turn();
+        world.tick();
     }
     assert!(world.kernel.unread(busy) > 9_000);
     assert_eq!(world.kernel.unread(quiet), 0);

@@ -149,6 +149,6 @@ fn what_waits_for_a_backend_that_is_removed_is_given_up_and_counted() {
     world.kernel.take_sent(full);
     world.kernel.set_room(full, usize::MAX);
     world.poll(8, None);
-    world.turn();
+    world.tick();
     assert!(world.kernel.take_sent(full).is_empty());
 }

@@ -1,7 +1,7 @@
 //! What new flows are placed by: `affinity`, and `[[cluster.NAME.quic_lb]]`.
 
 use flowgate_core::config::{Affinity, Balance, ServerId};
-use flowgate_quic_lb::Config as QuicLbConfig;
+use flowgate_quic_lb::QuicLbConfig;
 use toml::de::DeValue;
 
 use crate::error::Fault;

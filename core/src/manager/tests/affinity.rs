@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::affinity::PlacedBy;
-use flowgate_quic_lb::{Config as QuicLbConfig, FirstOctet};
+use flowgate_quic_lb::{FirstOctet, QuicLbConfig};
 
 const SERVERS: [[u8; 2]; 3] = [[0, 1], [0, 2], [0, 3]];
 

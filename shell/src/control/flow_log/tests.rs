@@ -34,7 +34,7 @@ fn lines(path: &Path) -> Vec<serde_json::Value> {
 fn a_flow_is_a_line_of_json_whatever_its_listener_is_called() {
     let path = file("line");
     let _ = std::fs::remove_file(&path);
-    let log = FlowLog::start(&Destination::File(path.clone()), Clock::start()).unwrap();
+    let log = FlowLogWriter::start(&FlowLogSink::File(path.clone()), Clock::start()).unwrap();
     log.logger().log(&"evil\n\u{1b}[31m\"".into(), &ended(7));
     drop(log);
     let [line] = &lines(&path)[..] else { panic!("one line") };
@@ -53,7 +53,7 @@ fn a_flow_is_a_line_of_json_whatever_its_listener_is_called() {
 fn after_the_file_was_moved_away_lines_go_to_a_new_one() {
     let (path, moved) = (file("rotated"), file("rotated.1"));
     let _ = std::fs::remove_file(&path);
-    let log = FlowLog::start(&Destination::File(path.clone()), Clock::start()).unwrap();
+    let log = FlowLogWriter::start(&FlowLogSink::File(path.clone()), Clock::start()).unwrap();
     let logger = log.logger();
     logger.log(&"dns".into(), &ended(1));
     log.reopen();
@@ -76,7 +76,7 @@ fn after_the_file_was_moved_away_lines_go_to_a_new_one() {
 fn every_flow_is_written_or_counted_as_left_out() {
     let path = file("flood");
     let _ = std::fs::remove_file(&path);
-    let log = FlowLog::start(&Destination::File(path.clone()), Clock::start()).unwrap();
+    let log = FlowLogWriter::start(&FlowLogSink::File(path.clone()), Clock::start()).unwrap();
     let logger = log.logger();
     let flows = 3 * LINES_PER_SECOND;
     let name: Arc<str> = "dns".into();
@@ -94,7 +94,7 @@ fn every_flow_is_written_or_counted_as_left_out() {
 #[test]
 fn a_file_that_cannot_be_opened_is_an_error_at_start() {
     let path = PathBuf::from("/nonexistent/directory/flows.log");
-    assert!(FlowLog::start(&Destination::File(path), Clock::start()).is_err());
+    assert!(FlowLogWriter::start(&FlowLogSink::File(path), Clock::start()).is_err());
 }
 
 #[test]
@@ -103,13 +103,13 @@ fn a_pipe_that_nobody_reads_is_an_error_and_one_that_is_read_no_more_holds_nobod
     let path = file("pipe");
     let _ = std::fs::remove_file(&path);
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-    let destination = Destination::File(path.clone());
-    assert!(FlowLog::start(&destination, Clock::start()).is_err());
+    let destination = FlowLogSink::File(path.clone());
+    assert!(FlowLogWriter::start(&destination, Clock::start()).is_err());
 
     let nonblocking = OFlag::O_NONBLOCK.bits();
     let mut options = OpenOptions::new();
     let reader = options.read(true).custom_flags(nonblocking).open(&path).unwrap();
-    let log = FlowLog::start(&destination, Clock::start()).unwrap();
+    let log = FlowLogWriter::start(&destination, Clock::start()).unwrap();
     let (logger, name): (_, Arc<str>) = (log.logger(), "dns".into());
     // More than pipe and queue hold.
     (0..3 * QUEUE).for_each(|number| logger.log(&name, &ended(number as u16)));

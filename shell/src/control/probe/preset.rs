@@ -42,19 +42,19 @@ impl Preset {
     ) -> (Vec<u8>, PresetQuestion) {
         match self {
             Self::Dns => {
-                let question = dns::Question::new(ids as u16);
+                let question = dns::DnsQuery::new(ids as u16);
                 (question.bytes(), PresetQuestion::Dns(question))
             }
             Self::Ntp => {
-                let question = ntp::Question::new(ids as u64);
+                let question = ntp::NtpRequest::new(ids as u64);
                 (question.bytes(), PresetQuestion::Ntp(question))
             }
             Self::Sip => {
-                let question = sip::Question::new(ids);
+                let question = sip::SipOptions::new(ids);
                 (question.bytes(local, peer), PresetQuestion::Sip(question))
             }
             Self::Quic => {
-                let question = quic::Question::new(ids);
+                let question = quic::UnknownVersion::new(ids);
                 (question.bytes(), PresetQuestion::Quic(question))
             }
         }
@@ -65,13 +65,13 @@ impl Preset {
 #[derive(Clone, Debug)]
 pub enum PresetQuestion {
     /// Of [`Preset::Dns`].
-    Dns(dns::Question),
+    Dns(dns::DnsQuery),
     /// Of [`Preset::Ntp`].
-    Ntp(ntp::Question),
+    Ntp(ntp::NtpRequest),
     /// Of [`Preset::Sip`].
-    Sip(sip::Question),
+    Sip(sip::SipOptions),
     /// Of [`Preset::Quic`].
-    Quic(quic::Question),
+    Quic(quic::UnknownVersion),
 }
 
 impl PresetQuestion {

@@ -8,22 +8,22 @@ use super::preset::{Preset, PresetQuestion};
 
 /// What a probe sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Payload {
+pub enum ProbePayload {
     /// Always these bytes.
     Bytes(Vec<u8>),
     /// A question of a known protocol, with ids of its own each time.
     Preset(Preset),
 }
 
-impl Payload {
+impl ProbePayload {
     /// What one probe sends from `local` to `peer`. What it must not share with others comes from
     /// `ids`, which must be random and unknown to anyone else.
-    pub fn question(&self, ids: u128, local: SocketAddr, peer: SocketAddr) -> Question {
+    pub fn question(&self, ids: u128, local: SocketAddr, peer: SocketAddr) -> ProbeRequest {
         match self {
-            Self::Bytes(bytes) => Question { bytes: bytes.clone(), preset: None },
+            Self::Bytes(bytes) => ProbeRequest { bytes: bytes.clone(), preset: None },
             Self::Preset(preset) => {
                 let (bytes, preset) = preset.question(ids, local, peer);
-                Question { bytes, preset: Some(preset) }
+                ProbeRequest { bytes, preset: Some(preset) }
             }
         }
     }
@@ -31,12 +31,12 @@ impl Payload {
 
 /// A question under way.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct ProbeRequest {
     bytes: Vec<u8>,
     preset: Option<PresetQuestion>,
 }
 
-impl Question {
+impl ProbeRequest {
     /// The datagram that asks it.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -50,7 +50,7 @@ impl Question {
 
 /// What an answer must be.
 #[derive(Clone, Debug)]
-pub enum Expect {
+pub enum ExpectedReply {
     /// Anything, even empty.
     Any,
     /// It begins with these bytes; whatever follows, such as a version or a time, may vary. A regex
@@ -60,7 +60,7 @@ pub enum Expect {
     Regex(Regex),
 }
 
-impl Expect {
+impl ExpectedReply {
     /// Whether a datagram is what is expected.
     pub fn accepts(&self, answer: &[u8]) -> bool {
         match self {
@@ -72,7 +72,7 @@ impl Expect {
 }
 
 /// Two patterns are equal when they are written alike.
-impl PartialEq for Expect {
+impl PartialEq for ExpectedReply {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Any, Self::Any) => true,
@@ -87,16 +87,16 @@ impl PartialEq for Expect {
 mod tests {
     use super::*;
 
-    fn regex(pattern: &str) -> Expect {
-        Expect::Regex(Regex::new(pattern).unwrap())
+    fn regex(pattern: &str) -> ExpectedReply {
+        ExpectedReply::Regex(Regex::new(pattern).unwrap())
     }
 
     #[test]
     fn an_answer_is_what_is_expected_or_not() {
-        let begins = |bytes: &[u8]| Expect::Begins(bytes.to_vec());
+        let begins = |bytes: &[u8]| ExpectedReply::Begins(bytes.to_vec());
         for (expect, answer, accepted) in [
-            (Expect::Any, &b""[..], true),
-            (Expect::Any, b"\xff\x00", true),
+            (ExpectedReply::Any, &b""[..], true),
+            (ExpectedReply::Any, b"\xff\x00", true),
             (begins(b"PONG"), b"PONG", true),
             (begins(b"PONG"), b"PONG 1.2.3", true),
             (begins(b"PONG"), b"A PONG", false),
@@ -117,7 +117,7 @@ mod tests {
     fn patterns_are_equal_when_they_are_written_alike() {
         assert_eq!(regex("a+"), regex("a+"));
         assert_ne!(regex("a+"), regex("aa*"));
-        assert_ne!(regex("a"), Expect::Begins(b"a".to_vec()));
-        assert_ne!(Expect::Any, Expect::Begins(vec![]));
+        assert_ne!(regex("a"), ExpectedReply::Begins(b"a".to_vec()));
+        assert_ne!(ExpectedReply::Any, ExpectedReply::Begins(vec![]));
     }
 }

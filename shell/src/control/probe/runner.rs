@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::tcp::TcpProbe;
 use super::udp::UdpProbe;
 use super::{
-    Command, Findings, HealthChange, Probe, ProbeSnapshot, ProbeTarget, TargetKey, failure,
+    Command, Findings, HealthChange, ProbeMethod, ProbeSnapshot, ProbeTarget, TargetKey, failure,
 };
 use crate::sys::clock::Clock;
 
@@ -200,9 +200,11 @@ impl<F: Fn(HealthChange)> Runner<F> {
         let Some(probed) = self.probed.get_mut(&id) else { return };
         let Some(running) = &mut probed.running else { return };
         let outcome = match (&mut running.socket, &probed.target.probe) {
-            (Socket::Udp(udp), Probe::Udp { expect, .. }) => udp.outcome(expect, &mut self.buffer),
+            (Socket::Udp(udp), ProbeMethod::Udp { expect, .. }) => {
+                udp.outcome(expect, &mut self.buffer)
+            }
             (Socket::Tcp(tcp), _) => tcp.outcome(),
-            (Socket::Udp(_), Probe::Tcp) => unreachable!("another probe has another socket"),
+            (Socket::Udp(_), ProbeMethod::Tcp) => unreachable!("another probe has another socket"),
         };
         if let Some(outcome) = outcome {
             let attempt = running.attempt;
@@ -293,8 +295,8 @@ impl<F: Fn(HealthChange)> Runner<F> {
 fn open(target: &ProbeTarget, registry: &Registry, token: Token) -> io::Result<Socket> {
     let ProbeTarget { address, source, probe, .. } = target;
     match probe {
-        Probe::Tcp => TcpProbe::start(*address, *source, registry, token).map(Socket::Tcp),
-        Probe::Udp { send, .. } => {
+        ProbeMethod::Tcp => TcpProbe::start(*address, *source, registry, token).map(Socket::Tcp),
+        ProbeMethod::Udp { send, .. } => {
             UdpProbe::start(*address, *source, send, registry, token).map(Socket::Udp)
         }
     }

@@ -9,7 +9,7 @@ use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 
 use super::failure;
-use super::question::{Expect, Payload, Question};
+use super::question::{ExpectedReply, ProbePayload, ProbeRequest};
 use crate::sys::{process, udp};
 
 /// A probe listens to no more wrong answers than this.
@@ -18,7 +18,7 @@ const MOST_WRONG_ANSWERS: u32 = 64;
 /// A question that waits for its answer.
 pub(super) struct UdpProbe {
     socket: UdpSocket,
-    question: Question,
+    question: ProbeRequest,
     wrong_answers: u32,
 }
 
@@ -27,7 +27,7 @@ impl UdpProbe {
     pub(super) fn start(
         address: SocketAddr,
         source: Option<IpAddr>,
-        payload: &Payload,
+        payload: &ProbePayload,
         registry: &Registry,
         token: Token,
     ) -> io::Result<Self> {
@@ -51,7 +51,11 @@ impl UdpProbe {
     }
 
     /// How it has ended; `None` while the right answer may still come.
-    pub(super) fn outcome(&mut self, expect: &Expect, buffer: &mut [u8]) -> Option<ProbeOutcome> {
+    pub(super) fn outcome(
+        &mut self,
+        expect: &ExpectedReply,
+        buffer: &mut [u8],
+    ) -> Option<ProbeOutcome> {
         while self.wrong_answers < MOST_WRONG_ANSWERS {
             match self.socket.recv(buffer) {
                 Ok(length) => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowgate_config::{Config, LoadError};
+use flowgate_config::{Config, ConfigFileError};
 use tracing::{info, warn};
 
 use super::Supervisor;
@@ -110,6 +110,6 @@ impl Supervisor {
 }
 
 /// One line for each problem.
-fn reasons(error: LoadError) -> Vec<String> {
+fn reasons(error: ConfigFileError) -> Vec<String> {
     error.to_string().lines().map(str::to_owned).collect()
 }

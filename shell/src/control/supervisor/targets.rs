@@ -12,7 +12,7 @@ use regex::bytes::Regex;
 
 use crate::control::discovery::Places;
 use crate::control::probe::preset::Preset;
-use crate::control::probe::{Expect, Payload, Probe, ProbeTarget, TargetKey};
+use crate::control::probe::{ExpectedReply, ProbeMethod, ProbePayload, ProbeTarget, TargetKey};
 
 /// The hosts whose addresses clusters need.
 pub(super) fn names(config: &Config) -> BTreeSet<String> {
@@ -69,30 +69,32 @@ fn target(cluster: &Cluster, probing: &Probing, backend: SocketAddr) -> ProbeTar
     }
 }
 
-fn probe(kind: &config::Probe) -> Probe {
+fn probe(kind: &config::Probe) -> ProbeMethod {
     match kind {
-        config::Probe::Tcp => Probe::Tcp,
+        config::Probe::Tcp => ProbeMethod::Tcp,
         config::Probe::Udp { send, expect } => {
-            Probe::Udp { send: payload(send), expect: expectation(expect) }
+            ProbeMethod::Udp { send: payload(send), expect: expectation(expect) }
         }
     }
 }
 
-fn payload(send: &config::Payload) -> Payload {
+fn payload(send: &config::Payload) -> ProbePayload {
     match send {
-        config::Payload::Bytes(bytes) => Payload::Bytes(bytes.clone()),
-        config::Payload::Dns => Payload::Preset(Preset::Dns),
-        config::Payload::Ntp => Payload::Preset(Preset::Ntp),
-        config::Payload::Sip => Payload::Preset(Preset::Sip),
-        config::Payload::Quic => Payload::Preset(Preset::Quic),
+        config::Payload::Bytes(bytes) => ProbePayload::Bytes(bytes.clone()),
+        config::Payload::Dns => ProbePayload::Preset(Preset::Dns),
+        config::Payload::Ntp => ProbePayload::Preset(Preset::Ntp),
+        config::Payload::Sip => ProbePayload::Preset(Preset::Sip),
+        config::Payload::Quic => ProbePayload::Preset(Preset::Quic),
     }
 }
 
-fn expectation(expect: &config::Expect) -> Expect {
+fn expectation(expect: &config::Expect) -> ExpectedReply {
     match expect {
-        config::Expect::Any => Expect::Any,
-        config::Expect::Bytes(bytes) => Expect::Begins(bytes.clone()),
+        config::Expect::Any => ExpectedReply::Any,
+        config::Expect::Bytes(bytes) => ExpectedReply::Begins(bytes.clone()),
         // The configuration holds none that is not valid.
-        config::Expect::Regex(pattern) => Regex::new(pattern).map_or(Expect::Any, Expect::Regex),
+        config::Expect::Regex(pattern) => {
+            Regex::new(pattern).map_or(ExpectedReply::Any, ExpectedReply::Regex)
+        }
     }
 }

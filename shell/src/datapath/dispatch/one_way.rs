@@ -17,7 +17,7 @@ use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
 use crate::sys::errno;
 
-/// What has something to send in this turn that no flow carries.
+/// What has something to send in this tick that no flow carries.
 #[derive(Default)]
 pub(super) struct PendingRoles {
     /// Backends, by place.
@@ -148,7 +148,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
             peer: None,
             send_queue: &mut egress.send_queue,
             send_queue_budget: &mut sockets.send_queue_budget,
-            reports: &mut self.reports,
+            outcomes: &mut self.outcomes,
         };
         let token = Token::EgressSocket { shard: sockets.shard, role, egress: number as u32 };
         self.plan = send(transmitter, &self.outbox, chain, token, std::mem::take(&mut self.plan));
@@ -185,7 +185,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
             let lost = egress
                 .send_queue
                 .take(send_queue_budget, |waiting| !waiting.destination.is_some_and(is_present));
-            self.reports.extend(lost.iter().map(lost_to_backend));
+            self.outcomes.extend(lost.iter().map(lost_to_backend));
             if !stays {
                 unneeded.push(number);
             }
@@ -202,7 +202,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
     pub fn close_egress_sockets(&mut self, role: Role) {
         let Sockets { egress_sockets, send_queue_budget, .. } = &mut *self.sockets;
         for (_, egress) in egress_sockets[role as usize].iter_mut() {
-            give_up(&mut egress.send_queue, send_queue_budget, &mut self.reports);
+            give_up(&mut egress.send_queue, send_queue_budget, &mut self.outcomes);
         }
         egress_sockets[role as usize].close_all();
     }

@@ -8,14 +8,14 @@ use super::{Dispatch, EndedFlow, give_up};
 use crate::datapath::client::Room;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
-use crate::datapath::send::transmit::Report;
+use crate::datapath::send::transmit::SendOutcome;
 use crate::datapath::token::Token;
 use crate::datapath::upstream::Upstream;
 use crate::sys::errno;
 
 impl<K: Kernel> Dispatch<'_, '_, K> {
     /// Opens a socket for a flow. The kernel looks at every port there is before it says that none
-    /// is left, which takes as long as serving tens of datagrams: it is asked once a turn.
+    /// is left, which takes as long as serving tens of datagrams: it is asked once a tick.
     pub(super) fn open_upstream(
         &mut self,
         flow: FlowId,
@@ -39,7 +39,7 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
                 self.are_ports_gone = is_shared && reason == DropReason::NoPorts;
                 if let Some(failure) = failure {
                     let input = ManagerInput::UpstreamFailed { flow, failure };
-                    self.reports.push(Report::Input(Role::Primary, input));
+                    self.outcomes.push(SendOutcome::Input(Role::Primary, input));
                 }
                 self.not_opened.push((flow, reason));
             }
@@ -84,7 +84,7 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
         if datagrams > 0 {
             let (direction, reason) = (Direction::ToClient, DropReason::UnknownFlow);
             let input = ManagerInput::Unusable { direction, reason, datagrams, bytes };
-            self.reports.push(Report::Input(Role::Primary, input));
+            self.outcomes.push(SendOutcome::Input(Role::Primary, input));
         }
     }
 
@@ -107,7 +107,7 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
     pub(super) fn end(&mut self, flow: FlowId, keep_socket: bool) {
         self.flush_upstream(flow);
         let Some(upstream) = self.sockets.upstreams.get_mut(flow) else { return };
-        give_up(&mut upstream.send_queue, &mut self.sockets.send_queue_budget, &mut self.reports);
+        give_up(&mut upstream.send_queue, &mut self.sockets.send_queue_budget, &mut self.outcomes);
         if !keep_socket && let Some(closed) = self.sockets.upstreams.remove(flow) {
             let drops = self.kernel.receive_drops(&closed.socket);
             self.sockets.upstream_drops += u64::from(drops.saturating_sub(closed.drops));

@@ -18,7 +18,7 @@ impl<'t> Reading<'_, 't> {
         // It may have closed since it became ready, and another may have its place.
         let client = sockets.clients.at_mut(slot).filter(|client| client.may_be_read());
         let Some(client) = client else { return true };
-        let max = UPSTREAM_BATCH.min(self.turn.free());
+        let max = UPSTREAM_BATCH.min(self.tick.free());
         let Receipt { received, .. } = self.receive(kernel, &client.socket, max);
         let is_drained =
             received.as_ref().is_none_or(|batch| batch.len() < max && !client.has_error);
@@ -40,7 +40,7 @@ impl<'t> Reading<'_, 't> {
     pub(crate) fn read_leaving<K: Kernel>(&mut self, dispatch: &mut Dispatch<'_, 't, K>) -> bool {
         let (kernel, sockets) = dispatch.parts();
         let Some(leaving) = sockets.clients.leaving.front() else { return false };
-        let max = UPSTREAM_BATCH.min(self.turn.free());
+        let max = UPSTREAM_BATCH.min(self.tick.free());
         match self.receive(kernel, leaving, max).received {
             Some(received) => self.tell(received, dispatch),
             None => {
@@ -51,13 +51,13 @@ impl<'t> Reading<'_, 't> {
         true
     }
 
-    /// Closes the sockets that former turns have read to their end, unless something has come that
+    /// Closes the sockets that former ticks have read to their end, unless something has come that
     /// was on its way when they were given up.
     pub(crate) fn close_parting<K: Kernel>(&mut self, dispatch: &mut Dispatch<'_, 't, K>) {
         let (kernel, sockets) = dispatch.parts();
         let mut late = Vec::new();
         for socket in std::mem::take(&mut sockets.clients.parting) {
-            if self.turn.free() == 0 {
+            if self.tick.free() == 0 {
                 sockets.clients.parting.push(socket);
             } else if let Some(received) = self.receive(kernel, &socket, 1).received {
                 sockets.clients.leaving.push_back(socket);

@@ -1,4 +1,4 @@
-//! What one turn is going to send, in one list, chained by socket.
+//! What one tick is going to send, in one list, chained by socket.
 
 use std::net::SocketAddr;
 
@@ -70,7 +70,7 @@ impl Outgoing<'_> {
     }
 }
 
-/// The bursts of one turn that leave by one socket, as a chain through the [`Outbox`].
+/// The bursts of one tick that leave by one socket, as a chain through the [`Outbox`].
 #[derive(Clone, Copy, Debug)]
 pub struct Chain {
     head: u32,
@@ -101,7 +101,7 @@ pub struct Position {
     datagram: u16,
 }
 
-/// All bursts of one turn that wait to be sent. The payload stays where it was received.
+/// All bursts of one tick that wait to be sent. The payload stays where it was received.
 #[derive(Debug, Default)]
 pub struct Outbox<'t> {
     items: Vec<Outgoing<'t>>,
@@ -160,7 +160,7 @@ impl<'t> Outbox<'t> {
         })
     }
 
-    /// Empties it and keeps the memory for a turn with another payload.
+    /// Empties it and keeps the memory for a tick with another payload.
     pub fn recycle<'u>(mut self) -> Outbox<'u> {
         self.items.clear();
         self.next.clear();

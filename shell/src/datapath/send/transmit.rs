@@ -23,7 +23,7 @@ const MAX_RETRIES: usize = 4;
 
 /// What became of things, to be told to the manager and to the sockets' owner.
 #[derive(Clone, Copy, Debug)]
-pub enum Report {
+pub enum SendOutcome {
     /// To be told to the manager that decides on that way.
     Input(Role, ManagerInput<'static>),
     /// There is a way that does not take GSO batches (`EIO`).
@@ -37,7 +37,7 @@ pub enum Report {
     },
 }
 
-impl Report {
+impl SendOutcome {
     /// Datagrams that were ordered and not sent.
     pub const fn undelivered(
         role: Role,
@@ -68,7 +68,7 @@ pub struct Transmitter<'a, K: Kernel> {
     /// How many bytes may still wait, for all sockets together.
     pub send_queue_budget: &'a mut usize,
     /// What went wrong.
-    pub reports: &'a mut Vec<Report>,
+    pub outcomes: &'a mut Vec<SendOutcome>,
 }
 
 /// Whom a socket is connected to.
@@ -122,12 +122,12 @@ impl<K: Kernel> Transmitter<'_, K> {
     /// none is left.
     pub fn resume(&mut self, direction: Direction) -> bool {
         loop {
-            let (kernel, reports) = (&mut *self.kernel, &mut *self.reports);
+            let (kernel, outcomes) = (&mut *self.kernel, &mut *self.outcomes);
             let socket = (self.socket, self.peer);
             let Some((_, carrier)) = self.send_queue.first_carrier() else {
                 return true;
             };
-            let mut send = |batch: Batch<'_>| try_send(kernel, socket, batch, carrier, reports);
+            let mut send = |batch: Batch<'_>| try_send(kernel, socket, batch, carrier, outcomes);
             let refusal = match self.send_queue.with_first(&mut send) {
                 None | Some(Ok(_)) => None,
                 Some(Err(Refusal::Full)) => return false,
@@ -150,12 +150,12 @@ impl<K: Kernel> Transmitter<'_, K> {
             };
             let (role, carrier, direction) = (outgoing.role, outgoing.carrier, outgoing.direction);
             let socket = (self.socket, self.peer);
-            match try_send(self.kernel, socket, plan.batch(next), carrier, self.reports) {
+            match try_send(self.kernel, socket, plan.batch(next), carrier, self.outcomes) {
                 Ok(sent) => next += sent,
                 Err(Refusal::Full) => return Some(segments.start),
                 Err(Refusal::NoGso { for_good, .. }) if plan.is_gso_batch(next) => {
                     if for_good {
-                        self.reports.push(Report::GsoRefused { role, carrier, direction });
+                        self.outcomes.push(SendOutcome::GsoRefused { role, carrier, direction });
                     }
                     if let Some(unsent) = self.send_singly(outbox, segments) {
                         return Some(unsent);
@@ -197,7 +197,8 @@ impl<K: Kernel> Transmitter<'_, K> {
         datagrams: usize,
         bytes: usize,
     ) {
-        self.reports.push(Report::undelivered(role, carrier, direction, reason, datagrams, bytes));
+        self.outcomes
+            .push(SendOutcome::undelivered(role, carrier, direction, reason, datagrams, bytes));
     }
 }
 
@@ -211,7 +212,7 @@ fn try_send<K: Kernel>(
     (socket, peer): (&K::Socket, Option<Peer>),
     batch: Batch<'_>,
     carrier: Carrier,
-    reports: &mut Vec<Report>,
+    outcomes: &mut Vec<SendOutcome>,
 ) -> Result<usize, Refusal> {
     let is_batch = batch.messages.first().is_some_and(|message| message.segment > 0);
     let (mut last, mut has_looked): (Option<io::Error>, bool) = (None, false);
@@ -234,7 +235,7 @@ fn try_send<K: Kernel>(
                         || errno::lacks_its_peer(&error) =>
                 {
                     let failure = errno::connect_failure(&why);
-                    reports.extend(failure.and_then(|failure| failed(carrier, failure)));
+                    outcomes.extend(failure.and_then(|failure| failed(carrier, failure)));
                     return Err(Refusal::Lost(errno::drop_reason(&why)));
                 }
                 Ok(false) | Err(_) => {}
@@ -247,11 +248,11 @@ fn try_send<K: Kernel>(
             SendError::NoGso { for_good } => return Err(Refusal::NoGso { for_good, reason }),
             SendError::Stale(failure) => {
                 kernel.take_errors(socket);
-                reports.extend(failed(carrier, failure));
+                outcomes.extend(failed(carrier, failure));
             }
             SendError::MayBeStale(failure) if peer.is_some() && !is_repeated => {
                 kernel.take_errors(socket);
-                reports.extend(failure.and_then(|failure| failed(carrier, failure)));
+                outcomes.extend(failure.and_then(|failure| failed(carrier, failure)));
             }
             SendError::MayBeStale(_) | SendError::Lost => return Err(Refusal::Lost(reason)),
         }
@@ -261,10 +262,10 @@ fn try_send<K: Kernel>(
 }
 
 /// What an error says of a flow's socket. Others are told nothing by the network.
-const fn failed(carrier: Carrier, failure: UpstreamFailure) -> Option<Report> {
+const fn failed(carrier: Carrier, failure: UpstreamFailure) -> Option<SendOutcome> {
     match carrier {
         Carrier::Flow(flow) => {
-            Some(Report::Input(Role::Primary, ManagerInput::UpstreamFailed { flow, failure }))
+            Some(SendOutcome::Input(Role::Primary, ManagerInput::UpstreamFailed { flow, failure }))
         }
         Carrier::OneWay(_) | Carrier::Copy(_) => None,
     }

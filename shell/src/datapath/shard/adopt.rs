@@ -10,7 +10,7 @@ use crate::datapath::kernel::{Kernel, Linux};
 use crate::datapath::token::Token;
 use crate::datapath::upstream::{Upstream, UpstreamSnapshot};
 
-/// How many upstream sockets are watched anew between two turns.
+/// How many upstream sockets are watched anew between two ticks.
 const WATCHED_AT_ONCE: usize = 256;
 
 impl Shard<Linux> {

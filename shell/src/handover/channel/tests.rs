@@ -16,16 +16,16 @@ fn pair() -> (Channel, Channel) {
 fn what_is_said_is_heard() {
     let (old, new) = pair();
     let refusal = FromNew::Refused { reasons: vec!["a".into(), "b\n".into()] };
-    new.send(&refusal, &Deadline::after(LONG)).unwrap();
-    assert_eq!(old.receive::<FromNew>(&Deadline::after(LONG)).unwrap(), refusal);
+    new.send(&refusal, &IoDeadline::after(LONG)).unwrap();
+    assert_eq!(old.receive::<FromNew>(&IoDeadline::after(LONG)).unwrap(), refusal);
 }
 
 /// A process that was paused finds its deadline over and the word there.
 #[test]
 fn what_was_said_in_time_is_heard_by_one_that_listens_late() {
     let (old, new) = pair();
-    let deadline = Deadline::after(Duration::from_millis(1));
-    new.send(&FromNew::Serving, &Deadline::after(LONG)).unwrap();
+    let deadline = IoDeadline::after(Duration::from_millis(1));
+    new.send(&FromNew::Serving, &IoDeadline::after(LONG)).unwrap();
     thread::sleep(SHORT);
     assert!(deadline.left().is_err());
     assert_eq!(old.receive::<FromNew>(&deadline).unwrap(), FromNew::Serving);
@@ -50,8 +50,8 @@ fn a_snapshot_of_any_size_arrives_whole() {
         let (old, new) = pair();
         let sent: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
         let copy = sent.clone();
-        let sender = thread::spawn(move || old.send_bytes(&copy, &Deadline::after(LONG)));
-        let received = new.receive_bytes(size as u64, &Deadline::after(LONG)).unwrap();
+        let sender = thread::spawn(move || old.send_bytes(&copy, &IoDeadline::after(LONG)));
+        let received = new.receive_bytes(size as u64, &IoDeadline::after(LONG)).unwrap();
         assert!(received == sent, "{size} bytes");
         sender.join().unwrap().unwrap();
     }
@@ -65,10 +65,10 @@ fn descriptors_arrive_in_their_order() {
     let sent: Vec<_> = sockets.iter().map(ports).collect();
     let sender = thread::spawn(move || {
         let all: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-        old.send_descriptors(&all, &Deadline::after(LONG))
+        old.send_descriptors(&all, &IoDeadline::after(LONG))
     });
     let mut received = Vec::new();
-    new.receive_descriptors(600, &mut received, &Deadline::after(LONG)).unwrap();
+    new.receive_descriptors(600, &mut received, &IoDeadline::after(LONG)).unwrap();
     sender.join().unwrap().unwrap();
     let received: Vec<_> = received.into_iter().map(|fd| ports(&fd.into())).collect();
     assert_eq!(received, sent);
@@ -78,10 +78,10 @@ fn descriptors_arrive_in_their_order() {
 fn those_that_came_before_the_end_are_there() {
     let (old, new) = pair();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    old.send_descriptors(&[socket.as_fd()], &Deadline::after(LONG)).unwrap();
+    old.send_descriptors(&[socket.as_fd()], &IoDeadline::after(LONG)).unwrap();
     drop(old);
     let mut received = Vec::new();
-    let outcome = new.receive_descriptors(2, &mut received, &Deadline::after(LONG));
+    let outcome = new.receive_descriptors(2, &mut received, &IoDeadline::after(LONG));
     assert!(matches!(outcome, Err(ChannelError::Ended)), "{outcome:?}");
     assert_eq!(received.len(), 1);
 }
@@ -89,17 +89,17 @@ fn those_that_came_before_the_end_are_there() {
 #[test]
 fn the_other_end_may_be_closed_silent_or_out_of_step() {
     let (old, new) = pair();
-    let heard = old.receive::<FromNew>(&Deadline::after(SHORT));
+    let heard = old.receive::<FromNew>(&IoDeadline::after(SHORT));
     assert!(matches!(heard, Err(ChannelError::TimedOut)), "{heard:?}");
-    let flood = old.send_bytes(&[0; 50_000_000], &Deadline::after(SHORT));
+    let flood = old.send_bytes(&[0; 50_000_000], &IoDeadline::after(SHORT));
     assert!(matches!(flood, Err(ChannelError::TimedOut)), "{flood:?}");
-    new.send(&FromOld::Commit, &Deadline::after(LONG)).unwrap();
-    let heard = old.receive::<FromNew>(&Deadline::after(LONG));
+    new.send(&FromOld::Commit, &IoDeadline::after(LONG)).unwrap();
+    let heard = old.receive::<FromNew>(&IoDeadline::after(LONG));
     assert!(matches!(heard, Err(ChannelError::Nonsense(_))), "{heard:?}");
-    let heard = old.receive_bytes(LARGEST + 1, &Deadline::after(LONG));
+    let heard = old.receive_bytes(LARGEST + 1, &IoDeadline::after(LONG));
     assert!(matches!(heard, Err(ChannelError::Nonsense(_))), "{heard:?}");
     drop(new);
-    let heard = old.receive::<FromNew>(&Deadline::after(LONG));
+    let heard = old.receive::<FromNew>(&IoDeadline::after(LONG));
     assert!(matches!(heard, Err(ChannelError::Ended)), "{heard:?}");
 }
 

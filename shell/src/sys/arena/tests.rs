@@ -7,18 +7,18 @@ fn meta() -> RecvMeta {
 #[test]
 fn what_was_received_stays_while_more_is() {
     let mut arena = Arena::new(3);
-    let mut turn = arena.begin();
+    let mut tick = arena.begin();
     let mut all = vec![];
     for bytes in [b"first" as &[u8], b"", b"third"] {
         all.extend(
-            turn.receive(1, |slots| {
+            tick.receive(1, |slots| {
                 slots.fill(0, bytes, meta());
                 Ok(1)
             })
             .unwrap(),
         );
     }
-    assert_eq!(turn.free(), 0);
+    assert_eq!(tick.free(), 0);
     assert_eq!(all.iter().map(|r| r.bytes).collect::<Vec<_>>(), [b"first" as &[u8], b"", b"third"]);
     assert!(all.iter().all(|r| r.meta.source == meta().source));
 }
@@ -26,9 +26,9 @@ fn what_was_received_stays_while_more_is() {
 #[test]
 fn a_full_arena_receives_nothing() {
     let mut arena = Arena::new(1);
-    let mut turn = arena.begin();
+    let mut tick = arena.begin();
     for expected in [1, 0] {
-        let received = turn.receive(5, |slots| {
+        let received = tick.receive(5, |slots| {
             slots.fill(0, b"x", meta());
             Ok(5)
         });
@@ -56,20 +56,20 @@ fn each_tick_begins_with_all_slots() {
 #[test]
 fn a_slot_that_does_not_exist_takes_nothing() {
     let mut arena = Arena::new(2);
-    let mut turn = arena.begin();
-    turn.receive(1, |slots| {
+    let mut tick = arena.begin();
+    tick.receive(1, |slots| {
         slots.fill(1, b"x", meta());
         assert!(slots.payload(1).is_empty());
         Ok(0)
     })
     .unwrap();
-    assert_eq!(turn.free(), 2);
+    assert_eq!(tick.free(), 2);
 }
 
 #[test]
 fn a_failed_receive_takes_no_slot() {
     let mut arena = Arena::new(1);
-    let mut turn = arena.begin();
-    assert!(turn.receive(1, |_| Err(io::ErrorKind::WouldBlock.into())).is_err());
-    assert_eq!(turn.free(), 1);
+    let mut tick = arena.begin();
+    assert!(tick.receive(1, |_| Err(io::ErrorKind::WouldBlock.into())).is_err());
+    assert_eq!(tick.free(), 1);
 }

@@ -21,11 +21,11 @@ const ROOT_NAME_SERVERS: [u8; 5] = [0, 0, 2, 0, 1];
 
 /// A question under way.
 #[derive(Clone, Copy, Debug)]
-pub struct Question {
+pub struct DnsQuery {
     id: u16,
 }
 
-impl Question {
+impl DnsQuery {
     /// The question with that id.
     pub const fn new(id: u16) -> Self {
         Self { id }

@@ -17,11 +17,11 @@ const TRANSMIT: std::ops::Range<usize> = 40..48;
 
 /// A request under way.
 #[derive(Clone, Copy, Debug)]
-pub struct Question {
+pub struct NtpRequest {
     transmitted: u64,
 }
 
-impl Question {
+impl NtpRequest {
     /// The request with that transmit timestamp.
     pub const fn new(transmitted: u64) -> Self {
         Self { transmitted }

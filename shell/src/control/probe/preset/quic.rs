@@ -14,13 +14,13 @@ const PACKET: usize = 1_200;
 
 /// A packet under way.
 #[derive(Clone, Copy, Debug)]
-pub struct Question {
+pub struct UnknownVersion {
     version: [u8; 4],
     destination: [u8; 8],
     source: [u8; 8],
 }
 
-impl Question {
+impl UnknownVersion {
     /// The packet with those connection ids. Its version is drawn from them too, among those that
     /// are reserved to be unknown to everyone (RFC 9000, section 15).
     pub fn new(ids: u128) -> Self {

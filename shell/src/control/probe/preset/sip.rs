@@ -9,12 +9,12 @@ const VERSION: &[u8] = b"SIP/2.0 ";
 
 /// A request under way.
 #[derive(Clone, Copy, Debug)]
-pub struct Question {
+pub struct SipOptions {
     branch: u64,
     call: u64,
 }
 
-impl Question {
+impl SipOptions {
     /// The request with those ids.
     pub const fn new(ids: u128) -> Self {
         Self { branch: (ids >> 64) as u64, call: ids as u64 }

@@ -15,9 +15,9 @@ fn real_datagrams_arrive_with_source_and_address() {
         client.send_to(payload, listener.local_addr().unwrap()).unwrap();
     }
     let (mut receiver, mut arena) = (Receiver::default(), Arena::new(8));
-    let mut turn = arena.begin();
+    let mut tick = arena.begin();
     let received: Vec<_> =
-        turn.receive(8, |slots| receiver.receive(listener.as_fd(), slots)).unwrap().collect();
+        tick.receive(8, |slots| receiver.receive(listener.as_fd(), slots)).unwrap().collect();
     assert_eq!(
         received.iter().map(|r| r.bytes).collect::<Vec<_>>(),
         [b"one" as &[u8], b"", b"three"]
@@ -27,6 +27,6 @@ fn real_datagrams_arrive_with_source_and_address() {
         let local = LocalAddr { ip: [127, 0, 0, 1].into(), interface: 0 };
         assert_eq!(datagram.meta.local, Some(local));
     }
-    let empty = turn.receive(1, |slots| receiver.receive(listener.as_fd(), slots)).err().unwrap();
+    let empty = tick.receive(1, |slots| receiver.receive(listener.as_fd(), slots)).err().unwrap();
     assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
 }
