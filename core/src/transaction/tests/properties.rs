@@ -20,7 +20,7 @@ fn any_name() -> impl Strategy<Value = Vec<u8>> {
     many(many(any::<u8>(), 1..=63), 0..=8).prop_map(|labels| {
         let mut name = Vec::new();
         for label in labels {
-            if name.len() + 1 + label.len() + 1 <= 255 {
+            if name.len() + label.len() < 254 {
                 name.push(label.len() as u8);
                 name.extend(label);
             }
