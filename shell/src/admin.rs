@@ -38,3 +38,4 @@ mod page;
 mod reports;
 mod router;
 mod server;
+mod stream;

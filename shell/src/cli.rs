@@ -10,6 +10,7 @@ mod human;
 mod run;
 mod status;
 mod top;
+mod trace;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -99,6 +100,8 @@ enum Command {
     Stop(ask::StopArguments),
     /// Watch a running Flowgate live in the terminal
     Top(top::TopArguments),
+    /// Tell live what a running Flowgate decides on which datagrams
+    Trace(trace::TraceArguments),
     /// Print the version
     Version,
     /// Print the completion script of a shell
@@ -139,6 +142,7 @@ pub fn main() -> ExitCode {
         Command::Snapshot(arguments) => ask::snapshot(&arguments),
         Command::Stop(arguments) => ask::stop(&arguments),
         Command::Top(arguments) => top::run(&arguments),
+        Command::Trace(arguments) => trace::run(&arguments),
         Command::Version => {
             println!("flowgate {}", env!("CARGO_PKG_VERSION"));
             Ok(())

@@ -9,6 +9,7 @@
 //! | [`control`] | signals, reloads, probes, names of backends, logs, the service manager |
 //! | [`admin`] | the control socket, metrics and the status page |
 //! | [`handover`] | giving everything to a new process, and taking it over from an old one |
+//! | [`observe`] | watching the managers at work: `flowgate trace` |
 //! | [`cli`] | the command line |
 //!
 //! `LIFECYCLE.md` tells the life of a flow step by step.
@@ -18,4 +19,5 @@ pub mod cli;
 pub mod control;
 pub mod datapath;
 pub mod handover;
+pub mod observe;
 pub mod sys;

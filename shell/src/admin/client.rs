@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use form_urlencoded::Serializer;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request as HttpRequest, header};
 use hyper_util::rt::TokioIo;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -90,11 +90,104 @@ pub fn request(path: &Path, request: &Request, timeout: Duration) -> Result<Resp
     let exchange = async { tokio::time::timeout(timeout, exchange(stream, question)).await };
     let answer = match runtime.map_err(failed)?.block_on(exchange) {
         Err(_) => return Err(ClientError::TimedOut(path.to_owned(), timeout)),
+        Ok(Err(Unanswered::Late)) => return Err(ClientError::TimedOut(path.to_owned(), timeout)),
         Ok(Err(Unanswered::Ended)) => return Err(ClientError::NoAnswer(path.to_owned())),
         Ok(Err(Unanswered::Garbled(why))) => return Err(garbled(why)),
         Ok(Ok(answer)) => answer,
     };
     decode(request, &answer).map_err(|error| garbled(error.to_string()))
+}
+
+/// Asks for what goes on until it ends, such as `/trace`, waits up to `timeout` for it to begin, says
+/// that to `begun`, and gives it line by line to `read`, as long as that says to go on. A refusal is
+/// returned instead.
+///
+/// # Errors
+///
+/// As for [`request`], and where the connection ends before what was asked for.
+pub fn follow(
+    path: &Path,
+    target: &str,
+    timeout: Duration,
+    begun: impl FnOnce(),
+    read: impl FnMut(&[u8]) -> bool,
+) -> Result<Option<Response>, ClientError> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ClientError::NotListening(path.to_owned())
+        }
+        io::ErrorKind::PermissionDenied => ClientError::NotPermitted(path.to_owned()),
+        _ => ClientError::Unusable(path.to_owned(), error),
+    };
+    let garbled = |why: String| ClientError::NotAnAnswer(path.to_owned(), why);
+    socket_path::check_directory(path).map_err(failed)?;
+    let question = HttpRequest::get(target).header(header::HOST, "flowgate");
+    let question =
+        question.body(Full::new(Bytes::new())).map_err(|error| garbled(error.to_string()))?;
+    let stream = connect(path, timeout).map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime.map_err(failed)?.block_on(async {
+        match begin(stream, question, timeout).await? {
+            Ok(body) => {
+                begun();
+                read_lines(body, read).await.map(|()| None)
+            }
+            Err(refusal) => Ok(Some(refusal)),
+        }
+    });
+    match outcome {
+        Ok(None) => Ok(None),
+        Ok(Some(refusal)) => {
+            serde_json::from_slice(&refusal).map(Some).map_err(|error| garbled(error.to_string()))
+        }
+        Err(Unanswered::Late) => Err(ClientError::TimedOut(path.to_owned(), timeout)),
+        Err(Unanswered::Ended) => Err(ClientError::NoAnswer(path.to_owned())),
+        Err(Unanswered::Garbled(why)) => Err(garbled(why)),
+    }
+}
+
+/// Asks, and returns the answer as it comes, or as a whole where it is no success.
+async fn begin(
+    stream: UnixStream,
+    question: HttpRequest<Full<Bytes>>,
+    timeout: Duration,
+) -> Result<Result<Incoming, Bytes>, Unanswered> {
+    let stream = tokio::net::UnixStream::from_std(stream).map_err(|_| Unanswered::Ended)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // How it ends is told by what is read from it.
+    tokio::spawn(connection);
+    let answer = tokio::time::timeout(timeout, sender.send_request(question)).await;
+    let answer = answer.map_err(|_| Unanswered::Late)??;
+    if !answer.status().is_success() {
+        let refusal = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+        let refusal = refusal.map_err(|error| Unanswered::Garbled(error.to_string()))?;
+        return Ok(Err(refusal.to_bytes()));
+    }
+    Ok(Ok(answer.into_body()))
+}
+
+/// Reads line by line.
+async fn read_lines(
+    mut body: Incoming,
+    mut read: impl FnMut(&[u8]) -> bool,
+) -> Result<(), Unanswered> {
+    let mut rest = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(bytes) = frame?.into_data() else { continue };
+        rest.extend_from_slice(&bytes);
+        let whole = rest.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        for line in rest[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            if !read(line) {
+                return Ok(());
+            }
+        }
+        rest.drain(..whole);
+        if rest.len() > MAX_ANSWER {
+            return Err(Unanswered::Garbled("a line without an end".to_owned()));
+        }
+    }
+    Ok(())
 }
 
 /// Connects within `timeout`: that for sending is also that for a place among those who wait to be
@@ -155,6 +248,8 @@ fn decode(request: &Request, answer: &[u8]) -> serde_json::Result<Response> {
 enum Unanswered {
     /// The connection ended before.
     Ended,
+    /// It did not begin in time.
+    Late,
     /// What came is not HTTP, or too long.
     Garbled(String),
 }

@@ -24,6 +24,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::status::{FlowsDocument, StatusDocument};
+use crate::observe::trace::TraceSender;
 
 /// Answers requests, from whichever listener they come. It is called on threads that may wait, may
 /// take a while, and returns in any case.
@@ -65,6 +66,9 @@ pub enum Request {
     },
     /// What are you, as plain data?
     Snapshot,
+    /// Tell what is decided from now on. It is asked for as `GET /trace`.
+    #[serde(skip)]
+    Trace(TraceRequest),
     /// Drain everything, then stop.
     Stop {
         /// Stop at once instead.
@@ -137,6 +141,29 @@ impl Default for FlowFilter {
     fn default() -> Self {
         Self { client: None, backend: None, listener: None, limit: Self::USUAL }
     }
+}
+
+/// A trace that somebody asks for, and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceRequest {
+    /// What it is about.
+    pub query: TraceQuery,
+    /// Where it goes.
+    pub sender: TraceSender,
+}
+
+/// What a trace is about. All parts that are given must fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TraceQuery {
+    /// Clients in this network.
+    pub client: Option<IpNet>,
+    /// This backend: an address, or a name as in the configuration, after its cluster's name and a
+    /// slash where others have it too.
+    pub backend: Option<String>,
+    /// Only what is dropped.
+    pub drops: bool,
+    /// Whether the datagrams come along.
+    pub payload: bool,
 }
 
 /// What is answered.

@@ -8,25 +8,29 @@
 //! | `/ready`, `/live` | GET | 200 or 503, for orchestrators |
 //! | `/reload`, `/drain`, `/undrain`, `/upgrade`, `/stop` | POST | changes, on the control socket only |
 //! | `/snapshot` | GET | what the process is, on the control socket only |
+//! | `/trace` | GET | what is decided from now on, a line of JSON each, on the control socket only |
 
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Request as HttpRequest, Response as HttpResponse, StatusCode, Uri};
+use hyper::{Method, Request as HttpRequest, Response as HttpResponse, StatusCode, Uri};
 use ipnet::IpNet;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tracing::error;
 
 use super::access::Access;
 use super::exposition::Format;
 use super::page;
 use super::reports::{Reports, View};
-use super::request::{FlowFilter, Handler, Request, Response};
+use super::request::{FlowFilter, Handler, Request, Response, TraceQuery, TraceRequest};
+use super::stream::TraceBody;
+use crate::observe::trace;
 
 /// What every answer says about itself: it is what it says it is, it is nobody else's to show, and
 /// it is old at once.
@@ -44,6 +48,9 @@ const NO_CONTENT: &str = "default-src 'none'; frame-ancestors 'none'";
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
+/// JSON, a document on each line.
+const LINES: &str = "application/x-ndjson";
+
 /// The most bytes of a request's body.
 const MAX_BODY: usize = 64 << 10;
 
@@ -57,9 +64,16 @@ const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
 const READ: [&str; 7] = ["/", "/status", "/history", "/metrics", "/flows", "/ready", "/live"];
 
 /// What changes something, or tells what only owners may know.
-const CHANGE: [&str; 6] = ["/reload", "/drain", "/undrain", "/upgrade", "/stop", "/snapshot"];
+const CHANGE: [&str; 7] =
+    ["/reload", "/drain", "/undrain", "/upgrade", "/stop", "/snapshot", "/trace"];
+
+/// The most traces at once: each takes time of the workers.
+const MAX_TRACES: usize = 4;
 
 type Body = Full<Bytes>;
+
+/// An answer that is there, or one that goes on.
+pub(super) type AnyBody = Either<Body, TraceBody>;
 
 /// Finds what a request asks for.
 pub(super) struct Router {
@@ -68,13 +82,16 @@ pub(super) struct Router {
     host_name: Option<String>,
     reports: Reports,
     handler: Handler,
+    /// Room for traces.
+    traces: Arc<Semaphore>,
 }
 
 impl Router {
     pub(super) fn new(is_control: bool, reports: Reports, handler: Handler) -> Self {
         let host_name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
         let host_name = host_name.map(|name| name.to_ascii_lowercase());
-        Self { is_control, host_name, reports, handler }
+        let traces = Arc::new(Semaphore::new(MAX_TRACES));
+        Self { is_control, host_name, reports, handler, traces }
     }
 
     /// Answers one request.
@@ -82,36 +99,62 @@ impl Router {
         &self,
         request: HttpRequest<Incoming>,
         access: &Access,
-    ) -> HttpResponse<Body> {
+    ) -> HttpResponse<AnyBody> {
+        if let Some(refusal) = self.refusal(&request, access) {
+            return refusal.map(Either::Left);
+        }
+        if request.uri().path() == "/trace" && request.method() == Method::GET {
+            let query = request.uri().query().unwrap_or_default();
+            return match self.trace(query).await {
+                Ok(trace) => trace.map(Either::Right),
+                Err(refusal) => refusal.map(Either::Left),
+            };
+        }
+        self.route(request).await.map(Either::Left)
+    }
+
+    /// Why a request is not answered, if it is not.
+    fn refusal(
+        &self,
+        request: &HttpRequest<Incoming>,
+        access: &Access,
+    ) -> Option<HttpResponse<Body>> {
         if let Access::None(reason) = access {
-            return refuse(StatusCode::FORBIDDEN, reason);
+            return Some(refuse(StatusCode::FORBIDDEN, reason));
         }
         let own = self.host_name.as_deref();
         if !self.is_control && !is_own_name(request.uri(), request.headers(), own) {
             let advice = "This address answers only requests to localhost, an IP address or this \
                           machine's name, so that no web page can read it. A proxy in front of it \
                           must set the Host header so.\n";
-            return answer(StatusCode::FORBIDDEN, PLAIN, advice);
+            return Some(answer(StatusCode::FORBIDDEN, PLAIN, advice));
         }
-        let path = request.uri().path().to_owned();
-        let is_read = READ.contains(&path.as_str());
-        if !(is_read || self.is_control && CHANGE.contains(&path.as_str())) {
-            return self.not_found(&path);
+        let path = request.uri().path();
+        let is_read = READ.contains(&path);
+        if !(is_read || self.is_control && CHANGE.contains(&path)) {
+            return Some(self.not_found(path));
         }
-        let allowed = if is_read || path == "/snapshot" { "GET, HEAD" } else { "POST" };
+        let allowed =
+            if is_read || matches!(path, "/snapshot" | "/trace") { "GET, HEAD" } else { "POST" };
         if !allowed.split(", ").any(|method| method == request.method().as_str()) {
             let refusal = format!("{path} takes {allowed}.\n");
             let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, PLAIN, refusal);
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
-            return response;
+            return Some(response);
         }
         if !is_read && *access != Access::Full {
-            return refuse(
+            return Some(refuse(
                 StatusCode::FORBIDDEN,
                 "members of the group flowgate may read and not change; run this as root or as the \
                  user that flowgate runs as",
-            );
+            ));
         }
+        None
+    }
+
+    /// Answers a request that is in order.
+    async fn route(&self, request: HttpRequest<Incoming>) -> HttpResponse<Body> {
+        let path = request.uri().path().to_owned();
         match path.as_str() {
             "/" => page_answer(),
             "/live" => self.live().await,
@@ -129,6 +172,8 @@ impl Router {
                 Err(reason) => refuse(StatusCode::BAD_REQUEST, &reason),
             },
             "/snapshot" => self.ask(Request::Snapshot).await,
+            // Of a HEAD only the head is sent.
+            "/trace" => answer(StatusCode::OK, LINES, ""),
             _ => match parse_change(&path[1..], request.into_body()).await {
                 Ok(change) => self.ask(change).await,
                 Err(reason) => refuse(StatusCode::BAD_REQUEST, &reason),
@@ -145,6 +190,29 @@ impl Router {
         let change: &[&str] = if self.is_control { &CHANGE } else { &[] };
         let paths = [&READ, change].concat().join(", ");
         answer(StatusCode::NOT_FOUND, PLAIN, format!("Here are {paths}.\n"))
+    }
+
+    /// Begins a trace.
+    ///
+    /// # Errors
+    ///
+    /// The answer that says why not.
+    async fn trace(&self, query: &str) -> Result<HttpResponse<TraceBody>, HttpResponse<Body>> {
+        let (query, time) =
+            trace_query(query).map_err(|reason| refuse(StatusCode::BAD_REQUEST, &reason))?;
+        let permit = Arc::clone(&self.traces).try_acquire_owned().map_err(|_| {
+            let reason = format!("there are {MAX_TRACES} traces already; end one of them");
+            refuse(StatusCode::CONFLICT, &reason)
+        })?;
+        let (sender, feed) = trace::channel();
+        let response = self.ask(Request::Trace(TraceRequest { query, sender })).await;
+        if response.status() != StatusCode::OK {
+            return Err(response);
+        }
+        let mut response = answer(StatusCode::OK, LINES, "");
+        // What is asked next on this connection would wait for its end.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        Ok(response.map(|_| TraceBody::new(feed, time, permit)))
     }
 
     /// Asks the control plane, on a thread that may wait.
@@ -229,6 +297,33 @@ fn flow_filter(query: &str) -> Result<FlowFilter, String> {
         }
     }
     Ok(filter)
+}
+
+/// Reads what a trace is to be about from a query such as `client=10.0.0.0/8&drops=true&for=30s`, and
+/// how long it lasts.
+fn trace_query(query: &str) -> Result<(TraceQuery, Option<Duration>), String> {
+    let (mut trace, mut time) = (TraceQuery::default(), None);
+    for (key, text) in form_urlencoded::parse(query.as_bytes()) {
+        let wrong = |such_as| format!("{key}: {text:?} is not valid; give one such as {such_as}");
+        let flag = || text.parse().map_err(|_| wrong("true or false"));
+        match &*key {
+            "client" => {
+                let single = text.parse::<IpAddr>().map(IpNet::from);
+                let network = single.or_else(|_| text.parse().map_err(|_| wrong("10.0.0.0/8")));
+                trace.client = Some(network?);
+            }
+            "backend" => trace.backend = Some(text.into_owned()),
+            "drops" => trace.drops = flag()?,
+            "payload" => trace.payload = flag()?,
+            "for" => time = Some(humantime::parse_duration(&text).map_err(|_| wrong("30s"))?),
+            _ => {
+                return Err(format!(
+                    "{key:?} is no key here; there are client, backend, drops, payload and for"
+                ));
+            }
+        }
+    }
+    Ok((trace, time))
 }
 
 /// Reads a request to change something: the path names it, and the body, if there is one, is a JSON

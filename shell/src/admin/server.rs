@@ -19,6 +19,7 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use http_body_util::Either;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -153,6 +154,8 @@ impl Activity {
     const WAITING: u8 = 2;
     /// The reply is on its way.
     const REPLYING: u8 = 3;
+    /// A reply is on its way that ends when what it tells of does.
+    const STREAMING: u8 = 4;
 
     fn set(&self, state: u8) {
         self.0.store(state, Ordering::Relaxed);
@@ -166,6 +169,10 @@ impl Activity {
 
     fn is_idle(&self) -> bool {
         self.0.load(Ordering::Relaxed) == Self::IDLE
+    }
+
+    fn is_streaming(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::STREAMING
     }
 }
 
@@ -309,12 +316,14 @@ async fn converse(
     mut shutdown: watch::Receiver<()>,
 ) {
     let activity = Arc::clone(&stream.activity);
+    let watched = Arc::clone(&activity);
     let service = service_fn(move |request| {
         let (router, access, activity) = (Arc::clone(&router), access.clone(), activity.clone());
         async move {
             activity.set(Activity::WAITING);
             let response = router.respond(request, &access).await;
-            activity.set(Activity::REPLYING);
+            let goes_on = matches!(response.body(), Either::Right(_));
+            activity.set(if goes_on { Activity::STREAMING } else { Activity::REPLYING });
             Ok::<_, Infallible>(response)
         }
     });
@@ -329,10 +338,21 @@ async fn converse(
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = shutdown.changed() => {}
-        () = tokio::time::sleep(CONNECTION_LIFETIME) => {}
+        () = is_old(&watched) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(LAST_REPLY_TIMEOUT, connection).await;
+}
+
+/// Waits until a connection has been used for so long that it is to take no more requests. A reply
+/// that goes on is none that anybody waits for.
+async fn is_old(activity: &Activity) {
+    loop {
+        tokio::time::sleep(CONNECTION_LIFETIME).await;
+        if !activity.is_streaming() {
+            return;
+        }
+    }
 }
 
 /// A stream that tells what it is used for.

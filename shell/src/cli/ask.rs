@@ -38,6 +38,19 @@ impl SocketOption {
         self.socket.clone().unwrap_or_else(socket_path::path_to_ask)
     }
 
+    /// Reads what goes on, line by line, as long as `read` says to go on; says to `begun` when it does.
+    pub(super) fn follow(
+        &self,
+        target: &str,
+        begun: impl FnOnce(),
+        read: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), Failure> {
+        match client::follow(&self.path(), target, PATIENCE, begun, read)? {
+            None => Ok(()),
+            Some(refusal) => Err(fault(&refusal)),
+        }
+    }
+
     /// Asks, and returns what is answered.
     fn ask(&self, request: &Request) -> Result<Response, Failure> {
         Ok(client::request(&self.path(), request, PATIENCE)?)
@@ -279,7 +292,7 @@ fn parse_backend(text: &str) -> Result<String, String> {
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| "expected a duration such as 30s or \"1m 30s\"".to_owned())
 }

@@ -4,6 +4,7 @@
 //! go out together when the tick is over: then the datagrams of one flow lie next to each other,
 //! however they were mixed when they arrived, and leave as GSO batches.
 
+mod observed;
 mod one_way;
 mod open;
 
@@ -23,6 +24,7 @@ use crate::datapath::send::queue::{QueuedDatagram, SendQueue};
 use crate::datapath::send::transmit::{SendOutcome, Transmitter};
 use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
+use crate::observe::tap::Taps;
 use one_way::{Mirrored, PendingRoles};
 
 /// Memory that one tick leaves to the next.
@@ -35,8 +37,16 @@ pub struct Scratch {
     not_opened: Vec<(FlowId, DropReason)>,
     pending_roles: PendingRoles,
     mirrored: Vec<Mirrored<'static>>,
+    taps: Taps,
     /// The flows that have ended and are to be written down, for whoever takes them from here.
     pub records: Vec<EndedFlow>,
+}
+
+impl Scratch {
+    /// Who watches.
+    pub const fn taps(&mut self) -> &mut Taps {
+        &mut self.taps
+    }
 }
 
 /// What a flow was, and where its upstream socket led, if it had one.
@@ -68,6 +78,8 @@ pub struct Dispatch<'a, 't, K: Kernel> {
     pending_roles: PendingRoles,
     /// What the mirror is to have, and has not been told of.
     mirrored: Vec<Mirrored<'t>>,
+    /// Who watches.
+    taps: Taps,
     records: Vec<EndedFlow>,
 }
 
@@ -87,6 +99,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             role: Role::Primary,
             pending_roles: scratch.pending_roles,
             mirrored: Mirrored::recycle(scratch.mirrored),
+            taps: scratch.taps,
             records: scratch.records,
         }
     }
@@ -118,6 +131,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
                 }
             }
         }
+        self.taps.flush();
         Scratch {
             outbox: self.outbox.recycle(),
             plan: self.plan,
@@ -126,6 +140,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             not_opened: self.not_opened,
             pending_roles: self.pending_roles,
             mirrored: Mirrored::recycle(self.mirrored),
+            taps: self.taps,
             records: self.records,
         }
     }

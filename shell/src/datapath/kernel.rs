@@ -57,6 +57,11 @@ pub trait Kernel {
     /// the last of what the network said there. That is told by no other call then.
     fn take_errors(&mut self, socket: &Self::Socket) -> Option<io::Error>;
 
+    /// The address and port that a socket sends from, where that can be told.
+    fn local_address(&self, _socket: &Self::Socket) -> Option<SocketAddr> {
+        None
+    }
+
     /// How many datagrams a socket has lost, since its receive buffer was full.
     fn receive_drops(&self, socket: &Self::Socket) -> u32;
 
@@ -316,6 +321,10 @@ impl Kernel for Linux {
 
     fn take_errors(&mut self, socket: &Socket) -> Option<io::Error> {
         mmsg::take_errors(socket.as_fd())
+    }
+
+    fn local_address(&self, socket: &Socket) -> Option<SocketAddr> {
+        socket2::SockRef::from(socket).local_addr().ok()?.as_socket()
     }
 
     fn receive_drops(&self, socket: &Socket) -> u32 {

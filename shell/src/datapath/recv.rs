@@ -104,7 +104,7 @@ impl<'t> Reading<'_, 't> {
                 },
                 Err(reason) => unusable(&datagrams, Direction::ToBackend, reason),
             };
-            self.manager.handle_input(input, self.now, dispatch);
+            dispatch.decide(self.manager, input, self.now);
         }
         is_drained
     }
@@ -142,7 +142,7 @@ impl<'t> Reading<'_, 't> {
         }
         if let Some(failure) = failure {
             let input = ManagerInput::UpstreamFailed { flow, failure };
-            self.manager.handle_input(input, self.now, dispatch);
+            dispatch.decide(self.manager, input, self.now);
         }
         let Some(received) = received else { return is_drained };
         let mut drops = 0;
@@ -157,7 +157,7 @@ impl<'t> Reading<'_, 't> {
                 Ok(_) => unusable(&datagrams, Direction::ToClient, DropReason::ForeignSource),
                 Err(reason) => unusable(&datagrams, Direction::ToClient, reason),
             };
-            self.manager.handle_input(input, self.now, dispatch);
+            dispatch.decide(self.manager, input, self.now);
         }
         if drops > 0 {
             let (_, sockets) = dispatch.parts();

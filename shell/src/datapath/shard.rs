@@ -14,6 +14,7 @@ use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
 use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
+use crate::observe::trace::TraceTap;
 use crate::sys::arena::Arena;
 
 /// What the poll told of a socket.
@@ -139,7 +140,7 @@ impl<K: Kernel> Shard<K> {
     pub fn handle(&mut self, input: ManagerInput<'_>, kernel: &mut K, now: Instant) {
         let mut dispatch =
             Dispatch::begin(kernel, &mut self.sockets, std::mem::take(&mut self.scratch));
-        self.manager.handle_input(input, now, &mut dispatch);
+        dispatch.decide(&mut self.manager, input, now);
         if matches!(input, ManagerInput::Configured(_)) {
             // Nothing goes to a removed backend from now on, not even what waits.
             let backends = self.manager.backends();
@@ -148,7 +149,7 @@ impl<K: Kernel> Shard<K> {
         }
         // A drain is no matter of the mirror: flows that go on are copied until they end.
         if let (Some(mirror), ManagerInput::Timeout) = (&mut self.mirror, input) {
-            dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
+            dispatch.for_mirror(|dispatch| dispatch.decide(mirror, input, now));
         }
         self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
     }
@@ -178,7 +179,7 @@ impl<K: Kernel> Shard<K> {
                 let input = ManagerInput::Configured(configuration);
                 let new = || UdpManager::configured(configuration, seed, now);
                 let mirror = self.mirror.get_or_insert_with(new);
-                dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
+                dispatch.for_mirror(|dispatch| dispatch.decide(mirror, input, now));
                 let cluster = &mirror.config().cluster;
                 dispatch.fit_egress_sockets(Role::Mirror, mirror.backends(), cluster);
             }
@@ -194,7 +195,7 @@ impl<K: Kernel> Shard<K> {
         let Some(mirror) = &mut self.mirror else { return };
         let scratch = std::mem::take(&mut self.scratch);
         let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
-        dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
+        dispatch.for_mirror(|dispatch| dispatch.decide(mirror, input, now));
         self.scratch = Self::finish(&mut self.manager, Some(mirror), dispatch, now);
     }
 
@@ -204,6 +205,16 @@ impl<K: Kernel> Shard<K> {
         while !self.manager.is_drained() {
             self.handle(ManagerInput::Timeout, kernel, now);
         }
+    }
+
+    /// Has somebody watch what the managers decide.
+    pub fn watch(&mut self, tap: TraceTap) {
+        self.scratch.taps().add(tap);
+    }
+
+    /// Nobody watches any more.
+    pub fn end_watches(&mut self) {
+        self.scratch.taps().clear();
     }
 
     /// Takes what is to be written down of flows that have ended since the last time.
@@ -260,7 +271,7 @@ impl<K: Kernel> Shard<K> {
         let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
         if self.is_listener_ready {
             let is_behind = std::mem::take(&mut self.is_behind);
-            self.manager.handle_input(ManagerInput::Reading { is_behind }, now, &mut dispatch);
+            dispatch.decide(&mut self.manager, ManagerInput::Reading { is_behind }, now);
         }
         let mut reading = Reading { manager: &mut self.manager, tick: &mut tick, bytes: 0, now };
         let mut fetched = 0;
@@ -302,7 +313,7 @@ impl<K: Kernel> Shard<K> {
             self.is_behind = kernel.is_half_full(&sockets.listener);
         }
         if let Some(mirror) = &mut self.mirror {
-            dispatch.pass_on_mirrored(|input, out| mirror.handle_input(input, now, out));
+            dispatch.pass_on_mirrored(|input, out| out.decide(mirror, input, now));
         }
         self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
     }
@@ -315,9 +326,9 @@ impl<K: Kernel> Shard<K> {
         now: Instant,
     ) -> Scratch {
         dispatch.finish(|role, input, dispatch| match (role, &mut mirror) {
-            (Role::Primary, _) => manager.handle_input(input, now, dispatch),
+            (Role::Primary, _) => dispatch.decide(manager, input, now),
             (Role::Mirror, Some(mirror)) => {
-                dispatch.for_mirror(|dispatch| mirror.handle_input(input, now, dispatch));
+                dispatch.for_mirror(|dispatch| dispatch.decide(mirror, input, now));
             }
             (Role::Mirror, None) => {}
         })

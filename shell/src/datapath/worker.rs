@@ -21,6 +21,7 @@ use crate::datapath::shard::{Readiness, Shard};
 use crate::datapath::token::Token;
 use crate::datapath::upstream::UpstreamSnapshot;
 use crate::handover::snapshot::ShardSnapshot;
+use crate::observe::trace::{Filter, TraceSender, TraceTap};
 use crate::sys::arena::Arena;
 use crate::sys::clock::Clock;
 use crate::sys::netlink::AddressWatch;
@@ -119,6 +120,15 @@ pub enum Command {
         slots: Range<usize>,
         /// Where to.
         reply: Sender<Flows>,
+    },
+    /// Have a trace watch a shard, as long as whoever asked for it reads.
+    Trace {
+        /// The shard.
+        shard: u32,
+        /// What the trace is about.
+        filter: Arc<Filter>,
+        /// Where to tell.
+        sender: TraceSender,
     },
     /// Give copies of the sockets of all listeners, by the numbers of the shards.
     Listeners(OfShards<OwnedFd>),
@@ -342,7 +352,11 @@ impl Worker {
             Command::Release(reply) => {
                 self.log_flows();
                 let numbered = (0..).zip(self.shards.drain(..));
-                let all = numbered.filter_map(|(number, named)| Some((number, named?.shard)));
+                let all = numbered.filter_map(|(number, named)| {
+                    let mut shard = named?.shard;
+                    shard.end_watches();
+                    Some((number, shard))
+                });
                 let _ = reply.send(all.collect());
             }
             Command::Snapshot(reply) => {
@@ -390,6 +404,14 @@ impl Worker {
                 if let Some(Some(NamedShard { shard, .. })) = self.shards.get(shard as usize) {
                     let flows = FlowFigures::of(shard.manager(), slots, now).collect();
                     let _ = reply.send(Flows { flows, slots: shard.manager().slots() });
+                }
+            }
+            Command::Trace { shard, filter, sender } => {
+                let origin = self.clock.unix_time().saturating_sub(self.clock.uptime());
+                if let Some(Some(NamedShard { name, shard, .. })) =
+                    self.shards.get_mut(shard as usize)
+                {
+                    shard.watch(TraceTap::new(filter, sender, Arc::clone(name), origin));
                 }
             }
             Command::Listeners(reply) => {

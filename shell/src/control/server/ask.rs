@@ -1,16 +1,18 @@
 //! How things stand, asked of all workers.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::mpsc;
 
 use flowgate_core::Instant;
 use flowgate_core::counters::Counters;
 
-use super::{BoundListener, Server, worker_of};
+use super::{BoundListener, Server, command_shards, worker_of};
 use crate::admin::request::FlowFilter;
 use crate::admin::status::{FlowStatus, FlowsDocument};
 use crate::datapath::report::{FlowFigures, ListenerReport, ShardReport};
 use crate::datapath::worker::{Command, Flows, OfShards};
+use crate::observe::trace::{Filter, TraceSender};
 
 /// How many slots of the flow table a worker looks at in one go: some tens of microseconds.
 const SLOTS_AT_ONCE: usize = 2_048;
@@ -56,6 +58,22 @@ impl Server {
             }
         }
         document
+    }
+
+    /// Has a trace watch all listeners whose cluster, or whose mirror, has this name, or all.
+    pub fn trace(&self, cluster: Option<&str>, filter: &Arc<Filter>, sender: &TraceSender) {
+        for listener in &self.listeners {
+            let mirror = listener.mirror.as_ref().map(|mirror| &*mirror.cluster.name);
+            let names = [Some(&*listener.settings.cluster.name), mirror];
+            if cluster.is_some() && !names.contains(&cluster) {
+                continue;
+            }
+            command_shards(&self.workers, &listener.shards, |_, shard| {
+                let (filter, sender) = (Arc::clone(filter), sender.clone());
+                Command::Trace { shard, filter, sender }
+            });
+        }
+        self.acknowledged();
     }
 
     /// The flows of a shard, asked for bit by bit.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flowgate_config::{Cluster, Target};
@@ -13,7 +14,7 @@ use tracing::info;
 
 use super::Supervisor;
 use super::conditions::{Condition, Finding, seconds};
-use crate::admin::request::{Request, Response};
+use crate::admin::request::{Request, Response, TraceQuery, TraceRequest};
 use crate::admin::status::{
     BackendState, BackendStatus, ClusterStatus, CountersDoc, ListenerStatus, MirrorStatus,
     NameStatus, ProcessStatus, StatusDocument, flows_closed,
@@ -22,6 +23,7 @@ use crate::control::probe::{Findings, TargetKey};
 use crate::control::resolve::KnownName;
 use crate::control::server::Server;
 use crate::datapath::report::{BackendReport, ListenerReport};
+use crate::observe::trace::Filter;
 use crate::sys::clock::Clock;
 
 impl Supervisor {
@@ -50,6 +52,7 @@ impl Supervisor {
             // Its answer comes when it is over.
             Request::Upgrade { .. } => Response::refused("an upgrade is not asked for here"),
             Request::Snapshot => self.snapshot(),
+            Request::Trace(request) => self.trace(request),
             Request::Stop { now } => {
                 if now {
                     self.server.stop();
@@ -96,6 +99,36 @@ impl Supervisor {
             act(&mut self.server, cluster, address);
         }
         self.server.acknowledged();
+        Response::done()
+    }
+
+    /// Has a trace watch what it is about.
+    fn trace(&self, TraceRequest { query, sender }: TraceRequest) -> Response {
+        let TraceQuery { client, backend, drops, payload } = query;
+        // An address holds no slash; a cluster's name may.
+        let (cluster, name) = match backend.as_deref().map(|meant| meant.rsplit_once('/')) {
+            None => (None, None),
+            Some(Some((cluster, name))) => (Some(cluster), Some(name)),
+            Some(None) => (None, backend.as_deref()),
+        };
+        let clusters = || self.server.clusters().iter();
+        let of = clusters().filter(|known| cluster.is_none_or(|cluster| known.name == cluster));
+        let backends: Option<Vec<SocketAddr>> =
+            name.map(|name| of.flat_map(|cluster| self.addresses_meant(cluster, name)).collect());
+        if backends.as_ref().is_some_and(Vec::is_empty) {
+            let resolve = |host: &str| self.server.addresses_of(host);
+            let all = clusters().flat_map(|known| {
+                let backends = known.backends(resolve).into_iter();
+                backends.map(|backend| format!("{}/{}", known.name, backend.address))
+            });
+            return Response::refused(format!(
+                "there is no backend {:?}; there are {}",
+                backend.unwrap_or_default(),
+                all.collect::<Vec<_>>().join(", ")
+            ));
+        }
+        let filter = Filter { client, backends, drops, payload };
+        self.server.trace(cluster, &Arc::new(filter), &sender);
         Response::done()
     }
 

@@ -80,7 +80,7 @@ impl<'t> Reading<'_, 't> {
                 },
                 Err(reason) => unusable(&datagrams, Direction::ToBackend, reason),
             };
-            self.manager.handle_input(input, self.now, dispatch);
+            dispatch.decide(self.manager, input, self.now);
         }
     }
 }

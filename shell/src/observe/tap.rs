@@ -1,0 +1,167 @@
+//! Where a tap is: between what a manager is told and what it emits.
+
+use std::net::SocketAddr;
+
+use flowgate_core::backend::Backend;
+use flowgate_core::{
+    BackendId, Carrier, FlowId, Instant, ManagerInput, Output, Outputs, UdpManager,
+};
+
+use crate::datapath::role::Role;
+use crate::observe::trace::TraceTap;
+
+/// The taps of a shard.
+#[derive(Default)]
+pub struct Taps {
+    taps: Vec<TraceTap>,
+    /// What a manager emits on an input that is watched.
+    seen: Vec<Output<'static>>,
+}
+
+/// What an input is about, as it was before the manager was told of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Subject {
+    /// The flow that it names.
+    pub flow: Option<FlowId>,
+    /// The client, where that is known.
+    pub client: Option<SocketAddr>,
+    /// The backend.
+    pub backend: Option<SocketAddr>,
+    /// When the flow opened, if it has not been answered yet.
+    pub unanswered_since: Option<Instant>,
+}
+
+/// Something that a manager has decided on.
+pub struct Decided<'a, 'p> {
+    /// Whether the manager is the listener's own, or its mirror's.
+    pub role: Role,
+    /// What it was told.
+    pub input: &'a ManagerInput<'p>,
+    /// What that was about.
+    pub subject: Subject,
+    /// What it emitted.
+    pub outputs: &'a [Output<'p>],
+    /// The manager, as it is now.
+    pub manager: &'a UdpManager,
+    /// When.
+    pub now: Instant,
+}
+
+impl Taps {
+    /// Whether nobody watches.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.taps.is_empty()
+    }
+
+    /// Has somebody watch from now on.
+    pub fn add(&mut self, tap: TraceTap) {
+        self.taps.push(tap);
+    }
+
+    /// Nobody watches any more.
+    pub fn clear(&mut self) {
+        self.taps.clear();
+    }
+
+    /// Whether somebody wants to know what is decided on an input.
+    pub(crate) fn want(
+        &self,
+        input: &ManagerInput<'_>,
+        subject: &Subject,
+        manager: &UdpManager,
+    ) -> bool {
+        self.taps.iter().any(|tap| tap.wants(input, subject, manager))
+    }
+
+    /// Room for what is emitted on one input.
+    pub(crate) fn room<'t>(&mut self) -> Vec<Output<'t>> {
+        recycled(std::mem::take(&mut self.seen))
+    }
+
+    /// Tells those that want to know, and takes the room back. `upstream` knows the address of ours
+    /// that the backend of a flow sees.
+    pub(crate) fn tell<'t>(
+        &mut self,
+        decided: &Decided<'_, 't>,
+        upstream: &mut dyn FnMut(FlowId) -> Option<SocketAddr>,
+    ) {
+        for tap in &mut self.taps {
+            if tap.wants(decided.input, &decided.subject, decided.manager) {
+                tap.see(decided, upstream);
+            }
+        }
+    }
+
+    /// Takes back the room.
+    pub(crate) fn put_back(&mut self, seen: Vec<Output<'_>>) {
+        self.seen = recycled(seen);
+    }
+
+    /// A turn is over: what was seen goes to whoever asked for it. Taps go whose askers have gone.
+    pub(crate) fn flush(&mut self) {
+        self.taps.retain_mut(TraceTap::flush);
+    }
+}
+
+/// Empties a list and keeps its memory for another payload.
+fn recycled<'u>(mut list: Vec<Output<'_>>) -> Vec<Output<'u>> {
+    list.clear();
+    list.into_iter().map(|_| -> Output<'u> { unreachable!() }).collect()
+}
+
+impl Subject {
+    /// What an input is about.
+    pub(crate) fn of(input: &ManagerInput<'_>, manager: &UdpManager) -> Self {
+        match *input {
+            ManagerInput::ClientBurst { source, .. } => {
+                // A proxy speaks for clients, and who they are is known when it has been heard.
+                let is_client = manager.config().accept_proxy_protocol.is_empty();
+                Self { client: Some(source).filter(|_| is_client), ..Self::default() }
+            }
+            ManagerInput::Mirrored { client, .. } => {
+                Self { client: Some(client), ..Self::default() }
+            }
+            ManagerInput::BackendBurst { flow, .. }
+            | ManagerInput::UpstreamFailed { flow, .. }
+            | ManagerInput::Undelivered { carrier: Carrier::Flow(flow), .. } => {
+                Self::of_flow(flow, manager)
+            }
+            ManagerInput::Undelivered {
+                carrier: Carrier::OneWay(backend) | Carrier::Copy(backend),
+                ..
+            } => Self { backend: address_of(backend, manager), ..Self::default() },
+            _ => Self::default(),
+        }
+    }
+
+    fn of_flow(id: FlowId, manager: &UdpManager) -> Self {
+        let Some(flow) = manager.flow(id) else {
+            return Self { flow: Some(id), ..Self::default() };
+        };
+        Self {
+            flow: Some(id),
+            client: Some(flow.client()),
+            backend: address_of(flow.backend(), manager),
+            unanswered_since: (!flow.is_answered()).then(|| flow.opened()),
+        }
+    }
+}
+
+/// The address of a backend.
+pub(crate) fn address_of(backend: BackendId, manager: &UdpManager) -> Option<SocketAddr> {
+    manager.backends().get(backend).map(Backend::address)
+}
+
+/// Passes on what is emitted, and keeps a copy.
+pub(crate) struct Tee<'a, 't, O> {
+    pub(crate) outputs: &'a mut O,
+    pub(crate) seen: &'a mut Vec<Output<'t>>,
+}
+
+impl<'t, O: Outputs<'t>> Outputs<'t> for Tee<'_, 't, O> {
+    fn emit(&mut self, output: Output<'t>) {
+        self.seen.push(output);
+        self.outputs.emit(output);
+    }
+}

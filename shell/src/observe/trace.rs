@@ -1,0 +1,480 @@
+//! The tap of `flowgate trace`: what is decided on the datagrams of some clients.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use flowgate_core::config::Limits;
+use flowgate_core::{
+    Burst, CloseReason, Direction, DropReason, FlowId, ManagerInput, Output, UdpManager,
+    UpstreamFailure,
+};
+use ipnet::IpNet;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::datapath::role::Role;
+use crate::observe::event::{Decision, TraceEvent, TraceLine, Way};
+use crate::observe::tap::{Decided, Subject, address_of};
+
+/// How many bytes of memory events take that wait to be read. What comes beyond is left out.
+const MAX_WAITING: usize = 16 << 20;
+
+/// What an event takes besides its payload, about.
+const EVENT_BYTES: usize = 512;
+
+/// How many flows of one shard a trace remembers, to tell of their end.
+const MAX_FOLLOWED: usize = 100_000;
+
+/// What a trace is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only of clients in this network.
+    pub client: Option<IpNet>,
+    /// Only what is for or from one of these backends.
+    pub backends: Option<Vec<SocketAddr>>,
+    /// Only what was dropped.
+    pub drops: bool,
+    /// Whether the datagrams come along.
+    pub payload: bool,
+}
+
+/// Makes a channel from taps to whoever asked for a trace.
+pub fn channel() -> (TraceSender, TraceFeed) {
+    let (sender, receiver) = unbounded_channel();
+    let shared = Arc::<Shared>::default();
+    (TraceSender { sender, shared: Arc::clone(&shared) }, TraceFeed { receiver, shared })
+}
+
+/// The end of the channel that taps have. Never blocks.
+#[derive(Clone, Debug)]
+pub struct TraceSender {
+    sender: UnboundedSender<Batch>,
+    shared: Arc<Shared>,
+}
+
+/// The other end. Once it is dropped the taps go.
+#[derive(Debug)]
+pub struct TraceFeed {
+    receiver: UnboundedReceiver<Batch>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// How many bytes wait.
+    waiting: AtomicUsize,
+    /// How many events have been left out, and that has not been said yet.
+    left_out: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Batch {
+    events: Vec<TraceEvent>,
+    bytes: usize,
+}
+
+impl TraceSender {
+    /// Passes on what there is room for.
+    fn send(&self, events: &mut Vec<TraceEvent>, bytes: usize) {
+        let before = self.shared.waiting.fetch_add(bytes, Ordering::Relaxed);
+        let batch = Batch { events: std::mem::take(events), bytes };
+        let left_out = batch.events.len() as u64;
+        if before + bytes > MAX_WAITING || self.sender.send(batch).is_err() {
+            self.shared.waiting.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.left_out.fetch_add(left_out, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether it is the same channel.
+impl PartialEq for TraceSender {
+    fn eq(&self, other: &Self) -> bool {
+        self.sender.same_channel(&other.sender)
+    }
+}
+
+impl Eq for TraceSender {}
+
+impl TraceFeed {
+    /// What comes next; nothing when all taps have gone.
+    pub fn poll_lines(
+        &mut self,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Vec<TraceLine>>> {
+        self.receiver.poll_recv(context).map(|batch| {
+            let Batch { events, bytes } = batch?;
+            self.shared.waiting.fetch_sub(bytes, Ordering::Relaxed);
+            let events = events.into_iter().map(|event| TraceLine::Event(Box::new(event)));
+            Some(self.take_left_out().into_iter().chain(events).collect())
+        })
+    }
+
+    /// What has been left out since that was said last.
+    pub fn take_left_out(&self) -> Option<TraceLine> {
+        match self.shared.left_out.swap(0, Ordering::Relaxed) {
+            0 => None,
+            left_out => Some(TraceLine::LeftOut { left_out }),
+        }
+    }
+}
+
+/// What watches one shard for a trace.
+#[derive(Debug)]
+pub struct TraceTap {
+    filter: Arc<Filter>,
+    sender: TraceSender,
+    listener: Arc<str>,
+    /// The time of day when the clock of the shard read nothing.
+    origin: Duration,
+    /// The flows that it has told of and that live.
+    followed: HashMap<FlowId, Followed>,
+    /// What this turn has to tell.
+    events: Vec<TraceEvent>,
+    bytes: usize,
+}
+
+/// What is known of a flow when it is gone.
+#[derive(Clone, Copy, Debug)]
+struct Followed {
+    client: SocketAddr,
+    backend: Option<SocketAddr>,
+    upstream: Option<SocketAddr>,
+}
+
+impl TraceTap {
+    /// A tap for a shard of `listener`, whose clock read nothing at the time of day `origin`.
+    pub fn new(
+        filter: Arc<Filter>,
+        sender: TraceSender,
+        listener: Arc<str>,
+        origin: Duration,
+    ) -> Self {
+        let followed = HashMap::new();
+        Self { filter, sender, listener, origin, followed, events: Vec::new(), bytes: 0 }
+    }
+
+    /// Whether what is decided on an input may be of interest.
+    pub(crate) fn wants(
+        &self,
+        input: &ManagerInput<'_>,
+        subject: &Subject,
+        manager: &UdpManager,
+    ) -> bool {
+        let Filter { client: network, backends, .. } = &*self.filter;
+        let is_of = |client: Option<SocketAddr>| match network {
+            Some(network) => client.is_some_and(|client| network.contains(&client.ip())),
+            None => true,
+        };
+        match input {
+            ManagerInput::Reading { .. } | ManagerInput::BackendChanged { .. } => false,
+            ManagerInput::Timeout | ManagerInput::Configured(_) | ManagerInput::Drain { .. } => {
+                !self.followed.is_empty()
+            }
+            ManagerInput::ClientBurst { .. } => {
+                !manager.config().accept_proxy_protocol.is_empty() || is_of(subject.client)
+            }
+            ManagerInput::Mirrored { .. } => is_of(subject.client),
+            _ => is_of(subject.client) && is_one_of(backends.as_deref(), subject.backend),
+        }
+    }
+
+    /// Takes in what was decided on an input that it [wants](Self::wants).
+    pub(crate) fn see(
+        &mut self,
+        decided: &Decided<'_, '_>,
+        upstream: &mut dyn FnMut(FlowId) -> Option<SocketAddr>,
+    ) {
+        match decided.input {
+            ManagerInput::Timeout | ManagerInput::Configured(_) | ManagerInput::Drain { .. } => {
+                self.see_ends(decided);
+            }
+            _ => self.see_burst(decided, upstream),
+        }
+    }
+
+    /// A turn is over. Says whether somebody still listens.
+    pub(crate) fn flush(&mut self) -> bool {
+        if !self.events.is_empty() {
+            self.sender.send(&mut self.events, std::mem::take(&mut self.bytes));
+        }
+        !self.sender.sender.is_closed()
+    }
+
+    fn see_ends(&mut self, decided: &Decided<'_, '_>) {
+        for output in decided.outputs {
+            let Output::CloseFlow { flow, reason, .. } = output else { continue };
+            let Some(followed) = self.followed.remove(flow) else { continue };
+            if self.filter.drops {
+                continue;
+            }
+            let event = TraceEvent {
+                client: Some(followed.client),
+                upstream: followed.upstream,
+                decisions: vec![closed(*flow, *reason)],
+                ..self.blank(decided)
+            };
+            self.push(event);
+        }
+    }
+
+    fn blank(&self, decided: &Decided<'_, '_>) -> TraceEvent {
+        let time = self.origin + Duration::from_nanos(decided.now.as_nanos());
+        TraceEvent {
+            time: time.as_secs_f64(),
+            listener: self.listener.to_string(),
+            mirror: decided.role == Role::Mirror,
+            ..TraceEvent::default()
+        }
+    }
+
+    fn push(&mut self, event: TraceEvent) {
+        self.bytes += EVENT_BYTES + event.payload.as_ref().map_or(0, String::len);
+        self.events.push(event);
+    }
+
+    fn see_burst(
+        &mut self,
+        decided: &Decided<'_, '_>,
+        upstream: &mut dyn FnMut(FlowId) -> Option<SocketAddr>,
+    ) {
+        let Decided { input, subject, manager, .. } = *decided;
+        let mut event = self.blank(decided);
+        event.client = subject.client;
+        event.called = Some(manager.config().address);
+        if let Some((burst, way)) = self.describe(input, &mut event)
+            && self.filter.payload
+        {
+            event.direction = Some(way);
+            event.payload = Some(hex(burst.bytes()));
+        }
+        let mut backend = subject.backend;
+        let mut flow = subject.flow;
+        let mut moved_from = None;
+        for output in decided.outputs {
+            match output {
+                Output::CloseUpstream { flow } => moved_from = Some(*flow),
+                Output::OpenUpstream { flow: opened, address, .. } => {
+                    (flow, backend) = (Some(*opened), Some(*address));
+                }
+                Output::SendToBackend { flow: carrier, .. } if flow.is_none() => {
+                    flow = Some(*carrier);
+                }
+                Output::SendOneWay { address, .. } if backend.is_none() => {
+                    backend = Some(*address);
+                }
+                _ => {}
+            }
+            self.decide(output, decided, moved_from, &mut event);
+        }
+        let known = flow.and_then(|flow| self.followed.get(&flow)).copied();
+        let live = flow.and_then(|flow| manager.flow(flow));
+        // Where a proxy speaks for the client, that is known by now.
+        event.client = event.client.or_else(|| live.map(|flow| flow.client()));
+        backend = backend
+            .or_else(|| live.and_then(|flow| address_of(flow.backend(), manager)))
+            .or(known.and_then(|known| known.backend));
+        if !self.is_wanted(&event, backend) {
+            return;
+        }
+        if self.filter.payload {
+            let known = known.filter(|known| known.backend == backend);
+            let known = known.and_then(|known| known.upstream);
+            event.upstream = known.or_else(|| flow.and_then(upstream));
+        }
+        if let (Some(flow), Some(client)) = (flow.filter(|_| live.is_some()), event.client) {
+            let followed = Followed { client, backend, upstream: event.upstream };
+            if self.followed.len() < MAX_FOLLOWED || self.followed.contains_key(&flow) {
+                self.followed.insert(flow, followed);
+            }
+        }
+        for output in decided.outputs {
+            if let Output::CloseFlow { flow, .. } = output {
+                self.followed.remove(flow);
+            }
+        }
+        if !self.filter.drops || event.is_drop() {
+            self.push(event);
+        }
+    }
+
+    /// Whether an event is what was asked for.
+    fn is_wanted(&self, event: &TraceEvent, backend: Option<SocketAddr>) -> bool {
+        let Filter { client: network, backends, .. } = &*self.filter;
+        let is_of_client = network.is_none_or(|network| {
+            event.client.is_some_and(|client| network.contains(&client.ip()))
+        });
+        let goes_there = || {
+            event.decisions.iter().any(|decision| match decision {
+                Decision::Forwarded { backend, .. } => is_one_of(backends.as_deref(), *backend),
+                _ => false,
+            })
+        };
+        is_of_client && (is_one_of(backends.as_deref(), backend) || goes_there())
+    }
+
+    /// Says what came, and returns the datagrams if it was some.
+    fn describe<'p>(
+        &self,
+        input: &ManagerInput<'p>,
+        event: &mut TraceEvent,
+    ) -> Option<(Burst<'p>, Way)> {
+        match *input {
+            ManagerInput::ClientBurst { local, burst, .. }
+            | ManagerInput::Mirrored { local, burst, .. } => {
+                if let (Some(called), Some(local)) = (&mut event.called, local) {
+                    called.set_ip(local.ip);
+                }
+                count(event, &burst, Way::ToBackend);
+                Some((burst, Way::ToBackend))
+            }
+            ManagerInput::BackendBurst { burst, .. } => {
+                count(event, &burst, Way::ToClient);
+                Some((burst, Way::ToClient))
+            }
+            ManagerInput::Unusable { direction, reason, datagrams, bytes }
+            | ManagerInput::Undelivered { direction, reason, datagrams, bytes, .. } => {
+                event.direction = Some(way(direction));
+                (event.datagrams, event.bytes) = (datagrams, bytes);
+                event.size = bytes.checked_div(datagrams.into()).unwrap_or(0) as u16;
+                event.decisions.push(Decision::Dropped {
+                    reason: reason.as_str().to_owned(),
+                    limit: None,
+                    datagrams,
+                });
+                None
+            }
+            ManagerInput::UpstreamFailed { flow, failure } => {
+                let failure = match failure {
+                    UpstreamFailure::NotOpened => "could not be opened",
+                    UpstreamFailure::Refused => "port unreachable",
+                    UpstreamFailure::Unreachable => "host or network unreachable",
+                };
+                event
+                    .decisions
+                    .push(Decision::Failed { flow: name(flow), failure: failure.to_owned() });
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Says what an output is.
+    fn decide(
+        &self,
+        output: &Output<'_>,
+        decided: &Decided<'_, '_>,
+        moved_from: Option<FlowId>,
+        event: &mut TraceEvent,
+    ) {
+        let manager = decided.manager;
+        event.decisions.push(match output {
+            Output::OpenUpstream { flow, address, .. } if moved_from == Some(*flow) => {
+                Decision::Moved { flow: name(*flow), backend: *address }
+            }
+            Output::OpenUpstream { flow, address, .. } => {
+                let placed = manager.placed(*flow);
+                let by = match placed.id() {
+                    [] => manager.config().cluster.balance.as_str(),
+                    _ => placed.by().as_str(),
+                };
+                Decision::Opened { flow: name(*flow), backend: *address, by: by.to_owned() }
+            }
+            Output::SendToBackend { flow, burst, .. } => {
+                let live = manager.flow(*flow).map(|flow| flow.backend());
+                let backend = live.and_then(|backend| address_of(backend, manager));
+                let backend =
+                    backend.or_else(|| self.followed.get(flow).and_then(|known| known.backend));
+                Decision::Forwarded {
+                    flow: Some(name(*flow)),
+                    backend,
+                    datagrams: burst.count().into(),
+                }
+            }
+            Output::SendOneWay { address, burst, .. } => Decision::Forwarded {
+                flow: None,
+                backend: Some(*address),
+                datagrams: burst.count().into(),
+            },
+            Output::SendToClient { flow, burst, .. } => Decision::Answered {
+                flow: name(*flow),
+                backend: decided.subject.backend,
+                datagrams: burst.count().into(),
+                first_answer_ms: decided
+                    .subject
+                    .unanswered_since
+                    .map(|since| (decided.now - since).as_secs_f64() * 1e3),
+            },
+            Output::Mirror { burst, .. } => Decision::Mirrored { datagrams: burst.count().into() },
+            Output::Drop { reason, datagrams, .. } => Decision::Dropped {
+                reason: reason.as_str().to_owned(),
+                limit: limit_of(*reason, manager),
+                datagrams: (*datagrams).into(),
+            },
+            Output::CloseFlow { flow, reason, .. } => closed(*flow, *reason),
+            Output::CloseUpstream { .. }
+            | Output::OpenClient { .. }
+            | Output::RecordFlow { .. } => return,
+        });
+    }
+}
+
+fn is_one_of(wanted: Option<&[SocketAddr]>, backend: Option<SocketAddr>) -> bool {
+    wanted.is_none_or(|wanted| backend.is_some_and(|backend| wanted.contains(&backend)))
+}
+
+fn count(event: &mut TraceEvent, burst: &Burst<'_>, way: Way) {
+    event.direction = Some(way);
+    event.datagrams = burst.count().into();
+    event.bytes = burst.bytes().len() as u64;
+    event.size = burst.stride();
+}
+
+const fn way(direction: Direction) -> Way {
+    match direction {
+        Direction::ToBackend => Way::ToBackend,
+        Direction::ToClient => Way::ToClient,
+    }
+}
+
+/// A name for a flow that no other flow of its shard has: its slot, and which flow of that it is.
+fn name(flow: FlowId) -> String {
+    format!("{}.{}", flow.index(), flow.generation())
+}
+
+fn closed(flow: FlowId, reason: CloseReason) -> Decision {
+    Decision::Closed { flow: name(flow), reason: reason.as_str().to_owned() }
+}
+
+/// The limit that a datagram met which was dropped for a reason.
+fn limit_of(reason: DropReason, manager: &UdpManager) -> Option<u64> {
+    let Limits {
+        flows_per_source,
+        flows_per_subnet,
+        new_flows_per_second_per_source,
+        amplification,
+        unanswered_flows,
+        ..
+    } = manager.config().cluster.limits;
+    let limit = match reason {
+        DropReason::MaxFlows => manager.config().max_flows,
+        DropReason::TooLarge => u32::from(manager.config().max_datagram_size),
+        DropReason::SourceFlows => flows_per_source,
+        DropReason::SubnetFlows => flows_per_subnet,
+        DropReason::SourceRate => new_flows_per_second_per_source,
+        DropReason::Amplification => amplification,
+        DropReason::UnansweredFlows => unanswered_flows,
+        _ => return None,
+    };
+    Some(limit.into())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+#[cfg(test)]
+mod tests;
