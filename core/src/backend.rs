@@ -192,12 +192,6 @@ impl Backend {
         self.is_in_service && below_limit
     }
 
-    /// Notes that what it was to be sent could not be.
-    pub(crate) const fn take_back(&mut self, undelivered: Traffic) {
-        self.to.take_back(undelivered);
-        self.dropped.add(undelivered);
-    }
-
     /// Which of the two has more flows for its weight. Exact: nothing is rounded.
     pub(crate) fn cmp_load(&self, other: &Self) -> Ordering {
         let cross = |a: &Self, b: &Self| u64::from(a.flows_active) * u64::from(b.weight());

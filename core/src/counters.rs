@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::burst::Burst;
 use crate::reason::{CloseReason, Direction, DropReason};
 
-/// All counters of a manager. They only grow, except that [`Ledger::forwarded`] gives back what
-/// the shell reports as undelivered.
+/// All counters of a manager. They only grow; [`Ledger::queued`] is an account, not a counter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// What clients sent.
@@ -61,13 +60,15 @@ impl Counters {
 }
 
 /// Where the datagrams of one direction went. Each is counted exactly once:
-/// `received = forwarded + dropped`.
+/// `received = forwarded + dropped + queued`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
     /// All that arrived.
     pub received: Traffic,
-    /// What was ordered to be sent on, and was not reported undelivered.
+    /// What the kernel has taken to send on.
     pub forwarded: Traffic,
+    /// What was ordered to be sent on, and has been reported neither delivered nor undelivered yet.
+    pub queued: Traffic,
     /// What was dropped, indexed by [`DropReason`].
     pub dropped: [Traffic; DropReason::COUNT],
 }
@@ -76,7 +77,7 @@ pub struct Ledger {
 impl Default for Ledger {
     fn default() -> Self {
         let none = Traffic { datagrams: 0, bytes: 0 };
-        Self { received: none, forwarded: none, dropped: [none; DropReason::COUNT] }
+        Self { received: none, forwarded: none, queued: none, dropped: [none; DropReason::COUNT] }
     }
 }
 
@@ -94,6 +95,7 @@ impl Ledger {
     fn merge(&mut self, other: &Self) {
         self.received.add(other.received);
         self.forwarded.add(other.forwarded);
+        self.queued.add(other.queued);
         for (sum, more) in self.dropped.iter_mut().zip(other.dropped) {
             sum.add(more);
         }
@@ -101,6 +103,18 @@ impl Ledger {
 
     pub(crate) fn drop(&mut self, reason: DropReason, traffic: Traffic) {
         self.dropped[reason as usize].add(traffic);
+    }
+
+    /// Moves to *forwarded* what was queued, as much of it as was.
+    pub(crate) fn deliver(&mut self, traffic: Traffic) {
+        let delivered = self.queued.take(traffic);
+        self.forwarded.add(delivered);
+    }
+
+    /// Moves to the drops what was queued, as much of it as was.
+    pub(crate) fn give_up(&mut self, reason: DropReason, traffic: Traffic) {
+        let lost = self.queued.take(traffic);
+        self.drop(reason, lost);
     }
 }
 
@@ -128,6 +142,13 @@ impl Traffic {
         *self = self.plus(more);
     }
 
+    /// Takes out as much as there is, and returns that.
+    const fn take(&mut self, less: Self) -> Self {
+        let before = *self;
+        self.take_back(less);
+        Self { datagrams: before.datagrams - self.datagrams, bytes: before.bytes - self.bytes }
+    }
+
     /// Takes back what was counted too early; never below zero.
     pub(crate) const fn take_back(&mut self, less: Self) {
         self.datagrams = self.datagrams.saturating_sub(less.datagrams);
@@ -147,6 +168,7 @@ mod tests {
         sum.flows_closed[CloseReason::Idle as usize] = 3;
         sum.to_client.received = one;
         sum.to_backend.forwarded = one;
+        sum.to_backend.queued = one;
         sum.to_backend.drop(DropReason::MaxFlows, one);
         let other = sum.clone();
         sum.merge(&other);
@@ -156,6 +178,7 @@ mod tests {
         assert_eq!(sum.closed(CloseReason::Idle), 6);
         assert_eq!(sum.to_client.received, two);
         assert_eq!(sum.to_backend.forwarded, two);
+        assert_eq!(sum.to_backend.queued, two);
         assert_eq!(sum.to_backend.dropped_for(DropReason::MaxFlows), two);
         assert_eq!(sum.to_backend.dropped_total(), two);
     }

@@ -64,10 +64,26 @@ pub enum ManagerInput<'p> {
         /// How many payload bytes of them arrived.
         bytes: u64,
     },
+    /// The kernel has taken datagrams that an earlier [`Output`](crate::Output) told to send.
+    Delivered {
+        /// What they belong to; those to clients may belong to several flows. A flow may have
+        /// closed meanwhile.
+        carrier: Carrier,
+        /// The backend that they went to, as the output said; `None` where they went to clients.
+        backend: Option<BackendId>,
+        /// Which way they were going.
+        direction: Direction,
+        /// How many there were.
+        datagrams: u32,
+        /// Their payload bytes, without any prefix.
+        bytes: u64,
+    },
     /// Datagrams that an earlier [`Output`](crate::Output) told to send were not sent.
     Undelivered {
-        /// What they belong to. A flow may have closed meanwhile.
+        /// What they belong to. A flow may have closed meanwhile, or moved.
         carrier: Carrier,
+        /// The backend that they were for, as the output said; `None` where it was a client.
+        backend: Option<BackendId>,
         /// Which way they were going.
         direction: Direction,
         /// Why they were given up.

@@ -76,7 +76,7 @@
 //!    flow's sends before it closes its socket.
 //! 2. [`Outputs::emit`] never calls back into the manager. What fails comes back as an input.
 //! 3. Every datagram is counted exactly once, in both directions, after every input:
-//!    `received = forwarded + dropped`.
+//!    `received = forwarded + dropped + queued`.
 //! 4. Time and randomness are arguments. The same inputs give the same outputs.
 //! 5. Nothing that comes from the network can panic the manager. Bad input is a counted
 //!    [`Output::Drop`], an event for a flow that has closed does nothing but count, and a broken

@@ -78,7 +78,8 @@ pub use expire::{Deadline, DeadlineReason};
 ///
 /// The order is always the same: input, carry out what was emitted, poll the timeout, wait. An
 /// order that cannot be carried out is told as an input of its own
-/// ([`Undelivered`](ManagerInput::Undelivered), [`UpstreamFailed`](ManagerInput::UpstreamFailed)).
+/// ([`Undelivered`](ManagerInput::Undelivered), [`UpstreamFailed`](ManagerInput::UpstreamFailed)),
+/// and what was sent is, too ([`Delivered`](ManagerInput::Delivered)): until then it is queued.
 ///
 /// A known flow's burst costs one table lookup and writes to one flow. The manager allocates when
 /// it is made and when it is configured anew, and at no other time.
@@ -184,9 +185,13 @@ impl UdpManager {
                 ledger.received.add(traffic);
                 ledger.drop(reason, traffic);
             }
-            ManagerInput::Undelivered { carrier, direction, reason, datagrams, bytes } => {
+            ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes } => {
                 let traffic = Traffic { datagrams: u64::from(datagrams), bytes };
-                self.handle_undelivered(carrier, direction, reason, traffic);
+                self.handle_delivered(carrier, backend, direction, traffic);
+            }
+            ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes } => {
+                let traffic = Traffic { datagrams: u64::from(datagrams), bytes };
+                self.handle_undelivered(carrier, backend, direction, reason, traffic);
             }
             ManagerInput::UpstreamFailed { flow, failure } => {
                 self.handle_upstream_failure(flow, failure, now, outputs);

@@ -46,6 +46,8 @@ pub enum Output<'p> {
     SendToBackend {
         /// The flow.
         flow: FlowId,
+        /// The backend that its socket leads to.
+        backend: BackendId,
         /// What to put in front of every datagram of the burst.
         prefix: Option<ProxyHeader>,
         /// What of a proxy's header is to be passed on behind the prefix, whose length counts it.

@@ -130,7 +130,9 @@ fn rule_3_every_datagram_is_counted_exactly_once() {
                 let [old, new] = [before, after].map(|m| m.counters().ledger(direction));
                 let received = new.received.datagrams - old.received.datagrams;
                 assert_eq!(received, arrived[direction as usize]);
-                assert_eq!(new.received, new.forwarded.plus(new.dropped_total()));
+                let sent = new.forwarded.plus(new.queued);
+                assert_eq!(new.received, sent.plus(new.dropped_total()));
+                assert!(new.forwarded.datagrams >= old.forwarded.datagrams, "it never decreases");
             }
         }
     }
@@ -231,7 +233,11 @@ fn any_input<'p>(
             let place = BackendId::new(choices.below(25) as usize);
             let carriers = [Carrier::Flow(flow), Carrier::OneWay(place), Carrier::Copy(place)];
             let carrier = choices.one_of(&carriers);
-            ManagerInput::Undelivered { carrier, direction, reason, datagrams, bytes }
+            let backend = choices.one_of(&[None, Some(place)]);
+            if choices.below(2) == 0 {
+                return ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes };
+            }
+            ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes }
         }
         (2, _) => ManagerInput::Unusable { direction, reason, datagrams, bytes },
         (3, _) => ManagerInput::Timeout,

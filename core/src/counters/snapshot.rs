@@ -49,6 +49,7 @@ impl Ledger {
         LedgerSnapshot {
             received: self.received,
             forwarded: self.forwarded,
+            queued: self.queued,
             dropped: named(DropReason::ALL, DropReason::as_str, &self.dropped),
         }
     }
@@ -57,11 +58,14 @@ impl Ledger {
         let restored = Self {
             received: snapshot.received,
             forwarded: snapshot.forwarded,
+            queued: snapshot.queued,
             dropped: by_reason(DropReason::ALL, DropReason::as_str, &snapshot.dropped)?,
         };
         require!(restored.received.has_room(), "a counter ran over");
         let mut dropped = restored.dropped.iter();
-        let accounted = dropped.try_fold(restored.forwarded, |sum, &more| sum.checked_plus(more));
+        let sent = restored.forwarded.checked_plus(restored.queued);
+        let accounted =
+            sent.and_then(|sent| dropped.try_fold(sent, |sum, &more| sum.checked_plus(more)));
         require!(accounted == Some(restored.received), "datagrams were lost count of");
         Ok(restored)
     }

@@ -49,11 +49,8 @@ impl UdpManager {
                 outputs.emit(Output::OpenClient { flow: id, client });
             }
             let traffic = Traffic::of(&burst);
-            self.counters.to_backend.forwarded.add(traffic);
-            if let Some(backend) = self.backends.get_mut(backend) {
-                backend.to.add(traffic);
-            }
-            self.emit_requests(id, is_first, recv_meta, burst, outputs);
+            self.counters.to_backend.queued.add(traffic);
+            self.emit_requests((id, backend), is_first, recv_meta, burst, outputs);
             if is_mirrored {
                 self.mirror(id, recv_meta, burst, outputs);
             }
@@ -71,7 +68,7 @@ impl UdpManager {
     #[inline]
     pub(super) fn emit_requests<'p>(
         &self,
-        flow: FlowId,
+        (flow, backend): (FlowId, BackendId),
         is_first: bool,
         recv_meta: &RecvMeta<'p>,
         burst: Burst<'p>,
@@ -88,11 +85,11 @@ impl UdpManager {
             let key = self.flows.get(flow).map(UdpFlow::key);
             let (prefix, tlvs) = key.map(|key| self.proxy_header(&key, recv_meta)).unzip();
             let tlvs = tlvs.unwrap_or(Tlvs::NONE);
-            outputs.emit(Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst });
+            outputs.emit(Output::SendToBackend { flow, backend, prefix, tlvs, tos, ttl, burst });
         }
         if let Some(burst) = without {
             let (prefix, tlvs) = (None, Tlvs::NONE);
-            outputs.emit(Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst });
+            outputs.emit(Output::SendToBackend { flow, backend, prefix, tlvs, tos, ttl, burst });
         }
     }
 
@@ -170,7 +167,7 @@ impl UdpManager {
                 None => (flow.client(), flow.local()),
                 Some(proxy) => self.proxies.return_path(proxy),
             };
-            self.counters.to_client.forwarded.add(traffic);
+            self.counters.to_client.queued.add(traffic);
             outputs.emit(Output::SendToClient { flow: id, client, local, tos, burst });
         }
         self.count_answer(backend, traffic, now);
@@ -212,44 +209,55 @@ impl UdpManager {
         }
     }
 
-    /// Moves datagrams that were counted as forwarded to the drops. A copy does not count there: of
-    /// that its backend's own figures tell.
+    /// Takes in that the kernel has taken datagrams.
+    #[inline]
+    pub(super) fn handle_delivered(
+        &mut self,
+        carrier: Carrier,
+        backend: Option<BackendId>,
+        direction: Direction,
+        traffic: Traffic,
+    ) {
+        if !is_copy(carrier, direction) {
+            self.counters.ledger_mut(direction).deliver(traffic);
+        }
+        if let Some(backend) = backend.and_then(|backend| self.backends.get_mut(backend)) {
+            backend.to.add(traffic);
+        }
+    }
+
+    /// Moves datagrams that were queued to the drops.
     pub(super) fn handle_undelivered(
         &mut self,
         carrier: Carrier,
+        backend: Option<BackendId>,
         direction: Direction,
         reason: DropReason,
         traffic: Traffic,
     ) {
-        let is_copy = match carrier {
-            Carrier::Flow(flow) => flow.is_branch() && direction == Direction::ToBackend,
-            Carrier::OneWay(_) => false,
-            Carrier::Copy(_) => true,
-        };
-        if !is_copy {
-            let ledger = self.counters.ledger_mut(direction);
-            ledger.forwarded.take_back(traffic);
-            ledger.drop(reason, traffic);
+        if !is_copy(carrier, direction) {
+            self.counters.ledger_mut(direction).give_up(reason, traffic);
         }
-        let id = match carrier {
-            Carrier::Flow(flow) => flow,
-            Carrier::OneWay(backend) | Carrier::Copy(backend) => {
-                let backend = self.backends.get_mut(backend);
-                backend.into_iter().for_each(|backend| backend.take_back(traffic));
-                return;
-            }
-        };
-        let Some(flow) = self.flows.get_mut(id) else { return };
-        let backend = self.backends.get_mut(flow.backend());
-        match direction {
-            Direction::ToBackend => {
-                flow.take_back_requests(traffic);
-                backend.into_iter().for_each(|backend| backend.take_back(traffic));
-            }
-            Direction::ToClient => {
-                flow.take_back_replies(traffic);
-                backend.into_iter().for_each(|backend| backend.from.take_back(traffic));
+        if let Some(backend) = backend.and_then(|backend| self.backends.get_mut(backend)) {
+            backend.dropped.add(traffic);
+        }
+        if let Carrier::Flow(flow) = carrier
+            && let Some(flow) = self.flows.get_mut(flow)
+        {
+            match direction {
+                Direction::ToBackend => flow.take_back_requests(traffic),
+                Direction::ToClient => flow.take_back_replies(traffic),
             }
         }
+    }
+}
+
+/// Whether the listener's ledger counts something when it is copied, and not when the copies are
+/// sent: of those the backends' own figures tell.
+const fn is_copy(carrier: Carrier, direction: Direction) -> bool {
+    match carrier {
+        Carrier::Flow(flow) => flow.is_branch() && matches!(direction, Direction::ToBackend),
+        Carrier::OneWay(_) => false,
+        Carrier::Copy(_) => true,
     }
 }

@@ -134,13 +134,11 @@ impl UdpManager {
         let Some(flow) = self.flows.get_mut(branch) else { return };
         let is_first = flow.is_new_to_its_backend();
         let AcceptedRequests { confirms, .. } = flow.accept_requests(burst, &self.limits, now);
-        if let Some(backend) = self.backends.get_mut(flow.backend()) {
-            backend.to.add(Traffic::of(&burst));
-        }
+        let backend = flow.backend();
         if confirms {
             self.queues.push(CONTINUED, branch.index());
         }
-        self.emit_requests(branch, is_first, recv_meta, burst, outputs);
+        self.emit_requests((branch, backend), is_first, recv_meta, burst, outputs);
     }
 
     /// Puts a new branch into the ring of its client, if there is one.

@@ -56,7 +56,7 @@ impl UdpManager {
         assert_eq!(self.counters.flows_opened, closed + alive, "a flow was lost count of");
         for direction in Direction::ALL {
             let ledger = self.counters.ledger(direction);
-            let accounted = ledger.forwarded.plus(ledger.dropped_total());
+            let accounted = ledger.forwarded.plus(ledger.queued).plus(ledger.dropped_total());
             assert_eq!(ledger.received, accounted, "the {} ledger is off", direction.as_str());
         }
     }

@@ -83,7 +83,7 @@ impl UdpManager {
             };
             let (next, after) = burst.split_at(step);
             if let Some(burst) = next {
-                self.counters.to_backend.forwarded.add(Traffic::of(&burst));
+                self.counters.to_backend.queued.add(Traffic::of(&burst));
                 self.send_one_way(Carrier::OneWay, backend, send_meta, burst, outputs);
             }
             rest = after;
@@ -156,7 +156,7 @@ impl UdpManager {
     }
 
     fn send_one_way<'p>(
-        &mut self,
+        &self,
         carrier: fn(BackendId) -> Carrier,
         backend: BackendId,
         send_meta: SendMeta<'p>,
@@ -164,8 +164,7 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) {
         let SendMeta { prefix, tlvs, tos, ttl } = send_meta;
-        let Some(chosen) = self.backends.get_mut(backend) else { return };
-        chosen.to.add(Traffic::of(&burst));
+        let Some(chosen) = self.backends.get(backend) else { return };
         let (carrier, address) = (carrier(backend), chosen.address());
         outputs.emit(Output::SendOneWay { carrier, address, prefix, tlvs, tos, ttl, burst });
     }

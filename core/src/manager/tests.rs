@@ -159,6 +159,31 @@ impl Harness {
         outputs
     }
 
+    /// Tells the manager that the kernel has taken all that it ordered to send.
+    fn deliver(&mut self, outputs: &[Output<'_>], now: Instant) {
+        for output in outputs {
+            let (carrier, backend, direction, burst) = match *output {
+                Output::SendToBackend { flow, backend, burst, .. } => {
+                    (Carrier::Flow(flow), Some(backend), Direction::ToBackend, burst)
+                }
+                Output::SendOneWay { carrier, burst, .. } => {
+                    let (Carrier::OneWay(backend) | Carrier::Copy(backend)) = carrier else {
+                        panic!("a flow's datagram goes one way")
+                    };
+                    (carrier, Some(backend), Direction::ToBackend, burst)
+                }
+                Output::SendToClient { flow, burst, .. } => {
+                    (Carrier::Flow(flow), None, Direction::ToClient, burst)
+                }
+                _ => continue,
+            };
+            let (datagrams, bytes) = (burst.count().into(), burst.bytes().len() as u64);
+            let delivered =
+                ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes };
+            self.input(delivered, now);
+        }
+    }
+
     fn drops(&self, direction: Direction, reason: DropReason) -> u64 {
         self.manager.counters().ledger(direction).dropped_for(reason).datagrams
     }
@@ -727,11 +752,19 @@ fn the_proxy_header_names_the_address_that_was_called() {
 }
 
 #[test]
-fn undelivered_datagrams_move_from_forwarded_to_dropped() {
+fn a_datagram_is_queued_until_the_kernel_has_taken_it_or_it_is_lost() {
     let mut harness = Harness::new(|_| {});
     let flow = harness.open(client(1), at(0));
+    let one = Traffic { datagrams: 1, bytes: 5 };
+    let books = |harness: &Harness| {
+        let ledger = &harness.manager.counters().to_backend;
+        (ledger.forwarded, ledger.queued, ledger.dropped_total())
+    };
+    let none = Traffic::default();
+    assert_eq!(books(&harness), (none, one, none));
     let undelivered = ManagerInput::Undelivered {
         carrier: Carrier::Flow(flow),
+        backend: Some(BackendId::new(0)),
         direction: Direction::ToBackend,
         reason: DropReason::NoBuffers,
         datagrams: 1,
@@ -739,8 +772,40 @@ fn undelivered_datagrams_move_from_forwarded_to_dropped() {
     };
     harness.input(undelivered, at(1));
     assert_eq!(harness.drops(Direction::ToBackend, DropReason::NoBuffers), 1);
-    assert_eq!(harness.manager.counters().to_backend.forwarded, Traffic::default());
-    assert_eq!(harness.manager.flow(flow).unwrap().to_backend(), Traffic::default());
+    assert_eq!(books(&harness), (none, none, one));
+    assert_eq!(harness.manager.flow(flow).unwrap().to_backend(), none);
+
+    let outputs = harness.request(client(1), b"again", at(2));
+    assert_eq!(books(&harness), (none, one, one));
+    harness.deliver(&outputs, at(3));
+    assert_eq!(books(&harness), (one, none, one));
+    let backend = harness.manager.backends().get(BackendId::new(0)).unwrap();
+    assert_eq!((backend.to, backend.dropped), (one, one));
+    // Nothing makes it go back.
+    harness.input(undelivered, at(4));
+    assert_eq!(books(&harness), (one, none, one));
+}
+
+#[test]
+fn what_the_kernel_took_counts_for_the_backend_that_it_went_to() {
+    let mut harness = Harness::new(|c| {
+        c.cluster.backends.push(BackendConfig::new(backend(2)));
+        c.cluster.health.on_backend_down = OnBackendDown::Rehash;
+    });
+    let outputs = harness.request(client(1), b"hello", at(0));
+    let flow = opened(&outputs).unwrap();
+    let first = harness.manager.flow(flow).unwrap().backend();
+    harness
+        .input(ManagerInput::BackendChanged { backend: first, event: BackendEvent::Down }, at(1));
+    let moved = harness.request(client(1), b"hello", at(2));
+    let second = harness.manager.flow(flow).unwrap().backend();
+    assert_ne!(first, second);
+    // What was ordered before the flow moved is told of late.
+    harness.deliver(&moved, at(3));
+    harness.deliver(&outputs, at(3));
+    for backend in [first, second] {
+        assert_eq!(harness.manager.backends().get(backend).unwrap().to.datagrams, 1);
+    }
 }
 
 #[test]

@@ -7,10 +7,10 @@ use serde::de::DeserializeOwned;
 use siphasher::sip::SipHasher24;
 
 /// The format that this version writes, and the newest that it reads.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// The oldest format that this version reads.
-pub const OLDEST_VERSION: u16 = 4;
+pub const OLDEST_VERSION: u16 = 5;
 
 const MAGIC: &[u8; 8] = b"flowgate";
 

@@ -292,6 +292,7 @@ pub struct CountersSnapshot {
 pub(crate) struct LedgerSnapshot {
     pub(crate) received: Traffic,
     pub(crate) forwarded: Traffic,
+    pub(crate) queued: Traffic,
     pub(crate) dropped: ByReason<Traffic>,
 }
 

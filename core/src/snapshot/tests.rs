@@ -1,3 +1,4 @@
+use std::format;
 use std::string::ToString;
 use std::vec;
 
@@ -109,14 +110,20 @@ fn a_format_that_is_too_new_or_too_old_is_named_with_those_that_are_known() {
     };
     let too_new = with_format(VERSION + 1);
     assert_eq!(too_new, SnapshotError::TooNew { found: VERSION + 1, newest: VERSION });
-    let says = "the snapshot has format 5, and this version reads formats up to 4";
+    let says = format!(
+        "the snapshot has format {}, and this version reads formats up to {VERSION}",
+        VERSION + 1
+    );
     assert_eq!(too_new.to_string(), says);
     let too_old = with_format(OLDEST_VERSION - 1);
     assert_eq!(
         too_old,
         SnapshotError::TooOld { found: OLDEST_VERSION - 1, oldest: OLDEST_VERSION }
     );
-    let says = "the snapshot has format 3, and this version reads formats from 4 on";
+    let says = format!(
+        "the snapshot has format {}, and this version reads formats from {OLDEST_VERSION} on",
+        OLDEST_VERSION - 1
+    );
     assert_eq!(too_old.to_string(), says);
 }
 

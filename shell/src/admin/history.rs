@@ -106,6 +106,7 @@ mod tests {
     fn document(forwarded: u64, denied: u64) -> StatusDocument {
         let traffic = |datagrams| TrafficDoc { datagrams, bytes: 0 };
         let ledger = LedgerDoc {
+            queued: TrafficDoc::default(),
             received: traffic(forwarded + denied),
             forwarded: traffic(forwarded),
             dropped: BTreeMap::from([("denied".to_owned(), traffic(denied))]),

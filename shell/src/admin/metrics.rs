@@ -1,9 +1,8 @@
 //! The metrics, all from one status document.
 //!
 //! In each scrape `flowgate_datagrams_received_total` is the sum of `flowgate_datagrams_total`,
-//! which counts what was sent on, and `flowgate_datagrams_dropped_total`.
-
-mod marks;
+//! which counts what the kernel has taken, `flowgate_datagrams_dropped_total` and
+//! `flowgate_datagrams_queued`.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -15,8 +14,6 @@ use super::exposition::{Exposition, Format, Kind};
 use crate::admin::status::{
     BackendState, BackendStatus, LedgerDoc, ListenerStatus, StatusDocument, TrafficDoc,
 };
-
-pub(super) use marks::Marks;
 
 /// A document's figures as text.
 pub(super) fn render(document: &StatusDocument, format: Format) -> String {
@@ -94,7 +91,7 @@ fn traffic(text: &mut Exposition, document: &StatusDocument) {
     for (name, help, part, unit) in [
         (
             "flowgate_datagrams_received_total",
-            "Datagrams that arrived: flowgate_datagrams_total + flowgate_datagrams_dropped_total.",
+            "Datagrams that arrived: flowgate_datagrams_total + flowgate_datagrams_dropped_total + flowgate_datagrams_queued.",
             received,
             datagrams,
         ),
@@ -107,6 +104,13 @@ fn traffic(text: &mut Exposition, document: &StatusDocument) {
                 [("listener", &listener.name), ("direction", &direction.as_str())];
             family.sample(&labels, unit(part(ledger)));
         }
+    }
+    let help = "Datagrams that wait for room in a send buffer.";
+    let mut family = text.family("flowgate_datagrams_queued", Kind::Gauge, help);
+    for (listener, direction, ledger) in ledgers(document) {
+        let labels: [(&str, &dyn Display); 2] =
+            [("listener", &listener.name), ("direction", &direction.as_str())];
+        family.sample(&labels, ledger.queued.datagrams);
     }
     let mut family = text.family(
         "flowgate_datagrams_dropped_total",

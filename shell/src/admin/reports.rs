@@ -9,7 +9,6 @@ use tracing::error;
 
 use super::exposition::Format;
 use super::history::{self, History};
-use super::metrics::Marks;
 use crate::admin::request::{Handler, Request, Response};
 use crate::admin::status::StatusDocument;
 use crate::sys::clock::Clock;
@@ -68,7 +67,6 @@ impl Reports {
 /// One after the other, so that reports are rendered in the order in which they were made.
 async fn answer_all(mut inbox: mpsc::Receiver<Ask>, handler: Handler, keeps_history: bool) {
     let clock = Clock::start();
-    let mut marks = Marks::default();
     let mut last: Option<Report> = None;
     let mut history = History::default();
     let mut period = keeps_history.then(|| interval(history::PERIOD));
@@ -78,7 +76,7 @@ async fn answer_all(mut inbox: mpsc::Receiver<Ask>, handler: Handler, keeps_hist
         let asked = tokio::select! {
             asked = inbox.recv() => asked,
             () = tick(&mut period) => {
-                let report = Report::new(ask(&handler).await, clock.uptime(), &mut marks);
+                let report = Report::new(ask(&handler).await, clock.uptime());
                 if let Ok(document) = &last.insert(report).document {
                     history.take(document, clock.uptime());
                 }
@@ -95,7 +93,7 @@ async fn answer_all(mut inbox: mpsc::Receiver<Ask>, handler: Handler, keeps_hist
         }
         let report = match last.take() {
             Some(report) if clock.uptime() - report.made < FRESH => report,
-            _ => Report::new(ask(&handler).await, clock.uptime(), &mut marks),
+            _ => Report::new(ask(&handler).await, clock.uptime()),
         };
         // Whoever asked may have gone.
         let _ = reply.send(last.insert(report).render(view));
@@ -134,14 +132,7 @@ struct Report {
 }
 
 impl Report {
-    fn new(
-        mut document: Result<StatusDocument, Vec<String>>,
-        made: Duration,
-        marks: &mut Marks,
-    ) -> Self {
-        if let Ok(document) = &mut document {
-            marks.hold_up(document);
-        }
+    const fn new(document: Result<StatusDocument, Vec<String>>, made: Duration) -> Self {
         Self { made, document, rendered: Vec::new() }
     }
 

@@ -252,20 +252,24 @@ pub struct BackendStatus {
     pub datagrams_dropped: u64,
 }
 
-/// The sums over all listeners. In each direction `received = forwarded + dropped`.
+/// The sums over all listeners. In each direction `received = forwarded + dropped + queued`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CountersDoc {
     /// Datagrams that arrived.
     pub datagrams_received: ByDirection,
-    /// Datagrams that were sent on.
+    /// Datagrams that the kernel has taken to send on.
     pub datagrams_forwarded: ByDirection,
+    /// Datagrams that wait for room in send buffers.
+    pub datagrams_queued: ByDirection,
     /// Datagrams that were dropped, for whatever reason.
     pub datagrams_dropped: ByDirection,
     /// Payload bytes that arrived.
     pub bytes_received: ByDirection,
-    /// Payload bytes that were sent on.
+    /// Payload bytes that the kernel has taken to send on.
     pub bytes_forwarded: ByDirection,
+    /// Payload bytes that wait for room in send buffers.
+    pub bytes_queued: ByDirection,
     /// Payload bytes that were dropped.
     pub bytes_dropped: ByDirection,
     /// Flows opened.
@@ -291,6 +295,7 @@ impl CountersDoc {
             for (datagrams, bytes, traffic) in [
                 (&mut self.datagrams_received, &mut self.bytes_received, ledger.received),
                 (&mut self.datagrams_forwarded, &mut self.bytes_forwarded, ledger.forwarded),
+                (&mut self.datagrams_queued, &mut self.bytes_queued, ledger.queued),
                 (&mut self.datagrams_dropped, &mut self.bytes_dropped, dropped),
             ] {
                 *way(datagrams) += traffic.datagrams;
@@ -312,14 +317,16 @@ pub struct ByDirection {
     pub to_client: u64,
 }
 
-/// Where the datagrams of one direction went: `received = forwarded + dropped`.
+/// Where the datagrams of one direction went: `received = forwarded + dropped + queued`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LedgerDoc {
     /// All that arrived.
     pub received: TrafficDoc,
-    /// What was sent on.
+    /// What the kernel has taken to send on.
     pub forwarded: TrafficDoc,
+    /// What waits for room in send buffers.
+    pub queued: TrafficDoc,
     /// What was dropped, by reason; only reasons that are not zero.
     pub dropped: BTreeMap<String, TrafficDoc>,
 }
@@ -338,7 +345,12 @@ impl From<&Ledger> for LedgerDoc {
             .map(|&reason| (reason.to_string(), ledger.dropped_for(reason).into()))
             .filter(|(_, traffic)| *traffic != TrafficDoc::default())
             .collect();
-        Self { received: ledger.received.into(), forwarded: ledger.forwarded.into(), dropped }
+        Self {
+            received: ledger.received.into(),
+            forwarded: ledger.forwarded.into(),
+            queued: ledger.queued.into(),
+            dropped,
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::datapath::role::Role;
 use crate::datapath::send::gso::Plan;
 use crate::datapath::send::outbox::{Chain, Outbox, Outgoing};
 use crate::datapath::send::queue::{QueuedDatagram, SendQueue};
-use crate::datapath::send::transmit::{SendOutcome, Transmitter};
+use crate::datapath::send::transmit::{Account, SendOutcome, Transmitter};
 use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
 use crate::observe::tap::Taps;
@@ -160,6 +160,13 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         }
     }
 
+    /// Gives up what waited for a socket that another process had, and that cannot be had here.
+    pub fn lose_queued(&mut self, mut queue: SendQueue) {
+        // It never took anything from the budget of this process.
+        let mut budget = 0;
+        give_up(&mut queue, &mut budget, &mut self.outcomes);
+    }
+
     /// Goes on sending what waits for a socket that can be written to again.
     pub fn resume(&mut self, token: Token) {
         let sockets = &mut *self.sockets;
@@ -269,11 +276,9 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
     }
 
     fn lose(&mut self, outgoing: &Outgoing<'_>, reason: DropReason) {
-        let Outgoing { role, carrier, direction, burst, .. } = outgoing;
-        let (datagrams, bytes) = (usize::from(burst.count()), burst.bytes().len());
-        let outcome =
-            SendOutcome::undelivered(*role, *carrier, *direction, reason, datagrams, bytes);
-        self.outcomes.push(outcome);
+        let (datagrams, bytes) =
+            (usize::from(outgoing.burst.count()), outgoing.burst.bytes().len());
+        self.outcomes.push(Account::of(outgoing).undelivered(reason, datagrams, bytes));
     }
 
     fn send_to_client(&mut self, flow: FlowId, outgoing: Outgoing<'t>) {
@@ -310,13 +315,14 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
             Output::OpenUpstream { flow, reuse: Some(former), .. } => {
                 self.reuse_upstream(former, flow);
             }
-            Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst } => {
+            Output::SendToBackend { flow, backend, prefix, tlvs, tos, ttl, burst } => {
                 self.set_ttl(flow, ttl);
                 self.send_to_backend(
                     flow,
                     Outgoing {
                         role: Role::Primary,
                         carrier: Carrier::Flow(flow),
+                        backend: Some(backend),
                         direction: Direction::ToBackend,
                         destination: None,
                         local: None,
@@ -335,6 +341,7 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                     Outgoing {
                         role: Role::Primary,
                         carrier: Carrier::Flow(flow),
+                        backend: None,
                         direction: Direction::ToClient,
                         destination: Some(client),
                         local,
@@ -373,8 +380,7 @@ fn give_up(send_queue: &mut SendQueue, budget: &mut usize, outcomes: &mut Vec<Se
 }
 
 const fn lost_to_backend(lost: &QueuedDatagram) -> SendOutcome {
-    let (direction, reason) = (Direction::ToBackend, DropReason::Closed);
-    SendOutcome::undelivered(lost.role, lost.carrier, direction, reason, 1, lost.bytes)
+    lost.account(Direction::ToBackend).undelivered(DropReason::Closed, 1, lost.bytes)
 }
 
 /// Sends a chain, and has the kernel say when to go on if it did not take all of it.

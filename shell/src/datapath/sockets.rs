@@ -34,6 +34,8 @@ pub struct Sockets<K: Kernel> {
     pub clients: Clients<K::Socket>,
     /// What leaves without a flow: for the cluster, and for its mirror.
     pub egress_sockets: [EgressSockets<K::Socket>; 2],
+    /// What waited for sockets that another process had, and that did not come over.
+    pub orphaned_queues: Vec<SendQueue>,
     /// How many more bytes may wait for sockets.
     pub send_queue_budget: usize,
     /// The receive buffer to ask of the kernel for upstream sockets, in bytes: the listener's. 0: the
@@ -54,6 +56,7 @@ impl<K: Kernel> Sockets<K> {
             upstreams: Upstreams::new(slots_for(max_flows)),
             clients: Clients::default(),
             egress_sockets: <[EgressSockets<K::Socket>; 2]>::default(),
+            orphaned_queues: Vec::new(),
             send_queue_budget: SPILL_BUDGET,
             receive_buffer: 0,
             upstream_drops: 0,
@@ -184,7 +187,10 @@ impl Sockets<Linux> {
             sockets.egress_sockets.iter_mut().zip(snapshot.egress_sockets)
         {
             for EgressSocketSnapshot { number, v6, send_queue } in snapshots {
-                let Some(fd) = descriptors.next().flatten() else { continue };
+                let Some(fd) = descriptors.next().flatten() else {
+                    sockets.orphaned_queues.push(send_queue);
+                    continue;
+                };
                 egress_sockets.restore(number as usize, Socket::deaf(fd, v6), send_queue);
             }
         }

@@ -129,7 +129,8 @@ pub struct UpstreamSnapshot {
     drops: u32,
     coalesces: bool,
     no_gso: [bool; 2],
-    send_queue: SendQueue,
+    /// What waits for room in its send buffer.
+    pub send_queue: SendQueue,
 }
 
 /// All upstream sockets of a shard.

@@ -129,6 +129,7 @@ fn tell(manager: &mut UdpManager, input: ManagerInput<'_>, now: Instant) {
     if let Some((carrier, burst)) = sent.filter(|_| outputs.len() % 2 == 1) {
         let lost = ManagerInput::Undelivered {
             carrier,
+            backend: None,
             direction: Direction::ToBackend,
             reason: DropReason::QueueFull,
             datagrams: burst.count().into(),

@@ -28,7 +28,7 @@ use flowgate_core::backend::Backends;
 use flowgate_core::config::{ClusterConfig, ManagerConfig};
 use flowgate_core::counters::{Counters, Ledger, Traffic};
 use flowgate_core::{
-    Carrier, CloseReason, Direction, DropReason, FlowId, FlowRecord, Instant, LocalAddr,
+    BackendId, Carrier, CloseReason, Direction, DropReason, FlowId, FlowRecord, Instant, LocalAddr,
     ManagerInput, Output, UdpManager, UpstreamFailure,
 };
 
@@ -105,8 +105,6 @@ struct Flow {
     confirmed: bool,
     /// It has sent something to the backend that it has now.
     introduced: bool,
-    /// It has had another backend before.
-    has_moved: bool,
     /// Something has come from a backend, if only to be dropped.
     heard: bool,
 }
@@ -212,6 +210,7 @@ impl Model {
             let named = [
                 ("received", is.received, should.received),
                 ("forwarded", is.forwarded, should.forwarded),
+                ("queued", is.queued, should.queued),
             ];
             let dropped = DropReason::ALL.iter().map(|&reason| {
                 (reason.as_str(), is.dropped_for(reason), should.dropped_for(reason))
@@ -247,6 +246,9 @@ impl Model {
                 let dropped = &mut ledger.dropped[reason as usize];
                 *dropped = dropped.plus(traffic);
             }
+            ManagerInput::Delivered { backend, direction, datagrams, bytes, .. } => {
+                self.delivered(backend, direction, traffic(datagrams, bytes));
+            }
             // In sessions every datagram has a flow.
             ManagerInput::Undelivered {
                 carrier: Carrier::OneWay(_) | Carrier::Copy(_), ..
@@ -257,6 +259,7 @@ impl Model {
                 reason,
                 datagrams,
                 bytes,
+                ..
             } => self.undelivered(flow, direction, reason, traffic(datagrams, bytes)),
             ManagerInput::UpstreamFailed { flow, failure: UpstreamFailure::NotOpened } => {
                 let place = self.place_of(flow);
@@ -297,24 +300,25 @@ impl Model {
         traffic: Traffic,
     ) {
         let ledger = self.ledger(direction);
-        ledger.forwarded = minus(ledger.forwarded, traffic);
+        ledger.queued = minus(ledger.queued, traffic);
         let dropped = &mut ledger.dropped[reason as usize];
         *dropped = dropped.plus(traffic);
         if let Some(flow) = self.flows.iter_mut().find(|flow| flow.id == id) {
-            let load = &mut self.loads[flow.backend];
-            let (of_flow, of_backend) = match direction {
-                Direction::ToBackend => (&mut flow.requests, &mut load.to),
-                Direction::ToClient => (&mut flow.replies, &mut load.from),
+            let of_flow = match direction {
+                Direction::ToBackend => &mut flow.requests,
+                Direction::ToClient => &mut flow.replies,
             };
             *of_flow = minus(*of_flow, traffic);
-            // What a flow that has moved takes back may have been its former backend's, and then
-            // there is too little left for others to take back from.
-            load.paid_for_others |= flow.has_moved;
-            *of_backend = if load.paid_for_others {
-                at_most_minus(*of_backend, traffic)
-            } else {
-                minus(*of_backend, traffic)
-            };
+        }
+    }
+
+    fn delivered(&mut self, backend: Option<BackendId>, direction: Direction, traffic: Traffic) {
+        let ledger = self.ledger(direction);
+        ledger.queued = minus(ledger.queued, traffic);
+        ledger.forwarded = ledger.forwarded.plus(traffic);
+        if let Some(backend) = backend {
+            let load = &mut self.loads[backend.index()];
+            load.to = load.to.plus(traffic);
         }
     }
 
@@ -437,14 +441,6 @@ fn count(sum: &mut Traffic, datagram: &[u8]) {
 /// Panics where less was counted than is taken back, which the world never asks for.
 fn minus(traffic: Traffic, less: Traffic) -> Traffic {
     Traffic { datagrams: traffic.datagrams - less.datagrams, bytes: traffic.bytes - less.bytes }
-}
-
-/// What is left where what is taken back may never have been counted here.
-fn at_most_minus(traffic: Traffic, less: Traffic) -> Traffic {
-    Traffic {
-        datagrams: traffic.datagrams.saturating_sub(less.datagrams),
-        bytes: traffic.bytes.saturating_sub(less.bytes),
-    }
 }
 
 /// How long a flow lives without a datagram: perhaps shorter while it waits for its first answer.

@@ -55,6 +55,7 @@ bugs! {
         DropsSilently = "forgets to forward one burst in a hundred",
         CountsTwice = "counts an empty datagram twice",
         CountsNoDrop = "does not count what it drops while draining",
+        CountsBeforeTheKernel = "counts what is queued as forwarded",
         ForgetsTheUndelivered = "does not count what the shell could not send",
     }
     Promise::Rule(4) => {
@@ -299,6 +300,11 @@ impl Planted {
             Bug::CountsTwice => {
                 ledger.received.datagrams += self.overcounted;
                 ledger.forwarded.datagrams += self.overcounted;
+            }
+            Bug::CountsBeforeTheKernel => {
+                let queued = std::mem::take(&mut ledger.queued);
+                ledger.forwarded.datagrams += queued.datagrams;
+                ledger.forwarded.bytes += queued.bytes;
             }
             Bug::CountsNoDrop => {
                 let dropped = std::mem::take(&mut ledger.dropped[DropReason::Draining as usize]);

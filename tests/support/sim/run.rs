@@ -114,6 +114,7 @@ impl<S: Subject> Simulation<S> {
                     self.tally.meet(change.name());
                 }
                 self.tell_all(&events)?;
+                self.tell_delivered()?;
             }
         }
         self.restart_if_drained();
@@ -126,6 +127,7 @@ impl<S: Subject> Simulation<S> {
         self.is_settling = true;
         self.trace.note("the faults stop");
         self.world.unblock();
+        self.tell_delivered()?;
         let requests = self.world.take_requests();
         self.tell_all(&requests)?;
         let answers = self.world.take_answers(self.now);
@@ -172,8 +174,19 @@ impl<S: Subject> Simulation<S> {
         events.iter().try_for_each(|event| self.tell(event))
     }
 
-    /// Tells the balancer of one event, and judges all that can be seen of it afterwards.
+    /// Tells the balancer of one event, and then of what the sockets have taken of what it ordered.
     fn tell(&mut self, event: &Event) -> Result<(), Violation> {
+        self.tell_one(event)?;
+        self.tell_delivered()
+    }
+
+    fn tell_delivered(&mut self) -> Result<(), Violation> {
+        let delivered = self.world.take_delivered();
+        delivered.iter().try_for_each(|event| self.tell_one(event))
+    }
+
+    /// Tells the balancer of one event, and judges all that can be seen of it afterwards.
+    fn tell_one(&mut self, event: &Event) -> Result<(), Violation> {
         if let Event::Configured(configuration) = event {
             self.prepared = Some(PreparedConfig::clone(configuration));
         }

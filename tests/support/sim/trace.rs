@@ -79,10 +79,10 @@ fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
             (flow, backend, address, ttl, reuse, source).hash(hash);
         }
         Output::OpenClient { flow, client } => (flow, client).hash(hash),
-        Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst } => {
+        Output::SendToBackend { flow, backend, prefix, tlvs, tos, ttl, burst } => {
             hash_tlvs(tlvs, hash);
             let prefix = prefix.as_ref().map(|prefix| prefix.as_bytes());
-            (flow, prefix, tos, ttl).hash(hash);
+            (flow, backend, prefix, tos, ttl).hash(hash);
             hash_burst(burst, hash);
         }
         Output::SendOneWay { carrier, address, prefix, tlvs, tos, ttl, burst } => {

@@ -60,12 +60,15 @@ pub struct World {
     blocked: bool,
     /// What was ordered to be sent and waits for the sockets.
     outbox: VecDeque<Unsent>,
+    /// What the sockets have taken, and the balancer has not been told.
+    delivered: Vec<Event>,
 }
 
 /// The shape of a burst that waits to be sent.
 #[derive(Clone, Copy, Debug)]
 struct Unsent {
     flow: FlowId,
+    backend: Option<BackendId>,
     direction: Direction,
     stride: u16,
     datagrams: u16,
@@ -120,6 +123,7 @@ impl World {
             closed: VecDeque::new(),
             blocked: false,
             outbox: VecDeque::new(),
+            delivered: Vec::new(),
         }
     }
 
@@ -135,6 +139,7 @@ impl World {
         self.handed_on.clear();
         self.closed.clear();
         self.outbox.clear();
+        self.delivered.clear();
     }
 
     /// Does what an action says, and returns what the balancer is told of it.
@@ -281,7 +286,13 @@ impl World {
     /// The sockets take everything that waits.
     pub(super) fn unblock(&mut self) {
         self.blocked = false;
-        self.outbox.clear();
+        let waiting = std::mem::take(&mut self.outbox);
+        waiting.into_iter().for_each(|unsent| self.take(unsent));
+    }
+
+    /// What the sockets have taken since the last time.
+    pub(super) fn take_delivered(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.delivered)
     }
 
     /// How many upstream sockets are open.

@@ -103,7 +103,12 @@ fn handler(asked: Arc<Mutex<Vec<Request>>>, is_draining: Arc<AtomicBool>) -> Han
 
 pub(crate) fn status() -> StatusDocument {
     let traffic = TrafficDoc { datagrams: 12_345, bytes: 1_234_500 };
-    let ledger = LedgerDoc { received: traffic, forwarded: traffic, dropped: BTreeMap::new() };
+    let ledger = LedgerDoc {
+        queued: TrafficDoc::default(),
+        received: traffic,
+        forwarded: traffic,
+        dropped: BTreeMap::new(),
+    };
     let listener = ListenerStatus {
         name: LISTENER.into(),
         address: "127.0.0.1:53".parse().expect("an address"),

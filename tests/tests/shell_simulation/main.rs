@@ -51,7 +51,7 @@ fn only_dropped(world: &ShellWorld, direction: Direction, reason: DropReason) ->
 
 /// How many datagrams went out in all.
 fn sent(world: &ShellWorld, direction: Direction) -> u64 {
-    ledger(world, direction).forwarded.datagrams - world.shard.queued(direction) as u64
+    ledger(world, direction).forwarded.datagrams
 }
 
 /// The socket and the backend of a client that has sent something.

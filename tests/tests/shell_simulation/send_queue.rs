@@ -36,6 +36,35 @@ fn a_backend_that_does_not_read_holds_up_no_other_flow() {
 }
 
 #[test]
+fn a_datagram_counts_as_forwarded_when_the_kernel_has_taken_it_and_is_queued_until_then() {
+    let (mut world, full) = world_with_a_full_socket();
+    let books = |world: &ShellWorld| {
+        let ledger = super::ledger(world, Direction::ToBackend);
+        let sums = [ledger.received, ledger.forwarded, ledger.queued, ledger.dropped_total()];
+        sums.map(|sum| sum.datagrams)
+    };
+    world.request(0, Shape::new(30, 100));
+    world.settle();
+    assert_eq!(books(&world), [32, 2, 30, 0]);
+    world.kernel.set_room(full, 10);
+    world.settle();
+    assert_eq!(books(&world), [32, 12, 20, 0]);
+    // The kernel refuses one of those that wait.
+    world.kernel.faults().sends.push_back(Some(SendFault::Error(Errno::EPERM)));
+    world.kernel.set_room(full, 4);
+    world.settle();
+    assert_eq!(books(&world)[1], 16);
+    world.kernel.set_room(full, usize::MAX);
+    world.settle();
+    let [received, forwarded, queued, dropped] = books(&world);
+    assert_eq!((received, forwarded + dropped, queued), (32, 32, 0));
+    let (to, _) = world.shard.manager().backends().iter().fold((0, 0), |sum, (_, backend)| {
+        (sum.0 + backend.to.datagrams, sum.1 + backend.dropped.datagrams)
+    });
+    assert_eq!(to, forwarded, "what each backend got adds up to it");
+}
+
+#[test]
 fn a_client_that_cannot_be_sent_to_does_not_hold_up_requests() {
     let (mut world, _) = world_with_a_full_socket();
     world.kernel.set_room(world.listener, 0);

@@ -89,7 +89,15 @@ fn a_flow_moves_at_its_clients_next_datagram_and_keeps_its_id() {
                 reuse: None,
                 source: LocalSource::Any,
             },
-            Output::SendToBackend { flow, prefix: None, tlvs: Tlvs::NONE, tos: 0, ttl: 63, burst },
+            Output::SendToBackend {
+                flow,
+                backend: BackendId::new(1),
+                prefix: None,
+                tlvs: Tlvs::NONE,
+                tos: 0,
+                ttl: 63,
+                burst,
+            },
         ]
     );
     assert_eq!(harness.manager.counters().flows_moved, 1);

@@ -38,7 +38,11 @@ fn sent(outputs: &[Output<'_>]) -> BTreeMap<usize, Vec<Vec<u8>>> {
 fn undelivered(carrier: Carrier, datagrams: u32) -> ManagerInput<'static> {
     let (direction, reason) = (Direction::ToBackend, DropReason::QueueFull);
     let bytes = u64::from(datagrams);
-    ManagerInput::Undelivered { carrier, direction, reason, datagrams, bytes }
+    let backend = match carrier {
+        Carrier::Flow(_) => None,
+        Carrier::OneWay(backend) | Carrier::Copy(backend) => Some(backend),
+    };
+    ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes }
 }
 
 #[test]
@@ -49,7 +53,7 @@ fn one_way_datagrams_make_no_flow_and_alternate_between_backends() {
     assert_eq!(sent, BTreeMap::from([(0, singly(b"ace")), (1, singly(b"bdf"))]));
     assert_eq!(harness.manager.flow_count(), 0);
     assert_eq!(harness.manager.poll_timeout(), None);
-    assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 6);
+    assert_eq!(harness.manager.counters().to_backend.queued.datagrams, 6);
 }
 
 #[test]
@@ -112,7 +116,8 @@ fn one_way_shares_follow_the_weights() {
         let mut harness = one_way(balance);
         harness.configure(at(0), |c| c.cluster.backends[1].weight = 3);
         for _ in 0..100 {
-            harness.requests(client(1), &[0; 40], 1);
+            let outputs = harness.requests(client(1), &[0; 40], 1);
+            harness.deliver(&outputs, at(0));
         }
         let to = |place| harness.manager.backends().get(id(place)).unwrap().to.datagrams;
         assert_eq!(to(0) + to(1), 4_000);
@@ -191,6 +196,8 @@ fn the_chosen_backend_answers_and_the_others_get_copies() {
     };
     assert_eq!(backend, id(1));
     assert_eq!(sent(&outputs).into_keys().collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(harness.manager.counters().to_backend.queued.datagrams, 1);
+    harness.deliver(&outputs, at(1));
     assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 1);
     assert!(matches!(harness.reply(flow, b"!", at(2))[..], [Output::SendToClient { .. }]));
     // The others do not miss anything while it is down.
@@ -273,7 +280,14 @@ fn a_race_goes_on_when_a_leg_ends_and_a_backend_that_returns_gets_another() {
 #[test]
 fn what_one_leg_could_not_send_is_still_forwarded() {
     let (mut harness, branches) = race();
-    harness.input(undelivered(Carrier::Flow(branches[0]), 1), at(1));
+    let ManagerInput::Undelivered { carrier, direction, reason, datagrams, bytes, .. } =
+        undelivered(Carrier::Flow(branches[0]), 1)
+    else {
+        unreachable!()
+    };
+    let backend = Some(id(0));
+    let lost = ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes };
+    harness.input(lost, at(1));
     assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 1);
     assert_eq!(harness.manager.backends().get(id(0)).unwrap().dropped.datagrams, 1);
 }

@@ -1,7 +1,7 @@
 //! Snapshots of former formats, and of today's.
 
 use std::path::{Path, PathBuf};
-use std::{format, fs, println};
+use std::{fs, println};
 
 use super::everything::{after, client};
 use super::*;

@@ -131,9 +131,10 @@ function show() {
     })), dropHistory, at);
   showListeners(status.listeners, rates);
   showClusters(status.clusters, rates);
-  const { datagrams_received: r, datagrams_forwarded: f, datagrams_dropped: d } = status.counters;
+  const { datagrams_received: r, datagrams_forwarded: f, datagrams_dropped: d, datagrams_queued: q } =
+    status.counters;
   const both = (figure) => count(figure.to_backend + figure.to_client);
-  write(byId('ledger'), `${both(r)} datagrams received = ${both(f)} forwarded + ${both(d)} dropped`);
+  write(byId('ledger'), `${both(r)} datagrams received = ${both(f)} forwarded + ${both(d)} dropped + ${both(q)} queued`);
 }
 
 // Whose page this is.

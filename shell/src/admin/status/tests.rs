@@ -18,7 +18,7 @@ fn a_ledger_names_only_the_reasons_that_were_met() {
     let ledger = LedgerDoc::from(&counters().to_backend);
     assert_eq!(
         serde_json::to_string(&ledger).unwrap(),
-        r#"{"received":{"datagrams":2,"bytes":20},"forwarded":{"datagrams":1,"bytes":10},"dropped":{"max_flows":{"datagrams":1,"bytes":10}}}"#,
+        r#"{"received":{"datagrams":2,"bytes":20},"forwarded":{"datagrams":1,"bytes":10},"queued":{"datagrams":0,"bytes":0},"dropped":{"max_flows":{"datagrams":1,"bytes":10}}}"#,
     );
     assert_eq!(ledger.dropped_total(), ONE.into());
     assert_eq!(flows_closed(&counters()), BTreeMap::from([("idle".to_owned(), 2)]));

@@ -37,8 +37,7 @@ impl Stretch<'_> {
     /// The datagrams of a kind that the balancer counted meanwhile.
     pub(super) fn datagrams(&self, of: impl Fn(&Counters) -> Traffic) -> u64 {
         let counted = |sample: &Sample| of(&sample.balancer.counters).datagrams;
-        // A count of what was forwarded goes down when the kernel reports an error late, and a
-        // worker that has ended reports nothing.
+        // A worker that has ended reports nothing.
         counted(self.to).saturating_sub(counted(self.from))
     }
 

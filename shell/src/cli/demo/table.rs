@@ -90,11 +90,13 @@ fn sum(ledger: &Ledger, paint: &Paint) -> String {
     let received = ledger.received.datagrams;
     let forwarded = ledger.forwarded.datagrams;
     let dropped = ledger.dropped_total().datagrams;
-    let sign = if received == forwarded + dropped { "=" } else { "≠" };
+    let queued = ledger.queued.datagrams;
+    let sign = if received == forwarded + dropped + queued { "=" } else { "≠" };
     let dropped_text = format!("{:>11}", human::count(dropped));
     let dropped_text = if dropped == 0 { dropped_text } else { paint.alarm(&dropped_text) };
     let [received, forwarded] = [received, forwarded].map(human::count);
-    format!("{received:>11} {sign} {forwarded:>11} + {dropped_text}")
+    let queued = if queued == 0 { String::new() } else { format!(" + {queued} queued") };
+    format!("{received:>11} {sign} {forwarded:>11} + {dropped_text}{queued}")
 }
 
 /// The heads of the columns of [`line()`].

@@ -23,11 +23,13 @@ pub(in crate::cli) fn document() -> StatusDocument {
         client_sockets: 0,
         client_sockets_failed: 0,
         to_backend: LedgerDoc {
+            queued: TrafficDoc::default(),
             received: traffic(1_000_000),
             forwarded: traffic(999_990),
             dropped,
         },
         to_client: LedgerDoc {
+            queued: TrafficDoc::default(),
             received: traffic(999_000),
             forwarded: traffic(999_000),
             dropped: BTreeMap::new(),
@@ -142,6 +144,7 @@ fn what_backends_missed_and_where_copies_went_is_shown() {
     let mut status = document();
     status.clusters[0].backends[2].datagrams_dropped = 1_234;
     let to_backend = LedgerDoc {
+        queued: TrafficDoc::default(),
         received: traffic(500),
         forwarded: traffic(497),
         dropped: BTreeMap::from([("no_backend".to_owned(), traffic(3))]),

@@ -81,6 +81,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
         let outgoing = Outgoing {
             role,
             carrier,
+            backend: None,
             direction: Direction::ToBackend,
             destination: Some(address),
             local: None,
@@ -92,6 +93,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
             burst,
         };
         let Some((backend, egress)) = egress_number_of(carrier, address) else { return };
+        let outgoing = Outgoing { backend: Some(backend), ..outgoing };
         let egress_sockets = &mut self.sockets.egress_sockets[role as usize];
         egress_sockets.reserve(backend.index() + 1);
         if egress_sockets.get_mut(egress).is_none()

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
-use flowgate_core::{Burst, Carrier, Direction, LocalAddr};
+use flowgate_core::{BackendId, Burst, Carrier, Direction, LocalAddr};
 
 use crate::datapath::role::Role;
 
@@ -14,6 +14,8 @@ pub struct Outgoing<'t> {
     pub role: Role,
     /// What it belongs to.
     pub carrier: Carrier,
+    /// The backend that it goes to; `None` where it goes to a client.
+    pub backend: Option<BackendId>,
     /// Which way it goes.
     pub direction: Direction,
     /// Where to; `None` on a connected socket.

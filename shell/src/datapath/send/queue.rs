@@ -9,10 +9,11 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 
 use flowgate_core::snapshot::address;
-use flowgate_core::{Carrier, LocalAddr};
+use flowgate_core::{BackendId, Carrier, Direction, LocalAddr};
 use serde::{Deserialize, Serialize};
 
 use super::outbox::Outgoing;
+use super::transmit::Account;
 use crate::datapath::role::Role;
 use crate::sys::mmsg::{Batch, Message};
 
@@ -39,6 +40,8 @@ pub struct QueuedDatagram {
     pub role: Role,
     /// What it belongs to.
     pub carrier: Carrier,
+    /// The backend that it goes to; `None` where it goes to a client.
+    pub backend: Option<BackendId>,
     /// Its payload bytes, without the prefix.
     pub bytes: usize,
     /// Where to; `None` on a connected socket.
@@ -78,6 +81,7 @@ impl SendQueue {
         self.waiting.push_back(QueuedDatagram {
             role: outgoing.role,
             carrier: outgoing.carrier,
+            backend: outgoing.backend,
             bytes: datagram.len(),
             destination: outgoing.destination,
             local: outgoing.local,
@@ -88,9 +92,9 @@ impl SendQueue {
         true
     }
 
-    /// What the oldest datagram belongs to, and on whose behalf it goes.
-    pub fn first_carrier(&self) -> Option<(Role, Carrier)> {
-        self.waiting.front().map(|first| (first.role, first.carrier))
+    /// Whose the oldest datagram is, where all go in this direction.
+    pub fn first_account(&self, direction: Direction) -> Option<Account> {
+        self.waiting.front().map(|first| first.account(direction))
     }
 
     /// Takes out the datagrams that `is_lost` says are not to be sent, and gives their bytes back to
@@ -133,10 +137,18 @@ impl SendQueue {
     }
 }
 
+impl QueuedDatagram {
+    /// Whose it is, where it goes in this direction.
+    pub const fn account(&self, direction: Direction) -> Account {
+        let &Self { role, carrier, backend, .. } = self;
+        Account { role, carrier, backend, direction }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use flowgate_core::proxy_protocol::Tlvs;
-    use flowgate_core::{BackendId, Burst, Direction, snapshot};
+    use flowgate_core::{Burst, snapshot};
 
     use super::*;
 
@@ -148,6 +160,7 @@ mod tests {
             let outgoing = Outgoing {
                 role: Role::Primary,
                 carrier: Carrier::OneWay(BackendId::new(0)),
+                backend: Some(BackendId::new(0)),
                 direction: Direction::ToBackend,
                 destination: Some(([10, 0, 0, 1], 53).into()),
                 local: None,

@@ -6,11 +6,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 
-use flowgate_core::{Carrier, Direction, DropReason, LocalSource, ManagerInput, UpstreamFailure};
+use flowgate_core::{
+    BackendId, Carrier, Direction, DropReason, LocalSource, ManagerInput, UpstreamFailure,
+};
 
 use super::gso::{Plan, Segments};
-use super::outbox::{Chain, Outbox, Position};
+use super::outbox::{Chain, Outbox, Outgoing, Position};
 use super::queue::SendQueue;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
@@ -37,21 +40,52 @@ pub enum SendOutcome {
     },
 }
 
-impl SendOutcome {
+/// Whose datagrams are, and where they go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// On whose behalf they go.
+    pub role: Role,
+    /// What they belong to.
+    pub carrier: Carrier,
+    /// The backend that they go to; `None` where they go to a client.
+    pub backend: Option<BackendId>,
+    /// Which way they go.
+    pub direction: Direction,
+}
+
+impl Account {
+    /// Whose a burst is.
+    pub const fn of(outgoing: &Outgoing<'_>) -> Self {
+        let &Outgoing { role, carrier, backend, direction, .. } = outgoing;
+        Self { role, carrier, backend, direction }
+    }
+
     /// Datagrams that were ordered and not sent.
     pub const fn undelivered(
-        role: Role,
-        carrier: Carrier,
-        direction: Direction,
+        self,
         reason: DropReason,
         datagrams: usize,
         bytes: usize,
-    ) -> Self {
+    ) -> SendOutcome {
+        let Self { role, carrier, backend, direction } = self;
         let (datagrams, bytes) = (datagrams as u32, bytes as u64);
-        Self::Input(
-            role,
-            ManagerInput::Undelivered { carrier, direction, reason, datagrams, bytes },
-        )
+        let input =
+            ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes };
+        SendOutcome::Input(role, input)
+    }
+
+    const fn delivered(self, datagrams: usize, bytes: usize) -> SendOutcome {
+        let Self { role, carrier, backend, direction } = self;
+        let (datagrams, bytes) = (datagrams as u32, bytes as u64);
+        let input = ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes };
+        SendOutcome::Input(role, input)
+    }
+
+    /// Whether what is delivered of both can be told at once. It does not matter to which clients
+    /// replies have gone.
+    fn counts_with(&self, other: &Self) -> bool {
+        let is_reply = self.direction == Direction::ToClient && other.direction == self.direction;
+        self.role == other.role && (is_reply || self == other)
     }
 }
 
@@ -124,18 +158,20 @@ impl<K: Kernel> Transmitter<'_, K> {
         loop {
             let (kernel, outcomes) = (&mut *self.kernel, &mut *self.outcomes);
             let socket = (self.socket, self.peer);
-            let Some((_, carrier)) = self.send_queue.first_carrier() else {
+            let Some(account) = self.send_queue.first_account(direction) else {
                 return true;
             };
+            let carrier = account.carrier;
             let mut send = |batch: Batch<'_>| try_send(kernel, socket, batch, carrier, outcomes);
             let refusal = match self.send_queue.with_first(&mut send) {
                 None | Some(Ok(_)) => None,
                 Some(Err(Refusal::Full)) => return false,
                 Some(Err(Refusal::Lost(reason) | Refusal::NoGso { reason, .. })) => Some(reason),
             };
-            let sent = self.send_queue.pop(self.send_queue_budget);
-            if let (Some(lost), Some(reason)) = (sent, refusal) {
-                self.report_lost((lost.role, lost.carrier), direction, reason, 1, lost.bytes);
+            let bytes = self.send_queue.pop(self.send_queue_budget).map_or(0, |sent| sent.bytes);
+            match refusal {
+                None => self.report_sent(account, 1, bytes),
+                Some(reason) => self.report_lost(account, reason, 1, bytes),
             }
         }
     }
@@ -148,10 +184,14 @@ impl<K: Kernel> Transmitter<'_, K> {
             let Some((_, outgoing)) = outbox.bursts(segments.start).next() else {
                 break;
             };
-            let (role, carrier, direction) = (outgoing.role, outgoing.carrier, outgoing.direction);
+            let account = Account::of(outgoing);
+            let Account { role, carrier, direction, .. } = account;
             let socket = (self.socket, self.peer);
             match try_send(self.kernel, socket, plan.batch(next), carrier, self.outcomes) {
-                Ok(sent) => next += sent,
+                Ok(sent) => {
+                    self.report_all_sent(outbox, plan, next..next + sent);
+                    next += sent;
+                }
                 Err(Refusal::Full) => return Some(segments.start),
                 Err(Refusal::NoGso { for_good, .. }) if plan.is_gso_batch(next) => {
                     if for_good {
@@ -164,7 +204,7 @@ impl<K: Kernel> Transmitter<'_, K> {
                 }
                 Err(Refusal::Lost(reason) | Refusal::NoGso { reason, .. }) => {
                     let (datagrams, bytes) = (segments.datagrams, segments.bytes);
-                    self.report_lost((role, carrier), direction, reason, datagrams, bytes);
+                    self.report_lost(account, reason, datagrams, bytes);
                     next += 1;
                 }
             }
@@ -183,22 +223,53 @@ impl<K: Kernel> Transmitter<'_, K> {
     fn keep(&mut self, outbox: &Outbox<'_>, from: Position, datagrams: usize) {
         for (_, outgoing, bytes) in outbox.datagrams(from).take(datagrams) {
             if !self.send_queue.push(outgoing, bytes, self.send_queue_budget) {
-                let (whose, direction) = ((outgoing.role, outgoing.carrier), outgoing.direction);
-                self.report_lost(whose, direction, DropReason::QueueFull, 1, bytes.len());
+                self.report_lost(Account::of(outgoing), DropReason::QueueFull, 1, bytes.len());
             }
         }
     }
 
     fn report_lost(
         &mut self,
-        (role, carrier): (Role, Carrier),
-        direction: Direction,
+        account: Account,
         reason: DropReason,
         datagrams: usize,
         bytes: usize,
     ) {
-        self.outcomes
-            .push(SendOutcome::undelivered(role, carrier, direction, reason, datagrams, bytes));
+        self.outcomes.push(account.undelivered(reason, datagrams, bytes));
+    }
+
+    fn report_all_sent(&mut self, outbox: &Outbox<'_>, plan: &Plan<'_>, messages: Range<usize>) {
+        for segments in messages.filter_map(|message| plan.segments(message)) {
+            if let Some((_, outgoing)) = outbox.bursts(segments.start).next() {
+                self.report_sent(Account::of(outgoing), segments.datagrams, segments.bytes);
+            }
+        }
+    }
+
+    /// Tells that datagrams were sent, together with those before them where that is the same.
+    fn report_sent(&mut self, account: Account, datagrams: usize, bytes: usize) {
+        if let Some(SendOutcome::Input(role, last)) = self.outcomes.last_mut()
+            && let ManagerInput::Delivered {
+                carrier,
+                backend,
+                direction,
+                datagrams: sum,
+                bytes: sum_of_bytes,
+            } = last
+        {
+            let last = Account {
+                role: *role,
+                carrier: *carrier,
+                backend: *backend,
+                direction: *direction,
+            };
+            if account.counts_with(&last) {
+                *sum += datagrams as u32;
+                *sum_of_bytes += bytes as u64;
+                return;
+            }
+        }
+        self.outcomes.push(account.delivered(datagrams, bytes));
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use flowgate_core::{Instant, LocalSource, ManagerInput, UpstreamFailure};
 
 use super::Shard;
+use crate::datapath::dispatch::Dispatch;
 use crate::datapath::kernel::{Kernel, Linux};
 use crate::datapath::token::Token;
 use crate::datapath::upstream::{Upstream, UpstreamSnapshot};
@@ -40,12 +41,18 @@ impl Shard<Linux> {
                     self.sockets.upstreams.insert(upstream);
                 }
                 Err(_) => {
+                    self.sockets.orphaned_queues.push(snapshot.send_queue);
                     let failure = UpstreamFailure::NotOpened;
                     let input = ManagerInput::UpstreamFailed { flow, failure };
                     self.handle(input, kernel, now);
                 }
             }
         }
+        let scratch = std::mem::take(&mut self.scratch);
+        let orphaned = std::mem::take(&mut self.sockets.orphaned_queues);
+        let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
+        orphaned.into_iter().for_each(|queue| dispatch.lose_queued(queue));
+        self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
         self.open_egress_sockets(kernel, now);
         self.unwatched_from = Some(0);
         self.sockets.watch(kernel)

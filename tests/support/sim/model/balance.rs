@@ -19,15 +19,13 @@ pub(super) struct Load {
     pub(super) flows: u32,
     pub(super) to: Traffic,
     pub(super) from: Traffic,
-    /// A flow has taken back from its figures what it had sent to another backend.
-    pub(super) paid_for_others: bool,
     pub(super) health: Health,
 }
 
 impl Load {
     pub(super) fn none(config: BackendConfig) -> Self {
         let (to, from) = (Traffic::default(), Traffic::default());
-        Self { config, flows: 0, to, from, paid_for_others: false, health: Health::default() }
+        Self { config, flows: 0, to, from, health: Health::default() }
     }
 
     pub(super) fn is_full(&self) -> bool {

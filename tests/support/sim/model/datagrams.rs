@@ -3,7 +3,7 @@
 use flowgate_core::config::{Accept, ClusterConfig, SendProxyProtocol};
 use flowgate_core::counters::Traffic;
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
-use flowgate_core::{Burst, CloseReason, Direction, DropReason, FlowId, Instant};
+use flowgate_core::{BackendId, Burst, CloseReason, Direction, DropReason, FlowId, Instant};
 
 use super::admission::Seen;
 use super::effect::{Bound, Effect};
@@ -133,7 +133,7 @@ impl Model {
         self.balance.check(flow.client, backend.index(), &self.loads, &able)?;
         self.loads[flow.backend].flows -= 1;
         self.loads[backend.index()].flows += 1;
-        (flow.backend, flow.introduced, flow.has_moved) = (backend.index(), false, true);
+        (flow.backend, flow.introduced) = (backend.index(), false);
         self.counters.flows_moved += 1;
         let address = self.loads[backend.index()].config.address;
         let bound = Bound::chosen(self.config.cluster.source, client);
@@ -208,7 +208,6 @@ impl Model {
             answered: false,
             confirmed: false,
             introduced: false,
-            has_moved: false,
             heard: false,
         };
         flow.postpone(&self.config.cluster, now);
@@ -242,12 +241,12 @@ impl Model {
         flow.postpone(cluster, now);
         flow.introduced = true;
         count(&mut flow.requests, datagram);
-        count(&mut self.loads[flow.backend].to, datagram);
-        count(&mut self.counters.to_backend.forwarded, datagram);
+        count(&mut self.counters.to_backend.queued, datagram);
 
         let header = || ProxyHeader::new(flow.client, destination).followed_by(&tlvs);
         Effect::Request {
             flow: flow.id,
+            backend: BackendId::new(flow.backend),
             prefix: has_header.then(header),
             tlvs: if has_header { tlvs } else { Tlvs::NONE },
             tos: from.tos,
@@ -326,7 +325,7 @@ impl Model {
         flow.answered = true;
         count(&mut flow.replies, datagram);
         count(&mut self.loads[flow.backend].from, datagram);
-        count(&mut self.counters.to_client.forwarded, datagram);
+        count(&mut self.counters.to_client.queued, datagram);
         let (client, local) = flow.caller().way();
         Effect::Reply { flow: flow.id, client, local, tos, datagram }
     }

@@ -28,6 +28,7 @@ pub(super) enum Effect<'p> {
     },
     Request {
         flow: FlowId,
+        backend: BackendId,
         prefix: Option<ProxyHeader>,
         tlvs: Tlvs<'p>,
         tos: u8,
@@ -95,16 +96,16 @@ pub(super) fn of_outputs<'p>(outputs: &[Output<'p>]) -> Vec<Effect<'p>> {
                 let bound = Bound::of(source);
                 effects.push(Effect::Open { flow, backend, address, ttl, reuse, bound })
             }
-            Output::SendToBackend { flow, prefix, tlvs, tos, ttl, burst } => {
-                effects.extend(burst.datagrams().map(|datagram| Effect::Request {
+            Output::SendToBackend { flow, backend, prefix, tlvs, tos, ttl, burst } => effects
+                .extend(burst.datagrams().map(|datagram| Effect::Request {
                     flow,
+                    backend,
                     prefix,
                     tlvs,
                     tos,
                     ttl,
                     datagram,
-                }))
-            }
+                })),
             Output::SendToClient { flow, client, local, tos, burst } => {
                 effects.extend(burst.datagrams().map(|datagram| Effect::Reply {
                     flow,

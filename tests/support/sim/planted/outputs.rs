@@ -97,7 +97,8 @@ impl Memory {
         output: Output<'p>,
         outputs: &mut Vec<Output<'p>>,
     ) {
-        let Output::SendToBackend { flow, mut prefix, tlvs, tos, ttl, burst } = output else {
+        let Output::SendToBackend { flow, backend, mut prefix, tlvs, tos, ttl, burst } = output
+        else {
             return;
         };
         self.sent += 1;
@@ -117,6 +118,7 @@ impl Memory {
         }
         outputs.extend(corrupt_burst(bug, burst).into_iter().map(|burst| Output::SendToBackend {
             flow,
+            backend,
             prefix,
             tlvs,
             tos,

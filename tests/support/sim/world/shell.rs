@@ -124,20 +124,40 @@ impl World {
     }
 
     fn queue(&mut self, flow: FlowId, direction: Direction, burst: &Burst<'_>) {
-        if !self.blocked {
-            return;
-        }
-        self.outbox.push_back(Unsent {
+        let backend = match direction {
+            Direction::ToBackend => self.upstreams.get(&flow).map(|upstream| upstream.backend),
+            Direction::ToClient => None,
+        };
+        let unsent = Unsent {
             flow,
+            backend,
             direction,
             stride: burst.stride(),
             datagrams: burst.count(),
             bytes: burst.bytes().len(),
-        });
-        if self.outbox.len() > MOST_UNSENT {
-            // The kernel takes one after all.
-            self.outbox.pop_front();
+        };
+        if !self.blocked {
+            self.take(unsent);
+            return;
         }
+        self.outbox.push_back(unsent);
+        if self.outbox.len() > MOST_UNSENT
+            && let Some(first) = self.outbox.pop_front()
+        {
+            // The kernel takes one after all.
+            self.take(first);
+        }
+    }
+
+    /// The kernel takes datagrams.
+    pub(super) fn take(&mut self, sent: Unsent) {
+        self.delivered.push(Event::ProxyInfo(ManagerInput::Delivered {
+            carrier: Carrier::Flow(sent.flow),
+            backend: sent.backend,
+            direction: sent.direction,
+            datagrams: sent.datagrams.into(),
+            bytes: sent.bytes as u64,
+        }));
     }
 
     /// Some of what waits for the sockets is never sent.
@@ -146,8 +166,12 @@ impl World {
         let unsent = self.outbox.remove(place)?;
         let given_up = 1 + u16::from(datagrams) % unsent.datagrams;
         let sent = usize::from(unsent.datagrams - given_up) * usize::from(unsent.stride);
+        if given_up < unsent.datagrams {
+            self.take(Unsent { datagrams: unsent.datagrams - given_up, bytes: sent, ..unsent });
+        }
         Some(Event::ProxyInfo(ManagerInput::Undelivered {
             carrier: Carrier::Flow(unsent.flow),
+            backend: unsent.backend,
             direction: unsent.direction,
             reason,
             datagrams: given_up.into(),
