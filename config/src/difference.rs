@@ -103,6 +103,8 @@ impl Config {
             listeners: listener_changes(&self.listeners, &new.listeners),
             clusters: cluster_changes(self, new),
             settings: changed(&[
+                ("lame_duck", self.lame_duck == new.lame_duck),
+                ("announce", self.announce == new.announce),
                 ("drain_timeout", self.drain_timeout == new.drain_timeout),
                 ("log.level", self.log.level == new.log.level),
             ]),

@@ -44,6 +44,7 @@
 
 #![forbid(unsafe_code)]
 
+mod announce;
 mod cluster;
 mod difference;
 mod error;
@@ -68,6 +69,7 @@ use flowgate_core::config::{Accept, BackendConfig, ClusterConfig, ManagerConfig}
 use ipnet::IpNet;
 use toml::de::DeTable;
 
+pub use announce::{Announce, AnnounceBy};
 pub use cluster::{Cluster, Member, Target, names_one_host};
 pub use difference::{ClusterChanges, Difference, ListenerChanges};
 pub use error::{ConfigFileError, Errors, Fault, Problem};
@@ -87,6 +89,11 @@ pub struct Config {
     pub workers: Workers,
     /// How long a graceful stop waits for live flows to end. Zero: it does not wait.
     pub drain_timeout: Duration,
+    /// How long everything is still served once the process is told to stop, new flows too, before it
+    /// drains.
+    pub lame_duck: Duration,
+    /// When it is announced to whoever has the routes, and how. None: it is not.
+    pub announce: Option<Announce>,
     /// Where operators reach the process.
     pub admin: Admin,
     /// What is logged, and how.

@@ -5,6 +5,7 @@
 //! that a key that is refused hides none of the others.
 
 mod admin;
+mod announce;
 mod cluster;
 mod listener;
 mod log;
@@ -26,6 +27,9 @@ use cluster::Clusters;
 /// The longest wait for flows to end at a graceful stop.
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long everything is still served at a stop where this instance is announced.
+const USUAL_LAME_DUCK: Duration = Duration::from_secs(5);
+
 /// The most threads: more than any machine has cores.
 const MOST_WORKERS: i128 = 1024;
 
@@ -34,6 +38,11 @@ pub(crate) fn document(table: &Table<'_>) -> Option<Config> {
     let drain_timeout = table
         .get("drain_timeout", duration(Duration::ZERO..=LONGEST_DRAIN))
         .or(Duration::from_secs(30));
+    let announce = table
+        .get("announce", |item| item.table("a table", |table| announce::announce(table, item)));
+    // Those who send traffic here are to hear that they had better not, if anybody tells them.
+    let usual = if announce.item.value().is_some() { USUAL_LAME_DUCK } else { Duration::ZERO };
+    let lame_duck = table.get("lame_duck", duration(Duration::ZERO..=LONGEST_DRAIN)).or(usual);
     let log = table.section("log", log::log);
     let admin = table.section("admin", admin::admin);
     let Field { item, value } = table.get("cluster", Clusters::read);
@@ -43,6 +52,8 @@ pub(crate) fn document(table: &Table<'_>) -> Option<Config> {
     Some(Config {
         workers,
         drain_timeout,
+        lame_duck,
+        announce: announce.value,
         admin: admin?,
         log: log?,
         listeners,

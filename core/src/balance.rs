@@ -11,6 +11,7 @@
 //! - `None` means that there is no backend that can take a flow.
 //! - The same backends, seed and calls give the same picks.
 
+mod fingerprint;
 mod least_flows;
 mod maglev;
 mod power_of_two;
@@ -19,6 +20,8 @@ mod rendezvous;
 mod round_robin;
 mod snapshot;
 mod turn;
+
+pub use fingerprint::fingerprint;
 
 use alloc::vec::Vec;
 use core::net::SocketAddr;

@@ -161,6 +161,7 @@ fn document() -> StatusDocument {
                 backend("10.0.0.2:53", BackendState::Down),
                 backend("[2001:db8::1]:53", BackendState::Draining),
             ],
+            ..ClusterStatus::default()
         }],
         counters: CountersDoc { reloads_ok: 3, reloads_failed: 1, ..CountersDoc::default() },
         ..StatusDocument::default()

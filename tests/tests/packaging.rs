@@ -241,6 +241,8 @@ flowgate = 1
 flowgate = 1
 [log]
 flowgate = 1
+[announce]
+flowgate = 1
 [[listener]]
 address = "127.0.0.1:5300"
 cluster = "dns"
@@ -264,7 +266,7 @@ fn the_man_page_explains_every_key_of_the_configuration() {
         .filter(|problem| problem.fault == Fault::UnknownKey)
         .filter_map(|problem| problem.allowed.as_deref())
         .collect();
-    assert_eq!(lists.len(), 9, "{errors}");
+    assert_eq!(lists.len(), 10, "{errors}");
     let page = read("dist/man/flowgate.toml.5");
     let items: BTreeSet<&str> = page
         .lines()

@@ -155,12 +155,14 @@ fn document(seconds: u64) -> StatusDocument {
                 ..backend("10.0.0.5:53", 1, BackendState::Ejected, 0, 4_000, 3_900)
             },
         ],
+        ..ClusterStatus::default()
     };
     let copies = ClusterStatus {
         name: "copies".into(),
         balance: "rendezvous".into(),
         mode: "fan-out".into(),
         backends: vec![backend("192.0.2.20:514", 1, BackendState::Unchecked, 0, seconds, 0)],
+        ..ClusterStatus::default()
     };
     let collectors = ClusterStatus {
         name: "collectors".into(),
@@ -173,6 +175,7 @@ fn document(seconds: u64) -> StatusDocument {
                 ..backend("192.0.2.11:514", 1, BackendState::Up, 0, 0, 0)
             },
         ],
+        ..ClusterStatus::default()
     };
     StatusDocument {
         version: "0.1.0".into(),

@@ -2,6 +2,7 @@
 
 mod accept;
 mod affinity;
+mod announce;
 mod backends;
 mod difference;
 mod examples;

@@ -133,7 +133,7 @@ fn an_unknown_section_names_its_nearest_neighbour() {
     assert_eq!(
         at_top("[clusters.web]\nbackends = []\n"),
         [
-            "clusters: unknown key; allowed: admin, cluster, drain_timeout, listener, log, workers; did you mean `cluster`?"
+            "clusters: unknown key; allowed: admin, announce, cluster, drain_timeout, lame_duck, listener, log, workers; did you mean `cluster`?"
         ]
     );
 }

@@ -57,6 +57,19 @@ fn process(text: &mut Exposition, document: &StatusDocument) {
         )
         .sample(&[], u8::from(reload.ok));
     }
+    let help = "1 while this instance is announced, 0 while it is withdrawn or neither yet.";
+    let mut family = text.family("flowgate_announced", Kind::Gauge, help);
+    if let Some(announce) = &document.announce {
+        family.sample(&[], u8::from(announce.announced == Some(true)));
+    }
+    let help = "A number that instances share which place clients alike.";
+    let mut family = text.family("flowgate_cluster_fingerprint", Kind::Gauge, help);
+    for cluster in &document.clusters {
+        let number = cluster.fingerprint.as_deref().map(|digits| u64::from_str_radix(digits, 16));
+        if let Some(Ok(number)) = number {
+            family.sample(&[("cluster", &cluster.name)], number);
+        }
+    }
     let help = "1 while a backend's host name resolves, 0 while lookups fail.";
     let mut family = text.family("flowgate_name_resolves", Kind::Gauge, help);
     for name in &document.names {

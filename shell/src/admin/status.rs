@@ -25,6 +25,15 @@ pub struct StatusDocument {
     /// Whether it takes no new flows, to stop.
     #[serde(default)]
     pub draining: bool,
+    /// Whether it is to stop: for a while it may still take new flows, see `lame_duck`.
+    #[serde(default)]
+    pub stopping: bool,
+    /// How many backends of each cluster have to be up for this instance to be ready, unless one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_backends_up: Option<u32>,
+    /// Whether it is announced, if it ever is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announce: Option<AnnounceStatus>,
     /// The listeners in the order of the configuration.
     pub listeners: Vec<ListenerStatus>,
     /// The clusters in the order of the configuration.
@@ -40,6 +49,19 @@ pub struct StatusDocument {
     /// What happened last to backends and to the configuration, the latest first.
     #[serde(default)]
     pub events: Vec<EventDoc>,
+}
+
+/// Whether this instance is announced to whoever has the routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AnnounceStatus {
+    /// Whether it is to be.
+    pub wanted: bool,
+    /// Whether they have been told so, or the contrary. None: neither yet.
+    pub announced: Option<bool>,
+    /// Why they could not be told the last time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// The process, its host and its configuration.
@@ -126,17 +148,26 @@ pub struct EventDoc {
 impl StatusDocument {
     /// Why new flows cannot all be served, a line for each reason. None: they can.
     pub fn not_ready(&self) -> Vec<String> {
-        let draining = self.draining.then(|| "draining: no new flows are taken\n".to_owned());
+        let draining = match (self.draining, self.stopping) {
+            (true, _) => Some("draining: no new flows are taken\n".to_owned()),
+            (false, true) => Some("stopping: new flows are taken for a while yet\n".to_owned()),
+            (false, false) => None,
+        };
+        let least = self.min_backends_up.unwrap_or(1) as usize;
         let serves = |state| matches!(state, BackendState::Up | BackendState::Unchecked);
         let is_used = |cluster: &&ClusterStatus| {
             self.listeners.iter().any(|listener| listener.cluster == cluster.name)
         };
-        let down = self
-            .clusters
-            .iter()
-            .filter(is_used)
-            .filter(|cluster| !cluster.backends.iter().any(|backend| serves(backend.state)));
-        let down = down.map(|cluster| format!("cluster {:?}: no backend is up\n", cluster.name));
+        let up = |cluster: &ClusterStatus| {
+            cluster.backends.iter().filter(|backend| serves(backend.state)).count()
+        };
+        let used = self.clusters.iter().filter(is_used).map(|cluster| (cluster, up(cluster)));
+        let down = used.filter(|(_, up)| *up < least).map(|(cluster, up)| match up {
+            0 => format!("cluster {:?}: no backend is up\n", cluster.name),
+            up => {
+                format!("cluster {:?}: {up} backends are up, of at least {least}\n", cluster.name)
+            }
+        });
         draining.into_iter().chain(down).collect()
     }
 }
@@ -204,6 +235,10 @@ pub struct ClusterStatus {
     /// What becomes of a client's datagrams, as in the configuration.
     #[serde(default)]
     pub mode: String,
+    /// What two instances share that place clients alike, in hexadecimal digits: it stands for the
+    /// set of backends, their weights, and how a backend is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
     /// Its backends in the order of the configuration.
     pub backends: Vec<BackendStatus>,
 }

@@ -61,6 +61,22 @@ fn text(status: &StatusDocument, colours: bool) -> String {
 fn origin(status: &StatusDocument) -> String {
     let process = &status.process;
     let mut text = String::new();
+    if status.stopping && !status.draining {
+        text += "stopping: everything is served for a while yet\n";
+    }
+    if let Some(announce) = &status.announce {
+        text += match (announce.announced, announce.wanted) {
+            (Some(true), true) => "announced",
+            (Some(true), false) => "announced, to be withdrawn",
+            (_, true) => "to be announced",
+            (Some(false), false) => "withdrawn",
+            (None, false) => "neither announced nor withdrawn yet",
+        };
+        if let Some(failure) = &announce.failure {
+            text += &format!(": {}", escaped(failure));
+        }
+        text.push('\n');
+    }
     if !process.config.is_empty() {
         text += &format!("{} on {}", escaped(&process.config), escaped(&process.host));
         if let Some(reload) = &process.last_reload {

@@ -4,10 +4,12 @@
 //! Signals, requests of operators, results of probes and answers of resolvers all come to it as
 //! [`Event`]s through one channel. Workers are told what follows from them, and never wait.
 
+mod announcing;
 mod answer;
 mod conditions;
 mod keep;
 mod reload;
+mod stop;
 mod take_over;
 mod targets;
 mod upgrade;
@@ -32,6 +34,7 @@ use crate::admin::http::HttpServer;
 use crate::admin::request::{Handler, Request, Response};
 use crate::admin::socket::{ControlError, ControlSocket};
 use crate::admin::socket_path::default_path;
+use crate::control::announce::Outcome;
 use crate::control::discovery::{self, Discovered, Discoverer};
 use crate::control::flow_log::{FlowLogSink, FlowLogWriter, FlowLogger};
 use crate::control::log::{self, LevelHandle};
@@ -43,7 +46,9 @@ use crate::control::usage::Usage;
 use crate::handover::successor::{Failure, Successor};
 use crate::sys::clock::Clock;
 use crate::sys::process;
+use announcing::Announcing;
 use conditions::Conditions;
+use stop::LameDuck;
 use targets::{names, places, probe_targets};
 use upgrade::Upgrade;
 
@@ -55,8 +60,17 @@ const PATIENCE_WITH_NAMES: Duration = Duration::from_secs(5);
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The threads without which a process is none, beside the workers.
-const CONTROL_THREADS: [&str; 8] =
-    ["control", "discovery", "flow-log", "http", "log", "probes", "resolver", "signals"];
+const CONTROL_THREADS: [&str; 9] = [
+    "announce",
+    "control",
+    "discovery",
+    "flow-log",
+    "http",
+    "log",
+    "probes",
+    "resolver",
+    "signals",
+];
 
 /// How long the start waits for the sources of backends, for which the same holds.
 const PATIENCE_WITH_SOURCES: Duration = Duration::from_secs(5);
@@ -70,6 +84,8 @@ enum Event {
     BackendsChanged,
     Resolved(Answer),
     Found(Discovered),
+    /// Others have been told whether to send traffic here, or could not be.
+    Announced(Outcome),
     Asked(Request, Sender<Response>),
     /// The process that is to take over has been started.
     SuccessorStarted(u32),
@@ -153,6 +169,9 @@ pub struct Supervisor {
     /// What time it was at the start of this process.
     started: Duration,
     is_draining: bool,
+    /// While everything is served though it is told to stop.
+    lame_duck: Option<LameDuck>,
+    announcing: Option<Announcing>,
     upgrade: Option<Upgrade>,
 }
 
@@ -211,8 +230,10 @@ impl Supervisor {
     ///
     /// When a worker ends that was not told to.
     pub fn run(mut self) -> Result<(), RunError> {
+        self.announce_as_configured();
         let outcome = self.see_to_events();
         self.call_off_upgrade();
+        self.end_announcing();
         outcome
     }
 
@@ -224,14 +245,8 @@ impl Supervisor {
                 Event::Signal(SIGHUP) => drop(self.reload()),
                 Event::Signal(SIGUSR1) => self.flow_log.iter().for_each(FlowLogWriter::reopen),
                 Event::Signal(SIGUSR2) => self.begin_upgrade(None, None),
-                Event::Signal(SIGTERM) if !self.is_draining => {
-                    if self.keep_everything() {
-                        self.server.stop();
-                    } else {
-                        self.drain();
-                    }
-                }
-                Event::Signal(_) => self.server.stop(),
+                Event::Signal(SIGTERM) if !self.is_stopping() => self.begin_stop(true),
+                Event::Signal(_) => self.stop_now(),
                 Event::Probed(change) => {
                     let is_up = change.outcome.map(|_| change.is_up);
                     self.server.probed(&change.key.cluster, change.key.backend, is_up);
@@ -243,6 +258,7 @@ impl Supervisor {
                 }
                 Event::Resolved(answer) => self.take_answer(answer),
                 Event::Found(found) => self.take_found(found),
+                Event::Announced(outcome) => self.take_announced(outcome),
                 Event::Asked(Request::Upgrade { binary }, reply) => {
                     self.begin_upgrade(binary, Some(reply));
                 }
@@ -273,21 +289,30 @@ impl Supervisor {
         Ok(())
     }
 
-    /// What happens next; `None` where the service manager is to hear first that all is well.
+    /// What happens next; `None` where there may be something to do that nobody has asked for.
     fn next_event(&mut self) -> Option<Event> {
-        let Some(interval) = self.notifier.watchdog_interval() else {
+        let alive = self.notifier.watchdog_interval().map(|interval| self.last_alive + interval);
+        let lame_duck = self.lame_duck.map(|lame_duck| lame_duck.until);
+        let Some(due) = [alive, lame_duck, self.next_look()].into_iter().flatten().min() else {
             // Those who hold senders live as long as this.
             return self.events.recv().ok();
         };
-        let due = self.last_alive + interval;
         let now = self.clock.now();
         if now < due {
             return self.events.recv_timeout(due - now).ok();
         }
-        // All is well when every worker says so: one that hangs hangs this too.
-        self.server.acknowledged();
-        self.notifier.alive();
-        self.last_alive = now;
+        if alive.is_some_and(|alive| alive <= now) {
+            // All is well when every worker says so: one that hangs hangs this too.
+            self.server.acknowledged();
+            self.notifier.alive();
+            self.last_alive = now;
+        }
+        if lame_duck.is_some_and(|until| until <= now) {
+            self.end_lame_duck();
+        }
+        if self.next_look().is_some_and(|look| look <= now) {
+            self.look_whether_fit();
+        }
         None
     }
 
@@ -440,6 +465,8 @@ impl Runtime {
             usage: Usage::default(),
             started: self.clock.unix_time(),
             is_draining: false,
+            lame_duck: None,
+            announcing: None,
             upgrade: None,
         })
     }

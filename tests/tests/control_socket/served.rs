@@ -153,6 +153,7 @@ pub(crate) fn status() -> StatusDocument {
             balance: "maglev".into(),
             mode: "session".into(),
             backends: vec![backend],
+            ..ClusterStatus::default()
         }],
         counters: CountersDoc::default(),
         ..StatusDocument::default()

@@ -87,12 +87,14 @@ pub(in crate::cli) fn document() -> StatusDocument {
                 balance: "rendezvous".into(),
                 mode: "session".into(),
                 backends,
+                ..ClusterStatus::default()
             },
             ClusterStatus {
                 name: "e\x1b]0;mpty\x07".into(),
                 balance: "maglev".into(),
                 mode: "session".into(),
                 backends: Vec::new(),
+                ..ClusterStatus::default()
             },
         ],
         counters: CountersDoc {

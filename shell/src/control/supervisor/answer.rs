@@ -8,6 +8,7 @@ use std::time::Duration;
 use flowgate_config::{Cluster, Target};
 use flowgate_core::Instant;
 use flowgate_core::backend::{Ejection, EjectionCause};
+use flowgate_core::balance::fingerprint;
 use flowgate_core::config::BackendConfig;
 use nix::unistd::gethostname;
 use tracing::info;
@@ -55,9 +56,9 @@ impl Supervisor {
             Request::Trace(request) => self.trace(request),
             Request::Stop { now } => {
                 if now {
-                    self.server.stop();
+                    self.stop_now();
                 } else {
-                    self.drain();
+                    self.begin_stop(false);
                 }
                 Response::done()
             }
@@ -153,7 +154,7 @@ impl Supervisor {
         self.status();
     }
 
-    fn status(&mut self) -> StatusDocument {
+    pub(super) fn status(&mut self) -> StatusDocument {
         let listeners = self.server.report();
         let mut counters = CountersDoc {
             reloads_ok: self.reloads.ok,
@@ -168,6 +169,9 @@ impl Supervisor {
             pid: std::process::id(),
             uptime_seconds: self.clock.uptime().as_secs_f64(),
             draining: self.is_draining,
+            stopping: self.is_stopping(),
+            min_backends_up: self.config.announce.as_ref().map(|announce| announce.min_backends_up),
+            announce: self.announce_status(),
             clusters,
             listeners: listeners.iter().map(listener).collect(),
             counters,
@@ -206,6 +210,7 @@ impl Supervisor {
             let backends = cluster.backends(|host| server.addresses_of(host));
             all.push(ClusterStatus {
                 name: cluster.name.clone(),
+                fingerprint: Some(fingerprint_of(cluster, &backends)),
                 balance: cluster.policy.balance.to_string(),
                 mode: cluster.policy.mode.as_str().to_owned(),
                 backends: backends.iter().map(&mut describe).collect(),
@@ -231,11 +236,13 @@ impl Server {
                 let condition = Condition { state, reason: None, since: now, until: None };
                 backend(config, None, found, condition, now)
             };
+            let backends = cluster.backends(|_| Vec::new());
             ClusterStatus {
                 name: cluster.name.clone(),
+                fingerprint: Some(fingerprint_of(cluster, &backends)),
                 balance: cluster.policy.balance.to_string(),
                 mode: cluster.policy.mode.as_str().to_owned(),
-                backends: cluster.backends(|_| Vec::new()).iter().map(describe).collect(),
+                backends: backends.iter().map(describe).collect(),
             }
         };
         StatusDocument {
@@ -248,6 +255,13 @@ impl Server {
             ..StatusDocument::default()
         }
     }
+}
+
+/// What two instances share that place clients alike.
+fn fingerprint_of(cluster: &Cluster, backends: &[BackendConfig]) -> String {
+    let policy = &cluster.policy;
+    let number = fingerprint(policy.mode, policy.balance, policy.affinity, backends);
+    format!("{number:013x}")
 }
 
 /// The figures of a cluster's backends, of all listeners and mirrors together.

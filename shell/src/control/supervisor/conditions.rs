@@ -94,6 +94,12 @@ impl Conditions {
         self.last_reload = Some(ReloadStatus { at, ok, notes: notes.to_vec() });
     }
 
+    /// Takes in that this instance is announced, or is no more.
+    pub(super) fn announced(&mut self, announced: bool, why: String, clock: &Clock) {
+        let kind = if announced { "announced" } else { "withdrawn" };
+        self.note(clock, kind, "", why);
+    }
+
     /// How the last reload ended, if there was any.
     pub(super) const fn last_reload(&self) -> Option<&ReloadStatus> {
         self.last_reload.as_ref()

@@ -43,10 +43,8 @@ impl Supervisor {
     }
 
     fn try_reload(&mut self) -> Result<Vec<String>, Vec<String>> {
-        if self.is_draining {
-            return Err(vec![
-                "flowgate is draining, to stop: it takes no new configuration".into(),
-            ]);
+        if self.is_stopping() {
+            return Err(vec!["flowgate is stopping: it takes no new configuration".into()]);
         }
         if self.upgrade.is_some() {
             return Err(vec!["an upgrade is under way: try again when it is over".into()]);
@@ -93,6 +91,7 @@ impl Supervisor {
         (self.written, self.found) = (written, found);
         self.keep_listeners();
         self.retarget();
+        self.announce_as_configured();
         Ok(notes)
     }
 

@@ -60,8 +60,8 @@ impl Supervisor {
     fn may_upgrade(&self) -> Result<(), &'static str> {
         if self.upgrade.is_some() {
             Err("an upgrade is under way already")
-        } else if self.is_draining {
-            Err("flowgate is draining, to stop")
+        } else if self.is_stopping() {
+            Err("flowgate is stopping")
         } else if std::process::id() == 1 {
             Err("flowgate is the first process of a container, which ends with it: replace the \
                  container instead")
@@ -72,8 +72,8 @@ impl Supervisor {
 
     /// Hands everything over to a process that could take over. Where that fails, all is as it was.
     pub(super) fn hand_over(&mut self, mut successor: Successor) -> Result<(), String> {
-        if self.is_draining {
-            return Err("flowgate is draining, to stop".into());
+        if self.is_stopping() {
+            return Err("flowgate is stopping".into());
         }
         // Those who ask from now on wait in the listening sockets, for whoever serves in the end.
         self.http.iter().for_each(HttpServer::pause);
@@ -148,6 +148,8 @@ impl Supervisor {
 
     /// Ends without closing anything that the new process has now.
     pub(super) fn leave(&mut self) {
+        // What is announced goes on being so.
+        self.announcing = None;
         if let Some(control) = self.control.take() {
             control.leave();
         }
