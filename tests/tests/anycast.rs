@@ -1,0 +1,291 @@
+//! Two balancers with one address, announced by bird (BIRD 2) to a router that shares out clients
+//! among them. It needs root, network namespaces and bird.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use flowgate_tests::e2e::{PATIENCE, eventually};
+use flowgate_tests::netns::Namespace;
+use flowgate_tests::process::Process;
+use flowgate_tests::scratch::Scratch;
+use flowgate_tests::skip::{skip, skip_test};
+use nix::sys::signal::Signal;
+
+const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
+
+/// How many balancers are stopped and started anew, one after the other. For a proof, set it to 100.
+const STOPS: &str = "FLOWGATE_STOPS";
+
+const ANYCAST: &str = "192.0.2.53";
+
+/// A daemon of bird's, killed when dropped.
+struct Bird {
+    child: Child,
+    scratch: Scratch,
+}
+
+impl Bird {
+    fn start(namespace: &Namespace, config: &str) -> Option<Self> {
+        let scratch = Scratch::new("bird");
+        let at = |name: &str| scratch.path().join(name);
+        std::fs::write(at("bird.conf"), config).expect("a file");
+        let mut bird = Command::new("bird");
+        bird.arg("-f").arg("-c").arg(at("bird.conf")).arg("-s").arg(at("bird.ctl"));
+        bird.arg("-P").arg(at("bird.pid")).stdin(Stdio::null()).stderr(Stdio::null());
+        match namespace.inside(|| bird.spawn()) {
+            Err(error) => skip(&format!("bird (Debian: bird2): {error}")),
+            Ok(child) => {
+                eventually("bird listens", || UnixStream::connect(at("bird.ctl")).ok());
+                Some(Self { child, scratch })
+            }
+        }
+    }
+
+    fn socket(&self) -> String {
+        self.scratch.path().join("bird.ctl").to_str().expect("a plain path").to_owned()
+    }
+}
+
+impl Drop for Bird {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A router at .1 of four networks, with clients in 10.70.0, balancers in 10.71.1 and 10.71.2, and
+/// backends in 10.72.0, each at .2.
+struct Network {
+    router: Namespace,
+    client: Namespace,
+    balancers: [Namespace; 2],
+    backends: Namespace,
+    /// Of the router, and of the balancers.
+    birds: Vec<Bird>,
+}
+
+impl Network {
+    fn new() -> Option<Self> {
+        let (router, client, backends) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
+        let balancers = [Namespace::new()?, Namespace::new()?];
+        let [one, two] = &balancers;
+        let all =
+            [(&client, "10.70.0"), (one, "10.71.1"), (two, "10.71.2"), (&backends, "10.72.0")];
+        for (number, (namespace, network)) in all.into_iter().enumerate() {
+            let end = format!("to{number}");
+            router
+                .ip(&format!("link add {end} type veth peer name eth netns {}", namespace.name()));
+            router.ip(&format!("address add {network}.1/24 dev {end}"));
+            router.ip(&format!("link set {end} up"));
+            namespace.ip(&format!("address add {network}.2/24 dev eth"));
+            namespace.ip("link set eth up");
+            namespace.ip(&format!("route add default via {network}.1"));
+        }
+        for balancer in &balancers {
+            balancer.ip(&format!("address add {ANYCAST}/32 dev lo"));
+        }
+        router.inside(|| {
+            let set = |key: &str, value: &str| {
+                std::fs::write(format!("/proc/sys/net/ipv4/{key}"), value).expect("a setting");
+            };
+            set("ip_forward", "1");
+            set("conf/all/rp_filter", "0");
+            // By addresses and ports.
+            set("fib_multipath_hash_policy", "1");
+        });
+        let neighbour = |number: usize| {
+            format!(
+                "protocol bgp b{number} {{ local 10.71.{number}.1 as 65000; neighbor 10.71.{number}.2 \
+                 as 65001; connect delay time 1; ipv4 {{ import all; export none; }}; }}\n"
+            )
+        };
+        let config = format!(
+            "router id 10.70.0.1;\nprotocol device {{ scan time 1; }}\n\
+             protocol kernel {{ merge paths on; ipv4 {{ import none; export all; }}; }}\n{}{}",
+            neighbour(1),
+            neighbour(2)
+        );
+        let mut birds = vec![Bird::start(&router, &config)?];
+        for (number, balancer) in (1..).zip(&balancers) {
+            birds.push(Self::announcer(number, balancer)?);
+        }
+        Some(Self { router, client, balancers, backends, birds })
+    }
+
+    /// A bird that announces the address once it is told to.
+    fn announcer(number: usize, balancer: &Namespace) -> Option<Bird> {
+        let config = format!(
+            "router id 10.71.{number}.2;\nprotocol device {{ scan time 1; }}\n\
+             protocol static anycast {{ disabled; ipv4; route {ANYCAST}/32 blackhole; }}\n\
+             protocol bgp uplink {{ local 10.71.{number}.2 as 65001; \
+             neighbor 10.71.{number}.1 as 65000; connect delay time 1; connect retry time 1; \
+             ipv4 {{ import none; export where source = RTS_STATIC; next hop self; }}; }}\n"
+        );
+        Bird::start(balancer, &config)
+    }
+
+    /// Starts a balancer that the router is to send clients to.
+    fn balance(&self, number: usize, backends: &[SocketAddr]) -> Process {
+        let backends: Vec<_> = backends.iter().map(|address| format!("\"{address}\"")).collect();
+        let config = format!(
+            "lame_duck = \"300ms\"\ndrain_timeout = \"2s\"\n\
+             [announce]\nrise = 1\ninterval = \"100ms\"\n\
+             bird = {{ socket = {:?}, protocol = \"anycast\" }}\n\
+             [[listener]]\naddress = \"{ANYCAST}:5300\"\ncluster = \"web\"\n\
+             [cluster.web]\nresponses = 1\nbackends = [{}]\n",
+            self.birds[number].socket(),
+            backends.join(", ")
+        );
+        self.balancers[number - 1].inside(|| Process::run(FLOWGATE, &config))
+    }
+
+    /// Waits until the router sends clients to this many balancers.
+    #[track_caller]
+    fn wait_for_routes(&self, count: usize) {
+        eventually(&format!("{count} routes"), || {
+            let routes = self.router.inside(|| {
+                Command::new("ip").args(["route", "show", ANYCAST]).output().expect("ip runs")
+            });
+            let routes = String::from_utf8_lossy(&routes.stdout).matches("via").count();
+            (routes == count).then_some(())
+        });
+    }
+}
+
+/// Servers that send back whatever they get, for as long as the test runs.
+fn echo_servers(namespace: &Namespace) -> Vec<SocketAddr> {
+    let addresses = (0..3).map(|_| {
+        let socket = namespace.inside(|| UdpSocket::bind("10.72.0.2:0")).expect("a socket");
+        let address = socket.local_addr().expect("an address");
+        std::thread::spawn(move || {
+            let mut datagram = [0; 64];
+            while let Ok((length, from)) = socket.recv_from(&mut datagram) {
+                let _ = socket.send_to(&datagram[..length], from);
+            }
+        });
+        address
+    });
+    addresses.collect()
+}
+
+/// Clients that ask and ask, each from a port for a while and then from another.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<Result<(), String>>>,
+}
+
+impl Load {
+    fn start(client: &Namespace) -> Self {
+        const THREADS: u64 = 4;
+        const OF_ONE_PORT: u64 = 8;
+        let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let ask = |thread: u64| {
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+            move || {
+                let mut number = thread;
+                loop {
+                    let socket = UdpSocket::bind("10.70.0.2:0").map_err(|e| e.to_string())?;
+                    socket.set_read_timeout(Some(PATIENCE / 4)).expect("a timeout");
+                    socket.connect((ANYCAST, 5300)).map_err(|e| e.to_string())?;
+                    for _ in 0..OF_ONE_PORT {
+                        if stop.load(Ordering::Relaxed) {
+                            return Ok(());
+                        }
+                        number += THREADS;
+                        let question = number.to_be_bytes();
+                        let lost = |e: std::io::Error| format!("question {number} is lost: {e}");
+                        socket.send(&question).map_err(lost)?;
+                        let mut answer = [0; 64];
+                        let length = socket.recv(&mut answer).map_err(lost)?;
+                        if answer[..length] != question {
+                            return Err(format!("another answer than to question {number}"));
+                        }
+                        answered.fetch_add(1, Ordering::Relaxed);
+                        // A pace that leaves the machine time for the others.
+                        std::thread::sleep(Duration::from_micros(500));
+                    }
+                }
+            }
+        };
+        let threads = client.inside(|| (0..THREADS).map(|n| std::thread::spawn(ask(n))).collect());
+        Self { stop, answered, threads }
+    }
+
+    fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Waits for answers that are new.
+    #[track_caller]
+    fn wait_for_more(&self) {
+        let before = self.answered();
+        eventually("more answers", || (self.answered() > before + 20).then_some(()));
+    }
+
+    /// Ends it, and returns what was lost.
+    fn finish(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        let outcomes = self.threads.into_iter().map(|thread| thread.join().expect("no panic"));
+        outcomes.filter_map(Result::err).collect()
+    }
+}
+
+#[test]
+fn balancers_stop_and_start_in_turn_and_nothing_is_lost() {
+    let Some(network) = Network::new() else { return };
+    let stops = std::env::var(STOPS).ok().and_then(|text| text.parse().ok()).unwrap_or(4);
+    let backends = echo_servers(&network.backends);
+    let mut running = [1, 2].map(|number| network.balance(number, &backends));
+    network.wait_for_routes(2);
+    let load = Load::start(&network.client);
+    for stop in 0..stops {
+        load.wait_for_more();
+        let number = stop % 2;
+        running[number].signal(Signal::SIGTERM);
+        assert_eq!(running[number].wait().code(), Some(0));
+        network.wait_for_routes(1);
+        load.wait_for_more();
+        running[number] = network.balance(number + 1, &backends);
+        network.wait_for_routes(2);
+    }
+    let answered = load.answered();
+    assert_eq!(load.finish(), [""; 0], "after {answered} answers");
+    println!("{stops} stops, {answered} questions, all of them answered");
+}
+
+#[test]
+fn a_bird_that_is_started_anew_is_told_again() {
+    let Some(mut network) = Network::new() else { return };
+    let backends = echo_servers(&network.backends);
+    let scratch = Scratch::new("bird-again");
+    // At a place of its own, where another one can listen.
+    let place = scratch.path().join("bird.ctl");
+    std::os::unix::fs::symlink(network.birds[1].socket(), &place).expect("a link");
+    let mut flowgate = {
+        let config = format!(
+            "[announce]\nrise = 1\ninterval = \"100ms\"\n\
+             bird = {{ socket = {place:?}, protocol = \"anycast\" }}\n\
+             [[listener]]\naddress = \"{ANYCAST}:5300\"\ncluster = \"web\"\n\
+             [cluster.web]\nbackends = [\"{}\"]\n",
+            backends[0]
+        );
+        network.balancers[0].inside(|| Process::run(FLOWGATE, &config))
+    };
+    flowgate.address();
+    network.wait_for_routes(1);
+    drop(network.birds.remove(1));
+    flowgate.line("cannot be announced yet");
+    network.wait_for_routes(0);
+    let Some(bird) = Network::announcer(1, &network.balancers[0]) else {
+        return skip_test("no second bird");
+    };
+    std::fs::remove_file(&place).expect("the link");
+    std::os::unix::fs::symlink(bird.socket(), &place).expect("a link");
+    network.wait_for_routes(1);
+}
