@@ -91,7 +91,7 @@ impl Display for Fault {
             Self::Missing => f.write_str("missing"),
             Self::Invalid { found } => write!(f, "found {found}"),
             Self::NoVariable { name } => {
-                write!(f, "found ${{{name}}}, which the environment does not have")
+                write!(f, "found ${{{name}}}, which is not set in the environment")
             }
             Self::Again { first } => write!(f, "{first} has it already"),
             Self::Unused => f.write_str("no listener uses this cluster"),
@@ -100,7 +100,7 @@ impl Display for Fault {
             }
             Self::NoEffect { because } => write!(f, "has no effect, as {because}"),
             Self::TrustsEverybody => {
-                f.write_str("everybody may send as whom they like, and nobody without a header")
+                f.write_str("any host can claim any client address, and datagrams without a PROXY header are dropped")
             }
             Self::OpenToOthers => {
                 f.write_str("other hosts may reach this address, and no password is asked for")

@@ -168,7 +168,7 @@ impl Backend {
             BackendState::Up => None,
             BackendState::Down => Some("its probes fail"),
             BackendState::Draining => Some("drained"),
-            BackendState::Unchecked => Some("it is not probed, and has answered nobody yet"),
+            BackendState::Unchecked => Some("not probed, and no reply seen yet"),
             BackendState::Ejected => self.ejection().map(|ejection| match ejection.cause {
                 EjectionCause::NetworkErrors => "the network reports that it cannot be reached",
                 EjectionCause::Unanswered => "it leaves clients without an answer",

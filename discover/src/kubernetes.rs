@@ -105,7 +105,10 @@ impl Slices {
                     watcher::Error::WatchStartFailed(kube::Error::Api(status))
                     | watcher::Error::WatchFailed(kube::Error::Api(status)),
                 ) if status.code == 410 => {
-                    info!(service = name, "the API has forgotten what is known here: listing anew");
+                    info!(
+                        service = name,
+                        "the API no longer has the history of this resource version: listing again"
+                    );
                     return;
                 }
                 Err(error) => {

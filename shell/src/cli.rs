@@ -56,16 +56,16 @@ enum Command {
     },
     /// Validate a configuration: exit 0 and a summary, or exit 1 and every error
     Check(check::CheckArguments),
-    /// Echo backends, a balancer and a client in one process: see it work with no configuration
+    /// Run echo backends, a balancer and clients in one process; needs no configuration
     Demo {
         /// How long to run
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3_600))]
         seconds: u32,
-        /// Run until Ctrl-C, so that there is time to open the status page
+        /// Run until Ctrl-C, to have time to open the status page
         #[arg(long, conflicts_with = "seconds")]
         forever: bool,
     },
-    /// Which listener, cluster and backend a client would get, and why
+    /// Show which listener, cluster and backend a client would get, and why
     #[command(allow_missing_positional = true)]
     Explain {
         #[command(flatten)]
@@ -80,23 +80,23 @@ enum Command {
         #[arg(long, value_name = "HEX", value_parser = explain::Payload::parse)]
         payload: Option<explain::Payload>,
     },
-    /// Show how a running Flowgate stands: listeners, backends, datagrams, drops
+    /// Show the state of a running Flowgate: listeners, backends, datagrams, drops
     Status(status::StatusArguments),
-    /// Exit 0 while a running Flowgate takes new flows and every cluster has a backend that is up
+    /// Exit 0 if a running Flowgate accepts new flows and every cluster has a backend that is up
     Ready(ask::ReadyArguments),
     /// List the flows of a running Flowgate
     Flows(flows::FlowsArguments),
-    /// Have a running Flowgate read its configuration again
+    /// Reload the configuration of a running Flowgate
     Reload(ask::ReloadArguments),
-    /// Give a backend no new flows, and let those that it has come to their end
+    /// Stop sending new flows to a backend; existing flows go on until they end
     Drain(ask::DrainArguments),
-    /// Give a drained backend new flows again
+    /// Send new flows to a drained backend again
     Undrain(ask::UndrainArguments),
-    /// Start the program of a running Flowgate anew, and hand all flows over to it
+    /// Replace a running Flowgate by a new process of its program, keeping all flows
     Upgrade(ask::UpgradeArguments),
-    /// Write what a running Flowgate is to standard output, for whoever looks for a bug
+    /// Write the state of a running Flowgate to standard output, for a bug report
     Snapshot(ask::SnapshotArguments),
-    /// Stop a running Flowgate once its flows have ended, or at once
+    /// Stop a running Flowgate: drain its flows first, or stop at once (--now)
     Stop(ask::StopArguments),
     /// Watch a running Flowgate live in the terminal
     Top(top::TopArguments),

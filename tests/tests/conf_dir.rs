@@ -81,7 +81,7 @@ fn check_and_explain_know_directories_and_the_environment() {
         .expect("a file");
     let (code, _, complaints) = flowgate(&["check", path], &[]);
     assert_eq!(code, Some(1));
-    let expected = "b.toml:2:13: cluster.web.backends[0]: found ${BACKEND}, which the environment does not have";
+    let expected = "b.toml:2:13: cluster.web.backends[0]: found ${BACKEND}, which is not set in the environment";
     assert!(complaints.contains(expected), "{complaints}");
 
     let variables = [("BACKEND", "192.0.2.9:53")];

@@ -308,7 +308,7 @@ fn the_page_shows_listeners_clusters_backends_and_rates() {
         "the last probe timed out, for 3 min 12 s",
         "3 clients in a row got no answer, for 7 s, 9 s left",
         "workers: cannot change",
-        "denied (on purpose)",
+        "denied (by configuration)",
         "one-way, no answers",
         "fan-out, a copy to each",
         "ejected</span><span>",

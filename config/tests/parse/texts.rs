@@ -64,7 +64,7 @@ fn a_problem_is_told_with_the_file_and_the_line_that_it_is_in() {
         "a.toml:3:11: cluster.a.balance: found \"${BALANCE}\", which is \"rendezvou\"; allowed: ",
     );
     start(1, "c.toml:1:1: x: unknown key; allowed: ");
-    start(2, "c.toml:3:8: listener[1].name: found ${NONE}, which the environment does not have; ");
+    start(2, "c.toml:3:8: listener[1].name: found ${NONE}, which is not set in the environment; ");
     start(
         3,
         "c.toml:4:11: listener[1].address: found \"0.0.0.0:53\"; allowed: an address that no other \

@@ -118,8 +118,8 @@ async fn ask(handler: &Handler) -> Result<StatusDocument, Vec<String>> {
             "asked for its status, Flowgate answered something else, which is a bug".into(),
         ]),
         Err(failure) => {
-            error!("asking for the status failed, which is a bug: {failure}");
-            Err(vec!["asking for the status failed, which is a bug; see the log".into()])
+            error!("reading the status failed, which is a bug: {failure}");
+            Err(vec!["reading the status failed, which is a bug; see the log".into()])
         }
     }
 }

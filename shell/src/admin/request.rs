@@ -44,7 +44,7 @@ pub enum Request {
     },
     /// Read the configuration again, and go over to it if it is valid.
     Reload,
-    /// Give a backend no new flows, and let those that it has come to their end.
+    /// Stop sending new flows to a backend; existing flows go on until they end.
     Drain {
         /// The backend, as `CLUSTER/ADDRESS`.
         backend: String,

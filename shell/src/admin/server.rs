@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc;
 use std::task::{Context, Poll};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use http_body_util::Either;
@@ -32,6 +31,7 @@ use super::access::{Access, access_of};
 use super::reports::Reports;
 use super::request::Handler;
 use super::router::Router;
+use crate::control::thread::ControlThread;
 use crate::sys::errno;
 
 /// The most connections at once.
@@ -72,7 +72,7 @@ pub(super) enum Listener {
 #[derive(Debug)]
 pub(super) struct Server {
     commands: queue::UnboundedSender<Command>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<ControlThread>,
 }
 
 #[derive(Debug)]
@@ -89,7 +89,11 @@ impl Server {
     /// # Errors
     ///
     /// When there can be no thread or event loop for it.
-    pub(super) fn start(name: &str, listener: Listener, handler: Handler) -> io::Result<Self> {
+    pub(super) fn start(
+        name: &'static str,
+        listener: Listener,
+        handler: Handler,
+    ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(MAX_WAITING)
@@ -99,7 +103,7 @@ impl Server {
             Listener::Tcp(socket) => socket.set_nonblocking(true).map(|()| false)?,
         };
         let (commands, inbox) = queue::unbounded_channel();
-        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+        let thread = ControlThread::spawn(name, move || {
             runtime.block_on(serve(listener, is_local, handler, inbox));
             // Does not wait for the handler, which may be waiting for whoever stops this.
             runtime.shutdown_background();
@@ -125,11 +129,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let thread = self.thread.take().inspect(ControlThread::release);
         (self.commands, _) = queue::unbounded_channel();
-        if let Some(thread) = self.thread.take() {
-            // A panic has been printed.
-            let _ = thread.join();
-        }
+        thread.map(ControlThread::join);
     }
 }
 

@@ -105,7 +105,7 @@ fn is_private(metadata: &Metadata, user: u32) -> Result<(), String> {
     } else {
         return Ok(());
     };
-    Err(format!("{fault}; somebody may have put it there to be mistaken for Flowgate. Remove it"))
+    Err(format!("{fault}; another user may have created it to impersonate Flowgate. Remove it"))
 }
 
 /// The directory that a socket is in.

@@ -177,7 +177,7 @@ pub(super) struct DrainArguments {
     /// The backend, as `flowgate status` names it: resolvers/10.0.0.1:53
     #[arg(value_name = "CLUSTER/BACKEND", value_parser = parse_backend)]
     backend: String,
-    /// After this time its flows are closed; their clients' next datagrams open new ones elsewhere
+    /// Close its remaining flows after this time; the clients' next datagrams open flows on other backends
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     deadline: Option<Duration>,
     #[command(flatten)]
@@ -211,8 +211,8 @@ pub(super) fn undrain(arguments: &UndrainArguments) -> Result<(), Failure> {
 /// The arguments of `flowgate upgrade`.
 #[derive(Args, Debug)]
 pub(super) struct UpgradeArguments {
-    /// The program to start: by default the file that the running one was started from, which a
-    /// package may have replaced meanwhile
+    /// The program to start; default: the file the running process was started from, which a
+    /// package may have replaced since
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
     #[command(flatten)]
@@ -256,7 +256,7 @@ fn unhex(digits: &str) -> Option<Vec<u8>> {
 /// The arguments of `flowgate stop`.
 #[derive(Args, Debug)]
 pub(super) struct StopArguments {
-    /// Stop at once: flows are not waited for
+    /// Stop at once, without waiting for flows
     #[arg(long)]
     now: bool,
     /// Return when the process has ended

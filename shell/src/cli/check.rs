@@ -16,10 +16,10 @@ use crate::control::reach::{self, ReachError};
 pub(super) struct CheckArguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Print what is found as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    /// Take warnings for errors
+    /// Treat warnings as errors
     #[arg(long)]
     strict: bool,
 }

@@ -91,7 +91,7 @@ fn handler(sender: Sender<Event>) -> Handler {
         let (reply, answer) = mpsc::channel();
         let is_asked = request == Request::Status && sender.send(Event::Asked(reply)).is_ok();
         let answer = is_asked.then(|| answer.recv().ok()).flatten();
-        answer.unwrap_or_else(|| Response::refused("the demo only shows how things stand"))
+        answer.unwrap_or_else(|| Response::refused("the demo serves its status only"))
     })
 }
 

@@ -26,7 +26,7 @@ pub(super) struct FlowsArguments {
     /// Only flows of the listener of this name
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
-    /// How many flows to list at most
+    /// List at most this many flows
     #[arg(
         long, value_name = "N", default_value_t = FlowFilter::USUAL as u32,
         value_parser = clap::value_parser!(u32).range(1..=FlowFilter::MOST as i64)

@@ -161,7 +161,7 @@ fn listeners(listeners: &[ListenerStatus]) -> Table<6> {
         ("ADDRESS", Align::Left),
         ("CLUSTER", Align::Left),
         ("FLOWS", Align::Right),
-        ("AT MOST", Align::Right),
+        ("LIMIT", Align::Right),
         ("OPENED", Align::Right),
     ]);
     for listener in listeners {
@@ -231,7 +231,7 @@ fn backends(clusters: &[ClusterStatus]) -> Table<10> {
         ("FLOWS", Align::Right),
         ("SENT", Align::Right),
         ("BYTES", Align::Right),
-        ("RECEIVED", Align::Right),
+        ("REPLIES", Align::Right),
         ("BYTES", Align::Right),
     ]);
     for cluster in clusters {
@@ -274,7 +274,7 @@ fn state(backend: &BackendStatus) -> String {
     let backup = if backend.backup { " (backup)" } else { "" };
     let missed = match backend.datagrams_dropped {
         0 => String::new(),
-        missed => format!(", missed {}", human::count(missed)),
+        missed => format!(", {} not sent", human::count(missed)),
     };
     format!("{}{backup}{missed}", backend.state.as_str())
 }

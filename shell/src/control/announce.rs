@@ -11,6 +11,8 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
+use crate::control::thread::ControlThread;
+
 use flowgate_config::AnnounceBy;
 
 pub(crate) use hysteresis::Hysteresis;
@@ -40,7 +42,8 @@ pub(crate) struct Outcome {
 /// Carries out orders to announce and to withdraw. Dropped, it gives up what it has not done.
 #[derive(Debug)]
 pub(crate) struct Announcer {
-    orders: Sender<bool>,
+    thread: ControlThread,
+    orders: Option<Sender<bool>>,
     ended: Receiver<()>,
 }
 
@@ -57,23 +60,30 @@ impl Announcer {
     ) -> io::Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let (end, ended) = mpsc::channel();
-        std::thread::Builder::new().name("announce".into()).spawn(move || {
+        let thread = ControlThread::spawn("announce", move || {
             carry_out(&inbox, |announced| tell(&by, announced), is_repeated(&by), on_outcome);
             drop(end);
         })?;
-        Ok(Self { orders, ended })
+        Ok(Self { thread, orders: Some(orders), ended })
     }
 
     /// Has it announced, or withdrawn.
     pub(crate) fn order(&self, announced: bool) {
         // The thread ends after this only.
-        let _ = self.orders.send(announced);
+        let _ = self.orders.as_ref().map(|orders| orders.send(announced));
     }
 
     /// Waits until the last order has been carried out or has failed, but no longer than `patience`.
-    pub(crate) fn finish(self, patience: Duration) {
-        drop(self.orders);
+    pub(crate) fn finish(mut self, patience: Duration) {
+        self.thread.release();
+        self.orders = None;
         let _ = self.ended.recv_timeout(patience);
+    }
+}
+
+impl Drop for Announcer {
+    fn drop(&mut self) {
+        self.thread.release();
     }
 }
 

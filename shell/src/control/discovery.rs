@@ -15,7 +15,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flowgate_config::{BackendsFrom, FoundBackends, Member, Place};
@@ -24,6 +23,7 @@ use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use crate::control::resolve::lookup::Lookups;
+use crate::control::thread::ControlThread;
 use keep::Kept;
 
 pub(crate) use keep::directory;
@@ -52,7 +52,7 @@ pub struct Discoverer {
     /// None while it is being dropped.
     places: Option<UnboundedSender<Places>>,
     known: Arc<Known>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<ControlThread>,
 }
 
 impl Discoverer {
@@ -97,9 +97,8 @@ impl Discoverer {
             on_found: Mutex::new(Box::new(on_found)),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::Builder::new()
-            .name("discovery".into())
-            .spawn(move || runtime.block_on(follow_all(orders, Arc::new(duty))))?;
+        let run = move || runtime.block_on(follow_all(orders, Arc::new(duty)));
+        let thread = ControlThread::spawn("discovery", run)?;
         Ok(Self { places: Some(places), known, thread: Some(thread) })
     }
 
@@ -133,11 +132,9 @@ impl Discoverer {
 
 impl Drop for Discoverer {
     fn drop(&mut self) {
+        let thread = self.thread.take().inspect(ControlThread::release);
         self.places = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic has been printed.
-            let _ = thread.join();
-        }
+        thread.map(ControlThread::join);
     }
 }
 

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flowgate_core::Instant;
@@ -20,6 +19,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::Serialize;
 use tracing::warn;
 
+use crate::control::thread::ControlThread;
 use crate::datapath::dispatch::EndedFlow;
 use crate::sys::clock::Clock;
 
@@ -50,7 +50,7 @@ pub enum FlowLogSink {
 /// A running log. Dropping it writes what waits and ends it.
 pub struct FlowLogWriter {
     logger: FlowLogger,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<ControlThread>,
 }
 
 /// A channel into a log, for a worker.
@@ -100,9 +100,7 @@ impl FlowLogWriter {
             lines: 0,
             fails: false,
         };
-        let thread = std::thread::Builder::new()
-            .name("flow-log".into())
-            .spawn(move || writer.run(&messages))?;
+        let thread = ControlThread::spawn("flow-log", move || writer.run(&messages))?;
         let logger = FlowLogger { channel: Some(LogChannel { sender, shared }) };
         Ok(Self { logger, thread: Some(thread) })
     }
@@ -130,8 +128,8 @@ impl FlowLogWriter {
 
 impl Drop for FlowLogWriter {
     fn drop(&mut self) {
+        let Some(thread) = self.thread.take().inspect(ControlThread::release) else { return };
         self.tell(Message::End, |shared| &shared.end);
-        let Some(thread) = self.thread.take() else { return };
         let clock = Clock::start();
         while !thread.is_finished() {
             if clock.uptime() >= SHUTDOWN_TIMEOUT {

@@ -23,6 +23,8 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
+use crate::control::thread::ControlThread;
+
 /// Changes how much is logged while the process runs.
 #[derive(Clone)]
 pub struct LevelHandle(reload::Handle<Targets, Registry>);
@@ -101,8 +103,8 @@ pub fn flush() {
 /// Starts logging as configured. A second call does nothing but return a handle without effect.
 pub fn init(log: &Log) -> LevelHandle {
     let (sender, messages) = sync_channel(QUEUE);
-    let thread = std::thread::Builder::new().name("log".into());
-    if LINES.get().is_none() && thread.spawn(move || write_lines(&messages)).is_ok() {
+    let write = move || write_lines(&messages);
+    if LINES.get().is_none() && ControlThread::spawn("log", write).is_ok() {
         // Fails only where another thread has done the same meanwhile.
         let _ = LINES.set(sender);
     }

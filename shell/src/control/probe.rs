@@ -12,10 +12,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 
 use flowgate_core::probe::{Opinion, ProbeOutcome, ProbePolicy};
 use flowgate_core::snapshot::address;
@@ -23,6 +21,7 @@ use mio::Waker;
 use serde::{Deserialize, Serialize};
 use tracing::error;
 
+use crate::control::thread::ControlThread;
 use crate::sys::clock::Clock;
 
 pub mod preset;
@@ -113,7 +112,7 @@ enum Command {
 pub struct Prober {
     commands: Option<Sender<Command>>,
     waker: Waker,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<ControlThread>,
     findings: Arc<Mutex<Findings>>,
 }
 
@@ -142,14 +141,12 @@ impl Prober {
         let findings = Arc::<Mutex<Findings>>::default();
         let shared = Arc::clone(&findings);
         let mut runner = runner::Runner::new(poll, clock, seed, inbox, (known, shared), on_change);
-        let run = move || match std::panic::catch_unwind(AssertUnwindSafe(|| runner.run())) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                error!("health probes have ended, restart to have them back: {error}")
+        let run = move || {
+            if let Err(error) = runner.run() {
+                error!("health probes have ended: {error}");
             }
-            Err(_) => error!("health probes have ended by a bug, restart to have them back"),
         };
-        let thread = std::thread::Builder::new().name("probes".to_owned()).spawn(run)?;
+        let thread = ControlThread::spawn("probes", run)?;
         Ok(Self { commands: Some(commands), waker, thread: Some(thread), findings })
     }
 
@@ -187,12 +184,10 @@ impl Prober {
 
 impl Drop for Prober {
     fn drop(&mut self) {
+        let thread = self.thread.take().inspect(ControlThread::release);
         self.commands = None;
         let _ = self.waker.wake();
-        if let Some(thread) = self.thread.take() {
-            // A panic was caught and told.
-            let _ = thread.join();
-        }
+        thread.map(ControlThread::join);
     }
 }
 

@@ -15,7 +15,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -23,6 +22,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
+use crate::control::thread::ControlThread;
 use crate::sys::clock::Clock;
 use lookup::Lookups;
 use state::{NameState, News};
@@ -60,7 +60,7 @@ pub struct Resolver {
     /// None while it is being dropped.
     names: Option<UnboundedSender<BTreeSet<HostName>>>,
     known: Arc<Known>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<ControlThread>,
 }
 
 impl Resolver {
@@ -102,9 +102,8 @@ impl Resolver {
             turns: Semaphore::new(CONCURRENT_LOOKUPS),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::Builder::new()
-            .name("resolver".into())
-            .spawn(move || runtime.block_on(follow(orders, Arc::new(duty))))?;
+        let run = move || runtime.block_on(follow(orders, Arc::new(duty)));
+        let thread = ControlThread::spawn("resolver", run)?;
         Ok(Self { names: Some(names), known, thread: Some(thread) })
     }
 
@@ -150,11 +149,9 @@ impl Resolver {
 
 impl Drop for Resolver {
     fn drop(&mut self) {
+        let thread = self.thread.take().inspect(ControlThread::release);
         self.names = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic has been printed.
-            let _ = thread.join();
-        }
+        thread.map(ControlThread::join);
     }
 }
 

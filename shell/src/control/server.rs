@@ -84,7 +84,7 @@ pub enum WorkerEnd {
 impl fmt::Display for WorkerEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Done => f.write_str("ended as it was told to"),
+            Self::Done => f.write_str("ended as requested"),
             Self::Failed(error) => write!(f, "failed: {error}"),
             Self::Panicked(message) => write!(f, "panicked, which is a bug: {message}"),
         }

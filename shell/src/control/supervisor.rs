@@ -42,6 +42,7 @@ use crate::control::probe::{HealthChange, ProbeSnapshot, Prober};
 use crate::control::resolve::{Answer, Resolver};
 use crate::control::server::{Server, ServerOptions, StartError, WorkerEnd};
 use crate::control::systemd::{self, InheritError, Notifier};
+use crate::control::thread::{self, ControlThread};
 use crate::control::usage::Usage;
 use crate::handover::successor::{Failure, Successor};
 use crate::sys::clock::Clock;
@@ -58,19 +59,6 @@ const PATIENCE_WITH_NAMES: Duration = Duration::from_secs(5);
 
 /// How long a stop at once may take, of which a log that nobody reads has a part.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// The threads without which a process is none, beside the workers.
-const CONTROL_THREADS: [&str; 9] = [
-    "announce",
-    "control",
-    "discovery",
-    "flow-log",
-    "http",
-    "log",
-    "probes",
-    "resolver",
-    "signals",
-];
 
 /// How long the start waits for the sources of backends, for which the same holds.
 const PATIENCE_WITH_SOURCES: Duration = Duration::from_secs(5);
@@ -92,7 +80,7 @@ enum Event {
     /// It could take over, or could not.
     SuccessorReady(Result<Successor, Failure>),
     /// A thread of the control plane has fallen over a bug.
-    ThreadEnded(String),
+    ThreadEnded(&'static str),
 }
 
 /// Why a process did not start, or ended other than it was told to.
@@ -109,7 +97,7 @@ pub enum RunError {
     Inherit(#[from] InheritError),
     /// The address of `admin.http` cannot be listened on.
     #[error(
-        "admin.http: cannot listen on {address}: {source}; change it, or stop who listens there"
+        "admin.http: cannot listen on {address}: {source}; choose another address, or stop the program that listens there"
     )]
     Http {
         /// The address.
@@ -133,7 +121,7 @@ pub enum RunError {
     Worker(WorkerEnd),
     /// Half a control plane would look alive.
     #[error("the thread {0:?} has ended, which is a bug; stopping the process")]
-    Thread(String),
+    Thread(&'static str),
 }
 
 /// All that runs.
@@ -386,7 +374,10 @@ impl Runtime {
         let (sender, events) = mpsc::channel();
         // Before the first socket is bound: from then on a signal finds its handler.
         listen_for_signals(sender.clone())?;
-        watch_threads(sender.clone());
+        let on_end = sender.clone();
+        thread::on_end(move |name| {
+            let _ = on_end.send(Event::ThreadEnded(name));
+        });
         let resolver = Resolver::start(sending(&sender, Event::Resolved))?;
         let discoverer = Discoverer::start(discovery::directory(), sending(&sender, Event::Found))?;
         let found = discoverer.find_now(places(&written), PATIENCE_WITH_SOURCES);
@@ -498,7 +489,7 @@ fn listen_for_signals(sender: Sender<Event>) -> io::Result<()> {
     // A file at its limit is an error of whoever writes it, and not the end of the process.
     signal_hook::flag::register(SIGXFSZ, Arc::default())?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
+    ControlThread::spawn("signals", move || {
         let mut terminations = 0;
         for signal in &mut signals {
             terminations += u32::from(signal == SIGTERM);
@@ -524,19 +515,6 @@ fn end_in_any_case() {
     if std::thread::Builder::new().name("end".into()).spawn(end).is_err() {
         end();
     }
-}
-
-/// Has a panic of a thread of the control plane end the process: it would go on without probes,
-/// names, signals or operators, and look alive.
-fn watch_threads(sender: Sender<Event>) {
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        before(panic);
-        let thread = std::thread::current();
-        if let Some(name) = thread.name().filter(|name| CONTROL_THREADS.contains(name)) {
-            let _ = sender.send(Event::ThreadEnded(name.to_owned()));
-        }
-    }));
 }
 
 /// Opens the way in for operators. Where the configuration names none, several processes may meet

@@ -112,10 +112,10 @@ pub enum ChannelError {
     #[error("it has ended")]
     Ended,
     /// It has said nothing, or read nothing, for too long.
-    #[error("it says nothing")]
+    #[error("it did not answer in time")]
     TimedOut,
     /// It said something else.
-    #[error("it says what makes no sense: {0}")]
+    #[error("it sent an unexpected message: {0}")]
     Nonsense(String),
     /// The channel is of no use.
     #[error("the channel to it fails: {0}")]

@@ -28,10 +28,10 @@ pub enum GiveUp {
     #[error("--take-over is for a flowgate that another one starts, for an upgrade: {0}")]
     NoChannel(io::Error),
     /// The old process does not go through with it.
-    #[error("the flowgate to take over from gave nothing over: {0}")]
+    #[error("the old flowgate handed nothing over: {0}")]
     Lost(ChannelError),
     /// It has closed the channel, and lives.
-    #[error("the flowgate to take over from (process {0}) has turned away, and still runs")]
+    #[error("the flowgate to take over from (process {0}) has ended the handover, and still runs")]
     StillThere(u32),
 }
 

@@ -10,7 +10,7 @@
 pub enum NewWord {
     /// It runs, and has read its configuration.
     Hello,
-    /// It has read how things stand, and could take over.
+    /// It has read the state, and could take over.
     Ready,
     /// It has read how things stood when the old process quiesced its flows.
     Read,

@@ -109,12 +109,9 @@ impl Successor {
         let mut new = Self { child, channel, protocol, version, step_timeout: LONGEST_STEP };
         new.expect("say that it runs", OldDoes::Offer, PATIENCE)?;
         let (bytes, rehearsal) = (offer.len() as u64, Clock::start());
-        new.tell(
-            "read how things stand",
-            &FromOld::Offer { bytes },
-            PATIENCE,
-            |channel, deadline| channel.send_bytes(offer, deadline),
-        )?;
+        new.tell("read the state", &FromOld::Offer { bytes }, PATIENCE, |channel, deadline| {
+            channel.send_bytes(offer, deadline)
+        })?;
         new.expect("find whether it could take over", OldDoes::LetGo, PATIENCE)?;
         let limit = rehearsal.uptime().saturating_mul(REHEARSALS);
         new.step_timeout = limit.clamp(SHORTEST_STEP, LONGEST_STEP);

@@ -6,103 +6,90 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// A `sockaddr_in` or `sockaddr_in6`, and how much of it counts.
+///
+/// Family and port lie in both at the same place, and the address of the first where the second has
+/// its flow label, so that the second holds either.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct RawAddr {
-    storage: Storage,
+    storage: libc::sockaddr_in6,
     len: libc::socklen_t,
 }
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-union Storage {
-    v4: libc::sockaddr_in,
-    v6: libc::sockaddr_in6,
-}
+const _: () = {
+    use std::mem::offset_of;
+    assert!(
+        offset_of!(libc::sockaddr_in, sin_family) == offset_of!(libc::sockaddr_in6, sin6_family)
+    );
+    assert!(offset_of!(libc::sockaddr_in, sin_port) == offset_of!(libc::sockaddr_in6, sin6_port));
+    assert!(
+        offset_of!(libc::sockaddr_in, sin_addr) == offset_of!(libc::sockaddr_in6, sin6_flowinfo)
+    );
+};
+
+const V4_LEN: libc::socklen_t = size_of::<libc::sockaddr_in>() as libc::socklen_t;
 
 /// The most bytes an address takes.
-pub(super) const MAX_LEN: libc::socklen_t = size_of::<Storage>() as libc::socklen_t;
+pub(super) const MAX_LEN: libc::socklen_t = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
 
 impl RawAddr {
     /// Nothing: a place for the kernel to write an address into.
-    pub const EMPTY: Self = Self {
-        storage: Storage {
-            v6: libc::sockaddr_in6 {
-                sin6_family: 0,
-                sin6_port: 0,
-                sin6_flowinfo: 0,
-                sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
-                sin6_scope_id: 0,
-            },
-        },
-        len: 0,
-    };
+    pub const EMPTY: Self = Self::raw(0, 0, 0, [0; 16], 0, 0);
 
-    /// `address` in the form that a socket of its family takes, or of IPv6 where `v6_socket`.
-    pub fn new(address: SocketAddr, v6_socket: bool) -> Self {
-        match address {
-            SocketAddr::V4(v4) if !v6_socket => Self {
-                storage: Storage {
-                    v4: libc::sockaddr_in {
-                        sin_family: libc::AF_INET as libc::sa_family_t,
-                        sin_port: v4.port().to_be(),
-                        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
-                        sin_zero: [0; 8],
-                    },
-                },
-                len: size_of::<libc::sockaddr_in>() as libc::socklen_t,
-            },
-            SocketAddr::V4(v4) => {
-                Self::v6(SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0))
-            }
-            SocketAddr::V6(v6) => Self::v6(v6),
-        }
+    const fn raw(
+        family: i32,
+        port: u16,
+        sin6_flowinfo: u32,
+        s6_addr: [u8; 16],
+        sin6_scope_id: u32,
+        len: libc::socklen_t,
+    ) -> Self {
+        let storage = libc::sockaddr_in6 {
+            sin6_family: family as libc::sa_family_t,
+            sin6_port: port.to_be(),
+            sin6_flowinfo,
+            sin6_addr: libc::in6_addr { s6_addr },
+            sin6_scope_id,
+        };
+        Self { storage, len }
     }
 
-    fn v6(address: SocketAddrV6) -> Self {
-        Self {
-            storage: Storage {
-                v6: libc::sockaddr_in6 {
-                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                    sin6_port: address.port().to_be(),
-                    sin6_flowinfo: address.flowinfo(),
-                    sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
-                    sin6_scope_id: address.scope_id(),
-                },
-            },
-            len: size_of::<libc::sockaddr_in6>() as libc::socklen_t,
+    /// `address` in the form that a socket of its family takes, or of IPv6 where `v6_socket`.
+    pub const fn new(address: SocketAddr, v6_socket: bool) -> Self {
+        match address {
+            SocketAddr::V4(v4) if v6_socket => {
+                let ip = v4.ip().to_ipv6_mapped().octets();
+                Self::raw(libc::AF_INET6, v4.port(), 0, ip, 0, MAX_LEN)
+            }
+            SocketAddr::V4(v4) => {
+                let ip = u32::from_ne_bytes(v4.ip().octets());
+                Self::raw(libc::AF_INET, v4.port(), ip, [0; 16], 0, V4_LEN)
+            }
+            SocketAddr::V6(v6) => {
+                let (ip, flow, scope) = (v6.ip().octets(), v6.flowinfo(), v6.scope_id());
+                Self::raw(libc::AF_INET6, v6.port(), flow, ip, scope, MAX_LEN)
+            }
         }
     }
 
     /// The address that the kernel wrote, of which `len` bytes count. `None` where it is neither
     /// IPv4 nor IPv6.
     pub(super) fn read(&self, len: libc::socklen_t) -> Option<SocketAddr> {
-        if (len as usize) < size_of::<libc::sockaddr_in>() {
-            return None;
+        let libc::sockaddr_in6 { sin6_flowinfo, sin6_scope_id, .. } = self.storage;
+        let port = u16::from_be(self.storage.sin6_port);
+        match i32::from(self.storage.sin6_family) {
+            libc::AF_INET if len >= V4_LEN => {
+                Some((Ipv4Addr::from(sin6_flowinfo.to_ne_bytes()), port).into())
+            }
+            libc::AF_INET6 if len >= MAX_LEN => {
+                let ip = Ipv6Addr::from(self.storage.sin6_addr.s6_addr);
+                Some(match ip.to_ipv4_mapped() {
+                    Some(ip) => (ip, port).into(),
+                    None => SocketAddrV6::new(ip, port, 0, sin6_scope_id).into(),
+                })
+            }
+            _ => None,
         }
-        // SAFETY: every byte of the union is initialised from `EMPTY` on, and any bits are a
-        // valid value of both structs. Both begin with the family.
-        let family = i32::from(unsafe { self.storage.v4.sin_family });
-        if family == libc::AF_INET {
-            // SAFETY: as above.
-            let v4 = unsafe { self.storage.v4 };
-            let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
-            return Some((ip, u16::from_be(v4.sin_port)).into());
-        }
-        if family != libc::AF_INET6 || len < MAX_LEN {
-            return None;
-        }
-        // SAFETY: as above.
-        let v6 = unsafe { self.storage.v6 };
-        let (ip, port) = (Ipv6Addr::from(v6.sin6_addr.s6_addr), u16::from_be(v6.sin6_port));
-        Some(match ip.to_ipv4_mapped() {
-            Some(ip) => (ip, port).into(),
-            None => SocketAddrV6::new(ip, port, 0, v6.sin6_scope_id).into(),
-        })
-    }
-
-    pub(super) const fn as_ptr(&self) -> *const libc::sockaddr {
-        (&raw const self.storage).cast()
     }
 
     pub(super) const fn as_mut_ptr(&mut self) -> *mut libc::c_void {

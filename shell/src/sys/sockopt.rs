@@ -1,7 +1,31 @@
-//! Socket options that the standard library and `socket2` do not offer.
+//! Socket options of the data path, by `nix` and `socket2`.
+//!
+//! Neither of the two has `SO_MEMINFO` and `SO_DETACH_REUSEPORT_BPF`, which are declared here by nix's
+//! macro, nor `SO_PEERGROUPS`, whose value has no fixed length.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::sys::socket::{SetSockOpt, TimestampingFlag, getsockopt, setsockopt, sockopt};
+use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
+use socket2::SockRef;
+
+sockopt_impl!(
+    /// The figures of a socket's memory, by their places in `linux/sock_diag.h`.
+    MemInfo,
+    GetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_MEMINFO,
+    [u32; 9]
+);
+sockopt_impl!(
+    /// Takes away the program that chooses among the sockets of a group.
+    DetachReusePortBpf,
+    SetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_DETACH_REUSEPORT_BPF,
+    libc::c_int
+);
 
 /// Has the kernel keep as little as it can of what arrives (`SO_RCVBUF`).
 ///
@@ -9,7 +33,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 ///
 /// Those of `setsockopt(2)`.
 pub fn deafen(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, 0)
+    SockRef::from(&socket).set_recv_buffer_size(0)
 }
 
 /// Asks for received datagrams of one sender to be joined into bursts (`UDP_GRO`, `udp(7)`).
@@ -18,7 +42,7 @@ pub fn deafen(socket: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// Those of `setsockopt(2)`; kernels before 5.0 do not know it.
 pub fn set_gro(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set_int(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
+    set(socket, sockopt::UdpGroSegment, &true)
 }
 
 /// Asks for the TOS or traffic-class byte of received datagrams (`IP_RECVTOS`,
@@ -29,9 +53,9 @@ pub fn set_gro(socket: BorrowedFd<'_>) -> io::Result<()> {
 /// Those of `setsockopt(2)`.
 pub fn set_receive_tos(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     if v6 {
-        set_int(socket, libc::SOL_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+        set(socket, sockopt::Ipv6RecvTClass, &true)?;
     }
-    set_int(socket, libc::SOL_IP, libc::IP_RECVTOS, 1)
+    set(socket, sockopt::IpRecvTos, &true)
 }
 
 /// Asks for the time to live or hop limit of received datagrams (`IP_RECVTTL`,
@@ -42,9 +66,9 @@ pub fn set_receive_tos(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
 /// Those of `setsockopt(2)`.
 pub fn set_receive_ttl(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     if v6 {
-        set_int(socket, libc::SOL_IPV6, libc::IPV6_RECVHOPLIMIT, 1)?;
+        set(socket, sockopt::Ipv6RecvHopLimit, &true)?;
     }
-    set_int(socket, libc::SOL_IP, libc::IP_RECVTTL, 1)
+    set(socket, sockopt::Ipv4RecvTtl, &true)
 }
 
 /// Sends with this time to live or hop limit (`IP_TTL`, `IPV6_UNICAST_HOPS`).
@@ -53,9 +77,8 @@ pub fn set_receive_ttl(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
 ///
 /// Those of `setsockopt(2)`: 0 is not allowed.
 pub fn set_ttl(socket: BorrowedFd<'_>, v6: bool, ttl: u8) -> io::Result<()> {
-    let (level, name) =
-        if v6 { (libc::SOL_IPV6, libc::IPV6_UNICAST_HOPS) } else { (libc::SOL_IP, libc::IP_TTL) };
-    set_int(socket, level, name, libc::c_int::from(ttl))
+    let ttl = libc::c_int::from(ttl);
+    if v6 { set(socket, sockopt::Ipv6Ttl, &ttl) } else { set(socket, sockopt::Ipv4Ttl, &ttl) }
 }
 
 /// Asks for the local address that datagrams were sent to (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
@@ -65,10 +88,10 @@ pub fn set_ttl(socket: BorrowedFd<'_>, v6: bool, ttl: u8) -> io::Result<()> {
 /// Those of `setsockopt(2)`.
 pub fn set_receive_local_address(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     if v6 {
-        set_int(socket, libc::SOL_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+        set(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
     }
     // Of a broadcast only this one tells the address to answer from.
-    set_int(socket, libc::SOL_IP, libc::IP_PKTINFO, 1)
+    set(socket, sockopt::Ipv4PacketInfo, &true)
 }
 
 /// Asks to be told, with each datagram, how many the kernel has dropped before (`SO_RXQ_OVFL`).
@@ -77,15 +100,15 @@ pub fn set_receive_local_address(socket: BorrowedFd<'_>, v6: bool) -> io::Result
 ///
 /// Those of `setsockopt(2)`.
 pub fn set_receive_drops(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set_int(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)
+    set(socket, sockopt::RxqOvfl, &1)
 }
 
 /// Asks no longer for timestamps, which whoever has opened the socket may have wanted: nobody here
 /// reads them.
 pub fn clear_timestamps(socket: BorrowedFd<'_>) {
-    for name in [libc::SO_TIMESTAMP, libc::SO_TIMESTAMPNS, libc::SO_TIMESTAMPING] {
-        let _ = set_int(socket, libc::SOL_SOCKET, name, 0);
-    }
+    let _ = set(socket, sockopt::ReceiveTimestamp, &false);
+    let _ = set(socket, sockopt::ReceiveTimestampns, &false);
+    let _ = set(socket, sockopt::Timestamping, &TimestampingFlag::empty());
 }
 
 /// Asks to be told of all that ICMP says of what the socket has sent, not only of what ends a
@@ -96,9 +119,11 @@ pub fn clear_timestamps(socket: BorrowedFd<'_>) {
 ///
 /// Those of `setsockopt(2)`.
 pub fn set_receive_errors(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
-    let (level, name) =
-        if v6 { (libc::SOL_IPV6, libc::IPV6_RECVERR) } else { (libc::SOL_IP, libc::IP_RECVERR) };
-    set_int(socket, level, name, 1)
+    if v6 {
+        set(socket, sockopt::Ipv6RecvErr, &true)
+    } else {
+        set(socket, sockopt::Ipv4RecvErr, &true)
+    }
 }
 
 /// Sets the receive buffer past `net.core.rmem_max` where the process may (`SO_RCVBUFFORCE`).
@@ -107,7 +132,7 @@ pub fn set_receive_errors(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
 ///
 /// Those of `setsockopt(2)`: `EPERM` without `CAP_NET_ADMIN`.
 pub fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
-    set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, saturating_int(bytes))
+    set(socket, sockopt::RcvBufForce, &bytes.min(MAX_BUFFER))
 }
 
 /// Sets the send buffer past `net.core.wmem_max` where the process may (`SO_SNDBUFFORCE`).
@@ -116,7 +141,7 @@ pub fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<
 ///
 /// Those of `setsockopt(2)`: `EPERM` without `CAP_NET_ADMIN`.
 pub fn force_send_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
-    set_int(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, saturating_int(bytes))
+    set(socket, sockopt::SndBufForce, &bytes.min(MAX_BUFFER))
 }
 
 /// The number that tells a socket apart from all others since the start of the machine
@@ -126,19 +151,7 @@ pub fn force_send_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()>
 ///
 /// Those of `getsockopt(2)`: not a socket.
 pub fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut cookie = 0_u64;
-    let mut len = size_of_val(&cookie) as libc::socklen_t;
-    // SAFETY: the number is writable for the length that is given, and so is the length.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut len,
-        )
-    };
-    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+    SockRef::from(&socket).cookie()
 }
 
 /// How many datagrams the kernel has dropped since the receive buffer was full (`SO_MEMINFO`,
@@ -149,7 +162,7 @@ pub fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
 /// Those of `getsockopt(2)`; kernels before 4.12 do not know it.
 pub fn receive_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
     const DROPS: usize = 8;
-    Ok(memory_figures(socket)?[DROPS])
+    Ok(getsockopt(&socket, MemInfo)?[DROPS])
 }
 
 /// How many datagrams or bursts wait to be received at most: as many as the memory that they take
@@ -162,7 +175,7 @@ pub fn most_queued(socket: BorrowedFd<'_>) -> io::Result<u32> {
     const RECEIVE_BYTES: usize = 0;
     /// Less than the kernel's bookkeeping for a datagram takes by itself.
     const SMALLEST: u32 = 512;
-    Ok(memory_figures(socket)?[RECEIVE_BYTES].div_ceil(SMALLEST))
+    Ok(getsockopt(&socket, MemInfo)?[RECEIVE_BYTES].div_ceil(SMALLEST))
 }
 
 /// Whether more than half of a socket's receive buffer is full.
@@ -173,25 +186,8 @@ pub fn most_queued(socket: BorrowedFd<'_>) -> io::Result<u32> {
 pub fn is_half_full(socket: BorrowedFd<'_>) -> io::Result<bool> {
     const RECEIVE_BYTES: usize = 0;
     const RECEIVE_BUFFER: usize = 1;
-    let figures = memory_figures(socket)?;
+    let figures = getsockopt(&socket, MemInfo)?;
     Ok(figures[RECEIVE_BYTES] > figures[RECEIVE_BUFFER] / 2)
-}
-
-/// The figures of `SO_MEMINFO`, by their places in `linux/sock_diag.h`.
-fn memory_figures(socket: BorrowedFd<'_>) -> io::Result<[u32; 9]> {
-    let mut figures = [0_u32; 9];
-    let mut len = size_of_val(&figures) as libc::socklen_t;
-    // SAFETY: the figures are writable for the length that is given, and so is the length.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MEMINFO,
-            figures.as_mut_ptr().cast(),
-            &raw mut len,
-        )
-    };
-    if result == 0 { Ok(figures) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Lets the socket have an address that is not this host's (`IP_TRANSPARENT`, `IPV6_TRANSPARENT`).
@@ -200,11 +196,8 @@ fn memory_figures(socket: BorrowedFd<'_>) -> io::Result<[u32; 9]> {
 ///
 /// Those of `setsockopt(2)`: `EPERM` without `CAP_NET_ADMIN`.
 pub fn set_transparent(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
-    if v6 {
-        set_int(socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, 1)
-    } else {
-        set_int(socket, libc::SOL_IP, libc::IP_TRANSPARENT, 1)
-    }
+    let socket = SockRef::from(&socket);
+    if v6 { socket.set_ip_transparent_v6(true) } else { socket.set_ip_transparent_v4(true) }
 }
 
 /// Is of IPv6 only, or of IPv4 too (`IPV6_V6ONLY`).
@@ -213,7 +206,7 @@ pub fn set_transparent(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
 ///
 /// Those of `setsockopt(2)`.
 pub fn set_only_v6(socket: BorrowedFd<'_>, only: bool) -> io::Result<()> {
-    set_int(socket, libc::SOL_IPV6, libc::IPV6_V6ONLY, only.into())
+    SockRef::from(&socket).set_only_v6(only)
 }
 
 /// Shares the address with other sockets of this user (`SO_REUSEPORT`).
@@ -222,7 +215,7 @@ pub fn set_only_v6(socket: BorrowedFd<'_>, only: bool) -> io::Result<()> {
 ///
 /// Those of `setsockopt(2)`.
 pub fn set_reuse_port(socket: BorrowedFd<'_>, share: bool) -> io::Result<()> {
-    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, share.into())
+    SockRef::from(&socket).set_reuse_port(share)
 }
 
 /// Lets other sockets that are so bound have the address too (`SO_REUSEADDR`).
@@ -231,7 +224,7 @@ pub fn set_reuse_port(socket: BorrowedFd<'_>, share: bool) -> io::Result<()> {
 ///
 /// Those of `setsockopt(2)`.
 pub fn set_reuse_address(socket: BorrowedFd<'_>, share: bool) -> io::Result<()> {
-    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, share.into())
+    SockRef::from(&socket).set_reuse_address(share)
 }
 
 /// Makes a socket that is not bound yet the first of a group of its own (`SO_REUSEPORT`), whether
@@ -246,20 +239,8 @@ pub fn found_group(socket: BorrowedFd<'_>) -> io::Result<()> {
     let mut choose_the_first =
         [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
     let program = libc::sock_fprog { len: 1, filter: choose_the_first.as_mut_ptr() };
-    // SAFETY: the program is readable for the length that is given, and so is its instruction.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const program).cast(),
-            size_of_val(&program) as libc::socklen_t,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_REUSEPORT_BPF, 0)
+    set(socket, sockopt::AttachReusePortCbpf, &program)?;
+    set(socket, DetachReusePortBpf, &0)
 }
 
 /// Whether a socket that is bound is in a group (`SO_REUSEPORT`), if only by itself.
@@ -268,25 +249,14 @@ pub fn found_group(socket: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// Those of `getsockopt(2)`.
 pub fn is_in_group(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    socket2::SockRef::from(&socket).reuse_port()
+    SockRef::from(&socket).reuse_port()
 }
 
-fn saturating_int(bytes: usize) -> libc::c_int {
-    libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX)
-}
+/// The largest size of a buffer that the kernel can be asked for.
+const MAX_BUFFER: usize = libc::c_int::MAX as usize;
 
-fn set_int(socket: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the value is readable for the length that is given.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+fn set<O: SetSockOpt>(socket: BorrowedFd<'_>, option: O, value: &O::Val) -> io::Result<()> {
+    Ok(setsockopt(&socket, option, value)?)
 }
 
 /// The supplementary groups of the process at the other end of a unix socket, as of when it

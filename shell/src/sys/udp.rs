@@ -2,12 +2,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use flowgate_core::LocalSource;
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::ports::{self, PortLease};
-use super::sockaddr::RawAddr;
 use super::sockopt;
 
 /// How many ports of a range are tried for one socket. A range that is all taken costs no more than
@@ -51,7 +51,7 @@ pub fn leased(peer: SocketAddr, source: LocalSource) -> io::Result<(OwnedFd, Opt
 /// Notes the port of a socket that another process has opened as [`leased`] does.
 pub fn adopt(socket: BorrowedFd<'_>, peer: SocketAddr, source: LocalSource) -> Option<PortLease> {
     let LocalSource::Local { ip, ports: Some(_), .. } = source else { return None };
-    let port = socket2::SockRef::from(&socket).local_addr().ok()?.as_socket()?.port();
+    let port = SockRef::from(&socket).local_addr().ok()?.as_socket()?.port();
     let local = SocketAddr::new(ip.unwrap_or(unspecified(peer.is_ipv6())), port);
     ports::adopt(socket, local, peer).ok()
 }
@@ -143,15 +143,7 @@ pub fn reconnect(socket: BorrowedFd<'_>, peer: SocketAddr) -> io::Result<()> {
 ///
 /// Those of `connect(2)`.
 pub fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: all zeroes are an address.
-    let mut nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
-    nobody.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
-    let len = size_of_val(&nobody) as libc::socklen_t;
-    // SAFETY: the address is readable for its length.
-    match unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, len) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    Ok(rustix::net::connect_unspec(socket)?)
 }
 
 /// Whether no host has this address. Whom a PROXY header names may be anybody.
@@ -196,31 +188,22 @@ fn bind_source(socket: BorrowedFd<'_>, address: SocketAddr, v6: bool) -> io::Res
 }
 
 fn open(v6: bool) -> io::Result<OwnedFd> {
-    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
-    let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: no pointers.
-    let fd = unsafe { libc::socket(family, kind, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is open, and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+    Socket::new(domain, Type::DGRAM.nonblocking(), None).map(OwnedFd::from)
 }
 
 fn bind(socket: BorrowedFd<'_>, address: SocketAddr, v6: bool) -> io::Result<()> {
-    let address = RawAddr::new(address, v6);
-    // SAFETY: the address is readable for its length.
-    match unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr(), address.len()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    SockRef::from(&socket).bind(&to_kernel(address, v6))
 }
 
 fn connect(socket: BorrowedFd<'_>, peer: SocketAddr, v6: bool) -> io::Result<()> {
-    let peer = RawAddr::new(peer, v6);
-    // SAFETY: the address is readable for its length.
-    match unsafe { libc::connect(socket.as_raw_fd(), peer.as_ptr(), peer.len()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+    SockRef::from(&socket).connect(&to_kernel(peer, v6))
+}
+
+/// An address as a socket of a family takes it: an IPv4 one mapped where that is IPv6.
+fn to_kernel(address: SocketAddr, v6: bool) -> SockAddr {
+    match address {
+        SocketAddr::V4(v4) if v6 => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())).into(),
+        address => address.into(),
     }
 }

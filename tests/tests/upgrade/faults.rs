@@ -97,7 +97,7 @@ fn a_new_process_that_ends_at_any_step_changes_nothing() {
 #[test]
 fn a_new_process_that_hangs_while_nobody_serves_changes_nothing() {
     for word in ["read", "holding", "serving"] {
-        the_old_one_goes_on(&format!("hang@{word}"), "it says nothing");
+        the_old_one_goes_on(&format!("hang@{word}"), "it did not answer in time");
     }
 }
 

@@ -127,7 +127,7 @@ function show() {
   const color = (reason) => isPlain(reason) ? MOST_REASONS : reasons.indexOf(reason) + 1;
   drops.show(
     [...shown, ...others].map((key) => ({
-      key, label: DELIBERATE.has(key) ? `${key} (on purpose)` : key, color: `--c${color(key)}`, title: REASONS[key],
+      key, label: DELIBERATE.has(key) ? `${key} (by configuration)` : key, color: `--c${color(key)}`, title: REASONS[key],
     })), dropHistory, at);
   showListeners(status.listeners, rates);
   showClusters(status.clusters, rates);
@@ -159,11 +159,11 @@ function showTiles(status) {
   const trouble = [...rates.listeners.values()].reduce((total, of) => total + of.trouble, 0);
   byId('now-dropped').classList.toggle('bad', trouble > 0);
   const soFar = [...dropsByReason(status).values()].reduce((a, b) => a + b, 0);
-  const onPurpose = dropped > trouble ? `${rate(dropped - trouble)}/s on purpose, ` : '';
-  write(byId('sub-dropped'), `${onPurpose}${count(soFar)} so far`);
+  const onPurpose = dropped > trouble ? `${rate(dropped - trouble)}/s by configuration, ` : '';
+  write(byId('sub-dropped'), `${onPurpose}${count(soFar)} in total`);
   const sum = (read) => status.listeners.reduce((total, listener) => total + read(listener), 0);
   write(byId('now-flows'), count(sum((listener) => listener.flows_active)));
-  write(byId('sub-flows'), `of ${count(sum((listener) => listener.flows_max))} at most`);
+  write(byId('sub-flows'), `limit ${count(sum((listener) => listener.flows_max))}`);
   const backends = status.clusters.flatMap((cluster) => cluster.backends);
   const inState = (state) => backends.filter((backend) => backend.state === state).length;
   write(byId('now-backends'), count(backends.filter(serves).length));

@@ -92,8 +92,8 @@ function showListeners(listeners, rates) {
     key: (listener) => listener.name,
     make: () => {
       const row = tableRow([
-        ['Listener'], ['Cluster', 'text'], ['Flows', 'wide'], ['To backends/s', 'number'],
-        ['To clients/s', 'number'], ['Dropped/s', 'number'], ['All dropped', 'number'],
+        ['Listener'], ['Cluster', 'text'], ['Flows', 'wide'], ['Sent/s', 'number'],
+        ['Replies/s', 'number'], ['Dropped/s', 'number'], ['Dropped (total)', 'number'],
       ]);
       row.head = head(row.cells[0]);
       row.meter = meter(row.cells[2]);
@@ -197,8 +197,8 @@ function showBackends(table, cluster, backends, most, rates) {
     key: (backend) => backend.address,
     make: () => {
       const row = tableRow([
-        ['Backend'], ['State', 'state-cell'], ['Share', 'wide'], ['Flows', 'number'], ['To it/s', 'number'],
-        ['From it/s', 'number'], ['Weight', 'number'],
+        ['Backend'], ['State', 'state-cell'], ['Share', 'wide'], ['Flows', 'number'], ['Sent/s', 'number'],
+        ['Replies/s', 'number'], ['Weight', 'number'],
       ]);
       row.head = head(row.cells[0]);
       row.state = element('span', 'state');
@@ -212,7 +212,7 @@ function showBackends(table, cluster, backends, most, rates) {
       const missed = backend.datagrams_dropped ?? 0;
       const notes = [
         backend.name ? visible(backend.name) : '', backend.backup ? 'backup' : '',
-        missed > 0 ? `missed ${count(missed)}` : '', serves(backend) ? '' : why(backend),
+        missed > 0 ? `not sent ${count(missed)}` : '', serves(backend) ? '' : why(backend),
       ];
       write(row.head.note, notes.filter(Boolean).join(' · '));
       write(row.state, visible(backend.state));

@@ -154,9 +154,10 @@ fn bind(path: &Path, address: &SockAddr) -> io::Result<Socket> {
     socket.set_permissions(Permissions::from_mode(0o600))?;
     let socket = Socket::from(OwnedFd::from(socket));
     socket.bind(address).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            io::Error::other(format!("{} was made at this moment by somebody else", shown(path)))
-        }
+        io::ErrorKind::AddrInUse => io::Error::other(format!(
+            "{} was created by another process at the same moment",
+            shown(path)
+        )),
         _ => error,
     })?;
     Ok(socket)

@@ -67,7 +67,7 @@ fn line(explanation: &Explanation<'_>) -> String {
             "belongs to a connection, and has no id: the client decides".to_owned()
         }
         (_, Found::Underway { id, .. }) => format!(
-            "id {} names no backend by itself; a running instance may have learned whose it is",
+            "id {} names no backend by itself; a running instance may have learned its backend",
             hex(id)
         ),
     }

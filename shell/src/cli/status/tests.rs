@@ -116,9 +116,9 @@ fn the_document_is_shown_in_columns_with_escaped_names() {
     let expected = r"
 Flowgate 0.1.0, up 3d 3h; reloads: 2, refused: 1
 
-LISTENER        ADDRESS     CLUSTER              FLOWS  AT MOST  OPENED
-dns             0.0.0.0:53  resolvers            1,234   65,536  40,000
-o\u{1b}[2Jd\nd  [::]:5060   e\u{1b}]0;mpty\u{7}      0   65,536       0
+LISTENER        ADDRESS     CLUSTER              FLOWS   LIMIT  OPENED
+dns             0.0.0.0:53  resolvers            1,234  65,536  40,000
+o\u{1b}[2Jd\nd  [::]:5060   e\u{1b}]0;mpty\u{7}      0  65,536       0
 
 DATAGRAMS       DIRECTION            RECEIVED  FORWARDED  DROPPED    BYTES
 dns             clients → backends  1,000,000    999,990       10   100 MB
@@ -126,10 +126,10 @@ dns             backends → clients    999,000    999,000        0  99.9 MB
 o\u{1b}[2Jd\nd  clients → backends          0          0        0      0 B
 o\u{1b}[2Jd\nd  backends → clients          0          0        0      0 B
 
-BACKEND                                          BALANCE     STATE          WEIGHT   SHARE  FLOWS     SENT    BYTES  RECEIVED    BYTES
-resolvers/10.0.0.1:53                            rendezvous  up                  1  60.1 %  1,200  600,000  60.0 MB   599,400  59.9 MB
-resolvers/10.0.0.2:53 (re\u{1b}solver.internal)  rendezvous  draining            1  30.0 %    600  300,000  30.0 MB   299,700  30.0 MB
-resolvers/[2001:db8::3]:53                       rendezvous  down (backup)       1   9.9 %    198   99,000   9.9 MB    98,901   9.9 MB
+BACKEND                                          BALANCE     STATE          WEIGHT   SHARE  FLOWS     SENT    BYTES  REPLIES    BYTES
+resolvers/10.0.0.1:53                            rendezvous  up                  1  60.1 %  1,200  600,000  60.0 MB  599,400  59.9 MB
+resolvers/10.0.0.2:53 (re\u{1b}solver.internal)  rendezvous  draining            1  30.0 %    600  300,000  30.0 MB  299,700  30.0 MB
+resolvers/[2001:db8::3]:53                       rendezvous  down (backup)       1   9.9 %    198   99,000   9.9 MB   98,901   9.9 MB
 e\u{1b}]0;mpty\u{7}/                             maglev      no backends
 
 DROPPED BY      DIRECTION           REASON                                         DATAGRAMS   BYTES
@@ -158,7 +158,7 @@ fn what_backends_missed_and_where_copies_went_is_shown() {
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(text.lines().any(|line| words(line).contains(expected)), "{expected}\n{text}");
     };
-    has("[2001:db8::3]:53 rendezvous down (backup), missed 1,234 1 ");
+    has("[2001:db8::3]:53 rendezvous down (backup), 1,234 not sent 1 ");
     has("dns copies → sha\\u{1b}dow 500 497 3 ");
     has("dns copies → sha\\u{1b}dow no_backend 3 300 B");
 }

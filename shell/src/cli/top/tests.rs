@@ -82,13 +82,13 @@ datagrams both ways, last 80 s, peak 93.3 k/s
 █████████████▇▇▆▆▅▄▄▃▃▂▁▁               █████████████▇▇▆▆▅▄▄▃▃▂▁▁
 ██████████████████████████▇▇▆▆▅▄▄▃▃▂▁▁  ██████████████████████████▇▇▆▆▅▄▄▃▃▂▁▁
 
-LISTENER                     TO BACKENDS TO CLIENTS  DROPPED     FLOWS   AT MOST
+LISTENER                          SENT/S  REPLIES/S  DROPS/S    ACTIVE     LIMIT
 dns 0.0.0.0:53                  48.2 k/s   47.5 k/s    20 /s     1,234    65,536
   dropped: max_flows 15 /s, no_backend 5 /s
 o\u{1b}[2Jd\nd [::]:5060            0 /s       0 /s     2 /s         0    65,536
   dropped: by the kernel 2 /s
 
-BACKEND                  STATE                SHARE    FLOWS      SENT  RECEIVED
+BACKEND                  STATE                SHARE    FLOWS    SENT/S REPLIES/S
 resolvers  rendezvous, 1 of 3 up
   10.0.0.1:53            up        ████████  75.0 %    1,200  36.1 k/s  35.5 k/s
   10.0.0.2:53            draining  ██▋       25.0 %      600  12.1 k/s  12.0 k/s
@@ -119,7 +119,7 @@ fn a_backend_that_misses_what_it_was_to_get_is_shown() {
         page: 1,
     };
     let text = drawn(80, 30, &top.view());
-    assert!(text.contains("\n    missed: 12 /s"), "{text}");
+    assert!(text.contains("\n    not sent: 12 /s"), "{text}");
 }
 
 #[test]
@@ -135,13 +135,13 @@ datagrams both ways, last 110 s, peak 93.3 k/s
 ███▇▇▆▆▅▄▄▃▃▂▁▁               █████████████▇▇▆▆▅▄▄▃▃▂▁▁               █████████████▇▇▆▆▅▄▄▃▃▂▁▁
 ████████████████▇▇▆▆▅▄▄▃▃▂▁▁  ██████████████████████████▇▇▆▆▅▄▄▃▃▂▁▁  ██████████████████████████▇▇▆▆▅▄▄▃▃▂▁▁
 
-LISTENER                                                   TO BACKENDS TO CLIENTS  DROPPED     FLOWS   AT MOST
+LISTENER                                                        SENT/S  REPLIES/S  DROPS/S    ACTIVE     LIMIT
 dns 0.0.0.0:53                                                48.2 k/s   47.5 k/s    20 /s     1,234    65,536
   dropped: max_flows 15 /s, no_backend 5 /s
 o\u{1b}[2Jd\nd [::]:5060                                          0 /s       0 /s     2 /s         0    65,536
   dropped: by the kernel 2 /s
 
-BACKEND                                    STATE                            SHARE    FLOWS      SENT  RECEIVED
+BACKEND                                    STATE                            SHARE    FLOWS    SENT/S REPLIES/S
 resolvers  rendezvous, 1 of 3 up
   10.0.0.1:53                              up        ████████████████████  75.0 %    1,200  36.1 k/s  35.5 k/s
   10.0.0.2:53 (re\u{1b}solver.internal)    draining  ██████▋               25.0 %      600  12.1 k/s  12.0 k/s
@@ -171,7 +171,7 @@ fn a_narrow_and_low_terminal_shows_what_matters_most() {
 Flowgate 0.1.0   up 3d 3h   1,234 flows
 → 48.2 k/s   ← 47.5 k/s   dropped 22 /s
 
-LISTENER    TO BACKENDS TO CLIENTS     FLOWS
+LISTENER         SENT/S  REPLIES/S    ACTIVE
 dns            48.2 k/s   47.5 k/s     1,234
   dropped: max_flows 15 /s, no_backend 5 /s
 o\u{1…Jd\nd        0 /s       0 /s         0
@@ -295,7 +295,7 @@ fn events_and_help_are_shown_and_left_again() {
     let line = r"7s          ejected    resolvers/10.0.0.1:53: no \u{1b}answer; for 15s";
     assert!(text.contains(line), "{text}");
     let text = after(&[KeyCode::Char('e')], |_| ());
-    assert!(text.contains("Nothing has happened yet."), "{text}");
+    assert!(text.contains("No events yet."), "{text}");
     let text = after(&[KeyCode::Char('?')], |_| ());
     assert!(text.contains("q           quits"), "{text}");
     let text = after(&[KeyCode::Char('?'), KeyCode::Esc], |_| ());

@@ -86,14 +86,14 @@ pub(super) fn render(frame: &mut Frame<'_>, view: &View<'_>) -> Drawn {
 
 /// What the keys do.
 const HELP: &[&str] = &[
-    "KEY         DOES",
-    "q           quits, as ^C does",
-    "s           sorts backends by configuration, trouble, what they are sent, flows",
-    "/           shows only backends with what is typed in their address, name, cluster",
-    "            or state; Enter keeps it, Esc ends it",
-    "e           shows what happened last to backends and to the configuration",
+    "KEY         ACTION",
+    "q           quits, as Ctrl-C does",
+    "s           sorts backends: as configured, trouble first, by rate, by flows",
+    "/           filters backends by address, name, cluster",
+    "            or state; Enter keeps the filter, Esc clears it",
+    "e           shows recent events: changes of backends, reloads",
     "? h         shows this",
-    "Esc         goes back; with nothing to go back from, quits",
+    "Esc         goes back, or quits",
     "↑ ↓ k j     scroll by a line, Space and Page ↑ ↓ by a page, g and G to the ends",
 ];
 
@@ -122,7 +122,7 @@ fn event_lines(stretch: &Stretch<'_>, width: usize) -> Vec<Line<'static>> {
         lines.push(Line::raw(fit(&line, width, Align::Left).trim_end().to_owned()));
     }
     if lines.len() == 1 {
-        lines.push(Line::raw("Nothing has happened yet."));
+        lines.push(Line::raw("No events yet."));
     }
     lines
 }
@@ -164,7 +164,7 @@ fn render_graph(frame: &mut Frame<'_>, history: &VecDeque<u64>, area: Rect) {
 }
 
 fn listener_lines(stretch: &Stretch<'_>, width: usize) -> Vec<Line<'static>> {
-    let heads = ["TO BACKENDS", "TO CLIENTS", "DROPPED", "FLOWS", "AT MOST"];
+    let heads = ["SENT/S", "REPLIES/S", "DROPS/S", "ACTIVE", "LIMIT"];
     let mut lines = vec![row(width, (&["LISTENER"], HEAD), listener_cells(heads.map(plain), HEAD))];
     for listener in &stretch.now.listeners {
         let drops = stretch.drops_of(listener);
@@ -199,7 +199,7 @@ fn listener_cells(texts: [(String, Style); 5], otherwise: Style) -> impl Iterato
 }
 
 fn backend_heads(width: usize) -> Line<'static> {
-    let heads = ["STATE", "", "SHARE", "FLOWS", "SENT", "RECEIVED"].map(plain);
+    let heads = ["STATE", "", "SHARE", "FLOWS", "SENT/S", "REPLIES/S"].map(plain);
     row(width, (&["BACKEND"], HEAD), backend_cells(width, heads, HEAD))
 }
 
@@ -248,7 +248,7 @@ fn cluster_lines(
         }
         let missed = stretch.of_backend(cluster, backend, |backend| backend.datagrams_dropped);
         if missed > 0 {
-            let text = format!("    missed: {}", stretch.rate(missed));
+            let text = format!("    not sent: {}", stretch.rate(missed));
             lines.push(row(width, (&[&text], ALARM), []));
         }
     }

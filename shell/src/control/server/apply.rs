@@ -76,7 +76,7 @@ impl Server {
         }
         former.into_iter().for_each(|listener| self.remove(&listener));
         for (address, _) in &self.inherited {
-            warn!(%address, "nobody reads a socket of the service manager: no listener has its address");
+            warn!(%address, "a socket from the service manager is not used: no listener has its address");
         }
         self.number_the_new();
         self.clusters.clone_from(&config.clusters);
@@ -213,7 +213,7 @@ impl Server {
                 warn!(
                     listener = ?listener.settings.name,
                     backend = %backend.address,
-                    "left out: a backend's name stands for the listener itself"
+                    "left out: a backend's name resolves to the listener itself"
                 );
             }
             !is_itself

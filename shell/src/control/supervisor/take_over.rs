@@ -119,7 +119,7 @@ impl Stage {
                 match candidate.stage(descriptors.into_iter().map(Some)) {
                     Ok(staged) => Some(staged.serve(says_so)),
                     Err(reason) => {
-                        error!("cannot go on with that: {reason}; starting anew");
+                        error!("cannot use the kept state: {reason}; starting without it");
                         None
                     }
                 }
