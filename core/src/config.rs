@@ -235,6 +235,11 @@ pub struct Limits {
     pub flows_per_subnet: u32,
     /// How many flows one such client may open in a second.
     pub new_flows_per_second_per_source: u32,
+    /// How many datagrams one such client may send in a second, on whatever flows it has.
+    pub datagrams_per_second_per_source: u32,
+    /// How many bytes they may have. A datagram of more than a second's worth passes once there has
+    /// been none for long enough, and then there is none for as long as it is worth.
+    pub bytes_per_second_per_source: u64,
     /// How many bytes go to a client for each byte that came from it, for the whole life of a flow: nothing
     /// that a client sends shows that it hears what it is sent.
     pub amplification: u32,

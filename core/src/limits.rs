@@ -2,18 +2,17 @@
 
 pub(crate) mod answered;
 pub(crate) mod overload;
+mod rate;
 mod snapshot;
 
 use core::hash::Hasher;
-use core::time::Duration;
-
-use alloc::vec;
-use alloc::vec::Vec;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use siphasher::sip::SipHasher13;
 
+use self::rate::{Level, Rate};
+use crate::burst::Burst;
 use crate::config::Limits;
 use crate::random::Random;
 use crate::reason::DropReason;
@@ -27,7 +26,9 @@ use crate::time::Instant;
 pub(crate) struct SourceLimits {
     sources: Option<FlowCounts>,
     subnets: Option<FlowCounts>,
-    rate: Option<NewFlowRate>,
+    new_flows: Option<Rate>,
+    datagrams: Option<Rate>,
+    bytes: Option<Rate>,
 }
 
 impl SourceLimits {
@@ -36,22 +37,62 @@ impl SourceLimits {
         let counts = |limit, network, keys| {
             (limit > 0).then(|| FlowCounts::new(limit, network, max_flows, keys))
         };
+        let sources = counts(limits.flows_per_source, Network::Address, keys());
+        let subnets = counts(limits.flows_per_subnet, Network::Subnet, keys());
+        let mut rate = |limit| (limit > 0).then(|| Rate::new(limit, max_flows, keys()));
         Self {
-            sources: counts(limits.flows_per_source, Network::Address, keys()),
-            subnets: counts(limits.flows_per_subnet, Network::Subnet, keys()),
-            rate: (limits.new_flows_per_second_per_source > 0).then(|| {
-                NewFlowRate::new(limits.new_flows_per_second_per_source, max_flows, keys())
-            }),
+            sources,
+            subnets,
+            new_flows: rate(limits.new_flows_per_second_per_source.into()),
+            datagrams: rate(limits.datagrams_per_second_per_source.into()),
+            bytes: rate(limits.bytes_per_second_per_source),
         }
     }
 
     /// Whether `client` may have one more flow, and if so counts the attempt against its rate.
     pub(crate) fn admit(&mut self, client: u128, now: Instant) -> Result<(), DropReason> {
         self.admit_another(client)?;
-        if self.rate.as_mut().is_some_and(|rate| !rate.admit(client, now)) {
+        if self.new_flows.as_mut().is_some_and(|rate| !rate.admit(client, 1, now)) {
             return Err(DropReason::SourceRate);
         }
         Ok(())
+    }
+
+    /// Whether what sources send is measured at all.
+    #[inline]
+    pub(crate) const fn measure_datagrams(&self) -> bool {
+        self.datagrams.is_some() || self.bytes.is_some()
+    }
+
+    /// How many datagrams of a burst `client` may send, and why no more. They are counted against
+    /// its rates; what is beyond them is not, so that a source that is too fast still gets its rate.
+    /// Once one is too many, none behind it overtakes it.
+    pub(crate) fn admit_datagrams(
+        &mut self,
+        client: u128,
+        burst: &Burst<'_>,
+        now: Instant,
+    ) -> (u16, DropReason) {
+        let level = |rate: &Option<Rate>| rate.as_ref().map(|rate| rate.level(client, now));
+        let (datagrams, bytes) = (level(&self.datagrams), level(&self.bytes));
+        let most = |rate: &Option<Rate>, level: &Option<Level>, sizes: Sizes| match (rate, level) {
+            (Some(rate), Some(level)) => rate.fits(level, sizes),
+            _ => burst.count(),
+        };
+        let by_count = most(&self.datagrams, &datagrams, Sizes::ones(burst.count()));
+        let by_bytes = most(&self.bytes, &bytes, Sizes::of(burst));
+        let (admitted, reason) = if by_count <= by_bytes {
+            (by_count, DropReason::SourceDatagrams)
+        } else {
+            (by_bytes, DropReason::SourceBytes)
+        };
+        if let (Some(rate), Some(level)) = (&mut self.datagrams, datagrams) {
+            rate.fill(level, Sizes::ones(burst.count()).first(admitted));
+        }
+        if let (Some(rate), Some(level)) = (&mut self.bytes, bytes) {
+            rate.fill(level, Sizes::of(burst).first(admitted));
+        }
+        (admitted, reason)
     }
 
     /// Whether `client` may have one more flow for the same datagram.
@@ -83,6 +124,31 @@ impl SourceLimits {
 
     fn counts(&mut self) -> impl Iterator<Item = &mut FlowCounts> {
         self.sources.iter_mut().chain(&mut self.subnets)
+    }
+}
+
+/// How much each of some things counts: all the same, but perhaps the last.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    count: u16,
+    each: u16,
+    last: u16,
+}
+
+impl Sizes {
+    const fn ones(count: u16) -> Self {
+        Self { count, each: 1, last: 1 }
+    }
+
+    fn of(burst: &Burst<'_>) -> Self {
+        // No longer than the others.
+        Self { count: burst.count(), each: burst.stride(), last: burst.last_len() as u16 }
+    }
+
+    /// The first of them.
+    const fn first(self, count: u16) -> Self {
+        let last = if count < self.count { self.each } else { self.last };
+        Self { count, last, ..self }
     }
 }
 
@@ -155,72 +221,6 @@ impl FlowCounts {
             |count| hash(count.network, keys),
         )
     }
-}
-
-/// How fast each source may open flows: a leaky bucket of one second's worth for each, by the
-/// generic cell rate algorithm (ITU-T I.371), which needs one word a bucket.
-///
-/// A source that has just lost its last flow must still be known, and forged sources come by the
-/// million, so a source that is new to its set of buckets takes the emptiest of them over. Whoever
-/// opens flows too fast keeps its own full, so that it stays known; and nobody is ever refused for
-/// what others do, however many there are.
-#[derive(Clone, Debug)]
-struct NewFlowRate {
-    /// Sets of [`BUCKETS_OF_SET`].
-    buckets: Vec<Bucket>,
-    interval: Duration,
-    keys: (u64, u64),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    /// Whose it is.
-    fingerprint: u32,
-    /// The time at which it will have run empty.
-    empty_at: Instant,
-}
-
-/// How much may come at once: one second's worth.
-const BUCKET: Duration = Duration::from_secs(1);
-
-/// How many sources of one hash are told apart.
-const BUCKETS_OF_SET: usize = 4;
-
-impl NewFlowRate {
-    fn new(per_second: u32, max_flows: usize, keys: (u64, u64)) -> Self {
-        Self {
-            buckets: vec![Bucket::EMPTY; Self::buckets_for(max_flows)],
-            interval: BUCKET / per_second,
-            keys,
-        }
-    }
-
-    fn buckets_for(max_flows: usize) -> usize {
-        max_flows.max(1_024).next_power_of_two() * 2
-    }
-
-    fn admit(&mut self, client: u128, now: Instant) -> bool {
-        let hash = hash(client, self.keys);
-        let (set, fingerprint) =
-            (hash as usize % (self.buckets.len() / BUCKETS_OF_SET), hash >> 32);
-        let fingerprint = fingerprint as u32;
-        let set = &mut self.buckets[set * BUCKETS_OF_SET..][..BUCKETS_OF_SET];
-        let own = set.iter().position(|bucket| bucket.fingerprint == fingerprint);
-        let filled_from = own.map_or(now, |own| set[own].empty_at.max(now));
-        let empty_at = filled_from + self.interval;
-        if empty_at.saturating_since(now) > BUCKET {
-            return false;
-        }
-        let emptiest = || (0..BUCKETS_OF_SET).min_by_key(|&at| set[at].empty_at);
-        if let Some(at) = own.or_else(emptiest) {
-            set[at] = Bucket { fingerprint, empty_at };
-        }
-        true
-    }
-}
-
-impl Bucket {
-    const EMPTY: Self = Self { fingerprint: 0, empty_at: Instant::ORIGIN };
 }
 
 fn hash(network: u128, keys: (u64, u64)) -> u64 {

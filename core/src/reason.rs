@@ -80,6 +80,10 @@ reasons! {
         Overload = "overload",
         /// The client opens flows faster than `new_flows_per_second_per_source`.
         SourceRate = "source_rate",
+        /// The client sends more datagrams than `datagrams_per_second_per_source`.
+        SourceDatagrams = "source_datagrams",
+        /// The client sends more bytes than `bytes_per_second_per_source`.
+        SourceBytes = "source_bytes",
         /// More bytes than `amplification` allows for what the client has sent.
         Amplification = "amplification",
         /// From a network of `accept_proxy_protocol`, with a PROXY header that is not valid.

@@ -53,7 +53,7 @@
 //! flows there are, but not how many each backend or source has. What is worked out cannot
 //! contradict what is told. What can is checked, and a snapshot that breaks an
 //! [invariant](UdpManager::assert_invariants) is refused. Instants are as the manager was told them:
-//! the clock must go on where it was. Buckets of the rate of new flows that have run empty since
+//! the clock must go on where it was. Buckets of rates that have run empty since
 //! are left out.
 //!
 //! It holds the secrets of the manager's hash tables, and the addresses of all its clients.

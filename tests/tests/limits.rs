@@ -113,6 +113,32 @@ fn a_source_opens_flows_no_faster_than_it_may_and_others_are_not_slowed() {
 }
 
 #[test]
+fn a_source_sends_no_faster_than_it_may_and_others_are_not_slowed() {
+    for (limit, reason) in [
+        ("datagrams_per_second_per_source = 5", DropReason::SourceDatagrams),
+        ("bytes_per_second_per_source = \"25\"", DropReason::SourceBytes),
+    ] {
+        let backend = Peer::v4();
+        let balancer = limited(&backend, limit);
+        let start = Instant::now();
+        let client = Peer::bind("127.0.3.1:0");
+        for _ in 0..50 {
+            client.send_to(b"hello", balancer.address());
+        }
+        let figures = balancer.eventually("all were received", |figures| {
+            figures.counters.to_backend.received.datagrams == 50
+        });
+        let forwarded = 50 - figures.counters.to_backend.dropped_total().datagrams;
+        // One second's worth at once, and what has accrued since.
+        let most = 5 + start.elapsed().mul_f64(5.0).as_secs() + 1;
+        assert!((5..=most).contains(&forwarded), "{forwarded} is not between 5 and {most}");
+        assert_eq!(balancer.dropped(Direction::ToBackend, reason), 50 - forwarded);
+        let _other = callers(&["127.0.3.2"; 5], &balancer);
+        arrivals(&backend, forwarded as usize + 5);
+    }
+}
+
+#[test]
 fn only_clients_that_are_allowed_and_not_denied_have_flows() {
     let backend = Peer::v4();
     let config = simple_config("127.0.0.1:0", &[&backend], "").replace(

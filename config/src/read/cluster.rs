@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use flowgate_core::config::{
     Affinity, Balance, ClusterConfig, HealthPolicy, Limits, OnBackendDown, SendProxyProtocol,
 };
@@ -23,7 +24,7 @@ use crate::error::Fault;
 use crate::keys::without_keys;
 use crate::nearest::nearest;
 use crate::reader::{Item, Table};
-use crate::value::{choice, count, duration, is_name, off_or, text};
+use crate::value::{choice, count, duration, is_name, off_or, size, text};
 use health::Health;
 use mode::Modes;
 use source::transparent;
@@ -214,6 +215,10 @@ fn limits(table: &Table<'_>, modes: &Modes<'_>) -> Option<Limits> {
         flows_per_source: limit("flows_per_source").or(0),
         flows_per_subnet: limit("flows_per_subnet").or(0),
         new_flows_per_second_per_source: limit("new_flows_per_second_per_source").or(0),
+        datagrams_per_second_per_source: table.get("datagrams_per_second_per_source", count).or(0),
+        bytes_per_second_per_source: table
+            .get("bytes_per_second_per_source", size(ByteSize::b(0)..=ByteSize::tib(1)))
+            .or(0) as u64,
         amplification: limit("amplification")
             .when(|n| !modes.is_race() || *n == 0, NOT_IN_A_RACE)
             .or(0),

@@ -64,6 +64,8 @@ passive = true
 flows_per_source = 0
 flows_per_subnet = 0
 new_flows_per_second_per_source = 0
+datagrams_per_second_per_source = 0
+bytes_per_second_per_source = "0"
 amplification = 0
 unanswered_flows = 0
 unanswered_timeout = "0s"
@@ -132,6 +134,8 @@ passive = true
 flows_per_source = 100
 flows_per_subnet = 1000
 new_flows_per_second_per_source = 50
+datagrams_per_second_per_source = 20_000
+bytes_per_second_per_source = "64KiB"
 amplification = 3
 unanswered_flows = 5000
 unanswered_timeout = "2s"
@@ -201,6 +205,8 @@ fn a_full_example_sets_every_supported_key() {
                 flows_per_source: 100,
                 flows_per_subnet: 1000,
                 new_flows_per_second_per_source: 50,
+                datagrams_per_second_per_source: 20_000,
+                bytes_per_second_per_source: 65_536,
                 amplification: 3,
                 unanswered_flows: 5000,
                 unanswered_timeout: Duration::from_secs(2),

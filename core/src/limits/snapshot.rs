@@ -1,9 +1,9 @@
 //! What is known of sources, as plain data.
 
 use alloc::vec;
-use core::time::Duration;
 
-use super::{BUCKET, Bucket, FlowCounts, Network, NewFlowRate, SourceLimits};
+use super::rate::{Bucket, Rate};
+use super::{FlowCounts, Network, SourceLimits};
 use crate::config::{Limits, MAX_FLOWS};
 use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
@@ -16,7 +16,8 @@ impl SourceLimits {
         SourcesSnapshot {
             source_keys: self.sources.as_ref().map(|counts| counts.keys),
             subnet_keys: self.subnets.as_ref().map(|counts| counts.keys),
-            rate: self.rate.as_ref().map(|rate| rate.snapshot(elapsed)),
+            rates: [&self.new_flows, &self.datagrams, &self.bytes]
+                .map(|rate| rate.as_ref().map(|rate| rate.snapshot(elapsed))),
         }
     }
 
@@ -31,24 +32,23 @@ impl SourceLimits {
             (1.., Some(keys)) => Ok(Some(FlowCounts::new(limit, network, capacity, keys))),
             _ => Err(RestoreError::Broken("sources are counted for no limit, or not for one")),
         };
-        let rate = match (limits.new_flows_per_second_per_source, &snapshot.rate) {
-            (0, None) => None,
-            (per_second @ 1.., Some(rate)) => Some(NewFlowRate::restored(rate, per_second)?),
-            _ => {
-                return Err(RestoreError::Broken(
-                    "a rate is measured for no limit, or not for one",
-                ));
-            }
+        let rate = |limit: u64, snapshot: &Option<RateSnapshot>| match (limit, snapshot) {
+            (0, None) => Ok(None),
+            (1.., Some(snapshot)) => Ok(Some(Rate::restored(snapshot, limit)?)),
+            _ => Err(RestoreError::Broken("a rate is measured for no limit, or not for one")),
         };
+        let [new_flows, datagrams, bytes] = &snapshot.rates;
         Ok(Self {
             sources: counts(limits.flows_per_source, Network::Address, snapshot.source_keys)?,
             subnets: counts(limits.flows_per_subnet, Network::Subnet, snapshot.subnet_keys)?,
-            rate,
+            new_flows: rate(limits.new_flows_per_second_per_source.into(), new_flows)?,
+            datagrams: rate(limits.datagrams_per_second_per_source.into(), datagrams)?,
+            bytes: rate(limits.bytes_per_second_per_source, bytes)?,
         })
     }
 }
 
-impl NewFlowRate {
+impl Rate {
     fn snapshot(&self, elapsed: Instant) -> RateSnapshot {
         let buckets = (0..).zip(&self.buckets);
         let filled = buckets.filter(|(_, bucket)| bucket.empty_at > elapsed);
@@ -59,7 +59,7 @@ impl NewFlowRate {
         }
     }
 
-    fn restored(snapshot: &RateSnapshot, per_second: u32) -> Result<Self, RestoreError> {
+    fn restored(snapshot: &RateSnapshot, per_second: u64) -> Result<Self, RestoreError> {
         let fewest = Self::buckets_for(0).trailing_zeros();
         let most = Self::buckets_for(MAX_FLOWS as usize).trailing_zeros();
         let is_possible = (fewest..=most).contains(&snapshot.buckets.into());
@@ -71,7 +71,6 @@ impl NewFlowRate {
             };
             *bucket = Bucket { fingerprint, empty_at };
         }
-        let interval: Duration = BUCKET / per_second;
-        Ok(Self { buckets, interval, keys: snapshot.keys })
+        Ok(Self::with_buckets(buckets, per_second, snapshot.keys))
     }
 }

@@ -1,5 +1,8 @@
 use super::*;
+use alloc::vec::Vec;
 use core::net::{Ipv4Addr, Ipv6Addr};
+use proptest::prelude::*;
+use std::vec;
 
 fn limits(change: impl FnOnce(&mut Limits)) -> SourceLimits {
     let mut limits = Limits::default();
@@ -115,4 +118,98 @@ fn sources_are_spread_over_the_tables() {
     let hashes: std::collections::BTreeSet<u64> =
         (0..100).flat_map(|n: u128| [hash(n, (1, 2)), hash(n << 64, (1, 2))]).collect();
     assert_eq!(hashes.len(), 199, "only 0 and 0 are the same");
+}
+
+/// How many of so many datagrams of so many bytes each are admitted, as one burst.
+fn send(limits: &mut SourceLimits, client: u128, count: usize, size: u16, now: Instant) -> u16 {
+    let bytes = vec![0; count * usize::from(size)];
+    let burst = Burst::segmented(&bytes, size).unwrap();
+    limits.admit_datagrams(client, &burst, now).0
+}
+
+#[test]
+fn a_source_sends_a_second_of_datagrams_at_once_and_then_its_pace() {
+    let mut limits = limits(|l| l.datagrams_per_second_per_source = 10);
+    let client = v4([192, 0, 2, 1]);
+    assert_eq!(send(&mut limits, client, 7, 100, Instant::ORIGIN), 7);
+    assert_eq!(send(&mut limits, client, 7, 100, Instant::ORIGIN), 3);
+    assert_eq!(send(&mut limits, client, 7, 100, Instant::from_millis(99)), 0);
+    assert_eq!(send(&mut limits, client, 7, 100, Instant::from_millis(600)), 6);
+    assert_eq!(send(&mut limits, v4([192, 0, 2, 2]), 20, 1, Instant::ORIGIN), 10);
+    assert_eq!(send(&mut limits, client, 40, 100, Instant::from_millis(60_000)), 10);
+}
+
+#[test]
+fn a_source_sends_a_second_of_bytes_at_once_and_then_its_pace() {
+    let mut limits = limits(|l| l.bytes_per_second_per_source = 1_000);
+    let client = v6("2001:db8::1");
+    assert_eq!(send(&mut limits, client, 3, 300, Instant::ORIGIN), 3);
+    assert_eq!(send(&mut limits, client, 1, 300, Instant::ORIGIN), 0, "100 bytes are left");
+    assert_eq!(send(&mut limits, client, 2, 100, Instant::ORIGIN), 1);
+    assert_eq!(send(&mut limits, client, 3, 100, Instant::from_millis(250)), 2);
+    assert_eq!(send(&mut limits, client, 1, 0, Instant::from_millis(250)), 1, "no bytes");
+}
+
+#[test]
+fn a_datagram_of_more_than_a_second_passes_alone_and_then_has_to_be_paid_for() {
+    let mut limits = limits(|l| l.bytes_per_second_per_source = 1_000);
+    let client = v4([192, 0, 2, 1]);
+    assert_eq!(send(&mut limits, client, 2, 3_000, Instant::ORIGIN), 1);
+    assert_eq!(send(&mut limits, client, 1, 1, Instant::from_millis(2_000)), 0);
+    assert_eq!(send(&mut limits, client, 1, 3_000, Instant::from_millis(2_999)), 0);
+    assert_eq!(send(&mut limits, client, 1, 3_000, Instant::from_millis(3_000)), 1);
+}
+
+#[test]
+fn what_one_rate_refuses_does_not_count_against_the_other() {
+    let mut limits = limits(|l| {
+        (l.datagrams_per_second_per_source, l.bytes_per_second_per_source) = (10, 100);
+    });
+    let client = v4([192, 0, 2, 1]);
+    let burst = Burst::segmented(&[0; 200], 50).unwrap();
+    let admitted = limits.admit_datagrams(client, &burst, Instant::ORIGIN);
+    assert_eq!(admitted, (2, DropReason::SourceBytes));
+    let empty = Burst::single(&[]).unwrap();
+    for _ in 0..8 {
+        assert_eq!(limits.admit_datagrams(client, &empty, Instant::ORIGIN).0, 1);
+    }
+    let refused = limits.admit_datagrams(client, &empty, Instant::ORIGIN);
+    assert_eq!(refused, (0, DropReason::SourceDatagrams));
+}
+
+proptest! {
+    /// A burst is worth as much as its datagrams one by one.
+    #[test]
+    fn bursts_are_as_good_as_their_datagrams(
+        datagrams in 0..60_u32,
+        bytes in 0..20_000_u64,
+        sent in proptest::collection::vec((0..3_000_usize, 1..1_500_u16, 0..400_u64), 1..40),
+    ) {
+        let mut limits = limits(|l| {
+            l.datagrams_per_second_per_source = datagrams;
+            l.bytes_per_second_per_source = bytes;
+        });
+        let mut twin = limits.clone();
+        let mut now = 0;
+        for (length, stride, wait) in sent {
+            now += wait;
+            let now = Instant::from_millis(now);
+            let payload = vec![0; length];
+            let burst = Burst::segmented(&payload, stride).unwrap();
+            let (admitted, reason) = limits.admit_datagrams(1, &burst, now);
+            let one_by_one: Vec<_> = burst
+                .datagrams()
+                .map(|datagram| {
+                    twin.admit_datagrams(1, &Burst::single(datagram).unwrap(), now)
+                })
+                .take_while(|&(admitted, _)| admitted > 0)
+                .collect();
+            prop_assert_eq!(usize::from(admitted), one_by_one.len());
+            if admitted < burst.count() {
+                let next = burst.datagrams().nth(admitted.into()).unwrap();
+                let next = twin.admit_datagrams(1, &Burst::single(next).unwrap(), now);
+                prop_assert_eq!(next, (0, reason));
+            }
+        }
+    }
 }

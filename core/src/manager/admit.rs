@@ -77,34 +77,56 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) {
         self.counters.to_backend.received.add(Traffic::of(&burst));
-        let mut rest = self.drop_too_large(Direction::ToBackend, burst, outputs);
+        let fitting = self.drop_too_large(Direction::ToBackend, burst, outputs);
+        let Some(burst) = fitting else { return };
         let Some(ttl) = onward_ttl(recv_meta.ttl) else {
-            if let Some(burst) = rest {
-                self.drop_burst(Direction::ToBackend, DropReason::TtlExpired, &burst, outputs);
-            }
+            self.drop_burst(Direction::ToBackend, DropReason::TtlExpired, &burst, outputs);
             return;
         };
         let recv_meta = RecvMeta { ttl, ..*recv_meta };
+        if !self.source_limits.measure_datagrams() {
+            self.handle_admitted(key, sender, &recv_meta, burst, now, outputs);
+            return;
+        }
+        let source = key.client.source();
+        let (admitted, reason) = self.source_limits.admit_datagrams(source, &burst, now);
+        let (admitted, beyond) = burst.split_at(admitted);
+        if let Some(burst) = admitted {
+            self.handle_admitted(key, sender, &recv_meta, burst, now, outputs);
+        }
+        if let Some(burst) = beyond {
+            self.drop_burst(Direction::ToBackend, reason, &burst, outputs);
+        }
+    }
+
+    /// Takes the datagrams of one client that are fit to be sent on.
+    #[inline]
+    fn handle_admitted<'p>(
+        &mut self,
+        key: &FlowKey,
+        sender: &FlowKey,
+        recv_meta: &RecvMeta<'p>,
+        burst: Burst<'p>,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
         match self.config.cluster.mode {
             Mode::Session { .. } => {}
             mode if !mode.has_flows() => {
-                if let Some(burst) = rest {
-                    self.handle_one_way(key, sender, &recv_meta, burst, now, outputs);
-                }
+                self.handle_one_way(key, sender, recv_meta, burst, now, outputs);
                 return;
             }
             _ if self.is_hedged() => {
-                if let Some(burst) = rest {
-                    self.handle_hedged(key, sender, &recv_meta, burst, now, outputs);
-                }
+                self.handle_hedged(key, sender, recv_meta, burst, now, outputs);
                 return;
             }
             _ => {
-                self.handle_copied(key, sender, &recv_meta, rest, now, outputs);
+                self.handle_copied(key, sender, recv_meta, burst, now, outputs);
                 return;
             }
         }
         // One turn, unless `requests` makes the burst reach into a next flow.
+        let mut rest = Some(burst);
         while let Some(burst) = rest {
             let first = first_of(&burst);
             let flow = match self.flow_for(key, sender, recv_meta.ttl, first, now, outputs) {
@@ -114,7 +136,7 @@ impl UdpManager {
                     return;
                 }
             };
-            rest = self.forward_requests(flow, &recv_meta, burst, now, outputs);
+            rest = self.forward_requests(flow, recv_meta, burst, now, outputs);
         }
     }
 

@@ -97,11 +97,12 @@ impl UdpManager {
         key: &FlowKey,
         sender: &FlowKey,
         recv_meta: &RecvMeta<'p>,
-        mut rest: Option<Burst<'p>>,
+        burst: Burst<'p>,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
         let copies = self.send_meta(key, recv_meta);
+        let mut rest = Some(burst);
         while let Some(burst) = rest {
             let first = first_of(&burst);
             let flow = match self.flow_for(key, sender, recv_meta.ttl, first, now, outputs) {

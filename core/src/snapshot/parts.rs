@@ -207,10 +207,11 @@ pub(crate) struct TimerPlaceSnapshot {
 pub(crate) struct SourcesSnapshot {
     pub(crate) source_keys: Option<(u64, u64)>,
     pub(crate) subnet_keys: Option<(u64, u64)>,
-    pub(crate) rate: Option<RateSnapshot>,
+    /// Of new flows, of datagrams and of bytes.
+    pub(crate) rates: [Option<RateSnapshot>; 3],
 }
 
-/// How fast sources open flows.
+/// How fast sources are in something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RateSnapshot {
     pub(crate) keys: (u64, u64),

@@ -254,6 +254,8 @@ pub(super) fn choose_some_limits(choices: &mut impl Choices) -> Limits {
         flows_per_source: choices.one_of(&[0, 0, 0, 1, 3, 8]),
         flows_per_subnet: choices.one_of(&[0, 0, 0, 1, 5, 10]),
         new_flows_per_second_per_source: choices.one_of(&[0, 0, 0, 1, 3, 10, 1_000]),
+        datagrams_per_second_per_source: choices.one_of(&[0, 0, 0, 0, 0, 3, 20, 1_000]),
+        bytes_per_second_per_source: choices.one_of(&[0, 0, 0, 0, 0, 60, 2_000, 200_000]),
         amplification: choices.one_of(&[0, 1, 1, 3]),
         unanswered_flows: choices.one_of(&[0, 0, 0, 1, 3, 10]),
         unanswered_timeout: choices.one_of(&[

@@ -186,6 +186,22 @@ fn one_source_opens_flows_no_faster_than_its_rate() {
     assert_eq!(scenario.manager().flow_count(), 5);
 }
 
+/// Row 39, of datagrams: of flows that are known and of new ones.
+#[test]
+fn one_source_sends_no_faster_than_its_rates() {
+    let mut scenario = Scenario::new(|config| {
+        config.cluster.limits.datagrams_per_second_per_source = 3;
+    });
+    scenario.play(&HOST.map(send));
+    let dropped = scenario.dropped(Direction::ToBackend, DropReason::SourceDatagrams);
+    assert_eq!((dropped, scenario.manager().flow_count()), (1, 3));
+    scenario.play(&[send(HOST[0]), send(NEIGHBOUR[0])]);
+    assert_eq!(scenario.dropped(Direction::ToBackend, DropReason::SourceDatagrams), 2);
+    scenario.play(&[Action::Wait(Pause::Millis(334)), send(HOST[0]), send(HOST[0])]);
+    assert_eq!(scenario.dropped(Direction::ToBackend, DropReason::SourceDatagrams), 3);
+    assert_eq!(scenario.manager().flow_count(), 4);
+}
+
 /// A late answer to the former client does not reach the new one: its socket has not been given
 /// to another flow, and rests again.
 #[test]

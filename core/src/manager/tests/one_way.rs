@@ -57,6 +57,35 @@ fn one_way_datagrams_make_no_flow_and_alternate_between_backends() {
 }
 
 #[test]
+fn what_a_source_sends_has_its_rate_in_every_mode() {
+    let modes = [
+        Mode::OneWay,
+        Mode::FanOut { reply_from: ReplyFrom::Nobody },
+        Mode::FanOut { reply_from: ReplyFrom::Chosen },
+        Mode::FanOut { reply_from: ReplyFrom::First },
+        Mode::SESSION,
+    ];
+    for mode in modes {
+        let mut harness = Harness::new(|c| {
+            c.cluster.mode = mode;
+            c.cluster.limits.datagrams_per_second_per_source = 4;
+            c.cluster.limits.bytes_per_second_per_source = 6;
+        });
+        harness.requests(client(1), b"abc", 1);
+        let outputs = harness.requests(client(1), b"xyz", 1);
+        let (direction, reason) = (Direction::ToBackend, DropReason::SourceDatagrams);
+        let last = outputs.last();
+        assert_eq!(last, Some(&Output::Drop { direction, reason, datagrams: 2 }), "{mode:?}");
+        let other = SocketAddr::from(([192, 0, 2, 2], 1_000));
+        harness.requests(other, b"abcdefgh", 4);
+        let ledger = &harness.manager.counters().to_backend;
+        assert_eq!(ledger.queued.datagrams, 5, "{mode:?}");
+        assert_eq!(ledger.dropped_for(DropReason::SourceDatagrams).datagrams, 2, "{mode:?}");
+        assert_eq!(ledger.dropped_for(DropReason::SourceBytes).bytes, 4, "{mode:?}");
+    }
+}
+
+#[test]
 fn a_burst_stays_whole_where_its_client_decides() {
     for balance in [Balance::Rendezvous, Balance::Maglev] {
         let mut harness = one_way(balance);

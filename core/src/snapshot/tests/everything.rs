@@ -37,6 +37,8 @@ fn limits() -> Limits {
         flows_per_source: 30,
         flows_per_subnet: 40,
         new_flows_per_second_per_source: 50,
+        datagrams_per_second_per_source: 40,
+        bytes_per_second_per_source: 1_000,
         amplification: 100,
         unanswered_flows: 20,
         unanswered_timeout: Duration::from_secs(20),

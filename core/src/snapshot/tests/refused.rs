@@ -69,9 +69,9 @@ fn there_is_something_of_everything() {
     assert!(snapshot.sweep.is_some() && snapshot.drain.is_some());
     let proxies = &snapshot.proxies;
     assert!(!proxies.idle.is_empty() && proxies.known.len() > proxies.idle.len());
-    let SourcesSnapshot { source_keys, subnet_keys, rate } = &snapshot.sources;
+    let SourcesSnapshot { source_keys, subnet_keys, rates } = &snapshot.sources;
     assert!(source_keys.is_some() && subnet_keys.is_some());
-    assert!(rate.as_ref().is_some_and(|rate| !rate.filled.is_empty()));
+    assert!(rates.iter().all(|rate| rate.as_ref().is_some_and(|rate| !rate.filled.is_empty())));
     assert!(!snapshot.backends.beyond.is_empty() && !snapshot.turns[1].0.is_empty());
     let drains =
         snapshot.backends.figures.iter().filter(|b| b.health.drain != BackendDrainSnapshot::No);
@@ -198,16 +198,17 @@ fn sources_and_proxies_that_do_not_fit_are_refused() {
             snapshot.config.cluster.limits.flows_per_source = 0;
         }),
         ("a rate is measured for no limit, or not for one", |snapshot| {
-            snapshot.sources.rate = None
+            snapshot.sources.rates[2] = None
         }),
         ("an impossible number of buckets", |snapshot| {
-            snapshot.sources.rate.as_mut().expect("a rate").buckets = 10;
+            snapshot.sources.rates[0].as_mut().expect("a rate").buckets = 10;
         }),
         ("an impossible number of buckets", |snapshot| {
-            snapshot.sources.rate.as_mut().expect("a rate").buckets = 26;
+            snapshot.sources.rates[0].as_mut().expect("a rate").buckets = 26;
         }),
         ("a bucket beyond the last", |snapshot| {
-            snapshot.sources.rate.as_mut().expect("a rate").filled[0] = (2_048, 0, Instant::ORIGIN);
+            snapshot.sources.rates[0].as_mut().expect("a rate").filled[0] =
+                (2_048, 0, Instant::ORIGIN);
         }),
         ("an impossible number of proxies", |snapshot| snapshot.proxies.capacity = 3),
         ("an impossible number of proxies", |snapshot| snapshot.proxies.capacity = u32::MAX),

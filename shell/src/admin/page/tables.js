@@ -19,7 +19,7 @@ const serves = (backend) => backend.state === 'up' || backend.state === 'uncheck
 
 // What clients are refused on purpose is no trouble.
 const DELIBERATE = new Set([
-  'denied', 'source_flows', 'subnet_flows', 'source_rate', 'amplification', 'not_first', 'draining',
+  'denied', 'source_flows', 'subnet_flows', 'source_rate', 'source_datagrams', 'source_bytes', 'amplification', 'not_first', 'draining',
 ]);
 
 // Brings rows in line with items: makes, fills, orders and removes them.

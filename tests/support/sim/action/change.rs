@@ -58,6 +58,10 @@ pub enum Change {
     FlowsPerSubnet(u32),
     /// A host may open so many flows a second.
     NewFlows(u32),
+    /// A host may send so many datagrams a second.
+    Datagrams(u32),
+    /// A host may send so many bytes a second.
+    Bytes(u64),
     /// A silent client gets so many bytes for each of its own.
     Amplification(u32),
     /// So many flows may wait for their first answer.
@@ -94,7 +98,7 @@ pub struct Newcomer {
 }
 
 /// The names of all kinds of changes.
-pub const CHANGES: [&str; 32] = [
+pub const CHANGES: [&str; 34] = [
     "Remove",
     "Return",
     "Add",
@@ -117,6 +121,8 @@ pub const CHANGES: [&str; 32] = [
     "FlowsPerSource",
     "FlowsPerSubnet",
     "NewFlows",
+    "Datagrams",
+    "Bytes",
     "Amplification",
     "UnansweredFlows",
     "UnansweredTimeout",
@@ -168,12 +174,14 @@ impl Change {
 
     fn choose_limit(choices: &mut impl Choices) -> Self {
         let limits = setting::choose_some_limits(choices);
-        match choices.below(6) {
+        match choices.below(8) {
             0 => Self::FlowsPerSource(limits.flows_per_source),
             1 => Self::FlowsPerSubnet(limits.flows_per_subnet),
             2 => Self::NewFlows(limits.new_flows_per_second_per_source),
-            3 => Self::Amplification(limits.amplification),
-            4 => Self::UnansweredFlows(limits.unanswered_flows),
+            3 => Self::Datagrams(limits.datagrams_per_second_per_source),
+            4 => Self::Bytes(limits.bytes_per_second_per_source),
+            5 => Self::Amplification(limits.amplification),
+            6 => Self::UnansweredFlows(limits.unanswered_flows),
             _ => Self::UnansweredTimeout(limits.unanswered_timeout),
         }
     }
@@ -212,6 +220,8 @@ impl Change {
             Self::FlowsPerSource(limit) => cluster.limits.flows_per_source = limit,
             Self::FlowsPerSubnet(limit) => cluster.limits.flows_per_subnet = limit,
             Self::NewFlows(limit) => cluster.limits.new_flows_per_second_per_source = limit,
+            Self::Datagrams(limit) => cluster.limits.datagrams_per_second_per_source = limit,
+            Self::Bytes(limit) => cluster.limits.bytes_per_second_per_source = limit,
             Self::Amplification(factor) => cluster.limits.amplification = factor,
             Self::UnansweredFlows(limit) => cluster.limits.unanswered_flows = limit,
             Self::UnansweredTimeout(timeout) => cluster.limits.unanswered_timeout = timeout,
@@ -249,6 +259,8 @@ impl Change {
             Self::FlowsPerSource(..) => "FlowsPerSource",
             Self::FlowsPerSubnet(..) => "FlowsPerSubnet",
             Self::NewFlows(..) => "NewFlows",
+            Self::Datagrams(..) => "Datagrams",
+            Self::Bytes(..) => "Bytes",
             Self::Amplification(..) => "Amplification",
             Self::UnansweredFlows(..) => "UnansweredFlows",
             Self::UnansweredTimeout(..) => "UnansweredTimeout",

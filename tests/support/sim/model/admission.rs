@@ -44,9 +44,12 @@ impl Model {
         };
         let mut asked = self.clone();
         let from = Sender { source, local, tos, ttl };
-        let Ok(Call { caller, .. }) = asked.call(from, burst.bytes(), false, now) else {
+        let Ok(Call { caller, datagram, .. }) = asked.call(from, burst.bytes(), false, now) else {
             return false;
         };
+        if asked.takes_too_much(&caller, datagram, now).is_some() {
+            return false;
+        }
         if let Some(place) = self.flow_of(&caller) {
             match self.fate(self.flows[place].backend) {
                 Fate::Stays => return true,
@@ -112,8 +115,32 @@ impl Model {
     fn is_too_fast(&mut self, client: Source, now: Instant) -> bool {
         match self.config.cluster.limits.new_flows_per_second_per_source {
             0 => false,
-            rate => self.rates.is_too_fast(client, SECOND / rate, now),
+            rate => self.rates.new_flows.takes(client, SECOND / rate, now).is_none(),
         }
+    }
+
+    /// Why a datagram is more than its client may send, if it is. If not, it counts.
+    pub(super) fn takes_too_much(
+        &mut self,
+        caller: &Caller,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Option<DropReason> {
+        let limits = &self.config.cluster.limits;
+        let (client, before) = (source(caller.client), self.rates.clone());
+        if let rate @ 1.. = limits.datagrams_per_second_per_source
+            && self.rates.datagrams.takes(client, SECOND / rate, now).is_none()
+        {
+            return Some(DropReason::SourceDatagrams);
+        }
+        if let rate @ 1.. = limits.bytes_per_second_per_source {
+            let nanos = datagram.len() as u64 * 1_000_000_000 / rate;
+            if self.rates.bytes.takes(client, Duration::from_nanos(nanos), now).is_none() {
+                self.rates = before;
+                return Some(DropReason::SourceBytes);
+            }
+        }
+        None
     }
 }
 
@@ -136,9 +163,17 @@ fn network((ip, link): Source, width: Width) -> (Vec<u8>, u32) {
     }
 }
 
-/// How fast each source opens flows: a bucket for each, which holds a second's worth and leaks.
+/// How fast each source opens flows and sends.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rates {
+    new_flows: Rate,
+    datagrams: Rate,
+    bytes: Rate,
+}
+
+/// How fast each source does something: a bucket for each, which holds a second's worth and leaks.
+#[derive(Clone, Debug, Default)]
+struct Rate {
     buckets: BTreeMap<Source, Bucket>,
 }
 
@@ -150,16 +185,16 @@ struct Bucket {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-impl Rates {
-    /// Whether a source opens flows too fast, and if not, counts one more. The balancer knows a
+impl Rate {
+    /// Counts what a source does, which is worth so much of the time, unless it is too much. More
+    /// than a second's worth is too much while anything is in the bucket. The balancer knows a
     /// limited number of sources, which is more than there are here.
-    fn is_too_fast(&mut self, source: Source, interval: Duration, now: Instant) -> bool {
+    fn takes(&mut self, source: Source, worth: Duration, now: Instant) -> Option<()> {
         let own = self.buckets.get(&source).map_or(Duration::ZERO, |bucket| bucket.level(now));
-        let is_too_fast = own + interval > SECOND;
-        if !is_too_fast {
-            self.buckets.insert(source, Bucket { level: own + interval, at: now });
-        }
-        is_too_fast
+        let is_too_much = worth.min(SECOND) > SECOND.saturating_sub(own);
+        (!is_too_much).then(|| {
+            self.buckets.insert(source, Bucket { level: own + worth, at: now });
+        })
     }
 }
 

@@ -23,6 +23,8 @@ impl Model {
         let mut effects = vec![];
         // A burst is one attempt: what is left of it when a flow is refused is refused too.
         let mut refused = None;
+        // And once a datagram of it is too many, those behind it are.
+        let mut too_many = None;
         let mut follows = false;
         for datagram in burst.datagrams() {
             let call = match self.call(from, datagram, follows, now) {
@@ -37,7 +39,7 @@ impl Model {
             count(&mut self.counters.to_backend.received, datagram);
             follows = !had_header;
             if had_header {
-                refused = None;
+                (refused, too_many) = (None, None);
             }
             let unfit = if caller.way().0.port() == 0 {
                 Some(DropReason::PortZero)
@@ -46,7 +48,8 @@ impl Model {
             } else if sent_with(from.ttl).is_none() {
                 Some(DropReason::TtlExpired)
             } else {
-                refused
+                too_many = too_many.or_else(|| self.takes_too_much(&caller, datagram, now));
+                too_many.or(refused)
             };
             if let Some(reason) = unfit {
                 effects.push(self.drop(Direction::ToBackend, reason, datagram));

@@ -105,6 +105,13 @@ fn misread_limits(limits: &mut Limits, bug: Bug) {
         Bug::IgnoresFlowsPerSubnet => limits.flows_per_subnet = 0,
         Bug::IgnoresTheRate => limits.new_flows_per_second_per_source = 0,
         Bug::AllowsAFasterRate => raise(&mut limits.new_flows_per_second_per_source),
+        Bug::IgnoresTheDatagramRate => limits.datagrams_per_second_per_source = 0,
+        Bug::AllowsOneDatagramMore => raise(&mut limits.datagrams_per_second_per_source),
+        Bug::IgnoresTheByteRate => limits.bytes_per_second_per_source = 0,
+        Bug::AllowsOneByteMore => {
+            let limit = &mut limits.bytes_per_second_per_source;
+            *limit += u64::from(*limit > 0);
+        }
         Bug::IgnoresAmplification => limits.amplification = 0,
         Bug::AmplifiesABitMore => raise(&mut limits.amplification),
         Bug::IgnoresUnansweredFlows => limits.unanswered_flows = 0,

@@ -25,9 +25,11 @@ pub(super) fn forget(bug: Bug, snapshot: ManagerSnapshot) -> ManagerSnapshot {
         }
         Bug::LosesTheOrderOfSlots => list(&mut document["flows"]["vacant"]).reverse(),
         Bug::LosesTheGeneration => document["flows"]["next_generation"] = 0.into(),
-        Bug::LosesTheRate if !document["sources"]["rate"].is_null() => {
-            list(&mut document["sources"]["rate"]["filled"]).clear();
-        }
+        Bug::LosesTheRate => change_each(&mut document["sources"]["rates"], |rate| {
+            if !rate.is_null() {
+                list(&mut rate["filled"]).clear();
+            }
+        }),
         Bug::LosesTheRest => change_each(&mut document["flows"]["resting"], |resting| {
             let until = resting["until"].as_u64().expect("an instant");
             resting["until"] = until.saturating_sub(2_000_000).into();
