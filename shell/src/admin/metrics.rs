@@ -199,8 +199,8 @@ fn mirrors(text: &mut Exposition, document: &StatusDocument) {
 fn flows(text: &mut Exposition, document: &StatusDocument) {
     let active: fn(&ListenerStatus) -> u64 = |listener| listener.flows_active;
     for (name, kind, help, value) in [
-        ("flowgate_flows_active", Kind::Gauge, "Flows alive.", active),
-        ("flowgate_flows_max", Kind::Gauge, "The most flows that can be alive.", |l| l.flows_max),
+        ("flowgate_flows_active", Kind::Gauge, "Active flows.", active),
+        ("flowgate_flows_max", Kind::Gauge, "The limit of active flows.", |l| l.flows_max),
         ("flowgate_flows_opened_total", Kind::Counter, "Flows opened.", |l| l.flows_opened),
     ] {
         let mut family = text.family(name, kind, help);
@@ -227,107 +227,77 @@ fn backends(text: &mut Exposition, document: &StatusDocument) {
             "1 while the backend is drained and takes no new flows, else 0.",
             |backend| (backend.state == BackendState::Draining).into(),
         ),
-        ("flowgate_backend_flows_active", "Flows alive on the backend.", |b| b.flows_active),
+        ("flowgate_backend_flows_active", "Active flows on the backend.", |b| b.flows_active),
     ] {
-        let mut family = text.family(name, Kind::Gauge, help);
-        for (cluster, backend) in all_backends(document) {
-            let labels: [(&str, &dyn Display); 2] =
-                [("cluster", &cluster), ("backend", &backend.address)];
-            family.sample(&labels, value(backend));
-        }
+        of_backends(text, document, (name, Kind::Gauge, help), |backend| Some(value(backend)));
     }
-    let mut family = text.family(
-        "flowgate_backend_datagrams_total",
-        Kind::Counter,
-        "Datagrams that went to the backend, and that came from it.",
-    );
-    for (cluster, backend) in all_backends(document) {
-        for direction in Direction::ALL {
-            let labels: [(&str, &dyn Display); 3] = [
-                ("cluster", &cluster),
-                ("backend", &backend.address),
-                ("direction", &direction.as_str()),
-            ];
-            family.sample(
-                &labels,
-                match direction {
-                    Direction::ToBackend => backend.datagrams_to,
-                    Direction::ToClient => backend.datagrams_from,
-                },
-            );
-        }
-    }
+    let help = "Datagrams that went to the backend, and that came from it.";
+    let family = ("flowgate_backend_datagrams_total", Kind::Counter, help);
+    of_backends_by(text, document, family, "direction", |backend| {
+        both_ways(backend.datagrams_to, backend.datagrams_from)
+    });
 }
 
 /// In what state backends are, why, and how often traffic has put them out of service.
 fn states(text: &mut Exposition, document: &StatusDocument) {
-    let mut family = text.family(
-        "flowgate_backend_state",
-        Kind::Gauge,
-        "1, with the backend's state as a label: up, down, draining, ejected or unchecked.",
-    );
+    let help = "1, with the backend's state as a label: up, down, draining, ejected or unchecked.";
+    let family = ("flowgate_backend_state", Kind::Gauge, help);
+    of_backends_by(text, document, family, "state", |backend| [(backend.state.as_str(), 1)]);
+    let help = "How long the backend has been in its state.";
+    let family = ("flowgate_backend_state_seconds", Kind::Gauge, help);
+    of_backends(text, document, family, |backend| backend.since_seconds);
+    let help = "How often traffic has put the backend out of service for a while, by cause.";
+    let family = ("flowgate_backend_ejections_total", Kind::Counter, help);
+    of_backends_by(text, document, family, "cause", |backend| {
+        all_of(EjectionCause::ALL.iter().map(|cause| cause.as_str()), &backend.ejections)
+    });
+    let help = "Payload bytes that went to the backend, and that came from it.";
+    let family = ("flowgate_backend_bytes_total", Kind::Counter, help);
+    of_backends_by(text, document, family, "direction", |backend| {
+        both_ways(backend.bytes_to, backend.bytes_from)
+    });
+}
+
+fn dropped_for_backends(text: &mut Exposition, document: &StatusDocument) {
+    let help = "Datagrams that were to be sent to the backend and could not be.";
+    let family = ("flowgate_backend_datagrams_dropped_total", Kind::Counter, help);
+    of_backends(text, document, family, |backend| Some(backend.datagrams_dropped));
+}
+
+const fn both_ways(to_backend: u64, to_client: u64) -> [(&'static str, u64); 2] {
+    [(Direction::ToBackend.as_str(), to_backend), (Direction::ToClient.as_str(), to_client)]
+}
+
+/// A metric with a sample for each backend that has a value.
+fn of_backends<V: Display>(
+    text: &mut Exposition,
+    document: &StatusDocument,
+    (name, kind, help): (&'static str, Kind, &str),
+    value: impl Fn(&BackendStatus) -> Option<V>,
+) {
+    let mut family = text.family(name, kind, help);
     for (cluster, backend) in all_backends(document) {
-        let state = backend.state.as_str();
-        let labels: [(&str, &dyn Display); 3] =
-            [("cluster", &cluster), ("backend", &backend.address), ("state", &state)];
-        family.sample(&labels, 1);
-    }
-    let mut family = text.family(
-        "flowgate_backend_state_seconds",
-        Kind::Gauge,
-        "How long the backend has been in its state.",
-    );
-    for (cluster, backend) in all_backends(document) {
-        if let Some(since) = backend.since_seconds {
-            let labels: [(&str, &dyn Display); 2] =
-                [("cluster", &cluster), ("backend", &backend.address)];
-            family.sample(&labels, since);
-        }
-    }
-    let mut family = text.family(
-        "flowgate_backend_ejections_total",
-        Kind::Counter,
-        "How often traffic has put the backend out of service for a while, by cause.",
-    );
-    for (cluster, backend) in all_backends(document) {
-        let causes = EjectionCause::ALL.iter().map(|cause| cause.as_str());
-        for (cause, count) in all_of(causes, &backend.ejections) {
-            let labels: [(&str, &dyn Display); 3] =
-                [("cluster", &cluster), ("backend", &backend.address), ("cause", &cause)];
-            family.sample(&labels, count);
-        }
-    }
-    let mut family = text.family(
-        "flowgate_backend_bytes_total",
-        Kind::Counter,
-        "Payload bytes that went to the backend, and that came from it.",
-    );
-    for (cluster, backend) in all_backends(document) {
-        for direction in Direction::ALL {
-            let labels: [(&str, &dyn Display); 3] = [
-                ("cluster", &cluster),
-                ("backend", &backend.address),
-                ("direction", &direction.as_str()),
-            ];
-            let bytes = match direction {
-                Direction::ToBackend => backend.bytes_to,
-                Direction::ToClient => backend.bytes_from,
-            };
-            family.sample(&labels, bytes);
+        if let Some(value) = value(backend) {
+            family.sample(&[("cluster", &cluster), ("backend", &backend.address)], value);
         }
     }
 }
 
-fn dropped_for_backends(text: &mut Exposition, document: &StatusDocument) {
-    let mut family = text.family(
-        "flowgate_backend_datagrams_dropped_total",
-        Kind::Counter,
-        "Datagrams that were to be sent to the backend and could not be.",
-    );
+/// A metric with several samples for each backend, told apart by a label.
+fn of_backends_by<'d, V: Display, S: IntoIterator<Item = (&'d str, V)>>(
+    text: &mut Exposition,
+    document: &'d StatusDocument,
+    (name, kind, help): (&'static str, Kind, &str),
+    label: &str,
+    samples: impl Fn(&'d BackendStatus) -> S,
+) {
+    let mut family = text.family(name, kind, help);
     for (cluster, backend) in all_backends(document) {
-        let labels: [(&str, &dyn Display); 2] =
-            [("cluster", &cluster), ("backend", &backend.address)];
-        family.sample(&labels, backend.datagrams_dropped);
+        for (which, value) in samples(backend) {
+            let labels: [(&str, &dyn Display); 3] =
+                [("cluster", &cluster), ("backend", &backend.address), (label, &which)];
+            family.sample(&labels, value);
+        }
     }
 }
 

@@ -2,7 +2,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -50,6 +50,20 @@ fn note(path: &Path) -> String {
         Ok(Response::Done { mut notes }) => notes.remove(0),
         other => panic!("{other:?}"),
     }
+}
+
+/// A handler that says when it is called, and answers when it is told to.
+fn gated() -> (Handler, Sender<()>, Receiver<()>) {
+    let (go_on, wait) = channel::<()>();
+    let (called, is_called) = channel();
+    let gate = Mutex::new((wait, called));
+    let handler: Handler = Arc::new(move |_| {
+        let gate = gate.lock().unwrap();
+        gate.1.send(()).unwrap();
+        gate.0.recv().unwrap();
+        Response::done()
+    });
+    (handler, go_on, is_called)
 }
 
 #[test]
@@ -137,15 +151,7 @@ fn a_path_that_is_too_long_is_refused() {
 #[test]
 fn an_answer_that_is_being_given_is_read_even_when_the_socket_is_dropped() {
     let directory = Directory::new();
-    let (go_on, wait) = channel::<()>();
-    let (called, is_called) = channel();
-    let gate = Mutex::new((wait, called));
-    let handler: Handler = Arc::new(move |_| {
-        let gate = gate.lock().unwrap();
-        gate.1.send(()).unwrap();
-        gate.0.recv().unwrap();
-        Response::done()
-    });
+    let (handler, go_on, is_called) = gated();
     let socket = ControlSocket::start(&directory.socket(), handler).unwrap();
     let path = directory.socket();
     let client = std::thread::spawn(move || ask(&path));
@@ -234,15 +240,7 @@ fn it_is_http_with_json() {
 #[test]
 fn while_it_is_paused_connections_wait_and_accepted_ones_are_answered() {
     let directory = Directory::new();
-    let (go_on, wait) = channel::<()>();
-    let (called, is_called) = channel();
-    let gate = Mutex::new((wait, called));
-    let handler: Handler = Arc::new(move |_| {
-        let gate = gate.lock().unwrap();
-        gate.1.send(()).unwrap();
-        gate.0.recv().unwrap();
-        Response::done()
-    });
+    let (handler, go_on, is_called) = gated();
     let socket = ControlSocket::start(&directory.socket(), handler).unwrap();
     let client = || {
         let path = directory.socket();
