@@ -20,7 +20,7 @@ pub(crate) enum Behaviour {
     Echo,
 }
 
-/// A few backends, served in turn by whoever calls [`Backends::serve`].
+/// A few backends, served in turn by anyone who calls [`Backends::serve`].
 pub(crate) struct Backends {
     behaviour: Behaviour,
     sockets: Vec<UdpSocket>,

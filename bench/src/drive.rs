@@ -73,7 +73,7 @@ pub(crate) struct Driver<'w> {
 }
 
 impl<'w> Driver<'w> {
-    /// Sends to `targets`, behind which are `backends`, at which so many `copies` of each datagram arrive.
+    /// Sends to `targets`, behind which are `backends`, at which this many `copies` of each datagram arrive.
     pub(crate) fn new(
         workload: &'w Workload,
         targets: &[SocketAddr],

@@ -24,7 +24,7 @@ pub(crate) enum Peer {
     Nginx,
     /// Flowgate, with one worker.
     Flowgate,
-    /// Flowgate, while somebody reads its metrics ten times a second.
+    /// Flowgate, while someone reads its metrics ten times a second.
     Scraped,
     /// The bare relay of this crate: the limit of a balancer that is made of sockets.
     Relay,

@@ -1,4 +1,4 @@
-//! Somebody who reads the metrics of a balancer all the time.
+//! Someone who reads the metrics of a balancer all the time.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -10,10 +10,10 @@ use crate::peers::Peer;
 /// How fast the clients send.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Pace {
-    /// As fast as datagrams arrive at the other end: so many may be under way at once. This finds the highest rate that
+    /// As fast as datagrams arrive at the other end: this many may be under way at once. This finds the highest rate that
     /// a balancer sustains without ever drowning it.
     Window(u64),
-    /// So many a second, whatever happens to them.
+    /// This many a second, whatever happens to them.
     PerSecond(u64),
 }
 
@@ -48,9 +48,9 @@ pub(crate) struct Workload {
     /// Sends that a client does in a row.
     pub(crate) run: usize,
     pub(crate) pace: Pace,
-    /// The balancer closes a flow after so many replies; 0 is never.
+    /// The balancer closes a flow after this many replies; 0 is never.
     pub(crate) responses: u32,
-    /// Flowgate lets sockets of closed flows rest for so many milliseconds and uses them again (`upstream_reuse`); 0: it
+    /// Flowgate lets sockets of closed flows rest for this many milliseconds and uses them again (`upstream_reuse`); 0: it
     /// closes them.
     pub(crate) rest: u64,
     /// Flowgate's `mode`. nginx knows only sessions.
@@ -62,7 +62,7 @@ pub(crate) struct Workload {
 pub(crate) enum Mode {
     Session,
     OneWay,
-    /// Each goes to so many backends.
+    /// Each goes to this many backends.
     FanOut(usize),
 }
 

@@ -1,4 +1,4 @@
-//! Keys that stand in files of their own, so that whoever may read the configuration need not know
+//! Keys that stand in files of their own, so that anyone who may read the configuration need not know
 //! them.
 
 use std::fmt::Display;

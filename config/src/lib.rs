@@ -1,7 +1,7 @@
 //! Flowgate's configuration: TOML text in, a valid and typed [`Config`] out, or every reason why not.
 //!
 //! A [`Config`] is valid by construction. A listener holds the cluster that serves it, an address is
-//! an address, and a number is within its range, so whoever reads a `Config` checks nothing again.
+//! an address, and a number is within its range, so anyone who reads a `Config` checks nothing again.
 //! Text that is not valid gives [`Errors`]: all problems at once, in the order of the file, each with
 //! its line, column and key, what was found, what is allowed and the likeliest meaning of a typo.
 //! [`Config::difference_to`] says what a reload has to do.
@@ -92,7 +92,7 @@ pub struct Config {
     /// How long everything is still served once the process is told to stop, new flows too, before it
     /// drains.
     pub lame_duck: Duration,
-    /// When it is announced to whoever has the routes, and how. None: it is not.
+    /// When it is announced to routers, and how. None: it is not.
     pub announce: Option<Announce>,
     /// Where operators reach the process.
     pub admin: Admin,
@@ -331,7 +331,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigFileError> {
     load_text(path).map(|(config, _)| config)
 }
 
-/// The same with a text that says all of it, for whoever is to read it again when the files and the
+/// The same with a text that says all of it, for anyone who is to read it again when the files and the
 /// environment say something else.
 ///
 /// # Errors

@@ -51,7 +51,7 @@ impl Backends {
         self.0.iter().map(|(address, backend)| (address.as_str(), backend))
     }
 
-    /// If every one of them drains, none does: somebody has to take new flows.
+    /// If every one of them drains, none does: someone has to take new flows.
     ///
     /// Where a whole service ends, those that still serve are better than nothing.
     pub fn without_draining_all(mut self) -> Self {

@@ -18,7 +18,7 @@ use crate::{Backend, Backends, Backoff, Sets};
 
 /// How long an answer may take, but for one that waits for changes.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// After how long all is read anew, whatever the watch said: it costs little, and a watch that
+/// After how long all is read again, whatever the watch said: it costs little, and a watch that
 /// says nothing looks like a quiet one.
 const REREAD: Duration = Duration::from_secs(300);
 

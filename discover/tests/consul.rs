@@ -91,7 +91,7 @@ async fn a_service_is_followed_through_changes_failures_and_a_new_history() {
     support::eventually(again, || "another try".to_owned()).await;
     assert_eq!(support::read(&followed.file).unwrap().len(), 2, "a failure changes nothing");
 
-    // The servers were set up anew: their count begins again.
+    // The servers were set up again: their count begins again.
     agent.set(3, &["10.0.0.3"], false);
     followed.says(&["10.0.0.3:53"]).await;
     agent.set(4, &["10.0.0.3", "10.0.0.4"], false);

@@ -232,7 +232,7 @@ async fn history_forgotten(by_event: bool, name: &str) {
     });
     api.is_away.send_replace(false);
     followed.says(&["10.0.0.2:53", "10.0.0.3:53"]).await;
-    assert!(api.with(|known| known.lists) > 1, "what is forgotten has to be listed anew");
+    assert!(api.with(|known| known.lists) > 1, "what is forgotten has to be listed again");
     api.delete("dns-b");
     followed.says(&["10.0.0.2:53"]).await;
 }

@@ -8,7 +8,7 @@
 //! | [`accept`] | whether the kernel can give clients sockets of their own |
 //! | [`source`] | whether this host can have the bind addresses that clusters name |
 //! | [`probe`] | asks backends how they are |
-//! | `announce` | tells whoever has the routes whether to send traffic here |
+//! | `announce` | tells routers whether to send traffic here |
 //! | [`discovery`] | finds backends in files, over HTTP and by SRV records |
 //! | [`resolve`] | keeps the addresses of backends with names fresh |
 //! | [`flow_log`] | a line for each flow that has ended |

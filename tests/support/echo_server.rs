@@ -30,7 +30,7 @@ impl EchoServer {
     ///
     /// When the address cannot be had.
     pub fn start(address: &str, echoes: impl Fn(&[u8]) -> bool + Send + 'static) -> Self {
-        // A port that was free a moment ago may be somebody's for a while.
+        // A port that was free a moment ago may be someone's for a while.
         let socket = eventually(address, || UdpSocket::bind(address).ok());
         socket.set_read_timeout(Some(LOOK)).expect("a timeout");
         // What a flood brings must find room while this thread waits for a processor.

@@ -1,4 +1,4 @@
-//! Datagrams that lie about who sent them, as those of whoever attacks do.
+//! Datagrams that lie about who sent them, as those of anyone who attacks do.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -27,7 +27,7 @@ impl ConfigFile {
         Self(path)
     }
 
-    /// Says something else from now on. Whoever reads it meanwhile gets the one or the other.
+    /// Says something else from now on. Anyone who reads it meanwhile gets the one or the other.
     ///
     /// # Panics
     ///
@@ -195,7 +195,7 @@ impl Process {
     #[track_caller]
     pub fn follow(&mut self) {
         let former = self.pid();
-        let heir = eventually("somebody answers", || {
+        let heir = eventually("someone answers", || {
             let output = self.ask(&["status", "--json"]);
             let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
             Some(Pid::from_raw(status["pid"].as_i64()? as i32))

@@ -29,7 +29,7 @@ pub struct Service {
 }
 
 impl ServiceManager {
-    /// One that keeps so many descriptors, and starts programs by `activator`.
+    /// One that keeps this many descriptors, and starts programs by `activator`.
     ///
     /// # Panics
     ///

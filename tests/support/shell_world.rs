@@ -56,7 +56,7 @@ struct Client {
     next: u32,
 }
 
-/// Datagrams that are to be made up: so many, so long, the last one perhaps shorter, marked so.
+/// Datagrams that are to be made up: this many, so long, the last one perhaps shorter, marked so.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// How many, at least one.

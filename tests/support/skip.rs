@@ -6,7 +6,7 @@ use std::io::Write;
 /// A file that each skipped test adds a line to, for a summary when all have run.
 const LIST: &str = "FLOWGATE_SKIPPED";
 
-/// Says why a test does not take place. `None`, for whoever would return what is missing.
+/// Says why a test does not take place. `None`, for callers that would return what is missing.
 pub fn skip<T>(reason: &str) -> Option<T> {
     let thread = std::thread::current();
     let line = format!("SKIPPED: {}: {reason}\n", thread.name().unwrap_or("a test"));

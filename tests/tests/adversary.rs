@@ -1,4 +1,4 @@
-//! Whoever lies about his address gains nothing by it, and costs nobody else anything
+//! Anyone who lies about his address gains nothing by it, and costs nobody else anything
 //! (SCENARIOS.md, rows 35, 36 and 38).
 //!
 //! Floods are paced by honest round trips: what is sent next waits until all before it has been
@@ -20,11 +20,11 @@ const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
 /// What honest clients send begins so, and is answered.
 const HONEST: &[u8] = b"honest";
 
-/// How many forged datagrams are sent at once. So many fit into the receive buffers on their way,
+/// How many forged datagrams are sent at once. This many fit into the receive buffers on their way,
 /// which root may have as large as it asks.
 const VOLLEY: usize = 500;
 
-/// A flood ends after so many datagrams, or after this time.
+/// A flood ends after this many datagrams, or after this time.
 const FLOOD: u64 = 1_000_000;
 const FLOOD_TIME: Duration = Duration::from_secs(4);
 
@@ -158,7 +158,7 @@ fn forged_sources_push_each_other_out_and_never_a_client_that_was_answered() {
         assert_eq!(over, strangers - alive);
         assert!(counters.closed(CloseReason::Evicted) > 0, "{counters:?}");
 
-        // Who comes in the middle of it gets in as soon as somebody has waited in vain, and so does
+        // Who comes in the middle of it gets in as soon as someone has waited in vain, and so does
         // who was idle meanwhile and had to make room.
         for _ in 0..10 {
             siege.forge();

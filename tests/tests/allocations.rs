@@ -114,7 +114,7 @@ impl Worker {
         sender
     }
 
-    /// Runs the loop until so many datagrams were dropped for `reason`.
+    /// Runs the loop until this many datagrams were dropped for `reason`.
     fn tick_until_dropped(&mut self, reason: DropReason, datagrams: u64) {
         let start = Instant::now();
         let dropped = |shard: &Shard<Linux>| {

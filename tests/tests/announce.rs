@@ -1,4 +1,4 @@
-//! A stop that loses nothing, and telling whoever has the routes.
+//! A stop that loses nothing, and telling routers.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixDatagram, UnixListener};
@@ -50,7 +50,7 @@ fn a_lame_duck_is_not_ready_and_serves_new_flows() {
         let complaints = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && complaints.contains("stopping"), "{complaints}");
     }
-    // Whoever asks for the same once more does not shorten it; a second signal does.
+    // Anyone who asks for the same once more does not shorten it; a second signal does.
     assert!(flowgate.ask(&["stop"]).status.success());
     serves_a_new_flow(address, &backend);
     flowgate.signal(Signal::SIGTERM);

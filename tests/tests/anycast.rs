@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
 
-/// How many balancers are stopped and started anew, one after the other. For a proof, set it to 100.
+/// How many balancers are stopped and started again, one after the other. For a proof, set it to 100.
 const STOPS: &str = "FLOWGATE_STOPS";
 
 const ANYCAST: &str = "192.0.2.53";

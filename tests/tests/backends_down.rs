@@ -64,7 +64,7 @@ fn when_a_backend_dies_a_client_that_sends_all_the_time_loses_two_datagrams_at_m
     kill(first);
     (6..=25).for_each(send);
     let figures = balancer.figures();
-    assert!(figures.counters.upstream_errors <= 2, "so many were lost");
+    assert!(figures.counters.upstream_errors <= 2, "this many were lost");
     assert!(second.received() >= 18);
     assert_eq!(figures.backends[0].state.as_str(), "ejected");
     assert_eq!(figures.counters.flows_opened, 1, "to the client it is the same flow");

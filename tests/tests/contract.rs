@@ -337,7 +337,7 @@ impl Frugal {
     }
 }
 
-/// Made anew: a vector that is cloned has no room to spare. Only fresh managers are cloned.
+/// Made again: a vector that is cloned has no room to spare. Only fresh managers are cloned.
 impl Clone for Frugal {
     fn clone(&self) -> Self {
         Self::new(&self.setting, self.waste)

@@ -121,7 +121,7 @@ fn a_route_that_goes_away_under_a_flow_costs_its_datagrams_and_not_the_flow() {
 fn a_slow_way_to_one_backend_fills_its_queue_and_holds_up_no_other_flow() {
     const DATAGRAMS: u64 = 4_000;
     let Some([near, far]) = Namespace::pair() else { return };
-    // A link of 16 Mbit/s that keeps what it cannot carry yet, charged to whoever sent it.
+    // A link of 16 Mbit/s that keeps what it cannot carry yet, charged to its sender.
     near.tc("qdisc add dev one root tbf rate 16mbit burst 32k limit 4m");
     let slow = far.inside(|| Peer::bind("10.9.0.2:0"));
     let (quick, [bulk, other]) = near.inside(|| (Peer::v4(), [(); 2].map(|()| Peer::v4())));

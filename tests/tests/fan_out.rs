@@ -184,7 +184,7 @@ fn when_the_first_to_answer_falls_silent_another_one_is_heard() {
     balancer.eventually("it is counted", |figures| {
         figures.counters.to_client.dropped_for(DropReason::NotFirst).datagrams == 1
     });
-    // It answers no more. One datagram later somebody else is heard.
+    // It answers no more. One datagram later someone else is heard.
     for _ in 0..2 {
         send(&client, 1, 64, balancer.address());
         peers[1].receive();

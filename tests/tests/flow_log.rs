@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
 
-/// The lines of a log, once there are so many.
+/// The lines of a log, once there are this many.
 #[track_caller]
 fn lines(path: &Path, count: usize) -> Vec<serde_json::Value> {
     eventually("the flows are written down", || {

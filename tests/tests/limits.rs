@@ -102,7 +102,7 @@ fn a_source_opens_flows_no_faster_than_it_may_and_others_are_not_slowed() {
     arrivals(&backend, (opened + RATE) as usize);
     assert_eq!(balancer.figures().counters.flows_opened, opened + RATE);
 
-    // Whoever was refused is served before long.
+    // Anyone who was refused is served before long.
     let late = clients.last().expect("a client");
     eventually("a new flow of the first source", || {
         late.send_to(b"again", balancer.address());

@@ -58,7 +58,7 @@ impl Dns {
             while let Ok((len, client)) = socket.recv_from(&mut packet) {
                 let Some((question, end)) = read_question(&packet[..len]) else { continue };
                 let answer = answer(&packet[..end], question.is_v6, &says.lock().unwrap());
-                // The answer leaves first, so that whoever sees the question has its answer.
+                // The answer leaves first, so that anyone who sees the question has its answer.
                 answer.map(|answer| socket.send_to(&answer, client));
                 if asked.send(question).is_err() {
                     break;

@@ -52,7 +52,7 @@ fn the_manager_does_what_the_model_says_whatever_happens() {
     }
 }
 
-/// Ends when a seed fails, or somebody ends it.
+/// Ends when a seed fails, or someone ends it.
 fn search_for_ever(first: u64, steps: usize) -> ! {
     const BATCH: usize = 4_096;
     for first in (first..).step_by(BATCH) {

@@ -24,7 +24,7 @@ const LISTENER: &str = "dns\u{1b}[31m\n<script>document.title='taken over'</scri
 /// Another.
 const CLUSTER: &str = "\"><img src=x onerror=\"document.title='taken over'\">\u{202e}";
 
-/// Shows a page for so many seconds of the browser's own time, which passes as fast as the server
+/// Shows a page for this many seconds of the browser's own time, which passes as fast as the server
 /// answers; returns what the browser prints, or `None` without one.
 fn browse(profile: &Scratch, url: &str, seconds: u32, options: &[&str]) -> Option<String> {
     let output = Command::new("chromium")
@@ -99,7 +99,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
     let _ = to.shutdown(Shutdown::Both);
 }
 
-/// What a busy balancer says after so many seconds: much traffic that goes up and down, and drops
+/// What a busy balancer says after this many seconds: much traffic that goes up and down, and drops
 /// now and then.
 fn document(seconds: u64) -> StatusDocument {
     let sum = |rate: &dyn Fn(f64) -> f64| (0..seconds).map(|s| rate(s as f64) as u64).sum::<u64>();

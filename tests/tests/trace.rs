@@ -124,7 +124,7 @@ fn what_cannot_be_traced_is_refused_with_the_reason() {
 
 /// Asks for a trace with payload, and reads only the head of the answer.
 fn lazy_reader(flowgate: &Process) -> BufReader<UnixStream> {
-    let mut stream = UnixStream::connect(flowgate.control_socket()).expect("somebody listens");
+    let mut stream = UnixStream::connect(flowgate.control_socket()).expect("someone listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
     stream.write_all(b"GET /trace?payload=true HTTP/1.1\r\nHost: flowgate\r\n\r\n").expect("room");
     let mut reader = BufReader::new(stream);

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::examples::{DEFAULTS, FULL};
 
-/// Set to write the copy anew.
+/// Set to write the copy again.
 const UPDATE: &str = "FLOWGATE_UPDATE_SCHEMA";
 
 fn dist() -> PathBuf {

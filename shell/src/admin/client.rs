@@ -18,7 +18,7 @@ use super::escape::escaped;
 use super::request::{FlowFilter, Request, Response};
 use super::socket_path;
 
-/// The longest answer: that which lists [`FlowFilter::MOST`](super::request::FlowFilter::MOST) flows
+/// The longest answer: the one that lists [`FlowFilter::MOST`](super::request::FlowFilter::MOST) flows
 /// is shorter.
 const MAX_ANSWER: usize = 128 << 20;
 

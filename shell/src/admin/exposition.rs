@@ -5,7 +5,7 @@ use std::fmt::{Display, Write};
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
-    /// 0.0.4, for whoever does not ask for anything else.
+    /// 0.0.4, for clients that ask for nothing else.
     Text,
     /// OpenMetrics 1.0.0.
     OpenMetrics,

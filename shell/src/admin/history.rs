@@ -137,7 +137,7 @@ mod tests {
         history.take(&document(100, 0), second);
         assert_eq!(history.json(second), "[]");
         history.take(&document(300, 10), 3 * second);
-        // The same moment again adds nothing, and a counter that begins anew is no rate.
+        // The same moment again adds nothing, and a counter that begins again is no rate.
         history.take(&document(300, 10), 3 * second);
         history.take(&document(0, 0), 4 * second);
         let samples: serde_json::Value = serde_json::from_str(&history.json(5 * second)).unwrap();

@@ -95,7 +95,7 @@ async fn answer_all(mut inbox: mpsc::Receiver<Ask>, handler: Handler, keeps_hist
             Some(report) if clock.uptime() - report.made < FRESH => report,
             _ => Report::new(ask(&handler).await, clock.uptime()),
         };
-        // Whoever asked may have gone.
+        // The caller may have gone.
         let _ = reply.send(last.insert(report).render(view));
     }
 }

@@ -48,7 +48,7 @@ pub enum Request {
     Drain {
         /// The backend, as `CLUSTER/ADDRESS`.
         backend: String,
-        /// After so many milliseconds its flows are closed. None: they may take as
+        /// After this many milliseconds its flows are closed. None: they may take as
         /// long as they like.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         deadline_ms: Option<u64>,
@@ -58,7 +58,7 @@ pub enum Request {
         /// The backend, as `CLUSTER/ADDRESS`.
         backend: String,
     },
-    /// Start the program anew, and hand everything over to it.
+    /// Start the program again, and hand everything over to it.
     Upgrade {
         /// The program. None: the one that runs, which may be another file by now.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -143,7 +143,7 @@ impl Default for FlowFilter {
     }
 }
 
-/// A trace that somebody asks for, and where it goes.
+/// A trace that someone asks for, and where it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceRequest {
     /// What it is about.

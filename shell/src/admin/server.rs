@@ -105,7 +105,7 @@ impl Server {
         let (commands, inbox) = queue::unbounded_channel();
         let thread = ControlThread::spawn(name, move || {
             runtime.block_on(serve(listener, is_local, handler, inbox));
-            // Does not wait for the handler, which may be waiting for whoever stops this.
+            // Does not wait for the handler, which may be waiting for the caller that stops this.
             runtime.shutdown_background();
         })?;
         Ok(Self { commands, thread: Some(thread) })
@@ -237,7 +237,7 @@ async fn serve(
                 None => break,
                 Some(Command::Pause(done)) => {
                     is_paused = true;
-                    // Idle connections close, and find whoever serves when they come again.
+                    // Idle connections close, and find the process that serves when they come again.
                     (shutdown, ends) = watch::channel(());
                     let _ = done.send(());
                     continue;

@@ -17,7 +17,7 @@ use super::server::{Listener, Server};
 /// Why the control socket cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// Somebody serves it already.
+    /// Someone serves it already.
     #[error(
         "another flowgate is running: it serves the control socket {}; stop it (`flowgate stop`), \
          or give this one another `admin.socket`", shown(.0)
@@ -127,8 +127,8 @@ impl fmt::Debug for ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // The file first: as long as somebody listens, nobody takes it for that of a dead process.
-        // Then the server ends, and waits for whoever asked to stop to read the reply.
+        // The file first: as long as someone listens, nobody takes it for that of a dead process.
+        // Then the server ends, and waits for anyone who asked to stop to read the reply.
         self.claim.give_up();
     }
 }

@@ -17,7 +17,7 @@ const NAME: &str = "control.sock";
 /// not see.
 const SERVICE: &str = "/run/flowgate/control.sock";
 
-/// Where the control socket is unless somebody says otherwise: `$RUNTIME_DIRECTORY/control.sock`,
+/// Where the control socket is unless someone says otherwise: `$RUNTIME_DIRECTORY/control.sock`,
 /// else `$XDG_RUNTIME_DIR/flowgate/control.sock`, else `/tmp/flowgate-UID/control.sock`.
 pub fn default_path() -> PathBuf {
     path_in(|name| std::env::var_os(name), geteuid().as_raw())
@@ -28,7 +28,7 @@ pub fn default_path() -> PathBuf {
 pub fn path_to_ask() -> PathBuf {
     let ours = default_path();
     let of_service = Path::new(SERVICE);
-    // Where we may not look, there is one: whoever is not permitted is to be told that.
+    // Where we may not look, there is one: anyone who is not permitted is to be told that.
     let may_exist = |path: &Path| path.try_exists().unwrap_or(true);
     if !may_exist(&ours) && may_exist(of_service) { of_service.to_owned() } else { ours }
 }

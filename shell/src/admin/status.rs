@@ -1,7 +1,7 @@
 //! The documents that tell how things stand: what `flowgate status --json` prints and `GET /status`
 //! returns, and the list of flows.
 //!
-//! Their fields are the product's public face. Fields are added, never renamed or removed; whoever
+//! Their fields are the product's public face. Fields are added, never renamed or removed; anyone who
 //! reads a document skips those that it does not know.
 
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ pub struct StatusDocument {
     pub events: Vec<EventDoc>,
 }
 
-/// Whether this instance is announced to whoever has the routes.
+/// Whether this instance is announced to routers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AnnounceStatus {

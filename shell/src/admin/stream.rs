@@ -1,4 +1,4 @@
-//! Answers that go on until whoever reads them, or what they tell of, ends.
+//! Answers that go on until their reader, or what they tell of, ends.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -17,12 +17,12 @@ pub(super) struct TraceBody {
     feed: TraceFeed,
     deadline: Option<Pin<Box<Sleep>>>,
     is_over: bool,
-    /// There are only so many of them.
+    /// Their number is limited.
     _permit: OwnedSemaphorePermit,
 }
 
 impl TraceBody {
-    /// What comes by `feed`, for a time or until somebody has enough.
+    /// What comes by `feed`, for a time or until someone has enough.
     pub(super) fn new(
         feed: TraceFeed,
         time: Option<Duration>,

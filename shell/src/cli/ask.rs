@@ -130,7 +130,7 @@ fn json(document: &impl Serialize) -> Result<String, Failure> {
     Ok(escaped_json(&serde_json::to_string_pretty(document)?) + "\n")
 }
 
-/// Writes to standard output. Whoever reads it may have seen enough before the end, as `head` does.
+/// Writes to standard output. Anyone who reads it may have seen enough before the end, as `head` does.
 pub(super) fn put(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

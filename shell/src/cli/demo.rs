@@ -150,7 +150,7 @@ impl Demo {
                     next += screen.period();
                 }
                 Ok(Event::Asked(reply)) => {
-                    // Whoever asked may have gone.
+                    // The caller may have gone.
                     let _ = reply.send(Response::Status(self.server.status(&self.clock)));
                 }
                 Ok(Event::WorkerEnded(end)) => return Err(Failure(format!("a worker {end}"))),

@@ -103,7 +103,7 @@ enum Next {
 }
 
 impl Top {
-    /// Shows what comes until somebody has seen enough.
+    /// Shows what comes until someone has seen enough.
     fn show(
         &mut self,
         screen: &mut Screen,

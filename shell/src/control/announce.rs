@@ -1,4 +1,4 @@
-//! Telling others whether to send traffic here: whoever has the routes.
+//! Telling routers whether to send traffic here.
 //!
 //! An [`Announcer`] does it on a thread of its own, since a program may take its time and a socket
 //! may be away. What fails is tried again for as long as it is wanted.
@@ -21,7 +21,7 @@ pub(crate) use hysteresis::Hysteresis;
 const SHORTEST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(15);
 
-/// How often bird is told again: one that has been started anew knows nothing of it.
+/// How often bird is told again: one that has been started again knows nothing of it.
 const REPEAT: Duration = Duration::from_secs(5);
 
 /// How long a program may take.

@@ -1,6 +1,6 @@
 //! Backends that are found: a thread that follows files, HTTP servers and SRV records.
 //!
-//! Whoever starts a [`Discoverer`] is told the whole set of a cluster when it is first known and
+//! Anyone who starts a [`Discoverer`] is told the whole set of a cluster when it is first known and
 //! whenever it changes. While a source is away, says what makes no sense or says that there is
 //! nobody, the last good set stands, and the log says so once. That set is also kept on disk, so
 //! that a process that starts while its source is away serves what was good last, and says so.

@@ -32,7 +32,7 @@ const QUEUE: usize = 16_384;
 /// How long a line waits at most before it can be read.
 const LATENCY: Duration = Duration::from_millis(200);
 
-/// How long the end waits for what is queued to be written: whoever reads may read no more.
+/// How long the end waits for what is queued to be written: its reader may read no more.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often the end looks whether all is written.
@@ -110,13 +110,13 @@ impl FlowLogWriter {
         self.logger.clone()
     }
 
-    /// Opens the file anew, since the one that was open has been moved away (log rotation).
+    /// Opens the file again, since the one that was open has been moved away (log rotation).
     pub fn reopen(&self) {
         self.tell(Message::Reopen, |shared| &shared.reopen);
     }
 
-    /// Says something in its turn or, where the queue is full, beside it. Never blocks: whoever
-    /// reads the log may read no more.
+    /// Says something in its turn or, where the queue is full, beside it. Never blocks: the
+    /// reader of the log may read no more.
     fn tell(&self, message: Message, beside: impl Fn(&Shared) -> &AtomicBool) {
         if let Some(channel) = &self.logger.channel
             && channel.sender.try_send(message).is_err()

@@ -1,6 +1,6 @@
 //! The log: what operators read, on standard error. Nothing is logged for a datagram.
 //!
-//! A thread of its own writes, from a bounded queue: whoever reads standard error may be slow, or
+//! A thread of its own writes, from a bounded queue: the reader of standard error may be slow, or
 //! read no more, and nothing else waits for that. What finds the queue full is left out and counted.
 
 use std::fmt;

@@ -1,7 +1,7 @@
 //! Backends by name: a thread that resolves host names and keeps what they resolve to fresh.
 //!
 //! A name is looked up again when its answer has lived its time (TTL), at least every five minutes
-//! and at most once a second. Whoever starts a [`Resolver`] is told the addresses of a name when
+//! and at most once a second. Anyone who starts a [`Resolver`] is told the addresses of a name when
 //! they are first known and whenever they change; never that there are none. While a name cannot
 //! be resolved, whatever the reason, the last good answer stands, the log says so once, and the
 //! lookup is tried again after 1, 2, 4, ... up to 30 seconds.

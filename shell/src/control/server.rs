@@ -374,7 +374,7 @@ fn command_shards(
     }
 }
 
-/// Which of so many workers has the shard in a place of its listener's. There are as many shards as
+/// Which of a number of workers has the shard in a place of its listener's. There are as many shards as
 /// workers, unless both came from a process that had more or fewer workers.
 const fn worker_of(place: usize, workers: usize) -> usize {
     place % workers

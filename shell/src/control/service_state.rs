@@ -16,7 +16,7 @@ pub struct ServiceState {
 }
 
 impl ServiceState {
-    /// What to tell somebody who knows `known` so that they know this.
+    /// What to tell someone who knows `known` so that they know this.
     pub fn events_since(self, known: Self) -> impl Iterator<Item = BackendEvent> {
         let health = match self.probe {
             Some(true) => BackendEvent::Up,

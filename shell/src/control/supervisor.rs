@@ -251,7 +251,7 @@ impl Supervisor {
                     self.begin_upgrade(binary, Some(reply));
                 }
                 Event::Asked(request, reply) => {
-                    // Whoever asked may have gone.
+                    // The caller may have gone.
                     let _ = reply.send(self.answer(request));
                 }
                 Event::SuccessorStarted(pid) => {
@@ -486,7 +486,7 @@ fn handler(sender: Sender<Event>) -> Handler {
 }
 
 fn listen_for_signals(sender: Sender<Event>) -> io::Result<()> {
-    // A file at its limit is an error of whoever writes it, and not the end of the process.
+    // A file at its limit is an error of the thread that writes it, and not the end of the process.
     signal_hook::flag::register(SIGXFSZ, Arc::default())?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
     ControlThread::spawn("signals", move || {

@@ -32,7 +32,7 @@ const LAST_LOOK: Duration = Duration::from_millis(1);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "word", rename_all = "kebab-case")]
 pub enum FromOld {
-    /// A snapshot of so many bytes follows.
+    /// A snapshot of this many bytes follows.
     Offer {
         /// How many.
         bytes: u64,
@@ -42,7 +42,7 @@ pub enum FromOld {
         /// Of how many bytes.
         bytes: u64,
     },
-    /// So many descriptors follow.
+    /// This many descriptors follow.
     Descriptors {
         /// How many.
         count: usize,
@@ -199,7 +199,7 @@ impl Channel {
         bytes.chunks(PACKET).try_for_each(|piece| self.send_packet(piece, &[], deadline))
     }
 
-    /// Receives a snapshot of so many bytes.
+    /// Receives a snapshot of this many bytes.
     ///
     /// # Errors
     ///
@@ -240,7 +240,7 @@ impl Channel {
             .try_for_each(|some| self.send_packet(b"descriptors", some, deadline))
     }
 
-    /// Receives so many descriptors, in their order, into `descriptors`. Where it fails, those are
+    /// Receives this many descriptors, in their order, into `descriptors`. Where it fails, those are
     /// there that came until then.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ pub enum GiveUp {
     StillThere(u32),
 }
 
-/// How many bytes of reasons are told: so many fit into a packet, whatever they are made of.
+/// How many bytes of reasons are told: as many as fit into a packet, whatever they are made of.
 const MAX_REASONS: usize = 8 << 10;
 
 /// What comes from the old process next.

@@ -155,7 +155,7 @@ impl New {
 
     /// Takes in what is learned of the old process and says what to do.
     ///
-    /// An old process that has ended serves nobody any more: then somebody must.
+    /// An old process that has ended serves nobody any more: then someone must.
     pub const fn on(&mut self, event: Event<OldWord>) -> NewDoes {
         let (next, does) = match (&*self, event) {
             (Self::Over, _) => (Self::Over, NewDoes::GiveUp),

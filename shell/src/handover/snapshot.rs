@@ -1,7 +1,7 @@
 //! What a process is, as plain data: what it hands over when another one takes its place, and what
 //! `flowgate snapshot` writes.
 //!
-//! It is encoded by the core ([`flowgate_core::snapshot`]), with a version and a checksum. Whoever
+//! It is encoded by the core ([`flowgate_core::snapshot`]), with a version and a checksum. Anyone who
 //! has it can tell what the hash tables' keys are and who the clients were: it is as secret as the
 //! process's memory.
 

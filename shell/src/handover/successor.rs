@@ -20,7 +20,7 @@ use crate::sys::clock::{Clock, IoDeadline};
 /// take over. Meanwhile the old one serves. It may have to wait for names to be resolved.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long each step may take while nobody serves: so many times what it has taken to read the same
+/// How long each step may take while nobody serves: a multiple of what it has taken to read the same
 /// and find that it could take over, which was the rehearsal, within these limits.
 const REHEARSALS: u32 = 4;
 const SHORTEST_STEP: Duration = Duration::from_millis(300);
@@ -133,7 +133,7 @@ impl Successor {
     ///
     /// # Errors
     ///
-    /// When it does not; it is dead then, and whoever had the descriptors may serve them again.
+    /// When it does not; it is dead then, and anyone who had the descriptors may serve them again.
     pub fn hand_over(
         &mut self,
         state: &[u8],

@@ -18,7 +18,7 @@ const _: () = assert!(HEADER == WORD + 8 && HEADER.is_multiple_of(WORD));
 
 /// Room for every control message of a receive: packet info of both families, TOS and traffic class,
 /// time to live and hop limit, segment size, lost datagrams, and whatever else is asked for of a
-/// socket that somebody else has opened, such as timestamps.
+/// socket that someone else has opened, such as timestamps.
 pub const RECEIVE_BYTES: usize = 512;
 
 /// Room for every control message that a send carries: packet info, traffic class, hop limit,

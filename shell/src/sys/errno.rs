@@ -83,7 +83,7 @@ pub fn may_lack_its_source(error: &io::Error) -> bool {
     )
 }
 
-/// Whether a socket is connected to nobody any more: it could not be connected anew when the address
+/// Whether a socket is connected to nobody any more: it could not be connected again when the address
 /// went that it had sent from.
 pub fn lacks_its_peer(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EDESTADDRREQ)

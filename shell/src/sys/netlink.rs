@@ -45,7 +45,7 @@ impl AddressWatch {
         loop {
             match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(len) => read(&buffer[..len], &mut gone),
-                // So many have come at once that some are lost; what is left is worth reading.
+                // More came at once than fit, and some are lost; what is left is worth reading.
                 Err(nix::errno::Errno::ENOBUFS | nix::errno::Errno::EINTR) => {}
                 Err(_) => break,
             }

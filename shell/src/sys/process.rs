@@ -18,7 +18,7 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
 /// Makes the kernel's table of the process's descriptors large enough for `count` of them, at once.
 ///
 /// Otherwise it doubles when it is full, and in a process of several threads each doubling waits
-/// for every processor to pass a quiescent state (RCU): some milliseconds, in which whoever opens
+/// for every processor to pass a quiescent state (RCU): some milliseconds, in which a thread that opens
 /// a socket stands still.
 ///
 /// # Errors

@@ -103,7 +103,7 @@ pub fn set_receive_drops(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, sockopt::RxqOvfl, &1)
 }
 
-/// Asks no longer for timestamps, which whoever has opened the socket may have wanted: nobody here
+/// Asks no longer for timestamps, which the process that opened the socket may have wanted: nobody here
 /// reads them.
 pub fn clear_timestamps(socket: BorrowedFd<'_>) {
     let _ = set(socket, sockopt::ReceiveTimestamp, &false);

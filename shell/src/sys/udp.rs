@@ -125,7 +125,7 @@ pub fn over_listener(listener: SocketAddr, client: SocketAddr) -> io::Result<Own
     Ok(socket)
 }
 
-/// Connects a connected socket anew. Unless it was bound before, it gets another port, and the
+/// Connects a connected socket again. Unless it was bound before, it gets another port, and the
 /// address that the kernel would choose now. What has arrived stays to be read.
 ///
 /// # Errors

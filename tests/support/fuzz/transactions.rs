@@ -4,7 +4,7 @@
 use flowgate_core::Transactions;
 
 /// Any datagram is a question, an answer or neither, and never both where the protocol tells them
-/// apart; and whoever answers a question by its book is understood.
+/// apart; and anyone who answers a question by its book is understood.
 pub fn transactions(data: &[u8]) {
     for transactions in [Transactions::Dns, Transactions::Ntp, Transactions::Stun] {
         let asked = transactions.request_id(data);

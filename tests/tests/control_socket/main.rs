@@ -1,4 +1,4 @@
-//! The control socket and whoever means it ill, and the commands that use it (SCENARIOS.md,
+//! The control socket and anyone who means it ill, and the commands that use it (SCENARIOS.md,
 //! row 41).
 
 mod commands;
@@ -141,7 +141,7 @@ fn an_endless_body_is_cut_short() {
     let mut stream = served.connect();
     let head = "POST /reload HTTP/1.1\r\nHost: flowgate\r\nConnection: close\r\n";
     let head = format!("{head}Content-Length: 1000000000\r\n\r\n");
-    stream.write_all(head.as_bytes()).expect("somebody listens");
+    stream.write_all(head.as_bytes()).expect("someone listens");
     let mut written = 0;
     while let Ok(length) = stream.write(&[b' '; 4096]) {
         written += length;
@@ -181,7 +181,7 @@ fn a_slow_writer_is_cut_off_and_keeps_nobody_waiting() {
 fn idle_connections_push_out_no_request_that_has_begun() {
     let served = Served::start();
     let mut honest = served.connect();
-    honest.write_all(b"POST /rel").expect("somebody listens");
+    honest.write_all(b"POST /rel").expect("someone listens");
     // The server has it when one that came later has been answered.
     served.assert_serves();
     let idle: Vec<_> = (0..2 * MAX_CONNECTIONS).map(|_| served.connect()).collect();
@@ -217,7 +217,7 @@ fn of_a_thousand_connections_some_are_served_and_the_data_path_notices_none() {
     assert_eq!(answer(&mut streams[0]), "");
     let last = streams.last_mut().expect("a thousand");
     let question = b"POST /reload HTTP/1.1\r\nHost: flowgate\r\nConnection: close\r\n\r\n";
-    last.write_all(question).expect("somebody listens");
+    last.write_all(question).expect("someone listens");
     assert!(answer(last).starts_with("HTTP/1.1 200"));
     round_trip();
     balancer.assert_lossless(round_trips, round_trips);
@@ -262,13 +262,13 @@ fn garbage_is_refused_and_harms_nobody() {
         post("/upgrade", &deep),
     ] {
         let mut stream = served.connect();
-        stream.write_all(&garbage).expect("somebody listens");
+        stream.write_all(&garbage).expect("someone listens");
         let answer = answer(&mut stream);
         let shown = String::from_utf8_lossy(&garbage[..garbage.len().min(60)]);
         assert!(answer.starts_with("HTTP/1.1 4"), "{shown:?}: {answer}");
         assert!(!answer.contains('\x1b'), "{shown:?}: {answer}");
     }
-    // Whoever says nothing at all is not answered.
+    // Anyone who says nothing at all is not answered.
     let mut stream = served.connect();
     stream.shutdown(std::net::Shutdown::Write).expect("a socket");
     assert_eq!(answer(&mut stream), "");

@@ -60,7 +60,7 @@ impl Served {
     }
 
     pub(crate) fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(self.socket.path()).expect("somebody listens");
+        let stream = UnixStream::connect(self.socket.path()).expect("someone listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
         stream

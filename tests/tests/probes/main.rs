@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_millis(10);
 const LONG: Duration = PATIENCE;
 const SHORT: Duration = Duration::from_millis(30);
 
-/// After so many wrong answers a probe does not wait for its timeout.
+/// After this many wrong answers a probe does not wait for its timeout.
 const ENOUGH: usize = 64;
 
 /// A prober and what it tells.
@@ -130,7 +130,7 @@ impl Backend {
         Some(asker)
     }
 
-    /// Answers so many questions.
+    /// Answers this many questions.
     fn serve_many(&self, count: usize, answer: impl Fn(&[u8]) -> Vec<u8>) {
         for _ in 0..count {
             eventually("a question", || self.serve(1, &answer));
@@ -162,7 +162,7 @@ fn busy(_: &[u8]) -> Vec<u8> {
     b"BUSY".to_vec()
 }
 
-/// Takes so many connections.
+/// Takes this many connections.
 fn accept(listener: &TcpListener, count: usize) {
     for _ in 0..count {
         listener.accept().expect("a connection");
@@ -351,7 +351,7 @@ fn a_target_that_leaves_while_it_is_down_is_taken_to_be_up() {
     let change = watch.changes.recv_timeout(PATIENCE).expect("a change");
     assert_eq!(change, HealthChange { key: closed.key.clone(), is_up: true, outcome: None });
     other.serve_many(5, pong);
-    // Back again, it begins anew.
+    // Back again, it begins again.
     watch.prober.set_targets(vec![closed.clone()]);
     watch.expect(&closed.key, false, ProbeOutcome::Refused);
     watch.prober.set_targets(vec![]);

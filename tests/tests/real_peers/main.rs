@@ -80,7 +80,7 @@ fn resolvers_answer_everything(more: &str) {
     assert_eq!(figure(&report, "Queries lost:"), 0, "{report}");
     assert_eq!(figure(&report, "Response codes:       NOERROR"), asked, "{report}");
 
-    // Also after so many flows came and went.
+    // Also after this many flows came and went.
     assert_eq!(dig(address, &questions).expect("dig"), answers);
 }
 

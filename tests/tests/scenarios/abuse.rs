@@ -8,7 +8,7 @@ const fn send_to_local(client: u8) -> Action {
     Action::Send { party, tos: 0, ttl: 64, train: Train::single(20), fate: Fate::Now }
 }
 
-/// A backend sends so many bytes to the client that the last flow is of.
+/// A backend sends this many bytes to the client that the last flow is of.
 const fn push(len: u16, count: u8) -> Action {
     let train = Train { len, count, short_by: 0 };
     Action::Push { flow: FlowPick::Live(0), tos: 0, train }

@@ -10,7 +10,7 @@ use super::*;
 const POLICIES: [OnBackendDown; 3] =
     [OnBackendDown::Pin, OnBackendDown::Rehash, OnBackendDown::Close];
 
-/// So many backends of weight 1.
+/// This many backends of weight 1.
 fn backends(count: u8) -> Vec<BackendConfig> {
     (1..=count).map(|host| BackendConfig::new(([10, 0, 0, host], 53).into())).collect()
 }
@@ -269,7 +269,7 @@ fn one_error_is_no_sign_two_are_and_an_answer_clears_them() {
 }
 
 /// Answers that may not go on to the client show nevertheless that the backend is there: else
-/// whoever forges addresses could put it out of service.
+/// anyone who forges addresses could put it out of service.
 #[test]
 fn a_backend_whose_answers_are_dropped_is_not_silent() {
     let mut scenario = Scenario::new(|config| {

@@ -74,7 +74,7 @@ fn neighbours() -> impl Iterator<Item = UdpSocket> {
     let host = |number: u8| std::net::Ipv4Addr::new(127, 0, 77, number);
     let first = UdpSocket::bind((host(1), 0)).unwrap();
     let port = first.local_addr().unwrap().port();
-    // Somebody else may have the port at one of the addresses.
+    // Someone else may have the port at one of the addresses.
     let others = (2..=250).filter_map(move |number| UdpSocket::bind((host(number), port)).ok());
     std::iter::once(first).chain(others)
 }

@@ -14,7 +14,7 @@ const SABOTEUR: &str = env!("CARGO_BIN_EXE_flowgate-saboteur");
 /// How many clients there are.
 const CLIENTS: usize = 8;
 
-/// A process that has flows, and whoever is to take over from it plays false.
+/// A process that has flows, and a process that takes over from it and plays false.
 struct Scene {
     flowgate: Process,
     address: SocketAddr,
@@ -176,7 +176,7 @@ fn the_new_one_goes_on(word: &str, has_sockets: bool) {
     scene.upgrade();
     scene.flowgate.wait();
     scene.flowgate.follow();
-    // A new process that knows nothing yet has the kernel choose a port anew.
+    // A new process that knows nothing yet has the kernel choose a port again.
     let address = scene.flowgate.ask_json(&["status"])["listeners"][0]["address"].clone();
     scene.address = address.as_str().unwrap().parse().unwrap();
     assert_ne!(scene.flowgate.pid(), former, "{word}");

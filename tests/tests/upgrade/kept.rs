@@ -24,7 +24,7 @@ impl Scene {
         let backends = [(); 3].map(|()| Peer::v4());
         let addresses = backends.each_ref().map(|backend| backend.address().to_string());
         // A port that is free. A listener that is kept is found by its address, so that the kernel
-        // cannot choose one anew.
+        // cannot choose one again.
         let free = Peer::v4().address();
         let config = ConfigFile::new("");
         config.rewrite(&format!(

@@ -195,7 +195,7 @@ fn the_new_process_goes_over_to_the_file_as_it_is_now() {
     };
     let paths = ask();
 
-    // The sockets of a listener stay as many as they were, and are shared out anew.
+    // The sockets of a listener stay as many as they were, and are shared out again.
     for workers in [1, 3, 2] {
         flowgate.rewrite_config(&before(workers));
         flowgate.upgrade(&[]);
@@ -293,7 +293,7 @@ fn sigusr2_upgrades_too_and_the_metrics_stay_where_they_are() {
     eventually("its socket is removed", || (!socket.exists()).then_some(()));
 }
 
-/// Somebody has tidied up: the new process opens another control socket, where it should be.
+/// Someone has tidied up: the new process opens another control socket, where it should be.
 #[test]
 fn a_control_socket_whose_file_is_gone_is_opened_anew() {
     let backend = Peer::v4();

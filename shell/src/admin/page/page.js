@@ -29,7 +29,7 @@ function noRates() {
   return { listeners: new Map(), backends: new Map(), bytes: null };
 }
 
-// How much a counter grew in a second. A counter that fell begins anew.
+// How much a counter grew in a second. A counter that fell begins again.
 function growth(before, now, seconds) {
   return before === undefined || now < before ? 0 : (now - before) / seconds;
 }
@@ -207,7 +207,7 @@ async function poll() {
   timer = setTimeout(poll, Math.max(200, pause - (performance.now() - started)));
 }
 
-// Shows again what is known, after somebody has asked to see it otherwise.
+// Shows again what is known, after someone has asked to see it otherwise.
 function refresh() {
   if (last) show();
 }

@@ -2,7 +2,7 @@
 
 const MOST_ROWS = 200;
 
-// How many backends of a cluster are shown before somebody asks for all.
+// How many backends of a cluster are shown before someone asks for all.
 const FIRST_ROWS = 12;
 
 // Clusters with more backends than this are folded while nothing is wrong with them, if there are many.
@@ -74,7 +74,7 @@ function meter(cell) {
   };
 }
 
-// At most so many rows; the rest is counted below the table.
+// At most this many rows; the rest is counted below the table.
 function limited(table, items, most) {
   const more = table.nextElementSibling;
   more.hidden = items.length <= most;

@@ -30,7 +30,7 @@ const STEP: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(super) struct Claim {
     path: PathBuf,
-    /// The device and the inode, unless the file is somebody else's to remove.
+    /// The device and the inode, unless the file is another's to remove.
     file: Option<(u64, u64)>,
 }
 
@@ -48,7 +48,7 @@ impl Claim {
         }
     }
 
-    /// Leaves the file to somebody else.
+    /// Leaves the file to someone else.
     pub(super) const fn disown(&mut self) {
         self.file = None;
     }
@@ -131,14 +131,14 @@ fn clear(path: &Path, address: &SockAddr) -> Result<(), ControlError> {
     }
 }
 
-/// Whether somebody listens there.
+/// Whether someone listens there.
 fn is_served(address: &SockAddr) -> io::Result<bool> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     match socket.connect(address) {
         Ok(()) => Ok(true),
         Err(error) => match error.kind() {
-            // So many wait already that nobody more may.
+            // The queue of connections is full.
             io::ErrorKind::WouldBlock => Ok(true),
             io::ErrorKind::ConnectionRefused => Ok(false),
             _ => Err(error),
@@ -149,7 +149,7 @@ fn is_served(address: &SockAddr) -> io::Result<bool> {
 /// Binds a socket whose file nobody but its owner has ever been able to use.
 fn bind(path: &Path, address: &SockAddr) -> io::Result<Socket> {
     let socket = File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM, None)?));
-    // On Linux the file gets the mode of the socket, less the umask. And before somebody listens,
+    // On Linux the file gets the mode of the socket, less the umask. And before someone listens,
     // nobody can connect.
     socket.set_permissions(Permissions::from_mode(0o600))?;
     let socket = Socket::from(OwnedFd::from(socket));

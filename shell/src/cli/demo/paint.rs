@@ -27,7 +27,7 @@ impl Paint {
         }
     }
 
-    /// In colours, unless whoever set `NO_COLOR` wants none (<https://no-color.org>).
+    /// In colours, unless `NO_COLOR` is set (<https://no-color.org>).
     pub(super) fn of_terminal() -> Self {
         match std::env::var_os("NO_COLOR") {
             Some(value) if !value.is_empty() => Self::plain(),

@@ -1,4 +1,4 @@
-//! What somebody who looks wants to see, and in which order.
+//! What someone who looks wants to see, and in which order.
 
 use ratatui::crossterm::event::KeyCode;
 
@@ -120,7 +120,7 @@ impl Options {
     }
 }
 
-/// The smaller, the sooner somebody should look.
+/// The smaller, the sooner someone should look.
 const fn urgency(state: BackendState) -> u8 {
     match state {
         BackendState::Down => 0,

@@ -86,12 +86,12 @@ impl Stretch<'_> {
         figure(backend).saturating_sub(before.map_or(0, figure))
     }
 
-    /// So many events as a rate, for people.
+    /// This many events as a rate, for people.
     pub(super) fn rate(&self, events: u64) -> String {
         if self.elapsed.is_zero() { "-".to_owned() } else { human::rate(events, self.elapsed) }
     }
 
-    /// So many events as a rate.
+    /// This many events as a rate.
     pub(super) fn per_second(&self, events: u64) -> u64 {
         if self.elapsed.is_zero() {
             0

@@ -30,7 +30,7 @@ impl Watch {
     /// Takes the next document, which came at `at`.
     pub(super) fn add(&mut self, status: StatusDocument, at: Instant) {
         if status.uptime_seconds < self.now.uptime_seconds {
-            // Another process, which has begun to count anew.
+            // Another process, which has started to count again.
             *self = Self::new(status, at);
             return;
         }

@@ -1,6 +1,6 @@
 //! A file, by its directory.
 //!
-//! Whoever replaces a file does so by a rename, or, as Kubernetes does for what it mounts, by one of
+//! Anyone who replaces a file does so by a rename, or, as Kubernetes does for what it mounts, by one of
 //! a link on the way to it. Either is an event of the directory. Where the kernel tells no events,
 //! the file is looked at every few seconds.
 

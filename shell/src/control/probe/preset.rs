@@ -1,6 +1,6 @@
 //! Questions of known protocols, and how to tell their answers.
 //!
-//! Each question carries ids that are drawn anew for it, so that neither the answer to another one
+//! Each question carries ids that are drawn again for it, so that neither the answer to another one
 //! nor a forged one passes. An answer passes if it shows a server that does its work: one that says
 //! itself that it cannot is as good as silent. What else it says is not judged; that is what
 //! `expect` is for.

@@ -120,7 +120,7 @@ impl<F: Fn(HealthChange)> Runner<F> {
             match self.commands.try_recv() {
                 Ok(Command::Probe(targets)) => self.set_targets(targets),
                 Ok(Command::Snapshot(reply)) => {
-                    // Whoever asked may have gone.
+                    // The caller may have gone.
                     let _ = reply.send(self.snapshot());
                 }
                 Err(TryRecvError::Empty) => return true,

@@ -47,7 +47,7 @@ pub enum ServerRestoreError {
         /// How many there should be.
         config: usize,
     },
-    /// A listener had to be bound anew, and could not be.
+    /// A listener had to be bound again, and could not be.
     #[error(transparent)]
     Start(#[from] StartError),
 }

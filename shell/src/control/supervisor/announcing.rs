@@ -1,4 +1,4 @@
-//! Whether this instance is announced to whoever has the routes.
+//! Whether this instance is announced to routers.
 
 use std::time::Duration;
 

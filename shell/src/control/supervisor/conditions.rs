@@ -44,7 +44,7 @@ pub(super) struct Condition {
 pub(super) struct Finding {
     pub(super) state: BackendState,
     pub(super) reason: Option<String>,
-    /// Since when, where somebody knows better than whoever looks now.
+    /// Since when, where that is known better than by looking now.
     pub(super) since: Option<Instant>,
     pub(super) until: Option<Instant>,
 }

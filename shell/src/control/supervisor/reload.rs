@@ -25,7 +25,7 @@ impl Supervisor {
         self.notifier.reloading();
         let outcome = self.try_reload();
         self.notifier.ready();
-        // Whoever asked for it, the log has it: others look there for what has happened.
+        // No matter who asked for it, it is logged: others look there for what has happened.
         match &outcome {
             Ok(_) => {
                 self.reloads.ok += 1;

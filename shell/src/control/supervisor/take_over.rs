@@ -253,7 +253,7 @@ impl Supervisor {
                 {
                     Some(ControlSocket::adopt(&path, listener, handler.clone())?)
                 }
-                // Somebody has removed the former one's file: nobody would find it.
+                // Someone has removed the former one's file: nobody would find it.
                 _ => open_control_socket(&self.config, &handler)?,
             };
         }

@@ -27,7 +27,7 @@ pub(super) struct Upgrade {
 
 impl Supervisor {
     /// Starts the process that is to take over, and returns at once: it is an event when that could.
-    /// Whoever asked is answered when all is over.
+    /// Anyone who asked is answered when all is over.
     pub(super) fn begin_upgrade(
         &mut self,
         binary: Option<PathBuf>,
@@ -35,7 +35,7 @@ impl Supervisor {
     ) {
         if let Err(reason) = self.may_upgrade() {
             match reply {
-                // Whoever asked may have gone.
+                // The caller may have gone.
                 Some(reply) => drop(reply.send(Response::refused(reason))),
                 None => warn!("no upgrade: {reason}"),
             }
@@ -75,7 +75,7 @@ impl Supervisor {
         if self.is_stopping() {
             return Err("flowgate is stopping".into());
         }
-        // Those who ask from now on wait in the listening sockets, for whoever serves in the end.
+        // Those who ask from now on wait in the listening sockets, for the process that serves in the end.
         self.http.iter().for_each(HttpServer::pause);
         self.control.iter().for_each(ControlSocket::pause);
         let admin = self.config.admin.http.filter(|_| self.http.is_some());
@@ -167,7 +167,7 @@ impl Supervisor {
             }
         };
         if let Some(reply) = reply {
-            // Whoever asked may have gone.
+            // The caller may have gone.
             let _ = reply.send(response);
         }
     }

@@ -103,7 +103,7 @@ fn a_service_manager_that_comes_back_hears_of_us_again() {
 fn a_service_manager_that_reads_nothing_holds_nobody_up_for_long() {
     let manager = Manager::new("full");
     let notifier = manager.notifier();
-    // Fills the socket: whoever sends more waits for room until its patience is over.
+    // Fills the socket: anyone who sends more waits for room until its patience is over.
     notifier
         .way
         .as_ref()

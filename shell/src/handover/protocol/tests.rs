@@ -11,7 +11,7 @@ struct World {
     new: Option<New>,
     to_old: VecDeque<NewWord>,
     to_new: VecDeque<OldWord>,
-    /// How many times somebody may still die, hang, or say nonsense.
+    /// How many times someone may still die, hang, or say nonsense.
     mishaps: u8,
 }
 
@@ -48,7 +48,7 @@ impl World {
             // It refuses, or says what is not its turn.
             for word in [NewWord::Refused, NewWord::Serving, NewWord::Staged, NewWord::Hello] {
                 let mut liar = fewer.clone();
-                // Whoever has ended has nothing more to say; one that serves is not refusing.
+                // A side that has ended has nothing more to say; one that serves is not refusing.
                 if liar.new.is_some_and(|new| !new.serves()) {
                     liar.to_old.push_back(word);
                     liar.new = None;

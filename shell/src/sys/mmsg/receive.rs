@@ -114,7 +114,7 @@ fn fresh_header(slot: &mut Slot) -> libc::mmsghdr {
     }
 }
 
-/// More than a quiet socket's buffer holds; whoever floods it must not hold up the others.
+/// More than a quiet socket's buffer holds; anyone who floods it must not hold up the others.
 const MAX_DISCARDED: usize = 1_024;
 
 /// Throws away all that waits to be read from `socket`, and says how many bursts and bytes that
