@@ -136,3 +136,6 @@ fn eight_bytes(datagram: &[u8], at: usize) -> u64 {
     let rest = datagram.get(at..).unwrap_or_default();
     rest.iter().fold(rest.len() as u64, |number, &byte| number << 8 | u64::from(byte))
 }
+
+#[cfg(test)]
+mod tests;

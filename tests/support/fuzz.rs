@@ -3,6 +3,7 @@
 //!
 //! Each takes any bytes, and panics where the code that it is for does what it must not.
 
+mod affinity;
 mod proxy;
 mod proxy_accept;
 mod snapshot;
@@ -19,6 +20,7 @@ use flowgate::sys::cmsg::{ControlBuffer, RECEIVE_BYTES, read};
 use flowgate_core::Burst;
 
 use crate::sim::run_bytes;
+pub use affinity::affinity;
 pub use proxy::proxy_header;
 pub use proxy_accept::proxy_accept;
 pub use snapshot::snapshot;
@@ -28,7 +30,7 @@ pub use transactions::transactions;
 pub type Body = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Body); 10] = [
+pub const TARGETS: [(&str, Body); 11] = [
     ("manager", manager),
     ("configuration", configuration),
     ("control_messages", control_messages),
@@ -39,6 +41,7 @@ pub const TARGETS: [(&str, Body); 10] = [
     ("probe_answers", probe_answers),
     ("snapshot", snapshot),
     ("transactions", transactions),
+    ("affinity", affinity),
 ];
 
 /// A whole life of a balancer, judged by the model and the world.

@@ -1,0 +1,4 @@
+//! Properties of extractors and of what is learned.
+
+mod extractors;
+mod learned;
