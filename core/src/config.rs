@@ -4,6 +4,7 @@
 //! All of it is part of [snapshots](crate::snapshot), in the order in which fields and variants stand
 //! here: whoever adds one, or moves one, changes their format.
 
+mod defaults;
 pub(crate) mod prepared;
 
 use alloc::vec::Vec;

@@ -24,6 +24,7 @@ const HEADER: usize = 8 + 2 + 8 + 8;
 /// Why bytes are no snapshot that this version can read. The document's own content may still be
 /// refused: see [`RestoreError`](super::RestoreError).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SnapshotError {
     /// They do not begin as a snapshot does.
     #[error("this is not a snapshot of Flowgate")]

@@ -4,6 +4,7 @@ use alloc::string::String;
 
 /// Why a snapshot is not that of a manager.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RestoreError {
     /// Two parts of it contradict each other, or one cannot be.
     #[error("the state in the snapshot does not fit together: {0}")]

@@ -1,0 +1,128 @@
+//! A UDP load balancer, with nothing but the standard library around the core.
+//!
+//! `cargo run -p flowgate-core --example udp_balancer -- 127.0.0.1:5300 1.1.1.1:53 9.9.9.9:53`
+//!
+//! It shows the contract, not speed: sockets are tried one after the other. The `flowgate` command
+//! waits with epoll, and receives and sends in batches.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant as Clock};
+
+use flowgate_core::config::ManagerConfig;
+use flowgate_core::{
+    BackendId, Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output,
+    Outputs, UdpManager, UpstreamFailure,
+};
+
+/// Carries out what the manager orders. What came of it waits here: the manager is not called from
+/// inside.
+struct Sockets {
+    listener: UdpSocket,
+    upstreams: HashMap<FlowId, UdpSocket>,
+    happened: Vec<ManagerInput<'static>>,
+}
+
+impl Outputs<'_> for Sockets {
+    fn emit(&mut self, output: Output<'_>) {
+        match output {
+            Output::OpenUpstream { flow, address, .. } => match open(address) {
+                Ok(socket) => drop(self.upstreams.insert(flow, socket)),
+                Err(_) => {
+                    let failure = UpstreamFailure::NotOpened;
+                    self.happened.push(ManagerInput::UpstreamFailed { flow, failure });
+                }
+            },
+            Output::SendToBackend { flow, backend, burst, .. } => {
+                for datagram in burst.datagrams() {
+                    let socket =
+                        self.upstreams.get(&flow).ok_or(io::ErrorKind::NotConnected.into());
+                    let sent = socket.and_then(|socket| socket.send(datagram));
+                    self.happened.push(told(flow, Some(backend), datagram, sent));
+                }
+            }
+            Output::SendToClient { flow, client, burst, .. } => {
+                for datagram in burst.datagrams() {
+                    let sent = self.listener.send_to(datagram, client);
+                    self.happened.push(told(flow, None, datagram, sent));
+                }
+            }
+            Output::CloseFlow { flow, keep_socket: false, .. } | Output::CloseUpstream { flow } => {
+                drop(self.upstreams.remove(&flow));
+            }
+            // Everything else has to be asked for in the configuration.
+            _ => {}
+        }
+    }
+}
+
+/// What became of a datagram, on its way to a backend or to a client.
+fn told(
+    flow: FlowId,
+    backend: Option<BackendId>,
+    datagram: &[u8],
+    sent: io::Result<usize>,
+) -> ManagerInput<'static> {
+    let direction = backend.map_or(Direction::ToClient, |_| Direction::ToBackend);
+    let (carrier, datagrams, bytes) = (Carrier::Flow(flow), 1, datagram.len() as u64);
+    let reason = DropReason::SendFailed;
+    match sent {
+        Ok(_) => ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes },
+        Err(_) => {
+            ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes }
+        }
+    }
+}
+
+fn open(backend: SocketAddr) -> io::Result<UdpSocket> {
+    let local = if backend.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(local)?;
+    socket.connect(backend)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut addresses = std::env::args().skip(1).map(|text| text.parse::<SocketAddr>());
+    let address = addresses.next().ok_or("usage: udp_balancer LISTENER BACKEND...")??;
+    let backends = addresses.collect::<Result<Vec<_>, _>>()?;
+    let listener = UdpSocket::bind(address)?;
+    listener.set_read_timeout(Some(Duration::from_millis(1)))?;
+
+    let config = ManagerConfig::new(listener.local_addr()?, backends);
+    let seed = RandomState::new().hash_one("a number that nobody else knows");
+    let mut manager = UdpManager::new(config, seed, Instant::ORIGIN);
+    let mut sockets = Sockets { listener, upstreams: HashMap::new(), happened: Vec::new() };
+    let (start, mut buffer) = (Clock::now(), [0; 65_535]);
+    loop {
+        let received = sockets.listener.recv_from(&mut buffer);
+        let now = Instant::from_nanos(start.elapsed().as_nanos() as u64);
+        if let Ok((length, source)) = received
+            && let Some(burst) = Burst::single(&buffer[..length])
+        {
+            let input = ManagerInput::ClientBurst { source, local: None, tos: 0, ttl: 64, burst };
+            manager.handle_input(input, now, &mut sockets);
+        }
+        for flow in sockets.upstreams.keys().copied().collect::<Vec<_>>() {
+            let received = sockets.upstreams.get(&flow).map(|socket| socket.recv(&mut buffer));
+            if let Some(Ok(length)) = received
+                && let Some(burst) = Burst::single(&buffer[..length])
+            {
+                manager.handle_input(
+                    ManagerInput::BackendBurst { flow, tos: 0, burst },
+                    now,
+                    &mut sockets,
+                );
+            }
+        }
+        for input in std::mem::take(&mut sockets.happened) {
+            manager.handle_input(input, now, &mut sockets);
+        }
+        if manager.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
+            manager.handle_input(ManagerInput::Timeout, now, &mut sockets);
+        }
+    }
+}
