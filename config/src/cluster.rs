@@ -24,6 +24,9 @@ pub struct Cluster {
     pub from: Option<BackendsFrom>,
     /// How its backends are probed. None: they are not.
     pub health: Option<Probing>,
+    /// Whether answers go from the backends straight to the clients: then datagrams go out from the
+    /// clients' addresses, and there are no flows, though it is made for sessions.
+    pub is_direct: bool,
     /// The cluster that gets copies of some of its flows: one of
     /// [`Config::clusters`](crate::Config::clusters). How many flows, the policy's mode says.
     pub mirror: Option<String>,

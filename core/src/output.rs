@@ -68,6 +68,9 @@ pub enum Output<'p> {
         carrier: Carrier,
         /// Its address.
         address: SocketAddr,
+        /// The client's address and port, where it is to be sent from them. It is of the family of
+        /// the backend's address, and one that a host can have.
+        source: Option<SocketAddr>,
         /// What to put in front of every datagram of the burst.
         prefix: Option<ProxyHeader>,
         /// What of a proxy's header is to be passed on, as in [`Output::SendToBackend`].
@@ -162,7 +165,7 @@ pub struct FlowRecord {
 }
 
 // Outputs are passed by value on the hot path.
-const _: () = assert!(size_of::<Output>() <= 152);
+const _: () = assert!(size_of::<Output>() <= 184);
 
 /// Where a manager puts its orders: a queue in the shell, a `Vec` in tests.
 pub trait Outputs<'p> {

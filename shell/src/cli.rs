@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::control::log;
@@ -71,8 +72,11 @@ enum Command {
         #[command(flatten)]
         config: ConfigArgument,
         /// The client: an address, or an address and a port
-        #[arg(value_parser = parse_client, required = true)]
-        client: SocketAddr,
+        #[arg(required_unless_present = "backend_setup")]
+        client: Option<String>,
+        /// Print what backends of clusters with return = "direct" have to set up, for nft(8)
+        #[arg(long, conflicts_with_all = ["json", "payload"])]
+        backend_setup: bool,
         /// Print the answer as JSON
         #[arg(long)]
         json: bool,
@@ -129,7 +133,14 @@ pub fn main() -> ExitCode {
             let length = Duration::from_secs(seconds.into());
             demo::run((!forever).then_some(length))
         }
-        Command::Explain { config, client, json, payload } => {
+        // What stands alone is the configuration: there is no client.
+        Command::Explain { config, client, backend_setup: true, .. } => {
+            explain::backend_setup(client.map_or(config.config, PathBuf::from).as_path())
+        }
+        Command::Explain { config, client, json, payload, .. } => {
+            let client = parse_client(&client.unwrap_or_default()).unwrap_or_else(|reason| {
+                Arguments::command().error(ErrorKind::ValueValidation, reason).exit()
+            });
             explain::run(&config.config, client, payload.as_ref(), json)
         }
         Command::Status(arguments) => status::run(&arguments),

@@ -1,5 +1,5 @@
-//! Two balancers with one address, announced by bird (BIRD 2) to a router that shares out clients
-//! among them. It needs root, network namespaces and bird.
+//! Balancers behind a router: two with one address, announced by bird (BIRD 2), and those whose
+//! backends answer clients straight. It needs root, network namespaces, and bird or nft.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use flowgate_tests::e2e::{PATIENCE, eventually};
+use std::io::{BufRead, BufReader, Write};
+
+use flowgate_tests::e2e::{PATIENCE, Peer, eventually, pattern};
 use flowgate_tests::netns::Namespace;
-use flowgate_tests::process::Process;
+use flowgate_tests::process::{ConfigFile, Process, output};
 use flowgate_tests::scratch::Scratch;
 use flowgate_tests::skip::{skip, skip_test};
 use nix::sys::signal::Signal;
@@ -22,6 +24,7 @@ const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
 const STOPS: &str = "FLOWGATE_STOPS";
 
 const ANYCAST: &str = "192.0.2.53";
+const ANYCAST_V6: &str = "2001:db8::53";
 
 /// A daemon of bird's, killed when dropped.
 struct Bird {
@@ -70,7 +73,30 @@ struct Network {
 }
 
 impl Network {
+    /// With birds, of which the router is told who has the address.
     fn new() -> Option<Self> {
+        let mut network = Self::without_birds()?;
+        let neighbour = |number: usize| {
+            format!(
+                "protocol bgp b{number} {{ local 10.71.{number}.1 as 65000; neighbor 10.71.{number}.2 \
+                 as 65001; connect delay time 1; ipv4 {{ import all; export none; }}; }}\n"
+            )
+        };
+        let config = format!(
+            "router id 10.70.0.1;\nprotocol device {{ scan time 1; }}\n\
+             protocol kernel {{ merge paths on; ipv4 {{ import none; export all; }}; }}\n{}{}",
+            neighbour(1),
+            neighbour(2)
+        );
+        network.birds.push(Bird::start(&network.router, &config)?);
+        for (number, balancer) in (1..).zip(&network.balancers) {
+            network.birds.push(Self::announcer(number, balancer)?);
+        }
+        Some(network)
+    }
+
+    /// Without: nobody has the address yet.
+    fn without_birds() -> Option<Self> {
         let (router, client, backends) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
         let balancers = [Namespace::new()?, Namespace::new()?];
         let [one, two] = &balancers;
@@ -85,36 +111,25 @@ impl Network {
             namespace.ip(&format!("address add {network}.2/24 dev eth"));
             namespace.ip("link set eth up");
             namespace.ip(&format!("route add default via {network}.1"));
+            router.ip(&format!("address add fd0{number}::1/64 dev {end} nodad"));
+            namespace.ip(&format!("address add fd0{number}::2/64 dev eth nodad"));
+            namespace.ip(&format!("route add default via fd0{number}::1"));
         }
         for balancer in &balancers {
             balancer.ip(&format!("address add {ANYCAST}/32 dev lo"));
+            balancer.ip(&format!("address add {ANYCAST_V6}/128 dev lo nodad"));
         }
         router.inside(|| {
             let set = |key: &str, value: &str| {
-                std::fs::write(format!("/proc/sys/net/ipv4/{key}"), value).expect("a setting");
+                std::fs::write(format!("/proc/sys/net/{key}"), value).expect("a setting");
             };
-            set("ip_forward", "1");
-            set("conf/all/rp_filter", "0");
+            set("ipv4/ip_forward", "1");
+            set("ipv4/conf/all/rp_filter", "0");
+            set("ipv6/conf/all/forwarding", "1");
             // By addresses and ports.
-            set("fib_multipath_hash_policy", "1");
+            set("ipv4/fib_multipath_hash_policy", "1");
         });
-        let neighbour = |number: usize| {
-            format!(
-                "protocol bgp b{number} {{ local 10.71.{number}.1 as 65000; neighbor 10.71.{number}.2 \
-                 as 65001; connect delay time 1; ipv4 {{ import all; export none; }}; }}\n"
-            )
-        };
-        let config = format!(
-            "router id 10.70.0.1;\nprotocol device {{ scan time 1; }}\n\
-             protocol kernel {{ merge paths on; ipv4 {{ import none; export all; }}; }}\n{}{}",
-            neighbour(1),
-            neighbour(2)
-        );
-        let mut birds = vec![Bird::start(&router, &config)?];
-        for (number, balancer) in (1..).zip(&balancers) {
-            birds.push(Self::announcer(number, balancer)?);
-        }
-        Some(Self { router, client, balancers, backends, birds })
+        Some(Self { router, client, balancers, backends, birds: Vec::new() })
     }
 
     /// A bird that announces the address once it is told to.
@@ -131,13 +146,18 @@ impl Network {
 
     /// Starts a balancer that the router is to send clients to.
     fn balance(&self, number: usize, backends: &[SocketAddr]) -> Process {
+        self.balance_with(number, backends, "responses = 1")
+    }
+
+    /// The same with lines of the cluster.
+    fn balance_with(&self, number: usize, backends: &[SocketAddr], more: &str) -> Process {
         let backends: Vec<_> = backends.iter().map(|address| format!("\"{address}\"")).collect();
         let config = format!(
             "lame_duck = \"300ms\"\ndrain_timeout = \"2s\"\n\
              [announce]\nrise = 1\ninterval = \"100ms\"\n\
              bird = {{ socket = {:?}, protocol = \"anycast\" }}\n\
              [[listener]]\naddress = \"{ANYCAST}:5300\"\ncluster = \"web\"\n\
-             [cluster.web]\nresponses = 1\nbackends = [{}]\n",
+             [cluster.web]\n{more}\nbackends = [{}]\n",
             self.birds[number].socket(),
             backends.join(", ")
         );
@@ -288,4 +308,154 @@ fn a_bird_that_is_started_anew_is_told_again() {
     std::fs::remove_file(&place).expect("the link");
     std::os::unix::fs::symlink(bird.socket(), &place).expect("a link");
     network.wait_for_routes(1);
+}
+
+/// Sets up a backend as `flowgate explain --backend-setup` says. None: there is no nft.
+fn set_up(backends: &Namespace, balancer: &Namespace, config: &str) -> Option<()> {
+    let file = ConfigFile::new(config);
+    let rules = balancer.inside(|| output(FLOWGATE, &["explain", "--backend-setup", file.path()]));
+    assert!(rules.status.success(), "{}", String::from_utf8_lossy(&rules.stderr));
+    let mut nft = Command::new("nft");
+    nft.args(["-f", "-"]).stdin(Stdio::piped());
+    let mut nft = match backends.inside(|| nft.spawn()) {
+        Err(error) => return skip(&format!("nft (Debian: nftables): {error}")),
+        Ok(nft) => nft,
+    };
+    nft.stdin.take().expect("a pipe").write_all(&rules.stdout).expect("written");
+    assert!(nft.wait().expect("it ends").success(), "{}", String::from_utf8_lossy(&rules.stdout));
+    Some(())
+}
+
+fn answers_straight(network: &Network, listen: &str, backend: &str, client: &str) {
+    let config = format!(
+        "[[listener]]\naddress = \"{listen}\"\ncluster = \"web\"\n\
+         [cluster.web]\nreturn = \"direct\"\nbackends = [\"{backend}\"]\n"
+    );
+    let [balancer, _] = &network.balancers;
+    let Some(()) = set_up(&network.backends, balancer, &config) else { return };
+    let backend = network.backends.inside(|| Peer::bind(backend));
+    let mut flowgate = balancer.inside(|| Process::run(FLOWGATE, &config));
+    let listen = flowgate.address();
+    let sockets = flowgate.sockets();
+    let clients: Vec<Peer> = network.client.inside(|| (0..9).map(|_| Peer::bind(client)).collect());
+    // The last ones take several packets.
+    for (number, length) in [0, 1, 2, 99, 1_400, 1_473, 3_001, 65_000].into_iter().enumerate() {
+        for client in &clients {
+            client.set_tos(number as u8 * 4);
+            let question = pattern(length, number as u8);
+            client.send_to(&question, listen);
+            let request = backend.answer(&[number as u8]);
+            assert_eq!((request.bytes, request.from), (question, client.address()));
+            assert_eq!(request.tos, number as u8 * 4);
+            let answer = client.receive();
+            assert_eq!((answer.bytes, answer.from), (vec![number as u8], listen));
+        }
+    }
+    let status = flowgate.ask_json(&["status"]);
+    assert_eq!(status["clusters"][0]["return"], "direct");
+    assert_eq!(status["clusters"][0]["mode"], "session");
+    assert_eq!(status["clusters"][0]["backends"][0]["datagrams_to"], 72);
+    assert_eq!(status["listeners"][0]["flows_active"], 0);
+    assert!(flowgate.sockets() <= sockets + 1, "a socket for each client");
+}
+
+#[test]
+fn a_backend_answers_clients_straight_from_the_address_that_they_called() {
+    let Some(network) = Network::without_birds() else { return };
+    network.router.ip(&format!("route add {ANYCAST} via 10.71.1.2"));
+    network.router.ip(&format!("route add {ANYCAST_V6} via fd01::2"));
+    answers_straight(&network, &format!("{ANYCAST}:5300"), "10.72.0.2:9000", "10.70.0.2:0");
+    answers_straight(&network, &format!("[{ANYCAST_V6}]:5300"), "[fd03::2]:9000", "[fd00::2]:0");
+}
+
+#[test]
+fn collectors_see_who_sent_what_nobody_answers() {
+    let Some(network) = Network::without_birds() else { return };
+    network.router.ip(&format!("route add {ANYCAST} via 10.71.1.2"));
+    let collectors = ["10.72.0.2:2055", "10.72.0.2:2056"];
+    let collectors = collectors.map(|address| network.backends.inside(|| Peer::bind(address)));
+    for (mode, copies) in [("one-way", 1), ("fan-out", 2)] {
+        let config = format!(
+            "[[listener]]\naddress = \"{ANYCAST}:2055\"\ncluster = \"flows\"\n\
+             [cluster.flows]\nmode = {mode:?}\nsource = \"client\"\nbackends = [{}]\n",
+            if copies == 1 {
+                "\"10.72.0.2:2055\""
+            } else {
+                "\"10.72.0.2:2055\", \"10.72.0.2:2056\""
+            }
+        );
+        let mut flowgate = network.balancers[0].inside(|| Process::run(FLOWGATE, &config));
+        let listen = flowgate.address();
+        let exporter = network.client.inside(|| Peer::bind("10.70.0.2:0"));
+        for number in 0..5 {
+            exporter.send_to(&[number], listen);
+            for collector in &collectors[..copies] {
+                let record = collector.receive();
+                assert_eq!((record.bytes, record.from), (vec![number], exporter.address()));
+            }
+        }
+        flowgate.signal(Signal::SIGTERM);
+        assert_eq!(flowgate.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn with_direct_return_all_flows_go_on_when_a_balancer_is_killed() {
+    let Some(network) = Network::new() else { return };
+    let backends: Vec<Peer> = (9001..9004)
+        .map(|port| network.backends.inside(|| Peer::bind(&format!("10.72.0.2:{port}"))))
+        .collect();
+    let addresses: Vec<SocketAddr> = backends.iter().map(Peer::address).collect();
+    let listed: Vec<_> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+    let config = format!(
+        "[[listener]]\naddress = \"{ANYCAST}:5300\"\ncluster = \"web\"\n[cluster.web]\n\
+         return = \"direct\"\nbackends = [{}]\n",
+        listed.join(", ")
+    );
+    let Some(()) = set_up(&network.backends, &network.balancers[0], &config) else { return };
+    let lines = "return = \"direct\"\naffinity = \"source-ip-port\"";
+    let mut running = [1, 2].map(|number| network.balance_with(number, &addresses, lines));
+    network.wait_for_routes(2);
+    let to: SocketAddr = format!("{ANYCAST}:5300").parse().expect("an address");
+    let clients: Vec<Peer> =
+        network.client.inside(|| (0..16).map(|_| Peer::bind("10.70.0.2:0")).collect());
+    // Which backend each has, by place.
+    let ask_all = || -> Vec<usize> {
+        let ask = |client: &Peer| {
+            client.send_to(b"question", to);
+            let served = eventually("a backend is asked", || {
+                backends.iter().position(|backend| {
+                    let asked = backend.receive_soon();
+                    asked.is_some_and(|question| {
+                        assert_eq!(question.from, client.address());
+                        backend.send_to(b"answer", question.from);
+                        true
+                    })
+                })
+            });
+            let answer = client.receive();
+            assert_eq!((&answer.bytes[..], answer.from), (&b"answer"[..], to));
+            served
+        };
+        clients.iter().map(ask).collect()
+    };
+    let before = ask_all();
+    let carried = |process: &Process| {
+        let status = process.ask_json(&["status"]);
+        status["listeners"][0]["to_backend"]["forwarded"]["datagrams"].as_u64().expect("a number")
+    };
+    let shares = [carried(&running[0]), carried(&running[1])];
+    assert_eq!(shares.iter().sum::<u64>(), 16);
+    assert!(shares.iter().all(|share| *share > 0), "one balancer has all flows: {shares:?}");
+
+    running[0].signal(Signal::SIGKILL);
+    running[0].wait();
+    // As the unit's ExecStopPost= would.
+    let mut bird = UnixStream::connect(network.birds[1].socket()).expect("bird");
+    bird.write_all(b"disable \"anycast\"\n").expect("written");
+    let answers = BufReader::new(&bird).lines().map_while(Result::ok);
+    assert!(answers.into_iter().any(|line| line.contains("disabled")));
+    network.wait_for_routes(1);
+    assert_eq!(ask_all(), before);
+    assert_eq!(carried(&running[1]), shares[1] + 16);
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use flowgate_core::config::{
     Affinity, Balance, ClusterConfig, HealthPolicy, Limits, OnBackendDown, SendProxyProtocol,
+    Source,
 };
 
 use toml::de::DeValue;
@@ -146,6 +147,9 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
         None if !item.is_described() => table.require("backends", list),
         _ => table.get("backends", list),
     };
+    if modes.is_direct() {
+        affinity::check_direct(&affinity, quic_lb.as_deref());
+    }
     affinity::check(&affinity, balance, members.value.as_deref());
     if let (Some(all), Some(specs)) = (&members.value, &quic_lb) {
         affinity::check_lengths(&members.item, all, specs);
@@ -156,6 +160,8 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
     let mut members = members.value.or_else(|| from.value.is_some().then(Vec::new))?;
     let (affinity, quic_lb) = (affinity.or(Affinity::SourceIp), quic_lb?);
     let source = source::finish(source, &members);
+    let is_direct = modes.is_direct();
+    let source = if is_direct { source.map(|_| Source::Client) } else { source };
     let (mode, mirror) = modes.finish(&mut members)?;
     if members.is_empty() && from.value.is_none() {
         item.warn(Fault::NoBackends);
@@ -182,6 +188,7 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
         members,
         from: from.value,
         health: probing,
+        is_direct,
         mirror,
         quic_lb,
         policy,

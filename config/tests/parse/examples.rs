@@ -180,6 +180,7 @@ fn a_full_example_sets_every_supported_key() {
             rise: 4,
             fall: 6,
         }),
+        is_direct: false,
         mirror: None,
         policy: ClusterConfig {
             quic_lb: flowgate_core::config::QuicLb::default(),

@@ -5,6 +5,7 @@ mod affinity;
 mod announce;
 mod backends;
 mod difference;
+mod direct;
 mod examples;
 mod health;
 mod messages;

@@ -1,10 +1,12 @@
 //! Datagrams that nobody answers: they need no flow, only a backend, or all of them.
 
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use super::UdpManager;
 use super::admit::first_of;
 use super::forward::RecvMeta;
 use crate::burst::Burst;
-use crate::config::{Balance, Mode, SendProxyProtocol};
+use crate::config::{Balance, Mode, SendProxyProtocol, Source};
 use crate::counters::Traffic;
 use crate::flow::UdpFlow;
 use crate::flow::key::FlowKey;
@@ -17,6 +19,8 @@ use crate::time::Instant;
 /// How datagrams travel on: what is the same for all backends that get them.
 #[derive(Clone, Copy)]
 pub(super) struct SendMeta<'p> {
+    /// The client, where backends are to see it.
+    source: Option<SocketAddr>,
     prefix: Option<ProxyHeader>,
     tlvs: Tlvs<'p>,
     tos: u8,
@@ -43,6 +47,11 @@ impl UdpManager {
             return;
         }
         let send_meta = self.send_meta(key, recv_meta);
+        // Whom a PROXY header names may be anybody.
+        if send_meta.source.is_some_and(is_nobodys) {
+            self.drop_burst(Direction::ToBackend, DropReason::NoSource, &burst, outputs);
+            return;
+        }
         if self.config.cluster.mode == Mode::OneWay {
             self.distribute(key, send_meta, burst, now, outputs);
         } else {
@@ -52,11 +61,15 @@ impl UdpManager {
 
     fn send_meta<'p>(&self, key: &FlowKey, recv_meta: &RecvMeta<'p>) -> SendMeta<'p> {
         let &RecvMeta { tos, ttl, .. } = recv_meta;
+        let source = match self.config.cluster.source {
+            Source::Client => Some(key.client.address()),
+            Source::Any | Source::Local { .. } => None,
+        };
         if self.config.cluster.send_proxy_protocol == SendProxyProtocol::Off {
-            return SendMeta { prefix: None, tlvs: Tlvs::NONE, tos, ttl };
+            return SendMeta { source, prefix: None, tlvs: Tlvs::NONE, tos, ttl };
         }
         let (prefix, tlvs) = self.proxy_header(key, recv_meta);
-        SendMeta { prefix: Some(prefix), tlvs, tos, ttl }
+        SendMeta { source, prefix: Some(prefix), tlvs, tos, ttl }
     }
 
     /// Sends each datagram to one backend: all of a burst to the same where its client decides
@@ -83,6 +96,11 @@ impl UdpManager {
             };
             let (next, after) = burst.split_at(step);
             if let Some(burst) = next {
+                if !self.can_pose(send_meta.source, backend) {
+                    self.drop_burst(Direction::ToBackend, DropReason::NoSource, &burst, outputs);
+                    rest = after;
+                    continue;
+                }
                 self.counters.to_backend.queued.add(Traffic::of(&burst));
                 self.send_one_way(Carrier::OneWay, backend, send_meta, burst, outputs);
             }
@@ -150,7 +168,7 @@ impl UdpManager {
     ) {
         for place in 0..self.backends.targets().len() {
             let backend = self.backends.targets()[place];
-            if Some(backend) != except {
+            if Some(backend) != except && self.can_pose(send_meta.source, backend) {
                 self.send_one_way(Carrier::Copy, backend, send_meta, burst, outputs);
             }
         }
@@ -164,9 +182,32 @@ impl UdpManager {
         burst: Burst<'p>,
         outputs: &mut impl Outputs<'p>,
     ) {
-        let SendMeta { prefix, tlvs, tos, ttl } = send_meta;
+        let SendMeta { source, prefix, tlvs, tos, ttl } = send_meta;
         let Some(chosen) = self.backends.get(backend) else { return };
         let (carrier, address) = (carrier(backend), chosen.address());
-        outputs.emit(Output::SendOneWay { carrier, address, prefix, tlvs, tos, ttl, burst });
+        outputs.emit(Output::SendOneWay {
+            carrier,
+            address,
+            source,
+            prefix,
+            tlvs,
+            tos,
+            ttl,
+            burst,
+        });
     }
+
+    /// Whether a backend can be sent something from a client's address, if that is to be.
+    fn can_pose(&self, source: Option<SocketAddr>, backend: BackendId) -> bool {
+        let family = |address: SocketAddr| address.is_ipv6();
+        let of_backend = self.backends.get(backend).map(|backend| family(backend.address()));
+        source.is_none_or(|source| of_backend.is_none_or(|v6| v6 == family(source)))
+    }
+}
+
+/// Whether no host has this address.
+fn is_nobodys(address: SocketAddr) -> bool {
+    let ip = address.ip();
+    let is_broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+    address.port() == 0 || ip.is_unspecified() || ip.is_multicast() || is_broadcast
 }

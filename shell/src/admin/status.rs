@@ -235,6 +235,10 @@ pub struct ClusterStatus {
     /// What becomes of a client's datagrams, as in the configuration.
     #[serde(default)]
     pub mode: String,
+    /// `direct` where answers go from the backends straight to the clients: nothing is known of them
+    /// here then, and there are no flows.
+    #[serde(default, rename = "return", skip_serializing_if = "Option::is_none")]
+    pub way_back: Option<String>,
     /// What two instances share that place clients alike, in hexadecimal digits: it stands for the
     /// set of backends, their weights, and how a backend is chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -75,6 +75,13 @@ fn summary(path: &Path, config: &Config) {
             cluster.members.len(),
             if cluster.members.len() == 1 { "" } else { "s" },
         );
+        if cluster.is_direct {
+            println!(
+                "    answers do not come by here: no flows, no counts of answers, no passive health; \
+                 for each backend see `flowgate explain --backend-setup {}`",
+                path.display()
+            );
+        }
     }
 }
 
@@ -83,6 +90,7 @@ fn describe(listener: &Listener) -> String {
     let policy = &listener.cluster.policy;
     match policy.mode {
         Mode::Session { .. } => policy.balance.to_string(),
+        Mode::OneWay if listener.cluster.is_direct => format!("direct return, {}", policy.balance),
         Mode::OneWay => format!("one-way, {}", policy.balance),
         Mode::FanOut { .. } => "fan-out".to_owned(),
     }
@@ -118,6 +126,7 @@ fn document(
                 "cluster": listener.cluster.name,
                 "balance": describe(listener),
                 "backends": listener.cluster.members.len(),
+                "return": if listener.cluster.is_direct { "direct" } else { "nat" },
             })).collect::<Vec<_>>(),
         }),
         Err(ConfigFileError::Invalid(errors)) => json!({

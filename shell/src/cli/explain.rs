@@ -1,5 +1,6 @@
 //! `flowgate explain`: where a client's datagrams would go, and why.
 
+mod backend_setup;
 mod payload;
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -16,6 +17,7 @@ use serde::Serialize;
 
 use payload::Says;
 
+pub(super) use backend_setup::backend_setup;
 pub(super) use payload::Payload;
 
 use super::Failure;
@@ -211,6 +213,11 @@ fn explain_source(listener: &Listener, client: SocketAddr) -> Option<String> {
     let source = listener.cluster.policy.source;
     Some(match source {
         Source::Any => return None,
+        Source::Client if listener.cluster.is_direct => format!(
+            "sent from its own address: {}; answers go straight to it, from a backend that is set up \
+             for that (`flowgate explain --backend-setup`)",
+            describe_client(client)
+        ),
         Source::Client if !listener.accept_proxy_protocol.is_empty() => {
             "sent from the client's own address and port, or those that its proxy names".to_owned()
         }

@@ -46,12 +46,17 @@ fn check_cluster(cluster: &Cluster) -> Result<(), SourceError> {
             let ips = ip.map_or_else(|| wildcards(cluster), |ip| vec![ip]);
             ips.into_iter().try_for_each(|ip| try_address(SocketAddr::new(ip, lowest)))
         }
-        Source::Client => wildcards(cluster).into_iter().try_for_each(try_transparent),
+        Source::Client if cluster.policy.mode.has_flows() => {
+            wildcards(cluster).into_iter().try_for_each(try_transparent)
+        }
+        Source::Client => {
+            wildcards(cluster).into_iter().try_for_each(|ip| udp::raw(ip.is_ipv6()).map(drop))
+        }
     };
     attempt.map_err(|error| SourceError {
         cluster: cluster.name.clone(),
         written: describe(source),
-        advice: advice(source, &error),
+        advice: advice(source, cluster.policy.mode.has_flows(), &error),
         error,
     })
 }
@@ -113,8 +118,12 @@ fn try_transparent(family: IpAddr) -> io::Result<()> {
     sockopt::set_transparent(socket.as_fd(), family.is_ipv6())
 }
 
-fn advice(source: Source, error: &io::Error) -> &'static str {
+fn advice(source: Source, has_flows: bool, error: &io::Error) -> &'static str {
     match (source, error.kind()) {
+        (Source::Client, io::ErrorKind::PermissionDenied) if !has_flows => {
+            "it needs CAP_NET_RAW: run as root, or for systemd add AmbientCapabilities=CAP_NET_RAW \
+             and CapabilityBoundingSet=CAP_NET_RAW"
+        }
         (Source::Client, io::ErrorKind::PermissionDenied) => {
             "it needs CAP_NET_ADMIN: run as root, or for systemd add \
              AmbientCapabilities=CAP_NET_ADMIN and CapabilityBoundingSet=CAP_NET_ADMIN"

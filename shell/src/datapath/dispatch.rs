@@ -326,6 +326,7 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                         direction: Direction::ToBackend,
                         destination: None,
                         local: None,
+                        source: None,
                         prefix,
                         tlvs,
                         tos,
@@ -345,6 +346,7 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                         direction: Direction::ToClient,
                         destination: Some(client),
                         local,
+                        source: None,
                         prefix: None,
                         tlvs: Tlvs::NONE,
                         tos,
@@ -354,8 +356,8 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                     },
                 );
             }
-            Output::SendOneWay { carrier, address, prefix, tlvs, tos, ttl, burst } => {
-                self.send_one_way(carrier, address, (prefix, tlvs), (tos, ttl), burst);
+            Output::SendOneWay { carrier, address, source, prefix, tlvs, tos, ttl, burst } => {
+                self.send_one_way(carrier, (address, source), (prefix, tlvs), (tos, ttl), burst);
             }
             Output::Mirror { client, local, proxy_info, tos, ttl, burst } => {
                 self.mirrored.push(Mirrored { client, local, proxy_info, tos, ttl, burst });

@@ -14,7 +14,7 @@ use crate::datapath::token::Token;
 use crate::sys::arena::FreeSlots;
 use crate::sys::mmsg::{self, Batch, Receiver, Sender};
 use crate::sys::ports::PortLease;
-use crate::sys::udp::{self, NoSource};
+use crate::sys::udp;
 use crate::sys::{process, sockopt};
 
 /// The system calls of the data path. None of them blocks.
@@ -285,16 +285,15 @@ impl Kernel for Linux {
     }
 
     fn open_egress_socket(&mut self, v6: bool, source: Source, token: Token) -> io::Result<Socket> {
-        let source = match source {
+        let unconnected =
+            |ip, ports, salt| udp::unconnected(v6, LocalSource::Local { ip, ports, salt });
+        let fd = match source {
             // Bound at once: what found no port at its first send would never have one.
-            Source::Any => LocalSource::Local { ip: None, ports: None, salt: 0 },
-            Source::Local { ip, ports } => {
-                LocalSource::Local { ip, ports, salt: process::random_seed()? }
-            }
-            // No such configuration is valid: it serves many clients.
-            Source::Client => return Err(NoSource.into()),
+            Source::Any => unconnected(None, None, 0)?,
+            Source::Local { ip, ports } => unconnected(ip, ports, process::random_seed()?)?,
+            Source::Client => udp::raw(v6)?,
         };
-        let socket = Socket::deaf(udp::unconnected(v6, source)?, v6);
+        let socket = Socket::deaf(fd, v6);
         sockopt::deafen(socket.as_fd())?;
         let send_buffer = OUTLET_BUFFER;
         if sockopt::force_send_buffer(socket.as_fd(), send_buffer).is_err() {

@@ -1,5 +1,6 @@
 //! Many datagrams with one system call: `recvmmsg(2)` and `sendmmsg(2)`.
 
+mod raw;
 mod receive;
 mod send;
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use flowgate_core::LocalSource;
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::ports::{self, PortLease};
 use super::sockopt;
@@ -63,6 +63,27 @@ pub fn adopt(socket: BorrowedFd<'_>, peer: SocketAddr, source: LocalSource) -> O
 /// Those of `socket(2)` and `bind(2)`; [`NoSource`] inside one that has no number.
 pub fn unconnected(v6: bool, source: LocalSource) -> io::Result<OwnedFd> {
     bound(v6, source, None).map(|(socket, _)| socket)
+}
+
+/// Opens a non-blocking raw socket that sends UDP datagrams from whatever address and port each of them
+/// has, and hears nothing.
+///
+/// # Errors
+///
+/// Those of `socket(2)` and `bind(2)`: it needs CAP_NET_RAW.
+pub fn raw(v6: bool) -> io::Result<OwnedFd> {
+    let socket = open_as(v6, Type::RAW, Some(Protocol::UDP))?;
+    sockopt::set_transparent(socket.as_fd(), v6)?;
+    // It would get a copy of each datagram that comes to this host, but for those that are for
+    // another address than its own. Nobody sends to these: one of this host that nobody has heard
+    // of, and one that is for throwing away (RFC 6666).
+    let nobody = if v6 {
+        IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1))
+    } else {
+        IpAddr::V4(Ipv4Addr::new(127, 255, 255, 254))
+    };
+    bind(socket.as_fd(), SocketAddr::new(nobody, 0), v6)?;
+    Ok(socket)
 }
 
 fn bound(
@@ -188,8 +209,12 @@ fn bind_source(socket: BorrowedFd<'_>, address: SocketAddr, v6: bool) -> io::Res
 }
 
 fn open(v6: bool) -> io::Result<OwnedFd> {
+    open_as(v6, Type::DGRAM, None)
+}
+
+fn open_as(v6: bool, kind: Type, protocol: Option<Protocol>) -> io::Result<OwnedFd> {
     let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
-    Socket::new(domain, Type::DGRAM.nonblocking(), None).map(OwnedFd::from)
+    Socket::new(domain, kind.nonblocking(), protocol).map(OwnedFd::from)
 }
 
 fn bind(socket: BorrowedFd<'_>, address: SocketAddr, v6: bool) -> io::Result<()> {

@@ -85,10 +85,10 @@ fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
             (flow, backend, prefix, tos, ttl).hash(hash);
             hash_burst(burst, hash);
         }
-        Output::SendOneWay { carrier, address, prefix, tlvs, tos, ttl, burst } => {
+        Output::SendOneWay { carrier, address, source, prefix, tlvs, tos, ttl, burst } => {
             hash_tlvs(tlvs, hash);
             let prefix = prefix.as_ref().map(|prefix| prefix.as_bytes());
-            (carrier, address, prefix, tos, ttl).hash(hash);
+            (carrier, address, source, prefix, tos, ttl).hash(hash);
             hash_burst(burst, hash);
         }
         Output::Mirror { client, local, proxy_info, tos, ttl, burst } => {

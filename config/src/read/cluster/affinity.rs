@@ -74,6 +74,22 @@ pub(super) fn check(affinity: &Field<'_, Affinity>, balance: Balance, members: O
     }
 }
 
+/// What has to be learned from answers, where there are none.
+pub(super) fn check_direct(affinity: &Field<'_, Affinity>, quic_lb: Option<&[QuicLbSpec]>) {
+    let is_learned = match affinity.value {
+        Some(Affinity::WireGuard | Affinity::DtlsCid { .. }) => true,
+        Some(Affinity::Quic) => quic_lb.is_some_and(<[_]>::is_empty),
+        _ => false,
+    };
+    if is_learned {
+        affinity.item.refuse::<()>(
+            "what each datagram shows by itself: source-ip, source-ip-port, host, sip-call-id, \
+             { offset = N, length = M }, or quic with [[cluster.NAME.quic_lb]], as no answer comes \
+             by here where return = \"direct\"",
+        );
+    }
+}
+
 fn host(target: &Target) -> String {
     match target {
         Target::Address(address) => address.ip().to_string(),

@@ -14,6 +14,9 @@ use crate::value::{choice, socket_address, text, whole};
 const KINDS: &[(&str, Kind)] =
     &[("session", Kind::Session), ("one-way", Kind::OneWay), ("fan-out", Kind::FanOut)];
 
+/// Whether answers go from the backends straight to the clients.
+const RETURNS: &[(&str, bool)] = &[("nat", false), ("direct", true)];
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Session,
@@ -24,6 +27,8 @@ enum Kind {
 /// What a cluster does with datagrams, as far as it is known before its backends are.
 pub(super) struct Modes<'t> {
     kind: Kind,
+    /// Whether answers go from the backends straight to the clients.
+    is_direct: bool,
     is_refused: bool,
     reply_from: Field<'t, String>,
     mirror: Field<'t, (String, u32)>,
@@ -35,16 +40,24 @@ impl<'t> Modes<'t> {
         let kind = table.get("mode", choice(KINDS));
         let is_refused = kind.is_refused();
         let kind = kind.or(Kind::Session);
+        let is_direct = table
+            .get("return", choice(RETURNS))
+            .when(
+                |is_direct| !is_direct || kind == Kind::Session || is_refused,
+                "nat, or direct beside mode = \"session\"",
+            )
+            .or(false);
         let reply_from = table
             .get("reply_from", |item| match text(item) {
                 Some(written) => Some(written.to_owned()),
                 None => item.refuse(REPLY_FROM),
             })
             .when(|_| kind == Kind::FanOut || is_refused, "nothing but beside mode = \"fan-out\"");
-        let mirror = table
-            .get("mirror", |item| mirror(item, own, known))
-            .when(|_| kind == Kind::Session, "nothing but beside mode = \"session\"");
-        Self { kind, is_refused, reply_from, mirror }
+        let mirror = table.get("mirror", |item| mirror(item, own, known)).when(
+            |_| kind == Kind::Session && !is_direct,
+            "nothing but beside mode = \"session\" and return = \"nat\"",
+        );
+        Self { kind, is_direct, is_refused, reply_from, mirror }
     }
 
     /// Whether clients get answers, for which there are flows. Where that is not known, nothing is
@@ -53,14 +66,19 @@ impl<'t> Modes<'t> {
         let is_answered = || self.reply_from.value.as_deref().is_some_and(|from| from != "none");
         match self.kind {
             _ if self.is_refused || self.reply_from.is_refused() => true,
-            Kind::Session => true,
+            Kind::Session => !self.is_direct,
             Kind::OneWay => false,
             Kind::FanOut => is_answered(),
         }
     }
 
     pub(super) fn is_session(&self) -> bool {
-        self.kind == Kind::Session
+        self.kind == Kind::Session && !self.is_direct
+    }
+
+    /// Whether answers go from the backends straight to the clients.
+    pub(super) fn is_direct(&self) -> bool {
+        self.is_direct
     }
 
     /// Whether each client has a flow for each backend.
@@ -73,6 +91,11 @@ impl<'t> Modes<'t> {
         if self.kind == Kind::FanOut && balance.value.is_some() {
             balance.item.warn(Fault::NoEffect { because: "mode = \"fan-out\" sends to all" });
         }
+        let balance = balance.when(
+            |balance| !self.is_direct || matches!(balance, Balance::Rendezvous | Balance::Maglev),
+            "rendezvous or maglev, as nothing else keeps a client with its backend where return = \
+             \"direct\" has no flows",
+        );
         let counts_flows = |b: &Balance| matches!(b, Balance::LeastFlows | Balance::PowerOfTwo);
         balance.when(
             |balance| self.kind != Kind::OneWay || !counts_flows(balance),
@@ -120,6 +143,8 @@ impl<'t> Modes<'t> {
         }
         let (mirror, mirrored_per_million) = self.mirror.value.unzip();
         let mode = match self.kind {
+            // Nothing comes back.
+            Kind::Session if self.is_direct => Mode::OneWay,
             Kind::Session => {
                 Mode::Session { mirrored_per_million: mirrored_per_million.unwrap_or(0) }
             }

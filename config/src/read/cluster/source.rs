@@ -35,9 +35,13 @@ pub(super) fn fit<'t>(
     let is_local = |source: &Source| *source != Source::Client;
     source
         .when(
-            |source| is_local(source) || modes.is_session(),
-            "an address, or \"client\" with mode = \"session\": nowhere else has each client a \
-             socket towards its one backend",
+            |source| !modes.is_direct() || !is_local(source),
+            "\"client\", or nothing: return = \"direct\" sends from the clients' addresses",
+        )
+        .when(
+            |source| is_local(source) || modes.is_session() || !modes.has_flows(),
+            "an address, or \"client\" in another mode: of the clients' answers to copies there \
+             would be two",
         )
         .when(
             |source| is_local(source) || upstream_reuse.is_none(),

@@ -139,6 +139,50 @@ fn a_backend_that_is_down_draining_or_removed_gets_nothing_one_way() {
     assert!(matches!(none[..], [Output::Drop { reason, datagrams: 4, .. }] if reason == expected));
 }
 
+/// Whom backends are to see, of each output that sends something.
+fn sources(outputs: &[Output<'_>]) -> Vec<Option<SocketAddr>> {
+    let source = |output: &Output<'_>| match output {
+        Output::SendOneWay { source, .. } => Some(*source),
+        _ => None,
+    };
+    outputs.iter().filter_map(source).collect()
+}
+
+#[test]
+fn what_nobody_answers_is_sent_from_the_client_if_that_is_the_source() {
+    let mut harness = one_way(Balance::Rendezvous);
+    assert_eq!(sources(&harness.requests(client(1), b"ab", 1)), [None]);
+    harness.configure(at(0), |c| c.cluster.source = Source::Client);
+    assert_eq!(sources(&harness.requests(client(1), b"ab", 1)), [Some(client(1))]);
+
+    let mut harness = fan_out(ReplyFrom::Nobody);
+    harness.configure(at(0), |c| c.cluster.source = Source::Client);
+    assert_eq!(sources(&harness.request(client(1), b"a", at(0))), [Some(client(1)); 3]);
+}
+
+#[test]
+fn nothing_is_sent_from_an_address_that_no_host_has_or_that_is_of_another_family() {
+    let mut harness = Harness::new(|c| {
+        c.cluster.mode = Mode::OneWay;
+        c.cluster.source = Source::Client;
+        c.accept_proxy_protocol = vec!["10.9.0.0/16".parse().unwrap()];
+    });
+    for nobody in
+        ["0.0.0.0:7", "192.0.2.8:0", "255.255.255.255:7", "224.0.0.1:7", "[2001:db8::7]:7"]
+    {
+        let datagram = told(nobody.parse().unwrap(), &[], b"x");
+        let outputs = harness.request(proxy(1), &datagram, at(0));
+        let expected = DropReason::NoSource;
+        assert!(
+            matches!(outputs[..], [Output::Drop { reason, .. }] if reason == expected),
+            "{nobody}: {outputs:?}"
+        );
+    }
+    let datagram = told(client(9), &[], b"x");
+    assert_eq!(sources(&harness.request(proxy(1), &datagram, at(0))), [Some(client(9))]);
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::NoSource), 5);
+}
+
 #[test]
 fn one_way_shares_follow_the_weights() {
     for balance in [Balance::RoundRobin, Balance::Random] {

@@ -9,7 +9,7 @@ use flowgate_config::{Cluster, Target};
 use flowgate_core::Instant;
 use flowgate_core::backend::{Ejection, EjectionCause};
 use flowgate_core::balance::fingerprint;
-use flowgate_core::config::BackendConfig;
+use flowgate_core::config::{BackendConfig, Mode};
 use nix::unistd::gethostname;
 use tracing::info;
 
@@ -212,7 +212,8 @@ impl Supervisor {
                 name: cluster.name.clone(),
                 fingerprint: Some(fingerprint_of(cluster, &backends)),
                 balance: cluster.policy.balance.to_string(),
-                mode: cluster.policy.mode.as_str().to_owned(),
+                mode: mode_of(cluster).to_owned(),
+                way_back: cluster.is_direct.then(|| "direct".to_owned()),
                 backends: backends.iter().map(&mut describe).collect(),
             });
         }
@@ -241,7 +242,8 @@ impl Server {
                 name: cluster.name.clone(),
                 fingerprint: Some(fingerprint_of(cluster, &backends)),
                 balance: cluster.policy.balance.to_string(),
-                mode: cluster.policy.mode.as_str().to_owned(),
+                mode: mode_of(cluster).to_owned(),
+                way_back: cluster.is_direct.then(|| "direct".to_owned()),
                 backends: backends.iter().map(describe).collect(),
             }
         };
@@ -255,6 +257,11 @@ impl Server {
             ..StatusDocument::default()
         }
     }
+}
+
+/// What becomes of a client's datagrams, as in the configuration.
+fn mode_of(cluster: &Cluster) -> &'static str {
+    if cluster.is_direct { Mode::SESSION.as_str() } else { cluster.policy.mode.as_str() }
 }
 
 /// What two instances share that place clients alike.

@@ -72,7 +72,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
     pub(super) fn send_one_way(
         &mut self,
         carrier: Carrier,
-        address: SocketAddr,
+        (address, source): (SocketAddr, Option<SocketAddr>),
         (prefix, tlvs): (Option<ProxyHeader>, Tlvs<'t>),
         (tos, ttl): (u8, u8),
         burst: Burst<'t>,
@@ -85,11 +85,13 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
             direction: Direction::ToBackend,
             destination: Some(address),
             local: None,
+            source,
             prefix,
             tlvs,
             tos,
             ttl: Some(ttl),
-            may_use_gso: true,
+            // The kernel cuts nothing apart that a raw socket is given.
+            may_use_gso: source.is_none(),
             burst,
         };
         let Some((backend, egress)) = egress_number_of(carrier, address) else { return };
@@ -108,7 +110,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
             destination.egress = egress;
             self.pending_roles.backends.push((role, backend.index()));
         }
-        let may_use_gso = !destination.no_gso;
+        let may_use_gso = outgoing.may_use_gso && !destination.no_gso;
         self.outbox.push(&mut destination.outgoing, Outgoing { may_use_gso, ..outgoing });
     }
 

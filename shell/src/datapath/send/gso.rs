@@ -193,6 +193,7 @@ impl<'q> Plan<'q> {
             pieces: first_piece..self.pieces.len(),
             destination: outgoing.destination,
             local: outgoing.local,
+            source: outgoing.source,
             tos: outgoing.tos,
             ttl: outgoing.ttl,
             segment,

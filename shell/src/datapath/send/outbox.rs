@@ -22,6 +22,8 @@ pub struct Outgoing<'t> {
     pub destination: Option<SocketAddr>,
     /// The address to send from, where the socket is bound to a wildcard.
     pub local: Option<LocalAddr>,
+    /// The client's address and port, where it is sent from them by a raw socket.
+    pub source: Option<SocketAddr>,
     /// What goes in front of every datagram.
     pub prefix: Option<ProxyHeader>,
     /// What of another's header goes between the prefix and each datagram.

@@ -48,6 +48,8 @@ pub struct QueuedDatagram {
     #[serde(with = "address::optional")]
     pub destination: Option<SocketAddr>,
     local: Option<LocalAddr>,
+    #[serde(with = "address::optional")]
+    source: Option<SocketAddr>,
     tos: u8,
     ttl: Option<u8>,
     wire: Box<[u8]>,
@@ -85,6 +87,7 @@ impl SendQueue {
             bytes: datagram.len(),
             destination: outgoing.destination,
             local: outgoing.local,
+            source: outgoing.source,
             tos: outgoing.tos,
             ttl: outgoing.ttl,
             wire: [&outgoing.front().concat(), datagram].concat().into_boxed_slice(),
@@ -120,6 +123,7 @@ impl SendQueue {
             pieces: 0..1,
             destination: first.destination,
             local: first.local,
+            source: first.source,
             tos: first.tos,
             ttl: first.ttl,
             segment: 0,
@@ -164,6 +168,7 @@ mod tests {
                 direction: Direction::ToBackend,
                 destination: Some(([10, 0, 0, 1], 53).into()),
                 local: None,
+                source: None,
                 prefix: None,
                 tlvs: Tlvs::NONE,
                 tos: number,

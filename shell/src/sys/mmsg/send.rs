@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use flowgate_core::LocalAddr;
 
 use crate::sys::cmsg::{ControlBuffer, SEND_BYTES};
+use crate::sys::mmsg::raw::Headers;
 use crate::sys::sockaddr::RawAddr;
 
 /// The most messages that one `sendmmsg(2)` is given; the kernel takes 1,024.
@@ -31,6 +32,8 @@ pub struct Message {
     pub destination: Option<SocketAddr>,
     /// The address to send from, where the socket is bound to a wildcard.
     pub local: Option<LocalAddr>,
+    /// The address and port to send from by a raw socket, which is given the destination too.
+    pub source: Option<SocketAddr>,
     /// The TOS or traffic-class byte.
     pub tos: u8,
     /// The time to live or hop limit; `None` for the socket's own.
@@ -45,9 +48,10 @@ pub struct Sender {
     addresses: Vec<RawAddr>,
     controls: Vec<ControlBuffer<SEND_BYTES>>,
     headers: Vec<libc::mmsghdr>,
+    raw: Headers,
 }
 
-// SAFETY: the pointers in `headers` are written before each call and not used after it.
+// SAFETY: the pointers in `headers` and `raw` are written before each call and not used after it.
 unsafe impl Send for Sender {}
 
 impl Sender {
@@ -93,22 +97,29 @@ impl Sender {
         self.controls.clear();
         self.headers.clear();
         for message in batch.messages {
-            let address = message.destination.map_or(RawAddr::EMPTY, |to| RawAddr::new(to, v6));
+            let address = message.destination.map_or(RawAddr::EMPTY, |to| match message.source {
+                // A raw socket's protocol has ports, and raw sockets have none.
+                Some(_) => RawAddr::new(without_port(to), v6),
+                None => RawAddr::new(to, v6),
+            });
             self.addresses.push(address);
             self.controls.push(message.control(v6));
         }
+        self.raw.write(batch);
         // Pointers are taken only now that nothing is pushed, and so moved, any more.
-        for ((message, address), control) in
-            batch.messages.iter().zip(&mut self.addresses).zip(&mut self.controls)
-        {
+        let addressed = batch.messages.iter().zip(&mut self.addresses).zip(&mut self.controls);
+        for (index, ((message, address), control)) in addressed.enumerate() {
             let pieces = &batch.pieces[message.pieces.clone()];
+            // `IoSlice` has the layout of `iovec`, and a send does not write to it.
+            let plain = (pieces.as_ptr().cast_mut().cast(), pieces.len());
+            let raw = self.raw.pieces(index).map(|pieces| (pieces.as_mut_ptr(), pieces.len()));
+            let (msg_iov, msg_iovlen) = raw.unwrap_or(plain);
             self.headers.push(libc::mmsghdr {
                 msg_hdr: libc::msghdr {
                     msg_name: address.as_mut_ptr(),
                     msg_namelen: address.len(),
-                    // `IoSlice` has the layout of `iovec`, and a send does not write to it.
-                    msg_iov: pieces.as_ptr().cast_mut().cast(),
-                    msg_iovlen: pieces.len(),
+                    msg_iov,
+                    msg_iovlen,
                     msg_controllen: control.as_bytes().len(),
                     msg_control: control.as_mut_ptr(),
                     msg_flags: 0,
@@ -122,14 +133,15 @@ impl Sender {
 impl Message {
     /// Whether it needs neither an address nor control messages.
     const fn is_plain(&self) -> bool {
-        let Self { destination, local, ttl, .. } = self;
+        let Self { destination, local, source, ttl, .. } = self;
         let is_as_usual = self.tos == 0 && self.segment == 0 && ttl.is_none();
-        is_as_usual && destination.is_none() && local.is_none()
+        is_as_usual && destination.is_none() && local.is_none() && source.is_none()
     }
 
     fn control(&self, v6_socket: bool) -> ControlBuffer<SEND_BYTES> {
         let mut control = ControlBuffer::new();
-        if let Some(local) = self.local {
+        let source = self.source.map(|source| LocalAddr { ip: source.ip(), interface: 0 });
+        if let Some(local) = source.or(self.local) {
             control.push_local(local, v6_socket);
         }
         // The family of the datagram, which on a dual-stack socket is the client's.
@@ -145,6 +157,11 @@ impl Message {
         }
         control
     }
+}
+
+const fn without_port(mut address: SocketAddr) -> SocketAddr {
+    address.set_port(0);
+    address
 }
 
 /// Sends one datagram that needs nothing but its bytes: a cheaper call for the commonest case.
