@@ -14,7 +14,7 @@ use flowgate_core::config::*;
 use flowgate_core::random::Random;
 use flowgate_core::snapshot::{decode, encode};
 use flowgate_core::{
-    Burst, FlowId, Instant, ManagerInput, Output, Outputs, PreparedConfig, UdpManager,
+    Burst, FlowId, Instant, ManagerInput, Output, Outputs, PreparedConfig, UdpManager, UpstreamId,
 };
 
 const FLOWS: [usize; 4] = [100, 10_000, 100_000, 1_000_000];
@@ -66,7 +66,10 @@ fn reply_of_a_known_flow(bencher: Bencher, flows: usize) {
     bencher.counter(ItemsCount::new(BURSTS)).bench_local(|| {
         for _ in 0..BURSTS / BATCH {
             let batch: [FlowId; BATCH] = from_fn(|_| world.any_flow());
-            world.manager.prefetch_slots(batch.iter().map(|flow| flow.index()));
+            let upstreams = batch.iter().filter_map(|id| Some(world.manager.flow(*id)?.upstream()));
+            world.manager.prefetch_upstreams(
+                upstreams.map(UpstreamId::index).collect::<Vec<_>>().into_iter(),
+            );
             for flow in batch {
                 world.reply(flow);
             }
@@ -217,7 +220,10 @@ impl World {
 
     fn reply(&mut self, flow: FlowId) {
         self.now += Duration::from_micros(1);
-        let input = ManagerInput::BackendBurst { flow, tos: 0, burst: payload() };
+        let Some(known) = self.manager.flow(flow) else { return };
+        let Some(backend) = self.manager.backends().get(known.backend()) else { return };
+        let (upstream, sender) = (known.upstream(), backend.address());
+        let input = ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst: payload() };
         self.manager.handle_input(input, self.now, &mut Sink);
     }
 }
@@ -230,7 +236,7 @@ struct Opened {
 
 impl<'p> Outputs<'p> for Opened {
     fn emit(&mut self, output: Output<'p>) {
-        if let Output::OpenUpstream { flow, .. } = output {
+        if let Output::OpenFlow { flow, .. } = output {
             self.flow = Some(flow);
         }
     }
@@ -260,7 +266,8 @@ fn config(max_flows: usize, change: impl FnOnce(&mut ClusterConfig)) -> ManagerC
         responses: 0,
         requests: 0,
         send_proxy_protocol: SendProxyProtocol::Off,
-        upstream_reuse: None,
+        upstream: UpstreamMode::PerFlow,
+        transactions: None,
         upstream_quarantine: Duration::ZERO,
         source: Source::Any,
         health: HealthPolicy::default(),

@@ -50,9 +50,8 @@ pub(crate) struct Workload {
     pub(crate) pace: Pace,
     /// The balancer closes a flow after this many replies; 0 is never.
     pub(crate) responses: u32,
-    /// Flowgate lets sockets of closed flows rest for this many milliseconds and uses them again (`upstream_reuse`); 0: it
-    /// closes them.
-    pub(crate) rest: u64,
+    /// Whether flows share sockets (`upstream = "shared"`), or have their own.
+    pub(crate) shared: bool,
     /// Flowgate's `mode`. nginx knows only sessions.
     pub(crate) mode: Mode,
 }
@@ -76,9 +75,9 @@ impl Workload {
         }
     }
 
-    /// How long a socket of Flowgate rests before it serves another flow.
+    /// How long a place on a shared socket of Flowgate rests before another flow has it.
     pub(crate) const fn rest(&self) -> Duration {
-        Duration::from_millis(self.rest)
+        if self.shared { Duration::from_secs(1) } else { Duration::ZERO }
     }
 }
 
@@ -109,7 +108,7 @@ const USUAL: Workload = Workload {
     run: 1,
     pace: Pace::Window(SMALL_WINDOW),
     responses: 0,
-    rest: 0,
+    shared: false,
     mode: Mode::Session,
 };
 
@@ -202,15 +201,15 @@ pub(crate) const WORKLOADS: [Workload; 16] = [
         ..USUAL
     },
     Workload {
-        name: "new-flows-reuse",
-        title: "new flow, sockets reused",
+        name: "new-flows-shared",
+        title: "new flow, sockets shared",
         unit: "flow",
         headline: Headline::Cpu,
         behaviour: Behaviour::Echo,
         clients: 4_096,
         pace: Pace::PerSecond(8_000),
         responses: 1,
-        rest: 1_000,
+        shared: true,
         ..USUAL
     },
     Workload {
@@ -224,15 +223,14 @@ pub(crate) const WORKLOADS: [Workload; 16] = [
         ..USUAL
     },
     Workload {
-        name: "new-flows-busy-reuse",
-        title: "the same, sockets reused",
+        name: "new-flows-busy-shared",
+        title: "the same, sockets shared",
         unit: "flow",
         behaviour: Behaviour::Echo,
         clients: 4_096,
         pace: Pace::Window(NEW_FLOWS_WINDOW),
         responses: 1,
-        // At its rate, more would be more sockets than a process may have as a rule.
-        rest: 100,
+        shared: true,
         ..USUAL
     },
     Workload {

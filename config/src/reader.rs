@@ -195,6 +195,8 @@ pub(crate) struct Table<'a> {
     span: Range<usize>,
     entries: &'a DeTable<'a>,
     asked: RefCell<Vec<&'static str>>,
+    /// Keys that there were, and that are refused by themselves.
+    former: RefCell<Vec<&'static str>>,
 }
 
 impl<'a> Table<'a> {
@@ -209,7 +211,8 @@ impl<'a> Table<'a> {
         span: Range<usize>,
         entries: &'a DeTable<'a>,
     ) -> Self {
-        Self { problems, path, span, entries, asked: RefCell::default() }
+        let (asked, former) = Default::default();
+        Self { problems, path, span, entries, asked, former }
     }
 
     /// Reads the table by a function that asks for all its keys, then reports those it did not.
@@ -268,12 +271,28 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// Refuses a key that there was, and says what has taken its place.
+    pub(crate) fn refuse_former(&self, key: &'static str, instead: &str) {
+        let Some((_, value)) = self.entries.get_key_value(key) else { return };
+        self.former.borrow_mut().push(key);
+        self.problems.error(Finding {
+            at: value.span().start,
+            key: Path::Key(&self.path, key).to_string(),
+            fault: Fault::UnknownKey,
+            allowed: Some(instead.to_owned()),
+            suggestion: None,
+        });
+    }
+
     fn refuse_unknown_keys(self) {
+        let former = self.former.take();
         let mut known = self.asked.take();
         known.sort_unstable();
         for (key, value) in self.entries {
             let name = key.get_ref();
-            if known.binary_search(&&**name).is_ok() || self.problems.is_damaged(value.span().start)
+            if known.binary_search(&&**name).is_ok()
+                || former.contains(&&**name)
+                || self.problems.is_damaged(value.span().start)
             {
                 continue;
             }

@@ -66,16 +66,6 @@ fn refuse_word<T>(item: &Item<'_>, words: impl Iterator<Item = &'static str> + C
     item.refuse_typo(allowed.join(", "), string(item).and_then(|written| nearest(written, words)))
 }
 
-/// `"off"`, or a value.
-pub(crate) fn off_or<T>(
-    value: impl Fn(&Item<'_>) -> Option<T>,
-) -> impl Fn(&Item<'_>) -> Option<Option<T>> {
-    move |item| match text(item) {
-        Some("off") => Some(None),
-        _ => value(item).map(Some),
-    }
-}
-
 /// A string that is not empty.
 pub(crate) fn name(item: &Item<'_>) -> Option<String> {
     match text(item) {

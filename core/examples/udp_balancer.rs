@@ -15,44 +15,41 @@ use std::time::{Duration, Instant as Clock};
 use flowgate_core::config::ManagerConfig;
 use flowgate_core::{
     BackendId, Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output,
-    Outputs, UdpManager, UpstreamFailure,
+    Outputs, UdpManager, UpstreamId,
 };
 
 /// Carries out what the manager orders. What came of it waits here: the manager is not called from
 /// inside.
 struct Sockets {
     listener: UdpSocket,
-    upstreams: HashMap<FlowId, UdpSocket>,
+    /// With the backends that they are connected to.
+    upstreams: HashMap<UpstreamId, (UdpSocket, SocketAddr)>,
     happened: Vec<ManagerInput<'static>>,
 }
 
 impl Outputs<'_> for Sockets {
     fn emit(&mut self, output: Output<'_>) {
         match output {
-            Output::OpenUpstream { flow, address, .. } => match open(address) {
-                Ok(socket) => drop(self.upstreams.insert(flow, socket)),
-                Err(_) => {
-                    let failure = UpstreamFailure::NotOpened;
-                    self.happened.push(ManagerInput::UpstreamFailed { flow, failure });
-                }
+            // Where flows do not share sockets, each is connected to a backend.
+            Output::OpenUpstream { upstream, connect: Some(backend), .. } => match open(backend) {
+                Ok(socket) => drop(self.upstreams.insert(upstream, (socket, backend))),
+                Err(_) => self.happened.push(ManagerInput::UpstreamOpenFailed { upstream }),
             },
-            Output::SendToBackend { flow, backend, burst, .. } => {
+            Output::Send { flow, upstream, backend, burst, .. } => {
                 for datagram in burst.datagrams() {
                     let socket =
-                        self.upstreams.get(&flow).ok_or(io::ErrorKind::NotConnected.into());
-                    let sent = socket.and_then(|socket| socket.send(datagram));
-                    self.happened.push(told(flow, Some(backend), datagram, sent));
+                        self.upstreams.get(&upstream).ok_or(io::ErrorKind::NotConnected.into());
+                    let sent = socket.and_then(|(socket, _)| socket.send(datagram));
+                    self.happened.push(told(flow, upstream, Some(backend), datagram, sent));
                 }
             }
-            Output::SendToClient { flow, client, burst, .. } => {
+            Output::SendToClient { flow, upstream, client, burst, .. } => {
                 for datagram in burst.datagrams() {
                     let sent = self.listener.send_to(datagram, client);
-                    self.happened.push(told(flow, None, datagram, sent));
+                    self.happened.push(told(flow, upstream, None, datagram, sent));
                 }
             }
-            Output::CloseFlow { flow, keep_socket: false, .. } | Output::CloseUpstream { flow } => {
-                drop(self.upstreams.remove(&flow));
-            }
+            Output::CloseUpstream { upstream } => drop(self.upstreams.remove(&upstream)),
             // Everything else has to be asked for in the configuration.
             _ => {}
         }
@@ -62,12 +59,14 @@ impl Outputs<'_> for Sockets {
 /// What became of a datagram, on its way to a backend or to a client.
 fn told(
     flow: FlowId,
+    upstream: UpstreamId,
     backend: Option<BackendId>,
     datagram: &[u8],
     sent: io::Result<usize>,
 ) -> ManagerInput<'static> {
     let direction = backend.map_or(Direction::ToClient, |_| Direction::ToBackend);
-    let (carrier, datagrams, bytes) = (Carrier::Flow(flow), 1, datagram.len() as u64);
+    let carrier = Carrier::Flow { flow, upstream };
+    let (datagrams, bytes) = (1, datagram.len() as u64);
     let reason = DropReason::SendFailed;
     match sent {
         Ok(_) => ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes },
@@ -106,16 +105,13 @@ fn main() -> Result<(), Box<dyn Error>> {
             let input = ManagerInput::ClientBurst { source, local: None, tos: 0, ttl: 64, burst };
             manager.handle_input(input, now, &mut sockets);
         }
-        for flow in sockets.upstreams.keys().copied().collect::<Vec<_>>() {
-            let received = sockets.upstreams.get(&flow).map(|socket| socket.recv(&mut buffer));
-            if let Some(Ok(length)) = received
+        for upstream in sockets.upstreams.keys().copied().collect::<Vec<_>>() {
+            let Some((socket, sender)) = sockets.upstreams.get(&upstream) else { continue };
+            if let (Ok(length), sender) = (socket.recv(&mut buffer), *sender)
                 && let Some(burst) = Burst::single(&buffer[..length])
             {
-                manager.handle_input(
-                    ManagerInput::BackendBurst { flow, tos: 0, burst },
-                    now,
-                    &mut sockets,
-                );
+                let answer = ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst };
+                manager.handle_input(answer, now, &mut sockets);
             }
         }
         for input in std::mem::take(&mut sockets.happened) {

@@ -224,6 +224,8 @@ pub struct Backends {
     list: Vec<Backend>,
     /// All addresses but those of removed ones, sorted.
     addresses: Vec<SocketAddr>,
+    /// All of them, removed ones too, sorted by address.
+    by_address: Vec<(SocketAddr, BackendId)>,
     /// Those that get copies of what is copied to all: the ones in service, backups only while no
     /// other is.
     targets: Vec<BackendId>,
@@ -254,6 +256,7 @@ impl Backends {
         let mut backends = Self {
             list,
             addresses: Vec::new(),
+            by_address: Vec::new(),
             targets,
             target_count: 0,
             policy,
@@ -462,8 +465,7 @@ impl Backends {
         configs: &[BackendConfig],
         policy: HealthPolicy,
         now: Instant,
-    ) -> Vec<BackendId> {
-        let mut replaced = Vec::new();
+    ) {
         for (place, backend) in self.list.iter_mut().enumerate() {
             let Some(&config) = configs.get(place) else {
                 backend.config.removed = true;
@@ -472,7 +474,6 @@ impl Backends {
             if backend.address() != config.address {
                 let flows_active = backend.flows_active;
                 *backend = Backend { flows_active, ..Backend::new(config, now) };
-                replaced.push(BackendId::new(place));
             } else if backend.is_removed() && !config.removed {
                 backend.health = BackendHealth::default();
             } else if !config.removed {
@@ -486,13 +487,30 @@ impl Backends {
         self.targets.resize(self.list.len(), BackendId::new(0));
         self.list_addresses();
         self.recompute(now);
-        replaced
     }
 
     fn list_addresses(&mut self) {
         let present = self.list.iter().filter(|backend| !backend.is_removed());
         self.addresses = present.map(Backend::address).collect();
         self.addresses.sort_unstable();
+        let all = self.list.iter().enumerate();
+        self.by_address =
+            all.map(|(place, backend)| (backend.address(), BackendId::new(place))).collect();
+        self.by_address.sort_unstable();
+    }
+
+    /// Those at an address: one, unless the same server is listed twice.
+    pub(crate) fn at(&self, address: SocketAddr) -> impl Iterator<Item = BackendId> {
+        let first = self.by_address.partition_point(|(other, _)| *other < address);
+        let from_there = self.by_address[first..].iter();
+        from_there.take_while(move |(other, _)| *other == address).map(|(_, id)| *id)
+    }
+
+    /// Those in whose places others will be.
+    pub(crate) fn replaced_by(&self, configs: &[BackendConfig]) -> Vec<BackendId> {
+        let pairs = self.list.iter().zip(configs).enumerate();
+        let replaced = pairs.filter(|(_, (backend, config))| backend.address() != config.address);
+        replaced.map(|(place, _)| BackendId::new(place)).collect()
     }
 
     /// Draws the conclusions from how all of them stand.

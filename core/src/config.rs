@@ -27,6 +27,7 @@ pub const fn slots_for(max_flows: usize) -> usize {
 
 pub use crate::affinity::{Affinity, QuicLb};
 pub use crate::egress::{PortRange, Source};
+pub use crate::transaction::Transactions;
 pub use flowgate_quic_lb::ServerId;
 
 /// How one listener's datagrams are to be balanced.
@@ -93,15 +94,16 @@ pub struct ClusterConfig {
     pub requests: u32,
     /// Which datagrams to a backend carry a PROXY protocol v2 header.
     pub send_proxy_protocol: SendProxyProtocol,
-    /// How long a finished flow's socket rests before another flow may have it; `None`: it closes
-    /// with its flow.
-    ///
-    /// While it rests, late answers to the former flow are dropped, and each makes it rest again.
-    pub upstream_reuse: Option<Duration>,
-    /// How long the socket of a flow that may still be answered stays open after the flow has
-    /// ended, so that its port goes to nobody else. Each late answer is dropped and starts the time
-    /// again. Zero: not at all. It has no effect with [`Source::Client`], where late answers reach
-    /// the client whose they are.
+    /// Which sockets its flows use. It has effect on flows that open.
+    pub upstream: UpstreamMode,
+    /// What names a question, where each is a flow of its own: those of one client are told apart by
+    /// it, and so are their answers on shared upstreams. In other modes than a session it has no
+    /// effect.
+    pub transactions: Option<Transactions>,
+    /// How long nobody else gets what comes for a flow that may still be answered after it has
+    /// ended: its socket stays open, or its place on a shared one stays taken. Each late answer is
+    /// dropped and starts the time again. Zero: not at all. It has no effect with
+    /// [`Source::Client`], where late answers reach the client whose they are.
     pub upstream_quarantine: Duration,
     /// Which address and port of ours the backends see.
     pub source: Source,
@@ -114,6 +116,27 @@ pub struct ClusterConfig {
     pub quic_lb: QuicLb,
     /// The backends. A [`BackendId`](crate::BackendId) is an index into this list.
     pub backends: Vec<BackendConfig>,
+}
+
+/// Which sockets towards backends flows use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum UpstreamMode {
+    /// Each has one of its own, connected to its backend.
+    #[default]
+    PerFlow,
+    /// Each takes one on which its backend has no other flow. They are connected to nobody, and
+    /// answers are told apart by who sends them.
+    Shared,
+}
+
+impl UpstreamMode {
+    /// The name in configurations and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PerFlow => "per-flow",
+            Self::Shared => "shared",
+        }
+    }
 }
 
 /// What becomes of a client's datagrams.

@@ -12,7 +12,7 @@ use crate::burst::Burst;
 use crate::config::{ClusterConfig, Mode, ReplyFrom};
 use crate::counters::Traffic;
 use crate::flow::key::{ClientKey, FlowKey};
-use crate::id::{BackendId, FlowId};
+use crate::id::{BackendId, FlowId, UpstreamId};
 use crate::local_addr::LocalAddr;
 use crate::output::FlowRecord;
 use crate::reason::CloseReason;
@@ -22,8 +22,8 @@ use crate::time::Instant;
 /// and when it is complete. It decides nothing about others.
 ///
 /// With many flows the cost of a datagram is the cost of fetching this from memory. So all that a
-/// client's datagram touches lies in the first cache line, unless its local address counts, and
-/// what a reply touches besides in the second.
+/// client's datagram touches lies in the first cache line, but for its upstream and, where that
+/// counts, its local address; and what a reply touches besides in the second.
 #[derive(Clone, Debug)]
 #[repr(C, align(128))]
 pub struct UdpFlow {
@@ -41,17 +41,23 @@ pub struct UdpFlow {
     heard: bool,
     /// Whether its client's datagrams are copied to the mirror.
     mirrored: bool,
-    /// Of a branch: whether it is the one whose answers its client gets.
-    is_winner: bool,
-    /// Of a branch: whether it has had an answer since its client's last datagram.
-    is_prompt: bool,
+    /// Free.
+    _spare: [u8; 2],
 
     local: u128,
     to_client: Traffic,
     opened: Instant,
     first_answer: Instant,
-    /// Of a branch: the next in the ring of those that carry the same client's datagrams.
-    next_branch: FlowId,
+    /// What names the client's question, where each is a flow of its own. Of others the id of the next
+    /// branch in the ring of those that carry the same client's datagrams.
+    link: u64,
+    /// The slot and the generation of its upstream.
+    upstream_index: u32,
+    upstream_generation: u16,
+    /// Of a branch: whether it is the one whose answers its client gets.
+    is_winner: bool,
+    /// Of a branch: whether it has had an answer since its client's last datagram.
+    is_prompt: bool,
 }
 
 const _: () = assert!(core::mem::offset_of!(UdpFlow, local) == 64 && size_of::<UdpFlow>() == 128);
@@ -66,9 +72,7 @@ enum Stage {
     Follower,
     /// It has had its last request and waits for replies.
     Retired,
-    /// It has ended, and its socket rests until another flow takes it.
-    Resting,
-    /// It has ended, and its socket is in quarantine.
+    /// It has ended, and what it was answered by is in quarantine: its socket, or its place on one.
     Quarantined,
 }
 
@@ -138,15 +142,28 @@ impl UdpFlow {
         key: &FlowKey,
         id: FlowId,
         backend: BackendId,
+        upstream: UpstreamId,
         limits: &FlowLimits,
         now: Instant,
     ) -> Self {
         let deadline = now + limits.unanswered_timeout;
-        Self { deadline, ..Self::blank(key, id, backend, now) }
+        Self { deadline, ..Self::blank(key, id, backend, upstream, now) }
+    }
+
+    /// What a flow leaves behind on the upstream that it had, when it goes on by another.
+    pub(crate) const fn left_behind(&self, id: FlowId, until: Instant) -> Self {
+        let blank = Self::blank(&self.key(), id, self.backend, self.upstream(), until);
+        Self { stage: Stage::Quarantined, ..blank }
     }
 
     /// A flow to which nothing has happened, and whose time is over.
-    const fn blank(key: &FlowKey, id: FlowId, backend: BackendId, now: Instant) -> Self {
+    const fn blank(
+        key: &FlowKey,
+        id: FlowId,
+        backend: BackendId,
+        upstream: UpstreamId,
+        now: Instant,
+    ) -> Self {
         Self {
             client: key.client,
             local: key.local,
@@ -159,13 +176,16 @@ impl UdpFlow {
             introduced: false,
             heard: false,
             mirrored: false,
+            _spare: [0; 2],
+            upstream_index: upstream.index() as u32,
+            upstream_generation: upstream.generation(),
             is_winner: false,
             is_prompt: false,
             to_backend: Traffic { datagrams: 0, bytes: 0 },
             to_client: Traffic { datagrams: 0, bytes: 0 },
             opened: now,
             first_answer: now,
-            next_branch: id,
+            link: if key.client.asks() { key.transaction } else { link_to(id) },
         }
     }
 
@@ -195,9 +215,17 @@ impl UdpFlow {
         self.backend
     }
 
-    /// Goes on with another backend, which has not heard of it.
-    pub(crate) const fn move_to(&mut self, backend: BackendId) {
+    /// The upstream that it uses.
+    #[inline]
+    pub const fn upstream(&self) -> UpstreamId {
+        UpstreamId::new(self.upstream_index, self.upstream_generation)
+    }
+
+    /// Goes on with another backend, which has not heard of it, by another upstream.
+    pub(crate) const fn move_to(&mut self, backend: BackendId, upstream: UpstreamId) {
         self.backend = backend;
+        self.upstream_index = upstream.index() as u32;
+        self.upstream_generation = upstream.generation();
         self.introduced = false;
     }
 
@@ -213,13 +241,21 @@ impl UdpFlow {
         self.mirrored
     }
 
-    /// Of a branch: the next in its ring; itself if it is alone.
-    pub(crate) const fn next_branch(&self) -> FlowId {
-        self.next_branch
+    /// Of a branch, whose id is told: the next in its ring; itself if it is alone.
+    pub(crate) const fn next_branch(&self, id: FlowId) -> FlowId {
+        if self.client.asks() {
+            return id;
+        }
+        FlowId::new(self.link as u32, (self.link >> 32) as u32)
     }
 
     pub(crate) const fn set_next_branch(&mut self, next: FlowId) {
-        self.next_branch = next;
+        self.link = link_to(next);
+    }
+
+    /// What names its question, where each is a flow of its own.
+    pub(crate) const fn transaction(&self) -> u64 {
+        if self.client.asks() { self.link } else { 0 }
     }
 
     /// Makes it a follower in its ring, or its head.
@@ -269,33 +305,16 @@ impl UdpFlow {
         matches!(self.stage, Stage::Retired)
     }
 
-    /// Whether it has ended and only its socket is left, for another flow.
+    /// Whether it has ended, and only waits for its quarantine to pass.
     #[inline]
-    pub(crate) const fn is_resting(&self) -> bool {
-        matches!(self.stage, Stage::Resting)
-    }
-
-    /// Whether it has ended and only its socket is left, for nobody.
-    #[inline]
-    pub(crate) const fn is_quarantined(&self) -> bool {
+    pub(crate) const fn has_ended(&self) -> bool {
         matches!(self.stage, Stage::Quarantined)
     }
 
-    /// Whether it has ended and only its socket is left.
-    #[inline]
-    pub(crate) const fn has_ended(&self) -> bool {
-        matches!(self.stage, Stage::Resting | Stage::Quarantined)
-    }
-
-    /// Ends the flow. Its socket is to be kept until `until`, which becomes its deadline.
+    /// Ends the flow. What it was answered by is for nobody else until `until`, which becomes its
+    /// deadline.
     pub(crate) const fn quarantine(&mut self, until: Instant) {
         self.stage = Stage::Quarantined;
-        self.deadline = until;
-    }
-
-    /// Ends the flow. Its socket is not to be used before `until`, which becomes its deadline.
-    pub(crate) const fn rest(&mut self, until: Instant) {
-        self.stage = Stage::Resting;
         self.deadline = until;
     }
 
@@ -331,12 +350,18 @@ impl UdpFlow {
         self.answered.then(|| self.first_answer - self.opened)
     }
 
-    /// What it was, when it ends at `now` for `reason`.
-    pub(crate) fn record(&self, reason: CloseReason, now: Instant) -> FlowRecord {
+    /// What it was, when it ends at `now` for `reason`, and its backend has that address.
+    pub(crate) fn record(
+        &self,
+        reason: CloseReason,
+        backend_address: SocketAddr,
+        now: Instant,
+    ) -> FlowRecord {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         FlowRecord {
             client: self.client(),
             backend: self.backend,
+            backend_address,
             reason,
             to_backend: self.to_backend,
             to_client: self.to_client,
@@ -373,13 +398,15 @@ impl UdpFlow {
     }
 
     pub(crate) const fn key(&self) -> FlowKey {
-        FlowKey { client: self.client, local: self.local }
+        FlowKey { client: self.client, local: self.local, transaction: self.transaction() }
     }
 
     #[inline]
     pub(crate) fn has_key(&self, key: &FlowKey) -> bool {
         // The second cache line is left alone where it tells nothing.
-        self.client == key.client && (!key.client.has_local() || self.local == key.local)
+        self.client == key.client
+            && (!key.client.has_local() || self.local == key.local)
+            && (!key.client.asks() || self.link == key.transaction)
     }
 
     /// Whether the client's next datagram belongs to it.
@@ -392,6 +419,17 @@ impl UdpFlow {
     #[inline]
     pub(crate) const fn is_alive_as(&self, generation: u32) -> bool {
         self.generation == generation && !self.has_ended()
+    }
+
+    /// Whether its answers come by an upstream from a backend, and name the same question.
+    #[inline]
+    pub(crate) fn is_on(&self, upstream: UpstreamId, backend: BackendId, transaction: u64) -> bool {
+        self.upstream() == upstream && self.backend == backend && self.transaction() == transaction
+    }
+
+    /// What it is found by where its answers come by a shared upstream.
+    pub(crate) const fn route_hash(&self) -> u64 {
+        table::route_hash(self.upstream(), self.backend, self.transaction())
     }
 
     pub(crate) const fn generation(&self) -> u32 {
@@ -503,6 +541,10 @@ impl UdpFlow {
     pub(crate) const fn take_back_replies(&mut self, undelivered: Traffic) {
         self.to_client.take_back(undelivered);
     }
+}
+
+const fn link_to(id: FlowId) -> u64 {
+    (id.generation() as u64) << 32 | id.index() as u64
 }
 
 /// The first `datagrams` datagrams of a burst, and the rest.

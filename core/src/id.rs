@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 /// Names one flow of one manager, for as long as the flow lives and never again.
 ///
-/// The index is small and dense: the shell uses it as its socket slot and its poll token. The
-/// generation tells apart the flows that use an index one after another, so an event that arrives
-/// for a flow already closed is recognised and ignored rather than given to its successor.
+/// The index is small and dense. The generation tells apart the flows that use an index one after
+/// another, so that what is told of a flow already closed is recognised and ignored rather than
+/// given to its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FlowId {
     index: u32,
@@ -58,11 +58,45 @@ impl BackendId {
     }
 }
 
-/// What datagrams to a backend belong to, which decides the socket they leave by.
+/// Names one upstream of one manager: a socket towards backends, for as long as it is open.
+///
+/// The index is small and dense: the shell uses it as its socket slot, and both parts as its poll
+/// token. The generation tells apart the sockets that use an index one after another, so that an
+/// event of one that has closed is not taken for its successor's. It comes round after 65,536
+/// sockets, which is longer than any event waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct UpstreamId {
+    index: u32,
+    generation: u16,
+}
+
+impl UpstreamId {
+    /// Names the upstream of a slot and a generation, as a poll token does.
+    pub const fn new(index: u32, generation: u16) -> Self {
+        Self { index, generation }
+    }
+
+    /// The slot of the upstream, which another may have once it has closed.
+    pub const fn index(self) -> usize {
+        self.index as usize
+    }
+
+    /// Which of the upstreams that have used this slot it is.
+    pub const fn generation(self) -> u16 {
+        self.generation
+    }
+}
+
+/// What datagrams belong to, for whoever cannot send them to say so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Carrier {
-    /// A flow, which has a socket of its own.
-    Flow(FlowId),
+    /// A flow. It may go on with another backend meanwhile, or have closed.
+    Flow {
+        /// The flow.
+        flow: FlowId,
+        /// The socket that they leave by, or came by.
+        upstream: UpstreamId,
+    },
     /// Nothing but the backend they go to. All that goes one way can leave by the same socket.
     OneWay(BackendId),
     /// A backend that gets a copy of what others get too. Each such backend needs a socket of its

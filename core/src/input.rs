@@ -5,7 +5,7 @@ use core::net::SocketAddr;
 use crate::backend::event::BackendEvent;
 use crate::burst::Burst;
 use crate::config::prepared::PreparedConfig;
-use crate::id::{BackendId, Carrier, FlowId};
+use crate::id::{BackendId, Carrier, UpstreamId};
 use crate::local_addr::LocalAddr;
 use crate::proxy_protocol::ProxyInfo;
 use crate::reason::{Direction, DropReason};
@@ -44,16 +44,18 @@ pub enum ManagerInput<'p> {
         /// The datagrams.
         burst: Burst<'p>,
     },
-    /// A flow's upstream socket received datagrams from its backend.
-    BackendBurst {
-        /// The flow that the socket serves.
-        flow: FlowId,
+    /// An upstream socket received datagrams.
+    UpstreamBurst {
+        /// The socket. It may have been told to close meanwhile.
+        upstream: UpstreamId,
+        /// Who sent them.
+        sender: SocketAddr,
         /// The TOS or traffic-class byte they carried.
         tos: u8,
         /// The datagrams.
         burst: Burst<'p>,
     },
-    /// Datagrams arrived that cannot be used: cut short, or not from the backend.
+    /// Datagrams arrived that cannot be used: cut short, or from nobody knows whom.
     Unusable {
         /// Which way they were going.
         direction: Direction,
@@ -93,12 +95,21 @@ pub enum ManagerInput<'p> {
         /// Their payload bytes, without any prefix.
         bytes: u64,
     },
-    /// A flow's upstream socket could not be opened, or reported an error of the network.
-    UpstreamFailed {
-        /// The flow that the socket serves, or was to serve.
-        flow: FlowId,
-        /// What failed.
-        failure: UpstreamFailure,
+    /// A socket could not be opened: out of descriptors, ports or memory, or no route. What it was
+    /// to carry ends.
+    UpstreamOpenFailed {
+        /// The socket.
+        upstream: UpstreamId,
+    },
+    /// The network has reported an error about what was sent by an upstream socket, or there is no
+    /// way to where it was to be sent.
+    UpstreamError {
+        /// The socket.
+        upstream: UpstreamId,
+        /// Whom it is about; `None`: whom the socket is connected to.
+        remote: Option<SocketAddr>,
+        /// What it says.
+        error: NetworkError,
     },
     /// Somebody has news of a backend.
     BackendChanged {
@@ -125,14 +136,12 @@ pub enum ManagerInput<'p> {
     Timeout,
 }
 
-/// What is wrong with a flow's upstream socket.
+/// What the network says of a datagram. It counts against the backend; one is not enough to put that
+/// out of service, since ICMP can be forged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum UpstreamFailure {
-    /// There is no socket: out of descriptors, ports or memory, or no route. The flow ends.
-    NotOpened,
-    /// ICMP port unreachable: nothing listens on the backend's port. It counts against the backend;
-    /// one is not enough to put that out of service, since ICMP can be forged.
+pub enum NetworkError {
+    /// ICMP port unreachable: nothing listens on the backend's port.
     Refused,
-    /// ICMP host or network unreachable. It counts as [`Refused`](Self::Refused) does.
+    /// ICMP host or network unreachable, or no route.
     Unreachable,
 }

@@ -30,7 +30,8 @@
 //!         responses: 1,
 //!         requests: 0,
 //!         send_proxy_protocol: SendProxyProtocol::Off,
-//!         upstream_reuse: None,
+//!         upstream: UpstreamMode::PerFlow,
+//!         transactions: None,
 //!         upstream_quarantine: Duration::ZERO,
 //!         source: Source::Any,
 //!         health: HealthPolicy::default(),
@@ -52,8 +53,12 @@
 //! };
 //! manager.handle_input(question, Instant::from_millis(1), &mut outputs);
 //!
-//! // 3. Carry that out, in order. For one flow the order is always open, sends, close.
-//! let [Output::OpenUpstream { flow, address, .. }, Output::SendToBackend { burst, .. }] = outputs[..]
+//! // 3. Carry that out, in order: the flow's socket opens, then the flow, which sends and closes.
+//! let [
+//!     Output::OpenUpstream { upstream, connect: Some(address), .. },
+//!     Output::OpenFlow { .. },
+//!     Output::Send { burst, .. },
+//! ] = outputs[..]
 //! else { panic!("expected a new flow") };
 //! assert_eq!(address, "10.0.0.1:53".parse()?);
 //! assert_eq!(burst.bytes(), b"question");
@@ -64,16 +69,21 @@
 //! // 5. Go to 2. The bytes are lent back, never copied; the outputs of one input may be kept
 //! //    as long as its payload lives.
 //! outputs.clear();
-//! let answer = ManagerInput::BackendBurst { flow, tos: 0, burst: Burst::single(b"answer").unwrap() };
+//! let burst = Burst::single(b"answer").unwrap();
+//! let answer = ManagerInput::UpstreamBurst { upstream, sender: address, tos: 0, burst };
 //! manager.handle_input(answer, Instant::from_millis(2), &mut outputs);
-//! assert!(matches!(outputs[..], [Output::SendToClient { .. }, Output::CloseFlow { .. }]));
+//! assert!(matches!(
+//!     outputs[..],
+//!     [Output::SendToClient { .. }, Output::CloseFlow { .. }, Output::CloseUpstream { .. }]
+//! ));
 //! # Ok::<(), core::net::AddrParseError>(())
 //! ```
 //!
 //! # The contract
 //!
-//! 1. For one flow the outputs come in the order open, sends, close. The shell carries out a
-//!    flow's sends before it closes its socket.
+//! 1. For one flow the outputs come in the order open, sends, close. The socket that it uses is
+//!    opened before and closed after all of them, and the shell carries out the sends before it
+//!    closes that.
 //! 2. [`Outputs::emit`] never calls back into the manager. What fails comes back as an input.
 //! 3. Every datagram is counted exactly once, in both directions, after every input:
 //!    `received = forwarded + dropped + queued`.
@@ -85,7 +95,7 @@
 //!    that comes too early or twice is harmless.
 //! 7. A datagram that is not admitted costs no flow, no socket and no allocation.
 //! 8. Every table has a limit and is allocated at start: handling an input allocates nothing, unless
-//!    it changes the configuration.
+//!    it changes the configuration, or a socket opens that flows share.
 //!
 //! # A datagram and a deadline at the same instant
 //!
@@ -128,14 +138,15 @@ mod reason;
 pub mod snapshot;
 mod time;
 pub mod transaction;
+mod upstream;
 
 pub use backend::event::BackendEvent;
 pub use burst::Burst;
 pub use config::prepared::PreparedConfig;
 pub use egress::LocalSource;
 pub use flow::UdpFlow;
-pub use id::{BackendId, Carrier, FlowId};
-pub use input::{ManagerInput, UpstreamFailure};
+pub use id::{BackendId, Carrier, FlowId, UpstreamId};
+pub use input::{ManagerInput, NetworkError};
 pub use local_addr::LocalAddr;
 pub use manager::{Deadline, DeadlineReason, UdpManager};
 pub use output::{FlowRecord, Output, Outputs};

@@ -13,6 +13,7 @@ mod one_way;
 mod place;
 mod proxied;
 mod snapshot;
+mod upstream;
 
 use core::net::SocketAddr;
 use core::ops::Range;
@@ -30,7 +31,7 @@ use crate::flow::first_answers::FirstAnswers;
 use crate::flow::key::FlowKey;
 use crate::flow::table::FlowTable;
 use crate::flow::{FlowLimits, UdpFlow};
-use crate::id::{BackendId, FlowId};
+use crate::id::{BackendId, FlowId, UpstreamId};
 use crate::input::ManagerInput;
 use crate::limits::SourceLimits;
 use crate::limits::answered::AnsweredClients;
@@ -41,6 +42,7 @@ use crate::proxy_protocol::table::Proxies;
 use crate::random::Random;
 use crate::reason::{Direction, DropReason};
 use crate::time::Instant;
+use crate::upstream::Upstreams;
 
 /// The queue of the flows that have not been answered, oldest first.
 const UNANSWERED: usize = 0;
@@ -51,16 +53,15 @@ const EXCHANGED: usize = 1;
 /// The queue of the flows whose clients have sent something after an answer.
 const CONTINUED: usize = 2;
 
-/// The queue of a backend's resting flows, in the order in which they began to rest.
-const fn resting_queue(backend: BackendId) -> usize {
-    3 + backend.index()
-}
+/// How many such queues there are.
+const QUEUES: usize = 3;
 
 /// With fewer flows than this they stay in the cache by themselves. Unit tests prefetch always.
 const PREFETCH_FROM: usize = if cfg!(test) { 1 } else { 1_024 };
 
 use failover::Sweep;
 use forward::RecvMeta;
+use upstream::capacity_for_upstreams;
 
 pub use expire::{Deadline, DeadlineReason};
 
@@ -78,8 +79,9 @@ pub use expire::{Deadline, DeadlineReason};
 ///
 /// The order is always the same: input, carry out what was emitted, poll the timeout, wait. An
 /// order that cannot be carried out is told as an input of its own
-/// ([`Undelivered`](ManagerInput::Undelivered), [`UpstreamFailed`](ManagerInput::UpstreamFailed)),
-/// and what was sent is, too ([`Delivered`](ManagerInput::Delivered)): until then it is queued.
+/// ([`Undelivered`](ManagerInput::Undelivered),
+/// [`UpstreamOpenFailed`](ManagerInput::UpstreamOpenFailed)), and what was sent is, too
+/// ([`Delivered`](ManagerInput::Delivered)): until then it is queued.
 ///
 /// A known flow's burst costs one table lookup and writes to one flow. The manager allocates when
 /// it is made and when it is configured anew, and at no other time.
@@ -88,6 +90,7 @@ pub struct UdpManager {
     config: ManagerConfig,
     limits: FlowLimits,
     flows: FlowTable,
+    upstreams: Upstreams,
     wheel: TimerWheel,
     backends: Backends,
     balancer: Balancer,
@@ -131,9 +134,10 @@ impl UdpManager {
         let mut manager = Self {
             limits: FlowLimits::new(&config.cluster),
             flows: FlowTable::new(capacity, &mut random),
+            upstreams: Upstreams::with_capacity(capacity_for_upstreams(&config)),
             wheel: TimerWheel::new(slots_for(capacity), now),
             balancer: configuration.balancer().clone(),
-            queues: Queues::new(resting_queue(BackendId::new(backends.len())), slots_for(capacity)),
+            queues: Queues::new(QUEUES, slots_for(capacity)),
             backends,
             source_limits: SourceLimits::new(&config.cluster.limits, capacity, &mut random),
             placement: Placement::new(&config.cluster, slots_for(capacity), &mut random),
@@ -150,6 +154,9 @@ impl UdpManager {
             last_partial_timeout: None,
             config,
         };
+        if manager.shares_upstreams() {
+            manager.flows.reserve_routes();
+        }
         if !manager.config.accept_proxy_protocol.is_empty() {
             manager.proxies.reserve(capacity, &mut manager.random);
         }
@@ -176,8 +183,8 @@ impl UdpManager {
                     (FlowKey::new(client, local), RecvMeta { tos, ttl, proxy_info });
                 self.handle_datagrams(&client, &client, &recv_meta, burst, now, outputs);
             }
-            ManagerInput::BackendBurst { flow, tos, burst } => {
-                self.handle_backend_burst(flow, tos, burst, now, outputs);
+            ManagerInput::UpstreamBurst { upstream, sender, tos, burst } => {
+                self.handle_upstream_burst(upstream, sender, tos, burst, now, outputs);
             }
             ManagerInput::Unusable { direction, reason, datagrams, bytes } => {
                 let traffic = Traffic { datagrams: u64::from(datagrams), bytes };
@@ -193,8 +200,11 @@ impl UdpManager {
                 let traffic = Traffic { datagrams: u64::from(datagrams), bytes };
                 self.handle_undelivered(carrier, backend, direction, reason, traffic);
             }
-            ManagerInput::UpstreamFailed { flow, failure } => {
-                self.handle_upstream_failure(flow, failure, now, outputs);
+            ManagerInput::UpstreamOpenFailed { upstream } => {
+                self.handle_open_failed(upstream, now, outputs);
+            }
+            ManagerInput::UpstreamError { upstream, remote, error: _ } => {
+                self.handle_upstream_error(upstream, remote, &[], now);
             }
             ManagerInput::BackendChanged { backend, event } => {
                 self.handle_backend_event(backend, event, now);
@@ -220,11 +230,11 @@ impl UdpManager {
         }
     }
 
-    /// The same for the flows in some [slots](Self::slots), whose replies are handled next.
+    /// The same for the flows whose upstreams are in some slots, and whose replies are handled next.
     #[inline]
-    pub fn prefetch_slots(&self, slots: impl Iterator<Item = usize>) {
+    pub fn prefetch_upstreams(&self, slots: impl Iterator<Item = usize>) {
         if self.flows.len() >= PREFETCH_FROM {
-            self.flows.prefetch_slots(slots);
+            self.flows.prefetch_slots(slots.filter_map(|slot| self.upstreams.flow_at(slot)));
         }
     }
 
@@ -274,18 +284,30 @@ impl UdpManager {
         self.placement.of(id.index())
     }
 
-    /// How many sockets of finished flows rest for a backend.
-    pub fn resting_for(&self, backend: BackendId) -> usize {
-        if backend.index() < self.backends.len() {
-            self.queues.len(resting_queue(backend))
-        } else {
-            0
-        }
-    }
-
-    /// How many sockets of finished flows are in quarantine.
+    /// How many flows have ended, and keep what they were answered by from others for a while.
     pub const fn quarantined(&self) -> usize {
         self.flows.quarantined()
+    }
+
+    /// What is kept from others since something may still come there, as far as it lies on upstreams
+    /// that flows share: the upstream, and whose answers come there.
+    pub fn places_in_quarantine(&self) -> impl Iterator<Item = (UpstreamId, BackendId)> {
+        self.flows.in_quarantine().map(|(_, flow)| (flow.upstream(), flow.backend()))
+    }
+
+    /// How many upstream sockets are open, and how many of those are shared.
+    pub const fn upstream_counts(&self) -> (usize, usize) {
+        self.upstreams.counts()
+    }
+
+    /// Whether an upstream socket is to be open.
+    pub fn has_upstream(&self, id: UpstreamId) -> bool {
+        self.upstreams.get(id).is_some()
+    }
+
+    /// How many slots upstream sockets have had.
+    pub const fn upstream_slots(&self) -> usize {
+        self.upstreams.slots()
     }
 
     /// Whether it was told to drain and has no flow left.

@@ -5,33 +5,43 @@ use core::net::SocketAddr;
 use crate::burst::Burst;
 use crate::counters::Traffic;
 use crate::egress::LocalSource;
-use crate::id::{BackendId, Carrier, FlowId};
+use crate::id::{BackendId, Carrier, FlowId, UpstreamId};
 use crate::local_addr::LocalAddr;
 use crate::proxy_protocol::{ProxyHeader, ProxyInfo, Tlvs};
 use crate::reason::{CloseReason, Direction, DropReason};
 
 /// An order from [`UdpManager::handle_input`](crate::UdpManager::handle_input).
 ///
-/// For one flow the order is always: open, sends, close.
+/// For one flow the order is always: its socket opens, it opens, sends, it closes, its socket closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output<'p> {
-    /// Open a socket connected to `address` and name it `flow`; or name so the socket of a
-    /// finished flow, which is connected already. For a flow that goes on with another backend this
-    /// comes again, after [`Output::CloseUpstream`].
+    /// Open a socket towards backends. What it carries is told after this.
     OpenUpstream {
-        /// The flow that the socket is to serve.
+        /// Its name, until it is told to close.
+        upstream: UpstreamId,
+        /// Whom to connect it to; `None`: nobody, so that it hears everybody.
+        connect: Option<SocketAddr>,
+        /// Whether it is of IPv6.
+        v6: bool,
+        /// The time to live or hop limit to send with: one less than the client's datagram had
+        /// left, as a router does (RFC 1812), so that a loop of balancers comes to an end.
+        ttl: u8,
+        /// The address and port of ours to send from.
+        source: LocalSource,
+    },
+    /// A flow begins; or goes on with another backend, and then this comes again. Nothing is to be
+    /// done.
+    OpenFlow {
+        /// The flow.
         flow: FlowId,
+        /// The socket that it uses, which is open.
+        upstream: UpstreamId,
         /// The backend chosen for it.
         backend: BackendId,
         /// The backend's address.
         address: SocketAddr,
-        /// The time to live or hop limit to send with: one less than the client's datagram had
-        /// left, as a router does (RFC 1812), so that a loop of balancers comes to an end.
-        ttl: u8,
-        /// The finished flow whose socket is to be used. Its slot is the new flow's slot.
-        reuse: Option<FlowId>,
-        /// The address and port of ours to send from, where a socket has to be opened.
-        source: LocalSource,
+        /// Whether it had another before.
+        has_moved: bool,
     },
     /// See to it that the flow's client has a socket of its own until the flow ends: bound as the
     /// listener is, and connected to the client. What comes by it is told as what comes by the
@@ -42,12 +52,16 @@ pub enum Output<'p> {
         /// The client.
         client: SocketAddr,
     },
-    /// Send datagrams from the flow's upstream socket.
-    SendToBackend {
+    /// Send a flow's datagrams from its upstream socket.
+    Send {
         /// The flow.
         flow: FlowId,
-        /// The backend that its socket leads to.
+        /// The socket.
+        upstream: UpstreamId,
+        /// The backend.
         backend: BackendId,
+        /// Where to; `None`: to whom the socket is connected.
+        to: Option<SocketAddr>,
         /// What to put in front of every datagram of the burst.
         prefix: Option<ProxyHeader>,
         /// What of a proxy's header is to be passed on behind the prefix, whose length counts it.
@@ -73,7 +87,7 @@ pub enum Output<'p> {
         source: Option<SocketAddr>,
         /// What to put in front of every datagram of the burst.
         prefix: Option<ProxyHeader>,
-        /// What of a proxy's header is to be passed on, as in [`Output::SendToBackend`].
+        /// What of a proxy's header is to be passed on, as in [`Output::Send`].
         tlvs: Tlvs<'p>,
         /// The TOS or traffic-class byte to send with.
         tos: u8,
@@ -102,6 +116,8 @@ pub enum Output<'p> {
     SendToClient {
         /// The flow.
         flow: FlowId,
+        /// The socket that they came by.
+        upstream: UpstreamId,
         /// Where to: the client's address, or that of the proxy that speaks for it.
         client: SocketAddr,
         /// The source address to send from, where the listener is bound to a wildcard.
@@ -111,25 +127,25 @@ pub enum Output<'p> {
         /// The datagrams.
         burst: Burst<'p>,
     },
-    /// The flow has ended. Close its upstream socket, once what was ordered before is sent.
+    /// The flow has ended. What waits for room in a send buffer for it is not to be sent any more:
+    /// its answers would be nobody's.
     CloseFlow {
         /// The flow; its id is never used again.
         flow: FlowId,
+        /// The socket that it used, which stays open until it is told to close.
+        upstream: UpstreamId,
         /// Why it ends.
         reason: CloseReason,
-        /// Whether to keep the socket open under the flow's id: in quarantine, or for another flow
-        /// to use.
-        keep_socket: bool,
     },
-    /// Close the upstream socket of a flow, once what was ordered before is sent: one that a
-    /// finished flow left behind, or one of a flow that goes on with another backend.
+    /// Close an upstream socket, once what was ordered before is sent. One that could not be opened
+    /// is told to close too.
     CloseUpstream {
-        /// The flow.
-        flow: FlowId,
+        /// The socket; another may have its name soon.
+        upstream: UpstreamId,
     },
     /// A flow is about to end: write down what it was, where that is wanted.
     RecordFlow {
-        /// The flow, whose upstream socket is still open if it ever was.
+        /// The flow.
         flow: FlowId,
         /// What it was.
         record: FlowRecord,
@@ -152,6 +168,8 @@ pub struct FlowRecord {
     pub client: SocketAddr,
     /// The backend that served it last.
     pub backend: BackendId,
+    /// That backend's address.
+    pub backend_address: SocketAddr,
     /// Why it ended.
     pub reason: CloseReason,
     /// What the client sent and was forwarded.
@@ -165,7 +183,7 @@ pub struct FlowRecord {
 }
 
 // Outputs are passed by value on the hot path.
-const _: () = assert!(size_of::<Output>() <= 184);
+const _: () = assert!(size_of::<Output>() <= 200);
 
 /// Where a manager puts its orders: a queue in the shell, a `Vec` in tests.
 pub trait Outputs<'p> {

@@ -103,6 +103,8 @@ reasons! {
         /// The kernel could not deliver all control messages (`MSG_CTRUNC`), so that where the
         /// datagram was going, or where it ends, is not known.
         ControlTruncated = "control_truncated",
+        /// Without what names a question or an answer, where `transactions` tells them apart by it.
+        Malformed = "malformed",
         /// Received on an upstream socket, but not from its backend.
         ForeignSource = "foreign_source",
         /// The socket's send buffer is full and so is the queue behind it.
@@ -149,7 +151,7 @@ reasons! {
         BackendDown = "backend_down",
         /// Its backend was removed from the configuration.
         BackendRemoved = "backend_removed",
-        /// The mode of its cluster was changed.
+        /// The mode of its cluster was changed, or what names its questions.
         ModeChanged = "mode_changed",
     }
 }

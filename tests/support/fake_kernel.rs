@@ -18,7 +18,7 @@ use flowgate::datapath::kernel::Kernel;
 use flowgate::datapath::shard::Readiness;
 use flowgate::datapath::token::Token;
 use flowgate::sys::arena::FreeSlots;
-use flowgate::sys::mmsg::Batch;
+use flowgate::sys::mmsg::{Batch, QueuedError};
 use flowgate_core::config::Source;
 use flowgate_core::{Direction, LocalSource};
 use nix::errno::Errno;
@@ -242,15 +242,6 @@ impl State {
         if filled == 0 { Err(Errno::EAGAIN) } else { Ok(filled) }
     }
 
-    /// Throws away what waits, and says how many bursts and bytes that was.
-    fn discard(&mut self, id: SocketId) -> (u32, u64) {
-        let socket = &mut self.sockets[id.0];
-        socket.pending_error = None;
-        let waiting = std::mem::take(&mut socket.incoming);
-        self.received[socket.direction() as usize] += waiting.len() as u64;
-        (waiting.len() as u32, waiting.iter().map(|burst| burst.bytes.len() as u64).sum())
-    }
-
     fn send(&mut self, id: SocketId, batch: Batch<'_>) -> Result<usize, Errno> {
         self.sockets[id.0].usage.calls += 1;
         let mut most = batch.messages.len();
@@ -298,14 +289,14 @@ impl Kernel for FakeKernel {
 
     fn open_upstream(
         &mut self,
-        backend: SocketAddr,
+        (backend, _): (Option<SocketAddr>, bool),
         _source: LocalSource,
         _ttl: u8,
         _receive_buffer: usize,
         token: Token,
     ) -> io::Result<FakeSocket> {
         let fate = self.faults().on_open();
-        fate.map_or_else(|| Ok(self.open(Some(backend), token)), |errno| Err(errno.into()))
+        fate.map_or_else(|| Ok(self.open(backend, token)), |errno| Err(errno.into()))
     }
 
     fn renew_source(&mut self, _: &FakeSocket, _: SocketAddr, _: LocalSource) -> io::Result<bool> {
@@ -313,9 +304,9 @@ impl Kernel for FakeKernel {
         Ok(false)
     }
 
-    fn take_errors(&mut self, _: &FakeSocket) -> Option<io::Error> {
+    fn take_errors(&mut self, _: &FakeSocket) -> Vec<QueuedError> {
         // What ICMP says is told by the next call.
-        None
+        Vec::new()
     }
 
     fn receive_drops(&self, socket: &FakeSocket) -> u32 {
@@ -356,10 +347,6 @@ impl Kernel for FakeKernel {
 
     fn set_ttl(&mut self, _: &FakeSocket, _ttl: u8) -> io::Result<()> {
         Ok(())
-    }
-
-    fn discard(&mut self, socket: &FakeSocket) -> (u32, u64) {
-        self.0.borrow_mut().discard(socket.id)
     }
 
     fn receive(&mut self, socket: &FakeSocket, slots: &mut FreeSlots<'_>) -> io::Result<usize> {

@@ -32,8 +32,6 @@ pub struct ShellWorld {
     now: Instant,
     arena: Arena,
     clients: Vec<Client>,
-    /// Whether sockets may serve one client after another.
-    reuses_sockets: bool,
     send_proxy_protocol: SendProxyProtocol,
     /// Whose datagrams left by each upstream socket last.
     owners: BTreeMap<SocketId, u32>,
@@ -95,7 +93,6 @@ impl ShellWorld {
             next: 0,
         };
         Self {
-            reuses_sockets: config.cluster.upstream_reuse.is_some(),
             send_proxy_protocol: config.cluster.send_proxy_protocol,
             shard: Shard::new(0, socket, UdpManager::new(config, seed, now)),
             kernel,
@@ -253,7 +250,7 @@ impl ShellWorld {
         }
         let owner = self.owners.insert(socket, payload.party);
         let is_handed_over = owner.is_some_and(|owner| owner != payload.party);
-        assert!(!is_handed_over || self.reuses_sockets, "it left by another client's socket");
+        assert!(!is_handed_over, "it left by another client's socket");
         let last = self.last_requests.insert((socket, payload.party), payload.number);
         assert!(last < Some(payload.number), "repeated, or out of order");
     }

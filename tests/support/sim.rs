@@ -34,7 +34,8 @@ mod wire;
 mod world;
 
 pub use action::{
-    Action, BackendPick, CHANGES, Change, Fate, FlowPick, Newcomer, News, Pause, Train, When,
+    Action, BackendPick, CHANGES, Change, Fate, FlowPick, Newcomer, News, Pause, SocketFailure,
+    Train, When,
 };
 pub use choice::{ByteChoices, Choices, SeededChoices};
 pub use model::Model;

@@ -172,7 +172,7 @@ fn the_shard_forwards_without_allocating_both_ways() {
 #[test]
 fn the_shard_opens_and_closes_flows_without_allocating() {
     let (client, backend) = (socket(), socket());
-    let mut worker = Worker::new(&[&backend], "responses = 1");
+    let mut worker = Worker::new(&[&backend], "responses = 1\nupstream = \"per-flow\"");
     let ask = |worker: &mut Worker| {
         client.send_to(b"question", worker.address).unwrap();
         let upstream = worker.tick_until_received(&backend, 1);
@@ -225,7 +225,7 @@ fn the_shard_refuses_without_a_backend_and_while_draining_without_allocating() {
 
 /// Takes orders and keeps the last flow that was opened.
 #[derive(Default)]
-struct Sink(Option<flowgate_core::FlowId>);
+struct Sink(Option<(flowgate_core::UpstreamId, SocketAddr)>);
 
 impl Sink {
     /// A client's request, an answer by the flow that was opened last, and whatever is due.
@@ -240,8 +240,9 @@ impl Sink {
         let (local, tos, ttl) = (None, 0, 64);
         let request = ManagerInput::ClientBurst { source, local, tos, ttl, burst };
         manager.handle_input(request, now, self);
-        if let Some(flow) = self.0 {
-            manager.handle_input(ManagerInput::BackendBurst { flow, tos: 0, burst }, now, self);
+        if let Some((upstream, sender)) = self.0 {
+            let answer = ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst };
+            manager.handle_input(answer, now, self);
         }
         if manager.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
             manager.handle_input(ManagerInput::Timeout, now, self);
@@ -251,8 +252,8 @@ impl Sink {
 
 impl<'p> Outputs<'p> for Sink {
     fn emit(&mut self, output: Output<'p>) {
-        if let Output::OpenUpstream { flow, .. } = output {
-            self.0 = Some(flow);
+        if let Output::OpenFlow { upstream, address, .. } = output {
+            self.0 = Some((upstream, address));
         }
     }
 }

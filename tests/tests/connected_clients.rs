@@ -282,11 +282,11 @@ fn nor_one_in_which_flows_end_all_the_time() {
 }
 
 #[test]
-fn nor_one_in_which_upstream_sockets_serve_again() {
+fn nor_one_in_which_upstream_sockets_are_shared() {
     if !can_have_sockets_of_their_own() {
         return;
     }
-    let cluster = "responses = 1\nupstream_reuse = \"10ms\"";
+    let cluster = "responses = 1\nupstream = \"shared\"";
     Storm { cluster, answers: true, ..CALM }.rage();
     Storm { cluster, answers: true, workers: 2, train: 4 }.rage();
 }

@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::hint;
 use std::time::Duration;
 
-use flowgate_core::config::{Balance, ManagerConfig, Mode, Passive, ReplyFrom};
+use flowgate_core::config::{Balance, ManagerConfig, Mode, Passive, ReplyFrom, UpstreamMode};
 use flowgate_core::proxy_protocol::{ProxyInfo, Tlvs};
 use flowgate_core::{
     BackendEvent, BackendId, Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput,
-    Output, PreparedConfig, UdpManager, UpstreamFailure,
+    NetworkError, Output, PreparedConfig, UdpManager, UpstreamId,
 };
 use flowgate_tests::sim::{
     Choices, SeededChoices, Setting, Subject, first_failing_seed, report, sweep,
@@ -77,34 +77,33 @@ fn rule_1_for_one_flow_open_comes_first_and_close_last() {
     struct Order {
         open: BTreeSet<FlowId>,
         ever_opened: BTreeSet<FlowId>,
-        /// Those that have left one socket and have no other yet.
-        moving: BTreeSet<FlowId>,
+        /// The sockets that are open.
+        sockets: BTreeSet<UpstreamId>,
     }
     impl Watch for Order {
         fn look(&mut self, seen: &Seen<'_, '_>, _: &UdpManager, _: &UdpManager) {
             for output in seen.outputs {
                 match output {
-                    Output::OpenUpstream { flow, .. } => {
-                        let goes_on = self.moving.remove(flow);
-                        assert_ne!(self.ever_opened.insert(*flow), goes_on);
-                        assert!(self.open.insert(*flow));
+                    Output::OpenUpstream { upstream, .. } => {
+                        assert!(self.sockets.insert(*upstream));
                     }
-                    Output::OpenClient { flow, .. }
-                    | Output::SendToBackend { flow, .. }
-                    | Output::SendToClient { flow, .. } => {
+                    Output::OpenFlow { flow, upstream, has_moved, .. } => {
+                        assert!(self.sockets.contains(upstream));
+                        assert_ne!(self.ever_opened.insert(*flow), *has_moved);
+                        assert_ne!(self.open.insert(*flow), *has_moved);
+                    }
+                    Output::Send { flow, upstream, .. } => {
+                        assert!(self.open.contains(flow) && self.sockets.contains(upstream));
+                    }
+                    Output::OpenClient { flow, .. } | Output::SendToClient { flow, .. } => {
                         assert!(self.open.contains(flow));
                     }
                     Output::RecordFlow { flow, .. } => assert!(self.open.contains(flow)),
                     Output::CloseFlow { flow, .. } => assert!(self.open.remove(flow)),
-                    Output::CloseUpstream { flow } => {
-                        if self.open.remove(flow) {
-                            self.moving.insert(*flow);
-                        }
-                    }
+                    Output::CloseUpstream { upstream } => assert!(self.sockets.remove(upstream)),
                     Output::SendOneWay { .. } | Output::Mirror { .. } | Output::Drop { .. } => {}
                 }
             }
-            assert!(self.moving.is_empty(), "a flow is left without a socket");
         }
     }
     assert_holds::<Order>();
@@ -120,7 +119,7 @@ fn rule_3_every_datagram_is_counted_exactly_once() {
                 ManagerInput::ClientBurst { burst, .. } | ManagerInput::Mirrored { burst, .. } => {
                     [burst.count().into(), 0]
                 }
-                ManagerInput::BackendBurst { burst, .. } => [0, burst.count().into()],
+                ManagerInput::UpstreamBurst { burst, .. } => [0, burst.count().into()],
                 ManagerInput::Unusable { direction, datagrams, .. } => {
                     Direction::ALL.map(|d| if d == direction { datagrams.into() } else { 0 })
                 }
@@ -187,7 +186,7 @@ fn beyond_reason(config: &mut ManagerConfig, choices: &mut impl Choices) {
         cluster.balance = Balance::Random;
     }
     cluster.idle_timeout = choices.one_of(&TIMES);
-    cluster.upstream_reuse = choices.one_of(&[None, Some(TIMES[0]), Some(TIMES[1])]);
+    cluster.upstream = choices.one_of(&[UpstreamMode::PerFlow, UpstreamMode::Shared]);
     cluster.upstream_quarantine = choices.one_of(&[TIMES[0], TIMES[1]]);
     cluster.health.passive = choices.one_of(&[
         None,
@@ -226,12 +225,17 @@ fn any_input<'p>(
     let direction = choices.one_of(&Direction::ALL);
     let reason = choices.one_of(DropReason::ALL);
     let (datagrams, bytes) = (choices.below(1 << 32) as u32, choices.below(1 << 40));
-    let backend = flow.and_then(|flow| manager.flow(flow)).map(|flow| flow.backend());
+    let known = flow.and_then(|flow| manager.flow(flow));
+    let backend = known.map(|flow| flow.backend());
+    let upstream = known.map_or(UpstreamId::new(7, 7), |flow| flow.upstream());
+    let address = backend.and_then(|backend| manager.backends().get(backend)).map(|b| b.address());
+    let sender = address.unwrap_or(([10, 0, 0, 1], 53).into());
     match (choices.below(10), flow) {
-        (0, Some(flow)) => ManagerInput::BackendBurst { flow, tos: 0, burst },
+        (0, Some(_)) => ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst },
         (1, Some(flow)) => {
             let place = BackendId::new(choices.below(25) as usize);
-            let carriers = [Carrier::Flow(flow), Carrier::OneWay(place), Carrier::Copy(place)];
+            let of_flow = Carrier::Flow { flow, upstream };
+            let carriers = [of_flow, Carrier::OneWay(place), Carrier::Copy(place)];
             let carrier = choices.one_of(&carriers);
             let backend = choices.one_of(&[None, Some(place)]);
             if choices.below(2) == 0 {
@@ -241,8 +245,10 @@ fn any_input<'p>(
         }
         (2, _) => ManagerInput::Unusable { direction, reason, datagrams, bytes },
         (3, _) => ManagerInput::Timeout,
-        (4, Some(flow)) => {
-            ManagerInput::UpstreamFailed { flow, failure: UpstreamFailure::Unreachable }
+        (4, Some(_)) if choices.one_in(2) => ManagerInput::UpstreamOpenFailed { upstream },
+        (4, Some(_)) => {
+            let (remote, error) = (Some(sender), NetworkError::Unreachable);
+            ManagerInput::UpstreamError { upstream, remote, error }
         }
         (5, _) if backend.is_some() => {
             let deadline =
@@ -356,7 +362,11 @@ impl Subject for Frugal {
             drop(hint::black_box(Vec::<u8>::with_capacity(self.waste)));
             self.manager.handle_input(input, now, outputs);
         });
-        let may_allocate = self.waste == 0 && matches!(input, ManagerInput::Configured(_));
+        // A shared socket has places for flows to all backends, as many as it takes.
+        let opens_shared =
+            |output: &Output<'_>| matches!(output, Output::OpenUpstream { connect: None, .. });
+        let may_allocate = self.waste == 0
+            && (matches!(input, ManagerInput::Configured(_)) || outputs.iter().any(opens_shared));
         assert!(may_allocate || allocated.count_total == 0, "{input:?} makes the manager allocate");
     }
 

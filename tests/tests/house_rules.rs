@@ -235,7 +235,7 @@ fn documents_name_code_that_exists() {
 #[test]
 fn a_broken_rule_would_be_found() {
     let broken = "a `core/src/manager.rs#UdpManager` b `core/src/manager.rs#Nothing` c\n\
-                  `core/src/nowhere.rs#f` `config.rs#f` `core/src/output.rs#SendToBackend`";
+                  `core/src/nowhere.rs#f` `config.rs#f` `core/src/output.rs#SendToClient`";
     assert_eq!(broken_anchors(broken).len(), 2, "{:?}", broken_anchors(broken));
     let source =
         "let a = \"unsafe\"; // unsafe\nlet b = '\"'; unsafe {}\n/* unsafe\n */ r#\"unsafe\"#";

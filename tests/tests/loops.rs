@@ -56,7 +56,7 @@ fn listeners_pointed_at_each_other_drop_each_datagram_when_its_hops_are_used_up(
     const DATAGRAMS: u64 = 20;
     let Some(namespace) = Namespace::new() else { return };
     namespace.inside(|| {
-        for more in ["", "requests = 1", "responses = 1\nupstream_reuse = \"100ms\""] {
+        for more in ["", "requests = 1", "responses = 1\nupstream = \"shared\""] {
             let balancer = Balancer::start(&ring_in_one(more));
             // Kept until the end: no upstream socket may get the port of a client with a flow.
             let clients: Vec<_> = (0..DATAGRAMS).map(|_| Peer::v4()).collect();

@@ -221,9 +221,7 @@ fn a_mirror_has_a_source_of_its_own() {
 
 #[test]
 fn a_reload_that_changes_the_source_has_effect_on_whatever_opens_from_then_on() {
-    for mode in
-        ["mode = \"session\"\nresponses = 1\nupstream_reuse = \"10ms\"", "mode = \"one-way\""]
-    {
+    for mode in ["mode = \"session\"\nresponses = 1\nupstream = \"shared\"", "mode = \"one-way\""] {
         let (backend, known) = (Peer::v4(), Peer::v4());
         let toml = |address: &str, source: &str| {
             simple_config(address, &[&backend], &format!("{mode}\nsource = {source:?}"))

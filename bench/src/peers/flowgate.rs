@@ -64,12 +64,12 @@ backends = [{backends}]
 
 /// The keys of the cluster beside its backends.
 fn mode(workload: &Workload) -> String {
-    let Workload { responses, rest, .. } = workload;
-    let reuse = if *rest == 0 { "off".to_owned() } else { format!("{rest}ms") };
+    let Workload { responses, shared, .. } = workload;
+    let upstream = if *shared { "shared" } else { "per-flow" };
     match workload.mode {
         Mode::Session => format!(
             "balance = \"round-robin\"\nidle_timeout = \"60s\"\nresponses = {responses}\n\
-             upstream_reuse = \"{reuse}\""
+             upstream = \"{upstream}\""
         ),
         Mode::OneWay => "mode = \"one-way\"\nbalance = \"round-robin\"".to_owned(),
         Mode::FanOut(_) => "mode = \"fan-out\"".to_owned(),

@@ -6,6 +6,7 @@ mod health;
 mod members;
 mod mode;
 mod source;
+mod upstream;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -25,10 +26,11 @@ use crate::error::Fault;
 use crate::keys::without_keys;
 use crate::nearest::nearest;
 use crate::reader::{Item, Table};
-use crate::value::{choice, count, duration, is_name, off_or, size, text};
+use crate::value::{choice, count, duration, is_name, size, text};
 use health::Health;
 use mode::Modes;
 use source::transparent;
+use upstream::Upstreams;
 
 pub(super) const TABLES: &str = "[cluster.NAME] tables";
 
@@ -36,10 +38,8 @@ pub(super) const TABLES: &str = "[cluster.NAME] tables";
 const IDLE: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(30 * 24 * 60 * 60);
 
-/// How long a finished flow's socket may have to rest. Less than any server's answer takes would be
-/// no rest at all.
+/// For how long nobody else may get what comes for a flow that has ended.
 const QUARANTINE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60 * 60);
-const REST: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60 * 60);
 
 /// What of each client's flow to each backend would have to be counted together.
 const NOT_IN_A_RACE: &str = "0 beside reply_from = \"first\"";
@@ -120,16 +120,19 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
     let affinity = table.get("affinity", affinity::affinity);
     let quic_lb = affinity::quic_lb(table, affinity.value.unwrap_or(Affinity::SourceIp));
     let idle_timeout = table.get("idle_timeout", duration(IDLE));
-    let responses = modes.fit(table.get("responses", count), 0, "0").or(0);
+    let upstreams = Upstreams::read(table, &modes);
+    // A question has one answer.
+    let usual = u32::from(upstreams.are_named());
+    let responses = modes.fit(table.get("responses", count), 0, "0").or(usual);
     let requests = modes.fit(table.get("requests", count), 0, "0");
     let requests = requests.when(|n| !modes.is_race() || *n == 0, NOT_IN_A_RACE).or(0);
     let send_proxy_protocol = table.get("send_proxy_protocol", choice(SEND_PROXY_PROTOCOL));
     let send_proxy_protocol = modes.fit_proxy(send_proxy_protocol).or(SendProxyProtocol::Off);
-    let upstream_reuse = table.get("upstream_reuse", off_or(duration(REST)));
-    let upstream_reuse = modes.fit(upstream_reuse, None, "\"off\"").or(None);
     let upstream_quarantine = table.get("upstream_quarantine", duration(QUARANTINE));
     let source = table.get("source", source::source);
-    let source = source::fit(source, &modes, upstream_reuse, requests);
+    let source = source::fit(source, &modes, upstreams.asked_for(), requests);
+    let have_ends = responses > 0 || requests > 0;
+    let upstreams = upstreams.finish(&modes, source.value, have_ends);
     let on_backend_down = table.get("on_backend_down", choice(ON_BACKEND_DOWN));
     modes.warn_of_no_effect(&[
         &idle_timeout.item,
@@ -167,6 +170,7 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
         item.warn(Fault::NoBackends);
     }
     let Health { probing, fail_open, passive } = health?;
+    let (upstream, transactions) = upstreams?;
     let policy = ClusterConfig {
         mode,
         balance,
@@ -175,7 +179,8 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
         responses,
         requests,
         send_proxy_protocol,
-        upstream_reuse,
+        upstream,
+        transactions,
         upstream_quarantine: upstream_quarantine.or(Duration::from_secs(1)),
         source: source?,
         health: HealthPolicy { on_backend_down, fail_open, passive },

@@ -10,7 +10,7 @@ use flowgate_config::{
 };
 use flowgate_core::config::{
     Accept, Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig,
-    Mode, OnBackendDown, Passive, PortRange, SendProxyProtocol, Source,
+    Mode, OnBackendDown, Passive, PortRange, SendProxyProtocol, Source, UpstreamMode,
 };
 use ipnet::IpNet;
 
@@ -48,7 +48,7 @@ idle_timeout = "60s"
 responses = 0
 requests = 0
 send_proxy_protocol = "off"
-upstream_reuse = "off"
+upstream = "per-flow"
 upstream_quarantine = "1s"
 on_backend_down = "rehash"
 backends = [{ address = "10.0.0.1:53", weight = 1, backup = false, max_flows = 0 }]
@@ -108,7 +108,7 @@ idle_timeout = "1500ms"
 responses = 1
 requests = 2
 send_proxy_protocol = "every"
-upstream_reuse = "5s"
+upstream = "shared"
 upstream_quarantine = "250ms"
 source = "0.0.0.0:20000-20999"
 on_backend_down = "close"
@@ -191,7 +191,8 @@ fn a_full_example_sets_every_supported_key() {
             responses: 1,
             requests: 2,
             send_proxy_protocol: SendProxyProtocol::Every,
-            upstream_reuse: Some(Duration::from_secs(5)),
+            upstream: UpstreamMode::Shared,
+            transactions: None,
             upstream_quarantine: Duration::from_millis(250),
             source: Source::Local {
                 ip: None,
@@ -287,7 +288,8 @@ fn the_defaults_are_those_of_the_manual() {
             responses: 0,
             requests: 0,
             send_proxy_protocol: SendProxyProtocol::Off,
-            upstream_reuse: None,
+            upstream: UpstreamMode::PerFlow,
+            transactions: None,
             upstream_quarantine: Duration::from_secs(1),
             source: Source::Any,
             health: HealthPolicy {

@@ -92,7 +92,6 @@ fn what_needs_flows_or_answers_is_refused_where_there_are_none() {
     for (lines, key) in [
         ("responses = 1", "responses"),
         ("requests = 1", "requests"),
-        ("upstream_reuse = \"5s\"", "upstream_reuse"),
         ("send_proxy_protocol = \"first\"", "send_proxy_protocol"),
         ("limits.flows_per_source = 1", "limits.flows_per_source"),
         ("limits.flows_per_subnet = 1", "limits.flows_per_subnet"),
@@ -108,7 +107,7 @@ fn what_needs_flows_or_answers_is_refused_where_there_are_none() {
             valid(&text(lines));
         }
     }
-    for lines in ["responses = 0", "upstream_reuse = \"off\"", "send_proxy_protocol = \"every\""] {
+    for lines in ["responses = 0", "send_proxy_protocol = \"every\""] {
         valid(&text(&format!("mode = \"one-way\"\n{lines}")));
     }
 }

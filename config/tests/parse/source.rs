@@ -53,8 +53,8 @@ fn the_clients_address_needs_a_socket_for_each_flow_and_one_flow_for_each_client
     for (lines, allowed) in [
         ("mode = \"fan-out\"\nreply_from = \"first\"", needs_session),
         (
-            "upstream_reuse = \"5s\"",
-            "an address, or \"client\" with upstream_reuse = \"off\": a socket that has a client's \
+            "upstream = \"shared\"",
+            "an address, or \"client\" with upstream = \"per-flow\": a socket that has a client's \
              address serves no other client",
         ),
         (

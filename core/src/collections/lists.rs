@@ -39,12 +39,6 @@ impl Queues {
         Self { ends: vec![empty; queues], links: Vec::with_capacity(capacity) }
     }
 
-    /// Makes room for so many queues, if there are fewer.
-    pub(crate) fn grow(&mut self, queues: usize) {
-        let empty = Ends { first: NIL, last: NIL, len: 0 };
-        self.ends.resize(self.ends.len().max(queues), empty);
-    }
-
     /// Makes room for numbers `0..capacity`, if there is less.
     pub(crate) fn reserve(&mut self, capacity: usize) {
         self.links.reserve_exact(capacity.saturating_sub(self.links.len()));

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use super::{
     Accept, Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig,
-    Mode, QuicLb, SendProxyProtocol, Source,
+    Mode, QuicLb, SendProxyProtocol, Source, UpstreamMode,
 };
 
 impl ManagerConfig {
@@ -59,7 +59,8 @@ impl ClusterConfig {
             responses: 0,
             requests: 0,
             send_proxy_protocol: SendProxyProtocol::Off,
-            upstream_reuse: None,
+            upstream: UpstreamMode::PerFlow,
+            transactions: None,
             upstream_quarantine: Duration::from_secs(1),
             source: Source::Any,
             health: HealthPolicy::default(),

@@ -22,6 +22,8 @@ pub(crate) struct FlowKey {
     pub(crate) client: ClientKey,
     /// Zero unless the client's part says that there is one.
     pub(crate) local: u128,
+    /// What names the client's question, where that part says that it does; zero elsewhere.
+    pub(crate) transaction: u64,
 }
 
 /// The client's part of a key, which is all of it where the listener has one address.
@@ -34,6 +36,8 @@ pub(crate) struct ClientKey {
     scope: u32,
     port: u16,
     way: Way,
+    /// Whether each question is a flow of its own.
+    asks: bool,
 }
 
 /// How a client's datagrams come here.
@@ -63,8 +67,10 @@ impl FlowKey {
                 scope: if client_scope == 0 { local_scope } else { client_scope },
                 port: client.port(),
                 way: if local.is_some() { Way::ToLocal } else { Way::Direct },
+                asks: false,
             },
             local: local.map_or(0, |local| mapped(local.ip)),
+            transaction: 0,
         }
     }
 
@@ -72,8 +78,16 @@ impl FlowKey {
     pub(crate) fn relayed(client: SocketAddr, proxy: u32) -> Self {
         let ip = mapped(client.ip());
         let ip = [(ip >> 64) as u64, ip as u64];
-        let client = ClientKey { ip, scope: proxy, port: client.port(), way: Way::Relayed };
-        Self { client, local: 0 }
+        let (port, way) = (client.port(), Way::Relayed);
+        let client = ClientKey { ip, scope: proxy, port, way, asks: false };
+        Self { client, local: 0, transaction: 0 }
+    }
+
+    /// The key of one question of that client.
+    pub(crate) const fn asking(mut self, transaction: u64) -> Self {
+        self.client.asks = true;
+        self.transaction = transaction;
+        self
     }
 
     /// The local address, if it is part of the key.
@@ -83,14 +97,18 @@ impl FlowKey {
 
     #[inline]
     pub(crate) fn hash(&self, keys: (u64, u64)) -> u64 {
-        let ClientKey { ip, scope, port, way } = self.client;
+        let ClientKey { ip, scope, port, way, asks } = self.client;
         let mut hasher = SipHasher13::new_with_keys(keys.0, keys.1);
         hasher.write_u64(ip[0]);
         hasher.write_u64(ip[1]);
-        hasher.write_u64(u64::from(scope) << 32 | u64::from(port) << 16 | way as u64);
+        let marks = u64::from(asks) << 8 | way as u64;
+        hasher.write_u64(u64::from(scope) << 32 | u64::from(port) << 16 | marks);
         if matches!(way, Way::ToLocal) {
             hasher.write_u64((self.local >> 64) as u64);
             hasher.write_u64(self.local as u64);
+        }
+        if asks {
+            hasher.write_u64(self.transaction);
         }
         hasher.finish()
     }
@@ -148,6 +166,12 @@ impl ClientKey {
 
     pub(crate) const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Whether the name of a question is part of the key.
+    #[inline]
+    pub(crate) const fn asks(&self) -> bool {
+        self.asks
     }
 
     /// Whether a local address is part of the key.

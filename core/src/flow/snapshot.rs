@@ -8,24 +8,26 @@ use crate::id::{BackendId, FlowId};
 use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
 use crate::snapshot::parts::{
-    FlowSnapshot, IdleFlowSnapshot, KeySnapshot, PathSnapshot, StageSnapshot,
+    FlowSnapshot, KeySnapshot, PathSnapshot, QuarantinedSnapshot, StageSnapshot,
 };
 
 impl UdpFlow {
-    /// What is known of a flow that is alive, in a slot; `None` of one that only rests.
+    /// What is known of a flow that is alive, in a slot; `None` of one that has ended.
     pub(crate) fn snapshot(&self, slot: u32) -> Option<FlowSnapshot> {
         let stage = match self.stage {
             Stage::Active => StageSnapshot::Active,
             Stage::Follower => StageSnapshot::Follower,
             Stage::Retired => StageSnapshot::Retired,
-            Stage::Resting | Stage::Quarantined => return None,
+            Stage::Quarantined => return None,
         };
-        let is_alone = self.next_branch == FlowId::new(slot, self.generation);
+        let id = FlowId::new(slot, self.generation);
+        let next_branch = Some(self.next_branch(id)).filter(|&next| next != id);
         Some(FlowSnapshot {
             slot,
             generation: self.generation,
             key: self.key().snapshot(),
             backend: self.backend.index() as u32,
+            upstream: self.upstream(),
             stage,
             confirmed: self.confirmed,
             introduced: self.introduced,
@@ -38,7 +40,7 @@ impl UdpFlow {
             opened: self.opened,
             first_answer: self.answered.then_some(self.first_answer),
             deadline: self.deadline,
-            next_branch: (!is_alone).then_some(self.next_branch.index() as u32),
+            next_branch: next_branch.map(|next| next.index() as u32),
         })
     }
 
@@ -48,7 +50,7 @@ impl UdpFlow {
         let traffic = [snapshot.to_backend, snapshot.to_client];
         require!(answered || !snapshot.confirmed, "a flow is confirmed before it is answered");
         require!(traffic.iter().all(|traffic| traffic.has_room()), "a flow's figures ran over");
-        let FlowKey { client, local } = FlowKey::restored(&snapshot.key);
+        let FlowKey { client, local, transaction } = FlowKey::restored(&snapshot.key);
         Ok(Self {
             client,
             local,
@@ -56,6 +58,8 @@ impl UdpFlow {
             to_backend: snapshot.to_backend,
             generation: snapshot.generation,
             backend: BackendId::new(snapshot.backend as usize),
+            upstream_index: snapshot.upstream.index() as u32,
+            upstream_generation: snapshot.upstream.generation(),
             stage: match snapshot.stage {
                 StageSnapshot::Active => Stage::Active,
                 StageSnapshot::Follower => Stage::Follower,
@@ -66,36 +70,47 @@ impl UdpFlow {
             introduced: snapshot.introduced,
             heard: snapshot.heard,
             mirrored: snapshot.mirrored,
+            _spare: [0; 2],
             is_winner: snapshot.is_winner,
             is_prompt: snapshot.is_prompt,
             to_client: snapshot.to_client,
             opened: snapshot.opened,
             first_answer: snapshot.first_answer.unwrap_or(snapshot.opened),
-            next_branch: FlowId::new(snapshot.slot, snapshot.generation),
+            link: if client.asks() {
+                transaction
+            } else {
+                super::link_to(FlowId::new(snapshot.slot, snapshot.generation))
+            },
         })
     }
 
-    /// What is known of a flow that has ended and kept its socket.
-    pub(crate) const fn idle_snapshot(&self, slot: u32) -> IdleFlowSnapshot {
-        let backend = self.backend.index() as u32;
-        IdleFlowSnapshot { slot, generation: self.generation, backend, until: self.deadline }
+    /// What is known of a flow that has ended.
+    pub(crate) const fn quarantined_snapshot(&self, slot: u32) -> QuarantinedSnapshot {
+        let (backend, upstream) = (self.backend.index() as u32, self.upstream());
+        let generation = self.generation;
+        let transaction = if self.client.asks() { Some(self.transaction()) } else { None };
+        QuarantinedSnapshot {
+            transaction,
+            slot,
+            generation,
+            backend,
+            upstream,
+            until: self.deadline,
+        }
     }
 
-    /// A flow that has ended, and whose socket is in quarantine.
-    pub(crate) fn restored_quarantined(snapshot: &IdleFlowSnapshot) -> Self {
-        Self { stage: Stage::Quarantined, ..Self::restored_resting(snapshot) }
-    }
-
-    /// A flow that rests. Of what it was, nothing matters any more.
-    pub(crate) fn restored_resting(snapshot: &IdleFlowSnapshot) -> Self {
+    /// A flow that has ended. Of what it was, nothing matters any more.
+    pub(crate) fn restored_quarantined(snapshot: &QuarantinedSnapshot) -> Self {
         let nobody = KeySnapshot {
             ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             port: 0,
             way: PathSnapshot::Direct { scope: 0 },
+            transaction: snapshot.transaction,
         };
         let id = FlowId::new(snapshot.slot, snapshot.generation);
         let backend = BackendId::new(snapshot.backend as usize);
-        let blank = Self::blank(&FlowKey::restored(&nobody), id, backend, snapshot.until);
-        Self { stage: Stage::Resting, ..blank }
+        let key = FlowKey::restored(&nobody);
+        let blank = Self::blank(&key, id, backend, snapshot.upstream, snapshot.until);
+        Self { stage: Stage::Quarantined, ..blank }
     }
 }

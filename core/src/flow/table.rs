@@ -4,15 +4,19 @@ mod snapshot;
 
 use core::hint::black_box;
 
+use core::hash::Hasher;
+
 use hashbrown::HashTable;
+use siphasher::sip::SipHasher13;
 
 use crate::collections::slots::Slots;
 use crate::config::slots_for;
 use crate::flow::UdpFlow;
 use crate::flow::key::FlowKey;
-use crate::id::{BRANCH, FlowId};
+use crate::id::{BRANCH, BackendId, FlowId, UpstreamId};
 use crate::random::Random;
 use crate::time::Instant;
+use crate::transaction::TransactionId;
 
 /// The most flows that one prefetch fetches.
 const PREFETCH_BATCH: usize = 64;
@@ -25,11 +29,11 @@ const PREFETCH_BATCH: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct FlowTable {
     flows: Slots<UdpFlow>,
-    /// How many of them have ended and only keep their sockets.
-    resting: usize,
-    /// How many of them have ended and keep their sockets in quarantine.
+    /// How many of them have ended and are in quarantine.
     quarantined: usize,
     index: HashTable<u32>,
+    /// Those on shared upstreams, in quarantine or not, by where their answers come.
+    routes: HashTable<u32>,
     hash_keys: (u64, u64),
     capacity: usize,
     next_generation: u32,
@@ -59,9 +63,9 @@ impl FlowTable {
     pub(crate) fn new(capacity: usize, random: &mut Random) -> Self {
         Self {
             flows: Slots::with_capacity(slots_for(capacity)),
-            resting: 0,
             quarantined: 0,
             index: HashTable::with_capacity(capacity * 2),
+            routes: HashTable::new(),
             hash_keys: (random.draw(), random.draw()),
             capacity,
             next_generation: 0,
@@ -71,15 +75,10 @@ impl FlowTable {
 
     /// How many flows are alive.
     pub(crate) fn len(&self) -> usize {
-        self.flows.len() - self.resting - self.quarantined
+        self.flows.len() - self.quarantined
     }
 
-    /// How many flows have ended and keep their sockets.
-    pub(crate) const fn resting(&self) -> usize {
-        self.resting
-    }
-
-    /// How many flows have ended and keep their sockets in quarantine.
+    /// How many flows have ended and are in quarantine.
     pub(crate) const fn quarantined(&self) -> usize {
         self.quarantined
     }
@@ -104,9 +103,9 @@ impl FlowTable {
         Some((FlowId::new(index as u32, flow.generation()), flow))
     }
 
-    /// Whether there are as many flows as may be alive, with those that keep their sockets for others.
+    /// Whether there are as many flows as may be alive.
     pub(crate) fn is_full(&self) -> bool {
-        self.len() + self.resting >= self.capacity
+        self.len() >= self.capacity
     }
 
     /// Whether there is a slot for one more, alive or not.
@@ -114,9 +113,17 @@ impl FlowTable {
         self.flows.len() < slots_for(self.capacity)
     }
 
-    /// Whether one more may be alive, as far as sockets that only rest do not count.
-    pub(crate) fn has_fewer_than_allowed(&self) -> bool {
-        self.len() < self.capacity
+    /// The slot that the next flow gets.
+    pub(crate) const fn next_slot(&self) -> usize {
+        self.flows.next()
+    }
+
+    /// What names a question, here and to nobody else.
+    #[inline]
+    pub(crate) fn name_question(&self, id: TransactionId) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(!self.hash_keys.0, self.hash_keys.1);
+        id.as_words().into_iter().for_each(|word| hasher.write_u32(word));
+        hasher.finish()
     }
 
     /// The flow that a client's next datagram belongs to. Retired flows are not found by key.
@@ -179,7 +186,7 @@ impl FlowTable {
         self.flows.get_mut(id.index()).filter(|flow| flow.is_alive_as(id.generation()))
     }
 
-    /// The flow in a slot that is known to hold one, alive or resting.
+    /// The flow in a slot that is known to hold one, alive or in quarantine.
     pub(crate) fn at(&self, index: usize) -> (FlowId, &UdpFlow) {
         (self.id_at(index), &self.flows[index])
     }
@@ -190,83 +197,98 @@ impl FlowTable {
         alive.map(|(index, flow)| (FlowId::new(index as u32, flow.generation()), flow))
     }
 
-    /// Adds the flow that `build` makes for the id it is given, in the slot of a resting
-    /// one if there is one to `reuse`. The caller has looked that there is room, and no flow of
-    /// this key, unless it makes the new one unfindable at once.
+    /// Adds the flow that `build` makes for the id it is given, in the [next](Self::next_slot) slot.
+    /// The caller has looked that there is room, and no flow of this key, unless it makes the new
+    /// one unfindable at once.
     pub(crate) fn insert(
         &mut self,
         key: &FlowKey,
         is_branch: bool,
-        reuse: Option<FlowId>,
         build: impl FnOnce(FlowId) -> UdpFlow,
     ) -> FlowId {
-        let generation = self.next_generation | if is_branch { BRANCH } else { 0 };
-        self.next_generation = self.next_generation.wrapping_add(2 * BRANCH);
-        let index = reuse.map_or_else(|| self.flows.next(), FlowId::index) as u32;
-        let flow = build(FlowId::new(index, generation));
-        match reuse {
-            Some(resting) => {
-                self.resting -= 1;
-                self.flows[resting.index()] = flow;
-            }
-            None => {
-                self.flows.insert(flow);
-            }
-        }
+        let id = self.next_id(is_branch);
+        let index = self.flows.insert(build(id)) as u32;
         let Self { flows, index: by_key, hash_keys, .. } = self;
         let rehash = |&index: &u32| flows[index as usize].key().hash(*hash_keys);
         by_key.insert_unique(key.hash(*hash_keys), index, rehash);
-        FlowId::new(index, generation)
+        id
     }
 
-    /// Ends a flow and leaves its slot and its socket to rest until `until`.
-    pub(crate) fn rest(&mut self, id: FlowId, until: Instant) {
-        self.unindex(id);
-        self.flows[id.index()].rest(until);
-        self.resting += 1;
+    const fn next_id(&mut self, is_branch: bool) -> FlowId {
+        let generation = self.next_generation | if is_branch { BRANCH } else { 0 };
+        self.next_generation = self.next_generation.wrapping_add(2 * BRANCH);
+        FlowId::new(self.flows.next() as u32, generation)
     }
 
-    /// Ends a flow and leaves its slot and its socket in quarantine until `until`.
+    /// Adds what a flow leaves behind in quarantine where it was, before it goes on elsewhere. The
+    /// caller has looked that there is room.
+    pub(crate) fn leave_behind(&mut self, id: FlowId, until: Instant) -> FlowId {
+        let left = self.next_id(id.is_branch());
+        self.flows.insert(self.flows[id.index()].left_behind(left, until));
+        self.quarantined += 1;
+        left
+    }
+
+    /// Ends a flow and leaves it in its slot, in quarantine until `until`.
     pub(crate) fn quarantine(&mut self, id: FlowId, until: Instant) {
         self.unindex(id);
         self.flows[id.index()].quarantine(until);
         self.quarantined += 1;
     }
 
-    /// Makes a quarantine longer. Nothing happens if there is none of this id.
-    pub(crate) fn prolong_quarantine(&mut self, id: FlowId, until: Instant) {
-        let flow = self.flows.get_mut(id.index());
-        let is_it =
-            |flow: &&mut UdpFlow| flow.is_quarantined() && flow.generation() == id.generation();
-        if let Some(flow) = flow.filter(is_it) {
+    /// Makes the quarantine in a slot longer, if there is one.
+    pub(crate) fn prolong_quarantine(&mut self, slot: usize, until: Instant) {
+        if let Some(flow) = self.flows.get_mut(slot).filter(|flow| flow.has_ended()) {
             flow.quarantine(until.max(flow.deadline()));
         }
     }
 
-    /// Makes a resting flow rest longer. Nothing happens if there is none of this id.
-    pub(crate) fn rest_longer(&mut self, id: FlowId, until: Instant) -> bool {
-        let resting = self
-            .flows
-            .get_mut(id.index())
-            .filter(|flow| flow.is_resting() && flow.generation() == id.generation());
-        // Never shorter, though the configuration may say so now: its timer must not be late.
-        resting.map(|flow| flow.rest(until.max(flow.deadline()))).is_some()
+    /// Gives up the slot of a flow that has ended and been in quarantine.
+    pub(crate) fn remove_ended(&mut self, index: usize) -> UdpFlow {
+        self.quarantined -= 1;
+        self.flows.remove(index)
     }
 
-    /// Gives up the slot of a flow that has ended and kept its socket.
-    pub(crate) fn remove_ended(&mut self, index: usize) -> FlowId {
-        let id = self.id_at(index);
-        if self.flows.remove(index).is_quarantined() {
-            self.quarantined -= 1;
-        } else {
-            self.resting -= 1;
-        }
-        id
-    }
-
-    /// Those that have ended and keep their sockets in quarantine.
+    /// Those that have ended and are in quarantine.
     pub(crate) fn in_quarantine(&self) -> impl Iterator<Item = (usize, &UdpFlow)> {
-        self.flows.iter().filter(|(_, flow)| flow.is_quarantined())
+        self.flows.iter().filter(|(_, flow)| flow.has_ended())
+    }
+
+    /// The slot of the flow, alive or in quarantine, whose answers come by a shared upstream from a
+    /// backend.
+    #[inline]
+    pub(crate) fn find_route(
+        &self,
+        upstream: UpstreamId,
+        backend: BackendId,
+        transaction: u64,
+    ) -> Option<usize> {
+        let is_it = |&at: &u32| self.flows[at as usize].is_on(upstream, backend, transaction);
+        let found = self.routes.find(route_hash(upstream, backend, transaction), is_it);
+        found.map(|&slot| slot as usize)
+    }
+
+    /// Has the answers found that come for the flow in a slot by its shared upstream.
+    pub(crate) fn add_route(&mut self, slot: usize) {
+        let Self { flows, routes, .. } = self;
+        let rehash = |&at: &u32| flows[at as usize].route_hash();
+        routes.insert_unique(flows[slot].route_hash(), slot as u32, rehash);
+    }
+
+    /// Has them found no more, if they were.
+    pub(crate) fn remove_route(&mut self, slot: usize) {
+        let Some(flow) = self.flows.get(slot) else { return };
+        let hash = flow.route_hash();
+        if let Ok(entry) = self.routes.find_entry(hash, |&at| at as usize == slot) {
+            entry.remove();
+        }
+    }
+
+    /// Makes room for the routes of as many flows as may be.
+    pub(crate) fn reserve_routes(&mut self) {
+        let Self { flows, routes, capacity, .. } = self;
+        let rehash = |&at: &u32| flows[at as usize].route_hash();
+        routes.reserve((slots_for(*capacity)).saturating_sub(routes.len()), rehash);
     }
 
     /// Makes a flow unfindable by key, so that another may take the key.
@@ -306,8 +328,26 @@ impl FlowTable {
         }
         assert_eq!(self.index.len(), findable, "the index names flows that cannot be found");
         let quarantined = self.in_quarantine().count();
-        assert_eq!(self.quarantined, quarantined, "sockets in quarantine were lost count of");
+        assert_eq!(self.quarantined, quarantined, "flows in quarantine were lost count of");
+        for &slot in &self.routes {
+            let flow = &self.flows[slot as usize];
+            let found = self.find_route(flow.upstream(), flow.backend(), flow.transaction());
+            assert_eq!(found, Some(slot as usize), "two flows get the same answers");
+        }
     }
+
+    /// All flows, alive or in quarantine.
+    pub(crate) fn iter_all(&self) -> impl Iterator<Item = (usize, &UdpFlow)> {
+        self.flows.iter()
+    }
+}
+
+/// Nobody outside chooses any of this: names of questions are hashed under a secret already.
+#[inline]
+pub(crate) const fn route_hash(upstream: UpstreamId, backend: BackendId, transaction: u64) -> u64 {
+    let mixed = ((upstream.index() as u64) << 32 | backend.index() as u64) ^ transaction;
+    let mixed = mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed ^ mixed >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9)
 }
 
 #[cfg(test)]

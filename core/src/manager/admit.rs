@@ -111,7 +111,12 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) {
         match self.config.cluster.mode {
-            Mode::Session { .. } => {}
+            Mode::Session { .. } => {
+                if self.config.cluster.transactions.is_some() {
+                    self.handle_questions(key, sender, recv_meta, burst, now, outputs);
+                    return;
+                }
+            }
             mode if !mode.has_flows() => {
                 self.handle_one_way(key, sender, recv_meta, burst, now, outputs);
                 return;
@@ -137,6 +142,40 @@ impl UdpManager {
                 }
             };
             rest = self.forward_requests(flow, recv_meta, burst, now, outputs);
+        }
+    }
+
+    /// Takes the questions of one client, each of which is a flow of its own.
+    fn handle_questions<'p>(
+        &mut self,
+        key: &FlowKey,
+        sender: &FlowKey,
+        recv_meta: &RecvMeta<'p>,
+        burst: Burst<'p>,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        let Some(transactions) = self.config.cluster.transactions else { return };
+        let mut rest = Some(burst);
+        while let Some(burst) = rest {
+            let (question, others) = burst.split_at(1);
+            let mut question = question;
+            // Once more where a flow has just had its last request.
+            while let Some(datagram) = question {
+                let named = transactions.request_id(datagram.bytes());
+                let flow = named.ok_or(DropReason::Malformed).and_then(|id| {
+                    let key = key.asking(self.flows.name_question(id));
+                    self.flow_for(&key, sender, recv_meta.ttl, datagram.bytes(), now, outputs)
+                });
+                question = match flow {
+                    Ok(flow) => self.forward_requests(flow, recv_meta, datagram, now, outputs),
+                    Err(reason) => {
+                        self.drop_burst(Direction::ToBackend, reason, &datagram, outputs);
+                        None
+                    }
+                };
+            }
+            rest = others;
         }
     }
 
@@ -200,8 +239,7 @@ impl UdpManager {
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) -> Result<FlowId, DropReason> {
-        let reuse = self.rested(backend, now);
-        self.make_room(room, reuse.is_some(), now, outputs);
+        self.make_room(room, now, outputs);
         let chosen = self.backends.get_mut(backend).ok_or(DropReason::NoBackend)?;
         chosen.flows_active += 1;
         let address = chosen.address();
@@ -212,10 +250,14 @@ impl UdpManager {
             }
             _ => false,
         };
+        let slot = self.flows.next_slot();
+        let upstream = self.upstream_for(slot, key, (backend, address), ttl, now, outputs);
         let (limits, is_branch) = (&self.limits, self.is_hedged());
         let head = if is_branch { self.flows.look_up(key) } else { None };
-        let build = |id| UdpFlow::new(key, id, backend, limits, now).mirrored(is_mirrored);
-        let flow = self.flows.insert(key, is_branch, reuse, build);
+        let build =
+            |id| UdpFlow::new(key, id, backend, upstream, limits, now).mirrored(is_mirrored);
+        let flow = self.flows.insert(key, is_branch, build);
+        self.route(flow.index(), upstream);
         self.join_request(head, flow);
         self.wheel.schedule(flow.index(), self.flows.at(flow.index()).1.deadline());
         self.queues.push(UNANSWERED, flow.index());
@@ -225,8 +267,7 @@ impl UdpManager {
         }
         self.counters.flows_opened += 1;
         self.openings.record_opened();
-        let source = self.salts.choose(self.config.cluster.source, key.client.address());
-        outputs.emit(Output::OpenUpstream { flow, backend, address, ttl, reuse, source });
+        outputs.emit(Output::OpenFlow { flow, upstream, backend, address, has_moved: false });
         if self.config.accept == Accept::Connected {
             outputs.emit(Output::OpenClient { flow, client: key.client.address() });
         }

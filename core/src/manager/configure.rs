@@ -1,11 +1,11 @@
 //! A change of the configuration.
 
+use super::UdpManager;
 use super::evict::STALE_TIMEOUT;
-use super::{UdpManager, resting_queue};
+use super::upstream::capacity_for_upstreams;
 use crate::config::prepared::PreparedConfig;
 use crate::config::slots_for;
 use crate::flow::FlowLimits;
-use crate::id::BackendId;
 use crate::limits::SourceLimits;
 use crate::output::Outputs;
 use crate::time::Instant;
@@ -29,19 +29,23 @@ impl UdpManager {
         if !new.has_the_turns_of(&self.config.cluster) {
             self.balancer = new.balancer().clone();
         }
-        let replaced =
-            self.backends.configure(&config.cluster.backends, config.cluster.health, now);
-        self.queues.grow(resting_queue(BackendId::new(self.backends.len())));
+        // While it is known which backend they had.
+        let replaced = self.backends.replaced_by(&config.cluster.backends);
         self.close_flows_of(&replaced, now, outputs);
-        if config.cluster.mode.kind() != self.config.cluster.mode.kind() {
+        self.backends.configure(&config.cluster.backends, config.cluster.health, now);
+        let are_others = config.cluster.transactions != self.config.cluster.transactions;
+        let is_other_mode = config.cluster.mode.kind() != self.config.cluster.mode.kind();
+        if is_other_mode || are_others {
             self.close_all_flows(now, outputs);
         }
-        // What rests is bound to the former source.
+        // What is open is bound to the former source.
         let has_other_source = config.cluster.source != self.config.cluster.source;
-        if has_other_source || config.cluster.upstream_reuse.is_none() {
-            while let Some(resting) = self.any_resting() {
-                self.close_resting(resting.index(), outputs);
-            }
+        if has_other_source
+            || is_other_mode
+            || are_others
+            || config.cluster.upstream != self.config.cluster.upstream
+        {
+            self.retire_shared_upstreams(outputs);
         }
 
         let is_resized = config.max_flows != self.config.max_flows;
@@ -68,6 +72,13 @@ impl UdpManager {
         }
         self.set_flow_limits(FlowLimits::new(&config.cluster), now);
         self.config.clone_from(config);
+        self.upstreams.reserve(capacity_for_upstreams(config));
+        if self.shares_upstreams() {
+            if config.cluster.transactions.is_none() {
+                self.upstreams.know_backends(self.backends.len());
+            }
+            self.flows.reserve_routes();
+        }
         self.sweep_if_needed(now);
     }
 

@@ -2,13 +2,14 @@
 //!
 //! When the table is full, or `unanswered_flows` is reached, these go, in this order:
 //!
-//! 1. sockets of the idle pool, which serve nobody. Those in quarantine stay: they have slots of
-//!    their own, and where all of those are taken the newcomer is refused;
-//! 2. flows that are over: answered, with nothing from their client since, and silent for a while;
-//! 3. the oldest flow without an answer, once it has waited for longer than answers take. Before
+//! 1. flows that are over: answered, with nothing from their client since, and silent for a while;
+//! 2. the oldest flow without an answer, once it has waited for longer than answers take. Before
 //!    that its answer may be on its way: if each new flow took the place of one that waits, nobody
 //!    would be served where flows come faster than answers;
-//! 4. the flow that has been idle longest, as far as a look at a few of them can tell.
+//! 3. the flow that has been idle longest, as far as a look at a few of them can tell.
+//!
+//! What is in quarantine stays: it has slots of its own, and where all of those are taken the
+//! newcomer is refused.
 //!
 //! A flow that was used within the last seconds never goes. If only such flows are there, the
 //! newcomer is refused. What a client sends after an answer proves nothing, since whoever forges an
@@ -37,8 +38,6 @@ const MAX_LOOKS: usize = 8;
 pub(super) enum Room {
     /// There is a free slot.
     Free,
-    /// A socket of the idle pool is to close, unless the flow takes one over.
-    Idle,
     /// This flow is to end.
     Evict(FlowId),
 }
@@ -59,38 +58,26 @@ impl UdpManager {
             let has_slot = self.flows.has_free_slot();
             return if has_slot { Ok(Room::Free) } else { Err(DropReason::MaxFlows) };
         }
-        // More may be alive than are allowed, where that has changed: then sockets that close make
-        // no room for another.
-        if self.flows.has_fewer_than_allowed() && self.flows.resting() > 0 {
-            return Ok(Room::Idle);
-        }
         let victim = self.find_victim(now).filter(|&victim| self.leaves_a_slot(victim));
         victim.map(Room::Evict).ok_or(DropReason::MaxFlows)
     }
 
-    /// Whether there is a slot for another flow once this one has ended, whose socket may have to
-    /// stay.
+    /// Whether there is a slot for another flow once this one has ended, which may have to stay in
+    /// quarantine.
     fn leaves_a_slot(&self, victim: FlowId) -> bool {
         let rests = |flow: &UdpFlow| self.quarantine_after(CloseReason::Evicted, flow).is_some();
         self.flows.has_free_slot() || !self.flows.get(victim).is_some_and(rests)
     }
 
-    /// Makes the room that was found. The new flow may take over a socket of the idle pool, and
-    /// its slot.
+    /// Makes the room that was found.
     pub(super) fn make_room<'p>(
         &mut self,
         room: Room,
-        reuses: bool,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
         match room {
-            Room::Idle if !reuses => {
-                if let Some(idle) = self.any_resting() {
-                    self.close_resting(idle.index(), outputs);
-                }
-            }
-            Room::Free | Room::Idle => {}
+            Room::Free => {}
             Room::Evict(id) => {
                 if self.flows.get(id).is_some_and(|flow| !flow.is_answered()) {
                     self.first_answers.record_evicted();

@@ -1,9 +1,7 @@
 //! Timeouts: flows that fell silent, and the end of a drain.
 
-use core::time::Duration;
-
 use super::UdpManager;
-use super::close::KEPT_FOR;
+use super::upstream::KEPT_FOR;
 use crate::collections::wheel::TICK;
 use crate::output::Outputs;
 use crate::reason::CloseReason;
@@ -27,6 +25,8 @@ pub struct Deadline {
 pub enum DeadlineReason {
     /// A flow may have fallen silent: its timer wants to be looked at.
     FlowTimer,
+    /// A shared upstream has been without a flow for long.
+    IdleUpstream,
     /// Flows have to end, since their backend is to have none.
     Sweep,
     /// A backend returns to service by itself, or its drain ends.
@@ -46,7 +46,9 @@ impl UdpManager {
             self.drain.filter(|_| self.flows.len() > 0).map(|at| (at, DeadlineReason::DrainEnd));
         let backend_event = self.backends.next_event().map(|at| (at, DeadlineReason::BackendEvent));
         let sweep = self.sweep.map(|sweep| (sweep.at, DeadlineReason::Sweep));
-        let all = [drain_end, sweep, backend_event, flow_timer];
+        let idle = self.upstreams.longest_idle();
+        let idle = idle.map(|(_, since)| (since + KEPT_FOR, DeadlineReason::IdleUpstream));
+        let all = [drain_end, sweep, backend_event, flow_timer, idle];
         let (at, reason) = all.into_iter().flatten().min_by_key(|d| d.0)?;
         let earliest = self.last_partial_timeout.map_or(at, |last| last + TICK);
         Some(Deadline { at: at.max(earliest), reason })
@@ -64,7 +66,8 @@ impl UdpManager {
         };
         // Last: a flow that has ended in silence may have put its backend out of service.
         let is_swept = self.sweep(now, outputs);
-        self.last_partial_timeout = (!(finished && is_swept)).then_some(now);
+        let are_closed = self.close_idle_upstreams(now, outputs);
+        self.last_partial_timeout = (!(finished && is_swept && are_closed)).then_some(now);
     }
 
     /// Closes the flows whose deadline has passed, and says whether it got to the last of them.
@@ -74,12 +77,10 @@ impl UdpManager {
                 return true;
             };
             let (id, flow) = self.flows.at(timer);
-            let kept_for = if flow.is_resting() { KEPT_FOR } else { Duration::ZERO };
-            let deadline = flow.deadline() + kept_for;
-            if deadline > now {
-                self.wheel.schedule(timer, deadline);
+            if flow.deadline() > now {
+                self.wheel.schedule(timer, flow.deadline());
             } else if flow.has_ended() {
-                self.close_resting(timer, outputs);
+                self.end_quarantine(timer, now, outputs);
             } else {
                 self.close(id, CloseReason::Idle, now, outputs);
             }
@@ -95,7 +96,7 @@ impl UdpManager {
             };
             let (id, flow) = self.flows.at(timer);
             if flow.has_ended() {
-                self.close_resting(timer, outputs);
+                self.end_quarantine(timer, now, outputs);
             } else {
                 self.close(id, CloseReason::Drained, now, outputs);
             }

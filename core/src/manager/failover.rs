@@ -1,13 +1,13 @@
 //! Flows whose backend is down, removed, or to be free of them.
 
-use super::{UdpManager, resting_queue};
+use super::UdpManager;
 use crate::backend::FlowAction;
 use crate::backend::event::BackendEvent;
 use crate::id::{BackendId, FlowId};
-use crate::input::UpstreamFailure;
 use crate::output::{Output, Outputs};
 use crate::reason::{CloseReason, DropReason};
 use crate::time::Instant;
+use crate::upstream::Carries;
 
 /// How many slots of the flow table one timeout looks at for flows that have to end.
 const SLOTS_PER_TIMEOUT: usize = 1_024;
@@ -35,29 +35,6 @@ impl UdpManager {
         self.sweep_if_needed(now);
     }
 
-    pub(super) fn handle_upstream_failure<'p>(
-        &mut self,
-        id: FlowId,
-        failure: UpstreamFailure,
-        now: Instant,
-        outputs: &mut impl Outputs<'p>,
-    ) {
-        match failure {
-            UpstreamFailure::NotOpened => {
-                self.close(id, CloseReason::UpstreamFailed, now, outputs);
-            }
-            UpstreamFailure::Refused | UpstreamFailure::Unreachable => {
-                self.counters.upstream_errors += 1;
-                let Some(flow) = self.flows.get(id) else { return };
-                // What it quotes was sent when the flow was used last, or before.
-                let sent = flow.last_used(&self.limits);
-                if self.backends.network_failed(flow.backend(), sent, now) {
-                    self.sweep_if_needed(now);
-                }
-            }
-        }
-    }
-
     /// The flow, if it may have its client's next datagram: with the backend it has, or with
     /// another. `None` where it has ended instead.
     ///
@@ -76,7 +53,7 @@ impl UdpManager {
         let (_, flow) = self.flows.at(id.index());
         match self.backends.flow_action(flow.backend()) {
             FlowAction::Stay => Ok(Some(id)),
-            FlowAction::Move => self.move_flow(id, ttl, outputs).map(|()| Some(id)),
+            FlowAction::Move => self.move_flow(id, ttl, now, outputs).map(|()| Some(id)),
             FlowAction::Close(reason) => {
                 self.close(id, reason, now, outputs);
                 Ok(None)
@@ -89,37 +66,56 @@ impl UdpManager {
         &mut self,
         id: FlowId,
         ttl: u8,
+        now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) -> Result<(), DropReason> {
         let Some(flow) = self.flows.get(id) else { return Ok(()) };
         let client = flow.client();
         let backend = self.pick_by_source(client).ok_or(DropReason::NoBackend)?;
-        self.move_flow_to(id, backend, ttl, outputs)
+        self.move_flow_to(id, backend, ttl, now, outputs)
     }
 
-    /// Gives a flow a certain backend in place of the one it has.
+    /// Gives a flow a certain backend in place of the one it has, and another upstream. What it had
+    /// is in quarantine where something may still come by it, as far as there is room for that.
     pub(super) fn move_flow_to<'p>(
         &mut self,
         id: FlowId,
         backend: BackendId,
         ttl: u8,
+        now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) -> Result<(), DropReason> {
         let Some(flow) = self.flows.get(id) else { return Ok(()) };
-        let (client, former) = (flow.client(), flow.backend());
-        if let Some(flow) = self.flows.get_mut(id) {
-            flow.move_to(backend);
-        }
-        if let Some(former) = self.backends.get_mut(former) {
-            former.flows_active -= 1;
-        }
+        let (key, former, former_upstream) = (flow.key(), flow.backend(), flow.upstream());
+        let has_sent = !flow.is_new_to_its_backend();
         let chosen = self.backends.get_mut(backend).ok_or(DropReason::NoBackend)?;
         chosen.flows_active += 1;
         let address = chosen.address();
+        if let Some(former) = self.backends.get_mut(former) {
+            former.flows_active -= 1;
+        }
         self.counters.flows_moved += 1;
-        outputs.emit(Output::CloseUpstream { flow: id });
-        let (reuse, source) = (None, self.salts.choose(self.config.cluster.source, client));
-        outputs.emit(Output::OpenUpstream { flow: id, backend, address, ttl, reuse, source });
+        self.flows.remove_route(id.index());
+        match self.quarantine().filter(|_| has_sent && self.flows.has_free_slot()) {
+            Some(time) => {
+                let left = self.flows.leave_behind(id, now + time).index();
+                self.wheel.schedule(left, now + time);
+                if matches!(self.upstreams.get(former_upstream), Some(Carries::One(_))) {
+                    self.upstreams.hand_to(former_upstream, left);
+                } else {
+                    self.flows.add_route(left);
+                }
+            }
+            None => self.release(former_upstream, former, has_sent, now, outputs),
+        }
+        let slot = id.index();
+        let upstream = self.upstream_for(slot, &key, (backend, address), ttl, now, outputs);
+        if let Some(flow) = self.flows.get_mut(id) {
+            flow.move_to(backend, upstream);
+        }
+        self.route(slot, upstream);
+        let (flow, has_moved) = (id, true);
+        outputs.emit(Output::OpenFlow { flow, upstream, backend, address, has_moved });
         Ok(())
     }
 
@@ -157,8 +153,7 @@ impl UdpManager {
         }
     }
 
-    /// Ends all flows of some backends, and closes the sockets that rest for them. Looks at every
-    /// flow.
+    /// Ends all flows of some backends. Looks at every flow.
     pub(super) fn close_flows_of<'p>(
         &mut self,
         backends: &[BackendId],
@@ -172,11 +167,6 @@ impl UdpManager {
             let Some((id, flow)) = self.flows.alive_at(slot) else { continue };
             if backends.contains(&flow.backend()) {
                 self.close(id, CloseReason::BackendRemoved, now, outputs);
-            }
-        }
-        for &backend in backends {
-            while let Some(slot) = self.queues.first(resting_queue(backend)) {
-                self.close_resting(slot, outputs);
             }
         }
     }

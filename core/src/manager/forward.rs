@@ -3,13 +3,14 @@
 use core::net::SocketAddr;
 
 use super::admit::first_of;
+use super::upstream::Recipient;
 use super::{CONTINUED, EXCHANGED, UdpManager};
 use crate::burst::Burst;
 use crate::config::{Accept, SendProxyProtocol};
 use crate::counters::Traffic;
 use crate::flow::key::FlowKey;
-use crate::flow::{AcceptedReplies, AcceptedRequests, UdpFlow};
-use crate::id::{BackendId, Carrier, FlowId};
+use crate::flow::{AcceptedReplies, AcceptedRequests};
+use crate::id::{BackendId, Carrier, FlowId, UpstreamId};
 use crate::local_addr::LocalAddr;
 use crate::output::{Output, Outputs};
 use crate::proxy_protocol::{ProxyHeader, ProxyInfo, Tlvs};
@@ -68,7 +69,7 @@ impl UdpManager {
     #[inline]
     pub(super) fn emit_requests<'p>(
         &self,
-        (flow, backend): (FlowId, BackendId),
+        (id, backend): (FlowId, BackendId),
         is_first: bool,
         recv_meta: &RecvMeta<'p>,
         burst: Burst<'p>,
@@ -80,16 +81,30 @@ impl UdpManager {
             SendProxyProtocol::Every => burst.count(),
         };
         let &RecvMeta { tos, ttl, .. } = recv_meta;
+        let Some(flow) = self.flows.get(id) else { return };
+        let upstream = flow.upstream();
+        let to = self.shared_destination(upstream, backend);
         let (with, without) = burst.split_at(with_header);
+        let mut emit = |prefix, tlvs, burst| {
+            let flow = id;
+            outputs.emit(Output::Send {
+                flow,
+                upstream,
+                backend,
+                to,
+                prefix,
+                tlvs,
+                tos,
+                ttl,
+                burst,
+            });
+        };
         if let Some(burst) = with {
-            let key = self.flows.get(flow).map(UdpFlow::key);
-            let (prefix, tlvs) = key.map(|key| self.proxy_header(&key, recv_meta)).unzip();
-            let tlvs = tlvs.unwrap_or(Tlvs::NONE);
-            outputs.emit(Output::SendToBackend { flow, backend, prefix, tlvs, tos, ttl, burst });
+            let (prefix, tlvs) = self.proxy_header(&flow.key(), recv_meta);
+            emit(Some(prefix), tlvs, burst);
         }
         if let Some(burst) = without {
-            let (prefix, tlvs) = (None, Tlvs::NONE);
-            outputs.emit(Output::SendToBackend { flow, backend, prefix, tlvs, tos, ttl, burst });
+            emit(None, Tlvs::NONE, burst);
         }
     }
 
@@ -129,23 +144,68 @@ impl UdpManager {
     }
 
     #[inline]
-    pub(super) fn handle_backend_burst<'p>(
+    pub(super) fn handle_upstream_burst<'p>(
         &mut self,
-        id: FlowId,
+        upstream: UpstreamId,
+        sender: SocketAddr,
         tos: u8,
         burst: Burst<'p>,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
         self.counters.to_client.received.add(Traffic::of(&burst));
-        let burst = self.drop_too_large(Direction::ToClient, burst, outputs);
-        let Some(flow) = self.flows.get_mut(id) else {
-            self.disturb(id, now);
-            if let Some(burst) = burst {
-                self.drop_burst(Direction::ToClient, DropReason::UnknownFlow, &burst, outputs);
-            }
+        if self.config.cluster.transactions.is_none() {
+            self.handle_answers(upstream, sender, tos, burst, now, outputs);
             return;
+        }
+        // What comes together need not answer the same question.
+        let mut rest = Some(burst);
+        while let Some(burst) = rest {
+            let (first, others) = burst.split_at(1);
+            rest = others;
+            if let Some(answer) = first {
+                self.handle_answers(upstream, sender, tos, answer, now, outputs);
+            }
+        }
+    }
+
+    /// Takes what has come for one flow.
+    #[inline]
+    fn handle_answers<'p>(
+        &mut self,
+        upstream: UpstreamId,
+        sender: SocketAddr,
+        tos: u8,
+        burst: Burst<'p>,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        let first = first_of(&burst);
+        let burst = self.drop_too_large(Direction::ToClient, burst, outputs);
+        let reason = match self.recipient(upstream, sender, first) {
+            Recipient::Flow(flow) => return self.handle_replies(flow, tos, burst, now, outputs),
+            Recipient::Ended(slot) => {
+                self.disturb(slot, now);
+                DropReason::UnknownFlow
+            }
+            Recipient::Nobody(reason) => reason,
         };
+        if let Some(burst) = burst {
+            self.drop_burst(Direction::ToClient, reason, &burst, outputs);
+        }
+    }
+
+    /// Takes what the backend of a flow has sent for it, as far as it is not too large.
+    #[inline]
+    fn handle_replies<'p>(
+        &mut self,
+        id: FlowId,
+        tos: u8,
+        burst: Option<Burst<'p>>,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
         let backend = flow.backend();
         let Some(burst) = burst else {
             flow.hear();
@@ -167,8 +227,9 @@ impl UdpManager {
                 None => (flow.client(), flow.local()),
                 Some(proxy) => self.proxies.return_path(proxy),
             };
+            let (flow, upstream) = (id, flow.upstream());
             self.counters.to_client.queued.add(traffic);
-            outputs.emit(Output::SendToClient { flow: id, client, local, tos, burst });
+            outputs.emit(Output::SendToClient { flow, upstream, client, local, tos, burst });
         }
         self.count_answer(backend, traffic, now);
         if is_first_answer {
@@ -241,7 +302,7 @@ impl UdpManager {
         if let Some(backend) = backend.and_then(|backend| self.backends.get_mut(backend)) {
             backend.dropped.add(traffic);
         }
-        if let Carrier::Flow(flow) = carrier
+        if let Carrier::Flow { flow, .. } = carrier
             && let Some(flow) = self.flows.get_mut(flow)
         {
             match direction {
@@ -256,7 +317,7 @@ impl UdpManager {
 /// sent: of those the backends' own figures tell.
 const fn is_copy(carrier: Carrier, direction: Direction) -> bool {
     match carrier {
-        Carrier::Flow(flow) => flow.is_branch() && matches!(direction, Direction::ToBackend),
+        Carrier::Flow { flow, .. } => flow.is_branch() && matches!(direction, Direction::ToBackend),
         Carrier::OneWay(_) => false,
         Carrier::Copy(_) => true,
     }

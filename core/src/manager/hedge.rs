@@ -42,7 +42,7 @@ impl UdpManager {
         let mut next = head;
         while let Some(branch) = next {
             let Some(flow) = self.flows.get_mut(branch) else { break };
-            next = Some(flow.next_branch()).filter(|next| Some(*next) != head);
+            next = Some(flow.next_branch(branch)).filter(|next| Some(*next) != head);
             let is_wanted = self.backends.is_target(flow.backend());
             let is_prompt = flow.take_promptness();
             if !(is_prompt && is_wanted) {
@@ -118,7 +118,7 @@ impl UdpManager {
         let mut next = first;
         core::iter::from_fn(move || {
             let (id, flow) = (next?, self.flows.get(next?)?);
-            next = Some(flow.next_branch()).filter(|next| Some(*next) != first);
+            next = Some(flow.next_branch(id)).filter(|next| Some(*next) != first);
             Some((id, flow.backend()))
         })
     }
@@ -145,7 +145,7 @@ impl UdpManager {
     pub(super) fn join_request(&mut self, head: Option<FlowId>, new: FlowId) {
         let Some(head) = head else { return };
         let Some(flow) = self.flows.get_mut(head) else { return };
-        let next = flow.next_branch();
+        let next = flow.next_branch(head);
         flow.set_next_branch(new);
         self.flows.unindex(new);
         if let Some(flow) = self.flows.get_mut(new) {
@@ -157,7 +157,7 @@ impl UdpManager {
     /// Takes a branch that ends out of its ring. Where it is the head, the next one is from now on.
     pub(super) fn leave_request(&mut self, leaving: FlowId) {
         let Some(flow) = self.flows.get(leaving) else { return };
-        let (next, was_head) = (flow.next_branch(), flow.is_findable());
+        let (next, was_head) = (flow.next_branch(leaving), flow.is_findable());
         let Some((previous, _)) =
             self.branches(Some(next)).take_while(|branch| branch.0 != leaving).last()
         else {
@@ -211,9 +211,9 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) {
         while let Some(flow) = self.flows.get(last)
-            && flow.next_branch() != last
+            && flow.next_branch(last) != last
         {
-            self.close(flow.next_branch(), reason, now, outputs);
+            self.close(flow.next_branch(last), reason, now, outputs);
         }
         self.close(last, reason, now, outputs);
     }

@@ -1,10 +1,12 @@
 //! What must hold between any two inputs.
 
+use alloc::collections::BTreeMap;
 use alloc::vec;
 
-use super::{CONTINUED, EXCHANGED, UNANSWERED, UdpManager, resting_queue};
+use super::{CONTINUED, EXCHANGED, UNANSWERED, UdpManager};
 use crate::flow::UdpFlow;
 use crate::reason::Direction;
+use crate::upstream::Carries;
 
 impl UdpManager {
     /// Checks everything that must hold between two inputs: for tests, simulators and fuzzers.
@@ -26,8 +28,12 @@ impl UdpManager {
             );
             flows_of_backend[flow.backend().index()] += 1;
             let ring = || self.branches(Some(id)).take(self.flows.len() + 1);
-            let last = ring().last().and_then(|last| self.flows.get(last.0));
-            assert_eq!(last.map(UdpFlow::next_branch), Some(id), "a ring that does not close");
+            let last = ring().last().and_then(|last| Some((last.0, self.flows.get(last.0)?)));
+            assert_eq!(
+                last.map(|(last, flow)| flow.next_branch(last)),
+                Some(id),
+                "a ring that does not close"
+            );
             let heads =
                 ring().filter(|branch| self.flows.get(branch.0).is_some_and(UdpFlow::is_findable));
             assert!(heads.count() <= 1, "a ring with two heads");
@@ -37,9 +43,20 @@ impl UdpManager {
             assert_eq!(backend.flows_active, flows, "miscounted flows of {}", backend.address());
         }
 
-        let resting: usize =
-            self.backends.iter().map(|(id, _)| self.queues.len(resting_queue(id))).sum();
-        assert_eq!(self.flows.resting(), resting, "a resting socket was lost");
+        let mut flows_on = BTreeMap::new();
+        for (slot, flow) in self.flows.iter_all() {
+            *flows_on.entry(flow.upstream()).or_insert(0) += 1;
+            match self.upstreams.get(flow.upstream()) {
+                None => panic!("a flow without a socket"),
+                Some(Carries::One(of)) => assert_eq!(of as usize, slot, "another flow's socket"),
+                Some(Carries::Many { .. }) => {
+                    let transaction = flow.transaction();
+                    let found = self.flows.find_route(flow.upstream(), flow.backend(), transaction);
+                    assert_eq!(found, Some(slot), "answers do not find their flow");
+                }
+            }
+        }
+        self.upstreams.assert_invariants(|id| flows_on.get(&id).copied().unwrap_or(0));
 
         for (slot, _) in self.flows.in_quarantine() {
             assert!(self.wheel.is_scheduled(slot), "a quarantine without a timer never ends");

@@ -68,7 +68,7 @@ impl UdpManager {
             return;
         }
         // It fails only where there is no such backend, and this one can take the flow.
-        let _ = self.move_flow_to(id, named, ttl, outputs);
+        let _ = self.move_flow_to(id, named, ttl, now, outputs);
         self.placement.closed(id.index(), now);
         self.placement.opened(id.index(), &place, datagram);
     }

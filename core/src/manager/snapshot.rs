@@ -1,9 +1,9 @@
 //! A manager as plain data, and a manager of that.
 
-use super::close::KEPT_FOR;
 use super::failover::Sweep;
 use super::invariants::queue_of;
-use super::{CONTINUED, EXCHANGED, UNANSWERED, UdpManager, resting_queue};
+use super::upstream::{capacity_for_upstreams, shares_upstreams};
+use super::{CONTINUED, EXCHANGED, QUEUES, UNANSWERED, UdpManager};
 use crate::affinity::Placement;
 use crate::backend::Backends;
 use crate::collections::lists::Queues;
@@ -21,6 +21,7 @@ use crate::snapshot::error::require;
 use crate::snapshot::parts::{FlowsSnapshot, SweepSnapshot, TimersSnapshot};
 use crate::snapshot::{ManagerSnapshot, RestoreError};
 use crate::time::Instant;
+use crate::upstream::{Carries, Upstreams};
 
 impl UdpManager {
     /// Everything that it knows, as plain data. Looks at every flow, and changes nothing.
@@ -33,6 +34,7 @@ impl UdpManager {
             backends: self.backends.snapshot(self.config.cluster.backends.len()),
             turns: self.balancer.snapshot(),
             flows: self.flows_snapshot(),
+            upstreams: self.upstreams.snapshot(),
             sources: self.source_limits.snapshot(Instant::from_millis(timers.elapsed)),
             timers,
             proxies: self.proxies.snapshot(),
@@ -51,11 +53,7 @@ impl UdpManager {
     }
 
     fn flows_snapshot(&self) -> FlowsSnapshot {
-        let resting_for = |(backend, _)| self.queues.iter(resting_queue(backend));
-        let resting = self.backends.iter().flat_map(resting_for);
-        let resting = resting.map(|slot| self.flows.at(slot as usize).1.idle_snapshot(slot));
         FlowsSnapshot {
-            resting: resting.collect(),
             unanswered: self.queues.iter(UNANSWERED).collect(),
             unconfirmed: self.queues.iter(EXCHANGED).collect(),
             continued: self.queues.iter(CONTINUED).collect(),
@@ -86,7 +84,8 @@ impl UdpManager {
             return Err(RestoreError::TooManyFlows { max_flows, most });
         }
         require!(snapshot.answered_clients.is_sound(), "a table of clients of another size");
-        let flows = FlowTable::restored(table, max_flows as usize)?;
+        let mut flows = FlowTable::restored(table, max_flows as usize)?;
+        let upstreams = restored_upstreams(&snapshot, &mut flows)?;
         let capacity = flows.len().max(max_flows as usize);
         let slots = flows.slots().max(slots_for(max_flows as usize));
         let mut backends = Backends::restored(&snapshot.backends, &config.cluster)?;
@@ -121,13 +120,14 @@ impl UdpManager {
         )?;
         let mut restored = Self {
             limits: FlowLimits::new(&config.cluster),
-            queues: Queues::new(resting_queue(BackendId::new(backends.len())), slots),
+            queues: Queues::new(QUEUES, slots),
             counters: Counters::restored(&snapshot.counters, flows.len() as u64)?,
             openings: snapshot.openings.restored(),
             answered_clients: snapshot.answered_clients,
             first_answers: snapshot.first_answers.restored(),
             sweep,
             flows,
+            upstreams,
             wheel,
             backends,
             balancer,
@@ -164,10 +164,9 @@ impl UdpManager {
             let all = self.flows.iter().filter(|(_, flow)| queue_of(flow) == Some(queue));
             require!(all.count() == slots.len(), "a flow is in no queue");
         }
-        for resting in &snapshot.resting {
-            let backend = BackendId::new(resting.backend as usize);
-            require!(self.backends.get(backend).is_some(), "a socket rests for nobody");
-            self.queues.push(resting_queue(backend), resting.slot as usize);
+        for ended in &snapshot.quarantined {
+            let backend = BackendId::new(ended.backend as usize);
+            require!(self.backends.get(backend).is_some(), "a quarantine for nobody");
         }
         Ok(())
     }
@@ -179,17 +178,44 @@ impl UdpManager {
         timers: &TimersSnapshot,
     ) -> Result<(), RestoreError> {
         let alive = snapshot.alive.iter().map(|flow| (flow.slot, flow.deadline));
-        let resting = snapshot.resting.iter().map(|flow| (flow.slot, flow.until + KEPT_FOR));
         let is_in_time =
             |(slot, deadline): (u32, Instant)| self.wheel.is_in_time_for(slot as usize, deadline);
         let quarantined = snapshot.quarantined.iter().map(|flow| (flow.slot, flow.until));
-        let all = alive.chain(resting).chain(quarantined);
+        let all = alive.chain(quarantined);
         require!({ all }.all(is_in_time), "a flow without a timer, or a late one");
         let scheduled: usize = timers.places.iter().map(|place| place.timers.len()).sum();
-        let flows = snapshot.alive.len() + snapshot.resting.len() + snapshot.quarantined.len();
+        let flows = snapshot.alive.len() + snapshot.quarantined.len();
         require!(scheduled == flows, "a timer of no flow");
         Ok(())
     }
+}
+
+/// The upstreams, and what of the flows is found by their routes.
+fn restored_upstreams(
+    snapshot: &ManagerSnapshot,
+    flows: &mut FlowTable,
+) -> Result<Upstreams, RestoreError> {
+    let capacity = capacity_for_upstreams(&snapshot.config);
+    let mut upstreams = Upstreams::restored(&snapshot.upstreams, capacity)?;
+    let alive = snapshot.flows.alive.iter().map(|flow| (flow.slot, flow.upstream, flow.backend));
+    let ended = &snapshot.flows.quarantined;
+    let ended = ended.iter().map(|flow| (flow.slot, flow.upstream, flow.backend));
+    let mut count = 0;
+    if shares_upstreams(&snapshot.config) {
+        flows.reserve_routes();
+    }
+    for (slot, upstream, backend) in alive.chain(ended) {
+        upstreams.restore_flow(upstream, slot)?;
+        count += 1;
+        if matches!(upstreams.get(upstream), Some(Carries::Many { .. })) {
+            let transaction = flows.at(slot as usize).1.transaction();
+            let known = flows.find_route(upstream, BackendId::new(backend as usize), transaction);
+            require!(known.is_none(), "two flows get the same answers");
+            flows.add_route(slot as usize);
+        }
+    }
+    upstreams.check_restored(count)?;
+    Ok(upstreams)
 }
 
 impl Sweep {

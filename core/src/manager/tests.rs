@@ -3,7 +3,10 @@ use crate::config::*;
 use crate::local_addr::LocalAddr;
 use crate::output::Output;
 use crate::proxy_protocol::{ProxyHeader, Tlvs};
-use crate::{BackendEvent, Burst, Carrier, CloseReason, DropReason, UpstreamFailure};
+use crate::{
+    BackendEvent, BackendId, Burst, Carrier, CloseReason, DropReason, LocalSource, NetworkError,
+};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -45,7 +48,8 @@ fn config() -> ManagerConfig {
             responses: 0,
             requests: 0,
             send_proxy_protocol: SendProxyProtocol::Off,
-            upstream_reuse: None,
+            upstream: UpstreamMode::PerFlow,
+            transactions: None,
             upstream_quarantine: Duration::ZERO,
             source: Source::Any,
             health: HealthPolicy::default(),
@@ -60,6 +64,17 @@ fn config() -> ManagerConfig {
 struct Harness {
     manager: UdpManager,
     twin: UdpManager,
+    /// The upstreams that flows have, or had last, and whom they send to.
+    upstreams: BTreeMap<FlowId, (UpstreamId, BackendId, SocketAddr)>,
+    /// What was ordered of sockets.
+    sockets: Vec<Socket>,
+}
+
+/// An order to open or to close a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Socket {
+    Open { upstream: UpstreamId, connect: Option<SocketAddr>, source: LocalSource, ttl: u8 },
+    Close(UpstreamId),
 }
 
 impl Harness {
@@ -67,7 +82,7 @@ impl Harness {
         let mut config = config();
         change(&mut config);
         let manager = UdpManager::new(config, 1, Instant::ORIGIN);
-        Self { twin: manager.clone(), manager }
+        Self { twin: manager.clone(), manager, upstreams: BTreeMap::new(), sockets: vec![] }
     }
 
     fn input<'p>(&mut self, input: ManagerInput<'p>, now: Instant) -> Vec<Output<'p>> {
@@ -81,7 +96,77 @@ impl Harness {
         assert_eq!(outputs, of_twin, "the restored manager does something else");
         self.manager.assert_invariants();
         self.go_on_elsewhere();
-        outputs
+        self.take_in(outputs)
+    }
+
+    /// Sets apart what is ordered of sockets.
+    fn take_in<'p>(&mut self, outputs: Vec<Output<'p>>) -> Vec<Output<'p>> {
+        let mut others = vec![];
+        for output in outputs {
+            match output {
+                Output::OpenUpstream { upstream, connect, source, ttl, .. } => {
+                    self.sockets.push(Socket::Open { upstream, connect, source, ttl });
+                    continue;
+                }
+                Output::CloseUpstream { upstream } => {
+                    self.sockets.push(Socket::Close(upstream));
+                    continue;
+                }
+                Output::OpenFlow { flow, upstream, backend, address, .. } => {
+                    self.upstreams.insert(flow, (upstream, backend, address));
+                }
+                _ => {}
+            }
+            others.push(output);
+        }
+        others
+    }
+
+    /// What was ordered of sockets since this was asked last.
+    fn sockets(&mut self) -> Vec<Socket> {
+        core::mem::take(&mut self.sockets)
+    }
+
+    /// Whether nothing but the closing of a flow's socket was ordered since this was asked last.
+    fn closes_socket_of(&mut self, flow: FlowId) -> bool {
+        let (upstream, ..) = self.upstreams[&flow];
+        self.sockets().last() == Some(&Socket::Close(upstream))
+    }
+
+    /// What comes by the socket that a flow has or had last, from its backend.
+    fn answer<'p>(&self, flow: FlowId, tos: u8, burst: Burst<'p>) -> ManagerInput<'p> {
+        let (upstream, _, sender) = self.upstreams[&flow];
+        ManagerInput::UpstreamBurst { upstream, sender, tos, burst }
+    }
+
+    fn open_failed(&self, flow: FlowId) -> ManagerInput<'static> {
+        ManagerInput::UpstreamOpenFailed { upstream: self.upstreams[&flow].0 }
+    }
+
+    fn network_error(&self, flow: FlowId, error: NetworkError) -> ManagerInput<'static> {
+        ManagerInput::UpstreamError { upstream: self.upstreams[&flow].0, remote: None, error }
+    }
+
+    fn carrier(&self, flow: FlowId) -> Carrier {
+        Carrier::Flow { flow, upstream: self.upstreams[&flow].0 }
+    }
+
+    /// The order that tells of a flow's end.
+    fn ended(&self, flow: FlowId, reason: CloseReason) -> Output<'static> {
+        Output::CloseFlow { flow, upstream: self.upstreams[&flow].0, reason }
+    }
+
+    /// The order to pass an answer on.
+    fn to_client<'p>(
+        &self,
+        flow: FlowId,
+        client: SocketAddr,
+        local: Option<LocalAddr>,
+        tos: u8,
+        burst: Burst<'p>,
+    ) -> Output<'p> {
+        let upstream = self.upstreams[&flow].0;
+        Output::SendToClient { flow, upstream, client, local, tos, burst }
     }
 
     /// From here on a manager is tested that has been restored. Not where that takes a table for
@@ -102,7 +187,7 @@ impl Harness {
     fn manager_only<'p>(&mut self, input: ManagerInput<'p>, now: Instant) -> Vec<Output<'p>> {
         let mut outputs = vec![];
         self.manager.handle_input(input, now, &mut outputs);
-        outputs
+        self.take_in(outputs)
     }
 
     fn request<'p>(
@@ -137,13 +222,13 @@ impl Harness {
 
     fn reply<'p>(&mut self, flow: FlowId, payload: &'p [u8], now: Instant) -> Vec<Output<'p>> {
         let burst = Burst::single(payload).unwrap();
-        self.input(ManagerInput::BackendBurst { flow, tos: 0, burst }, now)
+        self.input(self.answer(flow, 0, burst), now)
     }
 
     /// Opens a flow with one request.
     fn open(&mut self, source: SocketAddr, now: Instant) -> FlowId {
         match self.request(source, b"hello", now)[..] {
-            [Output::OpenUpstream { flow, .. }, Output::SendToBackend { .. }] => flow,
+            [Output::OpenFlow { flow, .. }, Output::Send { .. }] => flow,
             ref other => panic!("no new flow: {other:?}"),
         }
     }
@@ -163,8 +248,8 @@ impl Harness {
     fn deliver(&mut self, outputs: &[Output<'_>], now: Instant) {
         for output in outputs {
             let (carrier, backend, direction, burst) = match *output {
-                Output::SendToBackend { flow, backend, burst, .. } => {
-                    (Carrier::Flow(flow), Some(backend), Direction::ToBackend, burst)
+                Output::Send { flow, upstream, backend, burst, .. } => {
+                    (Carrier::Flow { flow, upstream }, Some(backend), Direction::ToBackend, burst)
                 }
                 Output::SendOneWay { carrier, burst, .. } => {
                     let (Carrier::OneWay(backend) | Carrier::Copy(backend)) = carrier else {
@@ -172,8 +257,8 @@ impl Harness {
                     };
                     (carrier, Some(backend), Direction::ToBackend, burst)
                 }
-                Output::SendToClient { flow, burst, .. } => {
-                    (Carrier::Flow(flow), None, Direction::ToClient, burst)
+                Output::SendToClient { flow, upstream, burst, .. } => {
+                    (Carrier::Flow { flow, upstream }, None, Direction::ToClient, burst)
                 }
                 _ => continue,
             };
@@ -198,7 +283,7 @@ fn from_client(source: SocketAddr, payload: &[u8]) -> ManagerInput<'_> {
 /// The flow that outputs open.
 fn opened(outputs: &[Output<'_>]) -> Option<FlowId> {
     outputs.iter().find_map(|output| match *output {
-        Output::OpenUpstream { flow, .. } => Some(flow),
+        Output::OpenFlow { flow, .. } => Some(flow),
         _ => None,
     })
 }
@@ -208,7 +293,7 @@ fn the_first_datagram_opens_a_flow_and_the_next_ones_use_it() {
     let mut harness = Harness::new(|_| {});
     let flow = harness.open(client(1), at(0));
     let again = harness.request(client(1), b"again", at(1));
-    assert!(matches!(again[..], [Output::SendToBackend { flow: f, .. }] if f == flow), "{again:?}");
+    assert!(matches!(again[..], [Output::Send { flow: f, .. }] if f == flow), "{again:?}");
     assert_eq!(harness.manager.flow_count(), 1);
 }
 
@@ -220,7 +305,7 @@ fn a_client_that_calls_two_addresses_has_two_flows() {
         let burst = Burst::single(b"hello").unwrap();
         let input = ManagerInput::ClientBurst { source: client(1), local, tos: 0, ttl: 64, burst };
         match harness.input(input, at(0))[..] {
-            [Output::OpenUpstream { flow, .. }, ..] | [Output::SendToBackend { flow, .. }] => flow,
+            [Output::OpenFlow { flow, .. }, ..] | [Output::Send { flow, .. }] => flow,
             ref other => panic!("{other:?}"),
         }
     };
@@ -235,12 +320,9 @@ fn a_reply_goes_to_the_client_from_the_address_it_called() {
     let local = Some(LocalAddr { ip: [127, 0, 0, 7].into(), interface: 0 });
     let burst = Burst::single(b"hello").unwrap();
     let input = ManagerInput::ClientBurst { source: client(1), local, tos: 0, ttl: 64, burst };
-    let Output::OpenUpstream { flow, .. } = harness.input(input, at(0))[0] else { panic!() };
-    let reply = ManagerInput::BackendBurst { flow, tos: 3, burst };
-    assert_eq!(
-        harness.input(reply, at(1)),
-        [Output::SendToClient { flow, client: client(1), local, tos: 3, burst }]
-    );
+    let Output::OpenFlow { flow, .. } = harness.input(input, at(0))[0] else { panic!() };
+    let reply = harness.answer(flow, 3, burst);
+    assert_eq!(harness.input(reply, at(1)), [harness.to_client(flow, client(1), local, 3, burst)]);
 }
 
 #[test]
@@ -276,7 +358,7 @@ fn a_client_that_calls_a_link_local_address_keeps_its_own() {
     let burst = Burst::single(b"x").unwrap();
     let source = "[2001:db8::1]:9".parse().unwrap();
     let input = ManagerInput::ClientBurst { source, local, tos: 0, ttl: 64, burst };
-    let Output::OpenUpstream { flow, .. } = harness.input(input, at(0))[0] else { panic!() };
+    let Output::OpenFlow { flow, .. } = harness.input(input, at(0))[0] else { panic!() };
     assert_eq!(harness.manager.flow(flow).unwrap().client(), source);
     assert_eq!(harness.manager.flow(flow).unwrap().local(), local);
 }
@@ -286,7 +368,7 @@ fn the_payload_is_lent_back_not_copied() {
     let mut harness = Harness::new(|_| {});
     let payload = *b"here";
     let outputs = harness.request(client(1), &payload, at(0));
-    let Output::SendToBackend { burst, .. } = outputs[1] else { panic!() };
+    let Output::Send { burst, .. } = outputs[1] else { panic!() };
     assert!(core::ptr::eq(burst.bytes(), payload.as_slice()));
 }
 
@@ -295,7 +377,7 @@ fn an_idle_flow_closes_at_its_deadline() {
     let mut harness = Harness::new(|_| {});
     let flow = harness.open(client(1), at(0));
     assert_eq!(harness.run_until(at(59_999)), []);
-    let closed = Output::CloseFlow { flow, reason: CloseReason::Idle, keep_socket: false };
+    let closed = harness.ended(flow, CloseReason::Idle);
     assert_eq!(harness.run_until(at(60_000)), [closed]);
     assert_eq!(harness.manager.poll_timeout(), None, "nothing left to wait for");
 }
@@ -379,7 +461,7 @@ fn an_event_for_a_closed_flow_does_not_reach_the_flow_that_took_its_slot() {
 
     let late = harness.reply(old, b"late", at(60_002));
     assert!(matches!(late[..], [Output::Drop { reason: DropReason::UnknownFlow, .. }]));
-    let failed = ManagerInput::UpstreamFailed { flow: old, failure: UpstreamFailure::NotOpened };
+    let failed = harness.open_failed(old);
     assert_eq!(harness.input(failed, at(60_003)), []);
     assert_eq!(harness.manager.flow_count(), 1);
 }
@@ -409,7 +491,7 @@ fn replies_beyond_the_last_are_dropped_wherever_the_burst_ends() {
     let mut harness = Harness::new(|c| c.cluster.responses = 3);
     let flow = harness.open(client(1), at(0));
     let burst = Burst::segmented(b"aabbccdde", 2).unwrap();
-    let outputs = harness.input(ManagerInput::BackendBurst { flow, tos: 0, burst }, at(1));
+    let outputs = harness.input(harness.answer(flow, 0, burst), at(1));
     let Output::SendToClient { burst, .. } = outputs[0] else { panic!("{outputs:?}") };
     assert_eq!(burst.bytes(), b"aabbcc");
     assert!(matches!(
@@ -440,7 +522,7 @@ fn the_last_request_still_gets_its_reply() {
 fn a_retired_flow_without_replies_ends_by_idle_time() {
     let mut harness = Harness::new(|c| c.cluster.requests = 1);
     let flow = harness.open(client(1), at(0));
-    let closed = Output::CloseFlow { flow, reason: CloseReason::Idle, keep_socket: false };
+    let closed = harness.ended(flow, CloseReason::Idle);
     assert_eq!(harness.run_until(at(60_000)), [closed]);
 }
 
@@ -451,7 +533,7 @@ fn a_burst_is_cut_where_requests_says_so() {
     let sent: Vec<(FlowId, &[u8])> = outputs
         .iter()
         .filter_map(|output| match output {
-            Output::SendToBackend { flow, burst, .. } => Some((*flow, burst.bytes())),
+            Output::Send { flow, burst, .. } => Some((*flow, burst.bytes())),
             _ => None,
         })
         .collect();
@@ -480,10 +562,9 @@ fn an_unanswered_flow_makes_room_for_a_new_one_oldest_first() {
     harness.reply(flows[0], b"answered", at(4));
     for (evicted, port) in [(flows[1], 4), (flows[2], 5)] {
         let outputs = harness.request(client(port), b"x", at(30));
-        let closed =
-            Output::CloseFlow { flow: evicted, reason: CloseReason::Evicted, keep_socket: false };
+        let closed = harness.ended(evicted, CloseReason::Evicted);
         assert_eq!(outputs[0], closed);
-        assert!(matches!(outputs[1], Output::OpenUpstream { .. }));
+        assert!(matches!(outputs[1], Output::OpenFlow { .. }));
     }
     assert!(harness.manager.flow(flows[0]).is_some(), "an answered flow is never evicted");
 }
@@ -498,10 +579,9 @@ fn unanswered_flows_have_a_cap_and_a_timeout_of_their_own() {
     harness.reply(answered, b"x", at(0));
     let [first, second] = [2, 3].map(|port| harness.open(client(port), at(0)));
     let outputs = harness.request(client(4), b"x", at(500));
-    let evicted =
-        Output::CloseFlow { flow: first, reason: CloseReason::Evicted, keep_socket: false };
+    let evicted = harness.ended(first, CloseReason::Evicted);
     assert_eq!(outputs[0], evicted);
-    let idle = Output::CloseFlow { flow: second, reason: CloseReason::Idle, keep_socket: false };
+    let idle = harness.ended(second, CloseReason::Idle);
     assert_eq!(harness.run_until(at(1_000)), [idle]);
     assert_eq!(harness.run_until(at(59_999)).len(), 1, "the last unanswered one");
     assert_eq!(harness.run_until(at(60_000)).len(), 1, "the answered one has the idle timeout");
@@ -525,7 +605,7 @@ fn a_silent_client_gets_no_more_than_its_budget() {
     let mut harness = Harness::new(|c| c.cluster.limits.amplification = 3);
     let flow = harness.open(client(1), at(0));
     let burst = Burst::segmented(&[0; 23], 4).unwrap();
-    let reply = ManagerInput::BackendBurst { flow, tos: 0, burst };
+    let reply = harness.answer(flow, 0, burst);
     let outputs = harness.input(reply, at(1));
     let Output::SendToClient { burst: sent, .. } = outputs[0] else { panic!("{outputs:?}") };
     assert_eq!(sent.bytes().len(), 12, "three datagrams of 4 bytes for 5 bytes of request");
@@ -593,7 +673,8 @@ fn a_datagram_that_went_in_circles_opens_no_flow() {
         assert!(matches!(outputs[..], [Output::Drop { reason: DropReason::TtlExpired, .. }]));
     }
     let outputs = harness.input(arrives(2), at(0));
-    assert!(matches!(outputs[0], Output::OpenUpstream { ttl: 1, .. }));
+    assert!(matches!(outputs[0], Output::OpenFlow { .. }));
+    assert!(matches!(harness.sockets()[..], [Socket::Open { ttl: 1, .. }]));
 }
 
 #[test]
@@ -605,7 +686,7 @@ fn a_client_whose_datagrams_arrive_with_their_last_hop_is_served_and_a_loop_ends
         let source = client(rounds);
         let arrival = ManagerInput::ClientBurst { source, local: None, tos: 0, ttl: left, burst };
         match harness.input(arrival, at(0))[..] {
-            [Output::OpenUpstream { ttl, .. }, Output::SendToBackend { .. }] => left = ttl,
+            [Output::OpenFlow { .. }, Output::Send { ttl, .. }] => left = ttl,
             [Output::Drop { reason: DropReason::TtlExpired, .. }] => {
                 assert_eq!(rounds, 9);
                 break;
@@ -624,7 +705,7 @@ fn a_flow_sends_each_datagram_with_one_hop_less_than_it_had_left() {
     harness.input(arrives(64), at(0));
     for left in [64, 40, 2, 255] {
         let outputs = harness.input(arrives(left), at(0));
-        let [Output::SendToBackend { ttl, .. }] = outputs[..] else { panic!("{outputs:?}") };
+        let [Output::Send { ttl, .. }] = outputs[..] else { panic!("{outputs:?}") };
         assert_eq!(ttl, left - 1);
     }
     let outputs = harness.input(arrives(130), at(0));
@@ -640,7 +721,7 @@ fn one_source_cannot_take_every_flow() {
     assert!(matches!(refused[..], [Output::Drop { reason: DropReason::SourceFlows, .. }]));
     harness.open("198.51.100.1:9".parse().unwrap(), at(30_000));
 
-    let closed = Output::CloseFlow { flow, reason: CloseReason::Idle, keep_socket: false };
+    let closed = harness.ended(flow, CloseReason::Idle);
     assert_eq!(harness.run_until(at(60_000)), [closed]);
     harness.open(client(3), at(60_001));
 }
@@ -698,7 +779,7 @@ fn a_backend_at_its_limit_gets_no_more_flows() {
 fn datagrams_longer_than_allowed_are_dropped_and_the_short_tail_is_not() {
     let mut harness = Harness::new(|c| c.max_datagram_size = 3);
     let outputs = harness.requests(client(1), b"aaaabbbbcc", 4);
-    let Some(Output::SendToBackend { burst, .. }) = outputs.last() else { panic!("{outputs:?}") };
+    let Some(Output::Send { burst, .. }) = outputs.last() else { panic!("{outputs:?}") };
     assert_eq!(burst.bytes(), b"cc");
     assert_eq!(harness.drops(Direction::ToBackend, DropReason::TooLarge), 2);
     harness.requests(client(2), b"aaaabbbb", 4);
@@ -718,15 +799,14 @@ fn a_datagram_from_port_zero_opens_no_flow() {
 fn only_the_first_datagram_carries_the_proxy_header() {
     let mut harness = Harness::new(|c| c.cluster.send_proxy_protocol = SendProxyProtocol::First);
     let outputs = harness.requests(client(1), b"aabbc", 2);
-    let [_, Output::SendToBackend { prefix: Some(prefix), burst: first, .. }, rest] = outputs[..]
-    else {
+    let [_, Output::Send { prefix: Some(prefix), burst: first, .. }, rest] = outputs[..] else {
         panic!("{outputs:?}")
     };
     assert_eq!(prefix, ProxyHeader::new(client(1), config().address));
     assert_eq!(first.bytes(), b"aa");
-    assert!(matches!(rest, Output::SendToBackend { prefix: None, .. }));
+    assert!(matches!(rest, Output::Send { prefix: None, .. }));
     let next = harness.request(client(1), b"dd", at(1));
-    assert!(matches!(next[..], [Output::SendToBackend { prefix: None, .. }]));
+    assert!(matches!(next[..], [Output::Send { prefix: None, .. }]));
 }
 
 #[test]
@@ -734,7 +814,7 @@ fn every_datagram_can_carry_the_proxy_header() {
     let mut harness = Harness::new(|c| c.cluster.send_proxy_protocol = SendProxyProtocol::Every);
     for _ in 0..2 {
         let outputs = harness.requests(client(1), b"aabbc", 2);
-        let Some(Output::SendToBackend { prefix, burst, .. }) = outputs.last() else { panic!() };
+        let Some(Output::Send { prefix, burst, .. }) = outputs.last() else { panic!() };
         assert!(prefix.is_some());
         assert_eq!(burst.count(), 3);
     }
@@ -747,7 +827,7 @@ fn the_proxy_header_names_the_address_that_was_called() {
     let burst = Burst::single(b"x").unwrap();
     let input = ManagerInput::ClientBurst { source: client(1), local, tos: 0, ttl: 64, burst };
     let outputs = harness.input(input, at(0));
-    let Output::SendToBackend { prefix, .. } = outputs[1] else { panic!() };
+    let Output::Send { prefix, .. } = outputs[1] else { panic!() };
     assert_eq!(prefix, Some(ProxyHeader::new(client(1), "127.0.0.9:53".parse().unwrap())));
 }
 
@@ -763,7 +843,7 @@ fn a_datagram_is_queued_until_the_kernel_has_taken_it_or_it_is_lost() {
     let none = Traffic::default();
     assert_eq!(books(&harness), (none, one, none));
     let undelivered = ManagerInput::Undelivered {
-        carrier: Carrier::Flow(flow),
+        carrier: harness.carrier(flow),
         backend: Some(BackendId::new(0)),
         direction: Direction::ToBackend,
         reason: DropReason::NoBuffers,
@@ -812,9 +892,8 @@ fn what_the_kernel_took_counts_for_the_backend_that_it_went_to() {
 fn a_flow_whose_socket_cannot_be_opened_ends() {
     let mut harness = Harness::new(|_| {});
     let flow = harness.open(client(1), at(0));
-    let failed = ManagerInput::UpstreamFailed { flow, failure: UpstreamFailure::NotOpened };
-    let closed =
-        Output::CloseFlow { flow, reason: CloseReason::UpstreamFailed, keep_socket: false };
+    let failed = harness.open_failed(flow);
+    let closed = harness.ended(flow, CloseReason::UpstreamFailed);
     assert_eq!(harness.input(failed, at(1)), [closed]);
 }
 
@@ -822,8 +901,8 @@ fn a_flow_whose_socket_cannot_be_opened_ends() {
 fn an_icmp_error_is_counted_and_the_flow_goes_on() {
     let mut harness = Harness::new(|_| {});
     let flow = harness.open(client(1), at(0));
-    for failure in [UpstreamFailure::Refused, UpstreamFailure::Unreachable] {
-        assert_eq!(harness.input(ManagerInput::UpstreamFailed { flow, failure }, at(1)), []);
+    for failure in [NetworkError::Refused, NetworkError::Unreachable] {
+        assert_eq!(harness.input(harness.network_error(flow, failure), at(1)), []);
     }
     assert_eq!(harness.manager.counters().upstream_errors, 2);
     assert_eq!(harness.manager.flow_count(), 1);
@@ -839,7 +918,7 @@ fn a_draining_manager_takes_no_new_flows_and_ends_the_old_ones_at_the_deadline()
     assert_eq!(harness.reply(flow, b"old flows go on", at(3)).len(), 1);
     assert!(!harness.manager.is_drained());
 
-    let closed = Output::CloseFlow { flow, reason: CloseReason::Drained, keep_socket: false };
+    let closed = harness.ended(flow, CloseReason::Drained);
     assert_eq!(harness.run_until(at(9_999)), []);
     assert_eq!(harness.run_until(at(10_000)), [closed]);
     assert!(harness.manager.is_drained());
@@ -853,116 +932,6 @@ fn a_drain_ends_early_when_the_last_flow_does() {
     harness.reply(flow, b"done", at(2));
     assert!(harness.manager.is_drained());
     assert_eq!(harness.manager.poll_timeout(), None);
-}
-
-/// Opens a flow, has it answered so that it completes, and returns it.
-fn one_question(harness: &mut Harness, port: u16, now: Instant) -> (FlowId, Option<FlowId>) {
-    let [Output::OpenUpstream { flow, reuse, .. }, _] =
-        harness.request(client(port), b"?", now)[..]
-    else {
-        panic!("no new flow")
-    };
-    let ended = harness.reply(flow, b"!", now)[1];
-    let complete = CloseReason::Complete;
-    assert_eq!(ended, Output::CloseFlow { flow, reason: complete, keep_socket: true });
-    (flow, reuse)
-}
-
-fn with_reuse(config: &mut ManagerConfig) {
-    config.cluster.responses = 1;
-    config.cluster.upstream_reuse = Some(Duration::from_secs(5));
-    config.cluster.backends.truncate(1);
-}
-
-#[test]
-fn a_finished_socket_serves_another_flow_once_it_has_rested() {
-    let mut harness = Harness::new(with_reuse);
-    let (first, reuse) = one_question(&mut harness, 1, at(0));
-    assert_eq!(reuse, None);
-    let (second, reuse) = one_question(&mut harness, 2, at(4_999));
-    assert_eq!(reuse, None, "the first has not rested long enough");
-    let (third, reuse) = one_question(&mut harness, 3, at(5_000));
-    assert_eq!(reuse, Some(first), "first in, first out");
-    assert_eq!(third.index(), first.index());
-    assert_ne!(third, first);
-    let (_, reuse) = one_question(&mut harness, 4, at(9_999));
-    assert_eq!(reuse, Some(second));
-}
-
-#[test]
-fn a_late_answer_is_dropped_and_its_socket_rests_again() {
-    let mut harness = Harness::new(with_reuse);
-    let (first, _) = one_question(&mut harness, 1, at(0));
-    let late = harness.reply(first, b"late", at(4_000));
-    assert!(matches!(late[..], [Output::Drop { reason: DropReason::UnknownFlow, .. }]));
-    let (_, reuse) = one_question(&mut harness, 2, at(5_000));
-    assert_eq!(reuse, None, "it has been quiet for one second only");
-    let (_, reuse) = one_question(&mut harness, 3, at(9_000));
-    assert_eq!(reuse, Some(first));
-}
-
-#[test]
-fn a_late_answer_that_is_too_large_makes_its_socket_rest_again_too() {
-    let mut harness = Harness::new(|c| {
-        with_reuse(c);
-        c.max_datagram_size = 8;
-    });
-    let (first, _) = one_question(&mut harness, 1, at(0));
-    let late = harness.reply(first, b"late and long", at(4_000));
-    assert!(matches!(late[..], [Output::Drop { reason: DropReason::TooLarge, .. }]));
-    let (_, reuse) = one_question(&mut harness, 2, at(5_000));
-    assert_eq!(reuse, None, "it has been quiet for one second only");
-}
-
-#[test]
-fn a_socket_that_nobody_wants_closes_a_minute_after_its_rest() {
-    let mut harness = Harness::new(with_reuse);
-    let (flow, _) = one_question(&mut harness, 1, at(0));
-    assert_eq!(harness.run_until(at(64_999)), []);
-    assert_eq!(harness.run_until(at(65_000)), [Output::CloseUpstream { flow }]);
-    assert_eq!(harness.manager.poll_timeout(), None);
-}
-
-#[test]
-fn a_resting_socket_makes_room_before_any_flow_does() {
-    let mut harness = Harness::new(|c| {
-        with_reuse(c);
-        c.max_flows = 2;
-    });
-    let (resting, _) = one_question(&mut harness, 1, at(0));
-    let unanswered = harness.open(client(2), at(1));
-    let outputs = harness.request(client(3), b"?", at(2));
-    assert_eq!(outputs[0], Output::CloseUpstream { flow: resting });
-    assert!(matches!(outputs[1], Output::OpenUpstream { reuse: None, .. }));
-    assert!(harness.manager.flow(unanswered).is_some());
-}
-
-#[test]
-fn each_backend_has_its_own_resting_sockets() {
-    let mut harness = Harness::new(|c| {
-        with_reuse(c);
-        c.cluster.backends = config().cluster.backends;
-    });
-    let mut backend_of_slot = std::collections::BTreeMap::new();
-    for round in 0..20 {
-        let outputs = harness.request(client(round), b"?", at(u64::from(round) * 6_000));
-        let Output::OpenUpstream { flow, backend, .. } = outputs[0] else { panic!() };
-        assert_eq!(*backend_of_slot.entry(flow.index()).or_insert(backend), backend);
-        harness.reply(flow, b"!", at(u64::from(round) * 6_000));
-    }
-    assert_eq!(backend_of_slot.len(), 2, "two sockets have served twenty flows");
-}
-
-#[test]
-fn a_drain_keeps_no_sockets() {
-    let mut harness = Harness::new(with_reuse);
-    one_question(&mut harness, 1, at(0));
-    let flow = harness.open(client(2), at(1));
-    harness.input(ManagerInput::Drain { deadline: at(10_000) }, at(2));
-    let ended = harness.reply(flow, b"!", at(3))[1];
-    let reason = CloseReason::Complete;
-    assert_eq!(ended, Output::CloseFlow { flow, reason, keep_socket: false });
-    assert!(harness.manager.is_drained());
 }
 
 proptest! {
@@ -981,7 +950,7 @@ proptest! {
         };
         for (round, (expected, arriving)) in rounds.into_iter().enumerate() {
             with.manager.prefetch(expected.iter().map(|&port| (client(port), None)));
-            with.manager.prefetch_slots(expected.iter().map(|&slot| slot.into()));
+            with.manager.prefetch_upstreams(expected.iter().map(|&slot| slot.into()));
             for (number, port) in arriving.into_iter().enumerate() {
                 let now = at((round * 10 + number) as u64);
                 let outputs = with.request(client(port), b"x", now);

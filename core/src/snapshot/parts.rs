@@ -13,10 +13,11 @@ use crate::config::{BackendConfig, ManagerConfig};
 use crate::counters::Traffic;
 use crate::egress::Salts;
 use crate::flow::first_answers::FirstAnswers;
-use crate::id::{BackendId, FlowId};
+use crate::id::{BackendId, UpstreamId};
 use crate::limits::answered::AnsweredClients;
 use crate::limits::overload::OpeningBudget;
 use crate::time::Instant;
+use crate::upstream::pool::Pool;
 
 /// Everything that a manager knows.
 ///
@@ -28,6 +29,7 @@ pub struct ManagerSnapshot {
     pub(crate) backends: BackendsSnapshot,
     pub(crate) turns: [TurnsSnapshot; 2],
     pub(crate) flows: FlowsSnapshot,
+    pub(crate) upstreams: UpstreamsSnapshot,
     pub(crate) timers: TimersSnapshot,
     pub(crate) sources: SourcesSnapshot,
     pub(crate) proxies: ProxiesSnapshot,
@@ -53,16 +55,12 @@ impl ManagerSnapshot {
         &self.config
     }
 
-    /// The flows that own an upstream socket: all that are alive, and those that have ended and
-    /// left their sockets to rest. Always in the same order.
+    /// The upstream sockets. Always in the same order.
     ///
     /// What a snapshot of unknown origin says here means nothing before it has been
     /// [restored](crate::UdpManager::restore).
-    pub fn flow_ids(&self) -> impl Iterator<Item = FlowId> {
-        let alive = self.flows.alive.iter().map(|flow| (flow.slot, flow.generation));
-        let ended = self.flows.resting.iter().chain(&self.flows.quarantined);
-        let ended = ended.map(|flow| (flow.slot, flow.generation));
-        alive.chain(ended).map(|(slot, generation)| FlowId::new(slot, generation))
+    pub fn upstream_ids(&self) -> impl Iterator<Item = UpstreamId> {
+        self.upstreams.open.iter().map(|upstream| upstream.id)
     }
 }
 
@@ -116,10 +114,8 @@ pub(crate) struct FlowsSnapshot {
     pub(crate) next_generation: u32,
     /// In the order of their slots.
     pub(crate) alive: Vec<FlowSnapshot>,
-    /// By backend, and for each in the order in which they began to rest.
-    pub(crate) resting: Vec<IdleFlowSnapshot>,
     /// In the order of their slots.
-    pub(crate) quarantined: Vec<IdleFlowSnapshot>,
+    pub(crate) quarantined: Vec<QuarantinedSnapshot>,
     /// Slots in the order in which they will be used.
     pub(crate) vacant: Vec<u32>,
     /// Slots of flows that have not been answered, oldest first.
@@ -137,6 +133,7 @@ pub(crate) struct FlowSnapshot {
     pub(crate) generation: u32,
     pub(crate) key: KeySnapshot,
     pub(crate) backend: u32,
+    pub(crate) upstream: UpstreamId,
     pub(crate) stage: StageSnapshot,
     pub(crate) confirmed: bool,
     pub(crate) introduced: bool,
@@ -167,6 +164,8 @@ pub(crate) struct KeySnapshot {
     pub(crate) ip: IpAddr,
     pub(crate) port: u16,
     pub(crate) way: PathSnapshot,
+    /// What names its question, where each is a flow of its own.
+    pub(crate) transaction: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,13 +175,42 @@ pub(crate) enum PathSnapshot {
     Relayed { proxy: u32 },
 }
 
-/// A flow that has ended and left its socket to rest, or in quarantine.
+/// A flow that has ended and is in quarantine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct IdleFlowSnapshot {
+pub(crate) struct QuarantinedSnapshot {
+    /// What names its question, where each is a flow of its own.
+    pub(crate) transaction: Option<u64>,
     pub(crate) slot: u32,
     pub(crate) generation: u32,
     pub(crate) backend: u32,
+    pub(crate) upstream: UpstreamId,
     pub(crate) until: Instant,
+}
+
+/// The sockets towards backends. Every slot is named once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UpstreamsSnapshot {
+    pub(crate) next_generation: u16,
+    /// In the order of their slots.
+    pub(crate) open: Vec<UpstreamSnapshot>,
+    /// Slots in the order in which they will be used.
+    pub(crate) vacant: Vec<u32>,
+    /// The shared ones of IPv4, and those of IPv6.
+    pub(crate) pools: [Pool; 2],
+    /// The slots of the shared ones without a flow, in the order in which they close.
+    pub(crate) idle: Vec<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UpstreamSnapshot {
+    pub(crate) id: UpstreamId,
+    pub(crate) carries: CarriesSnapshot,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum CarriesSnapshot {
+    One { flow: u32 },
+    Many { v6: bool, idle_since: Instant, is_retired: bool },
 }
 
 /// The timer wheel.

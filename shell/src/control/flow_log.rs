@@ -14,13 +14,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use flowgate_core::Instant;
+use flowgate_core::{FlowRecord, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::Serialize;
 use tracing::warn;
 
 use crate::control::thread::ControlThread;
-use crate::datapath::dispatch::EndedFlow;
 use crate::sys::clock::Clock;
 
 /// How many lines a second are written at most.
@@ -77,7 +76,7 @@ struct Shared {
 }
 
 enum Message {
-    Ended(Arc<str>, EndedFlow),
+    Ended(Arc<str>, FlowRecord),
     Reopen,
     End,
 }
@@ -142,9 +141,9 @@ impl Drop for FlowLogWriter {
 
 impl FlowLogger {
     /// Logs a flow of a listener, unless too many wait already. Never blocks.
-    pub fn log(&self, listener: &Arc<str>, ended: &EndedFlow) {
+    pub fn log(&self, listener: &Arc<str>, record: &FlowRecord) {
         let Some(channel) = &self.channel else { return };
-        if channel.sender.try_send(Message::Ended(Arc::clone(listener), *ended)).is_err() {
+        if channel.sender.try_send(Message::Ended(Arc::clone(listener), *record)).is_err() {
             channel.shared.left_out.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -157,7 +156,7 @@ struct Line<'a> {
     time: f64,
     listener: &'a str,
     client: SocketAddr,
-    backend: Option<SocketAddr>,
+    backend: SocketAddr,
     reason: &'static str,
     datagrams_to_backend: u64,
     datagrams_to_client: u64,
@@ -204,7 +203,7 @@ impl Writer {
         self.complain(outcome);
     }
 
-    fn write(&mut self, listener: &str, ended: &EndedFlow) -> io::Result<()> {
+    fn write(&mut self, listener: &str, record: &FlowRecord) -> io::Result<()> {
         if self.clock.now() - self.second_began >= Duration::from_secs(1) {
             self.tell_omissions()?;
         }
@@ -213,13 +212,12 @@ impl Writer {
             return Ok(());
         }
         self.lines += 1;
-        let record = &ended.record;
         let seconds = |nanos: u64| Duration::from_nanos(nanos).as_secs_f64();
         self.output.line(&Line {
             time: self.clock.unix_time().as_secs_f64(),
             listener,
             client: record.client,
-            backend: ended.backend,
+            backend: record.backend_address,
             reason: record.reason.as_str(),
             datagrams_to_backend: record.to_backend.datagrams,
             datagrams_to_client: record.to_client.datagrams,

@@ -12,8 +12,7 @@ use std::net::SocketAddr;
 
 use flowgate_core::proxy_protocol::Tlvs;
 use flowgate_core::{
-    Carrier, Direction, DropReason, FlowId, FlowRecord, ManagerInput, Output, Outputs,
-    UpstreamFailure,
+    Carrier, Direction, DropReason, FlowRecord, ManagerInput, Output, Outputs, UpstreamId,
 };
 
 use crate::datapath::kernel::Kernel;
@@ -21,7 +20,7 @@ use crate::datapath::role::Role;
 use crate::datapath::send::gso::Plan;
 use crate::datapath::send::outbox::{Chain, Outbox, Outgoing};
 use crate::datapath::send::queue::{QueuedDatagram, SendQueue};
-use crate::datapath::send::transmit::{Account, SendOutcome, Transmitter};
+use crate::datapath::send::transmit::{Account, Peer, SendOutcome, Transmitter};
 use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
 use crate::observe::tap::Taps;
@@ -32,14 +31,14 @@ use one_way::{Mirrored, PendingRoles};
 pub struct Scratch {
     outbox: Outbox<'static>,
     plan: Plan<'static>,
-    pending: Vec<FlowId>,
+    pending: Vec<UpstreamId>,
     outcomes: Vec<SendOutcome>,
-    not_opened: Vec<(FlowId, DropReason)>,
+    not_opened: Vec<(UpstreamId, DropReason)>,
     pending_roles: PendingRoles,
     mirrored: Vec<Mirrored<'static>>,
     taps: Taps,
     /// The flows that have ended and are to be written down, for whoever takes them from here.
-    pub records: Vec<EndedFlow>,
+    pub records: Vec<FlowRecord>,
 }
 
 impl Scratch {
@@ -47,15 +46,6 @@ impl Scratch {
     pub const fn taps(&mut self) -> &mut Taps {
         &mut self.taps
     }
-}
-
-/// What a flow was, and where its upstream socket led, if it had one.
-#[derive(Clone, Copy, Debug)]
-pub struct EndedFlow {
-    /// What it was.
-    pub record: FlowRecord,
-    /// The backend's address.
-    pub backend: Option<SocketAddr>,
 }
 
 /// The orders of one tick.
@@ -66,11 +56,11 @@ pub struct Dispatch<'a, 't, K: Kernel> {
     plan: Plan<'static>,
     /// What leaves by the listener.
     to_clients: Chain,
-    /// The flows that have something to send to their backend.
-    pending: Vec<FlowId>,
+    /// The upstream sockets that have something to send.
+    pending: Vec<UpstreamId>,
     outcomes: Vec<SendOutcome>,
-    /// The flows whose socket could not be opened in this tick, and why.
-    not_opened: Vec<(FlowId, DropReason)>,
+    /// The upstream sockets that could not be opened in this tick, and why.
+    not_opened: Vec<(UpstreamId, DropReason)>,
     /// Whether a socket was to be opened in this tick when no local port was left.
     are_ports_gone: bool,
     /// On whose behalf what is emitted now is to be sent.
@@ -80,7 +70,7 @@ pub struct Dispatch<'a, 't, K: Kernel> {
     mirrored: Vec<Mirrored<'t>>,
     /// Who watches.
     taps: Taps,
-    records: Vec<EndedFlow>,
+    records: Vec<FlowRecord>,
 }
 
 impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
@@ -150,13 +140,14 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
     pub fn abandon(&mut self, is_gone: impl Fn(SocketAddr) -> bool) {
         let sockets = &mut *self.sockets;
         for upstream in sockets.upstreams.iter_mut() {
-            if !upstream.send_queue.is_empty() && is_gone(upstream.backend) {
-                give_up(
-                    &mut upstream.send_queue,
-                    &mut sockets.send_queue_budget,
-                    &mut self.outcomes,
-                );
+            if upstream.send_queue.is_empty() {
+                continue;
             }
+            let connected = upstream.backend;
+            let lost = upstream.send_queue.take(&mut sockets.send_queue_budget, |waiting| {
+                waiting.destination.or(connected).is_some_and(&is_gone)
+            });
+            self.outcomes.extend(lost.iter().map(lost_to_backend));
         }
     }
 
@@ -170,16 +161,16 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
     /// Goes on sending what waits for a socket that can be written to again.
     pub fn resume(&mut self, token: Token) {
         let sockets = &mut *self.sockets;
-        let mut peer = None;
+        let mut peer = Peer::Nobody;
         let (socket, send_queue, direction) = match token {
             // Clients' own sockets send nothing.
             Token::Wake | Token::Addresses | Token::Client { .. } => return,
             Token::Listener { .. } => {
                 (&sockets.listener, &mut sockets.listener_queue, Direction::ToClient)
             }
-            Token::Upstream { flow, .. } => match sockets.upstreams.at_mut(flow as usize) {
+            Token::Upstream { upstream, .. } => match sockets.upstreams.get_mut(upstream) {
                 Some(upstream) => {
-                    peer = Some(upstream.peer());
+                    peer = upstream.peer();
                     (&upstream.socket, &mut upstream.send_queue, Direction::ToBackend)
                 }
                 None => return,
@@ -211,29 +202,28 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
 
     fn flush(&mut self) {
         let mut pending = std::mem::take(&mut self.pending);
-        for flow in pending.drain(..) {
-            self.flush_upstream(flow);
+        for upstream in pending.drain(..) {
+            self.flush_upstream(upstream);
         }
         self.pending = pending;
         self.flush_egress_sockets();
         self.flush_listener();
-        for (flow, _) in self.not_opened.drain(..) {
-            let failure = UpstreamFailure::NotOpened;
-            let input = ManagerInput::UpstreamFailed { flow, failure };
+        for (upstream, _) in self.not_opened.drain(..) {
+            let input = ManagerInput::UpstreamOpenFailed { upstream };
             self.outcomes.push(SendOutcome::Input(Role::Primary, input));
         }
     }
 
-    fn flush_upstream(&mut self, flow: FlowId) {
+    fn flush_upstream(&mut self, id: UpstreamId) {
         let sockets = &mut *self.sockets;
-        let Some(upstream) = sockets.upstreams.get_mut(flow) else {
+        let Some(upstream) = sockets.upstreams.get_mut(id) else {
             return;
         };
         let chain = std::mem::replace(&mut upstream.outgoing, Chain::EMPTY);
-        let token = Token::Upstream { shard: sockets.shard, flow: flow.index() as u32 };
+        let token = Token::Upstream { shard: sockets.shard, upstream: id };
         let transmitter = Transmitter {
             kernel: self.kernel,
-            peer: Some(upstream.peer()),
+            peer: upstream.peer(),
             socket: &upstream.socket,
             send_queue: &mut upstream.send_queue,
             send_queue_budget: &mut sockets.send_queue_budget,
@@ -248,7 +238,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         let transmitter = Transmitter {
             kernel: self.kernel,
             socket: &sockets.listener,
-            peer: None,
+            peer: Peer::Nobody,
             send_queue: &mut sockets.listener_queue,
             send_queue_budget: &mut sockets.send_queue_budget,
             outcomes: &mut self.outcomes,
@@ -257,20 +247,26 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         self.plan = send(transmitter, &self.outbox, chain, token, std::mem::take(&mut self.plan));
     }
 
-    fn send_to_backend(&mut self, flow: FlowId, outgoing: Outgoing<'t>) {
-        let Some(upstream) = self.sockets.upstreams.get_mut(flow) else {
-            self.lose_for_want_of_a_socket(flow, &outgoing);
+    /// Notes a flow's datagrams. One socket's time to live is for whoever it is connected to; by
+    /// one that others use too each message says its own, where that differs.
+    fn send_to_backend(&mut self, id: UpstreamId, ttl: u8, outgoing: Outgoing<'t>) {
+        if outgoing.destination.is_none() {
+            self.set_ttl(id, ttl);
+        }
+        let Some(upstream) = self.sockets.upstreams.get_mut(id) else {
+            self.lose_for_want_of_a_socket(id, &outgoing);
             return;
         };
         if upstream.outgoing.is_empty() {
-            self.pending.push(flow);
+            self.pending.push(id);
         }
         let may_use_gso = upstream.may_use_gso(Direction::ToBackend);
-        self.outbox.push(&mut upstream.outgoing, Outgoing { may_use_gso, ..outgoing });
+        let ttl = Some(ttl).filter(|&ttl| outgoing.destination.is_some() && ttl != upstream.ttl);
+        self.outbox.push(&mut upstream.outgoing, Outgoing { may_use_gso, ttl, ..outgoing });
     }
 
-    fn lose_for_want_of_a_socket(&mut self, flow: FlowId, outgoing: &Outgoing<'_>) {
-        let failed = self.not_opened.iter().find(|(failed, _)| *failed == flow);
+    fn lose_for_want_of_a_socket(&mut self, id: UpstreamId, outgoing: &Outgoing<'_>) {
+        let failed = self.not_opened.iter().find(|(failed, _)| *failed == id);
         let reason = failed.map_or(DropReason::Closed, |&(_, reason)| reason);
         self.lose(outgoing, reason);
     }
@@ -281,16 +277,16 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         self.outcomes.push(Account::of(outgoing).undelivered(reason, datagrams, bytes));
     }
 
-    fn send_to_client(&mut self, flow: FlowId, outgoing: Outgoing<'t>) {
-        let upstream = self.sockets.upstreams.get_mut(flow);
+    fn send_to_client(&mut self, id: UpstreamId, outgoing: Outgoing<'t>) {
+        let upstream = self.sockets.upstreams.get_mut(id);
         let may_use_gso = upstream.is_none_or(|u| u.may_use_gso(Direction::ToClient));
         self.outbox.push(&mut self.to_clients, Outgoing { may_use_gso, ..outgoing });
     }
 
     fn forbid_gso(&mut self, role: Role, carrier: Carrier, direction: Direction) {
         match carrier {
-            Carrier::Flow(flow) => {
-                if let Some(upstream) = self.sockets.upstreams.get_mut(flow) {
+            Carrier::Flow { upstream, .. } => {
+                if let Some(upstream) = self.sockets.upstreams.get_mut(upstream) {
                     upstream.forbid_gso(direction);
                 }
             }
@@ -308,23 +304,19 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
     #[inline]
     fn emit(&mut self, output: Output<'t>) {
         match output {
-            Output::OpenUpstream { flow, address, ttl, reuse: None, source, .. } => {
-                self.open_upstream(flow, address, source, ttl);
+            Output::OpenUpstream { upstream, connect, v6, ttl, source } => {
+                self.open_upstream(upstream, (connect, v6), source, ttl);
             }
-            // Its first send brings the time to live.
-            Output::OpenUpstream { flow, reuse: Some(former), .. } => {
-                self.reuse_upstream(former, flow);
-            }
-            Output::SendToBackend { flow, backend, prefix, tlvs, tos, ttl, burst } => {
-                self.set_ttl(flow, ttl);
+            Output::Send { flow, upstream, backend, to, prefix, tlvs, tos, ttl, burst } => {
                 self.send_to_backend(
-                    flow,
+                    upstream,
+                    ttl,
                     Outgoing {
                         role: Role::Primary,
-                        carrier: Carrier::Flow(flow),
+                        carrier: Carrier::Flow { flow, upstream },
                         backend: Some(backend),
                         direction: Direction::ToBackend,
-                        destination: None,
+                        destination: to,
                         local: None,
                         source: None,
                         prefix,
@@ -336,12 +328,12 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                     },
                 );
             }
-            Output::SendToClient { flow, client, local, tos, burst } => {
+            Output::SendToClient { flow, upstream, client, local, tos, burst } => {
                 self.send_to_client(
-                    flow,
+                    upstream,
                     Outgoing {
                         role: Role::Primary,
-                        carrier: Carrier::Flow(flow),
+                        carrier: Carrier::Flow { flow, upstream },
                         backend: None,
                         direction: Direction::ToClient,
                         destination: Some(client),
@@ -363,13 +355,13 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                 self.mirrored.push(Mirrored { client, local, proxy_info, tos, ttl, burst });
             }
             Output::OpenClient { flow, client } => self.open_client(flow, client),
-            Output::CloseFlow { flow, keep_socket, .. } => {
-                self.end(flow, keep_socket);
+            Output::CloseFlow { flow, upstream, .. } => {
+                self.end_flow(flow, upstream);
                 self.release_client(flow);
             }
-            Output::CloseUpstream { flow } => self.end(flow, false),
-            Output::RecordFlow { flow, record } => self.record(flow, record),
-            Output::Drop { .. } => {}
+            Output::CloseUpstream { upstream } => self.close_upstream(upstream),
+            Output::RecordFlow { record, .. } => self.records.push(record),
+            Output::OpenFlow { .. } | Output::Drop { .. } => {}
         }
     }
 }

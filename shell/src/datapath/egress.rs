@@ -65,7 +65,7 @@ const SHARED: usize = 2;
 /// The number of the socket by which something leaves that no flow carries.
 pub const fn egress_number_of(carrier: Carrier, address: SocketAddr) -> Option<(BackendId, usize)> {
     match carrier {
-        Carrier::Flow(_) => None,
+        Carrier::Flow { .. } => None,
         Carrier::OneWay(backend) if address.is_ipv6() => Some((backend, SHARED_V6)),
         Carrier::OneWay(backend) => Some((backend, SHARED_V4)),
         Carrier::Copy(backend) => Some((backend, SHARED + backend.index())),

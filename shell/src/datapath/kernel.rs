@@ -12,7 +12,7 @@ use mio::{Interest, Registry};
 
 use crate::datapath::token::Token;
 use crate::sys::arena::FreeSlots;
-use crate::sys::mmsg::{self, Batch, Receiver, Sender};
+use crate::sys::mmsg::{self, Batch, QueuedError, Receiver, Sender};
 use crate::sys::ports::PortLease;
 use crate::sys::udp;
 use crate::sys::{process, sockopt};
@@ -22,9 +22,10 @@ pub trait Kernel {
     /// An open socket, closed when dropped.
     type Socket;
 
-    /// Opens a socket connected to `backend`, whose readiness is told under `token`, and which
-    /// sends from the given source with the given time to live or hop limit. Its receive buffer is
-    /// to be of so many bytes, or of the usual size where that is 0.
+    /// Opens a socket towards backends, whose readiness is told under `token`, and which sends from
+    /// the given source with the given time to live or hop limit. It is connected to one, or hears
+    /// everybody and is of IPv4 or IPv6. Its receive buffer is to be of so many bytes, or of the
+    /// usual size where that is 0.
     ///
     /// # Errors
     ///
@@ -32,7 +33,7 @@ pub trait Kernel {
     /// such source, or no route.
     fn open_upstream(
         &mut self,
-        backend: SocketAddr,
+        connection: (Option<SocketAddr>, bool),
         source: LocalSource,
         ttl: u8,
         receive_buffer: usize,
@@ -53,9 +54,9 @@ pub trait Kernel {
         source: LocalSource,
     ) -> io::Result<bool>;
 
-    /// Takes what waits in a socket's error queue, so that it takes no room of datagrams, and returns
-    /// the last of what the network said there. That is told by no other call then.
-    fn take_errors(&mut self, socket: &Self::Socket) -> Option<io::Error>;
+    /// Takes what waits in a socket's error queue, so that it takes no room of datagrams: what the
+    /// network said, oldest first. That is told by no other call then.
+    fn take_errors(&mut self, socket: &Self::Socket) -> Vec<QueuedError>;
 
     /// The address and port that a socket sends from, where that can be told.
     fn local_address(&self, _socket: &Self::Socket) -> Option<SocketAddr> {
@@ -111,9 +112,6 @@ pub trait Kernel {
     /// Those of `setsockopt(2)`.
     fn set_ttl(&mut self, socket: &Self::Socket, ttl: u8) -> io::Result<()>;
 
-    /// Throws away all that waits to be read, and says how many bursts and bytes that was.
-    fn discard(&mut self, socket: &Self::Socket) -> (u32, u64);
-
     /// Receives into free slots and says how many it filled. Fewer than there are means that the
     /// socket is drained, unless it has an error pending.
     ///
@@ -147,7 +145,7 @@ pub trait Kernel {
 }
 
 /// The send buffer of a socket by which many clients' datagrams leave, in bytes.
-const OUTLET_BUFFER: usize = 4 << 20;
+const SHARED_SEND_BUFFER: usize = 4 << 20;
 
 /// The real one.
 pub struct Linux {
@@ -219,9 +217,13 @@ impl Socket {
     }
 
     /// Takes over an upstream socket of another process.
-    pub fn adopt(fd: OwnedFd, backend: SocketAddr, source: LocalSource) -> Self {
-        let lease = udp::adopt(fd.as_fd(), backend, source);
-        Self { _lease: lease, ..Self::new(fd, backend.is_ipv6()) }
+    pub fn adopt(
+        fd: OwnedFd,
+        (backend, v6): (Option<SocketAddr>, bool),
+        source: LocalSource,
+    ) -> Self {
+        let lease = backend.and_then(|backend| udp::adopt(fd.as_fd(), backend, source));
+        Self { _lease: lease, ..Self::new(fd, v6) }
     }
 
     /// Takes over a UDP socket at which whatever arrives is thrown away.
@@ -251,6 +253,22 @@ impl Socket {
     }
 }
 
+/// What a socket is bound to that is connected to nobody: one that found no port at its first send
+/// would never have one.
+const fn bound_at_once(source: LocalSource) -> LocalSource {
+    match source {
+        LocalSource::Any => LocalSource::Local { ip: None, ports: None, salt: 0 },
+        source => source,
+    }
+}
+
+/// Asks for a send buffer for many clients' datagrams.
+fn set_send_buffer(socket: &Socket) {
+    if sockopt::force_send_buffer(socket.as_fd(), SHARED_SEND_BUFFER).is_err() {
+        let _ = socket2::SockRef::from(&socket.fd).set_send_buffer_size(SHARED_SEND_BUFFER);
+    }
+}
+
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -262,14 +280,17 @@ impl Kernel for Linux {
 
     fn open_upstream(
         &mut self,
-        backend: SocketAddr,
+        (backend, v6): (Option<SocketAddr>, bool),
         source: LocalSource,
         ttl: u8,
         receive_buffer: usize,
         token: Token,
     ) -> io::Result<Socket> {
-        let (fd, lease) = udp::leased(backend, source)?;
-        let socket = Socket { _lease: lease, ..Socket::new(fd, backend.is_ipv6()) };
+        let (fd, lease) = match backend {
+            Some(backend) => udp::leased(backend, source)?,
+            None => (udp::unconnected(v6, bound_at_once(source))?, None),
+        };
+        let socket = Socket { _lease: lease, ..Socket::new(fd, v6) };
         sockopt::set_ttl(socket.as_fd(), socket.v6, ttl)?;
         // Without them a reply still arrives, with its TOS byte unknown, or is lost uncounted, and
         // of what ICMP says less is heard.
@@ -278,6 +299,9 @@ impl Kernel for Linux {
         let _ = sockopt::set_receive_errors(socket.as_fd(), socket.v6);
         if receive_buffer > 0 {
             self.set_receive_buffer(&socket, receive_buffer);
+        }
+        if backend.is_none() {
+            set_send_buffer(&socket);
         }
         let fd = socket.fd.as_raw_fd();
         self.registry.register(&mut SourceFd(&fd), token.into(), Interest::READABLE)?;
@@ -295,10 +319,7 @@ impl Kernel for Linux {
         };
         let socket = Socket::deaf(fd, v6);
         sockopt::deafen(socket.as_fd())?;
-        let send_buffer = OUTLET_BUFFER;
-        if sockopt::force_send_buffer(socket.as_fd(), send_buffer).is_err() {
-            let _ = socket2::SockRef::from(&socket.fd).set_send_buffer_size(send_buffer);
-        }
+        set_send_buffer(&socket);
         let fd = socket.fd.as_raw_fd();
         self.registry.register(&mut SourceFd(&fd), token.into(), socket.interest())?;
         Ok(socket)
@@ -318,7 +339,7 @@ impl Kernel for Linux {
         Ok(true)
     }
 
-    fn take_errors(&mut self, socket: &Socket) -> Option<io::Error> {
+    fn take_errors(&mut self, socket: &Socket) -> Vec<QueuedError> {
         mmsg::take_errors(socket.as_fd())
     }
 
@@ -370,10 +391,6 @@ impl Kernel for Linux {
 
     fn set_ttl(&mut self, socket: &Socket, ttl: u8) -> io::Result<()> {
         sockopt::set_ttl(socket.as_fd(), socket.v6, ttl)
-    }
-
-    fn discard(&mut self, socket: &Socket) -> (u32, u64) {
-        mmsg::discard(socket.as_fd())
     }
 
     fn receive(&mut self, socket: &Socket, slots: &mut FreeSlots<'_>) -> io::Result<usize> {

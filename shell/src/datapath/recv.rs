@@ -6,13 +6,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use flowgate_core::{Burst, Direction, DropReason, Instant, ManagerInput, UdpManager};
+use flowgate_core::{
+    Burst, Direction, DropReason, Instant, ManagerInput, NetworkError, UdpManager, UpstreamId,
+};
 use tracing::error;
 
 use crate::datapath::dispatch::Dispatch;
 use crate::datapath::kernel::Kernel;
 use crate::sys::arena::{Received, ReceivedBatch, Tick};
 use crate::sys::errno;
+use crate::sys::mmsg::QueuedError;
 
 /// The most bursts that one receive takes from a listener.
 pub(super) const LISTENER_BATCH: usize = 64;
@@ -109,28 +112,27 @@ impl<'t> Reading<'_, 't> {
         is_drained
     }
 
-    /// Takes one batch from a flow's upstream socket; says whether nothing is left.
+    /// Takes one batch from an upstream socket; says whether nothing is left.
     pub(super) fn read_upstream<K: Kernel>(
         &mut self,
-        slot: usize,
+        id: UpstreamId,
         dispatch: &mut Dispatch<'_, 't, K>,
     ) -> bool {
         let (kernel, sockets) = dispatch.parts();
         // It may have closed since it became ready.
-        let Some(upstream) = sockets.upstreams.at_mut(slot) else {
+        let Some(upstream) = sockets.upstreams.get_mut(id) else {
             return true;
         };
-        let flow = upstream.flow;
-        let max = UPSTREAM_BATCH.min(self.tick.free());
+        let is_shared = upstream.backend.is_none();
+        let most = if is_shared { LISTENER_BATCH } else { UPSTREAM_BATCH };
+        let max = most.min(self.tick.free());
         let Receipt { errors, received } = self.receive(kernel, &upstream.socket, max);
-        let backend = upstream.backend;
         // A short batch may have ended at an error, behind which datagrams wait.
         let is_drained =
             received.as_ref().is_none_or(|batch| batch.len() < max && !upstream.has_error);
-        let mut failure = errors.iter().rev().find_map(errno::upstream_failure);
+        let mut queued = Vec::new();
         if upstream.has_error || !errors.is_empty() {
-            let queued = kernel.take_errors(&upstream.socket);
-            failure = failure.or_else(|| errno::upstream_failure(&queued?));
+            queued = kernel.take_errors(&upstream.socket);
         }
         if is_drained {
             upstream.is_ready = false;
@@ -140,8 +142,8 @@ impl<'t> Reading<'_, 't> {
             upstream.coalesces = true;
             kernel.coalesce(&upstream.socket);
         }
-        if let Some(failure) = failure {
-            let input = ManagerInput::UpstreamFailed { flow, failure };
+        for (remote, error) in network_errors(is_shared, &errors, &queued) {
+            let input = ManagerInput::UpstreamError { upstream: id, remote, error };
             dispatch.decide(self.manager, input, self.now);
         }
         let Some(received) = received else { return is_drained };
@@ -150,21 +152,35 @@ impl<'t> Reading<'_, 't> {
             self.bytes += datagrams.bytes.len();
             drops = drops.max(datagrams.meta.drops);
             let input = match readable(&datagrams) {
-                Ok((source, burst)) if source == backend => {
-                    ManagerInput::BackendBurst { flow, tos: datagrams.meta.tos, burst }
+                Ok((sender, burst)) => {
+                    let tos = datagrams.meta.tos;
+                    ManagerInput::UpstreamBurst { upstream: id, sender, tos, burst }
                 }
-                // Between its birth and its connection a socket hears anyone who guesses its port.
-                Ok(_) => unusable(&datagrams, Direction::ToClient, DropReason::ForeignSource),
                 Err(reason) => unusable(&datagrams, Direction::ToClient, reason),
             };
             dispatch.decide(self.manager, input, self.now);
         }
         if drops > 0 {
             let (_, sockets) = dispatch.parts();
-            sockets.note_drops(flow, drops);
+            sockets.note_drops(id, drops);
         }
         is_drained
     }
+}
+
+/// What the network has said of what an upstream socket has sent: by one that sends to many, all that
+/// its error queue says, and of whom; by one that is connected, the last thing.
+fn network_errors(
+    is_shared: bool,
+    told: &[io::Error],
+    queued: &[QueuedError],
+) -> impl Iterator<Item = (Option<SocketAddr>, NetworkError)> {
+    let of_all = queued.iter().filter(move |_| is_shared);
+    let of_all = of_all
+        .filter_map(|queued| Some((Some(queued.remote?), errno::upstream_failure(&queued.error)?)));
+    let last = told.iter().rev().chain(queued.iter().rev().map(|queued| &queued.error));
+    let last = { last }.find_map(errno::upstream_failure).filter(|_| !is_shared);
+    of_all.chain(last.map(|error| (None, error)))
 }
 
 /// The sender and the datagrams, if they arrived whole.

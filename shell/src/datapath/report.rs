@@ -37,6 +37,12 @@ pub struct ShardReport {
     pub socket_drops: u64,
     /// The same of the upstream sockets.
     pub upstream_socket_drops: u64,
+    /// Upstream sockets that one flow has for itself.
+    pub upstreams_per_flow: u64,
+    /// Those that flows share.
+    pub upstreams_shared: u64,
+    /// Flows that have ended and are in quarantine.
+    pub flows_quarantined: u64,
     /// Clients that have sockets of their own.
     pub client_sockets: u64,
     /// How often one could not be opened.
@@ -77,8 +83,6 @@ pub struct BackendReport {
     pub is_removed: bool,
     /// Flows alive on it.
     pub flows_active: u64,
-    /// Sockets of finished flows that rest for it.
-    pub sockets_resting: u64,
     /// What was sent to it.
     pub to: Traffic,
     /// What was to be sent to it and could not be.
@@ -91,10 +95,14 @@ impl ShardReport {
     /// How things stand on one shard, whose listener has lost so many datagrams.
     pub fn of<K: Kernel>(shard: &Shard<K>, socket_drops: u64) -> Self {
         let manager = shard.manager();
+        let (upstreams, shared) = manager.upstream_counts();
         Self {
             flows_active: manager.flow_count() as u64,
             socket_drops,
             upstream_socket_drops: shard.sockets().upstream_drops,
+            upstreams_per_flow: (upstreams - shared) as u64,
+            upstreams_shared: shared as u64,
+            flows_quarantined: manager.quarantined() as u64,
             client_sockets: shard.clients().len() as u64,
             client_sockets_failed: shard.clients().not_opened,
             counters: manager.counters().clone(),
@@ -111,6 +119,9 @@ impl ShardReport {
         self.flows_active += other.flows_active;
         self.socket_drops += other.socket_drops;
         self.upstream_socket_drops += other.upstream_socket_drops;
+        self.upstreams_per_flow += other.upstreams_per_flow;
+        self.upstreams_shared += other.upstreams_shared;
+        self.flows_quarantined += other.flows_quarantined;
         self.client_sockets += other.client_sockets;
         self.client_sockets_failed += other.client_sockets_failed;
         self.counters.merge(&other.counters);
@@ -125,7 +136,7 @@ impl ShardReport {
 
 impl BackendReport {
     fn of_all(manager: &UdpManager) -> Vec<Self> {
-        let report = |(id, backend): (BackendId, &Backend)| Self {
+        let report = |(_, backend): (BackendId, &Backend)| Self {
             address: backend.address(),
             weight: backend.weight(),
             state: backend.state(),
@@ -134,7 +145,6 @@ impl BackendReport {
             is_up: backend.is_up(),
             is_removed: backend.is_removed(),
             flows_active: u64::from(backend.flows_active),
-            sockets_resting: manager.resting_for(id) as u64,
             to: backend.to,
             dropped: backend.dropped,
             from: backend.from,
@@ -174,7 +184,6 @@ impl BackendReport {
         }
         self.is_up &= other.is_up;
         self.flows_active += other.flows_active;
-        self.sockets_resting += other.sockets_resting;
         self.to = self.to.plus(other.to);
         self.dropped = self.dropped.plus(other.dropped);
         self.from = self.from.plus(other.from);

@@ -4,15 +4,16 @@ mod adopt;
 
 use std::collections::VecDeque;
 
-use flowgate_core::config::slots_for;
-use flowgate_core::{Deadline, Direction, Instant, ManagerInput, PreparedConfig, UdpManager};
+use flowgate_core::{
+    Deadline, Direction, FlowRecord, Instant, ManagerInput, PreparedConfig, UdpManager, UpstreamId,
+};
 
 use super::recv::{LISTENER_BATCH, Reading};
 use crate::datapath::client::Clients;
-use crate::datapath::dispatch::{Dispatch, EndedFlow, Scratch};
+use crate::datapath::dispatch::{Dispatch, Scratch};
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
-use crate::datapath::sockets::Sockets;
+use crate::datapath::sockets::{Sockets, room_for_upstreams};
 use crate::datapath::token::Token;
 use crate::observe::trace::TraceTap;
 use crate::sys::arena::Arena;
@@ -49,8 +50,7 @@ pub struct Shard<K: Kernel> {
 #[derive(Clone, Copy, Debug)]
 enum Ready {
     Listener,
-    /// By its slot, since another flow may take the socket over.
-    Upstream(usize),
+    Upstream(UpstreamId),
     /// A client's own socket, by its slot.
     Client(u32),
 }
@@ -58,8 +58,8 @@ enum Ready {
 impl<K: Kernel> Shard<K> {
     /// A shard that serves `listener` as `manager` decides; `number` is its place in its worker.
     pub fn new(number: u32, listener: K::Socket, manager: UdpManager) -> Self {
-        let max_flows = manager.config().max_flows as usize;
-        Self::with_sockets(Sockets::new(number, listener, max_flows), manager, None)
+        let room = room_for_upstreams(&manager);
+        Self::with_sockets(Sockets::new(number, listener, room), manager, None)
     }
 
     /// A shard that goes on with these sockets.
@@ -68,12 +68,12 @@ impl<K: Kernel> Shard<K> {
         manager: UdpManager,
         mirror: Option<UdpManager>,
     ) -> Self {
-        let max_flows = manager.config().max_flows as usize;
+        let room = room_for_upstreams(&manager) + 1;
         Self {
             manager,
             mirror,
             sockets,
-            ready: VecDeque::with_capacity(slots_for(max_flows) + 1),
+            ready: VecDeque::with_capacity(room),
             is_listener_ready: false,
             is_behind: false,
             scratch: Scratch::default(),
@@ -218,12 +218,8 @@ impl<K: Kernel> Shard<K> {
     }
 
     /// Takes what is to be written down of flows that have ended since the last time.
-    pub fn take_records(&mut self) -> impl Iterator<Item = EndedFlow> {
-        let backends = self.manager.backends();
-        self.scratch.records.drain(..).map(|ended| EndedFlow {
-            backend: ended.backend.or_else(|| Some(backends.get(ended.record.backend)?.address())),
-            ..ended
-        })
+    pub fn take_records(&mut self) -> impl Iterator<Item = FlowRecord> {
+        self.scratch.records.drain(..)
     }
 
     /// Notes what the poll told. Sends what waited for a socket that can be written to again.
@@ -245,13 +241,13 @@ impl<K: Kernel> Shard<K> {
                     self.ready.push_back(Ready::Listener);
                 }
             }
-            Token::Upstream { flow, .. } => {
-                let Some(upstream) = self.sockets.upstreams.at_mut(flow as usize) else {
+            Token::Upstream { upstream: id, .. } => {
+                let Some(upstream) = self.sockets.upstreams.get_mut(id) else {
                     return;
                 };
                 upstream.has_error |= readiness.error;
                 if !std::mem::replace(&mut upstream.is_ready, true) {
-                    self.ready.push_back(Ready::Upstream(flow as usize));
+                    self.ready.push_back(Ready::Upstream(id));
                 }
             }
             Token::Client { slot, .. } => {
@@ -278,7 +274,7 @@ impl<K: Kernel> Shard<K> {
         reading.close_parting(&mut dispatch);
         while reading.has_room() {
             if fetched == 0 {
-                reading.manager.prefetch_slots(next_flows(&self.ready));
+                reading.manager.prefetch_upstreams(next_upstreams(&self.ready));
                 fetched = LISTENER_BATCH;
             }
             fetched -= 1;
@@ -299,7 +295,7 @@ impl<K: Kernel> Shard<K> {
                     let release = |slot| self.ready.push_back(Ready::Client(slot));
                     reading.read_listener(&mut dispatch, release)
                 }
-                Ready::Upstream(slot) => reading.read_upstream(slot, &mut dispatch),
+                Ready::Upstream(id) => reading.read_upstream(id, &mut dispatch),
                 Ready::Client(slot) => reading.read_client(slot, &mut dispatch),
             };
             if !is_drained {
@@ -335,10 +331,10 @@ impl<K: Kernel> Shard<K> {
     }
 }
 
-/// The slots of the flows whose sockets are read next.
-fn next_flows(ready: &VecDeque<Ready>) -> impl Iterator<Item = usize> {
+/// The slots of the upstream sockets that are read next.
+fn next_upstreams(ready: &VecDeque<Ready>) -> impl Iterator<Item = usize> {
     ready.iter().take(LISTENER_BATCH).filter_map(|ready| match ready {
-        Ready::Upstream(slot) => Some(*slot),
+        Ready::Upstream(id) => Some(id.index()),
         Ready::Listener | Ready::Client(_) => None,
     })
 }

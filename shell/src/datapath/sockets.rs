@@ -4,9 +4,9 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use flowgate_core::config::slots_for;
+use flowgate_core::config::{UpstreamMode, slots_for};
 use flowgate_core::snapshot::RestoreError;
-use flowgate_core::{FlowId, UdpManager};
+use flowgate_core::{UdpManager, UpstreamId};
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::client::{Clients, ClientsSnapshot};
@@ -28,7 +28,7 @@ pub struct Sockets<K: Kernel> {
     pub listener: K::Socket,
     /// What waits for room in the listener's send buffer.
     pub listener_queue: SendQueue,
-    /// One for each flow.
+    /// Those towards backends that flows use.
     pub upstreams: Upstreams<K::Socket>,
     /// One for each client that has its own.
     pub clients: Clients<K::Socket>,
@@ -47,13 +47,14 @@ pub struct Sockets<K: Kernel> {
 }
 
 impl<K: Kernel> Sockets<K> {
-    /// The sockets of a shard that has a listener, and room for `max_flows` upstream sockets.
-    pub fn new(shard: u32, listener: K::Socket, max_flows: usize) -> Self {
+    /// The sockets of a shard that has a listener, and room for so many upstream sockets without
+    /// allocating later.
+    pub fn new(shard: u32, listener: K::Socket, upstreams: usize) -> Self {
         Self {
             shard,
             listener,
             listener_queue: SendQueue::default(),
-            upstreams: Upstreams::new(slots_for(max_flows)),
+            upstreams: Upstreams::new(upstreams),
             clients: Clients::default(),
             egress_sockets: <[EgressSockets<K::Socket>; 2]>::default(),
             orphaned_queues: Vec::new(),
@@ -63,10 +64,10 @@ impl<K: Kernel> Sockets<K> {
         }
     }
 
-    /// Takes note that a flow's socket has lost so many datagrams in all.
-    pub fn note_drops(&mut self, flow: FlowId, drops: u32) {
+    /// Takes note that an upstream socket has lost so many datagrams in all.
+    pub fn note_drops(&mut self, id: UpstreamId, drops: u32) {
         // One that has closed since was counted then.
-        if let Some(upstream) = self.upstreams.get_mut(flow) {
+        if let Some(upstream) = self.upstreams.get_mut(id) {
             self.upstream_drops += u64::from(drops.saturating_sub(upstream.drops));
             upstream.drops = upstream.drops.max(drops);
         }
@@ -75,6 +76,15 @@ impl<K: Kernel> Sockets<K> {
     /// How many datagrams wait for room in the send buffers of sockets that serve no flow.
     pub fn queued_one_way(&self) -> usize {
         self.egress_sockets.iter().map(EgressSockets::queued).sum()
+    }
+}
+
+/// For how many upstream sockets to make room at start. Shared ones are as many as they come to be.
+pub const fn room_for_upstreams(manager: &UdpManager) -> usize {
+    let config = manager.config();
+    match config.cluster.upstream {
+        UpstreamMode::PerFlow => slots_for(config.max_flows as usize),
+        UpstreamMode::Shared => 0,
     }
 }
 
@@ -106,8 +116,9 @@ impl SocketsSnapshot {
         manager: &UdpManager,
         mirror: Option<&UdpManager>,
     ) -> Result<(), RestoreError> {
-        let mut of_flows = self.upstreams.iter().map(|upstream| upstream.flow.index());
-        if of_flows.any(|flow| flow >= manager.slots()) || !self.clients.fits(manager.slots()) {
+        let mut upstreams = self.upstreams.iter().map(|upstream| upstream.id.index());
+        let slots = manager.upstream_slots();
+        if upstreams.any(|slot| slot >= slots) || !self.clients.fits(manager.slots()) {
             return Err(RestoreError::Broken("a socket for no flow"));
         }
         let backends = [Some(manager), mirror].map(|m| m.map_or(0, |m| m.backends().len()));
@@ -164,18 +175,19 @@ impl Sockets<Linux> {
     pub fn restore(
         shard: u32,
         listener: Socket,
-        max_flows: usize,
+        room: usize,
         snapshot: SocketsSnapshot,
         descriptors: &mut impl Iterator<Item = Option<OwnedFd>>,
     ) -> (Self, Vec<UpstreamSnapshot>) {
-        let mut sockets = Self::new(shard, listener, max_flows);
+        let mut sockets = Self::new(shard, listener, room);
         let mut missing = Vec::new();
         sockets.listener_queue = snapshot.listener_queue;
         sockets.upstream_drops = snapshot.upstream_drops;
         for upstream in snapshot.upstreams {
             match descriptors.next().flatten() {
                 Some(fd) => {
-                    let socket = Socket::adopt(fd, upstream.backend, upstream.source);
+                    let socket =
+                        Socket::adopt(fd, (upstream.connect(), upstream.v6), upstream.source);
                     sockets.upstreams.insert(Upstream::restore(socket, upstream));
                 }
                 None => missing.push(upstream),
@@ -243,7 +255,7 @@ impl Sockets<Linux> {
         for slot in slots.start..slots.end.min(all) {
             let Some(upstream) = self.upstreams.at_mut(slot) else { continue };
             upstream.send_queue.is_watched = !upstream.send_queue.is_empty();
-            let token = Token::Upstream { shard, flow: slot as u32 };
+            let token = Token::Upstream { shard, upstream: upstream.id };
             kernel.watch(&upstream.socket, token, upstream.send_queue.is_watched)?;
         }
         Ok(slots.end < all)

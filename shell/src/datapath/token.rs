@@ -1,9 +1,12 @@
 //! Which socket an event of the poll is about.
 
+use flowgate_core::UpstreamId;
+
 use crate::datapath::role::Role;
 
 /// A socket of a worker, packed into the one number that the kernel hands back with an event:
-/// the shard in the upper half, the socket of the shard in the lower.
+/// the shard above, the generation of an upstream below that, and the socket of the shard in the
+/// lower half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
     /// Another thread has a command for the worker.
@@ -19,8 +22,9 @@ pub enum Token {
     Upstream {
         /// The shard's place in its worker.
         shard: u32,
-        /// The index of the flow that the socket serves.
-        flow: u32,
+        /// Its name, generation and all: an event of one that has closed is not taken for its
+        /// successor's.
+        upstream: UpstreamId,
     },
     /// A socket that serves no flow.
     EgressSocket {
@@ -40,9 +44,9 @@ pub enum Token {
     },
 }
 
-/// From here on sockets are not upstream sockets: there are never so many flows. Two such ranges
+/// From here on sockets are not upstream sockets: there are never so many of those. Two such ranges
 /// belong to the egress sockets, one to clients' own sockets, and the rest is free.
-const BEYOND_FLOWS: u32 = 0xF000_0000;
+const BEYOND_UPSTREAMS: u32 = 0xF000_0000;
 const MIRROR: u32 = 0xF400_0000;
 const CLIENTS: u32 = 0xF800_0000;
 const BEYOND_CLIENTS: u32 = 0xFC00_0000;
@@ -53,14 +57,17 @@ const LISTENER: u32 = u32::MAX;
 
 impl From<Token> for mio::Token {
     fn from(token: Token) -> Self {
-        let pack = |shard: u32, socket: u32| (u64::from(shard) << 32) | u64::from(socket);
+        let pack = |shard: u32, socket: u32| (u64::from(shard) << 48) | u64::from(socket);
         Self(match token {
             Token::Wake => WAKE,
             Token::Addresses => ADDRESSES,
             Token::Listener { shard } => pack(shard, LISTENER),
-            Token::Upstream { shard, flow } => pack(shard, flow),
+            Token::Upstream { shard, upstream } => {
+                let generation = u64::from(upstream.generation()) << 32;
+                pack(shard, upstream.index() as u32) | generation
+            }
             Token::EgressSocket { shard, role: Role::Primary, egress } => {
-                pack(shard, BEYOND_FLOWS + egress)
+                pack(shard, BEYOND_UPSTREAMS + egress)
             }
             Token::EgressSocket { shard, role: Role::Mirror, egress } => {
                 pack(shard, MIRROR + egress)
@@ -73,19 +80,19 @@ impl From<Token> for mio::Token {
 impl From<mio::Token> for Token {
     fn from(token: mio::Token) -> Self {
         let bits = token.0 as u64;
-        let (shard, socket) = ((bits >> 32) as u32, bits as u32);
+        let (shard, generation, socket) = ((bits >> 48) as u32, (bits >> 32) as u16, bits as u32);
         match (bits, socket) {
             (WAKE, _) => Self::Wake,
             (ADDRESSES, _) => Self::Addresses,
             (_, LISTENER) => Self::Listener { shard },
-            (_, BEYOND_FLOWS..MIRROR) => {
-                Self::EgressSocket { shard, role: Role::Primary, egress: socket - BEYOND_FLOWS }
+            (_, BEYOND_UPSTREAMS..MIRROR) => {
+                Self::EgressSocket { shard, role: Role::Primary, egress: socket - BEYOND_UPSTREAMS }
             }
             (_, MIRROR..CLIENTS) => {
                 Self::EgressSocket { shard, role: Role::Mirror, egress: socket - MIRROR }
             }
             (_, CLIENTS..BEYOND_CLIENTS) => Self::Client { shard, slot: socket - CLIENTS },
-            (_, flow) => Self::Upstream { shard, flow },
+            (_, index) => Self::Upstream { shard, upstream: UpstreamId::new(index, generation) },
         }
     }
 }
@@ -104,8 +111,8 @@ mod tests {
             Token::Addresses,
             Token::Listener { shard: 0 },
             Token::Listener { shard: 7 },
-            Token::Upstream { shard: 0, flow: 0 },
-            Token::Upstream { shard: 7, flow: BEYOND_FLOWS - 1 },
+            Token::Upstream { shard: 0, upstream: UpstreamId::new(0, 0) },
+            Token::Upstream { shard: 7, upstream: UpstreamId::new(BEYOND_UPSTREAMS - 1, u16::MAX) },
             Token::EgressSocket { shard: 7, role: Role::Primary, egress: 0 },
             Token::EgressSocket { shard: 7, role: Role::Primary, egress: (1 << 26) - 1 },
             Token::EgressSocket { shard: 7, role: Role::Mirror, egress: 0 },

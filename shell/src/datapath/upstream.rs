@@ -1,27 +1,29 @@
-//! The upstream sockets of a shard, one for each flow, in slots that are the flows' indices.
+//! The upstream sockets of a shard, in slots that are their ids' indices.
 
 use std::net::SocketAddr;
 
 use flowgate_core::snapshot::address;
-use flowgate_core::{Direction, FlowId, LocalSource};
+use flowgate_core::{Direction, LocalSource, UpstreamId};
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::send::outbox::Chain;
 use crate::datapath::send::queue::SendQueue;
 use crate::datapath::send::transmit::Peer;
 
-/// A socket connected to a flow's backend, and what is under way on it.
+/// A socket towards backends, and what is under way on it.
 #[derive(Debug)]
 pub struct Upstream<S> {
     /// The socket.
     pub socket: S,
-    /// The flow it serves.
-    pub flow: FlowId,
-    /// The only address that may answer.
-    pub backend: SocketAddr,
-    /// What it was bound to before it was connected.
+    /// Its name.
+    pub id: UpstreamId,
+    /// Whom it is connected to; `None`: nobody.
+    pub backend: Option<SocketAddr>,
+    /// Whether it is of IPv6.
+    pub v6: bool,
+    /// What it is bound to.
     pub source: LocalSource,
-    /// The time to live or hop limit it sends with.
+    /// The time to live or hop limit it sends with where nothing else is said.
     pub ttl: u8,
     /// How many datagrams it is known to have lost since its receive buffer was full.
     pub drops: u32,
@@ -37,19 +39,26 @@ pub struct Upstream<S> {
     /// Whether the kernel was asked to join what arrives into bursts. Not from the start: a flow of
     /// one question and one answer would pay for it in vain.
     pub coalesces: bool,
-    /// Whether GSO batches have been refused for good on the way to the backend.
+    /// Whether GSO batches have been refused for good on the way to a backend.
     no_gso_to_backend: bool,
-    /// The same on the way to the client, which is a property of the client's route.
+    /// The same on the way to a client, which is a property of the client's route.
     no_gso_to_client: bool,
 }
 
 impl<S> Upstream<S> {
-    /// A socket that has just been connected to `backend`.
-    pub fn new(socket: S, flow: FlowId, backend: SocketAddr, source: LocalSource, ttl: u8) -> Self {
+    /// A socket that has just been opened, connected to `backend` or to nobody.
+    pub fn new(
+        socket: S,
+        id: UpstreamId,
+        (backend, v6): (Option<SocketAddr>, bool),
+        source: LocalSource,
+        ttl: u8,
+    ) -> Self {
         Self {
             socket,
-            flow,
+            id,
             backend,
+            v6,
             source,
             ttl,
             drops: 0,
@@ -66,8 +75,9 @@ impl<S> Upstream<S> {
     /// What it is for, without the socket.
     pub fn snapshot(&self) -> UpstreamSnapshot {
         UpstreamSnapshot {
-            flow: self.flow,
-            backend: self.backend,
+            id: self.id,
+            backend: self.backend.map(Address),
+            v6: self.v6,
             source: self.source,
             ttl: self.ttl,
             drops: self.drops,
@@ -77,27 +87,25 @@ impl<S> Upstream<S> {
         }
     }
 
-    /// What a snapshot says, with a socket that is connected to its backend.
+    /// What a snapshot says, with a socket that is connected as it says.
     pub fn restore(socket: S, snapshot: UpstreamSnapshot) -> Self {
-        let UpstreamSnapshot { flow, backend, source, ttl, drops, coalesces, no_gso, send_queue } =
+        let connection = (snapshot.connect(), snapshot.v6);
+        let UpstreamSnapshot { id, source, ttl, drops, coalesces, no_gso, send_queue, .. } =
             snapshot;
         let [no_gso_to_backend, no_gso_to_client] = no_gso;
-        let new = Self::new(socket, flow, backend, source, ttl);
+        let new = Self::new(socket, id, connection, source, ttl);
         Self { drops, send_queue, coalesces, no_gso_to_backend, no_gso_to_client, ..new }
     }
 
-    /// Whom it is connected to.
+    /// Whom what it sends goes to.
     pub const fn peer(&self) -> Peer {
-        Peer { backend: self.backend, source: self.source }
+        match self.backend {
+            Some(backend) => Peer::Backend { backend, source: self.source },
+            None => Peer::Backends(self.id),
+        }
     }
 
-    /// Serves another flow from now on. What was learned of the way to the backend still holds.
-    pub const fn serve(&mut self, flow: FlowId) {
-        self.flow = flow;
-        self.no_gso_to_client = false;
-    }
-
-    /// Whether datagrams of the flow may travel as GSO batches.
+    /// Whether datagrams may travel as GSO batches.
     pub const fn may_use_gso(&self, direction: Direction) -> bool {
         match direction {
             Direction::ToBackend => !self.no_gso_to_backend,
@@ -117,12 +125,12 @@ impl<S> Upstream<S> {
 /// What an upstream socket is for, without the socket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UpstreamSnapshot {
-    /// The flow it serves.
-    pub flow: FlowId,
-    /// The backend that it is connected to.
-    #[serde(with = "address")]
-    pub backend: SocketAddr,
-    /// What it was bound to before it was connected.
+    /// Its name.
+    pub id: UpstreamId,
+    backend: Option<Address>,
+    /// Whether it is of IPv6.
+    pub v6: bool,
+    /// What it is bound to.
     pub source: LocalSource,
     /// The time to live or hop limit it sends with.
     pub ttl: u8,
@@ -131,6 +139,16 @@ pub struct UpstreamSnapshot {
     no_gso: [bool; 2],
     /// What waits for room in its send buffer.
     pub send_queue: SendQueue,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Address(#[serde(with = "address")] SocketAddr);
+
+impl UpstreamSnapshot {
+    /// Whom it is connected to; `None`: nobody.
+    pub fn connect(&self) -> Option<SocketAddr> {
+        self.backend.map(|Address(backend)| backend)
+    }
 }
 
 /// All upstream sockets of a shard.
@@ -145,21 +163,21 @@ impl<S> Upstreams<S> {
         Self { slots: Vec::with_capacity(capacity) }
     }
 
-    /// Puts a socket into its flow's slot.
+    /// Puts a socket into its slot.
     pub fn insert(&mut self, upstream: Upstream<S>) {
-        let index = upstream.flow.index();
+        let index = upstream.id.index();
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
         self.slots[index] = Some(upstream);
     }
 
-    /// The socket of a flow, if it is open.
-    pub fn get_mut(&mut self, flow: FlowId) -> Option<&mut Upstream<S>> {
-        self.at_mut(flow.index()).filter(|upstream| upstream.flow == flow)
+    /// The socket of this name, if it is open.
+    pub fn get_mut(&mut self, id: UpstreamId) -> Option<&mut Upstream<S>> {
+        self.at_mut(id.index()).filter(|upstream| upstream.id == id)
     }
 
-    /// The socket in a slot, whichever flow it serves.
+    /// The socket in a slot, whatever its name.
     pub fn at_mut(&mut self, index: usize) -> Option<&mut Upstream<S>> {
         self.slots.get_mut(index)?.as_mut()
     }
@@ -179,9 +197,9 @@ impl<S> Upstreams<S> {
         self.slots.iter_mut().flatten()
     }
 
-    /// Takes a flow's socket out of its slot.
-    pub fn remove(&mut self, flow: FlowId) -> Option<Upstream<S>> {
-        let slot = self.slots.get_mut(flow.index())?;
-        slot.take_if(|upstream| upstream.flow == flow)
+    /// Takes a socket out of its slot.
+    pub fn remove(&mut self, id: UpstreamId) -> Option<Upstream<S>> {
+        let slot = self.slots.get_mut(id.index())?;
+        slot.take_if(|upstream| upstream.id == id)
     }
 }

@@ -18,7 +18,7 @@ use crate::control::probe::ProbeSnapshot;
 use crate::control::service_state::ServiceState;
 use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::shard::Shard;
-use crate::datapath::sockets::{Sockets, SocketsSnapshot};
+use crate::datapath::sockets::{Sockets, SocketsSnapshot, room_for_upstreams};
 use crate::datapath::upstream::UpstreamSnapshot;
 
 /// A process.
@@ -127,9 +127,8 @@ impl ShardSnapshot {
         descriptors: &mut impl Iterator<Item = Option<OwnedFd>>,
     ) -> Result<(Shard<Linux>, Vec<UpstreamSnapshot>), RestoreError> {
         let (manager, mirror, sockets) = self.managers(prepared)?;
-        let max_flows = manager.config().max_flows as usize;
-        let (sockets, missing) =
-            Sockets::restore(number, listener, max_flows, sockets, descriptors);
+        let room = room_for_upstreams(&manager);
+        let (sockets, missing) = Sockets::restore(number, listener, room, sockets, descriptors);
         Ok((Shard::with_sockets(sockets, manager, mirror), missing))
     }
 

@@ -122,9 +122,21 @@ impl Subject {
             ManagerInput::Mirrored { client, .. } => {
                 Self { client: Some(client), ..Self::default() }
             }
-            ManagerInput::BackendBurst { flow, .. }
-            | ManagerInput::UpstreamFailed { flow, .. }
-            | ManagerInput::Undelivered { carrier: Carrier::Flow(flow), .. } => {
+            ManagerInput::UpstreamBurst { upstream, sender, burst, .. } => {
+                let flow = manager.flow_of(upstream, Some(sender), burst.bytes());
+                let of_nobody = Self { backend: Some(sender), ..Self::default() };
+                flow.map_or(of_nobody, |flow| Self::of_flow(flow, manager))
+            }
+            ManagerInput::UpstreamError { upstream, remote, .. } => {
+                let flow = manager.flow_of(upstream, remote, &[]);
+                let of_nobody = Self { backend: remote, ..Self::default() };
+                flow.map_or(of_nobody, |flow| Self::of_flow(flow, manager))
+            }
+            ManagerInput::UpstreamOpenFailed { upstream } => {
+                let flow = manager.flow_of(upstream, None, &[]);
+                flow.map_or(Self::default(), |flow| Self::of_flow(flow, manager))
+            }
+            ManagerInput::Undelivered { carrier: Carrier::Flow { flow, .. }, .. } => {
                 Self::of_flow(flow, manager)
             }
             ManagerInput::Undelivered {

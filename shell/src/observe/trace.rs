@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use flowgate_core::config::Limits;
 use flowgate_core::{
-    Burst, CloseReason, Direction, DropReason, FlowId, ManagerInput, Output, UdpManager,
-    UpstreamFailure,
+    Burst, CloseReason, Direction, DropReason, FlowId, ManagerInput, NetworkError, Output,
+    UdpManager,
 };
 use ipnet::IpNet;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -243,7 +243,7 @@ impl TraceTap {
         let mut event = self.blank(decided);
         event.client = subject.client;
         event.called = Some(manager.config().address);
-        if let Some((burst, way)) = self.describe(input, &mut event)
+        if let Some((burst, way)) = self.describe(input, subject, &mut event)
             && self.filter.payload
         {
             event.direction = Some(way);
@@ -251,14 +251,12 @@ impl TraceTap {
         }
         let mut backend = subject.backend;
         let mut flow = subject.flow;
-        let mut moved_from = None;
         for output in decided.outputs {
             match output {
-                Output::CloseUpstream { flow } => moved_from = Some(*flow),
-                Output::OpenUpstream { flow: opened, address, .. } => {
+                Output::OpenFlow { flow: opened, address, .. } => {
                     (flow, backend) = (Some(*opened), Some(*address));
                 }
-                Output::SendToBackend { flow: carrier, .. } if flow.is_none() => {
+                Output::Send { flow: carrier, .. } if flow.is_none() => {
                     flow = Some(*carrier);
                 }
                 Output::SendOneWay { address, .. } if backend.is_none() => {
@@ -266,7 +264,7 @@ impl TraceTap {
                 }
                 _ => {}
             }
-            self.decide(output, decided, moved_from, &mut event);
+            self.decide(output, decided, &mut event);
         }
         let known = flow.and_then(|flow| self.followed.get(&flow)).copied();
         let live = flow.and_then(|flow| manager.flow(flow));
@@ -318,6 +316,7 @@ impl TraceTap {
     fn describe<'p>(
         &self,
         input: &ManagerInput<'p>,
+        subject: Subject,
         event: &mut TraceEvent,
     ) -> Option<(Burst<'p>, Way)> {
         match *input {
@@ -329,7 +328,7 @@ impl TraceTap {
                 count(event, &burst, Way::ToBackend);
                 Some((burst, Way::ToBackend))
             }
-            ManagerInput::BackendBurst { burst, .. } => {
+            ManagerInput::UpstreamBurst { burst, .. } => {
                 count(event, &burst, Way::ToClient);
                 Some((burst, Way::ToClient))
             }
@@ -345,15 +344,18 @@ impl TraceTap {
                 });
                 None
             }
-            ManagerInput::UpstreamFailed { flow, failure } => {
-                let failure = match failure {
-                    UpstreamFailure::NotOpened => "could not be opened",
-                    UpstreamFailure::Refused => "port unreachable",
-                    UpstreamFailure::Unreachable => "host or network unreachable",
-                };
-                event
-                    .decisions
-                    .push(Decision::Failed { flow: name(flow), failure: failure.to_owned() });
+            ManagerInput::UpstreamOpenFailed { .. } => {
+                event.decisions.push(failed(subject, "could not be opened"));
+                None
+            }
+            ManagerInput::UpstreamError { error, .. } => {
+                event.decisions.push(failed(
+                    subject,
+                    match error {
+                        NetworkError::Refused => "port unreachable",
+                        NetworkError::Unreachable => "host or network unreachable",
+                    },
+                ));
                 None
             }
             _ => None,
@@ -361,19 +363,13 @@ impl TraceTap {
     }
 
     /// Says what an output is.
-    fn decide(
-        &self,
-        output: &Output<'_>,
-        decided: &Decided<'_, '_>,
-        moved_from: Option<FlowId>,
-        event: &mut TraceEvent,
-    ) {
+    fn decide(&self, output: &Output<'_>, decided: &Decided<'_, '_>, event: &mut TraceEvent) {
         let manager = decided.manager;
         event.decisions.push(match output {
-            Output::OpenUpstream { flow, address, .. } if moved_from == Some(*flow) => {
+            Output::OpenFlow { flow, address, has_moved: true, .. } => {
                 Decision::Moved { flow: name(*flow), backend: *address }
             }
-            Output::OpenUpstream { flow, address, .. } => {
+            Output::OpenFlow { flow, address, .. } => {
                 let placed = manager.placed(*flow);
                 let by = match placed.id() {
                     [] => manager.config().cluster.balance.as_str(),
@@ -381,17 +377,11 @@ impl TraceTap {
                 };
                 Decision::Opened { flow: name(*flow), backend: *address, by: by.to_owned() }
             }
-            Output::SendToBackend { flow, burst, .. } => {
-                let live = manager.flow(*flow).map(|flow| flow.backend());
-                let backend = live.and_then(|backend| address_of(backend, manager));
-                let backend =
-                    backend.or_else(|| self.followed.get(flow).and_then(|known| known.backend));
-                Decision::Forwarded {
-                    flow: Some(name(*flow)),
-                    backend,
-                    datagrams: burst.count().into(),
-                }
-            }
+            Output::Send { flow, backend, burst, .. } => Decision::Forwarded {
+                flow: Some(name(*flow)),
+                backend: address_of(*backend, manager),
+                datagrams: burst.count().into(),
+            },
             Output::SendOneWay { address, burst, .. } => Decision::Forwarded {
                 flow: None,
                 backend: Some(*address),
@@ -413,7 +403,8 @@ impl TraceTap {
                 datagrams: (*datagrams).into(),
             },
             Output::CloseFlow { flow, reason, .. } => closed(*flow, *reason),
-            Output::CloseUpstream { .. }
+            Output::OpenUpstream { .. }
+            | Output::CloseUpstream { .. }
             | Output::OpenClient { .. }
             | Output::RecordFlow { .. } => return,
         });
@@ -441,6 +432,11 @@ const fn way(direction: Direction) -> Way {
 /// A name for a flow that no other flow of its shard has: its slot, and which flow of that it is.
 fn name(flow: FlowId) -> String {
     format!("{}.{}", flow.index(), flow.generation())
+}
+
+fn failed(subject: Subject, failure: &str) -> Decision {
+    let flow = subject.flow.map_or_else(|| "-".to_owned(), name);
+    Decision::Failed { flow, failure: failure.to_owned() }
 }
 
 fn closed(flow: FlowId, reason: CloseReason) -> Decision {

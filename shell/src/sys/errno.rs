@@ -8,7 +8,7 @@
 
 use std::io;
 
-use flowgate_core::{DropReason, UpstreamFailure};
+use flowgate_core::{DropReason, NetworkError};
 
 use super::udp::NoSource;
 
@@ -25,10 +25,10 @@ pub enum SendError {
         for_good: bool,
     },
     /// To send it again: the network has said this of an earlier datagram.
-    Stale(UpstreamFailure),
+    Stale(NetworkError),
     /// To send it again once: on a connected socket the network may have said this of an earlier
     /// datagram, and if it did it is told no second time.
-    MayBeStale(Option<UpstreamFailure>),
+    MayBeStale(Option<NetworkError>),
     /// To give it up.
     Lost,
 }
@@ -37,7 +37,7 @@ pub enum SendError {
 pub fn on_send(error: &io::Error, is_batch: bool) -> SendError {
     match error.raw_os_error() {
         Some(libc::EINTR) => SendError::Interrupted,
-        Some(libc::ECONNREFUSED) => SendError::Stale(UpstreamFailure::Refused),
+        Some(libc::ECONNREFUSED) => SendError::Stale(NetworkError::Refused),
         Some(libc::EIO) => SendError::NoGso { for_good: true },
         Some(libc::EINVAL | libc::EMSGSIZE) if is_batch => SendError::NoGso { for_good: false },
         Some(libc::EAGAIN) => SendError::Full,
@@ -50,16 +50,16 @@ pub fn on_send(error: &io::Error, is_batch: bool) -> SendError {
 }
 
 /// What the network said of an earlier datagram (ICMP), if an error may tell that.
-pub fn upstream_failure(error: &io::Error) -> Option<UpstreamFailure> {
+pub fn upstream_failure(error: &io::Error) -> Option<NetworkError> {
     match error.raw_os_error()? {
-        libc::ECONNREFUSED => Some(UpstreamFailure::Refused),
+        libc::ECONNREFUSED => Some(NetworkError::Refused),
         libc::EHOSTUNREACH
         | libc::ENETUNREACH
         | libc::EHOSTDOWN
         | libc::ENONET
         | libc::ENOPROTOOPT
         | libc::EPROTO
-        | libc::EACCES => Some(UpstreamFailure::Unreachable),
+        | libc::EACCES => Some(NetworkError::Unreachable),
         _ => None,
     }
 }
@@ -67,9 +67,9 @@ pub fn upstream_failure(error: &io::Error) -> Option<UpstreamFailure> {
 /// What the error of opening a socket to a backend says of that backend, if it is not ours: that
 /// there is no way to it from here. A blackhole is an invalid argument, and a host without IPv6 has
 /// no such family.
-pub fn connect_failure(error: &io::Error) -> Option<UpstreamFailure> {
+pub fn connect_failure(error: &io::Error) -> Option<NetworkError> {
     match error.raw_os_error()? {
-        libc::EINVAL | libc::EAFNOSUPPORT => Some(UpstreamFailure::Unreachable),
+        libc::EINVAL | libc::EAFNOSUPPORT => Some(NetworkError::Unreachable),
         _ => upstream_failure(error),
     }
 }
@@ -151,12 +151,12 @@ mod tests {
     #[test]
     fn no_way_to_a_backend_is_held_against_it_whoever_says_so() {
         for theirs in [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EHOSTDOWN] {
-            let failure = Some(UpstreamFailure::Unreachable);
+            let failure = Some(NetworkError::Unreachable);
             assert_eq!(upstream_failure(&of(theirs)), failure);
             assert_eq!(connect_failure(&of(theirs)), failure);
             assert_eq!(on_send(&of(theirs), false), SendError::MayBeStale(failure));
         }
-        assert_eq!(connect_failure(&of(libc::EINVAL)), Some(UpstreamFailure::Unreachable));
+        assert_eq!(connect_failure(&of(libc::EINVAL)), Some(NetworkError::Unreachable));
         assert_eq!(on_send(&of(libc::EINVAL), false), SendError::Lost);
         assert_eq!(on_send(&of(libc::EINVAL), true), SendError::NoGso { for_good: false });
     }

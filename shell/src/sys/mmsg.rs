@@ -4,5 +4,5 @@ mod raw;
 mod receive;
 mod send;
 
-pub use receive::{Receiver, check_receive, discard, take_errors};
+pub use receive::{QueuedError, Receiver, check_receive, take_errors};
 pub use send::{Batch, Message, Sender};

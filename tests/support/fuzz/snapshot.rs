@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 
 use flowgate::control::server::Prepared;
 use flowgate::handover::snapshot::ProcessSnapshot;
+use flowgate_core::backend::Backend;
 use flowgate_core::config::{Balance, ManagerConfig};
 use flowgate_core::proxy_protocol::ProxyHeader;
 use flowgate_core::snapshot::{ManagerSnapshot, SnapshotError, decode, encode};
 use flowgate_core::{
-    BackendEvent, Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output,
-    UdpManager, UpstreamFailure,
+    BackendEvent, Burst, Carrier, Direction, DropReason, Instant, ManagerInput, NetworkError,
+    Output, UdpFlow, UdpManager,
 };
 use serde::ser::SerializeTuple as _;
 use serde::{Serialize, Serializer};
@@ -70,11 +71,11 @@ fn go_on(snapshot: ManagerSnapshot) {
     if !is_small(snapshot.config()) {
         return;
     }
-    let sockets = snapshot.flow_ids().count();
+    let sockets = snapshot.upstream_ids().count();
     let Ok(mut manager) = UdpManager::restore(snapshot, None) else { return };
     manager.assert_invariants();
     let written = manager.snapshot();
-    assert_eq!(written.flow_ids().count(), sockets, "a socket was lost");
+    assert_eq!(written.upstream_ids().count(), sockets, "a socket was lost");
     let again = UdpManager::restore(written.clone(), None).expect("the snapshot of a manager");
     assert_eq!(again.snapshot(), written, "what was restored is another");
     disturb(&mut manager);
@@ -84,7 +85,10 @@ fn go_on(snapshot: ManagerSnapshot) {
 /// Something of every kind happens to a manager, and then time passes.
 fn disturb(manager: &mut UdpManager) {
     let now = manager.poll_timeout().map_or(Instant::ORIGIN, |deadline| deadline.at);
-    let flows: Vec<FlowId> = manager.flows().map(|(id, _)| id).collect();
+    let of = |flow: &UdpFlow| {
+        (flow.upstream(), manager.backends().get(flow.backend()).map(Backend::address))
+    };
+    let flows: Vec<_> = manager.flows().map(|(_, flow)| of(flow)).collect();
     let clients: Vec<SocketAddr> = manager.flows().map(|(_, flow)| flow.client()).collect();
     let strangers = (0..8).map(|port| SocketAddr::from(([198, 51, 100, 1], 4_000 + port)));
     let proxied = ProxyHeader::new(([198, 51, 100, 2], 1).into(), ([192, 0, 2, 1], 53).into());
@@ -96,11 +100,12 @@ fn disturb(manager: &mut UdpManager) {
             tell(manager, ManagerInput::ClientBurst { source, local, tos, ttl, burst }, now);
         }
     }
-    for &flow in &flows {
+    for &(upstream, remote) in &flows {
         let burst = Burst::single(b"answer").expect("a datagram");
-        tell(manager, ManagerInput::BackendBurst { flow, tos: 0, burst }, now);
-        let failure = UpstreamFailure::Refused;
-        tell(manager, ManagerInput::UpstreamFailed { flow, failure }, now);
+        let sender = remote.unwrap_or(([198, 51, 100, 9], 9).into());
+        tell(manager, ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst }, now);
+        let error = NetworkError::Refused;
+        tell(manager, ManagerInput::UpstreamError { upstream, remote, error }, now);
     }
     let backends: Vec<_> = manager.backends().iter().map(|(id, _)| id).collect();
     for (place, &backend) in backends.iter().enumerate() {
@@ -121,7 +126,9 @@ fn tell(manager: &mut UdpManager, input: ManagerInput<'_>, now: Instant) {
     let mut outputs: Vec<Output<'_>> = vec![];
     manager.handle_input(input, now, &mut outputs);
     let sent = outputs.iter().find_map(|output| match output {
-        Output::SendToBackend { flow, burst, .. } => Some((Carrier::Flow(*flow), *burst)),
+        &Output::Send { flow, upstream, burst, .. } => {
+            Some((Carrier::Flow { flow, upstream }, burst))
+        }
         Output::SendOneWay { carrier, burst, .. } => Some((*carrier, *burst)),
         _ => None,
     });

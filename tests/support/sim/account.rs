@@ -16,7 +16,7 @@ pub(super) struct Account<'p> {
 impl<'p> Account<'p> {
     pub(super) fn open(input: &ManagerInput<'p>) -> Self {
         let (bytes, datagrams): (&[u8], _) = match input {
-            ManagerInput::ClientBurst { burst, .. } | ManagerInput::BackendBurst { burst, .. } => {
+            ManagerInput::ClientBurst { burst, .. } | ManagerInput::UpstreamBurst { burst, .. } => {
                 (burst.bytes(), burst.count().into())
             }
             _ => (&[], 0),

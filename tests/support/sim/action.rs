@@ -6,7 +6,7 @@ mod choose;
 use std::time::Duration;
 
 use flowgate_core::burst::MAX_BURST_BYTES;
-use flowgate_core::{Direction, DropReason, UpstreamFailure};
+use flowgate_core::{Direction, DropReason, NetworkError};
 
 pub use change::{CHANGES, Change, Newcomer};
 
@@ -97,7 +97,7 @@ pub enum Action {
         /// Which flow's.
         flow: FlowPick,
         /// How.
-        failure: UpstreamFailure,
+        failure: SocketFailure,
     },
     /// Somebody has news of a backend.
     News {
@@ -130,6 +130,15 @@ pub enum Action {
     Wait(Pause),
     /// The shell's timer fires.
     Timeout(When),
+}
+
+/// What is wrong with an upstream socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketFailure {
+    /// It could not be opened.
+    NotOpened,
+    /// The network has reported something.
+    Network(NetworkError),
 }
 
 /// Datagrams of equal length, the last one perhaps shorter: what UDP GRO delivers.

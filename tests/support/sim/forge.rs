@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use flowgate_core::backend::Backends;
 use flowgate_core::config::{BackendConfig, HealthPolicy, Limits};
-use flowgate_core::{BackendId, Burst, FlowId, ManagerInput, UdpManager};
+use flowgate_core::{BackendId, Burst, FlowId, ManagerInput, UdpManager, UpstreamId};
 
 use super::choice::SeededChoices;
 use super::setting::{PARTIES, Party, Setting};
@@ -50,3 +50,11 @@ pub(super) fn forged_ids() -> &'static [FlowId] {
         forger.flows().map(|(id, _)| id).collect()
     })
 }
+
+/// Sockets that another manager has opened, or nobody.
+pub(super) const FORGED_UPSTREAMS: [UpstreamId; 4] = [
+    UpstreamId::new(0, u16::MAX),
+    UpstreamId::new(3, 40_000),
+    UpstreamId::new(100_000, 0),
+    UpstreamId::new(u32::MAX, 1),
+];

@@ -9,16 +9,17 @@ mod snapshot;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use flowgate_core::backend::Backend;
 use flowgate_core::counters::Counters;
 use flowgate_core::snapshot::ManagerSnapshot;
 use flowgate_core::{
-    BackendEvent, BackendId, Deadline, DeadlineReason, Direction, DropReason, FlowId, Instant,
-    ManagerInput, Output, UdpManager,
+    BackendEvent, BackendId, Deadline, DeadlineReason, Direction, DropReason, Instant,
+    ManagerInput, Output, UdpFlow, UdpManager, UpstreamId,
 };
 
 use self::failover::Before;
 pub use self::promise::Promise;
-use super::forge::forged_ids;
+use super::forge::FORGED_UPSTREAMS;
 use super::{Setting, Subject};
 
 /// Declares the bugs once: the variants, what they break, and the list of all.
@@ -133,15 +134,13 @@ bugs! {
         EvictsTheAnswered = "evicts a flow that was answered",
     }
     Promise::Reuse => {
-        ReusesTooSoon = "gives a finished flow's socket to the next one at once",
-        RestsTooShort = "lets sockets rest a millisecond too short",
         ForgetsTheQuarantine = "gives up a port that may still be answered",
         ShortensTheQuarantine = "gives up a port a millisecond too soon",
-        IgnoresLateAnswers = "does not let a socket rest again after a late answer",
-        ForgetsToReuse = "opens a socket where one has rested",
-        ForgetsTheRested = "never closes the sockets that nobody wants",
-        KeepsTheSocketsOfTheEvicted = "keeps the sockets of flows that it evicts",
-        KeepsTheSocketsOfTheDown = "lets sockets rest for a backend that is out of service",
+        IgnoresLateAnswers = "does not begin a quarantine anew after a late answer",
+        ForgetsTheIdle = "never closes the sockets that nobody wants",
+        MixesSockets = "sends a flow's datagrams by the socket of another",
+        ForgetsTheReceiver = "does not say whom a shared socket is to send to",
+        TellsSocketsApartAlone = "takes whatever comes by a socket for its first backend's",
     }
     Promise::Failover => {
         KeepsUsingTheRemoved = "goes on with a backend that has been removed",
@@ -193,7 +192,7 @@ bugs! {
         LosesTheOrderOfSlots = "turns round the slots that are free in a snapshot",
         LosesTheGeneration = "counts flow ids from the start after a snapshot",
         LosesTheRate = "forgets how fast sources open flows in a snapshot",
-        LosesTheRest = "forgets two milliseconds of the rest of sockets in a snapshot",
+        LosesTheRest = "forgets two milliseconds of quarantines in a snapshot",
         LosesTheSigns = "forgets what speaks against backends in a snapshot",
         LosesTheDrains = "forgets which backends drain in a snapshot",
         LosesTheDrain = "forgets that it drains in a snapshot",
@@ -242,25 +241,41 @@ impl Planted {
 
     /// What it believes to have been told; `None` where it does not listen.
     fn mishear<'p>(&self, input: ManagerInput<'p>) -> Option<ManagerInput<'p>> {
-        let in_the_slot_of = |stale: FlowId| {
-            let mut ids = self.manager.flows().map(|(id, _)| id);
+        let in_the_slot_of = |stale: UpstreamId| {
+            let mut ids = self.manager.flows().map(|(_, flow)| flow.upstream());
             ids.find(|id| id.index() == stale.index()).unwrap_or(stale)
+        };
+        let sends_by = |upstream: UpstreamId| {
+            let mut flows = self.manager.flows().map(|(_, flow)| flow);
+            flows.find(|flow| flow.upstream() == upstream).map(UdpFlow::backend)
         };
         match (self.bug, input) {
             (Bug::ForgetsTheUndelivered, ManagerInput::Undelivered { .. })
             | (Bug::AdmitsWhileDraining, ManagerInput::Drain { .. }) => None,
             (
                 Bug::ServesStaleReplies | Bug::GivesIdsAgain,
-                ManagerInput::BackendBurst { flow, tos, burst },
-            ) => Some(ManagerInput::BackendBurst { flow: in_the_slot_of(flow), tos, burst }),
-            (Bug::ClosesTheSuccessor, ManagerInput::UpstreamFailed { flow, failure }) => {
-                let flow = in_the_slot_of(flow);
-                Some(ManagerInput::UpstreamFailed { flow, failure })
+                ManagerInput::UpstreamBurst { upstream, sender, tos, burst },
+            ) => {
+                let upstream = in_the_slot_of(upstream);
+                Some(ManagerInput::UpstreamBurst { upstream, sender, tos, burst })
             }
-            (Bug::IgnoresLateAnswers, ManagerInput::BackendBurst { flow, tos, burst })
-                if self.manager.flow(flow).is_none() =>
-            {
-                Some(ManagerInput::BackendBurst { flow: of_another_manager(), tos, burst })
+            (Bug::ClosesTheSuccessor, ManagerInput::UpstreamOpenFailed { upstream }) => {
+                Some(ManagerInput::UpstreamOpenFailed { upstream: in_the_slot_of(upstream) })
+            }
+            (
+                Bug::TellsSocketsApartAlone,
+                ManagerInput::UpstreamBurst { upstream, sender, tos, burst },
+            ) => {
+                let backend = sends_by(upstream).and_then(|id| self.manager.backends().get(id));
+                let sender = backend.map_or(sender, Backend::address);
+                Some(ManagerInput::UpstreamBurst { upstream, sender, tos, burst })
+            }
+            (
+                Bug::IgnoresLateAnswers,
+                ManagerInput::UpstreamBurst { upstream, sender, tos, burst },
+            ) if sends_by(upstream).is_none() => {
+                let upstream = FORGED_UPSTREAMS[2];
+                Some(ManagerInput::UpstreamBurst { upstream, sender, tos, burst })
             }
             (bug, ManagerInput::BackendChanged { backend, event }) => {
                 let event = mishear_news(bug, event)?;
@@ -270,7 +285,7 @@ impl Planted {
                 let ttl = ttl.max(2);
                 Some(ManagerInput::ClientBurst { source, local, tos, ttl, burst })
             }
-            (Bug::PanicsOnEmpty, ManagerInput::BackendBurst { burst, .. }) => {
+            (Bug::PanicsOnEmpty, ManagerInput::UpstreamBurst { burst, .. }) => {
                 assert!(!burst.bytes().is_empty(), "an empty datagram");
                 Some(input)
             }
@@ -341,11 +356,6 @@ fn refuse<'p>(manager: &mut UdpManager, input: &ManagerInput<'p>, outputs: &mut 
     let refused = ManagerInput::Unusable { direction, reason, datagrams: datagrams.into(), bytes };
     manager.handle_input(refused, Instant::ORIGIN, outputs);
     outputs.push(Output::Drop { direction, reason, datagrams });
-}
-
-/// An id that no table of a setting is large enough for.
-fn of_another_manager() -> FlowId {
-    *forged_ids().iter().max_by_key(|id| id.index()).expect("some are forged")
 }
 
 impl Subject for Planted {

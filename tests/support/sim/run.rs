@@ -200,7 +200,8 @@ impl<S: Subject> Simulation<S> {
 
         self.world.carry_out(&input, self.now, &outputs)?;
         self.model.check(&input, self.now, &outputs)?;
-        self.model.check_state(self.subject.manager(), self.subject.counters())?;
+        let (manager, counters) = (self.subject.manager(), self.subject.counters());
+        self.model.check_state(manager, counters, self.now)?;
         let is_timeout = matches!(input, ManagerInput::Timeout);
         self.model.check_deadline(asked, self.now, is_timeout)?;
         self.tally.look(&input, &outputs, up_before, self.up());
@@ -288,7 +289,10 @@ impl<S: Subject> Simulation<S> {
         require!(is_served == must_serve, "{party:?}: served is {is_served}");
 
         for answer in self.world.take_answers(self.now) {
-            let is_echo = matches!(&answer, Event::Arrival(parcel) if parcel.stride == LEN);
+            let is_echo = matches!(
+                &answer,
+                Event::Arrival(parcel) if parcel.stride == LEN && !parcel.is_of_a_stranger()
+            );
             let sent_before = self.subject.counters().to_client.forwarded;
             self.tell(&answer)?;
             let has_come_back = self.subject.counters().to_client.forwarded != sent_before;

@@ -55,18 +55,6 @@ const IDLE_TIMEOUTS: [Duration; 9] = [
     Duration::from_secs(86_400),
 ];
 
-/// How long sockets rest: not at all, within a tick, and longer than most idle timeouts.
-const RESTS: [Option<Duration>; 8] = [
-    None,
-    None,
-    None,
-    Some(Duration::ZERO),
-    Some(Duration::from_nanos(1_500_001)),
-    Some(Duration::from_millis(64)),
-    Some(Duration::from_secs(5)),
-    Some(Duration::from_secs(3_600)),
-];
-
 /// For how long late answers are kept from others.
 const QUARANTINES: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(64), Duration::from_secs(1), Duration::from_secs(5)];
@@ -101,6 +89,10 @@ const ACCEPTS: [config::Accept; 4] = [
     config::Accept::Connected,
     config::Accept::Confirmed,
 ];
+
+/// What names a question: who asks it, which is what datagrams begin with.
+const NAMED_BY_PARTY: config::Transactions =
+    config::Transactions::Pattern { request_offset: 0, answer_offset: 0, length: 2 };
 
 /// Where datagrams to backends come from.
 const SOURCES: [config::Source; 8] = [
@@ -139,7 +131,8 @@ impl Setting {
                 responses: choose_responses(choices),
                 requests: choose_requests(choices),
                 send_proxy_protocol: choose_proxy_protocol(choices),
-                upstream_reuse: choose_reuse(choices),
+                upstream: choose_upstream(choices),
+                transactions: None,
                 upstream_quarantine: Duration::ZERO,
                 source: config::Source::Any,
                 health: HealthPolicy {
@@ -157,6 +150,9 @@ impl Setting {
         config.cluster.source = SOURCES[(manager_seed / 8 % 8) as usize];
         config.cluster.upstream_quarantine = QUARANTINES[(manager_seed / 256 % 4) as usize];
         config.accept = ACCEPTS[(manager_seed / 64 % 4) as usize];
+        if manager_seed / 1024 % 4 == 0 {
+            config.cluster.transactions = Some(NAMED_BY_PARTY);
+        }
         Self {
             config,
             manager_seed,
@@ -198,8 +194,13 @@ pub(super) fn choose_source(choices: &mut impl Choices) -> config::Source {
     choices.one_of(&SOURCES)
 }
 
-pub(super) fn choose_reuse(choices: &mut impl Choices) -> Option<Duration> {
-    choices.one_of(&RESTS)
+pub(super) fn choose_upstream(choices: &mut impl Choices) -> config::UpstreamMode {
+    choices.one_of(&[
+        config::UpstreamMode::PerFlow,
+        config::UpstreamMode::PerFlow,
+        config::UpstreamMode::Shared,
+        config::UpstreamMode::Shared,
+    ])
 }
 
 pub(super) fn choose_on_backend_down(choices: &mut impl Choices) -> OnBackendDown {

@@ -86,11 +86,11 @@ impl Tally {
             matches!(reason, CloseReason::BackendDown | CloseReason::BackendRemoved)
         });
         let turn = match input {
-            ManagerInput::UpstreamFailed { .. } if falls => put_out,
+            ManagerInput::UpstreamError { .. } if falls => put_out,
             ManagerInput::Timeout if falls => put_out,
             ManagerInput::Timeout if rises => returns,
             ManagerInput::Timeout if ends_flows => sweep,
-            ManagerInput::BackendBurst { .. } if rises => answers,
+            ManagerInput::UpstreamBurst { .. } if rises => answers,
             ManagerInput::Configured(_) if ends_flows => change,
             _ => return,
         };

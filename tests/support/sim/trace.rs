@@ -5,7 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use flowgate_core::counters::Traffic;
 use flowgate_core::proxy_protocol::Tlvs;
-use flowgate_core::{Burst, Deadline, FlowId, FlowRecord, Instant, ManagerInput, Output};
+use flowgate_core::{
+    Burst, Deadline, FlowId, FlowRecord, Instant, ManagerInput, Output, UpstreamId,
+};
 
 use super::action::Action;
 
@@ -75,14 +77,17 @@ impl Trace {
 fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
     std::mem::discriminant(output).hash(hash);
     match output {
-        Output::OpenUpstream { flow, backend, address, ttl, reuse, source } => {
-            (flow, backend, address, ttl, reuse, source).hash(hash);
+        Output::OpenUpstream { upstream, connect, v6, ttl, source } => {
+            (upstream, connect, v6, ttl, source).hash(hash);
+        }
+        Output::OpenFlow { flow, upstream, backend, address, has_moved } => {
+            (flow, upstream, backend, address, has_moved).hash(hash);
         }
         Output::OpenClient { flow, client } => (flow, client).hash(hash),
-        Output::SendToBackend { flow, backend, prefix, tlvs, tos, ttl, burst } => {
+        Output::Send { flow, upstream, backend, to, prefix, tlvs, tos, ttl, burst } => {
             hash_tlvs(tlvs, hash);
             let prefix = prefix.as_ref().map(|prefix| prefix.as_bytes());
-            (flow, backend, prefix, tos, ttl).hash(hash);
+            (flow, upstream, backend, to, prefix, tos, ttl).hash(hash);
             hash_burst(burst, hash);
         }
         Output::SendOneWay { carrier, address, source, prefix, tlvs, tos, ttl, burst } => {
@@ -99,12 +104,12 @@ fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
                 .hash(hash);
             hash_burst(burst, hash);
         }
-        Output::SendToClient { flow, client, local, tos, burst } => {
-            (flow, client, local, tos).hash(hash);
+        Output::SendToClient { flow, upstream, client, local, tos, burst } => {
+            (flow, upstream, client, local, tos).hash(hash);
             hash_burst(burst, hash);
         }
-        Output::CloseFlow { flow, reason, keep_socket } => (flow, reason, keep_socket).hash(hash),
-        Output::CloseUpstream { flow } => flow.hash(hash),
+        Output::CloseFlow { flow, upstream, reason } => (flow, upstream, reason).hash(hash),
+        Output::CloseUpstream { upstream } => upstream.hash(hash),
         Output::RecordFlow { flow, record } => {
             let traffic = |sum: Traffic| (sum.datagrams, sum.bytes);
             let FlowRecord { client, backend, reason, lasted_ns, first_answer_ns, .. } = record;
@@ -136,11 +141,14 @@ impl std::fmt::Display for Input<'_> {
                 write!(f, "{} of client {source}, ttl {ttl}", Size(burst))?;
                 local.map_or(Ok(()), |local| write!(f, " to {}", local.ip))
             }
-            ManagerInput::BackendBurst { flow, burst, .. } => {
-                write!(f, "{} of the backend of {}", Size(burst), Name(*flow))
+            ManagerInput::UpstreamBurst { upstream, sender, burst, .. } => {
+                write!(f, "{} of {sender} by {}", Size(burst), Socket(*upstream))
             }
-            ManagerInput::UpstreamFailed { flow, failure } => {
-                write!(f, "socket of {}: {failure:?}", Name(*flow))
+            ManagerInput::UpstreamOpenFailed { upstream } => {
+                write!(f, "{} could not be opened", Socket(*upstream))
+            }
+            ManagerInput::UpstreamError { upstream, remote, error } => {
+                write!(f, "{} of {remote:?}: {error:?}", Socket(*upstream))
             }
             ManagerInput::BackendChanged { backend, event } => {
                 write!(f, "event of backend {}: {event:?}", backend.index())
@@ -156,14 +164,16 @@ struct Order<'a>(&'a Output<'a>);
 impl std::fmt::Display for Order<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
-            Output::OpenUpstream { flow, address, ttl, reuse, .. } => {
-                write!(f, "open {} to {address}, ttl {ttl}", Name(*flow))?;
-                reuse.map_or(Ok(()), |rested| write!(f, ", by the socket of {}", Name(rested)))
+            Output::OpenUpstream { upstream, connect, ttl, .. } => {
+                write!(f, "open {} to {connect:?}, ttl {ttl}", Socket(*upstream))
+            }
+            Output::OpenFlow { flow, upstream, address, .. } => {
+                write!(f, "open {} to {address} by {}", Name(*flow), Socket(*upstream))
             }
             Output::OpenClient { flow, client } => {
                 write!(f, "open a socket for {client}, {}", Name(*flow))
             }
-            Output::SendToBackend { flow, prefix, burst, .. } => {
+            Output::Send { flow, prefix, burst, .. } => {
                 let header = if prefix.is_some() { ", with header" } else { "" };
                 write!(f, "send {} to the backend of {}{header}", Size(burst), Name(*flow))
             }
@@ -176,11 +186,8 @@ impl std::fmt::Display for Order<'_> {
             Output::SendToClient { flow, client, burst, .. } => {
                 write!(f, "send {} to {client}, {}", Size(burst), Name(*flow))
             }
-            Output::CloseFlow { flow, reason, keep_socket } => {
-                let rests = if *keep_socket { ", and its socket rests" } else { "" };
-                write!(f, "close {}: {reason}{rests}", Name(*flow))
-            }
-            Output::CloseUpstream { flow } => write!(f, "close the socket of {}", Name(*flow)),
+            Output::CloseFlow { flow, reason, .. } => write!(f, "close {}: {reason}", Name(*flow)),
+            Output::CloseUpstream { upstream } => write!(f, "close {}", Socket(*upstream)),
             Output::RecordFlow { flow, record } => {
                 let (sent, got) = (record.to_backend.datagrams, record.to_client.datagrams);
                 write!(f, "write down {}: {sent} sent, {got} got", Name(*flow))
@@ -202,6 +209,14 @@ impl std::fmt::Display for Size<'_> {
             write!(f, " (last {last} B)")?;
         }
         Ok(())
+    }
+}
+
+struct Socket(UpstreamId);
+
+impl std::fmt::Display for Socket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "socket {}#{}", self.0.index(), self.0.generation())
     }
 }
 

@@ -1,9 +1,9 @@
 //! The network: parcels of datagrams that wait, overtake each other, and are joined.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use flowgate_core::burst::MAX_BURST_BYTES;
-use flowgate_core::{Burst, FlowId, LocalAddr, ManagerInput};
+use flowgate_core::{Burst, FlowId, LocalAddr, ManagerInput, UpstreamId};
 
 use super::action::Train;
 use super::payload::Tag;
@@ -23,7 +23,19 @@ pub(super) struct Parcel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     FromClient { source: SocketAddr, local: Option<LocalAddr>, ttl: u8 },
-    FromBackend(FlowId),
+    FromBackend(Way),
+}
+
+/// Where strangers answer from.
+pub(super) const STRANGER: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66)), 53);
+
+/// From a backend to a socket, on which it answers a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    pub(super) flow: FlowId,
+    pub(super) upstream: UpstreamId,
+    pub(super) sender: SocketAddr,
 }
 
 /// What the kernel joins at most.
@@ -71,8 +83,15 @@ impl Parcel {
             Route::FromClient { source, local, ttl } => {
                 ManagerInput::ClientBurst { source, local, tos, ttl, burst }
             }
-            Route::FromBackend(flow) => ManagerInput::BackendBurst { flow, tos, burst },
+            Route::FromBackend(Way { upstream, sender, .. }) => {
+                ManagerInput::UpstreamBurst { upstream, sender, tos, burst }
+            }
         }
+    }
+
+    /// Whether its sender is not whom it answers for.
+    pub(super) fn is_of_a_stranger(&self) -> bool {
+        matches!(self.route, Route::FromBackend(Way { sender: STRANGER, .. }))
     }
 
     /// Each datagram as a parcel of its own.

@@ -14,15 +14,16 @@ use std::net::SocketAddr;
 use flowgate_core::config::{Balance, ManagerConfig};
 use flowgate_core::{
     BackendEvent, BackendId, Direction, DropReason, FlowId, Instant, ManagerInput, PreparedConfig,
+    UpstreamId,
 };
 
 use self::backends::Known;
 use self::proxies::Named;
-use self::sockets::{HandedOn, Upstream};
-use super::action::{Action, BackendPick, Change, Fate, FlowPick, News, Train};
-use super::forge::{backend_id, forged_ids};
+use self::sockets::Upstream;
+use super::action::{Action, BackendPick, Change, Fate, FlowPick, News, SocketFailure, Train};
+use super::forge::{FORGED_UPSTREAMS, backend_id, forged_ids};
 use super::setting::{Party, Setting, Temper};
-use super::wire::{Parcel, Route, Wire};
+use super::wire::{Parcel, Route, Way, Wire};
 
 /// Everything outside the balancer.
 #[derive(Clone, Debug)]
@@ -45,15 +46,15 @@ pub struct World {
     from_clients: Wire,
     /// What backends answered.
     from_backends: Wire,
-    /// The upstream sockets of flows.
+    /// What flows use towards their backends.
     upstreams: BTreeMap<FlowId, Upstream>,
-    /// Those of flows that are going on with another backend, in the middle of that.
-    moving: BTreeMap<FlowId, Upstream>,
-    /// Those whose flows have ended.
-    resting: BTreeMap<FlowId, Upstream>,
-    /// The flows whose sockets others have now.
-    handed_on: BTreeMap<FlowId, HandedOn>,
-    sockets_opened: u64,
+    /// The sockets that are open, and whom they are connected to.
+    sockets: BTreeMap<UpstreamId, Option<SocketAddr>>,
+    /// Until when something may come for flows that have ended, or gone on by another socket.
+    left: BTreeMap<(FlowId, UpstreamId), Instant>,
+    /// Whether it was told to drain: then nothing waits in quarantine.
+    is_draining: bool,
+    flows_opened: u64,
     /// The flows that have ended not long ago.
     closed: VecDeque<(FlowId, Upstream)>,
     /// Whether the sockets take nothing now.
@@ -68,6 +69,7 @@ pub struct World {
 #[derive(Clone, Copy, Debug)]
 struct Unsent {
     flow: FlowId,
+    upstream: UpstreamId,
     backend: Option<BackendId>,
     direction: Direction,
     stride: u16,
@@ -116,10 +118,10 @@ impl World {
             from_clients: Wire::default(),
             from_backends: Wire::default(),
             upstreams: BTreeMap::new(),
-            moving: BTreeMap::new(),
-            resting: BTreeMap::new(),
-            handed_on: BTreeMap::new(),
-            sockets_opened: 0,
+            sockets: BTreeMap::new(),
+            left: BTreeMap::new(),
+            is_draining: false,
+            flows_opened: 0,
             closed: VecDeque::new(),
             blocked: false,
             outbox: VecDeque::new(),
@@ -135,8 +137,9 @@ impl World {
         self.tempers = self.setting.tempers.clone();
         self.from_backends.clear();
         self.upstreams.clear();
-        self.resting.clear();
-        self.handed_on.clear();
+        self.sockets.clear();
+        self.left.clear();
+        self.is_draining = false;
         self.closed.clear();
         self.outbox.clear();
         self.delivered.clear();
@@ -171,10 +174,7 @@ impl World {
                 Some(unusable(direction, reason, datagrams, 100))
             }
             Action::GiveUp { pick, datagrams, reason } => self.give_up(pick, datagrams, reason),
-            Action::Fail { flow, failure } => {
-                let flow = self.resolve(flow).0;
-                Some(Event::ProxyInfo(ManagerInput::UpstreamFailed { flow, failure }))
-            }
+            Action::Fail { flow, failure } => Some(Event::ProxyInfo(self.fail(flow, failure))),
             Action::News { backend, event } => {
                 let backend = match backend {
                     BackendPick::Known(n) => backend_id(n.checked_rem(self.places()).unwrap_or(n)),
@@ -297,7 +297,7 @@ impl World {
 
     /// How many upstream sockets are open.
     pub(super) fn open_sockets(&self) -> usize {
-        self.upstreams.len() + self.resting.len()
+        self.sockets.len()
     }
 
     fn deliver(&mut self, parcel: Option<Parcel>, fate: Fate, now: Instant) -> Vec<Event> {
@@ -320,30 +320,52 @@ impl World {
         arrivals.into_iter().filter_map(|parcel| self.arrival(parcel, now)).collect()
     }
 
-    /// A parcel that arrives, unless it comes too late, or its socket sees that a stranger sent it.
-    fn arrival(&mut self, mut parcel: Parcel, now: Instant) -> Option<Event> {
-        if let Route::FromBackend(flow) = parcel.route {
-            if self.temper_of(flow) == Some(Temper::Stranger) {
-                let datagrams = u32::from(parcel.burst().count());
-                let bytes = parcel.bytes.len() as u64;
-                let reason = DropReason::ForeignSource;
-                return Some(unusable(Direction::ToClient, reason, datagrams, bytes));
-            }
-            parcel.route = Route::FromBackend(self.flow_reached(flow, now)?);
+    /// A parcel that arrives, unless it comes so late that the network has lost it.
+    fn arrival(&mut self, parcel: Parcel, now: Instant) -> Option<Event> {
+        if let Route::FromBackend(way) = parcel.route
+            && self.is_too_late(way, now)
+        {
+            return None;
         }
         Some(Event::Arrival(parcel))
     }
 
     fn push(&mut self, flow: FlowPick, tos: u8, train: Train, now: Instant) -> Option<Event> {
         let (flow, upstream) = self.resolve(flow);
+        let way = self.way_of(flow, upstream);
+        if self.is_too_late(way, now) {
+            return None;
+        }
         let (party, train) = match upstream {
             None => (NOBODY, train),
             Some(Upstream { party: None, .. }) => (NOBODY, UNTAGGED),
             Some(Upstream { party: Some(party), .. }) => (party, train),
         };
-        let route = Route::FromBackend(self.flow_reached(flow, now)?);
+        let route = Route::FromBackend(way);
         let parcel = Parcel::new(route, tos, train, party, &mut self.next_number);
         Some(Event::Arrival(parcel))
+    }
+
+    /// How what a flow's backend sends comes back; of one that was forged, by a socket that was.
+    fn way_of(&self, flow: FlowId, upstream: Option<Upstream>) -> Way {
+        let forged = FORGED_UPSTREAMS[flow.index() % FORGED_UPSTREAMS.len()];
+        let nobody = SocketAddr::from(([10, 0, 0, 1], 53));
+        let (upstream, sender) = upstream.map_or((forged, nobody), |it| (it.id, it.sender()));
+        Way { flow, upstream, sender }
+    }
+
+    /// What is told of a socket that fails.
+    fn fail(&self, flow: FlowPick, failure: SocketFailure) -> ManagerInput<'static> {
+        let (flow, known) = self.resolve(flow);
+        let upstream = self.way_of(flow, known).upstream;
+        match failure {
+            SocketFailure::NotOpened => ManagerInput::UpstreamOpenFailed { upstream },
+            SocketFailure::Network(error) => {
+                let is_connected = self.sockets.get(&upstream).is_none_or(Option::is_some);
+                let remote = known.filter(|_| !is_connected).map(|known| known.address);
+                ManagerInput::UpstreamError { upstream, remote, error }
+            }
+        }
     }
 
     /// The flow that an action means, and what is known of it. Where there is none of the kind, a

@@ -91,9 +91,7 @@ fn no_question_to_a_resolver_is_lost_where_flows_end_with_their_answer() {
 
 #[test]
 fn no_question_to_a_resolver_is_lost_where_sockets_are_used_again() {
-    resolvers_answer_everything(
-        "balance = \"round-robin\"\nresponses = 1\nupstream_reuse = \"1s\"",
-    );
+    resolvers_answer_everything("balance = \"round-robin\"\nresponses = 1\nupstream = \"shared\"");
 }
 
 /// How long a QUIC transfer may take.

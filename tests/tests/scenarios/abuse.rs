@@ -98,7 +98,7 @@ fn a_datagram_in_a_ring_of_balancers_dies_and_is_counted() {
 struct Ring {
     managers: Vec<UdpManager>,
     /// The time to live that each flow's socket sends with, and the port it sends from.
-    sockets: BTreeMap<(usize, FlowId), (u8, u16)>,
+    sockets: BTreeMap<(usize, UpstreamId), (u8, u16)>,
 }
 
 impl Ring {
@@ -123,12 +123,12 @@ impl Ring {
             let outputs = input(&mut self.managers[at], arrival, Instant::ORIGIN);
             let port = 10_000 + self.sockets.len() as u16;
             for output in &outputs {
-                if let Output::OpenUpstream { flow, ttl, .. } = *output {
-                    self.sockets.insert((at, flow), (ttl, port));
+                if let Output::OpenUpstream { upstream, ttl, .. } = *output {
+                    self.sockets.insert((at, upstream), (ttl, port));
                 }
             }
-            let Some(Output::SendToBackend { flow, .. }) = outputs.last() else { return hops };
-            let (left, port) = self.sockets[&(at, *flow)];
+            let Some(Output::Send { upstream, .. }) = outputs.last() else { return hops };
+            let (left, port) = self.sockets[&(at, *upstream)];
             (source, ttl) = (([10, 0, 0, at as u8], port).into(), left);
             at = (at + 1) % self.managers.len();
         }
@@ -202,24 +202,24 @@ fn one_source_sends_no_faster_than_its_rates() {
     assert_eq!(scenario.manager().flow_count(), 4);
 }
 
-/// A late answer to the former client does not reach the new one: its socket has not been given
-/// to another flow, and rests again.
+/// A late answer to the former client does not reach the new one, which shares its socket: its
+/// place there has not been given to another flow, and its quarantine begins anew.
 #[test]
-fn a_socket_that_hears_something_late_is_given_to_nobody_until_it_has_been_quiet() {
+fn a_place_where_something_comes_late_is_given_to_nobody_until_it_has_been_quiet() {
     let mut scenario = Scenario::new(|config| {
-        config.cluster.responses = 1;
-        config.cluster.upstream_reuse = Some(IDLE_TIMEOUT);
+        config.cluster.upstream = UpstreamMode::Shared;
+        config.cluster.upstream_quarantine = Duration::from_secs(2);
+        config.cluster.idle_timeout = Duration::from_secs(1);
     });
     let late = Action::Push {
         flow: FlowPick::Stale(0),
         tos: 0,
         train: Train { len: 20, count: 2, short_by: 0 },
     };
-    scenario.play(&[send(1), ANSWER, Action::Wait(Pause::AlmostIdle), late]);
-    scenario.play(&[Action::Wait(Pause::Nanos(1)), send(3)]);
+    let second = Action::Wait(Pause::Millis(1_000));
+    scenario.play(&[send(1), second, Action::Timeout(When::Now), second, late]);
     assert_eq!(scenario.dropped(Direction::ToClient, DropReason::UnknownFlow), 2);
-    assert_eq!(scenario.slots(), [1], "the first socket has been quiet for a nanosecond");
-    scenario.play(&[Action::Wait(Pause::AlmostIdle), send(4)]);
-    assert_eq!(scenario.slots(), [0, 1]);
+    scenario.play(&[second, Action::Timeout(When::Now), send(3)]);
+    assert_eq!(scenario.manager().upstream_counts(), (2, 2), "the first has been quiet for 1 s");
     scenario.0.settle().unwrap();
 }

@@ -2,7 +2,7 @@
 
 use flowgate_core::PreparedConfig;
 use flowgate_core::backend::BackendState;
-use flowgate_core::config::{OnBackendDown, Passive};
+use flowgate_core::config::{OnBackendDown, Passive, UpstreamMode};
 use flowgate_tests::sim::{BackendPick, Change, Newcomer, News};
 
 use super::*;
@@ -71,9 +71,7 @@ const CLIENTS: u32 = 6_000;
 fn served_by(manager: &mut UdpManager, clients: std::ops::Range<u32>) -> Vec<usize> {
     let served = clients.map(|number| {
         let outputs = request(manager, client(number), b"hello", 0, Instant::ORIGIN);
-        let Some(Output::SendToBackend { flow, .. }) = outputs.last() else {
-            panic!("{outputs:?}")
-        };
+        let Some(Output::Send { flow, .. }) = outputs.last() else { panic!("{outputs:?}") };
         manager.flow(*flow).expect("it is alive").backend().index()
     });
     served.collect()
@@ -254,7 +252,7 @@ fn one_error_is_no_sign_two_are_and_an_answer_clears_them() {
         config.cluster.health.passive =
             Some(Passive { silent_flows: 3, back_off: Duration::from_secs(4) });
     });
-    let fail = Action::Fail { flow: FlowPick::Live(0), failure: UpstreamFailure::Refused };
+    let fail = Action::Fail { flow: FlowPick::Live(0), failure: REFUSED };
     scenario.play(&[send(1), fail, ANSWER, millis(20), send(1), fail]);
     assert_eq!(scenario.state(0), BackendState::Up, "an answer came between");
     scenario.play(&[fail]);
@@ -314,8 +312,7 @@ fn an_answer_that_ends_the_failing_open_ends_the_flows_of_the_others() {
         config.cluster.health.passive =
             Some(Passive { silent_flows: 9, back_off: Duration::from_secs(60) });
     });
-    let fail =
-        |flow| Action::Fail { flow: FlowPick::Live(flow), failure: UpstreamFailure::Refused };
+    let fail = |flow| Action::Fail { flow: FlowPick::Live(flow), failure: REFUSED };
     scenario.play(&[send(1), send(3), event(1, News::Down), fail(0), fail(0), send(1), send(3)]);
     assert_eq!(scenario.shares(), [1, 1], "both are down, and both serve");
     scenario.play(&[ANSWER, DUE]);
@@ -336,27 +333,24 @@ fn a_shorter_idle_timeout_holds_for_the_flows_that_live() {
 
 #[test]
 fn where_fewer_flows_may_be_than_are_alive_no_more_come_to_be() {
-    let mut scenario = Scenario::new(|config| {
-        config.cluster.responses = 1;
-        config.cluster.upstream_reuse = Some(Duration::ZERO);
-    });
-    scenario.play(&[send(1), send(3), send(4), ANSWER, ANSWER, ANSWER]);
-    scenario.play(&[reconfigure(Change::Responses(0)), send(6), ANSWER, send(8), ANSWER]);
+    let mut scenario = Scenario::new(|_| {});
+    scenario.play(&[send(6), ANSWER, send(8), ANSWER]);
     scenario.play(&[reconfigure(Change::MaxFlows(1)), send(9), send(11), send(12)]);
-    assert_eq!(scenario.manager().flow_count(), 2, "and one socket rests, but is of no use");
+    assert_eq!(scenario.manager().flow_count(), 2);
     assert_eq!(scenario.dropped(Direction::ToBackend, DropReason::MaxFlows), 3);
     scenario.0.settle().unwrap();
 }
 
 #[test]
-fn sockets_that_rest_close_once_none_is_to_be_used_again() {
+fn shared_sockets_close_once_flows_are_to_have_their_own() {
     let mut scenario = Scenario::new(|config| {
         config.cluster.responses = 1;
-        config.cluster.upstream_reuse = Some(Duration::ZERO);
+        config.cluster.upstream = UpstreamMode::Shared;
     });
-    scenario.play(&[send(1), ANSWER, reconfigure(Change::Reuse(None))]);
-    let (first, _) = scenario.manager().backends().iter().next().expect("there is one");
-    assert_eq!(scenario.manager().resting_for(first), 0);
+    scenario.play(&[send(1), ANSWER]);
+    assert_eq!(scenario.manager().upstream_counts(), (1, 1));
+    scenario.play(&[reconfigure(Change::Upstream(UpstreamMode::PerFlow))]);
+    assert_eq!(scenario.manager().upstream_counts(), (0, 0));
     assert_eq!(scenario.manager().poll_timeout(), None);
 }
 

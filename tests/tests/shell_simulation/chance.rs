@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use flowgate::datapath::token::Token;
-use flowgate_core::Direction;
 use flowgate_core::config::{Accept, ManagerConfig, SendProxyProtocol};
 use flowgate_core::random::Random;
+use flowgate_core::{Direction, UpstreamId};
 use flowgate_tests::fake_kernel::{Faults, Incoming};
 use flowgate_tests::shell_world::{Shape, ShellWorld};
 use nix::errno::Errno;
@@ -39,19 +39,11 @@ fn the_same_seed_gives_the_same_datagrams_in_the_same_order() {
 /// all that was sent.
 fn run(seed: u64) -> u64 {
     let mut dice = Random::new(seed);
-    let mut config = any_config(&mut dice);
-    let mut rate = [0, 20, 150][dice.below(3) as usize];
-    let hands_over = dice.below(3) == 0;
-    if hands_over {
-        // A socket that serves one client after another tells them apart by what leaves by it. So
-        // here nothing that is to leave is held up or lost, or an answer to the former client that
-        // comes late would be the latter's, as in life.
-        config.cluster.upstream_reuse = Some(Duration::from_secs(5));
-        rate = 0;
-    }
+    let config = any_config(&mut dice);
+    let rate = [0, 20, 150][dice.below(3) as usize];
     let mut world = ShellWorld::new(config, CLIENTS, seed, Faults::by_chance(seed, rate));
     for _ in 0..300 {
-        step(&mut world, &mut dice, !hands_over);
+        step(&mut world, &mut dice, true);
     }
     calm_down(&mut world);
     let unread: usize =
@@ -135,7 +127,7 @@ fn step(world: &mut ShellWorld, dice: &mut Random, may_fill: bool) {
     }
     let number = dice.below(30) as u32;
     let stale = match dice.below(2) {
-        0 => Token::Upstream { shard: 0, flow: number },
+        0 => Token::Upstream { shard: 0, upstream: UpstreamId::new(number, number as u16) },
         _ => Token::Client { shard: 0, slot: number },
     };
     world.poll(dice.below(10) as usize, (dice.below(10) == 0).then_some(stale));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flowgate_core::{Direction, DropReason, Instant, ManagerInput, PreparedConfig};
-use flowgate_tests::fake_kernel::{Faults, SendFault, SocketId};
+use flowgate_tests::fake_kernel::{SendFault, SocketId};
 use flowgate_tests::shell_world::{Shape, ShellWorld};
 use nix::errno::Errno;
 
@@ -121,30 +121,6 @@ fn a_flow_that_ends_gives_up_what_waits_and_counts_it() {
     world.pass(config().cluster.idle_timeout + Duration::from_secs(5));
     assert_eq!(only_dropped(&world, Direction::ToBackend, DropReason::Closed), 10);
     assert_eq!(world.shard.queued(Direction::ToBackend), 0);
-}
-
-#[test]
-fn what_waits_for_a_flow_that_ends_never_leaves_by_the_socket_that_it_hands_over() {
-    let mut config = config();
-    config.cluster.upstream_reuse = Some(Duration::from_secs(5));
-    config.cluster.upstream_quarantine = Duration::ZERO;
-    config.cluster.backends.truncate(1);
-    let mut world = ShellWorld::new(config, 2, 7, Faults::default());
-    world.request(0, Shape::new(1, 50));
-    world.settle();
-    let (socket, _) = upstream(&world, 0);
-    world.kernel.set_room(socket, 0);
-    world.request(0, Shape::new(10, 100));
-    world.settle();
-    world.pass(Duration::from_secs(65));
-    world.pass(Duration::from_secs(6));
-    assert_eq!(only_dropped(&world, Direction::ToBackend, DropReason::Closed), 10);
-
-    world.request(1, Shape::new(1, 50));
-    world.kernel.set_room(socket, usize::MAX);
-    world.settle();
-    assert_eq!(upstream(&world, 1).0, socket, "the second client has the first one's socket");
-    assert_eq!(sent(&world, Direction::ToBackend), 2);
 }
 
 #[test]

@@ -104,14 +104,14 @@ fn a_new_process_that_hangs_while_nobody_serves_changes_nothing() {
 #[test]
 fn a_new_process_that_talks_nonsense_at_any_step_changes_nothing() {
     for word in ["hello", "ready", "read", "holding", "serving"] {
-        the_old_one_goes_on(&format!("garbage@{word}"), "it says what makes no sense");
+        the_old_one_goes_on(&format!("garbage@{word}"), "it sent an unexpected message");
     }
 }
 
 #[test]
 fn a_new_process_that_says_it_serves_before_it_may_changes_nothing() {
     for word in ["hello", "ready", "read", "holding"] {
-        the_old_one_goes_on(&format!("lie@{word}"), "it says what makes no sense");
+        the_old_one_goes_on(&format!("lie@{word}"), "it sent an unexpected message");
     }
 }
 

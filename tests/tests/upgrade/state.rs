@@ -89,13 +89,13 @@ fn a_flow_has_told_its_client_already_and_tells_it_only_once() {
 }
 
 #[test]
-fn limits_and_resting_sockets_go_along() {
+fn limits_and_shared_sockets_go_along() {
     let backend = Peer::v4();
-    let more = "responses = 1\nupstream_reuse = \"1h\"\n[cluster.test.limits]\n\
+    let more = "responses = 1\nupstream = \"shared\"\nupstream_quarantine = \"1h\"\n[cluster.test.limits]\n\
                 flows_per_source = 2\nunanswered_timeout = \"1h\"\n";
     let (mut flowgate, address) = start(&simple_config("127.0.0.1:0", &[&backend], more));
     let clients = [(); 4].map(|()| Peer::v4());
-    // One flow has ended, and its socket rests; two are open.
+    // One flow has ended, and its place on a shared socket rests; two are open.
     clients[0].send_to(b"question", address);
     let resting = backend.answer(b"answer").from;
     clients[0].receive();
@@ -320,5 +320,5 @@ fn a_snapshot_says_what_the_process_is() {
         flowgate_core::snapshot::decode(&snapshot.stdout).expect("a snapshot");
     assert!(snapshot.config.contains(&backend.address().to_string()));
     assert_eq!(snapshot.server.listeners[0].address, address);
-    assert_eq!(snapshot.server.listeners[0].shards[0].manager().flow_ids().count(), 1);
+    assert_eq!(snapshot.server.listeners[0].shards[0].manager().upstream_ids().count(), 1);
 }

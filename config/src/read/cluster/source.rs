@@ -1,9 +1,8 @@
 //! `cluster.NAME.source`: the address and port of ours that backends see.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
-use flowgate_core::config::{PortRange, Source};
+use flowgate_core::config::{PortRange, Source, UpstreamMode};
 use toml::de::DeValue;
 
 use super::mode::Modes;
@@ -29,7 +28,7 @@ pub(super) fn source(item: &Item<'_>) -> Option<Source> {
 pub(super) fn fit<'t>(
     source: Field<'t, Source>,
     modes: &Modes<'_>,
-    upstream_reuse: Option<Duration>,
+    upstream: Option<UpstreamMode>,
     requests: u32,
 ) -> Field<'t, Source> {
     let is_local = |source: &Source| *source != Source::Client;
@@ -44,9 +43,9 @@ pub(super) fn fit<'t>(
              would be two",
         )
         .when(
-            |source| is_local(source) || upstream_reuse.is_none(),
-            "an address, or \"client\" with upstream_reuse = \"off\": a socket that has a \
-             client's address serves no other client",
+            |source| is_local(source) || upstream != Some(UpstreamMode::Shared),
+            "an address, or \"client\" with upstream = \"per-flow\": a socket that has a client's \
+             address serves no other client",
         )
         .when(
             |source| is_local(source) || requests == 0,

@@ -5,13 +5,18 @@ use crate::snapshot::parts::{KeySnapshot, PathSnapshot};
 
 impl FlowKey {
     pub(crate) fn snapshot(&self) -> KeySnapshot {
-        let ClientKey { scope, port, way, .. } = self.client;
+        let ClientKey { scope, port, way, asks, .. } = self.client;
         let way = match way {
             Way::Direct => PathSnapshot::Direct { scope },
             Way::ToLocal => PathSnapshot::ToLocal { scope, ip: canonical(self.local) },
             Way::Relayed => PathSnapshot::Relayed { proxy: scope },
         };
-        KeySnapshot { ip: canonical(self.client.ip_bits()), port, way }
+        KeySnapshot {
+            ip: canonical(self.client.ip_bits()),
+            port,
+            way,
+            transaction: asks.then_some(self.transaction),
+        }
     }
 
     pub(crate) fn restored(snapshot: &KeySnapshot) -> Self {
@@ -22,6 +27,8 @@ impl FlowKey {
         };
         let ip = mapped(snapshot.ip);
         let ip = [(ip >> 64) as u64, ip as u64];
-        Self { client: ClientKey { ip, scope, port: snapshot.port, way }, local }
+        let asks = snapshot.transaction.is_some();
+        let client = ClientKey { ip, scope, port: snapshot.port, way, asks };
+        Self { client, local, transaction: snapshot.transaction.unwrap_or(0) }
     }
 }

@@ -13,15 +13,15 @@ use crate::snapshot::error::require;
 use crate::snapshot::parts::{FlowSnapshot, FlowsSnapshot};
 
 impl FlowTable {
-    /// The table alone: no queues, and nothing of flows that rest.
+    /// The table alone, without queues.
     pub(crate) fn snapshot(&self) -> FlowsSnapshot {
         let alive = self.flows.iter().filter_map(|(slot, flow)| flow.snapshot(slot as u32));
-        let quarantined = self.in_quarantine().map(|(slot, flow)| flow.idle_snapshot(slot as u32));
+        let quarantined =
+            self.in_quarantine().map(|(slot, flow)| flow.quarantined_snapshot(slot as u32));
         FlowsSnapshot {
             hash_keys: self.hash_keys,
             next_generation: self.next_generation,
             alive: alive.collect(),
-            resting: Vec::new(),
             quarantined: quarantined.collect(),
             vacant: self.flows.vacant().collect(),
             unanswered: Vec::new(),
@@ -30,25 +30,20 @@ impl FlowTable {
         }
     }
 
-    /// The table, with those that rest.
+    /// The table, without what is found by routes.
     pub(crate) fn restored(
         snapshot: &FlowsSnapshot,
         capacity: usize,
     ) -> Result<Self, RestoreError> {
-        let used = snapshot.alive.len()
-            + snapshot.resting.len()
-            + snapshot.quarantined.len()
-            + snapshot.vacant.len();
+        let used = snapshot.alive.len() + snapshot.quarantined.len() + snapshot.vacant.len();
         let mut broken = None;
         let alive = snapshot.alive.iter().map_while(|flow| {
             let restored = UdpFlow::restored(flow).map_err(|error| broken = Some(error));
             Some((flow.slot, restored.ok()?))
         });
-        let resting =
-            snapshot.resting.iter().map(|flow| (flow.slot, UdpFlow::restored_resting(flow)));
         let quarantined = snapshot.quarantined.iter();
         let quarantined = quarantined.map(|flow| (flow.slot, UdpFlow::restored_quarantined(flow)));
-        let all = alive.chain(resting).chain(quarantined);
+        let all = alive.chain(quarantined);
         let flows = Slots::restored(used, slots_for(capacity), all, &snapshot.vacant);
         if let Some(broken) = broken {
             return Err(broken);
@@ -58,9 +53,9 @@ impl FlowTable {
         };
         let mut restored = Self {
             flows,
-            resting: snapshot.resting.len(),
             quarantined: snapshot.quarantined.len(),
             index: HashTable::with_capacity(capacity.max(snapshot.alive.len()) * 2),
+            routes: HashTable::new(),
             hash_keys: snapshot.hash_keys,
             capacity,
             next_generation: snapshot.next_generation,

@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::{
     Affinity, Balance, ClusterConfig, HealthPolicy, Limits, Mode, QuicLb, SendProxyProtocol,
+    UpstreamMode,
 };
 use crate::flow::FlowLimits;
 use crate::id::BackendId;
@@ -36,7 +37,8 @@ fn limits() -> FlowLimits {
         responses: 0,
         requests: 0,
         send_proxy_protocol: SendProxyProtocol::Off,
-        upstream_reuse: None,
+        upstream: UpstreamMode::PerFlow,
+        transactions: None,
         upstream_quarantine: Duration::ZERO,
         source: crate::config::Source::Any,
         health: HealthPolicy::default(),
@@ -50,9 +52,8 @@ fn keys_that_collide_are_all_found_and_none_is_taken_for_another() {
     let mut table = table(1);
     let keys = colliding_keys(&table, 100);
     let (limits, now) = (limits(), Instant::ORIGIN);
-    let build =
-        |key| move |generation| UdpFlow::new(key, generation, BackendId::new(0), &limits, now);
-    let ids: Vec<_> = keys.iter().map(|key| table.insert(key, false, None, build(key))).collect();
+    let build = |key| move |id| UdpFlow::new(key, id, BackendId::new(0), upstream(), &limits, now);
+    let ids: Vec<_> = keys.iter().map(|key| table.insert(key, false, build(key))).collect();
     table.assert_invariants();
     for (removed, id) in ids.iter().enumerate() {
         table.remove(*id);
@@ -74,19 +75,47 @@ fn keys_that_collide_in_one_table_spread_in_every_other() {
     }
 }
 
+const fn upstream() -> UpstreamId {
+    UpstreamId::new(0, 0)
+}
+
 #[test]
-fn only_a_resting_flow_of_the_same_generation_rests_longer() {
+fn only_a_flow_in_quarantine_stays_there_for_longer() {
     let mut table = table(1);
     let (limits, now) = (limits(), Instant::ORIGIN);
     let key = FlowKey::new(SocketAddr::from(([10, 0, 0, 1], 7)), None);
-    let build = |generation| UdpFlow::new(&key, generation, BackendId::new(0), &limits, now);
-    let first = table.insert(&key, false, None, build);
+    let build = |id| UdpFlow::new(&key, id, BackendId::new(0), upstream(), &limits, now);
+    let first = table.insert(&key, false, build);
     let until = Instant::from_millis(5);
-    assert!(!table.rest_longer(first, until), "it does not rest");
-    table.rest(first, until);
-    assert!(table.rest_longer(first, until));
-    let second = table.insert(&key, false, Some(first), build);
-    table.rest(second, until);
-    assert!(!table.rest_longer(first, until), "another has its slot");
-    assert!(table.rest_longer(second, until));
+    table.prolong_quarantine(first.index(), until);
+    assert!(!table.at(first.index()).1.has_ended(), "it is alive");
+    table.quarantine(first, now);
+    table.prolong_quarantine(first.index(), until);
+    assert_eq!(table.at(first.index()).1.deadline(), until);
+    table.prolong_quarantine(first.index(), now);
+    assert_eq!(table.at(first.index()).1.deadline(), until, "never for less long");
+}
+
+#[test]
+fn answers_find_their_flow_by_their_upstream_and_backend_until_it_is_taken_out() {
+    let mut table = table(1);
+    let (limits, now) = (limits(), Instant::ORIGIN);
+    let places = [(0, 0), (0, 1), (1, 0)];
+    let mut slots = vec![];
+    for (number, &(socket, backend)) in places.iter().enumerate() {
+        let key = FlowKey::new(SocketAddr::from(([10, 0, 0, 1], number as u16)), None);
+        let (upstream, backend) = (UpstreamId::new(socket, 7), BackendId::new(backend));
+        let build = |id| UdpFlow::new(&key, id, backend, upstream, &limits, now);
+        let slot = table.insert(&key, false, build).index();
+        table.add_route(slot);
+        slots.push((slot, upstream, backend));
+    }
+    table.assert_invariants();
+    for &(slot, upstream, backend) in &slots {
+        assert_eq!(table.find_route(upstream, backend, 0), Some(slot));
+    }
+    let (slot, upstream, backend) = slots[0];
+    assert_eq!(table.find_route(UpstreamId::new(0, 8), backend, 0), None, "another socket");
+    table.remove_route(slot);
+    assert_eq!(table.find_route(upstream, backend, 0), None);
 }

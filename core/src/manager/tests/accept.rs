@@ -15,9 +15,9 @@ fn a_connected_client_gets_its_socket_when_it_is_admitted_and_no_other_later() {
     let mut harness = accepting(Accept::Connected);
     let first = harness.request(client(1), b"first", at(0));
     let [
-        Output::OpenUpstream { flow, .. },
+        Output::OpenFlow { flow, .. },
         Output::OpenClient { flow: served, client: who },
-        Output::SendToBackend { .. },
+        Output::Send { .. },
     ] = first[..]
     else {
         panic!("{first:?}")
@@ -25,7 +25,7 @@ fn a_connected_client_gets_its_socket_when_it_is_admitted_and_no_other_later() {
     assert_eq!((served, who), (flow, client(1)));
     harness.reply(flow, b"answer", at(1));
     let second = harness.request(client(1), b"second", at(2));
-    assert!(matches!(second[..], [Output::SendToBackend { .. }]), "{second:?}");
+    assert!(matches!(second[..], [Output::Send { .. }]), "{second:?}");
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn a_confirmed_client_gets_its_socket_with_its_first_datagram_after_an_answer() 
     assert!(!opens_client(&harness.request(client(1), b"no answer yet", at(1))));
     harness.reply(flow, b"answer", at(2));
     let confirms = harness.request(client(1), b"heard it", at(3));
-    assert!(matches!(confirms[..], [Output::OpenClient { .. }, Output::SendToBackend { .. }]));
+    assert!(matches!(confirms[..], [Output::OpenClient { .. }, Output::Send { .. }]));
     harness.reply(flow, b"answer", at(4));
     assert!(!opens_client(&harness.request(client(1), b"and again", at(5))));
 }

@@ -21,8 +21,8 @@ impl Harness {
     }
 
     fn refused(&mut self, flow: FlowId, now: Instant) {
-        let failure = UpstreamFailure::Refused;
-        self.input(ManagerInput::UpstreamFailed { flow, failure }, now);
+        let failure = NetworkError::Refused;
+        self.input(self.network_error(flow, failure), now);
     }
 
     pub(super) fn configure(
@@ -49,10 +49,10 @@ impl Harness {
 /// What a change of the configuration emits carries no datagrams.
 fn without_payload(output: Output<'_>) -> Output<'static> {
     match output {
-        Output::CloseFlow { flow, reason, keep_socket } => {
-            Output::CloseFlow { flow, reason, keep_socket }
+        Output::CloseFlow { flow, upstream, reason } => {
+            Output::CloseFlow { flow, upstream, reason }
         }
-        Output::CloseUpstream { flow } => Output::CloseUpstream { flow },
+        Output::CloseUpstream { upstream } => Output::CloseUpstream { upstream },
         other => panic!("unexpected: {other:?}"),
     }
 }
@@ -63,7 +63,7 @@ fn a_pinned_flow_stays_with_a_backend_that_is_down_and_new_ones_go_elsewhere() {
     let flow = harness.open(client(1), at(0));
     harness.event(first(), BackendEvent::Down, at(1));
     let again = harness.request(client(1), b"again", at(2));
-    assert!(matches!(again[..], [Output::SendToBackend { flow: f, .. }] if f == flow));
+    assert!(matches!(again[..], [Output::Send { flow: f, .. }] if f == flow));
     for number in 2..6 {
         let flow = harness.open(client(number), at(3));
         assert_eq!(harness.backend_of(flow), 1);
@@ -76,36 +76,38 @@ fn a_flow_moves_at_its_clients_next_datagram_and_keeps_its_id() {
     let flow = harness.open(client(1), at(0));
     assert_eq!(harness.backend_of(flow), 0);
     harness.event(first(), BackendEvent::Down, at(1));
+    let former = harness.manager.flow(flow).unwrap().upstream();
+    harness.sockets();
     let burst = Burst::single(b"again").unwrap();
+    let outputs = harness.request(client(1), b"again", at(2));
+    let (upstream, moved_to, address) = harness.upstreams[&flow];
+    assert_eq!((moved_to, address), (BackendId::new(1), backend(2)));
     assert_eq!(
-        harness.request(client(1), b"again", at(2)),
+        outputs,
         [
-            Output::CloseUpstream { flow },
-            Output::OpenUpstream {
+            Output::OpenFlow { flow, upstream, backend: moved_to, address, has_moved: true },
+            Output::Send {
                 flow,
-                backend: BackendId::new(1),
-                address: backend(2),
-                ttl: 63,
-                reuse: None,
-                source: LocalSource::Any,
-            },
-            Output::SendToBackend {
-                flow,
-                backend: BackendId::new(1),
+                upstream,
+                backend: moved_to,
+                to: None,
                 prefix: None,
                 tlvs: Tlvs::NONE,
                 tos: 0,
                 ttl: 63,
-                burst,
+                burst
             },
         ]
     );
+    let (connect, source, ttl) = (Some(address), LocalSource::Any, 63);
+    let opened = Socket::Open { upstream, connect, source, ttl };
+    assert_eq!(harness.sockets(), [Socket::Close(former), opened]);
     assert_eq!(harness.manager.counters().flows_moved, 1);
     assert_eq!(harness.manager.counters().flows_opened, 1);
     // Once it has moved it stays, also when the first one is back.
     harness.event(first(), BackendEvent::Up, at(3));
     let third = harness.request(client(1), b"third", at(4));
-    assert!(matches!(third[..], [Output::SendToBackend { .. }]), "{third:?}");
+    assert!(matches!(third[..], [Output::Send { .. }]), "{third:?}");
 }
 
 #[test]
@@ -117,9 +119,9 @@ fn the_backend_a_flow_moves_to_is_told_who_the_client_is() {
     harness.open(client(1), at(0));
     harness.event(first(), BackendEvent::Down, at(1));
     let moved = harness.request(client(1), b"again", at(2));
-    assert!(matches!(moved[2], Output::SendToBackend { prefix: Some(_), .. }), "{moved:?}");
+    assert!(matches!(moved[1], Output::Send { prefix: Some(_), .. }), "{moved:?}");
     let next = harness.request(client(1), b"again", at(2));
-    assert!(matches!(next[0], Output::SendToBackend { prefix: None, .. }), "{next:?}");
+    assert!(matches!(next[0], Output::Send { prefix: None, .. }), "{next:?}");
 }
 
 #[test]
@@ -132,7 +134,7 @@ fn a_flow_that_cannot_move_is_kept_and_its_datagrams_are_dropped_until_it_can() 
     assert!(matches!(lost[..], [Output::Drop { reason: DropReason::NoBackend, .. }]), "{lost:?}");
     harness.event(first(), BackendEvent::Up, at(3));
     let again = harness.request(client(1), b"again", at(4));
-    assert!(matches!(again[..], [Output::SendToBackend { flow: f, .. }] if f == flow));
+    assert!(matches!(again[..], [Output::Send { flow: f, .. }] if f == flow));
 }
 
 #[test]
@@ -145,7 +147,7 @@ fn with_close_the_flows_of_a_backend_that_goes_down_end_by_themselves() {
     assert_eq!(deadline.reason, DeadlineReason::Sweep);
     let closed = harness.run_until(at(20));
     let reason = CloseReason::BackendDown;
-    assert_eq!(closed, [Output::CloseFlow { flow, reason, keep_socket: false }]);
+    assert_eq!(closed, [harness.ended(flow, reason)]);
     assert!(harness.manager.flow(other).is_some());
 }
 
@@ -155,7 +157,7 @@ fn with_close_a_datagram_that_comes_before_the_timeout_opens_a_new_flow() {
     let flow = harness.open(client(1), at(0));
     harness.event(first(), BackendEvent::Down, at(10));
     let outputs = harness.request(client(1), b"again", at(10));
-    let [Output::CloseFlow { flow: closed, .. }, Output::OpenUpstream { address, .. }, ..] =
+    let [Output::CloseFlow { flow: closed, .. }, Output::OpenFlow { address, .. }, ..] =
         outputs[..]
     else {
         panic!("{outputs:?}")
@@ -199,7 +201,7 @@ fn while_all_are_down_they_are_used_as_if_all_were_up_if_so_configured() {
         harness.event(BackendId::new(1), BackendEvent::Down, at(0));
         let outputs = harness.request(client(1), b"hello", at(1));
         match outputs[..] {
-            [Output::OpenUpstream { .. }, Output::SendToBackend { .. }] => assert!(fail_open),
+            [Output::OpenFlow { .. }, Output::Send { .. }] => assert!(fail_open),
             [Output::Drop { reason: DropReason::NoBackend, .. }] => assert!(!fail_open),
             ref other => panic!("{other:?}"),
         }
@@ -223,7 +225,7 @@ fn two_errors_of_the_network_put_a_backend_out_of_service_for_a_while() {
     assert_eq!(out.ejections(EjectionCause::NetworkErrors), 1);
     assert!(out.state_reason().is_some() && harness.manager.backends().state_changes() > 0);
     let third = harness.request(client(1), b"third", at(20));
-    assert!(matches!(third[1], Output::OpenUpstream { address, .. } if address == backend(2)));
+    assert!(matches!(third[0], Output::OpenFlow { address, .. } if address == backend(2)));
 
     let back = harness.manager.poll_timeout().unwrap();
     assert_eq!((back.at, back.reason), (at(7_511), DeadlineReason::BackendEvent));
@@ -357,10 +359,10 @@ fn a_draining_backend_keeps_its_flows_until_the_deadline() {
     let other = harness.open(client(3), at(20));
     assert_eq!((harness.backend_of(new), harness.backend_of(other)), (1, 1));
     let again = harness.request(client(1), b"again", at(999));
-    assert!(matches!(again[..], [Output::SendToBackend { .. }]));
+    assert!(matches!(again[..], [Output::Send { .. }]));
     let closed = harness.run_until(at(1_010));
     let reason = CloseReason::Drained;
-    assert_eq!(closed, [Output::CloseFlow { flow, reason, keep_socket: false }]);
+    assert_eq!(closed, [harness.ended(flow, reason)]);
     harness.event(first(), BackendEvent::Undrain, at(2_000));
     let back = [4, 5].map(|number| harness.open(client(number), at(2_001)));
     assert!(back.iter().any(|&flow| harness.backend_of(flow) == 0));
@@ -373,7 +375,7 @@ fn a_removed_backend_gets_nothing_any_more_whatever_the_policy() {
         harness.open(client(1), at(0));
         harness.configure(at(1), |c| c.cluster.backends[0].removed = true);
         let outputs = harness.request(client(1), b"again", at(2));
-        let to_second = |output: &Output<'_>| matches!(output, Output::OpenUpstream { address, .. } if *address == backend(2));
+        let to_second = |output: &Output<'_>| matches!(output, Output::OpenFlow { address, .. } if *address == backend(2));
         assert!(outputs.iter().any(to_second), "{policy:?}: {outputs:?}");
     }
 }
@@ -399,7 +401,7 @@ fn the_last_backend_can_be_removed_and_added_again() {
     assert_eq!(harness.drops(Direction::ToBackend, DropReason::NoBackend), 2);
     harness.configure(at(3), |c| c.cluster.backends[0].removed = false);
     let again = harness.request(client(1), b"again", at(4));
-    assert!(matches!(again[..], [Output::SendToBackend { flow: f, .. }] if f == flow));
+    assert!(matches!(again[..], [Output::Send { flow: f, .. }] if f == flow));
     harness.open(client(2), at(4));
 }
 
@@ -411,24 +413,7 @@ fn the_flows_of_a_backend_whose_place_another_takes_end() {
         c.cluster.backends[0] = BackendConfig::new(backend(9));
     });
     let reason = CloseReason::BackendRemoved;
-    assert_eq!(outputs, [Output::CloseFlow { flow, reason, keep_socket: false }]);
-}
-
-#[test]
-fn sockets_that_rest_for_a_backend_whose_place_another_takes_close() {
-    let mut harness = Harness::new(|c| {
-        c.cluster.responses = 1;
-        c.cluster.upstream_reuse = Some(Duration::from_secs(1));
-    });
-    let flow = harness.open(client(1), at(0));
-    harness.reply(flow, b"answer", at(1));
-    assert_eq!(harness.manager.resting_for(first()), 1);
-    let outputs = harness.configure(at(2), |c| {
-        c.cluster.backends[0] = BackendConfig::new(backend(9));
-    });
-    assert_eq!(outputs, [Output::CloseUpstream { flow }]);
-    assert_eq!(harness.manager.resting_for(first()), 0);
-    assert_eq!(harness.manager.resting_for(BackendId::new(77)), 0);
+    assert_eq!(outputs, [harness.ended(flow, reason)]);
 }
 
 #[test]

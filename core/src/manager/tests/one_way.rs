@@ -39,7 +39,7 @@ fn undelivered(carrier: Carrier, datagrams: u32) -> ManagerInput<'static> {
     let (direction, reason) = (Direction::ToBackend, DropReason::QueueFull);
     let bytes = u64::from(datagrams);
     let backend = match carrier {
-        Carrier::Flow(_) => None,
+        Carrier::Flow { .. } => None,
         Carrier::OneWay(backend) | Carrier::Copy(backend) => Some(backend),
     };
     ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes }
@@ -262,9 +262,7 @@ fn the_chosen_backend_answers_and_the_others_get_copies() {
         c.cluster.backends[2].answers = false;
     });
     let outputs = harness.request(client(1), b"?", at(1));
-    let [Output::OpenUpstream { flow, backend, .. }, Output::SendToBackend { .. }, ..] =
-        outputs[..]
-    else {
+    let [Output::OpenFlow { flow, backend, .. }, Output::Send { .. }, ..] = outputs[..] else {
         panic!("{outputs:?}")
     };
     assert_eq!(backend, id(1));
@@ -288,11 +286,11 @@ fn race() -> (Harness, Vec<FlowId>) {
     let mut branches: Vec<_> = outputs
         .iter()
         .filter_map(|output| match output {
-            Output::OpenUpstream { flow, backend, .. } => Some((*backend, *flow)),
+            Output::OpenFlow { flow, backend, .. } => Some((*backend, *flow)),
             _ => None,
         })
         .collect();
-    let sends = outputs.iter().filter(|o| matches!(o, Output::SendToBackend { .. })).count();
+    let sends = outputs.iter().filter(|o| matches!(o, Output::Send { .. })).count();
     assert_eq!((branches.len(), sends), (3, 3), "{outputs:?}");
     assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 1);
     branches.sort_unstable();
@@ -336,15 +334,14 @@ fn the_last_answer_ends_the_race_for_all() {
 fn a_race_goes_on_when_a_leg_ends_and_a_backend_that_returns_gets_another() {
     for place in 0..3 {
         let (mut harness, branches) = race();
-        let failure = UpstreamFailure::NotOpened;
-        harness.input(ManagerInput::UpstreamFailed { flow: branches[place], failure }, at(1));
+        harness.input(harness.open_failed(branches[place]), at(1));
         assert_eq!(harness.manager.flow_count(), 2);
         harness.event(id(place), BackendEvent::Down, at(1));
         let outputs = harness.request(client(1), b"?", at(2));
         assert_eq!(outputs.len(), 2, "{outputs:?}");
         harness.event(id(place), BackendEvent::Up, at(3));
         let outputs = harness.request(client(1), b"?", at(4));
-        assert!(matches!(outputs[0], Output::OpenUpstream { backend, .. } if backend == id(place)));
+        assert!(matches!(outputs[0], Output::OpenFlow { backend, .. } if backend == id(place)));
         assert_eq!(outputs.len(), 4, "{outputs:?}");
         assert_eq!(harness.manager.flow_count(), 3);
     }
@@ -354,7 +351,7 @@ fn a_race_goes_on_when_a_leg_ends_and_a_backend_that_returns_gets_another() {
 fn what_one_leg_could_not_send_is_still_forwarded() {
     let (mut harness, branches) = race();
     let ManagerInput::Undelivered { carrier, direction, reason, datagrams, bytes, .. } =
-        undelivered(Carrier::Flow(branches[0]), 1)
+        undelivered(harness.carrier(branches[0]), 1)
     else {
         unreachable!()
     };
@@ -371,7 +368,7 @@ fn a_race_among_more_backends_than_flows_are_allowed_runs_with_some() {
     harness.configure(at(0), |c| c.max_flows = 2);
     for now in 1..20 {
         let outputs = harness.request(client(now as u16 % 3), b"?", at(now * 1_000));
-        let is_sent = outputs.iter().any(|o| matches!(o, Output::SendToBackend { .. }));
+        let is_sent = outputs.iter().any(|o| matches!(o, Output::Send { .. }));
         assert!(is_sent && harness.manager.flow_count() <= 2);
     }
 }
@@ -431,7 +428,7 @@ proptest! {
                 None => {
                     rule.asked();
                     let outputs = harness.request(client(1), b"?", now);
-                    let is_send = |o: &&Output<'_>| matches!(o, Output::SendToBackend { .. });
+                    let is_send = |o: &&Output<'_>| matches!(o, Output::Send { .. });
                     prop_assert_eq!(outputs.iter().filter(is_send).count(), 3);
                 }
                 Some(place) => {
@@ -519,8 +516,8 @@ proptest! {
                     let mut per_backend = BTreeMap::<_, u16>::new();
                     for output in &outputs {
                         match *output {
-                            Output::SendToBackend { flow, burst, .. } => {
-                                orders.push((Carrier::Flow(flow), burst.count()));
+                            Output::Send { flow, burst, .. } => {
+                                orders.push((harness.carrier(flow), burst.count()));
                                 let to = harness.manager.flow(flow).map(UdpFlow::backend);
                                 *per_backend.entry(to).or_default() += burst.count();
                             }
@@ -542,8 +539,8 @@ proptest! {
                     harness.reply(flows[flow % flows.len()], b"!", now)
                 }
                 Event::Failed { flow } if !flows.is_empty() => {
-                    let (flow, failure) = (flows[flow % flows.len()], UpstreamFailure::NotOpened);
-                    harness.input(ManagerInput::UpstreamFailed { flow, failure }, now)
+                    let failed = harness.open_failed(flows[flow % flows.len()]);
+                    harness.input(failed, now)
                 }
                 Event::Lost { order } if !orders.is_empty() => {
                     let (carrier, count) = orders.swap_remove(order % orders.len());
@@ -569,7 +566,7 @@ proptest! {
                 _ => vec![],
             };
             flows.extend(outputs.iter().filter_map(|output| match output {
-                Output::OpenUpstream { flow, .. } => Some(*flow),
+                Output::OpenFlow { flow, .. } => Some(*flow),
                 _ => None,
             }));
         }
@@ -604,6 +601,6 @@ fn every_branch_counts_as_a_flow_of_its_client() {
     let mut harness = fan_out(ReplyFrom::First);
     harness.configure(at(0), |c| c.cluster.limits.flows_per_source = 2);
     let outputs = harness.request(client(1), b"?", at(1));
-    let opened = outputs.iter().filter(|o| matches!(o, Output::OpenUpstream { .. })).count();
+    let opened = outputs.iter().filter(|o| matches!(o, Output::OpenFlow { .. })).count();
     assert_eq!((opened, harness.manager.flow_count()), (2, 2));
 }

@@ -33,7 +33,7 @@ fn drops(harness: &Harness, reason: DropReason) -> u64 {
 /// The payloads that go to backends, each with its flow.
 fn sent<'p>(outputs: &[Output<'p>]) -> Vec<(FlowId, &'p [u8])> {
     let burst = |output: &Output<'p>| match output {
-        Output::SendToBackend { flow, burst, .. } => Some((*flow, *burst)),
+        Output::Send { flow, burst, .. } => Some((*flow, *burst)),
         _ => None,
     };
     let bursts = outputs.iter().filter_map(burst);
@@ -45,15 +45,13 @@ fn the_client_that_a_proxy_names_has_the_flow_and_the_proxy_gets_the_answers() {
     let mut harness = trusting(|_| {});
     let datagram = told(client(1), b"", b"question");
     let outputs = harness.request(proxy(1), &datagram, at(0));
-    let [Output::OpenUpstream { flow, .. }, Output::SendToBackend { prefix: None, .. }] =
-        outputs[..]
-    else {
+    let [Output::OpenFlow { flow, .. }, Output::Send { prefix: None, .. }] = outputs[..] else {
         panic!("{outputs:?}")
     };
     assert_eq!(sent(&outputs), [(flow, &b"question"[..])]);
     assert_eq!(harness.manager.flow(flow).unwrap().client(), client(1));
     let burst = Burst::single(b"answer").unwrap();
-    let answer = Output::SendToClient { flow, client: proxy(1), local: None, tos: 0, burst };
+    let answer = harness.to_client(flow, proxy(1), None, 0, burst);
     assert_eq!(harness.reply(flow, b"answer", at(1)), [answer]);
     assert_eq!(harness.manager.counters().to_backend.received, Traffic { datagrams: 1, bytes: 8 });
 }
@@ -65,9 +63,9 @@ fn answers_leave_from_the_address_that_the_proxy_called() {
     let datagram = told(client(1), b"", b"question");
     let burst = Burst::single(&datagram).unwrap();
     let input = ManagerInput::ClientBurst { source: proxy(1), local, tos: 0, ttl: 64, burst };
-    let Output::OpenUpstream { flow, .. } = harness.input(input, at(0))[0] else { panic!() };
+    let Output::OpenFlow { flow, .. } = harness.input(input, at(0))[0] else { panic!() };
     let burst = Burst::single(b"answer").unwrap();
-    let answer = Output::SendToClient { flow, client: proxy(1), local, tos: 0, burst };
+    let answer = harness.to_client(flow, proxy(1), local, 0, burst);
     assert_eq!(harness.reply(flow, b"answer", at(1)), [answer]);
 }
 
@@ -126,7 +124,7 @@ fn a_proxy_that_speaks_for_itself_is_the_client() {
     let mut harness = trusting(|c| c.cluster.send_proxy_protocol = SendProxyProtocol::Every);
     let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0probe";
     let outputs = harness.request(proxy(1), local, at(0));
-    let [_, Output::SendToBackend { flow, prefix, .. }] = outputs[..] else { panic!() };
+    let [_, Output::Send { flow, prefix, .. }] = outputs[..] else { panic!() };
     assert_eq!(harness.manager.flow(flow).unwrap().client(), proxy(1));
     assert_eq!(prefix, Some(ProxyHeader::new(proxy(1), config().address)));
     assert_eq!(sent(&outputs), [(flow, &b"probe"[..])]);
@@ -200,13 +198,13 @@ fn the_client_the_called_address_and_the_tlvs_are_passed_on() {
     let tlvs = b"\x02\0\x03abc\x05\0\x01i";
     let datagram = told(client(1), tlvs, b"question");
     let outputs = harness.request(proxy(1), &datagram, at(0));
-    let Output::SendToBackend { prefix: Some(prefix), tlvs: onward, burst, .. } = outputs[1] else {
+    let Output::Send { prefix: Some(prefix), tlvs: onward, burst, .. } = outputs[1] else {
         panic!("{outputs:?}")
     };
     let wire = [prefix.as_bytes(), &onward.parts().concat(), burst.bytes()].concat();
     assert_eq!(wire, datagram, "what came goes on");
     let next = harness.request(proxy(1), &datagram, at(1));
-    let Output::SendToBackend { prefix: None, tlvs, .. } = next[0] else { panic!("{next:?}") };
+    let Output::Send { prefix: None, tlvs, .. } = next[0] else { panic!("{next:?}") };
     assert!(tlvs.is_empty());
 }
 
@@ -216,7 +214,7 @@ fn a_header_is_made_for_what_came_without_one() {
     let datagram = told(client(1), b"\x02\0\x03abc", b"question");
     harness.request(proxy(1), &datagram, at(0));
     let outputs = harness.request(proxy(1), b"another", at(1));
-    let [Output::SendToBackend { prefix, tlvs, .. }] = outputs[..] else { panic!("{outputs:?}") };
+    let [Output::Send { prefix, tlvs, .. }] = outputs[..] else { panic!("{outputs:?}") };
     assert!(tlvs.is_empty());
     assert_eq!(prefix, Some(ProxyHeader::new(client(1), CALLED.parse().unwrap())));
 }
@@ -343,20 +341,8 @@ fn a_flow_of_a_proxys_client_moves_to_another_backend() {
     let backend = harness.manager.flow(flow).unwrap().backend();
     harness.input(ManagerInput::BackendChanged { backend, event: BackendEvent::Down }, at(1));
     let outputs = harness.request(proxy(1), b"x", at(2));
-    let Some(Output::SendToBackend { prefix, .. }) = outputs.last() else { panic!("{outputs:?}") };
+    let Some(Output::Send { prefix, .. }) = outputs.last() else { panic!("{outputs:?}") };
     assert_eq!(*prefix, Some(ProxyHeader::new(client(1), CALLED.parse().unwrap())));
-}
-
-#[test]
-fn sockets_that_rest_serve_the_clients_of_proxies_too() {
-    let mut harness = trusting(with_reuse);
-    let flow = sent(&harness.request(proxy(1), &told(client(1), b"", b"x"), at(0)))[0].0;
-    harness.reply(flow, b"y", at(0));
-    let datagram = told(client(2), b"", b"x");
-    let outputs = harness.request(proxy(1), &datagram, at(5_000));
-    let [Output::OpenUpstream { reuse, flow: next, .. }, _] = outputs[..] else { panic!() };
-    assert_eq!(reuse, Some(flow));
-    assert_eq!(harness.manager.flow(next).unwrap().client(), client(2));
 }
 
 #[derive(Clone, Copy, Debug)]

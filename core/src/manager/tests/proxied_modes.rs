@@ -9,7 +9,7 @@ const TLVS: &[u8] = b"\x02\0\x03abc";
 fn wires(outputs: &[Output<'_>]) -> Vec<Vec<u8>> {
     let sends = outputs.iter().filter_map(|output| match output {
         Output::SendOneWay { prefix, tlvs, burst, .. }
-        | Output::SendToBackend { prefix, tlvs, burst, .. } => Some((prefix, tlvs, burst)),
+        | Output::Send { prefix, tlvs, burst, .. } => Some((prefix, tlvs, burst)),
         _ => None,
     });
     let wire = |(prefix, tlvs, burst): (&Option<ProxyHeader>, &Tlvs<'_>, &Burst<'_>)| {
@@ -112,7 +112,7 @@ fn the_first_answer_of_a_race_goes_to_the_proxy_and_no_other() {
     let branches: Vec<_> = outputs
         .iter()
         .filter_map(|output| match output {
-            Output::OpenUpstream { flow, .. } => Some(*flow),
+            Output::OpenFlow { flow, .. } => Some(*flow),
             _ => None,
         })
         .collect();
@@ -122,7 +122,7 @@ fn the_first_answer_of_a_race_goes_to_the_proxy_and_no_other() {
     let late = harness.reply(branches[0], b"!", at(2));
     assert!(matches!(late[..], [Output::Drop { reason: DropReason::NotFirst, .. }]));
     let direct = harness.request(client(1), b"?", at(3));
-    let opened = direct.iter().filter(|o| matches!(o, Output::OpenUpstream { .. })).count();
+    let opened = direct.iter().filter(|o| matches!(o, Output::OpenFlow { .. })).count();
     assert_eq!(opened, 3, "by itself the client runs a race of its own");
 }
 
@@ -134,7 +134,7 @@ fn a_leg_that_has_lost_and_been_silent_since_makes_room() {
         c.cluster.limits.unanswered_timeout = Duration::from_secs(1);
     });
     let outputs = harness.request(client(1), b"?", at(0));
-    let [Output::OpenUpstream { flow: first, .. }, Output::OpenUpstream { flow: second, .. }, ..] =
+    let [Output::OpenFlow { flow: first, .. }, Output::OpenFlow { flow: second, .. }, ..] =
         outputs[..]
     else {
         panic!("{outputs:?}")

@@ -26,8 +26,8 @@ fn an_exchange_that_was_idle_for_two_seconds_makes_room_and_a_younger_one_does_n
     assert!(is_refused(&mut harness, at(1_999)));
     let outputs = harness.request(client(9), b"x", at(2_000));
     let reason = CloseReason::Evicted;
-    assert_eq!(outputs[0], Output::CloseFlow { flow: first, reason, keep_socket: false });
-    assert!(matches!(outputs[1], Output::OpenUpstream { .. }));
+    assert_eq!(outputs[0], harness.ended(first, reason));
+    assert!(matches!(outputs[1], Output::OpenFlow { .. }));
 }
 
 #[test]
@@ -56,10 +56,8 @@ fn answered_of(clients: u16, millis_apart: u64, round_trip: u64, limits: Limits)
             && at_millis <= now
         {
             waiting.pop_front();
-            let outputs = harness.manager_only(
-                ManagerInput::BackendBurst { flow, tos: 0, burst: Burst::single(b"y").unwrap() },
-                at(at_millis),
-            );
+            let outputs = harness
+                .manager_only(harness.answer(flow, 0, Burst::single(b"y").unwrap()), at(at_millis));
             answered += u16::from(
                 outputs.iter().any(|output| matches!(output, Output::SendToClient { .. })),
             );
@@ -194,12 +192,12 @@ proptest! {
             };
             for output in outputs {
                 match output {
-                    Output::OpenUpstream { flow, .. } => {
+                    Output::OpenFlow { flow, .. } => {
                         flows.insert(number, flow);
                         let new = Seen { is_answered: false, last: now };
                         seen.insert(flow, new);
                     }
-                    Output::SendToBackend { flow, .. } => {
+                    Output::Send { flow, .. } => {
                         seen.entry(flow).and_modify(|seen| {
                             seen.last = if seen.is_answered { now } else { seen.last };
                         });

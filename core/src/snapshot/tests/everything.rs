@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 use crate::config::*;
 use crate::proxy_protocol::ProxyHeader;
 use crate::{
-    BackendEvent, BackendId, Burst, FlowId, Instant, LocalAddr, ManagerInput, Output,
-    PreparedConfig, UdpManager, UpstreamFailure,
+    BackendEvent, BackendId, Burst, FlowId, Instant, LocalAddr, ManagerInput, NetworkError, Output,
+    PreparedConfig, UdpManager,
 };
 
 /// Ten hours after the origin.
@@ -65,8 +65,9 @@ fn config() -> ManagerConfig {
             responses: 0,
             requests: 2,
             send_proxy_protocol: SendProxyProtocol::First,
-            upstream_reuse: Some(Duration::from_secs(5)),
-            upstream_quarantine: Duration::ZERO,
+            upstream: UpstreamMode::PerFlow,
+            transactions: None,
+            upstream_quarantine: Duration::from_secs(5),
             source: Source::Local {
                 ip: None,
                 ports: Some(PortRange { first: 20_000, last: 29_999 }),
@@ -94,7 +95,7 @@ fn tell(manager: &mut UdpManager, input: ManagerInput<'_>, now: Instant) -> Opti
     let mut outputs = vec![];
     manager.handle_input(input, now, &mut outputs);
     outputs.iter().find_map(|output| match output {
-        Output::OpenUpstream { flow, .. } => Some(*flow),
+        Output::OpenFlow { flow, .. } => Some(*flow),
         _ => None,
     })
 }
@@ -112,7 +113,10 @@ pub(super) fn ask(
 
 fn answer(manager: &mut UdpManager, flow: FlowId, now: Instant) {
     let burst = Burst::single(b"answer").unwrap();
-    tell(manager, ManagerInput::BackendBurst { flow, tos: 0, burst }, now);
+    let Some(known) = manager.flow(flow) else { return };
+    let sender = manager.backends().get(known.backend()).unwrap().address();
+    let upstream = known.upstream();
+    tell(manager, ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst }, now);
 }
 
 pub(super) fn told(client: SocketAddr) -> Vec<u8> {
@@ -144,6 +148,8 @@ fn race(manager: &mut UdpManager) {
     snapshot.config.cluster.mode = Mode::Session { mirrored_per_million: 500_000 };
     *manager = UdpManager::restore(snapshot, None).unwrap();
     configure(manager, after(6), |config| {
+        // Another takes the place of one whose branch has not been answered, and waits in quarantine.
+        config.cluster.backends[3] = backend(9);
         // The last one keeps its place, and counts as removed.
         config.cluster.backends.pop();
     });
@@ -156,7 +162,7 @@ fn flows(manager: &mut UdpManager) {
     for &flow in &opened[..8] {
         answer(manager, flow, after(21));
     }
-    // Two are confirmed and retired, and one of those is complete: its socket rests.
+    // Two are confirmed and retired, and one of those is complete: its socket closes.
     for number in 10..12 {
         ask(manager, client(number), None, b"y", after(22));
     }
@@ -171,8 +177,8 @@ fn flows(manager: &mut UdpManager) {
     ask(manager, proxy(1), None, &told(client(31)), after(29));
     ask(manager, proxy(1), None, &told(client(32)), after(30));
     let relayed = ask(manager, proxy(2), None, &told(client(33)), after(31)).unwrap();
-    let failure = UpstreamFailure::NotOpened;
-    tell(manager, ManagerInput::UpstreamFailed { flow: relayed, failure }, after(32));
+    let upstream = manager.flow(relayed).unwrap().upstream();
+    tell(manager, ManagerInput::UpstreamOpenFailed { upstream }, after(32));
     ask(manager, proxy(3), None, &told("192.0.2.66:9".parse().unwrap()), after(33));
 }
 
@@ -186,16 +192,16 @@ fn standings(manager: &mut UdpManager) {
     // Three end, and leave their slots vacant.
     for number in [19, 14, 17] {
         let client = client(number);
-        let flow = manager.flows().find(|(_, flow)| flow.client() == client).unwrap().0;
-        let failure = UpstreamFailure::NotOpened;
-        tell(manager, ManagerInput::UpstreamFailed { flow, failure }, after(47));
+        let flow = manager.flows().find(|(_, flow)| flow.client() == client).unwrap().1;
+        let upstream = flow.upstream();
+        tell(manager, ManagerInput::UpstreamOpenFailed { upstream }, after(47));
     }
     tell(manager, ManagerInput::Drain { deadline: after(90_000) }, after(48));
     // Its backend has answered others before, and nobody since.
-    let late = manager.flows().find(|(_, flow)| flow.client() == client(40)).unwrap().0;
+    let late = manager.flows().find(|(_, flow)| flow.client() == client(40)).unwrap().1;
+    let (upstream, remote, error) = (late.upstream(), None, NetworkError::Refused);
     for millis in [52, 53] {
-        let failure = UpstreamFailure::Refused;
-        tell(manager, ManagerInput::UpstreamFailed { flow: late, failure }, after(millis));
+        tell(manager, ManagerInput::UpstreamError { upstream, remote, error }, after(millis));
     }
 }
 

@@ -64,7 +64,7 @@ fn there_is_something_of_everything() {
     let (free, late) = (&flows.vacant, &flows.unanswered);
     assert!(free.len() > 1 && late.len() > 1 && flows.unconfirmed.len() > 1);
     assert!(!free.is_sorted() && !free.is_sorted_by(|a, b| a > b), "an order of its own: {free:?}");
-    assert!(!flows.resting.is_empty() && snapshot.timers.places.len() > 1);
+    assert!(!flows.quarantined.is_empty() && snapshot.timers.places.len() > 1);
     assert!(snapshot.timers.places.iter().any(|place| place.timers.len() > 1));
     assert!(snapshot.sweep.is_some() && snapshot.drain.is_some());
     let proxies = &snapshot.proxies;
@@ -89,7 +89,7 @@ fn flows_that_contradict_each_other_are_refused() {
             snapshot.flows.vacant.pop();
         }),
         ("a slot of the flow table is named twice, or never", |snapshot| {
-            snapshot.flows.resting[0].slot = u32::MAX;
+            snapshot.flows.quarantined[0].slot = u32::MAX;
         }),
         ("a flow is confirmed before it is answered", |snapshot| {
             let confirmed = snapshot.flows.alive.iter_mut().find(|flow| flow.confirmed);
@@ -114,7 +114,18 @@ fn flows_that_contradict_each_other_are_refused() {
             any_of_stage(snapshot, StageSnapshot::Follower).next_branch = None;
         }),
         ("a flow without its backend", |snapshot| snapshot.flows.alive[0].backend = 6),
-        ("a socket rests for nobody", |snapshot| snapshot.flows.resting[0].backend = 6),
+        ("a quarantine for nobody", |snapshot| snapshot.flows.quarantined[0].backend = 6),
+        ("a flow on a socket that is not open", |snapshot| {
+            let upstream = snapshot.flows.alive[0].upstream;
+            snapshot.flows.alive[0].upstream =
+                crate::UpstreamId::new(upstream.index() as u32, upstream.generation() ^ 1);
+        }),
+        ("a socket of another flow", |snapshot| {
+            snapshot.flows.alive[0].upstream = snapshot.flows.alive[1].upstream;
+        }),
+        ("a slot of upstreams is named twice, or never", |snapshot| {
+            snapshot.upstreams.vacant.pop();
+        }),
     ]);
 }
 

@@ -75,7 +75,6 @@ pub(super) mod tests {
             ejections: [0; 2],
             is_up: true,
             is_removed: false,
-            sockets_resting: 0,
             flows_active: 0,
             to: Traffic::default(),
             dropped: Traffic::default(),

@@ -1,4 +1,4 @@
-use flowgate_core::{BackendId, CloseReason, FlowRecord};
+use flowgate_core::{BackendId, CloseReason};
 
 use super::*;
 
@@ -6,18 +6,18 @@ fn backend() -> SocketAddr {
     "10.0.0.1:53".parse().unwrap()
 }
 
-fn ended(number: u16) -> EndedFlow {
+fn ended(number: u16) -> FlowRecord {
     let traffic = |datagrams, bytes| flowgate_core::counters::Traffic { datagrams, bytes };
-    let record = FlowRecord {
+    FlowRecord {
         client: ([192, 0, 2, 1], number).into(),
         backend: BackendId::new(0),
+        backend_address: backend(),
         reason: CloseReason::Complete,
         to_backend: traffic(1, 20),
         to_client: traffic(2, 400),
         lasted_ns: 1_500_000_000,
         first_answer_ns: Some(250_000_000),
-    };
-    EndedFlow { record, backend: Some(backend()) }
+    }
 }
 
 fn file(name: &str) -> PathBuf {

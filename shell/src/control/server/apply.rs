@@ -221,7 +221,7 @@ impl Server {
         let figures = figures.of(&listener.shards);
         backend_index::assign(listener.backends(), &wanted, |place| {
             let backend = figures.backends.get(place);
-            backend.is_some_and(|b| b.flows_active + b.sockets_resting == 0)
+            backend.is_some_and(|b| b.flows_active == 0)
         })
     }
 

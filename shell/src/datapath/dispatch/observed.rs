@@ -34,7 +34,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
         let Self { taps, sockets, kernel, role, .. } = self;
         let decided = Decided { role: *role, input: &input, subject, outputs: &seen, manager, now };
         taps.tell(&decided, &mut |flow| {
-            let upstream = sockets.upstreams.get_mut(flow)?;
+            let upstream = sockets.upstreams.get_mut(manager.flow(flow)?.upstream())?;
             kernel.local_address(&upstream.socket)
         });
         taps.put_back(seen);

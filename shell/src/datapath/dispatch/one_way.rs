@@ -12,7 +12,7 @@ use crate::datapath::egress::{egress_number_of, needed};
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
 use crate::datapath::send::outbox::{Chain, Outgoing};
-use crate::datapath::send::transmit::Transmitter;
+use crate::datapath::send::transmit::{Peer, Transmitter};
 use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
 use crate::sys::errno;
@@ -149,7 +149,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
         let transmitter = Transmitter {
             kernel: self.kernel,
             socket: &egress.socket,
-            peer: None,
+            peer: Peer::Nobody,
             send_queue: &mut egress.send_queue,
             send_queue_budget: &mut sockets.send_queue_budget,
             outcomes: &mut self.outcomes,

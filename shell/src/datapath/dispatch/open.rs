@@ -1,10 +1,10 @@
-//! Opening, reusing and closing the sockets of flows, at once and in the order of the outputs.
+//! Opening and closing the sockets of flows, at once and in the order of the outputs.
 
 use std::net::SocketAddr;
 
-use flowgate_core::{Direction, DropReason, FlowId, FlowRecord, LocalSource, ManagerInput};
+use flowgate_core::{Carrier, DropReason, FlowId, LocalSource, ManagerInput, UpstreamId};
 
-use super::{Dispatch, EndedFlow, give_up};
+use super::{Dispatch, give_up, lost_to_backend};
 use crate::datapath::client::Room;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
@@ -14,34 +14,36 @@ use crate::datapath::upstream::Upstream;
 use crate::sys::errno;
 
 impl<K: Kernel> Dispatch<'_, '_, K> {
-    /// Opens a socket for a flow. The kernel looks at every port there is before it says that none
+    /// Opens an upstream socket. The kernel looks at every port there is before it says that none
     /// is left, which takes as long as serving tens of datagrams: it is asked once a tick.
     pub(super) fn open_upstream(
         &mut self,
-        flow: FlowId,
-        address: SocketAddr,
+        upstream: UpstreamId,
+        (connect, v6): (Option<SocketAddr>, bool),
         source: LocalSource,
         ttl: u8,
     ) {
         if self.are_ports_gone {
-            self.not_opened.push((flow, DropReason::NoPorts));
+            self.not_opened.push((upstream, DropReason::NoPorts));
             return;
         }
-        let token = Token::Upstream { shard: self.sockets.shard, flow: flow.index() as u32 };
-        match self.kernel.open_upstream(address, source, ttl, self.sockets.receive_buffer, token) {
+        let token = Token::Upstream { shard: self.sockets.shard, upstream };
+        let buffer = self.sockets.receive_buffer;
+        match self.kernel.open_upstream((connect, v6), source, ttl, buffer, token) {
             Ok(socket) => {
-                self.sockets.upstreams.insert(Upstream::new(socket, flow, address, source, ttl));
+                let opened = Upstream::new(socket, upstream, (connect, v6), source, ttl);
+                self.sockets.upstreams.insert(opened);
             }
             Err(error) => {
                 let (reason, failure) =
                     (errno::drop_reason(&error), errno::connect_failure(&error));
                 let is_shared = !matches!(source, LocalSource::Client(_));
                 self.are_ports_gone = is_shared && reason == DropReason::NoPorts;
-                if let Some(failure) = failure {
-                    let input = ManagerInput::UpstreamFailed { flow, failure };
+                if let Some(error) = failure {
+                    let input = ManagerInput::UpstreamError { upstream, remote: None, error };
                     self.outcomes.push(SendOutcome::Input(Role::Primary, input));
                 }
-                self.not_opened.push((flow, reason));
+                self.not_opened.push((upstream, reason));
             }
         }
     }
@@ -72,52 +74,43 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
         clients.leaving.push_back(socket);
     }
 
-    /// Gives the socket of a finished flow to a new one. What came for the former flow until now is
-    /// thrown away first.
-    pub(super) fn reuse_upstream(&mut self, former: FlowId, flow: FlowId) {
-        let Some(upstream) = self.sockets.upstreams.get_mut(former) else {
-            self.not_opened.push((flow, DropReason::Closed));
-            return;
-        };
-        upstream.serve(flow);
-        let (datagrams, bytes) = self.kernel.discard(&upstream.socket);
-        if datagrams > 0 {
-            let (direction, reason) = (Direction::ToClient, DropReason::UnknownFlow);
-            let input = ManagerInput::Unusable { direction, reason, datagrams, bytes };
-            self.outcomes.push(SendOutcome::Input(Role::Primary, input));
-        }
-    }
-
     /// Has a socket send with another time to live from now on. What was ordered before is sent
     /// first, with the former one.
-    pub(super) fn set_ttl(&mut self, flow: FlowId, ttl: u8) {
-        if self.sockets.upstreams.get_mut(flow).is_none_or(|upstream| upstream.ttl == ttl) {
+    pub(super) fn set_ttl(&mut self, id: UpstreamId, ttl: u8) {
+        if self.sockets.upstreams.get_mut(id).is_none_or(|upstream| upstream.ttl == ttl) {
             return;
         }
-        self.flush_upstream(flow);
-        if let Some(upstream) = self.sockets.upstreams.get_mut(flow)
+        self.flush_upstream(id);
+        if let Some(upstream) = self.sockets.upstreams.get_mut(id)
             && self.kernel.set_ttl(&upstream.socket, ttl).is_ok()
         {
             upstream.ttl = ttl;
         }
     }
 
-    /// Sends what a flow that ends has still to send. What waits for room in its socket's send
-    /// buffer is lost, also where the socket stays: its answers would go to the next flow.
-    pub(super) fn end(&mut self, flow: FlowId, keep_socket: bool) {
-        self.flush_upstream(flow);
-        let Some(upstream) = self.sockets.upstreams.get_mut(flow) else { return };
-        give_up(&mut upstream.send_queue, &mut self.sockets.send_queue_budget, &mut self.outcomes);
-        if !keep_socket && let Some(closed) = self.sockets.upstreams.remove(flow) {
-            let drops = self.kernel.receive_drops(&closed.socket);
-            self.sockets.upstream_drops += u64::from(drops.saturating_sub(closed.drops));
+    /// Loses what waits for room in a send buffer for a flow that ends: its answers would be
+    /// nobody's. What was ordered in this tick is sent, and lost too where there is no room for it.
+    pub(super) fn end_flow(&mut self, flow: FlowId, id: UpstreamId) {
+        let Some(upstream) = self.sockets.upstreams.get_mut(id) else { return };
+        if upstream.backend.is_some() && !upstream.outgoing.is_empty() {
+            self.flush_upstream(id);
         }
+        let Some(upstream) = self.sockets.upstreams.get_mut(id) else { return };
+        if upstream.send_queue.is_empty() {
+            return;
+        }
+        let is_its = |carrier| matches!(carrier, Carrier::Flow { flow: of, .. } if of == flow);
+        let budget = &mut self.sockets.send_queue_budget;
+        let lost = upstream.send_queue.take(budget, |waiting| is_its(waiting.carrier));
+        self.outcomes.extend(lost.iter().map(lost_to_backend));
     }
 
-    /// Notes what a flow was. Its socket tells the backend's address also where another backend
-    /// has taken the place in the configuration.
-    pub(super) fn record(&mut self, flow: FlowId, record: FlowRecord) {
-        let backend = self.sockets.upstreams.get_mut(flow).map(|upstream| upstream.backend);
-        self.records.push(EndedFlow { record, backend });
+    /// Sends what was ordered, and closes a socket. What waits for room in its send buffer is lost.
+    pub(super) fn close_upstream(&mut self, id: UpstreamId) {
+        self.flush_upstream(id);
+        let Some(mut closed) = self.sockets.upstreams.remove(id) else { return };
+        give_up(&mut closed.send_queue, &mut self.sockets.send_queue_budget, &mut self.outcomes);
+        let drops = self.kernel.receive_drops(&closed.socket);
+        self.sockets.upstream_drops += u64::from(drops.saturating_sub(closed.drops));
     }
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use flowgate_core::{
-    BackendId, Carrier, Direction, DropReason, LocalSource, ManagerInput, UpstreamFailure,
+    BackendId, Carrier, Direction, DropReason, LocalSource, ManagerInput, NetworkError, UpstreamId,
 };
 
 use super::gso::{Plan, Segments};
@@ -18,7 +18,7 @@ use super::queue::SendQueue;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
 use crate::sys::errno::{self, SendError};
-use crate::sys::mmsg::Batch;
+use crate::sys::mmsg::{Batch, QueuedError};
 
 /// How often one message is tried again after an error that is not its own: a signal, or what
 /// the network said of an earlier datagram (`ECONNREFUSED` on a connected socket).
@@ -95,8 +95,8 @@ pub struct Transmitter<'a, K: Kernel> {
     pub kernel: &'a mut K,
     /// The socket.
     pub socket: &'a K::Socket,
-    /// Whom it is connected to, if anybody.
-    pub peer: Option<Peer>,
+    /// Whom it is connected to, and whose errors it hears.
+    pub peer: Peer,
     /// What waits for it.
     pub send_queue: &'a mut SendQueue,
     /// How many bytes may still wait, for all sockets together.
@@ -105,13 +105,20 @@ pub struct Transmitter<'a, K: Kernel> {
     pub outcomes: &'a mut Vec<SendOutcome>,
 }
 
-/// Whom a socket is connected to.
+/// Whom a socket is connected to, and whose errors it hears.
 #[derive(Clone, Copy, Debug)]
-pub struct Peer {
-    /// The backend.
-    pub backend: SocketAddr,
-    /// What the socket was bound to before.
-    pub source: LocalSource,
+pub enum Peer {
+    /// To nobody, and the network tells it nothing.
+    Nobody,
+    /// To a backend, whose errors it hears.
+    Backend {
+        /// The backend.
+        backend: SocketAddr,
+        /// What the socket was bound to before.
+        source: LocalSource,
+    },
+    /// To nobody. It hears the errors of all backends that it sends to.
+    Backends(UpstreamId),
 }
 
 /// Why the kernel did not take a message.
@@ -280,7 +287,7 @@ impl<K: Kernel> Transmitter<'_, K> {
 /// a connected socket has sent from, it gets another one, and nobody is blamed.
 fn try_send<K: Kernel>(
     kernel: &mut K,
-    (socket, peer): (&K::Socket, Option<Peer>),
+    (socket, peer): (&K::Socket, Peer),
     batch: Batch<'_>,
     carrier: Carrier,
     outcomes: &mut Vec<SendOutcome>,
@@ -294,7 +301,7 @@ fn try_send<K: Kernel>(
             Err(error) => error,
         };
         let reason = errno::drop_reason(&error);
-        if let Some(Peer { backend, source }) = peer
+        if let Peer::Backend { backend, source } = peer
             && errno::may_lack_its_source(&error)
             && !std::mem::replace(&mut has_looked, true)
         {
@@ -318,12 +325,12 @@ fn try_send<K: Kernel>(
             SendError::Full => return Err(Refusal::Full),
             SendError::NoGso { for_good } => return Err(Refusal::NoGso { for_good, reason }),
             SendError::Stale(failure) => {
-                kernel.take_errors(socket);
-                outcomes.extend(failed(carrier, failure));
+                let queued = kernel.take_errors(socket);
+                tell_failure(carrier, peer, Some(failure), &queued, outcomes);
             }
-            SendError::MayBeStale(failure) if peer.is_some() && !is_repeated => {
-                kernel.take_errors(socket);
-                outcomes.extend(failure.and_then(|failure| failed(carrier, failure)));
+            SendError::MayBeStale(failure) if hears_errors(peer) && !is_repeated => {
+                let queued = kernel.take_errors(socket);
+                tell_failure(carrier, peer, failure, &queued, outcomes);
             }
             SendError::MayBeStale(_) | SendError::Lost => return Err(Refusal::Lost(reason)),
         }
@@ -332,11 +339,43 @@ fn try_send<K: Kernel>(
     Err(Refusal::Lost(last.as_ref().map_or(DropReason::SendFailed, errno::drop_reason)))
 }
 
+const fn hears_errors(peer: Peer) -> bool {
+    matches!(peer, Peer::Backend { .. } | Peer::Backends(_))
+}
+
+/// Tells what an error says that a send has met, and what waited in the socket's error queue. By a
+/// socket that sends to many only the queue says whom an error is about.
+fn tell_failure(
+    carrier: Carrier,
+    peer: Peer,
+    failure: Option<NetworkError>,
+    queued: &[QueuedError],
+    outcomes: &mut Vec<SendOutcome>,
+) {
+    match peer {
+        Peer::Nobody => {}
+        Peer::Backend { .. } => {
+            outcomes.extend(failure.and_then(|failure| failed(carrier, failure)));
+        }
+        Peer::Backends(upstream) => {
+            outcomes.extend(queued.iter().filter_map(|queued| of_queue(upstream, queued)));
+        }
+    }
+}
+
+/// What an entry of the error queue says of a backend.
+fn of_queue(upstream: UpstreamId, queued: &QueuedError) -> Option<SendOutcome> {
+    let (remote, error) = (Some(queued.remote?), errno::upstream_failure(&queued.error)?);
+    let input = ManagerInput::UpstreamError { upstream, remote, error };
+    Some(SendOutcome::Input(Role::Primary, input))
+}
+
 /// What an error says of a flow's socket. Others are told nothing by the network.
-const fn failed(carrier: Carrier, failure: UpstreamFailure) -> Option<SendOutcome> {
+const fn failed(carrier: Carrier, error: NetworkError) -> Option<SendOutcome> {
     match carrier {
-        Carrier::Flow(flow) => {
-            Some(SendOutcome::Input(Role::Primary, ManagerInput::UpstreamFailed { flow, failure }))
+        Carrier::Flow { upstream, .. } => {
+            let input = ManagerInput::UpstreamError { upstream, remote: None, error };
+            Some(SendOutcome::Input(Role::Primary, input))
         }
         Carrier::OneWay(_) | Carrier::Copy(_) => None,
     }

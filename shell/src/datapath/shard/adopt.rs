@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use flowgate_core::{Instant, LocalSource, ManagerInput, UpstreamFailure};
+use flowgate_core::{Instant, LocalSource, ManagerInput};
 
 use super::Shard;
 use crate::datapath::dispatch::Dispatch;
@@ -31,10 +31,11 @@ impl Shard<Linux> {
         self.ready.clear();
         self.is_listener_ready = false;
         for snapshot in missing {
-            let (shard, flow) = (self.sockets.shard, snapshot.flow);
-            let token = Token::Upstream { shard, flow: flow.index() as u32 };
-            let (backend, buffer) = (snapshot.backend, self.sockets.receive_buffer);
-            match kernel.open_upstream(backend, snapshot.source, snapshot.ttl, buffer, token) {
+            let (shard, upstream) = (self.sockets.shard, snapshot.id);
+            let token = Token::Upstream { shard, upstream };
+            let (connection, buffer) =
+                ((snapshot.connect(), snapshot.v6), self.sockets.receive_buffer);
+            match kernel.open_upstream(connection, snapshot.source, snapshot.ttl, buffer, token) {
                 Ok(socket) => {
                     let mut upstream = Upstream::restore(socket, snapshot);
                     upstream.drops = 0;
@@ -42,9 +43,7 @@ impl Shard<Linux> {
                 }
                 Err(_) => {
                     self.sockets.orphaned_queues.push(snapshot.send_queue);
-                    let failure = UpstreamFailure::NotOpened;
-                    let input = ManagerInput::UpstreamFailed { flow, failure };
-                    self.handle(input, kernel, now);
+                    self.handle(ManagerInput::UpstreamOpenFailed { upstream }, kernel, now);
                 }
             }
         }
@@ -77,7 +76,10 @@ impl Shard<Linux> {
         for upstream in self.sockets.upstreams.iter() {
             match upstream.source {
                 LocalSource::Any | LocalSource::Local { ip: None, .. } => {
-                    kernel.leave_source(&upstream.socket, gone, upstream.backend);
+                    // One that is connected to nobody is bound to no address.
+                    if let Some(backend) = upstream.backend {
+                        kernel.leave_source(&upstream.socket, gone, backend);
+                    }
                 }
                 LocalSource::Local { ip: Some(_), .. } | LocalSource::Client(_) => {}
             }

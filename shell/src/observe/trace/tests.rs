@@ -12,6 +12,8 @@ struct World {
     taps: Taps,
     feed: TraceFeed,
     now: Instant,
+    /// The upstreams of flows that were answered.
+    upstreams: std::collections::BTreeMap<FlowId, flowgate_core::UpstreamId>,
 }
 
 impl World {
@@ -29,7 +31,8 @@ impl World {
         let origin = Duration::from_secs(1_000);
         taps.add(TraceTap::new(Arc::new(filter), sender, "dns".into(), origin));
         let manager = UdpManager::new(config, 1, Instant::ORIGIN);
-        Self { manager, taps, feed, now: Instant::ORIGIN }
+        let (now, upstreams) = (Instant::ORIGIN, Default::default());
+        Self { manager, taps, feed, now, upstreams }
     }
 
     /// Tells the manager of something, and the taps if they want to know.
@@ -82,7 +85,12 @@ impl World {
 
     fn is_answered(&mut self, flow: FlowId) -> Vec<String> {
         let burst = Burst::single(b"answer").unwrap();
-        self.tell(ManagerInput::BackendBurst { flow, tos: 0, burst })
+        let sender = "10.0.0.1:53".parse().unwrap();
+        let upstream = *self
+            .upstreams
+            .entry(flow)
+            .or_insert_with(|| self.manager.flow(flow).expect("a flow that is alive").upstream());
+        self.tell(ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst })
     }
 }
 

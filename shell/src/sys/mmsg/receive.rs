@@ -1,6 +1,7 @@
 //! Receiving: as many bursts as wait, with one system call.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
@@ -114,32 +115,6 @@ fn fresh_header(slot: &mut Slot) -> libc::mmsghdr {
     }
 }
 
-/// More than a quiet socket's buffer holds; anyone who floods it must not hold up the others.
-const MAX_DISCARDED: usize = 1_024;
-
-/// Throws away all that waits to be read from `socket`, and says how many bursts and bytes that
-/// was. An error of the network that waits is taken as well.
-pub fn discard(socket: BorrowedFd<'_>) -> (u32, u64) {
-    let (mut bursts, mut bytes) = (0, 0);
-    for _ in 0..MAX_DISCARDED {
-        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-        // SAFETY: an empty buffer is not written to.
-        let len = unsafe { libc::recv(socket.as_raw_fd(), ptr::null_mut(), 0, flags) };
-        match u64::try_from(len) {
-            Ok(len) => {
-                bursts += 1;
-                bytes += len;
-            }
-            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock => {
-                break;
-            }
-            // A signal, or what ICMP said of the former flow's datagrams: gone once it is told.
-            Err(_) => {}
-        }
-    }
-    (bursts, bytes)
-}
-
 /// Whether the system has a call that receives several datagrams.
 ///
 /// # Errors
@@ -155,24 +130,42 @@ pub fn check_receive() -> io::Result<()> {
     }
 }
 
-/// Takes what waits in a socket's error queue (`IP_RECVERR` of `ip(7)`), and returns the last of
-/// what the network said there. What the socket would have told of it by its next call goes as well.
-pub fn take_errors(socket: BorrowedFd<'_>) -> Option<io::Error> {
-    let mut told = None;
-    for _ in 0..MAX_DISCARDED {
+/// What the network has said of a datagram that a socket has sent (`IP_RECVERR` of `ip(7)`).
+#[derive(Debug)]
+pub struct QueuedError {
+    /// Whom the datagram was for.
+    pub remote: Option<SocketAddr>,
+    /// What it said.
+    pub error: io::Error,
+}
+
+/// How many errors are taken at once: whoever floods a socket with them must not hold up the others.
+const MAX_ERRORS: usize = 1_024;
+
+/// Takes what waits in a socket's error queue, oldest first. What the socket would have told of it
+/// by its next call goes as well. Errors of this host's own are left out.
+pub fn take_errors(socket: BorrowedFd<'_>) -> Vec<QueuedError> {
+    let mut told = Vec::new();
+    for _ in 0..MAX_ERRORS {
         let mut control = ControlBuffer::<RECEIVE_BYTES>::new();
+        let mut remote = RawAddr::EMPTY;
         // SAFETY: all zeroes are a header, of nothing.
         let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_name = remote.as_mut_ptr();
+        header.msg_namelen = sockaddr::MAX_LEN;
         header.msg_control = control.as_mut_ptr();
         header.msg_controllen = RECEIVE_BYTES;
         let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
-        // SAFETY: the header describes a buffer that lives and is nobody else's.
+        // SAFETY: the header describes buffers that live and are nobody else's.
         if unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) } < 0 {
             break;
         }
         let len = header.msg_controllen.min(RECEIVE_BYTES);
-        let number = cmsg::read_error(control.prefix(len));
-        told = number.map(io::Error::from_raw_os_error).or(told);
+        if let Some(number) = cmsg::read_error(control.prefix(len)) {
+            let (remote, error) =
+                (remote.read(header.msg_namelen), io::Error::from_raw_os_error(number));
+            told.push(QueuedError { remote, error });
+        }
     }
     told
 }

@@ -43,7 +43,7 @@ pub enum Change {
     /// Datagrams to backends come from there.
     Source(Source),
     /// Sockets rest for so long.
-    Reuse(Option<Duration>),
+    Upstream(flowgate_core::config::UpstreamMode),
     /// Other datagrams carry a PROXY header.
     ProxyProtocol(SendProxyProtocol),
     /// What becomes of the flows of a backend that is down.
@@ -113,7 +113,7 @@ pub const CHANGES: [&str; 34] = [
     "Responses",
     "Requests",
     "Source",
-    "Reuse",
+    "Upstream",
     "ProxyProtocol",
     "OnBackendDown",
     "FailOpen",
@@ -156,7 +156,7 @@ impl Change {
             35..37 => Self::IdleTimeout(setting::choose_idle_timeout(choices)),
             37 => Self::Responses(setting::choose_responses(choices)),
             38 => Self::Requests(setting::choose_requests(choices)),
-            39..41 => Self::Reuse(setting::choose_reuse(choices)),
+            39..41 => Self::Upstream(setting::choose_upstream(choices)),
             41 => Self::ProxyProtocol(setting::choose_proxy_protocol(choices)),
             42..45 => Self::OnBackendDown(setting::choose_on_backend_down(choices)),
             45..47 => Self::FailOpen(choices.one_in(2)),
@@ -212,7 +212,7 @@ impl Change {
             Self::Responses(responses) => cluster.responses = responses,
             Self::Requests(requests) => cluster.requests = requests,
             Self::Source(source) => cluster.source = source,
-            Self::Reuse(rest) => cluster.upstream_reuse = rest,
+            Self::Upstream(upstream) => cluster.upstream = upstream,
             Self::ProxyProtocol(which) => cluster.send_proxy_protocol = which,
             Self::OnBackendDown(policy) => cluster.health.on_backend_down = policy,
             Self::FailOpen(fail_open) => cluster.health.fail_open = fail_open,
@@ -251,7 +251,7 @@ impl Change {
             Self::IdleTimeout(..) => "IdleTimeout",
             Self::Responses(..) => "Responses",
             Self::Requests(..) => "Requests",
-            Self::Reuse(..) => "Reuse",
+            Self::Upstream(..) => "Upstream",
             Self::ProxyProtocol(..) => "ProxyProtocol",
             Self::OnBackendDown(..) => "OnBackendDown",
             Self::FailOpen(..) => "FailOpen",

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use flowgate_core::{Direction, DropReason, UpstreamFailure};
+use flowgate_core::{Direction, DropReason, NetworkError};
 
-use super::{Action, BackendPick, Change, Fate, FlowPick, News, Pause, Train, When};
+use super::{Action, BackendPick, Change, Fate, FlowPick, News, Pause, SocketFailure, Train, When};
 use crate::sim::choice::Choices;
 
 /// Why the kernel cannot deliver a datagram whole.
@@ -74,9 +74,9 @@ impl Action {
             51..54 => Self::Fail {
                 flow: FlowPick::choose(choices),
                 failure: choices.one_of(&[
-                    UpstreamFailure::NotOpened,
-                    UpstreamFailure::Refused,
-                    UpstreamFailure::Unreachable,
+                    SocketFailure::NotOpened,
+                    SocketFailure::Network(NetworkError::Refused),
+                    SocketFailure::Network(NetworkError::Unreachable),
                 ]),
             },
             54 if choices.one_in(16) => Self::Drain {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use flowgate_core::{BackendId, DropReason, FlowId, Instant, LocalAddr, ManagerInput};
+use flowgate_core::{BackendId, DropReason, FlowId, Instant, LocalAddr, ManagerInput, UpstreamId};
 use ipnet::IpNet;
 
 use super::effect::Effect;
@@ -16,10 +16,8 @@ use crate::sim::setting::{Source, source};
 /// What the outputs of one input say that the model cannot know.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// The flows that were opened, in order.
-    pub(super) opened: VecDeque<(FlowId, BackendId)>,
-    /// The resting sockets that were closed, in order.
-    pub(super) closed_sockets: VecDeque<FlowId>,
+    /// The flows that were opened or have moved, in order.
+    pub(super) opened: VecDeque<(FlowId, BackendId, UpstreamId)>,
 }
 
 impl Seen {
@@ -27,8 +25,9 @@ impl Seen {
         let mut seen = Self::default();
         for effect in effects {
             match *effect {
-                Effect::Open { flow, backend, .. } => seen.opened.push_back((flow, backend)),
-                Effect::CloseSocket { flow } => seen.closed_sockets.push_back(flow),
+                Effect::Open { flow, upstream, backend, .. } => {
+                    seen.opened.push_back((flow, backend, upstream));
+                }
                 _ => {}
             }
         }
@@ -44,10 +43,13 @@ impl Model {
         };
         let mut asked = self.clone();
         let from = Sender { source, local, tos, ttl };
-        let Ok(Call { caller, datagram, .. }) = asked.call(from, burst.bytes(), false, now) else {
+        let Ok(Call { mut caller, datagram, .. }) = asked.call(from, burst.bytes(), false, now)
+        else {
             return false;
         };
-        if asked.takes_too_much(&caller, datagram, now).is_some() {
+        caller.question = self.name_of(datagram);
+        let is_malformed = self.asks() && caller.question.is_none();
+        if asked.takes_too_much(&caller, datagram, now).is_some() || is_malformed {
             return false;
         }
         if let Some(place) = self.flow_of(&caller) {

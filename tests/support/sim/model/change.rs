@@ -26,10 +26,13 @@ impl Model {
             backend.is_some_and(|new| new.address != self.loads[place].config.address)
         };
         let replaced: Vec<usize> = (0..self.loads.len()).filter(|&place| is_other(place)).collect();
-        // What rests is bound to the former source.
-        let none_may_rest = new.cluster.upstream_reuse.is_none()
-            || new.cluster.source != self.config.cluster.source;
-        let effects = self.end_all_of(&replaced, none_may_rest, observed, now);
+        let mut effects = self.end_all_of(&replaced, observed, now);
+        // What is open is bound to the former source.
+        if new.cluster.upstream != self.config.cluster.upstream
+            || new.cluster.source != self.config.cluster.source
+        {
+            effects.extend(self.retire_sockets(observed));
+        }
 
         if turns(&new.cluster) == turns(&self.config.cluster) {
             self.balance.affinity = new.cluster.affinity;
@@ -57,7 +60,6 @@ impl Model {
     fn end_all_of<'p>(
         &mut self,
         replaced: &[usize],
-        close_all_resting: bool,
         observed: &[Effect<'_>],
         now: Instant,
     ) -> Vec<Effect<'p>> {
@@ -68,12 +70,6 @@ impl Model {
                 && is_affected(self.flows[place].backend)
             {
                 effects.extend(self.close(place, CloseReason::BackendRemoved, now));
-            }
-            if let Some(place) = self.resting.iter().position(|resting| resting.id == id)
-                && (close_all_resting || is_affected(self.resting[place].backend))
-            {
-                self.resting.remove(place);
-                effects.push(Effect::CloseSocket { flow: id });
             }
         }
         effects

@@ -3,14 +3,20 @@
 use flowgate_core::config::{Accept, ClusterConfig, SendProxyProtocol};
 use flowgate_core::counters::Traffic;
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
-use flowgate_core::{BackendId, Burst, CloseReason, Direction, DropReason, FlowId, Instant};
+use flowgate_core::{Burst, CloseReason, Direction, DropReason, Instant, UpstreamId};
+use std::net::SocketAddr;
 
 use super::admission::Seen;
-use super::effect::{Bound, Effect};
+use super::effect::Effect;
 use super::health::Fate;
 use super::relay::{Call, Caller};
+use super::sockets::Recipient;
 use super::{Flow, Model, Sender, Violation, count, require, timeout_of};
+use crate::sim::forge::backend_id;
 use crate::sim::setting::source;
+
+/// The socket of a flow that is between two.
+const NOWHERE: UpstreamId = UpstreamId::new(u32::MAX, 0);
 
 impl Model {
     pub(super) fn requests<'p>(
@@ -35,11 +41,15 @@ impl Model {
                     continue;
                 }
             };
-            let Call { caller, datagram, had_header, .. } = call;
+            let Call { mut caller, datagram, had_header, .. } = call;
+            caller.question = self.name_of(datagram);
             count(&mut self.counters.to_backend.received, datagram);
             follows = !had_header;
             if had_header {
                 (refused, too_many) = (None, None);
+            }
+            if self.asks() {
+                refused = None;
             }
             let unfit = if caller.way().0.port() == 0 {
                 Some(DropReason::PortZero)
@@ -49,7 +59,8 @@ impl Model {
                 Some(DropReason::TtlExpired)
             } else {
                 too_many = too_many.or_else(|| self.takes_too_much(&caller, datagram, now));
-                too_many.or(refused)
+                let is_malformed = self.asks() && caller.question.is_none();
+                too_many.or(is_malformed.then_some(DropReason::Malformed)).or(refused)
             };
             if let Some(reason) = unfit {
                 effects.push(self.drop(Direction::ToBackend, reason, datagram));
@@ -102,7 +113,7 @@ impl Model {
         match self.fate(self.flows[place].backend) {
             Fate::Stays => {}
             Fate::Moves if !self.able().contains(&true) => return Ok(Some(DropReason::NoBackend)),
-            Fate::Moves => effects.extend(self.move_flow(place, ttl, seen)?),
+            Fate::Moves => effects.extend(self.move_flow(place, ttl, now, seen)?),
             Fate::Ends(reason) => {
                 effects.extend(self.close(place, reason, now));
                 return Ok(None);
@@ -122,29 +133,42 @@ impl Model {
         &mut self,
         place: usize,
         ttl: u8,
+        now: Instant,
         seen: &mut Seen,
-    ) -> Result<[Effect<'p>; 2], Violation> {
+    ) -> Result<Vec<Effect<'p>>, Violation> {
         let id = self.flows[place].id;
-        let Some((opened, backend)) = seen.opened.pop_front() else {
+        let Some((opened, backend, upstream)) = seen.opened.pop_front() else {
             return Err(Violation(format!("{id:?} goes on with no other backend")));
         };
         require!(opened == id, "{opened:?} is opened where {id:?} has to move");
-        seen.closed_sockets.pop_front();
         let able = self.able();
-        let flow = &mut self.flows[place];
-        let client = flow.client;
-        self.balance.check(flow.client, backend.index(), &self.loads, &able)?;
-        self.loads[flow.backend].flows -= 1;
+        let Flow { client, question, backend: former, upstream: former_upstream, .. } =
+            self.flows[place];
+        self.balance.check(client, backend.index(), &self.loads, &able)?;
+        self.loads[former].flows -= 1;
         self.loads[backend.index()].flows += 1;
-        (flow.backend, flow.introduced) = (backend.index(), false);
         self.counters.flows_moved += 1;
+        let mut effects = vec![];
+        let has_room = self.has_free_slot();
+        let flow = &mut self.flows[place];
+        let has_sent = flow.introduced && flow.requests.datagrams > 0;
+        // It is nowhere, for as long as it takes to find another place.
+        flow.upstream = NOWHERE;
+        match self.quarantine().filter(|_| has_sent && has_room) {
+            Some(time) => {
+                let left = (former_upstream, former, question);
+                self.put_in_quarantine(left, now + time);
+            }
+            None => effects.extend(self.leave(former_upstream, former, has_sent, now)),
+        }
         let address = self.loads[backend.index()].config.address;
-        let bound = Bound::chosen(self.config.cluster.source, client);
-        let (ttl, reuse) = (sent_with(ttl).unwrap_or(0), None);
-        Ok([
-            Effect::CloseSocket { flow: id },
-            Effect::Open { flow: id, backend, address, ttl, reuse, bound },
-        ])
+        let ttl = sent_with(ttl).unwrap_or(0);
+        let to = (backend.index(), address);
+        effects.extend(self.socket_for(upstream, to, (client, question), ttl, now)?);
+        let flow = &mut self.flows[place];
+        (flow.backend, flow.upstream, flow.introduced) = (backend.index(), upstream, false);
+        effects.push(Effect::Open { flow: id, upstream, backend, address });
+        Ok(effects)
     }
 
     /// The client sends something, perhaps after an answer.
@@ -181,8 +205,8 @@ impl Model {
         now: Instant,
         seen: &mut Seen,
     ) -> Result<Vec<Effect<'p>>, Violation> {
-        let &Caller { client, local, via } = caller;
-        let Some((id, backend)) = seen.opened.pop_front() else {
+        let &Caller { client, local, via, question } = caller;
+        let Some((id, backend, upstream)) = seen.opened.pop_front() else {
             return Err(Violation(format!("no flow was opened for {client}")));
         };
         require!(self.used_ids.insert(id), "{id:?} is given out again");
@@ -190,9 +214,11 @@ impl Model {
         require!(id.index() < table, "{id:?} lies beyond the table of {table}");
         let able = self.able();
         self.balance.check(client, backend.index(), &self.loads, &able)?;
-        let reuse = self.take_rested(backend.index(), now);
-        require!(reuse.is_none_or(|rested| rested.index() == id.index()), "{id:?} takes {reuse:?}");
-        let mut effects = self.make_room(reuse.is_some(), now, seen)?;
+        let mut effects = self.make_room(now);
+        let address = self.config.cluster.backends[backend.index()].address;
+        let ttl = sent_with(ttl).unwrap_or(0);
+        let to = (backend.index(), address);
+        effects.extend(self.socket_for(upstream, to, (client, question), ttl, now)?);
         self.loads[backend.index()].flows += 1;
         self.counters.flows_opened += 1;
         self.openings.opened += 1;
@@ -201,7 +227,9 @@ impl Model {
             client,
             local,
             via,
+            question,
             backend: backend.index(),
+            upstream,
             opened: now,
             first_answer: None,
             deadline: now,
@@ -215,10 +243,7 @@ impl Model {
         };
         flow.postpone(&self.config.cluster, now);
         self.flows.push(flow);
-        let address = self.config.cluster.backends[backend.index()].address;
-        let bound = Bound::chosen(self.config.cluster.source, client);
-        let ttl = sent_with(ttl).unwrap_or(0);
-        effects.push(Effect::Open { flow: id, backend, address, ttl, reuse, bound });
+        effects.push(Effect::Open { flow: id, upstream, backend, address });
         if self.config.accept == Accept::Connected {
             effects.push(Effect::OpenClient { flow: id, client });
         }
@@ -247,9 +272,12 @@ impl Model {
         count(&mut self.counters.to_backend.queued, datagram);
 
         let header = || ProxyHeader::new(flow.client, destination).followed_by(&tlvs);
+        let to = self.sockets.get(&flow.upstream).filter(|socket| socket.is_shared);
         Effect::Request {
             flow: flow.id,
-            backend: BackendId::new(flow.backend),
+            upstream: flow.upstream,
+            backend: backend_id(flow.backend as u8),
+            to: to.map(|_| self.loads[flow.backend].config.address),
             prefix: has_header.then(header),
             tlvs: if has_header { tlvs } else { Tlvs::NONE },
             tos: from.tos,
@@ -260,20 +288,42 @@ impl Model {
 
     pub(super) fn replies<'p>(
         &mut self,
-        id: FlowId,
+        (upstream, sender): (UpstreamId, SocketAddr),
         tos: u8,
         burst: &Burst<'p>,
         now: Instant,
     ) -> Vec<Effect<'p>> {
-        let place = self.flows.iter().position(|flow| flow.id == id);
-        match place {
-            None => self.disturb(id, now),
+        if !self.asks() || burst.count() == 1 {
+            return self.replies_to_one((upstream, sender), tos, burst, now);
+        }
+        // Each may answer another question.
+        let single = |datagram| Burst::single(datagram).expect("one of a burst");
+        let each = burst.datagrams().map(single).collect::<Vec<_>>();
+        let answer = |one: Burst<'p>| self.replies_to_one((upstream, sender), tos, &one, now);
+        each.into_iter().flat_map(answer).collect()
+    }
+
+    fn replies_to_one<'p>(
+        &mut self,
+        (upstream, sender): (UpstreamId, SocketAddr),
+        tos: u8,
+        burst: &Burst<'p>,
+        now: Instant,
+    ) -> Vec<Effect<'p>> {
+        let first = burst.datagrams().next().unwrap_or_default();
+        let (place, vain) = match self.recipient(upstream, sender, self.name_of(first)) {
+            Recipient::Nobody(reason) => (None, reason),
+            Recipient::Ended(place) => {
+                self.disturb(place, now);
+                (None, DropReason::UnknownFlow)
+            }
             // Also an answer that goes no further shows that the backend is there.
-            Some(place) => {
+            Recipient::Flow(place) => {
                 self.flows[place].heard = true;
                 self.has_answered(self.flows[place].backend, now);
+                (Some(place), DropReason::UnknownFlow)
             }
-        }
+        };
         let mut expected = place.map_or(0, |place| self.replies_expected(place));
         let mut is_over_budget = false;
         let mut may_complete = None;
@@ -294,7 +344,7 @@ impl Model {
                     (true, false) => None,
                 }
             } else {
-                Some(DropReason::UnknownFlow)
+                Some(vain)
             };
             effects.push(match (unfit, place) {
                 (None, Some(place)) => self.reply(place, tos, datagram, now),
@@ -330,7 +380,7 @@ impl Model {
         count(&mut self.loads[flow.backend].from, datagram);
         count(&mut self.counters.to_client.queued, datagram);
         let (client, local) = flow.caller().way();
-        Effect::Reply { flow: flow.id, client, local, tos, datagram }
+        Effect::Reply { flow: flow.id, upstream: flow.upstream, client, local, tos, datagram }
     }
 
     /// How many replies may still come. With a limit there are as many as it says, but no fewer
@@ -356,7 +406,7 @@ impl Model {
 
 impl Flow {
     fn caller(&self) -> Caller {
-        Caller { client: self.client, local: self.local, via: self.via }
+        Caller { client: self.client, local: self.local, via: self.via, question: self.question }
     }
 
     /// Something has come on it: it ends later.

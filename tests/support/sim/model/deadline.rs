@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use flowgate_core::{CloseReason, Deadline, DeadlineReason, FlowId, Instant};
+use flowgate_core::{CloseReason, Deadline, DeadlineReason, FlowId, Instant, UpstreamId};
 
 use super::effect::Effect;
+use super::sockets::Quarantined;
 use super::{Model, Violation, require};
 
 /// Deadlines are kept to the next full millisecond.
@@ -13,6 +14,9 @@ const TICK: Duration = Duration::from_millis(1);
 /// One timeout looks at a bounded number of timers, perhaps at one flow's several times. To so many
 /// flows it gets for sure; of more than that it may leave some to the next tick.
 const SURELY_LOOKED_AT: usize = 128;
+
+/// So many sockets without flows close at once; of more than that it may leave some to the next tick.
+const SURELY_CLOSED: usize = 16;
 
 impl Model {
     /// The closes that a timeout must bring. The order is that of `observed`.
@@ -31,8 +35,11 @@ impl Model {
                 Effect::Close { flow, reason, .. } => {
                     effects.extend(self.end_of(flow, reason, is_over, now));
                 }
-                Effect::CloseSocket { flow } => {
-                    effects.extend(self.end_of_rest(flow, |at| is_over || at <= now));
+                Effect::CloseSocket { upstream } => {
+                    // It may have closed with its flow.
+                    if !effects.contains(&Effect::CloseSocket { upstream }) {
+                        effects.extend(self.end_of_socket(upstream, is_over, now));
+                    }
                 }
                 _ => {}
             }
@@ -43,9 +50,15 @@ impl Model {
         {
             effects.extend(self.close(place, reason, now));
         }
-        for (id, at) in self.rests() {
-            if !may_be_left && (is_over || self.due(at) <= now) {
-                effects.extend(self.end_of_rest(id, |_| true));
+        for left in self.quarantined.clone() {
+            if !may_be_left && (is_over || self.due(left.until) <= now) {
+                effects.extend(self.end_of_quarantine(left, now));
+            }
+        }
+        for (upstream, at) in self.idle_sockets() {
+            let is_a_tick_later = self.timers_seen + TICK <= now;
+            if !may_be_left && is_a_tick_later && self.due(at) <= now {
+                effects.extend(self.close_socket(upstream));
             }
         }
         self.timers_seen = now;
@@ -70,14 +83,34 @@ impl Model {
         if is_right { self.close(place, reason, now) } else { vec![] }
     }
 
-    fn end_of_rest<'p>(&mut self, id: FlowId, ends: impl Fn(Instant) -> bool) -> Vec<Effect<'p>> {
-        let is_it = |(other, at): (FlowId, Instant)| other == id && ends(at);
-        if !self.rests().into_iter().any(is_it) {
-            return vec![];
+    /// The end of a socket that is said to close, if it may: what was left on it may be over, or it
+    /// has been idle for long.
+    fn end_of_socket<'p>(
+        &mut self,
+        upstream: UpstreamId,
+        is_over: bool,
+        now: Instant,
+    ) -> Vec<Effect<'p>> {
+        let mut effects = vec![];
+        for left in self.quarantined.clone() {
+            if left.upstream == upstream && (is_over || left.until <= now) {
+                effects.extend(self.end_of_quarantine(left, now));
+            }
         }
-        self.resting.retain(|resting| resting.id != id);
-        self.quarantined.remove(&id);
-        vec![Effect::CloseSocket { flow: id }]
+        if self.idle_sockets().into_iter().any(|(id, at)| id == upstream && at <= now) {
+            effects.extend(self.close_socket(upstream));
+        }
+        effects
+    }
+
+    pub(super) fn end_of_quarantine<'p>(
+        &mut self,
+        left: Quarantined,
+        now: Instant,
+    ) -> Option<Effect<'p>> {
+        let place = self.quarantined.iter().position(|other| other.is(&left))?;
+        self.quarantined.remove(place);
+        self.leave(left.upstream, left.backend, false, now)
     }
 
     /// A flow that a timeout must have brought to its end, and why.
@@ -120,7 +153,8 @@ impl Model {
             require!(is_vain, "it asks to be destination, for nothing: {asked:?}");
             return Ok(());
         };
-        if self.may_leave_some() {
+        let has_idle = self.idle_sockets().iter().any(|(_, at)| *at <= now);
+        if self.may_leave_some() || has_idle {
             latest = latest.max(self.timers_seen + TICK);
         }
         require!(asked.at <= latest, "it asks for {asked:?}, later than {latest:?}");
@@ -130,19 +164,23 @@ impl Model {
     /// When the balancer must be called at the latest.
     fn first_due(&self, now: Instant) -> Option<Instant> {
         let flows = self.flows.iter().map(|flow| self.due(flow.deadline));
-        let rests = self.rests().into_iter().map(|(_, at)| self.due(at));
+        let rests = self.quarantined.iter().map(|left| self.due(left.until));
+        let idle = self.idle_sockets().into_iter().map(|(_, at)| self.due(at));
         let drain_end = self.drain.filter(|_| !self.flows.is_empty());
         let has_to_end = (0..self.flows.len()).any(|place| self.must_end(place).is_some());
         let sweep = has_to_end.then_some(now);
         let others = [drain_end, sweep, self.next_backend_event()];
-        flows.chain(rests).chain(others.into_iter().flatten()).min()
+        flows.chain(rests).chain(idle).chain(others.into_iter().flatten()).min()
     }
 
     /// Whether what it says it is to be called for can be it.
     fn check_reason(&self, asked: Deadline) -> Result<(), Violation> {
         let has_come = |at: Option<Instant>| at.is_some_and(|at| at <= asked.at);
         let can_be = match asked.reason {
-            DeadlineReason::FlowTimer => self.socket_count() > 0,
+            DeadlineReason::FlowTimer => !self.flows.is_empty() || !self.quarantined.is_empty(),
+            DeadlineReason::IdleUpstream => {
+                has_come(self.idle_sockets().into_iter().map(|(_, at)| at).min())
+            }
             DeadlineReason::Sweep => self.has_to_sweep,
             DeadlineReason::BackendEvent => has_come(self.next_backend_event()),
             DeadlineReason::DrainEnd => has_come(self.drain),
@@ -153,13 +191,8 @@ impl Model {
 
     /// Whether there is more than one timeout surely gets to.
     fn may_leave_some(&self) -> bool {
-        self.socket_count() > SURELY_LOOKED_AT
-    }
-
-    /// When sockets without flows close.
-    fn rests(&self) -> Vec<(FlowId, Instant)> {
-        let resting = self.resting.iter().map(|resting| (resting.id, resting.closes()));
-        resting.chain(self.quarantined.iter().map(|(&id, &until)| (id, until))).collect()
+        self.flows.len() + self.quarantined.len() > SURELY_LOOKED_AT
+            || self.idle_sockets().len() > SURELY_CLOSED
     }
 
     /// When something must end at the latest: at the end of the tick of its deadline. A tick in

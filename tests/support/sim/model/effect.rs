@@ -6,7 +6,7 @@ use flowgate_core::config::{PortRange, Source};
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
 use flowgate_core::{
     BackendId, CloseReason, Direction, DropReason, FlowId, FlowRecord, LocalAddr, LocalSource,
-    Output,
+    Output, UpstreamId,
 };
 
 use super::Violation;
@@ -16,10 +16,15 @@ use super::Violation;
 pub(super) enum Effect<'p> {
     Open {
         flow: FlowId,
+        upstream: UpstreamId,
         backend: BackendId,
         address: SocketAddr,
+    },
+    OpenSocket {
+        upstream: UpstreamId,
+        connect: Option<SocketAddr>,
+        v6: bool,
         ttl: u8,
-        reuse: Option<FlowId>,
         bound: Bound,
     },
     OpenClient {
@@ -28,7 +33,9 @@ pub(super) enum Effect<'p> {
     },
     Request {
         flow: FlowId,
+        upstream: UpstreamId,
         backend: BackendId,
+        to: Option<SocketAddr>,
         prefix: Option<ProxyHeader>,
         tlvs: Tlvs<'p>,
         tos: u8,
@@ -37,6 +44,7 @@ pub(super) enum Effect<'p> {
     },
     Reply {
         flow: FlowId,
+        upstream: UpstreamId,
         client: SocketAddr,
         local: Option<LocalAddr>,
         tos: u8,
@@ -44,11 +52,11 @@ pub(super) enum Effect<'p> {
     },
     Close {
         flow: FlowId,
+        upstream: UpstreamId,
         reason: CloseReason,
-        keep_socket: bool,
     },
     CloseSocket {
-        flow: FlowId,
+        upstream: UpstreamId,
     },
     Record {
         flow: FlowId,
@@ -92,33 +100,39 @@ pub(super) fn of_outputs<'p>(outputs: &[Output<'p>]) -> Vec<Effect<'p>> {
     let mut effects = Vec::with_capacity(outputs.len());
     for output in outputs {
         match *output {
-            Output::OpenUpstream { flow, backend, address, ttl, reuse, source } => {
+            Output::OpenUpstream { upstream, connect, v6, ttl, source } => {
                 let bound = Bound::of(source);
-                effects.push(Effect::Open { flow, backend, address, ttl, reuse, bound })
+                effects.push(Effect::OpenSocket { upstream, connect, v6, ttl, bound })
             }
-            Output::SendToBackend { flow, backend, prefix, tlvs, tos, ttl, burst } => effects
+            Output::OpenFlow { flow, upstream, backend, address, .. } => {
+                effects.push(Effect::Open { flow, upstream, backend, address });
+            }
+            Output::Send { flow, upstream, backend, to, prefix, tlvs, tos, ttl, burst } => effects
                 .extend(burst.datagrams().map(|datagram| Effect::Request {
                     flow,
+                    upstream,
                     backend,
+                    to,
                     prefix,
                     tlvs,
                     tos,
                     ttl,
                     datagram,
                 })),
-            Output::SendToClient { flow, client, local, tos, burst } => {
+            Output::SendToClient { flow, upstream, client, local, tos, burst } => {
                 effects.extend(burst.datagrams().map(|datagram| Effect::Reply {
                     flow,
+                    upstream,
                     client,
                     local,
                     tos,
                     datagram,
                 }))
             }
-            Output::CloseFlow { flow, reason, keep_socket } => {
-                effects.push(Effect::Close { flow, reason, keep_socket })
+            Output::CloseFlow { flow, upstream, reason } => {
+                effects.push(Effect::Close { flow, upstream, reason })
             }
-            Output::CloseUpstream { flow } => effects.push(Effect::CloseSocket { flow }),
+            Output::CloseUpstream { upstream } => effects.push(Effect::CloseSocket { upstream }),
             Output::RecordFlow { flow, record } => effects.push(Effect::Record { flow, record }),
             Output::OpenClient { flow, client } => {
                 effects.push(Effect::OpenClient { flow, client });
@@ -135,10 +149,18 @@ pub(super) fn of_outputs<'p>(outputs: &[Output<'p>]) -> Vec<Effect<'p>> {
 }
 
 impl Effect<'_> {
-    /// The flow that ends, or whose socket closes.
+    /// The flow that ends.
     pub(super) fn ended(&self) -> Option<FlowId> {
         match *self {
-            Self::Close { flow, .. } | Self::CloseSocket { flow } => Some(flow),
+            Self::Close { flow, .. } => Some(flow),
+            _ => None,
+        }
+    }
+
+    /// The socket that closes.
+    pub(super) fn closed_socket(&self) -> Option<UpstreamId> {
+        match *self {
+            Self::CloseSocket { upstream } => Some(upstream),
             _ => None,
         }
     }

@@ -20,7 +20,12 @@ pub(super) struct Caller {
     pub(super) local: Option<LocalAddr>,
     /// The proxy that speaks for it, and the local address that this calls.
     pub(super) via: Option<Role>,
+    /// What names its question, where each is a flow of its own.
+    pub(super) question: Option<Name>,
 }
+
+/// What names a question.
+pub(super) type Name = [u8; 2];
 
 /// An address, and the local address that is called from there.
 pub(super) type Role = (SocketAddr, Option<LocalAddr>);
@@ -66,7 +71,7 @@ impl Model {
         let port = self.config.address.port();
         let ours = local.map_or(self.config.address, |local| SocketAddr::new(local.ip, port));
         if source.port() == 0 || !is_trusted(&self.config, source) {
-            let caller = Caller { client: source, local, via: None };
+            let caller = Caller { client: source, local, via: None, question: None };
             let (tlvs, had_header) = (Tlvs::NONE, false);
             return Ok(Call { caller, destination: ours, tlvs, datagram, had_header });
         }
@@ -89,7 +94,8 @@ impl Model {
             }
         };
         self.named.insert(way, named);
-        let caller = Caller { client: named.client, local: None, via: Some(way) };
+        let (client, via) = (named.client, Some(way));
+        let caller = Caller { client, local: None, via, question: None };
         let had_header = header.is_some();
         Ok(Call { caller, destination: named.destination, tlvs, datagram, had_header })
     }

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use flowgate_core::{CloseReason, DropReason, FlowId, Instant};
 
-use super::admission::Seen;
 use super::effect::Effect;
-use super::{Model, Violation, require, timeout_of};
+use super::{Model, timeout_of};
 
 /// How long a flow is silent that is over.
 pub(super) const STALE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,8 +23,6 @@ const LOOKS: usize = 8;
 pub(super) enum Room {
     #[default]
     Free,
-    /// A socket that only rests has to go, unless it is used again.
-    Resting,
     Evict(FlowId),
 }
 
@@ -99,13 +96,9 @@ impl Model {
             let late = self.oldest_if_late(now).filter(|&late| self.leaves_a_slot(late));
             return late.map(Room::Evict).ok_or(DropReason::UnansweredFlows);
         }
-        if self.flows.len() + self.resting.len() < max_flows {
+        if self.flows.len() < max_flows {
             let is_free = self.has_free_slot();
             return if is_free { Ok(Room::Free) } else { Err(DropReason::MaxFlows) };
-        }
-        // Not while more flows are alive than may be, as is possible where fewer may be than before.
-        if !self.resting.is_empty() && self.flows.len() < max_flows {
-            return Ok(Room::Resting);
         }
         let evicted = self.who_goes(now).filter(|&id| self.leaves_a_slot(id));
         evicted.map(Room::Evict).ok_or(DropReason::MaxFlows)
@@ -167,34 +160,15 @@ impl Model {
         longest.max_by_key(|&id| self.silence_of(id, now))
     }
 
-    /// Who has to go for a new flow, which may use a socket that has rested.
-    pub(super) fn make_room<'p>(
-        &mut self,
-        reuses: bool,
-        now: Instant,
-        seen: &mut Seen,
-    ) -> Result<Vec<Effect<'p>>, Violation> {
+    /// Who has to go for a new flow.
+    pub(super) fn make_room<'p>(&mut self, now: Instant) -> Vec<Effect<'p>> {
         match self.room {
-            Room::Resting if !reuses => Ok(vec![self.close_the_longest_rested(seen)?]),
-            Room::Free | Room::Resting => Ok(vec![]),
+            Room::Free => vec![],
             Room::Evict(id) => {
                 let place = self.place_of(id).expect("a flow that is alive");
                 self.first_answers.evicted += u32::from(!self.flows[place].answered);
-                Ok(self.close(place, CloseReason::Evicted, now))
+                self.close(place, CloseReason::Evicted, now)
             }
         }
-    }
-
-    /// One of those that have rested longest on their backends: which backend is left open.
-    fn close_the_longest_rested<'p>(&mut self, seen: &mut Seen) -> Result<Effect<'p>, Violation> {
-        let closed = seen.closed_sockets.pop_front();
-        let place = self.resting.iter().position(|resting| Some(resting.id) == closed);
-        let Some(place) = place else {
-            return Err(Violation(format!("a resting socket has to make room, not {closed:?}")));
-        };
-        let resting = self.resting.remove(place);
-        let is_first = self.resting[..place].iter().all(|other| other.backend != resting.backend);
-        require!(is_first, "{:?} makes room before one that rests for longer", resting.id);
-        Ok(Effect::CloseSocket { flow: resting.id })
     }
 }

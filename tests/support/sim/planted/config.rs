@@ -35,13 +35,6 @@ pub(super) fn misread(config: &mut ManagerConfig, bug: Bug) {
         Bug::ServesItself if cluster.send_proxy_protocol == SendProxyProtocol::Off => {
             config.address.set_port(54);
         }
-        Bug::ReusesTooSoon => {
-            cluster.upstream_reuse = cluster.upstream_reuse.map(|_| Duration::ZERO)
-        }
-        Bug::RestsTooShort => {
-            let shorter = |rest: Duration| rest.saturating_sub(Duration::from_millis(1));
-            cluster.upstream_reuse = cluster.upstream_reuse.map(shorter);
-        }
         Bug::ForgetsTheQuarantine => cluster.upstream_quarantine = Duration::ZERO,
         Bug::ShortensTheQuarantine => {
             let shorter = cluster.upstream_quarantine.saturating_sub(Duration::from_millis(1));

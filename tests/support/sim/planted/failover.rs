@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use flowgate_core::backend::Backend;
 use flowgate_core::config::Balance;
 use flowgate_core::{
-    BackendEvent, BackendId, CloseReason, FlowId, Instant, ManagerInput, Output, PreparedConfig,
-    UdpFlow, UdpManager, UpstreamFailure,
+    BackendEvent, BackendId, CloseReason, FlowId, Instant, ManagerInput, NetworkError, Output,
+    PreparedConfig, UdpFlow, UdpManager,
 };
 
 use super::{Bug, Planted, config};
@@ -21,15 +22,16 @@ pub(super) struct Before {
 
 impl Before {
     pub(super) fn of(manager: &UdpManager, bug: Bug, input: &ManagerInput<'_>) -> Self {
-        let &(ManagerInput::UpstreamFailed { flow, .. } | ManagerInput::BackendBurst { flow, .. }) =
-            input
+        let &(ManagerInput::UpstreamError { upstream, .. }
+        | ManagerInput::UpstreamBurst { upstream, .. }) = input
         else {
             let is_owed = bug == Bug::MixesSigns && manager.config().cluster.responses > 0;
             let flows = manager.flows().filter(|(_, flow)| is_owed && !flow.is_answered());
             let owed = flows.map(|(id, flow)| (id, flow.backend())).collect();
             return Self { owed, backend: None };
         };
-        Self { owed: vec![], backend: manager.flow(flow).map(|flow| flow.backend()) }
+        let flow = manager.flows().find(|(_, flow)| flow.upstream() == upstream);
+        Self { owed: vec![], backend: flow.map(|(_, flow)| flow.backend()) }
     }
 }
 
@@ -98,20 +100,16 @@ impl Planted {
         now: Instant,
     ) {
         match (self.bug, *input, before.backend) {
-            (
-                Bug::OneErrorIsEnough,
-                ManagerInput::UpstreamFailed { failure, .. },
-                Some(backend),
-            ) if failure != UpstreamFailure::NotOpened => {
+            (Bug::OneErrorIsEnough, ManagerInput::UpstreamError { .. }, Some(backend)) => {
                 self.blame(backend, now);
             }
-            (Bug::AnswersClearNothing, ManagerInput::UpstreamFailed { .. }, Some(backend)) => {
+            (Bug::AnswersClearNothing, ManagerInput::UpstreamError { .. }, Some(backend)) => {
                 self.blamed.insert(backend);
             }
             // An error counts only if it is about something that was sent after the answer.
             (Bug::AnswersClearNothing, ManagerInput::ClientBurst { .. }, _) => {
                 let sent = outputs.iter().find_map(|output| match *output {
-                    Output::SendToBackend { flow, .. } => Some(flow),
+                    Output::Send { flow, .. } => Some(flow),
                     _ => None,
                 });
                 let is_blamed = |flow: &FlowId| {
@@ -145,8 +143,11 @@ impl Planted {
     }
 
     fn report_error(&mut self, flow: FlowId, now: Instant) {
-        let failure = UpstreamFailure::Refused;
-        let input = ManagerInput::UpstreamFailed { flow, failure };
+        let Some(known) = self.manager.flow(flow) else { return };
+        let backend = self.manager.backends().get(known.backend());
+        let (upstream, remote) = (known.upstream(), backend.map(Backend::address));
+        let error = NetworkError::Refused;
+        let input = ManagerInput::UpstreamError { upstream, remote, error };
         self.manager.handle_input(input, now, &mut vec![]);
         self.errors_made_up += 1;
     }
@@ -155,10 +156,10 @@ impl Planted {
 /// The same output, if it sends nothing. A change of the configuration sends nothing.
 fn without_bytes(output: Output<'_>) -> Option<Output<'static>> {
     match output {
-        Output::CloseFlow { flow, reason, keep_socket } => {
-            Some(Output::CloseFlow { flow, reason, keep_socket })
+        Output::CloseFlow { flow, upstream, reason } => {
+            Some(Output::CloseFlow { flow, upstream, reason })
         }
-        Output::CloseUpstream { flow } => Some(Output::CloseUpstream { flow }),
+        Output::CloseUpstream { upstream } => Some(Output::CloseUpstream { upstream }),
         Output::RecordFlow { flow, record } => Some(Output::RecordFlow { flow, record }),
         _ => None,
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flowgate_core::config::SendProxyProtocol;
 use flowgate_core::{
-    BackendId, Burst, CloseReason, DropReason, FlowId, LocalSource, Output, UdpManager,
+    BackendId, Burst, CloseReason, DropReason, FlowId, LocalSource, Output, UdpManager, UpstreamId,
 };
 
 use super::Bug;
@@ -17,6 +17,7 @@ pub(super) struct Memory {
     /// How many bursts were sent to backends.
     sent: u64,
     last_client: Option<SocketAddr>,
+    last_upstream: Option<UpstreamId>,
     last_opened: Option<Output<'static>>,
     /// The first id of each slot.
     first_ids: BTreeMap<usize, FlowId>,
@@ -37,14 +38,16 @@ impl Memory {
         let honest = std::mem::take(outputs);
         for output in honest {
             match output {
-                Output::OpenUpstream { .. } => self.corrupt_open(bug, output, outputs),
-                Output::SendToBackend { .. } => self.corrupt_request(bug, manager, output, outputs),
+                Output::OpenUpstream { .. } => self.corrupt_socket(bug, output, outputs),
+                Output::OpenFlow { .. } => self.corrupt_open(bug, output, outputs),
+                Output::Send { .. } => self.corrupt_request(bug, manager, output, outputs),
                 Output::SendToClient { .. } => self.corrupt_reply(bug, output, outputs),
                 Output::CloseFlow { .. } => corrupt_close(bug, manager, output, outputs),
-                Output::CloseUpstream { .. } if bug == Bug::ForgetsTheRested => {}
-                Output::CloseUpstream { flow } => {
-                    let moves = manager.flow(flow).is_some();
-                    if !(bug == Bug::LeavesTheFormerSocket && moves) {
+                Output::CloseUpstream { .. } if bug == Bug::ForgetsTheIdle => {}
+                Output::CloseUpstream { .. } => {
+                    let has_ended =
+                        outputs.iter().any(|output| matches!(output, Output::CloseFlow { .. }));
+                    if !(bug == Bug::LeavesTheFormerSocket && !has_ended) {
                         outputs.push(output);
                     }
                 }
@@ -66,13 +69,11 @@ impl Memory {
     }
 
     fn corrupt_open<'p>(&mut self, bug: Bug, output: Output<'p>, outputs: &mut Vec<Output<'p>>) {
-        let Output::OpenUpstream { mut flow, backend, mut address, mut ttl, mut reuse, mut source } =
-            output
+        let Output::OpenFlow { mut flow, upstream, backend, mut address, has_moved } = output
         else {
             return;
         };
-        self.last_opened =
-            Some(Output::OpenUpstream { flow, backend, address, ttl, reuse, source });
+        self.last_opened = Some(Output::OpenFlow { flow, upstream, backend, address, has_moved });
         let first_id = *self.first_ids.entry(flow.index()).or_insert(flow);
         let is_new = !self.first_backends.contains_key(&flow);
         let (_, first_address) = *self.first_backends.entry(flow).or_insert((backend, address));
@@ -81,13 +82,28 @@ impl Memory {
             Bug::GivesIdsAgain => flow = first_id,
             Bug::WrongAddress => address.set_port(address.port() ^ 1),
             Bug::OpensTwice => outputs.push(output),
-            Bug::KeepsTheTtl => ttl += 1,
-            Bug::ForgetsToReuse => reuse = None,
-            Bug::ForgetsTheSource => source = LocalSource::Any,
             Bug::MovesToWhereItWas => address = first_address,
             _ => {}
         }
-        outputs.push(Output::OpenUpstream { flow, backend, address, ttl, reuse, source });
+        outputs.push(Output::OpenFlow { flow, upstream, backend, address, has_moved });
+    }
+
+    fn corrupt_socket<'p>(&mut self, bug: Bug, output: Output<'p>, outputs: &mut Vec<Output<'p>>) {
+        let Output::OpenUpstream { upstream, mut connect, v6, mut ttl, mut source } = output else {
+            return;
+        };
+        match bug {
+            Bug::KeepsTheTtl => ttl += 1,
+            Bug::ForgetsTheSource => source = LocalSource::Any,
+            Bug::OpensTwice => outputs.push(output),
+            Bug::WrongAddress => {
+                if let Some(address) = &mut connect {
+                    address.set_port(address.port() ^ 1);
+                }
+            }
+            _ => {}
+        }
+        outputs.push(Output::OpenUpstream { upstream, connect, v6, ttl, source });
     }
 
     fn corrupt_request<'p>(
@@ -97,10 +113,17 @@ impl Memory {
         output: Output<'p>,
         outputs: &mut Vec<Output<'p>>,
     ) {
-        let Output::SendToBackend { flow, backend, mut prefix, tlvs, tos, ttl, burst } = output
+        let Output::Send { flow, mut upstream, backend, mut to, mut prefix, tlvs, tos, ttl, burst } =
+            output
         else {
             return;
         };
+        let last_upstream = self.last_upstream.replace(upstream);
+        match bug {
+            Bug::MixesSockets => upstream = last_upstream.unwrap_or(upstream),
+            Bug::ForgetsTheReceiver => to = None,
+            _ => {}
+        }
         self.sent += 1;
         if bug == Bug::DropsSilently && self.sent.is_multiple_of(100) {
             return;
@@ -116,9 +139,11 @@ impl Memory {
         {
             prefix = None;
         }
-        outputs.extend(corrupt_burst(bug, burst).into_iter().map(|burst| Output::SendToBackend {
+        outputs.extend(corrupt_burst(bug, burst).into_iter().map(|burst| Output::Send {
             flow,
+            upstream,
             backend,
+            to,
             prefix,
             tlvs,
             tos,
@@ -128,7 +153,8 @@ impl Memory {
     }
 
     fn corrupt_reply<'p>(&mut self, bug: Bug, output: Output<'p>, outputs: &mut Vec<Output<'p>>) {
-        let Output::SendToClient { flow, mut client, mut local, mut tos, burst } = output else {
+        let Output::SendToClient { flow, upstream, mut client, mut local, mut tos, burst } = output
+        else {
             return;
         };
         let last_client = self.last_client.replace(client);
@@ -141,6 +167,7 @@ impl Memory {
         }
         outputs.extend(corrupt_burst(bug, burst).into_iter().map(|burst| Output::SendToClient {
             flow,
+            upstream,
             client,
             local,
             tos,
@@ -180,16 +207,12 @@ fn corrupt_close<'p>(
     output: Output<'p>,
     outputs: &mut Vec<Output<'p>>,
 ) {
-    let Output::CloseFlow { mut flow, mut reason, mut keep_socket } = output else {
+    let Output::CloseFlow { mut flow, upstream, mut reason } = output else {
         return;
     };
     match (bug, reason) {
         (Bug::ForgetsToClose, CloseReason::Complete) => return,
         (Bug::MixesReasons, CloseReason::Complete) => reason = CloseReason::Idle,
-        (Bug::KeepsTheSocketsOfTheEvicted, CloseReason::Evicted) => keep_socket = true,
-        (Bug::KeepsTheSocketsOfTheDown, CloseReason::Idle | CloseReason::Complete) => {
-            keep_socket = manager.config().cluster.upstream_reuse.is_some();
-        }
         (Bug::EvictsAYoungerOne, CloseReason::Evicted) => {
             let unanswered = manager.flows().filter(|(_, flow)| !flow.is_answered());
             flow = unanswered.map(|(id, _)| id).min_by_key(|id| id.generation()).unwrap_or(flow);
@@ -200,7 +223,7 @@ fn corrupt_close<'p>(
         }
         _ => {}
     }
-    outputs.push(Output::CloseFlow { flow, reason, keep_socket });
+    outputs.push(Output::CloseFlow { flow, upstream, reason });
 }
 
 /// What is sent in place of a burst.
@@ -222,13 +245,31 @@ fn corrupt_order(bug: Bug, outputs: &mut [Output<'_>]) {
     /// Shared by all managers of a process, as a clock or an address in memory would be.
     static MOOD: AtomicU64 = AtomicU64::new(0);
     match (bug, &mut *outputs) {
-        (Bug::SendsBeforeItOpens, [first @ Output::OpenUpstream { .. }, second, ..]) => {
+        (Bug::SendsBeforeItOpens, [.., first @ Output::OpenFlow { .. }, second]) => {
             std::mem::swap(first, second);
         }
-        (Bug::ClosesBeforeItSends, [.., send, close @ Output::CloseFlow { .. }]) => {
+        (
+            Bug::ClosesBeforeItSends,
+            [.., send @ Output::SendToClient { .. }, close @ Output::CloseFlow { .. }]
+            | [
+                ..,
+                send @ Output::SendToClient { .. },
+                close @ Output::CloseFlow { .. },
+                Output::CloseUpstream { .. },
+            ],
+        ) => {
             std::mem::swap(send, close);
         }
-        (Bug::RecordsTooLate, [.., record @ Output::RecordFlow { .. }, close]) => {
+        (
+            Bug::RecordsTooLate,
+            [.., record @ Output::RecordFlow { .. }, close @ Output::CloseFlow { .. }]
+            | [
+                ..,
+                record @ Output::RecordFlow { .. },
+                close @ Output::CloseFlow { .. },
+                Output::CloseUpstream { .. },
+            ],
+        ) => {
             std::mem::swap(record, close);
         }
         (Bug::HasAMood, [Output::CloseFlow { .. }, .., Output::CloseFlow { .. }])

@@ -30,7 +30,7 @@ pub(super) fn forget(bug: Bug, snapshot: ManagerSnapshot) -> ManagerSnapshot {
                 list(&mut rate["filled"]).clear();
             }
         }),
-        Bug::LosesTheRest => change_each(&mut document["flows"]["resting"], |resting| {
+        Bug::LosesTheRest => change_each(&mut document["flows"]["quarantined"], |resting| {
             let until = resting["until"].as_u64().expect("an instant");
             resting["until"] = until.saturating_sub(2_000_000).into();
         }),

@@ -1,6 +1,10 @@
 //! The shell's side of the world: orders are carried out, and looked at closely.
 
-use flowgate_core::{Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output};
+use std::net::SocketAddr;
+
+use flowgate_core::{
+    Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output, UpstreamId,
+};
 
 use super::sockets::{Upstream, not_open};
 use super::{Event, NOBODY, UNTAGGED, Unsent, World};
@@ -23,19 +27,23 @@ impl World {
         now: Instant,
         outputs: &[Output<'_>],
     ) -> Result<(), Violation> {
-        self.note(input, now);
+        self.note(input);
         let crowd = self.crowd();
         let mut account = Account::open(input);
         for output in outputs {
             match *output {
-                Output::OpenUpstream { flow, backend, address, reuse, .. } => {
+                Output::OpenUpstream { upstream, connect, .. } => {
+                    let before = self.sockets.insert(upstream, connect);
+                    require!(before.is_none(), "a socket is opened twice: {upstream:?}");
+                }
+                Output::OpenFlow { flow, upstream, backend, address, .. } => {
                     self.check_choice(backend, address)?;
-                    self.open(flow, (backend, address), reuse, input, now)?;
+                    self.open(flow, upstream, (backend, address), input, now)?;
                     self.check_crowd(&crowd)?;
                 }
-                Output::SendToBackend { flow, tos, burst, .. } => {
+                Output::Send { flow, upstream, to, tos, burst, .. } => {
                     account.forward(&burst)?;
-                    self.send_to_backend(flow, tos, &burst)?;
+                    self.send_to_backend(flow, (upstream, to), tos, &burst)?;
                     self.upstreams.entry(flow).and_modify(|upstream| upstream.last = now);
                 }
                 Output::SendToClient { flow, burst, .. } => {
@@ -43,10 +51,10 @@ impl World {
                     self.send_to_client(flow, output, &burst)?;
                     self.upstreams.entry(flow).and_modify(|upstream| upstream.last = now);
                 }
-                Output::CloseFlow { flow, reason, keep_socket } => {
-                    self.close(flow, reason, keep_socket, now)?;
+                Output::CloseFlow { flow, upstream, reason } => {
+                    self.close(flow, upstream, reason, now)?;
                 }
-                Output::CloseUpstream { flow } => self.close_socket(flow)?,
+                Output::CloseUpstream { upstream } => self.close_socket(upstream)?,
                 Output::OpenClient { flow, .. } => {
                     let is_open = self.upstreams.contains_key(&flow);
                     require!(is_open, "{flow:?} asks for its client's socket after its end");
@@ -62,18 +70,24 @@ impl World {
                 }
             }
         }
-        let between = self.moving.keys().next();
-        require!(between.is_none(), "{between:?} is left without a socket");
+        let without = self.upstreams.iter().find(|(_, it)| !self.sockets.contains_key(&it.id));
+        require!(without.is_none(), "{without:?} is left without a socket");
         account.close()
     }
 
     fn send_to_backend(
         &mut self,
         flow: FlowId,
+        (by, to): (UpstreamId, Option<SocketAddr>),
         tos: u8,
         burst: &Burst<'_>,
     ) -> Result<(), Violation> {
         let upstream = *self.upstreams.get(&flow).ok_or_else(|| not_open("sent on", flow))?;
+        require!(upstream.id == by, "{flow:?} sends by {by:?}, which is another's");
+        let connected = self.sockets.get(&by).copied().flatten();
+        let reached = to.or(connected);
+        require!(reached == Some(upstream.address), "{flow:?} sends to {reached:?}");
+        require!(to.is_none() || connected.is_none(), "a connected socket is told whom to send to");
         self.check_receiver(upstream.backend, upstream.address)?;
         let upstream = self.upstreams.get_mut(&flow).ok_or_else(|| not_open("sent on", flow))?;
         for tag in burst.datagrams().filter_map(Tag::read) {
@@ -86,6 +100,12 @@ impl World {
         }
         upstream.forward(Direction::ToBackend, burst, &self.config.cluster.limits)?;
         let upstream = *upstream;
+        let is_like = |(other, it): &(&FlowId, &Upstream)| {
+            let way = |it: &Upstream| (it.id, it.address, it.party);
+            **other != flow && way(it) == way(&upstream) && upstream.party.is_some()
+        };
+        let other = self.upstreams.iter().find(is_like).filter(|_| to.is_some());
+        require!(other.is_none(), "{flow:?} gets the answers of {other:?}");
         self.queue(flow, Direction::ToBackend, burst);
         self.answer(flow, upstream, tos, burst);
         Ok(())
@@ -124,13 +144,11 @@ impl World {
     }
 
     fn queue(&mut self, flow: FlowId, direction: Direction, burst: &Burst<'_>) {
-        let backend = match direction {
-            Direction::ToBackend => self.upstreams.get(&flow).map(|upstream| upstream.backend),
-            Direction::ToClient => None,
-        };
+        let Some(upstream) = self.upstreams.get(&flow) else { return };
         let unsent = Unsent {
             flow,
-            backend,
+            upstream: upstream.id,
+            backend: (direction == Direction::ToBackend).then_some(upstream.backend),
             direction,
             stride: burst.stride(),
             datagrams: burst.count(),
@@ -152,7 +170,7 @@ impl World {
     /// The kernel takes datagrams.
     pub(super) fn take(&mut self, sent: Unsent) {
         self.delivered.push(Event::ProxyInfo(ManagerInput::Delivered {
-            carrier: Carrier::Flow(sent.flow),
+            carrier: Carrier::Flow { flow: sent.flow, upstream: sent.upstream },
             backend: sent.backend,
             direction: sent.direction,
             datagrams: sent.datagrams.into(),
@@ -170,7 +188,7 @@ impl World {
             self.take(Unsent { datagrams: unsent.datagrams - given_up, bytes: sent, ..unsent });
         }
         Some(Event::ProxyInfo(ManagerInput::Undelivered {
-            carrier: Carrier::Flow(unsent.flow),
+            carrier: Carrier::Flow { flow: unsent.flow, upstream: unsent.upstream },
             backend: unsent.backend,
             direction: unsent.direction,
             reason,
@@ -197,7 +215,7 @@ impl World {
             Some(party) => (party, answer),
             None => (NOBODY, UNTAGGED),
         };
-        let route = Route::FromBackend(flow);
+        let route = Route::FromBackend(self.way_of(flow, Some(upstream)));
         let parcel = Parcel::new(route, tos, answer, party, &mut self.next_number);
         self.from_backends.hold(parcel);
     }

@@ -1,25 +1,26 @@
 //! The sockets towards backends, and what a balancer promises about them.
 //!
 //! Here is what an operator counts on, looked at from outside: who is evicted, what one source may
-//! take, what a silent client may get, and how long a socket rests before another flow has it.
+//! take, what a silent client may get, and that no two flows get each other's answers.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use flowgate_core::config::Limits;
 use flowgate_core::{
-    BackendId, Burst, Carrier, CloseReason, Direction, FlowId, Instant, ManagerInput,
+    BackendId, Burst, Carrier, CloseReason, Direction, FlowId, Instant, ManagerInput, UpstreamId,
 };
 
 use super::World;
 use crate::sim::setting::{Source, Temper, source as of_client};
-use crate::sim::wire::Route;
+use crate::sim::wire::{Route, STRANGER, Way};
 use crate::sim::{Violation, require};
 
-/// A socket connected to a backend, as one flow has it.
+/// What one flow uses towards its backend.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Upstream {
+    /// The socket.
+    pub(super) id: UpstreamId,
     pub(super) backend: BackendId,
     pub(super) address: SocketAddr,
     /// How the backend behaves.
@@ -34,16 +35,6 @@ pub(super) struct Upstream {
     is_answered: bool,
     /// When something was passed on to the client, or else when it was opened.
     pub(super) last: Instant,
-    /// When it has rested enough, after its flow has ended.
-    rested_at: Instant,
-}
-
-/// A flow that has ended and whose socket another has now.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct HandedOn {
-    former: Upstream,
-    /// `None` when the other has left the socket since, to go on with another backend.
-    to: Option<FlowId>,
 }
 
 /// How many flows and sockets there are.
@@ -58,62 +49,68 @@ impl World {
     pub(super) fn open(
         &mut self,
         flow: FlowId,
+        id: UpstreamId,
         (backend, address): (BackendId, SocketAddr),
-        reuse: Option<FlowId>,
         input: &ManagerInput<'_>,
         now: Instant,
     ) -> Result<(), Violation> {
         let &ManagerInput::ClientBurst { .. } = input else {
             return Err(Violation(format!("{flow:?} is opened for no client")));
         };
-        let source = self.caller;
-        let client = of_client(source);
+        let Some(&connected) = self.sockets.get(&id) else {
+            return Err(Violation(format!("{flow:?} is opened on {id:?}, which is not open")));
+        };
+        let is_right = connected.is_none_or(|connected| connected == address);
+        require!(is_right, "{flow:?} goes to {address} by a socket to {connected:?}");
+        // Questions are told apart by what names them, which is whose they are.
+        let asks = self.config.cluster.transactions.is_some();
+        let is_there = |other: &Upstream| {
+            other.id == id && (connected.is_some() || (other.address == address && !asks))
+        };
+        let others = self.upstreams.iter().find(|(other, it)| **other != flow && is_there(it));
+        require!(others.is_none(), "{flow:?} gets the answers of {others:?}");
+        let client = of_client(self.caller);
         let temper = self.tempers[backend.index()];
-        if let Some(former) = self.moving.remove(&flow) {
-            require!(reuse.is_none(), "{flow:?} goes on by the socket of another: {reuse:?}");
+        if let Some(former) = self.upstreams.get(&flow).copied() {
             require!(former.client == client, "{flow:?} moves for another client");
             require!(former.backend != backend, "{flow:?} moves to the backend that it had");
-            self.upstreams.insert(flow, Upstream { backend, address, temper, ..former });
+            self.check_move(former.backend, former.address)?;
+            self.leave(flow, &former, now);
+            self.upstreams.insert(flow, Upstream { id, backend, address, temper, ..former });
             return Ok(());
         }
-        if let Some(rested) = reuse {
-            self.hand_on(rested, flow, backend, now)?;
-        }
-        self.sockets_opened += 1;
+        self.flows_opened += 1;
         let upstream = Upstream {
+            id,
             backend,
             address,
             temper,
             party: None,
             client,
-            number: self.sockets_opened,
+            number: self.flows_opened,
             bytes: [0; 2],
             is_answered: false,
             last: now,
-            rested_at: now,
         };
-        let before = self.upstreams.insert(flow, upstream);
-        require!(before.is_none(), "a socket is opened twice: {flow:?}");
+        self.upstreams.insert(flow, upstream);
         self.check_shares(client)
     }
 
-    /// A socket goes from a finished flow to a new one.
-    fn hand_on(
-        &mut self,
-        rested: FlowId,
-        to: FlowId,
-        backend: BackendId,
-        now: Instant,
-    ) -> Result<(), Violation> {
-        let Some(former) = self.resting.remove(&rested) else {
-            return Err(Violation(format!("{to:?} takes a socket that does not rest: {rested:?}")));
-        };
-        let rested_at = former.rested_at;
-        require!(rested_at <= now, "the socket of {rested:?} rests until {rested_at:?}");
-        require!(former.backend == backend, "{to:?} takes a socket to another backend");
-        require!(rested.index() == to.index(), "{to:?} takes a socket in another slot: {rested:?}");
-        self.handed_on.insert(rested, HandedOn { former, to: Some(to) });
-        Ok(())
+    /// A flow leaves a socket. For as long as its quarantine takes something may come there for it,
+    /// and for no longer: what is under way for more than that the network loses.
+    fn leave(&mut self, flow: FlowId, former: &Upstream, now: Instant) {
+        let cluster = &self.config.cluster;
+        let until = now + cluster.upstream_quarantine;
+        self.left.insert((flow, former.id), until);
+    }
+
+    /// Whether something comes so late that the network has lost it.
+    pub(super) fn is_too_late(&self, way: Way, now: Instant) -> bool {
+        let is_shared = self.sockets.get(&way.upstream).is_some_and(Option::is_none);
+        let until = self.left.get(&(way.flow, way.upstream));
+        is_shared
+            && (self.is_draining || until.is_some_and(|until| *until <= now))
+            && until.is_some()
     }
 
     /// No source and no subnet takes more than its share.
@@ -138,9 +135,9 @@ impl World {
     pub(super) fn crowd(&self) -> Crowd {
         let upstreams = self.upstreams.values();
         Crowd {
-            flows: self.upstreams.len() + self.moving.len(),
+            flows: self.upstreams.len(),
             unanswered: upstreams.filter(|upstream| !upstream.is_answered).count(),
-            sockets: self.open_sockets(),
+            sockets: self.sockets.values().filter(|connected| connected.is_some()).count(),
         }
     }
 
@@ -166,22 +163,19 @@ impl World {
     pub(super) fn close(
         &mut self,
         flow: FlowId,
+        id: UpstreamId,
         reason: CloseReason,
-        keep_socket: bool,
         now: Instant,
     ) -> Result<(), Violation> {
         let upstream = self.upstreams.remove(&flow).ok_or_else(|| not_open("closed", flow))?;
+        require!(upstream.id == id, "{flow:?} leaves {id:?}, which it did not have");
         if reason == CloseReason::Evicted {
             Self::check_eviction(flow, &upstream, now)?;
             let is_older = |other: &Upstream| !other.is_answered && other.number < upstream.number;
             let has_older = !upstream.is_answered && self.upstreams.values().any(is_older);
             require!(!has_older, "{flow:?} is evicted before one that is older");
         }
-        let rest = self.config.cluster.upstream_reuse.unwrap_or_default();
-        let upstream = Upstream { rested_at: now + rest, ..upstream };
-        if keep_socket {
-            self.resting.insert(flow, upstream);
-        }
+        self.leave(flow, &upstream, now);
         self.remember_closed(flow, upstream);
         Ok(())
     }
@@ -193,45 +187,29 @@ impl World {
         Ok(())
     }
 
-    /// A socket closes: that of a flow that has ended, or of one that goes on with another backend.
-    pub(super) fn close_socket(&mut self, flow: FlowId) -> Result<(), Violation> {
-        if self.resting.remove(&flow).is_some() {
-            return Ok(());
-        }
-        let upstream = self.upstreams.remove(&flow).ok_or_else(|| not_open("closed", flow))?;
-        self.check_move(upstream.backend, upstream.address)?;
-        self.moving.insert(flow, upstream);
-        self.lose_what_is_under_way_to(flow);
+    /// A socket closes, and nobody hears any more what is on its way to it.
+    pub(super) fn close_socket(&mut self, id: UpstreamId) -> Result<(), Violation> {
+        let was_open = self.sockets.remove(&id).is_some();
+        require!(was_open, "a socket is closed that is not open: {id:?}");
+        self.from_backends.lose(|route| match *route {
+            Route::FromBackend(way) => way.upstream == id && self.upstreams.contains_key(&way.flow),
+            Route::FromClient { .. } => false,
+        });
         Ok(())
     }
 
-    /// Nobody hears any more what a backend has sent to a flow's socket, and to those who had that
-    /// socket before.
-    fn lose_what_is_under_way_to(&mut self, flow: FlowId) {
-        let Self { from_backends, handed_on, .. } = self;
-        from_backends.lose(|route| match *route {
-            Route::FromBackend(answered) => owner(handed_on, answered) == Some(flow),
-            Route::FromClient { .. } => false,
-        });
-        for handed_on in handed_on.values_mut().filter(|handed_on| handed_on.to == Some(flow)) {
-            handed_on.to = None;
-        }
-    }
-
     /// What an input says about sockets, whatever the balancer makes of it.
-    pub(super) fn note(&mut self, input: &ManagerInput<'_>, now: Instant) {
+    pub(super) fn note(&mut self, input: &ManagerInput<'_>) {
         match *input {
             ManagerInput::ClientBurst { source, local, burst, .. } => {
                 self.learn_caller(source, local, burst.bytes());
             }
-            ManagerInput::BackendBurst { flow, .. } => {
-                let rest = self.config.cluster.upstream_reuse;
-                if let (Some(disturbed), Some(rest)) = (self.resting.get_mut(&flow), rest) {
-                    disturbed.rested_at = disturbed.rested_at.max(now + rest);
-                }
-            }
+            ManagerInput::Drain { .. } => self.is_draining = true,
             ManagerInput::Undelivered {
-                carrier: Carrier::Flow(flow), direction, bytes, ..
+                carrier: Carrier::Flow { flow, .. },
+                direction,
+                bytes,
+                ..
             } => {
                 if let Some(upstream) = self.upstreams.get_mut(&flow) {
                     upstream.bytes[direction as usize] -= bytes;
@@ -245,36 +223,17 @@ impl World {
             _ => {}
         }
     }
-
-    /// Which flow a backend's answer to one reaches now: its own, dead or alive, or the one that
-    /// has the socket today. `None` when nobody has it, or it comes so late that the network has
-    /// lost it: no answer is underway for longer than sockets rest.
-    pub(super) fn flow_reached(&self, answered: FlowId, now: Instant) -> Option<FlowId> {
-        let handed_on = self.handed_on.get(&answered);
-        if handed_on.is_some_and(|handed_on| handed_on.former.rested_at <= now) {
-            return None;
-        }
-        owner(&self.handed_on, answered)
-    }
-
-    /// How the backend behaves that is at the other end of a flow's socket, while there is one.
-    pub(super) fn temper_of(&self, flow: FlowId) -> Option<Temper> {
-        let upstream = self.upstreams.get(&flow).or_else(|| self.resting.get(&flow));
-        let former = || self.handed_on.get(&flow).map(|handed_on| &handed_on.former);
-        upstream.or_else(former).map(|upstream| upstream.temper)
-    }
-}
-
-/// Who has the socket today that a flow had.
-fn owner(handed_on: &BTreeMap<FlowId, HandedOn>, flow: FlowId) -> Option<FlowId> {
-    let mut owner = flow;
-    while let Some(later) = handed_on.get(&owner) {
-        owner = later.to?;
-    }
-    Some(owner)
 }
 
 impl Upstream {
+    /// Whom answers come from: one that is a stranger does not answer from where it was asked.
+    pub(super) fn sender(&self) -> SocketAddr {
+        match self.temper {
+            Temper::Stranger => STRANGER,
+            _ => self.address,
+        }
+    }
+
     /// A client may have forged its address: it gets so many bytes for each of its own, and no more.
     pub(super) fn forward(
         &mut self,
