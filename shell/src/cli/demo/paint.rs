@@ -1,6 +1,7 @@
 //! The few colours of the demo.
 
-use anstyle::{AnsiColor, Style};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
 
 /// How each part of the text is drawn.
 pub(super) struct Paint {
@@ -11,7 +12,7 @@ pub(super) struct Paint {
 }
 
 impl Paint {
-    /// Without escape sequences.
+    /// Without colours.
     pub(super) const fn plain() -> Self {
         let plain = Style::new();
         Self { title: plain, head: plain, bar: plain, alarm: plain }
@@ -20,10 +21,10 @@ impl Paint {
     /// In the terminal's own colours.
     const fn colored() -> Self {
         Self {
-            title: Style::new().bold(),
-            head: Style::new().dimmed(),
-            bar: AnsiColor::Cyan.on_default(),
-            alarm: AnsiColor::Red.on_default().bold(),
+            title: Style::new().add_modifier(Modifier::BOLD),
+            head: Style::new().add_modifier(Modifier::DIM),
+            bar: Style::new().fg(Color::Cyan),
+            alarm: Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
         }
     }
 
@@ -36,26 +37,55 @@ impl Paint {
     }
 
     /// What the text is about.
-    pub(super) fn title(&self, text: &str) -> String {
-        painted(self.title, text)
+    pub(super) fn title(&self, text: impl Into<String>) -> Span<'static> {
+        Span::styled(text.into(), self.title)
     }
 
     /// The names of columns, and remarks.
-    pub(super) fn head(&self, text: &str) -> String {
-        painted(self.head, text)
+    pub(super) fn head(&self, text: impl Into<String>) -> Span<'static> {
+        Span::styled(text.into(), self.head)
     }
 
     /// A share.
-    pub(super) fn bar(&self, text: &str) -> String {
-        painted(self.bar, text)
+    pub(super) fn bar(&self, text: impl Into<String>) -> Span<'static> {
+        Span::styled(text.into(), self.bar)
     }
 
     /// What should not be.
-    pub(super) fn alarm(&self, text: &str) -> String {
-        painted(self.alarm, text)
+    pub(super) fn alarm(&self, text: impl Into<String>) -> Span<'static> {
+        Span::styled(text.into(), self.alarm)
     }
 }
 
-fn painted(style: Style, text: &str) -> String {
-    format!("{style}{text}{style:#}")
+/// Lines as they are written where nothing is redrawn.
+pub(super) fn written(lines: &[Line<'_>]) -> String {
+    lines.iter().flat_map(|line| line.iter().map(span).chain(["\n".to_owned()])).collect()
+}
+
+/// With the escape sequences of its style (ECMA-48, SGR), if it has one.
+fn span(span: &Span<'_>) -> String {
+    let modifiers = [(Modifier::BOLD, "1"), (Modifier::DIM, "2")];
+    let colors = [(Color::Red, "31"), (Color::Cyan, "36")];
+    let modifiers =
+        modifiers.iter().filter(|(modifier, _)| span.style.add_modifier.contains(*modifier));
+    let colors = colors.iter().filter(|(color, _)| span.style.fg == Some(*color));
+    let codes: Vec<_> =
+        modifiers.map(|(_, code)| *code).chain(colors.map(|(_, code)| *code)).collect();
+    match codes[..] {
+        [] => span.content.to_string(),
+        _ => format!("\x1b[{}m{}\x1b[0m", codes.join(";"), span.content),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_a_style_is_written_with_escape_sequences() {
+        let paint = Paint::colored();
+        let line = Line::from(vec![paint.alarm("3"), Span::raw(" of "), paint.bar("4")]);
+        assert_eq!(written(&[line]), "\x1b[1;31m3\x1b[0m of \x1b[36m4\x1b[0m\n");
+        assert_eq!(written(&[Line::from(Paint::plain().title("all"))]), "all\n");
+    }
 }

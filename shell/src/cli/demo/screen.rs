@@ -5,23 +5,15 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use flowgate_core::Instant;
+use ratatui::backend::CrosstermBackend;
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::Paragraph;
 
 use super::paint::Paint;
 use super::sample::{Sample, Stretch};
 use super::table;
-
-/// No cursor, and lines that are cut rather than wrapped, so that a frame is as many rows as it has
-/// lines.
-const BEGIN: &str = "\x1b[?25l\x1b[?7l";
-
-/// The cursor and wrapped lines again.
-const END: &str = "\x1b[?7h\x1b[?25h";
-
-/// Ends a row and erases what an earlier frame had further right.
-const NEXT_ROW: &str = "\x1b[K\n";
-
-/// Erases what is below the cursor.
-const ERASE_BELOW: &str = "\x1b[J";
 
 /// How many samples the figures of a frame span: a second, so that they do not flutter.
 const FRAMES_PER_SECOND: usize = 4;
@@ -29,7 +21,7 @@ const FRAMES_PER_SECOND: usize = 4;
 /// What the samples are shown on.
 pub(super) enum Screen {
     /// A terminal that can be redrawn.
-    Terminal(Terminal),
+    Terminal(Box<Terminal>),
     /// A file, a pipe or a terminal that cannot.
     Lines(Lines),
 }
@@ -43,7 +35,7 @@ impl Screen {
     pub(super) fn open(title: String, length: Option<Duration>, start: Sample) -> io::Result<Self> {
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         if io::stdout().is_terminal() && !is_dumb {
-            Terminal::open(title, length, start).map(Self::Terminal)
+            Terminal::open(title, length, start).map(|terminal| Self::Terminal(Box::new(terminal)))
         } else {
             Lines::open(&title, start).map(Self::Lines)
         }
@@ -83,30 +75,31 @@ fn put(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// A terminal, redrawn in place. Dropping it erases the last frame and gives the cursor back.
+/// A terminal, redrawn in place. Dropping it gives back what was there before.
 pub(super) struct Terminal {
+    terminal: ratatui::Terminal<CrosstermBackend<io::Stdout>>,
     title: String,
     start: Instant,
     length: Option<Duration>,
     paint: Paint,
     /// Those of the last second, never none.
     samples: VecDeque<Sample>,
-    /// How many rows the frame has that the cursor is below.
-    rows: usize,
 }
 
 impl Terminal {
     fn open(title: String, length: Option<Duration>, start: Sample) -> io::Result<Self> {
-        put(BEGIN)?;
+        let terminal = ratatui::Terminal::new(CrosstermBackend::new(io::stdout()))?;
         let samples = VecDeque::from([start.clone()]);
-        Ok(Self { title, start: start.at, length, paint: Paint::of_terminal(), samples, rows: 0 })
+        let paint = Paint::of_terminal();
+        let mut opened = Self { terminal, title, start: start.at, length, paint, samples };
+        execute!(io::stdout(), EnterAlternateScreen)?;
+        opened.terminal.hide_cursor()?;
+        Ok(opened)
     }
 
     fn show(&mut self, sample: Sample) -> io::Result<()> {
-        let frame = self.frame(Stretch { from: &self.samples[0], to: &sample });
-        // In one write, so that no half of a frame is ever seen.
-        put(&format!("{}{}{ERASE_BELOW}", self.home(), frame.replace('\n', NEXT_ROW)))?;
-        self.rows = frame.lines().count();
+        let lines = self.lines(Stretch { from: &self.samples[0], to: &sample });
+        self.terminal.draw(|frame| frame.render_widget(Paragraph::new(lines), frame.area()))?;
         if self.samples.len() == FRAMES_PER_SECOND {
             self.samples.pop_front();
         }
@@ -114,32 +107,28 @@ impl Terminal {
         Ok(())
     }
 
-    fn frame(&self, stretch: Stretch<'_>) -> String {
+    fn lines(&self, stretch: Stretch<'_>) -> Vec<Line<'static>> {
         let passed = stretch.to.at.saturating_since(self.start);
         let of = self.length.map(|length| format!(" of {} s", length.as_secs()));
         let time = format!("{} s{}", passed.as_secs(), of.unwrap_or_default());
         let (title, page) = self.title.split_once('\n').unwrap_or((&self.title, ""));
-        format!(
-            "\n{}{time:>width$}\n{page}\n\n{}\n{}\n",
-            self.paint.title(title),
-            table::tables(stretch, &self.paint),
-            self.paint.head("Ctrl-C ends it."),
-            width = 79_usize.saturating_sub(title.chars().count()),
-        )
-    }
-
-    /// Moves the cursor from below the frame to its first row.
-    fn home(&self) -> String {
-        match self.rows {
-            0 => "\r".to_owned(),
-            rows => format!("\r\x1b[{rows}A"),
-        }
+        let width = 79_usize.saturating_sub(title.chars().count());
+        let mut lines = vec![
+            Line::default(),
+            vec![self.paint.title(title), Span::raw(format!("{time:>width$}"))].into(),
+            Line::raw(page.to_owned()),
+            Line::default(),
+        ];
+        lines.extend(table::tables(stretch, &self.paint));
+        lines.extend([Line::default(), self.paint.head("Ctrl-C ends it.").into()]);
+        lines
     }
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        let _ = put(&format!("{}{ERASE_BELOW}{END}", self.home()));
+        let _ = self.terminal.show_cursor();
+        let _ = execute!(io::stdout(), LeaveAlternateScreen);
     }
 }
 

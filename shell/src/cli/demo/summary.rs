@@ -1,9 +1,10 @@
 //! The last word of the demo: what came of it, and what to do next.
 
 use flowgate_core::{CloseReason, Direction, DropReason};
+use ratatui::text::Line;
 
 use super::human;
-use super::paint::Paint;
+use super::paint::{Paint, written};
 use super::sample::{Sample, Stretch};
 use super::{NAP, table};
 
@@ -18,8 +19,11 @@ backends = ["1.1.1.1:53", "9.9.9.9:53"]
 /// The summary of the whole demo. Where nothing came back, there is nothing to go on from.
 pub(super) fn summary(demo: Stretch<'_>, paint: &Paint) -> String {
     let seconds = demo.length().as_secs_f64();
-    let title = paint.title(&format!("Flowgate demo: {seconds:.1} s in all"));
-    let mut text = format!("\n{title}\n\n{}\n", table::tables(demo, paint));
+    let title = paint.title(format!("Flowgate demo: {seconds:.1} s in all"));
+    let mut lines = vec![Line::default(), title.into(), Line::default()];
+    lines.extend(table::tables(demo, paint));
+    lines.push(Line::default());
+    let mut text = written(&lines);
     text += &verdict(demo.to);
     text += &drops(demo.to);
     if demo.to.clients.answered > 0 {
@@ -68,14 +72,15 @@ fn drops(end: &Sample) -> String {
 }
 
 fn next_step(paint: &Paint) -> String {
+    let title = paint.title("Next: write these five lines to flowgate.toml");
     format!(
         "The last backend is slow on purpose: it answers only every {} ms.\n\n\
-         {}\n\n\
+         {}\n\
          {FIRST_CONFIGURATION}\n\
          then: flowgate run flowgate.toml\n\
          and:  dig @127.0.0.1 -p 5300 example.org\n",
         NAP.as_millis(),
-        paint.title("Next: write these five lines to flowgate.toml"),
+        written(&[title.into()]),
     )
 }
 

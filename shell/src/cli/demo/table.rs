@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flowgate_core::counters::{Counters, Ledger, Traffic};
 use hdrhistogram::Histogram;
+use ratatui::text::{Line, Span};
 
 use super::human;
 use super::paint::Paint;
@@ -13,36 +14,39 @@ use super::sample::Stretch;
 const BAR: usize = 12;
 
 /// Both tables.
-pub(super) fn tables(stretch: Stretch<'_>, paint: &Paint) -> String {
-    format!("{}\n{}", backends(stretch, paint), ledgers(stretch, paint))
+pub(super) fn tables(stretch: Stretch<'_>, paint: &Paint) -> Vec<Line<'static>> {
+    let mut lines = backends(stretch, paint);
+    lines.push(Line::default());
+    lines.extend(ledgers(stretch, paint));
+    lines
 }
 
 /// Each backend's part of the work during a stretch, and its flows at the end.
-fn backends(stretch: Stretch<'_>, paint: &Paint) -> String {
+fn backends(stretch: Stretch<'_>, paint: &Paint) -> Vec<Line<'static>> {
     let head = format!(
         "{:<15}  weight  {:<19}  flows  {:>8}  {:>7}  {:>7}",
         "backend", "share", "answers", "p50", "p99"
     );
-    let mut text = paint.head(&head) + "\n";
+    let mut lines = vec![Line::from(paint.head(head))];
     let all = stretch.round_trips();
     let most = stretch.round_trips_each().map(|each| each.len()).max().unwrap_or(0);
     for (backend, round_trips) in
         stretch.to.balancer.backends.iter().zip(stretch.round_trips_each())
     {
         let bar = human::bar(human::fraction(round_trips.len(), most), BAR);
-        text += &format!(
-            "{:<15}  {:>6}  {} {:>6}  {:>5}  {}\n",
-            backend.address.to_string(),
-            backend.weight,
-            paint.bar(&bar),
-            human::percent(round_trips.len(), all.len()),
-            human::count(backend.flows_active),
-            pace(&round_trips, stretch.length()),
-        );
+        let share = human::percent(round_trips.len(), all.len());
+        let flows = human::count(backend.flows_active);
+        let pace = pace(&round_trips, stretch.length());
+        lines.push(Line::from(vec![
+            Span::raw(format!("{:<15}  {:>6}  ", backend.address.to_string(), backend.weight)),
+            paint.bar(bar),
+            Span::raw(format!(" {share:>6}  {flows:>5}  {pace}")),
+        ]));
     }
     let flows = human::count(stretch.to.balancer.flows_active);
-    text += &format!("{:<44}  {flows:>5}  {}\n", "all", pace(&all, stretch.length()));
-    text
+    let pace = pace(&all, stretch.length());
+    lines.push(Line::raw(format!("{:<44}  {flows:>5}  {pace}", "all")));
+    lines
 }
 
 /// The columns that say how many round trips there were, and how long they took.
@@ -60,21 +64,23 @@ fn quantile(round_trips: &Histogram<u64>, quantile: f64) -> String {
 }
 
 /// Where the datagrams went, both ways: how fast during a stretch, and how many from the start.
-fn ledgers(stretch: Stretch<'_>, paint: &Paint) -> String {
+fn ledgers(stretch: Stretch<'_>, paint: &Paint) -> Vec<Line<'static>> {
     let head = format!(
         "{:<18}  {:>9}  {:>11}   {:>11}   {:>11}",
         "datagrams", "rate", "received", "forwarded", "dropped"
     );
     let counters = &stretch.to.balancer.counters;
-    let mut text = paint.head(&head) + "\n";
+    let mut lines = vec![Line::from(paint.head(head))];
     for (way, ledger, received) in [
         ("clients → backends", &counters.to_backend, received_from_clients(stretch)),
         ("backends → clients", &counters.to_client, received_from_backends(stretch)),
     ] {
         let rate = human::rate(received, stretch.length());
-        text += &format!("{way}  {rate:>9}  {}\n", sum(ledger, paint));
+        let mut line = Line::raw(format!("{way}  {rate:>9}  "));
+        line.extend(sum(ledger, paint));
+        lines.push(line);
     }
-    text
+    lines
 }
 
 fn received_from_clients(stretch: Stretch<'_>) -> u64 {
@@ -86,17 +92,19 @@ fn received_from_backends(stretch: Stretch<'_>) -> u64 {
 }
 
 /// A ledger as the sum that it is.
-fn sum(ledger: &Ledger, paint: &Paint) -> String {
+fn sum(ledger: &Ledger, paint: &Paint) -> [Span<'static>; 3] {
     let received = ledger.received.datagrams;
     let forwarded = ledger.forwarded.datagrams;
     let dropped = ledger.dropped_total().datagrams;
     let queued = ledger.queued.datagrams;
     let sign = if received == forwarded + dropped + queued { "=" } else { "≠" };
     let dropped_text = format!("{:>11}", human::count(dropped));
-    let dropped_text = if dropped == 0 { dropped_text } else { paint.alarm(&dropped_text) };
+    let dropped_text =
+        if dropped == 0 { Span::raw(dropped_text) } else { paint.alarm(dropped_text) };
     let [received, forwarded] = [received, forwarded].map(human::count);
     let queued = if queued == 0 { String::new() } else { format!(" + {queued} queued") };
-    format!("{received:>11} {sign} {forwarded:>11} + {dropped_text}{queued}")
+    let summands = format!("{received:>11} {sign} {forwarded:>11} + ");
+    [Span::raw(summands), dropped_text, Span::raw(queued)]
 }
 
 /// The heads of the columns of [`line()`].
@@ -136,13 +144,14 @@ fn dropped(counters: &Counters) -> Traffic {
 
 #[cfg(test)]
 mod tests {
+    use super::super::paint::written;
     use super::super::sample::tests::{start, two_seconds_later};
     use super::*;
 
     #[test]
     fn tables_are_aligned_and_add_up() {
         let (start, end) = (start(), two_seconds_later());
-        let text = tables(Stretch { from: &start, to: &end }, &Paint::plain());
+        let text = written(&tables(Stretch { from: &start, to: &end }, &Paint::plain()));
         let expected = "\
 backend          weight  share                flows   answers      p50      p99
 127.0.0.1:40001       1  ████████████ 75.0 %      6    375 /s   100 µs   100 µs
@@ -159,7 +168,7 @@ backends → clients     500 /s        1,000 =       1,000 +           0
     #[test]
     fn tables_of_nothing_show_no_latencies() {
         let start = start();
-        let text = tables(Stretch { from: &start, to: &start }, &Paint::plain());
+        let text = written(&tables(Stretch { from: &start, to: &start }, &Paint::plain()));
         let all = text.lines().find(|line| line.starts_with("all")).unwrap();
         assert_eq!(all.split_whitespace().collect::<Vec<_>>(), ["all", "0", "0", "/s", "-", "-"]);
     }
