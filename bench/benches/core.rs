@@ -256,35 +256,17 @@ fn client(number: usize) -> SocketAddr {
 }
 
 fn config(max_flows: usize, change: impl FnOnce(&mut ClusterConfig)) -> ManagerConfig {
-    let backend = |number| BackendConfig::new(SocketAddr::from(([10, 1, 0, number], 53)));
+    let backend = |number| SocketAddr::from(([10, 1, 0, number], 53));
     let mut cluster = ClusterConfig {
-        quic_lb: QuicLb::default(),
-        mode: Mode::SESSION,
         balance: Balance::RoundRobin,
         affinity: Affinity::SourceIpPort,
-        idle_timeout: Duration::from_secs(60),
-        responses: 0,
-        requests: 0,
-        send_proxy_protocol: SendProxyProtocol::Off,
-        upstream: UpstreamMode::PerFlow,
-        transactions: None,
         upstream_quarantine: Duration::ZERO,
-        source: Source::Any,
-        health: HealthPolicy::default(),
-        limits: Limits::default(),
-        backends: (1..=4).map(backend).collect(),
+        ..ClusterConfig::new((1..=4).map(backend))
     };
     change(&mut cluster);
     ManagerConfig {
-        address: SocketAddr::from(([192, 0, 2, 1], 53)),
         max_flows: max_flows as u32,
-        max_datagram_size: 65_507,
-        accept_proxy_protocol: vec![],
-        allow: vec![],
-        deny: vec![],
-        own_addresses: vec![],
-        record_flows: false,
-        accept: Accept::Shared,
         cluster,
+        ..ManagerConfig::new(([192, 0, 2, 1], 53).into(), [backend(1)])
     }
 }

@@ -19,11 +19,16 @@ pub mod offset;
 mod placement;
 pub mod quic;
 mod quic_lb;
+#[cfg(feature = "serde")]
 pub(crate) mod server_id;
 pub mod sip_call_id;
+#[cfg(feature = "snapshot")]
+#[cfg(feature = "snapshot")]
 mod snapshot;
 pub mod wireguard;
 
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 pub use placement::{Explanation, Placed, PlacedBy, explain};
@@ -31,7 +36,8 @@ pub(crate) use placement::{Place, Placement};
 pub use quic_lb::QuicLb;
 
 /// What a new flow is placed by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum Affinity {
     /// The client's address: all flows of one host go to one backend.
     SourceIp,

@@ -2,12 +2,16 @@
 
 pub(crate) mod event;
 mod health;
+#[cfg(feature = "snapshot")]
+#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 use core::net::SocketAddr;
 
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 use crate::backend::event::BackendEvent;
@@ -19,6 +23,7 @@ use crate::time::Instant;
 use health::{BackendHealth, Drain};
 
 pub use health::{Ejection, EjectionCause};
+#[cfg(feature = "snapshot")]
 pub(crate) use health::{PassiveHealth, ProbeState};
 
 /// One backend and its live figures.
@@ -49,8 +54,9 @@ pub struct Backend {
 }
 
 /// Whether a backend takes new flows, in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum BackendState {
     /// It does: its probes pass, or it has answered.
     Up,

@@ -18,6 +18,8 @@ mod power_of_two;
 mod random;
 mod rendezvous;
 mod round_robin;
+#[cfg(feature = "snapshot")]
+#[cfg(feature = "snapshot")]
 mod snapshot;
 mod turn;
 
@@ -43,7 +45,7 @@ use round_robin::RoundRobin;
 /// Picks backends for new flows, by one of the algorithms of [`Balance`].
 ///
 /// It is made for one set of backends: when a backend comes, goes, or has its weight changed, a
-/// new balancer is needed. Flow counts and limits may change at any time; they are looked at anew
+/// new balancer is needed. Flow counts and limits may change at any time; they are looked at afresh
 /// for every pick.
 #[derive(Clone, Debug)]
 pub struct Balancer {

@@ -2,7 +2,7 @@
 //! text and refuses what makes no sense, and every value is safe even where it makes none.
 //!
 //! All of it is part of [snapshots](crate::snapshot), in the order in which fields and variants stand
-//! here: whoever adds one, or moves one, changes their format.
+//! here: anyone who adds one, or moves one, changes their format.
 
 mod defaults;
 pub(crate) mod prepared;
@@ -13,6 +13,10 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use ipnet::IpNet;
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 /// The most flows of a listener. Its flow table is allocated at start, so a slip of the finger must
@@ -31,11 +35,12 @@ pub use crate::transaction::Transactions;
 pub use flowgate_quic_lb::ServerId;
 
 /// How one listener's datagrams are to be balanced.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct ManagerConfig {
     /// The address and port that clients call, as a PROXY header is to tell it. Where the
     /// listener is bound to a wildcard, each datagram's own local address takes its place.
-    #[serde(with = "crate::snapshot::address")]
+    #[cfg_attr(feature = "serde", serde(with = "crate::snapshot::address"))]
     pub address: SocketAddr,
     /// The most flows alive at once. The flow table is allocated for them at start, and for as many
     /// sockets in [quarantine](ClusterConfig::upstream_quarantine).
@@ -51,7 +56,7 @@ pub struct ManagerConfig {
     pub deny: Vec<IpNet>,
     /// The addresses of all our listeners; `address` is one in any case. A datagram that comes from
     /// one of them is in a loop. A wildcard stands for the address that the datagram was sent to.
-    #[serde(with = "crate::snapshot::address::list")]
+    #[cfg_attr(feature = "serde", serde(with = "crate::snapshot::address::list"))]
     pub own_addresses: Vec<SocketAddr>,
     /// Whether to emit [`Output::RecordFlow`](crate::Output::RecordFlow) for each flow that ends.
     pub record_flows: bool,
@@ -63,20 +68,22 @@ pub struct ManagerConfig {
 
 /// Whether a client gets a socket of its own beside the listener's, connected to it, so that what
 /// it sends does not wait among everybody else's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum Accept {
     /// It does not: all clients share the listener's socket.
     #[default]
     Shared,
     /// It does, as soon as it is admitted.
     Connected,
-    /// It does, once it has sent something after an answer: whoever forges an address and sends once
+    /// It does, once it has sent something after an answer: anyone who forges an address and sends once
     /// costs no second socket.
     Confirmed,
 }
 
 /// A set of backends and how they share the work.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct ClusterConfig {
     /// What becomes of a client's datagrams.
     pub mode: Mode,
@@ -112,14 +119,15 @@ pub struct ClusterConfig {
     /// What one client may take.
     pub limits: Limits,
     /// How connection ids name the backends, with [`Affinity::Quic`].
-    #[serde(skip)]
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub quic_lb: QuicLb,
     /// The backends. A [`BackendId`](crate::BackendId) is an index into this list.
     pub backends: Vec<BackendConfig>,
 }
 
 /// Which sockets towards backends flows use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum UpstreamMode {
     /// Each has one of its own, connected to its backend.
     #[default]
@@ -140,11 +148,12 @@ impl UpstreamMode {
 }
 
 /// What becomes of a client's datagrams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum Mode {
     /// They make a flow, which has one backend, and its answers go to the client.
     Session {
-        /// How many flows in a million are copied to whoever serves as the cluster's mirror. Which
+        /// How many flows in a million are copied to the cluster's mirror. Which
         /// ones is left to chance when they open, and stays so.
         mirrored_per_million: u32,
     },
@@ -187,7 +196,8 @@ impl Mode {
 }
 
 /// Whose answers a client gets of those to whom its datagrams are copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum ReplyFrom {
     /// Nobody's. There are no flows.
     Nobody,
@@ -199,7 +209,8 @@ pub enum ReplyFrom {
 }
 
 /// When a backend is out of service, and what that means for its flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct HealthPolicy {
     /// What a live flow does when its backend goes down.
     pub on_backend_down: OnBackendDown,
@@ -217,7 +228,8 @@ impl Default for HealthPolicy {
 }
 
 /// What a live flow does when its backend goes down. One whose backend is removed never stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum OnBackendDown {
     /// It stays, and hopes.
     Pin,
@@ -229,8 +241,9 @@ pub enum OnBackendDown {
 
 /// When the signs that datagrams themselves give put a backend out of service for a while.
 ///
-/// Network errors and silence are counted apart. Any answer of the backend starts both anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Network errors and silence are counted apart. Any answer of the backend resets both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct Passive {
     /// How many flows in a row may end without the answer that they expect: those of a cluster
     /// where `responses` says that there is one. At least 1.
@@ -251,7 +264,8 @@ pub const MIN_EJECTION: Duration = Duration::from_millis(1);
 pub const MAX_EJECTION: Duration = Duration::from_secs(300);
 
 /// What one client may take. 0 is no limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct Limits {
     /// The most flows of one client: an IPv4 address, or a /64 of IPv6.
     pub flows_per_source: u32,
@@ -275,10 +289,11 @@ pub struct Limits {
 }
 
 /// One server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct BackendConfig {
     /// Where its datagrams go.
-    #[serde(with = "crate::snapshot::address")]
+    #[cfg_attr(feature = "serde", serde(with = "crate::snapshot::address"))]
     pub address: SocketAddr,
     /// Its share of new flows, relative to the other backends' weights. 0: no new flows.
     pub weight: u32,
@@ -293,7 +308,7 @@ pub struct BackendConfig {
     /// as flows refer to it.
     pub removed: bool,
     /// What names it in the connection ids of QUIC-LB.
-    #[serde(with = "crate::affinity::server_id")]
+    #[cfg_attr(feature = "serde", serde(with = "crate::affinity::server_id"))]
     pub server_id: Option<ServerId>,
 }
 
@@ -313,7 +328,8 @@ impl BackendConfig {
 }
 
 /// How a backend is chosen for a new flow. All respect weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum Balance {
     /// Each in turn, in proportion to the weights.
     RoundRobin,
@@ -352,7 +368,8 @@ impl fmt::Display for Balance {
 }
 
 /// Which datagrams to a backend carry a PROXY protocol v2 header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum SendProxyProtocol {
     /// None.
     Off,

@@ -1,7 +1,11 @@
 //! What a manager counts. The shell samples these; nothing is emitted per datagram.
 
+#[cfg(feature = "snapshot")]
+#[cfg(feature = "snapshot")]
 mod snapshot;
 
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 use crate::burst::Burst;
@@ -119,7 +123,8 @@ impl Ledger {
 }
 
 /// An amount of traffic. Bytes are payload bytes: no headers, no prefixes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct Traffic {
     /// Datagrams.
     pub datagrams: u64,

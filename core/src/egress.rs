@@ -3,14 +3,18 @@
 use core::hash::Hasher;
 use core::net::{IpAddr, SocketAddr};
 
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use crate::random::Random;
+#[cfg(feature = "serde")]
 use crate::snapshot::address;
 
 /// Which address and port of ours the backends see. It has effect on sockets that open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum Source {
     /// Those that the kernel chooses.
     #[default]
@@ -27,7 +31,8 @@ pub enum Source {
 }
 
 /// Ports from one to another, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct PortRange {
     /// The lowest.
     pub first: u16,
@@ -68,7 +73,8 @@ const fn greatest_common_divisor(mut a: u32, mut b: u32) -> u32 {
 }
 
 /// The address and port that one socket is bound to before it is connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum LocalSource {
     /// Those that the kernel chooses.
     Any,
@@ -82,12 +88,13 @@ pub enum LocalSource {
         salt: u64,
     },
     /// The client's own.
-    Client(#[serde(with = "address")] SocketAddr),
+    Client(#[cfg_attr(feature = "serde", serde(with = "address"))] SocketAddr),
 }
 
-/// Where the orders of ports come from. Backends, and whoever watches them, see the ports that were
+/// Where the orders of ports come from. Backends, and anyone who watches them, see the ports that were
 /// chosen, so that it must not follow from them which ones come next: a keyed hash of a count.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub(crate) struct Salts {
     keys: (u64, u64),
     drawn: u64,

@@ -2,6 +2,8 @@
 
 pub(crate) mod first_answers;
 pub(crate) mod key;
+#[cfg(feature = "snapshot")]
+#[cfg(feature = "snapshot")]
 mod snapshot;
 pub(crate) mod table;
 
@@ -323,7 +325,7 @@ impl UdpFlow {
         self.answered
     }
 
-    /// Whether the client has sent anything since the flow was answered. It proves nothing: whoever
+    /// Whether the client has sent anything since the flow was answered. It proves nothing: anyone who
     /// forges an address can send twice and hear no answer.
     pub const fn is_confirmed(&self) -> bool {
         self.confirmed

@@ -1,5 +1,7 @@
 //! Names for things that come and go.
 
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 /// Names one flow of one manager, for as long as the flow lives and never again.
@@ -7,13 +9,14 @@ use serde::{Deserialize, Serialize};
 /// The index is small and dense. The generation tells apart the flows that use an index one after
 /// another, so that what is told of a flow already closed is recognised and ignored rather than
 /// given to its successor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct FlowId {
     index: u32,
     generation: u32,
 }
 
-/// The bit of a generation that marks a [branch](FlowId::is_branch). So whoever hears of it knows, also
+/// The bit of a generation that marks a [branch](FlowId::is_branch). So anyone who hears of it knows, also
 /// when the flow has closed long since.
 pub(crate) const BRANCH: u32 = 1;
 
@@ -43,7 +46,8 @@ impl FlowId {
 /// Names one backend of a manager's cluster: its place in [`ClusterConfig::backends`].
 ///
 /// [`ClusterConfig::backends`]: crate::config::ClusterConfig::backends
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct BackendId(u32);
 
 impl BackendId {
@@ -64,7 +68,8 @@ impl BackendId {
 /// token. The generation tells apart the sockets that use an index one after another, so that an
 /// event of one that has closed is not taken for its successor's. It comes round after 65,536
 /// sockets, which is longer than any event waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct UpstreamId {
     index: u32,
     generation: u16,
@@ -87,8 +92,9 @@ impl UpstreamId {
     }
 }
 
-/// What datagrams belong to, for whoever cannot send them to say so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// What datagrams belong to, to say which ones were or were not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum Carrier {
     /// A flow. It may go on with another backend meanwhile, or have closed.
     Flow {

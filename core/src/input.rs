@@ -111,7 +111,7 @@ pub enum ManagerInput<'p> {
         /// What it says.
         error: NetworkError,
     },
-    /// Somebody has news of a backend.
+    /// Someone has news of a backend.
     BackendChanged {
         /// The backend.
         backend: BackendId,

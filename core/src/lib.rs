@@ -7,39 +7,14 @@
 //! inputs give the same outputs, byte for byte.
 //!
 //! ```
-//! use flowgate_core::config::*;
+//! use flowgate_core::config::ManagerConfig;
 //! use flowgate_core::{Burst, Instant, ManagerInput, Output, UdpManager};
-//! use std::time::Duration;
+//! # use std::net::SocketAddr;
 //!
 //! // 1. Make a manager. The seed is all the randomness it will ever have.
-//! let config = ManagerConfig {
-//!     address: "192.0.2.1:53".parse()?,
-//!     max_flows: 1_000,
-//!     max_datagram_size: 65_507,
-//!     accept_proxy_protocol: vec![],
-//!     allow: vec![],
-//!     deny: vec![],
-//!     own_addresses: vec![],
-//!     record_flows: false,
-//!     accept: Accept::Shared,
-//!     cluster: ClusterConfig {
-//!         mode: Mode::SESSION,
-//!         balance: Balance::RoundRobin,
-//!         affinity: Affinity::SourceIp,
-//!         idle_timeout: Duration::from_secs(60),
-//!         responses: 1,
-//!         requests: 0,
-//!         send_proxy_protocol: SendProxyProtocol::Off,
-//!         upstream: UpstreamMode::PerFlow,
-//!         transactions: None,
-//!         upstream_quarantine: Duration::ZERO,
-//!         source: Source::Any,
-//!         health: HealthPolicy::default(),
-//!         limits: Limits::default(),
-//!         quic_lb: QuicLb::default(),
-//!         backends: vec![BackendConfig::new("10.0.0.1:53".parse()?)],
-//!     },
-//! };
+//! let backends = ["10.0.0.1:53".parse::<SocketAddr>()?];
+//! let mut config = ManagerConfig::new("192.0.2.1:53".parse()?, backends);
+//! config.cluster.responses = 1;
 //! let mut manager = UdpManager::new(config, 42, Instant::ORIGIN);
 //!
 //! // 2. Tell it what happened, and when. It emits what is to be done.
@@ -106,6 +81,8 @@
 
 #![no_std]
 #![forbid(unsafe_code)]
+// Some functions are for snapshots alone.
+#![cfg_attr(not(feature = "snapshot"), allow(dead_code))]
 
 extern crate alloc;
 #[cfg(test)]
@@ -135,6 +112,7 @@ pub mod probe;
 pub mod proxy_protocol;
 pub mod random;
 mod reason;
+#[cfg(feature = "serde")]
 pub mod snapshot;
 mod time;
 pub mod transaction;

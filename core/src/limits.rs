@@ -3,6 +3,8 @@
 pub(crate) mod answered;
 pub(crate) mod overload;
 mod rate;
+#[cfg(feature = "snapshot")]
+#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use core::hash::Hasher;

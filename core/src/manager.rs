@@ -12,6 +12,8 @@ mod invariants;
 mod one_way;
 mod place;
 mod proxied;
+#[cfg(feature = "snapshot")]
+#[cfg(feature = "snapshot")]
 mod snapshot;
 mod upstream;
 
@@ -84,7 +86,7 @@ pub use expire::{Deadline, DeadlineReason};
 /// ([`Delivered`](ManagerInput::Delivered)): until then it is queued.
 ///
 /// A known flow's burst costs one table lookup and writes to one flow. The manager allocates when
-/// it is made and when it is configured anew, and at no other time.
+/// it is made and when it is configured again, and at no other time.
 #[derive(Clone, Debug)]
 pub struct UdpManager {
     config: ManagerConfig,
@@ -118,7 +120,7 @@ pub struct UdpManager {
 
 impl UdpManager {
     /// A manager without flows. Every random choice it will make grows from `seed`: a shell must
-    /// take it from the operating system, since whoever knows it can attack the flow table.
+    /// take it from the operating system, since anyone who knows it can attack the flow table.
     pub fn new(config: ManagerConfig, seed: u64, now: Instant) -> Self {
         Self::configured(&PreparedConfig::new(config), seed, now)
     }
@@ -274,7 +276,7 @@ impl UdpManager {
         slots.filter_map(|slot| self.flows.alive_at(slot))
     }
 
-    /// How many slots there are to look at for whoever wants to see every flow.
+    /// How many slots there are to look at to see every flow.
     pub fn slots(&self) -> usize {
         self.flows.slots()
     }

@@ -258,7 +258,7 @@ impl HealthChecker {
         target.move_to(due, id, &mut self.schedule);
     }
 
-    /// Begins anew with a target that is to be probed in another way: what the former probes had
+    /// Begins again with a target that is to be probed in another way: what the former probes had
     /// counted up to is forgotten, the running one is ignored, a first one comes soon. Only whether
     /// the target is up stays as it is, until the new probes say otherwise.
     pub fn restart(&mut self, id: TargetId, now: Instant) {

@@ -7,36 +7,9 @@
 //!
 //! ```
 //! use flowgate_core::snapshot::{ManagerSnapshot, SnapshotError, decode, encode};
-//! # use flowgate_core::{Instant, UdpManager, config::*};
-//! # let cluster = ClusterConfig {
-//! #     mode: Mode::SESSION,
-//! #     balance: Balance::RoundRobin,
-//! #     affinity: Affinity::SourceIp,
-//! #     idle_timeout: std::time::Duration::from_secs(60),
-//! #     responses: 1,
-//! #     requests: 0,
-//! #     send_proxy_protocol: SendProxyProtocol::Off,
-//! #     upstream: UpstreamMode::PerFlow,
-//! #     transactions: None,
-//! #     upstream_quarantine: core::time::Duration::ZERO,
-//! #     source: Source::Any,
-//! #     health: HealthPolicy::default(),
-//! #     limits: Limits::default(),
-//! #     quic_lb: QuicLb::default(),
-//! #     backends: vec![BackendConfig::new("10.0.0.1:53".parse()?)],
-//! # };
-//! # let config = ManagerConfig {
-//! #     address: "192.0.2.1:53".parse()?,
-//! #     max_flows: 1_000,
-//! #     max_datagram_size: 65_507,
-//! #     accept: Accept::Shared,
-//! #     accept_proxy_protocol: vec![],
-//! #     allow: vec![],
-//! #     deny: vec![],
-//! #     own_addresses: vec![],
-//! #     record_flows: false,
-//! #     cluster,
-//! # };
+//! # use flowgate_core::{Instant, UdpManager, config::ManagerConfig};
+//! # let backends = ["10.0.0.1:53".parse::<std::net::SocketAddr>()?];
+//! # let config = ManagerConfig::new("192.0.2.1:53".parse()?, backends);
 //! # let manager = UdpManager::new(config, 42, Instant::ORIGIN);
 //! let mut bytes = encode(&manager.snapshot());
 //! let snapshot: ManagerSnapshot = decode(&bytes)?;
@@ -58,7 +31,7 @@
 //! are left out.
 //!
 //! It holds the secrets of the manager's hash tables, and the addresses of all its clients.
-//! Whoever has it can attack the one and trace the others.
+//! Anyone who has it can attack the one and trace the others.
 //!
 //! # How the format may change
 //!
@@ -77,16 +50,22 @@
 //! the names that reports have for reasons, so that a reason more is no other format.
 
 pub mod address;
+#[cfg(feature = "snapshot")]
 mod envelope;
+#[cfg(feature = "snapshot")]
 pub(crate) mod error;
+#[cfg(feature = "snapshot")]
 pub(crate) mod parts;
 
+#[cfg(feature = "snapshot")]
 pub use envelope::{OLDEST_VERSION, SnapshotError, VERSION, decode, encode};
+#[cfg(feature = "snapshot")]
 pub use error::RestoreError;
+#[cfg(feature = "snapshot")]
 pub use parts::{CountersSnapshot, ManagerSnapshot};
 
-#[cfg(doc)]
+#[cfg(all(doc, feature = "snapshot"))]
 use crate::UdpManager;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "snapshot"))]
 mod tests;

@@ -3,6 +3,8 @@
 use core::ops::{Add, AddAssign, Sub};
 use core::time::Duration;
 
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 /// A point in time: nanoseconds since an origin that the caller chooses.
@@ -10,9 +12,8 @@ use serde::{Deserialize, Serialize};
 /// The core never reads a clock. The shell counts from the start of its process on
 /// `CLOCK_MONOTONIC`; a test counts from wherever it likes. Two instants can be compared only
 /// when they come from the same origin.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct Instant(u64);
 
 impl Instant {

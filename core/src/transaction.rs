@@ -1,7 +1,7 @@
 //! What names a transaction: the identifier of a question that its answer repeats.
 //!
 //! Where a protocol has one, many questions can share a socket and a backend, and an answer belongs
-//! to whoever sent its question, however late it comes and whatever else is under way. Each module
+//! to anyone who sent its question, however late it comes and whatever else is under way. Each module
 //! has one protocol: pure functions of one datagram, which they do not copy, bounded by the
 //! datagram's length.
 //!
@@ -15,11 +15,14 @@ mod stun;
 
 use core::hash::Hasher;
 
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 /// Where questions and answers carry the identifier of their transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum Transactions {
     /// In the header of DNS (RFC 1035), along with the question, which an answer repeats.
     Dns,
@@ -71,7 +74,8 @@ impl Transactions {
 /// Identifiers of one kind only are compared with each other, so that it does not say of which kind
 /// it is. It has the 96 bits of the longest one that has to be kept as it is, which is STUN's; of
 /// what is longer there is a hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct TransactionId([u32; WORDS]);
 
 const WORDS: usize = 3;
@@ -110,7 +114,7 @@ impl TransactionId {
 /// No secret is needed. To find two questions with one hash costs more than all that it gains: an
 /// answer to the one is then handed to the client that has asked the other by the same identifier,
 /// and the client compares the question itself, as RFC 5452 (section 9.1) demands. A second question
-/// for somebody else's takes 2^80 tries and more. And without a key the identifier is the same for
+/// for another's takes 2^80 tries and more. And without a key the identifier is the same for
 /// every process that gets a socket handed over.
 fn digest(bytes: &[u8]) -> u128 {
     let mut hasher = SipHasher13::new_with_key(b"flowgate transac");

@@ -12,6 +12,8 @@
 //! another flow lie in a [pool](pool::Pool) for each family.
 
 pub(crate) mod pool;
+#[cfg(feature = "snapshot")]
+#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use crate::collections::lists::Queues;
@@ -63,7 +65,7 @@ pub(crate) enum Carries {
 const IDLE: usize = 0;
 
 impl Upstreams {
-    /// Room for so many without allocating later.
+    /// Room for this many without allocating later.
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self {
             slots: Slots::with_capacity(capacity),
@@ -74,7 +76,7 @@ impl Upstreams {
         }
     }
 
-    /// Makes room for so many, if there is less.
+    /// Makes room for this many, if there is less.
     pub(crate) fn reserve(&mut self, capacity: usize) {
         self.slots.reserve(capacity);
     }
@@ -123,7 +125,7 @@ impl Upstreams {
         }
     }
 
-    /// One more that any flow may take, to one of so many backends.
+    /// One more that any flow may take, to one of this many backends.
     pub(crate) fn open_shared(&mut self, v6: bool, backends: usize, now: Instant) -> UpstreamId {
         let (flows, idle_since, is_retired) = (0, now, false);
         let id = self.insert(Carries::Many { v6, flows, idle_since, is_retired });

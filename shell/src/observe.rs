@@ -1,4 +1,4 @@
-//! Watching the managers at work: what each was told, what it decided on that, for whoever asks.
+//! Watching the managers at work: what each was told, what it decided on that, for anyone who asks.
 //!
 //! A tap sits where inputs go into a manager and outputs come out of it, and sees both. It is asked
 //! about every input only while there is one; otherwise that costs one branch. It never holds up a

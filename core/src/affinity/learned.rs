@@ -14,8 +14,11 @@ use hashbrown::hash_table::Entry;
 use siphasher::sip::SipHasher13;
 
 use crate::id::BackendId;
+#[cfg(feature = "snapshot")]
 use crate::snapshot::RestoreError;
+#[cfg(feature = "snapshot")]
 use crate::snapshot::error::require;
+#[cfg(feature = "snapshot")]
 use crate::snapshot::parts::{LearnedIdSnapshot, LearnedIdsSnapshot};
 use crate::time::Instant;
 
@@ -173,6 +176,7 @@ impl LearnedIds {
         self.without_flow.iter().copied()
     }
 
+    #[cfg(feature = "snapshot")]
     pub(super) fn entries(&self) -> impl Iterator<Item = LearnedIdSnapshot> {
         self.ids.iter().map(|&LearnedId { hash, backend, until, .. }| LearnedIdSnapshot {
             hash,
@@ -182,6 +186,7 @@ impl LearnedIds {
     }
 
     /// Takes over ids that no flow has yet.
+    #[cfg(feature = "snapshot")]
     pub(super) fn restore(&mut self, snapshot: &LearnedIdsSnapshot) -> Result<(), RestoreError> {
         require!(snapshot.ids.len() <= 2 * self.max_flows + 1, "more ids than flows can have");
         require!(snapshot.without_flow.len() <= self.max_flows, "more ids than flows can have had");

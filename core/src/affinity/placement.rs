@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use flowgate_quic_lb::ServerId;
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 use super::learned::LearnedIds;
@@ -28,7 +30,8 @@ const MAX_FORMER: usize = 4;
 const SHOWN: usize = 20;
 
 /// What a flow was placed by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum PlacedBy {
     /// Its client's address, or the turn of its backend.
     #[default]
@@ -57,7 +60,8 @@ impl PlacedBy {
 }
 
 /// What a flow was placed by, and the id or key, of which the first 20 bytes are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct Placed {
     by: PlacedBy,
     length: u8,

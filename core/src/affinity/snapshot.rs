@@ -25,7 +25,7 @@ impl Placement {
         PlacementSnapshot { learned: self.learned.snapshot(), flows: flows.collect() }
     }
 
-    /// The same with room for so many flows. `is_alive` says in which slots there are any.
+    /// The same with room for this many flows. `is_alive` says in which slots there are any.
     pub(crate) fn restored(
         snapshot: &PlacementSnapshot,
         cluster: &ClusterConfig,

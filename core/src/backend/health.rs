@@ -1,9 +1,13 @@
 //! How one backend stands: with the probes, with the operator, and by what datagrams say of it.
 
+#[cfg(feature = "snapshot")]
+#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use core::time::Duration;
 
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 use crate::backend::event::BackendEvent;
@@ -11,7 +15,7 @@ use crate::config::{MAX_EJECTION, MIN_EJECTION, NETWORK_ERRORS, Passive};
 use crate::time::Instant;
 
 /// Network errors put a backend out of service that has been silent for this long: one that answers
-/// somebody is there, and the errors are forged or of another flow's making.
+/// someone is there, and the errors are forged or of another flow's making.
 pub(crate) const MIN_SILENCE: Duration = Duration::from_millis(10);
 
 /// Signs against a backend are forgotten when no other follows within this many back-offs.
@@ -32,7 +36,8 @@ pub(super) struct BackendHealth {
 }
 
 /// What probes say of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub(crate) enum ProbeState {
     Passing,
     Failing,
@@ -50,7 +55,8 @@ pub(super) enum Drain {
 }
 
 /// Why datagrams have put a backend out of service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum EjectionCause {
     /// The network said that it is not there: port, host or network unreachable, no route.
     NetworkErrors,
@@ -72,7 +78,8 @@ impl EjectionCause {
 }
 
 /// A time out of service that datagrams have brought about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct Ejection {
     /// Why.
     pub cause: EjectionCause,
@@ -83,7 +90,8 @@ pub struct Ejection {
 }
 
 /// What datagrams say of a backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub(crate) struct PassiveHealth {
     /// Errors of the network since its last answer.
     errors: u32,

@@ -11,7 +11,7 @@ use crate::snapshot::parts::{BackendSnapshot, BackendsSnapshot};
 use crate::time::Instant;
 
 impl Backends {
-    /// All of them, of which the configuration lists so many.
+    /// All of them, of which the configuration lists this many.
     pub(crate) fn snapshot(&self, listed: usize) -> BackendsSnapshot {
         BackendsSnapshot {
             figures: self.list.iter().map(Backend::snapshot).collect(),

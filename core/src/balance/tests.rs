@@ -60,7 +60,7 @@ impl Cluster {
         self.backends.get_mut(BackendId::new(place)).unwrap()
     }
 
-    /// How many of so many clients each backend gets.
+    /// How many of a number of clients each backend gets.
     pub(super) fn counts(&self, clients: u32, flows_stay: bool) -> Vec<u32> {
         let mut cluster = self.clone();
         let mut counts = vec![0; cluster.backends.len()];

@@ -33,7 +33,7 @@ impl Link {
 }
 
 impl Queues {
-    /// So many empty queues for numbers `0..capacity`.
+    /// This many empty queues for numbers `0..capacity`.
     pub(crate) fn new(queues: usize, capacity: usize) -> Self {
         let empty = Ends { first: NIL, last: NIL, len: 0 };
         Self { ends: vec![empty; queues], links: Vec::with_capacity(capacity) }

@@ -24,12 +24,12 @@ enum Slot<T> {
 }
 
 impl<T> Slots<T> {
-    /// Memory for values in so many slots.
+    /// Memory for values in this many slots.
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self { slots: Vec::with_capacity(capacity), len: 0, vacant: NONE }
     }
 
-    /// Makes room for so many slots, if there is less.
+    /// Makes room for this many slots, if there is less.
     pub(crate) fn reserve(&mut self, capacity: usize) {
         self.slots.reserve_exact(capacity.saturating_sub(self.slots.len()));
     }

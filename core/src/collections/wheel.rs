@@ -1,7 +1,7 @@
 //! When to look at which flow: a hierarchical timing wheel (Varghese and Lauck, SOSP 1987).
 //!
 //! A datagram moves its flow's deadline and does not touch the wheel. The wheel only promises to
-//! bring a flow up no later than the deadline it was last scheduled for; whoever takes it out
+//! bring a flow up no later than the deadline it was last scheduled for; the one that takes it out
 //! compares with the true deadline and schedules it again if that lies ahead. So the cost of a
 //! timer is paid a few times per idle timeout, however many datagrams the flow carries.
 //!
@@ -9,6 +9,8 @@
 //! below. An entry of a high level comes up when its slot begins, ahead of its deadline, and is
 //! scheduled again into a lower level by the same rule that serves deadlines that have moved.
 
+#[cfg(feature = "snapshot")]
+#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use alloc::vec::Vec;

@@ -21,7 +21,7 @@ impl Counters {
         }
     }
 
-    /// What plain data says was counted, by a manager that has so many flows now.
+    /// What plain data says was counted, by a manager that has this many flows now.
     ///
     /// # Errors
     ///

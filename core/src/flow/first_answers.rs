@@ -2,13 +2,16 @@
 
 use core::time::Duration;
 
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 use crate::time::Instant;
 
 /// The mean and the mean deviation of the time between the opening of a flow and its first answer,
 /// as TCP smooths round-trip times (RFC 6298).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub(crate) struct FirstAnswers {
     /// Zero while there was none.
     mean: Duration,
@@ -54,7 +57,7 @@ impl FirstAnswers {
         self.evicted = self.evicted.saturating_add(1);
     }
 
-    /// How long to wait for a first answer before it is late, where so many flows may wait. While
+    /// How long to wait for a first answer before it is late, where this many flows may wait. While
     /// there was none, little says that there will be one.
     pub(crate) fn timeout(self, waiting_room: u32) -> Duration {
         let known = if self.mean.is_zero() {

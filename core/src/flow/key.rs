@@ -1,5 +1,7 @@
 //! What names a flow from outside: who sent to whom.
 
+#[cfg(feature = "snapshot")]
+#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use core::hash::Hasher;
@@ -123,7 +125,7 @@ impl ClientKey {
     /// Who the client is to limits: its IPv4 address, mapped into IPv6, or the /64 of its IPv6
     /// address, of which one host can have as many as it likes. Addresses that are local to a link
     /// count one by one. They have 54 bits that are zero (RFC 4291, section 2.5.6), and bear the
-    /// link's number there: on another link the same address is somebody else's, and so is the
+    /// link's number there: on another link the same address is another's, and so is the
     /// whole subnet.
     pub(crate) fn source(&self) -> u128 {
         let [network, host] = self.ip;

@@ -1,5 +1,7 @@
 //! All flows of a manager, found by id or by who sent to whom.
 
+#[cfg(feature = "snapshot")]
+#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use core::hint::black_box;
@@ -92,7 +94,7 @@ impl FlowTable {
         self.capacity = capacity;
     }
 
-    /// How many slots there are to look at for whoever wants to see every flow.
+    /// How many slots there are to look at to see every flow.
     pub(crate) const fn slots(&self) -> usize {
         self.flows.used()
     }

@@ -3,6 +3,8 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 use super::hash;
@@ -16,7 +18,8 @@ const CAPACITY: usize = 4_096;
 
 /// The clients that were answered last. Of each there is a fingerprint: who is taken for another is
 /// rare, and does no harm, since this only says whose silence is a sign against a backend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub(crate) struct AnsweredClients {
     keys: (u64, u64),
     /// Sets of [`WAYS`], in each the latest first; 0 is nobody. Empty while nobody is remembered.

@@ -1,5 +1,7 @@
 //! How many flows may open while the listener is behind.
 
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 /// A budget of new flows for each time that the listener is read.
@@ -9,7 +11,8 @@ use serde::{Deserialize, Serialize};
 /// buffer, and known clients would lose as much as strangers. While the listener is behind the
 /// budget halves, down to a few; when it is not, it grows by a quarter, until it is no limit any
 /// more: additive increase and multiplicative decrease, as in TCP, but for the increase.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub(crate) struct OpeningBudget {
     /// How many flows may open until the listener is read again; `None`: as many as come.
     budget: Option<u32>,

@@ -11,7 +11,7 @@ use crate::time::Instant;
 /// generic cell rate algorithm (ITU-T I.371), which needs one word a bucket.
 ///
 /// A source that has just lost its last flow must still be known, and forged sources come by the
-/// million, so a source that is new to its set of buckets takes the emptiest of them over. Whoever
+/// million, so a source that is new to its set of buckets takes the emptiest of them over. Anyone who
 /// is too fast keeps its own full, so that it stays known; and nobody is ever refused for what
 /// others do, however many there are.
 #[derive(Clone, Debug)]

@@ -21,7 +21,7 @@ impl SourceLimits {
         }
     }
 
-    /// The same without flows, with room for those of so many sources.
+    /// The same without flows, with room for those of this many sources.
     pub(crate) fn restored(
         snapshot: &SourcesSnapshot,
         limits: &Limits,

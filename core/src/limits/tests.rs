@@ -120,7 +120,7 @@ fn sources_are_spread_over_the_tables() {
     assert_eq!(hashes.len(), 199, "only 0 and 0 are the same");
 }
 
-/// How many of so many datagrams of so many bytes each are admitted, as one burst.
+/// How many of a number of datagrams of one size are admitted, as one burst.
 fn send(limits: &mut SourceLimits, client: u128, count: usize, size: u16, now: Instant) -> u16 {
     let bytes = vec![0; count * usize::from(size)];
     let burst = Burst::segmented(&bytes, size).unwrap();

@@ -12,7 +12,7 @@
 //! newcomer is refused.
 //!
 //! A flow that was used within the last seconds never goes. If only such flows are there, the
-//! newcomer is refused. What a client sends after an answer proves nothing, since whoever forges an
+//! newcomer is refused. What a client sends after an answer proves nothing, since anyone who forges an
 //! address can send twice without hearing anything: it orders flows and keeps none.
 
 use core::time::Duration;

@@ -137,7 +137,7 @@ impl UdpManager {
         (ProxyHeader::new(key.client.address(), destination).followed_by(&tlvs), tlvs)
     }
 
-    /// The address that was called by whoever called `local`.
+    /// The address that was called by the client that called `local`.
     pub(super) fn destination(&self, local: Option<LocalAddr>) -> SocketAddr {
         let address = self.config.address;
         local.map_or(address, |local| SocketAddr::new(local.ip, address.port()))

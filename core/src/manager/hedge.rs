@@ -6,7 +6,7 @@
 //!
 //! One branch at a time *speaks*: its answers go to the client. The first to answer does, and goes on
 //! as long as it answers between any two datagrams of the client. One that does not has lost its
-//! place: then whoever answers next speaks.
+//! place: then the backend that answers next wins.
 
 use super::forward::RecvMeta;
 use super::{CONTINUED, EXCHANGED, UdpManager};

@@ -26,7 +26,7 @@ use crate::upstream::{Carries, Upstreams};
 impl UdpManager {
     /// Everything that it knows, as plain data. Looks at every flow, and changes nothing.
     ///
-    /// Whoever has it can attack the flow table, and knows all clients.
+    /// Anyone who has it can attack the flow table, and knows all clients.
     pub fn snapshot(&self) -> ManagerSnapshot {
         let timers = self.wheel.snapshot();
         ManagerSnapshot {

@@ -30,32 +30,14 @@ fn at(millis: u64) -> Instant {
 
 fn config() -> ManagerConfig {
     ManagerConfig {
-        address: "192.0.2.53:53".parse().unwrap(),
         max_flows: 100,
-        max_datagram_size: 65_507,
-        accept_proxy_protocol: vec![],
-        allow: vec![],
-        deny: vec![],
-        own_addresses: vec![],
-        record_flows: false,
-        accept: Accept::Shared,
         cluster: ClusterConfig {
-            quic_lb: QuicLb::default(),
-            mode: Mode::SESSION,
             balance: Balance::RoundRobin,
             affinity: Affinity::SourceIpPort,
-            idle_timeout: MINUTE,
-            responses: 0,
-            requests: 0,
-            send_proxy_protocol: SendProxyProtocol::Off,
-            upstream: UpstreamMode::PerFlow,
-            transactions: None,
             upstream_quarantine: Duration::ZERO,
-            source: Source::Any,
-            health: HealthPolicy::default(),
-            limits: Limits::default(),
-            backends: vec![BackendConfig::new(backend(1)), BackendConfig::new(backend(2))],
+            ..ClusterConfig::new([backend(1), backend(2)])
         },
+        ..ManagerConfig::new("192.0.2.53:53".parse().unwrap(), [backend(1)])
     }
 }
 

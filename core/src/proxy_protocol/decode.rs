@@ -27,7 +27,7 @@ const CHECKSUM_LEN: usize = 3 + 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceivedHeader<'p> {
     /// On whose behalf the datagram was sent; `None`: the sender speaks for itself, as with a
-    /// probe of its own (`LOCAL`), or for somebody who has no address (`AF_UNSPEC`, `AF_UNIX`).
+    /// probe of its own (`LOCAL`), or for someone who has no address (`AF_UNSPEC`, `AF_UNIX`).
     pub endpoints: Option<Endpoints>,
     /// What else the header says.
     pub tlvs: Tlvs<'p>,
@@ -85,7 +85,7 @@ impl<'p> ReceivedHeader<'p> {
     /// # Errors
     ///
     /// When it begins as a header does and is none. Such a datagram is neither payload nor
-    /// somebody's: it is to be dropped.
+    /// someone's: it is to be dropped.
     pub fn parse(datagram: &'p [u8]) -> Result<Option<Self>, HeaderFault> {
         if !has_header(datagram) {
             return Ok(None);

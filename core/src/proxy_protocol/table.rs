@@ -1,5 +1,7 @@
 //! The proxies that speak for clients, and whom each has spoken of last.
 
+#[cfg(feature = "snapshot")]
+#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use core::net::SocketAddr;
@@ -63,7 +65,7 @@ impl Proxies {
         }
     }
 
-    /// Makes room for the proxies of so many flows, if there is less.
+    /// Makes room for the proxies of this many flows, if there is less.
     pub(crate) fn reserve(&mut self, flows: usize, random: &mut Random) {
         if self.capacity == 0 {
             self.hash_keys = (random.draw(), random.draw());

@@ -8,7 +8,7 @@
 //!
 //! Servers answer some questions that they cannot read (FORMERR) by a header without a question.
 //! Such an answer has the identifier of a question that had none either. To let it pass by its ID
-//! alone would not be safe: it could be a late answer to an earlier question of somebody else's with
+//! alone would not be safe: it could be a late answer to an earlier question of another's with
 //! the same ID, and is the shortest thing that one can forge. And it is rarely missed, since what
 //! has no question that can be read is not forwarded.
 

@@ -3,13 +3,15 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+#[cfg(feature = "serde")]
+#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 use crate::id::{BackendId, UpstreamId};
 use crate::random::Random;
 use crate::time::Instant;
 
-/// With so many sockets, one on which a backend's last flow is answered and over takes another
+/// With this many sockets, one on which a backend's last flow is answered and over takes another
 /// before its rest has passed, rather than that one more is opened. So a rate that no rest can keep
 /// up with costs no more sockets than this.
 const MOST_FOR_REST: usize = 1_024;
@@ -18,7 +20,8 @@ const MOST_FOR_REST: usize = 1_024;
 const DRAWS: usize = 4;
 
 /// The sockets that may have another flow.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub(crate) struct Pool {
     open: Vec<UpstreamId>,
     /// By the places of backends.
@@ -26,7 +29,8 @@ pub(crate) struct Pool {
 }
 
 /// The sockets on which one backend has no flow. They may have closed since.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 struct Places {
     free: Vec<UpstreamId>,
     /// Those that are to have none before some time, in the order in which they came.

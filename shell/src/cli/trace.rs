@@ -92,7 +92,7 @@ fn show(
     }
 }
 
-/// Writes to standard output; says whether whoever reads it has enough, as `head` does.
+/// Writes to standard output; says whether its reader has enough, as `head` does.
 fn print(text: &str) -> Result<bool, Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

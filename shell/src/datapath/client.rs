@@ -216,7 +216,7 @@ impl<S> Clients<S> {
         self.asks_for_the_listener || !self.leaving.is_empty()
     }
 
-    /// Notes that the listener has handed out so many bursts, and whether nothing is left there.
+    /// Notes that the listener has handed out this many bursts, and whether nothing is left there.
     /// Calls `release` with the slot of each socket that may be read now. Those that no flow asks
     /// for any more come back.
     pub fn listener_was_read(
@@ -272,7 +272,7 @@ struct ClientSnapshot {
 }
 
 impl ClientsSnapshot {
-    /// Whether all are those of flows in so many slots.
+    /// Whether all are those of flows in this many slots.
     pub fn fits(&self, slots: usize) -> bool {
         let mut flows = self.clients.iter().flat_map(|client| &client.flows);
         flows.all(|&flow| (flow as usize) < slots)

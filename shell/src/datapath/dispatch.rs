@@ -37,7 +37,7 @@ pub struct Scratch {
     pending_roles: PendingRoles,
     mirrored: Vec<Mirrored<'static>>,
     taps: Taps,
-    /// The flows that have ended and are to be written down, for whoever takes them from here.
+    /// The flows that have ended and are to be written down, to be taken from here.
     pub records: Vec<FlowRecord>,
 }
 
@@ -247,7 +247,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         self.plan = send(transmitter, &self.outbox, chain, token, std::mem::take(&mut self.plan));
     }
 
-    /// Notes a flow's datagrams. One socket's time to live is for whoever it is connected to; by
+    /// Notes a flow's datagrams. One socket's time to live is for the peer that it is connected to; by
     /// one that others use too each message says its own, where that differs.
     fn send_to_backend(&mut self, id: UpstreamId, ttl: u8, outgoing: Outgoing<'t>) {
         if outgoing.destination.is_none() {

@@ -72,13 +72,13 @@ pub const fn egress_number_of(carrier: Carrier, address: SocketAddr) -> Option<(
     }
 }
 
-/// Whether a socket can have this number where there are so many backends.
+/// Whether a socket can have this number where there are this many backends.
 pub const fn is_number(number: usize, backends: usize) -> bool {
     number < SHARED + backends
 }
 
 impl<S> EgressSockets<S> {
-    /// Makes room for so many backends.
+    /// Makes room for this many backends.
     #[inline]
     pub fn reserve(&mut self, backends: usize) {
         if backends > self.destinations.len() {

@@ -24,7 +24,7 @@ pub trait Kernel {
 
     /// Opens a socket towards backends, whose readiness is told under `token`, and which sends from
     /// the given source with the given time to live or hop limit. It is connected to one, or hears
-    /// everybody and is of IPv4 or IPv6. Its receive buffer is to be of so many bytes, or of the
+    /// everybody and is of IPv4 or IPv6. Its receive buffer is to be of this many bytes, or of the
     /// usual size where that is 0.
     ///
     /// # Errors
@@ -190,7 +190,7 @@ impl Linux {
         }
     }
 
-    /// Asks to be told under `token` of a socket that comes from somewhere else, or anew of one
+    /// Asks to be told under `token` of a socket that comes from somewhere else, or again of one
     /// that was watched before: when it can be read from, and if `writable`, when it can be written
     /// to. What it is ready for already is told too.
     ///

@@ -67,7 +67,7 @@ pub fn bind(
         .map_err(|source| BindError::new(listener, source))
 }
 
-/// The sockets of a listener of which another process had so many. Those that it has passed on are
+/// The sockets of a listener of which another process had this many. Those that it has passed on are
 /// `bound`; the others are opened in their stead, beside `ours`.
 ///
 /// # Errors
@@ -120,7 +120,7 @@ fn bind_group(
         bound.push(first);
     }
     // Shared only once they are ours, so that nobody slips in between, and only where there is
-    // somebody to share with: another program of this user could join, and take its part of the
+    // someone to share with: another program of this user could join, and take its part of the
     // clients.
     let is_shared =
         workers.max(bound.len()) > 1 || listener.accept != Accept::Shared || is_beside_ours;
@@ -134,7 +134,7 @@ fn bind_group(
         next.bind(&address.into())?;
         bound.push(next);
     }
-    // Those that were inherited were opened by somebody who does not know what is relied on.
+    // Those that were inherited were opened by a process that does not know what is relied on.
     for socket in &bound {
         sockopt::clear_timestamps(socket.as_fd());
         prepare(socket, listener)?;
@@ -144,7 +144,7 @@ fn bind_group(
     Ok(Group { address, sockets: sockets.collect() })
 }
 
-/// Whether the sockets that somebody else has opened for a listener will do.
+/// Whether the sockets that someone else has opened for a listener will do.
 fn check_inherited(inherited: &[OwnedFd], listener: &Listener) -> io::Result<()> {
     let unfit = |message: String| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     if listener.accept != Accept::Shared

@@ -1,4 +1,4 @@
-//! How things stand, gathered from all workers when somebody asks.
+//! How things stand, gathered from all workers when someone asks.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -92,7 +92,7 @@ pub struct BackendReport {
 }
 
 impl ShardReport {
-    /// How things stand on one shard, whose listener has lost so many datagrams.
+    /// How things stand on one shard, whose listener has lost this many datagrams.
     pub fn of<K: Kernel>(shard: &Shard<K>, socket_drops: u64) -> Self {
         let manager = shard.manager();
         let (upstreams, shared) = manager.upstream_counts();

@@ -207,7 +207,7 @@ impl<K: Kernel> Shard<K> {
         }
     }
 
-    /// Has somebody watch what the managers decide.
+    /// Has someone watch what the managers decide.
     pub fn watch(&mut self, tap: TraceTap) {
         self.scratch.taps().add(tap);
     }

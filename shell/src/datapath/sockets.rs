@@ -47,7 +47,7 @@ pub struct Sockets<K: Kernel> {
 }
 
 impl<K: Kernel> Sockets<K> {
-    /// The sockets of a shard that has a listener, and room for so many upstream sockets without
+    /// The sockets of a shard that has a listener, and room for this many upstream sockets without
     /// allocating later.
     pub fn new(shard: u32, listener: K::Socket, upstreams: usize) -> Self {
         Self {
@@ -64,7 +64,7 @@ impl<K: Kernel> Sockets<K> {
         }
     }
 
-    /// Takes note that an upstream socket has lost so many datagrams in all.
+    /// Takes note that an upstream socket has lost this many datagrams in all.
     pub fn note_drops(&mut self, id: UpstreamId, drops: u32) {
         // One that has closed since was counted then.
         if let Some(upstream) = self.upstreams.get_mut(id) {
@@ -170,7 +170,7 @@ impl Sockets<Linux> {
     }
 
     /// What a snapshot says, with the sockets that it was made of, in its order. Of those that are
-    /// missing the upstream sockets are returned, which have to be opened anew; others open by
+    /// missing the upstream sockets are returned, which have to be opened again; others open by
     /// themselves when they are needed.
     pub fn restore(
         shard: u32,

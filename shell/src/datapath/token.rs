@@ -44,7 +44,7 @@ pub enum Token {
     },
 }
 
-/// From here on sockets are not upstream sockets: there are never so many of those. Two such ranges
+/// From here on sockets are not upstream sockets: there are never this many of those. Two such ranges
 /// belong to the egress sockets, one to clients' own sockets, and the rest is free.
 const BEYOND_UPSTREAMS: u32 = 0xF000_0000;
 const MIRROR: u32 = 0xF400_0000;

@@ -61,7 +61,7 @@ pub enum Command {
         /// The shard, with its sockets.
         adopted: Box<Adopted>,
     },
-    /// Let go of all shards: nobody serves them until somebody adopts them.
+    /// Let go of all shards: nobody serves them until someone adopts them.
     Release(OfShards<Shard<Linux>>),
     /// Say what all shards are, as plain data, with their numbers. Nothing is forwarded meanwhile,
     /// which takes some microseconds for every thousand flows.
@@ -121,7 +121,7 @@ pub enum Command {
         /// Where to.
         reply: Sender<Flows>,
     },
-    /// Have a trace watch a shard, as long as whoever asked for it reads.
+    /// Have a trace watch a shard, as long as its reader reads.
     Trace {
         /// The shard.
         shard: u32,
@@ -221,7 +221,7 @@ impl Worker {
         })
     }
 
-    /// Tells somebody when a backend goes over to another state, from now on.
+    /// Tells someone when a backend goes over to another state, from now on.
     pub fn tell_state_changes_to(&mut self, listener: StateListener) {
         self.on_state_change = Some(listener);
     }
@@ -240,7 +240,7 @@ impl Worker {
             self.wait()?;
             let now = self.clock.now();
             self.take_events(now)?;
-            // There may be more events than fit, and the poll has yet to tell of what is watched anew.
+            // There may be more events than fit, and the poll has yet to tell of what is watched again.
             let mut is_left = self.events.iter().count() == EVENTS;
             for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
                 is_left |= shard.watch_more(&self.kernel)?;
@@ -343,7 +343,7 @@ impl Worker {
     }
 
     fn handle_command(&mut self, command: Command, now: Instant) -> io::Result<()> {
-        // Whoever asks for an answer may have gone; then nobody needs it.
+        // Anyone who asks for an answer may have gone; then nobody needs it.
         match command {
             Command::AddShard { shard, name, socket, manager } => {
                 self.add_shard(shard, name, socket, *manager, now)?;

@@ -54,7 +54,7 @@ impl Taps {
         self.taps.is_empty()
     }
 
-    /// Has somebody watch from now on.
+    /// Has someone watch from now on.
     pub fn add(&mut self, tap: TraceTap) {
         self.taps.push(tap);
     }
@@ -64,7 +64,7 @@ impl Taps {
         self.taps.clear();
     }
 
-    /// Whether somebody wants to know what is decided on an input.
+    /// Whether someone wants to know what is decided on an input.
     pub(crate) fn want(
         &self,
         input: &ManagerInput<'_>,
@@ -98,7 +98,7 @@ impl Taps {
         self.seen = recycled(seen);
     }
 
-    /// A turn is over: what was seen goes to whoever asked for it. Taps go whose askers have gone.
+    /// A tick is over: what was seen goes to those who asked for it. Taps go whose askers have gone.
     pub(crate) fn flush(&mut self) {
         self.taps.retain_mut(TraceTap::flush);
     }

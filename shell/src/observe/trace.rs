@@ -40,7 +40,7 @@ pub struct Filter {
     pub payload: bool,
 }
 
-/// Makes a channel from taps to whoever asked for a trace.
+/// Makes a channel from taps to anyone who asked for a trace.
 pub fn channel() -> (TraceSender, TraceFeed) {
     let (sender, receiver) = unbounded_channel();
     let shared = Arc::<Shared>::default();
@@ -194,7 +194,7 @@ impl TraceTap {
         }
     }
 
-    /// A turn is over. Says whether somebody still listens.
+    /// A tick is over. Says whether someone still listens.
     pub(crate) fn flush(&mut self) -> bool {
         if !self.events.is_empty() {
             self.sender.send(&mut self.events, std::mem::take(&mut self.bytes));

@@ -99,7 +99,7 @@ pub enum Action {
         /// How.
         failure: SocketFailure,
     },
-    /// Somebody has news of a backend.
+    /// Someone has news of a backend.
     News {
         /// Which backend.
         backend: BackendPick,

@@ -136,7 +136,7 @@ bugs! {
     Promise::Reuse => {
         ForgetsTheQuarantine = "gives up a port that may still be answered",
         ShortensTheQuarantine = "gives up a port a millisecond too soon",
-        IgnoresLateAnswers = "does not begin a quarantine anew after a late answer",
+        IgnoresLateAnswers = "does not begin a quarantine again after a late answer",
         ForgetsTheIdle = "never closes the sockets that nobody wants",
         MixesSockets = "sends a flow's datagrams by the socket of another",
         ForgetsTheReceiver = "does not say whom a shared socket is to send to",
@@ -173,7 +173,7 @@ bugs! {
         SwallowsTheNewcomer = "keeps a backend in a place that another takes",
         ForgetsTheStanding = "takes every backend for up when the configuration changes",
         RemembersTheRemoved = "takes a backend that comes back for as bad as it was",
-        DisturbsTheTurns = "begins the turns anew with every change",
+        DisturbsTheTurns = "begins the turns again with every change",
         KeepsTheOldTimeout = "keeps the `idle_timeout` that it had",
         KeepsTheOldSource = "keeps the `source` that it had",
         KeepsTheOldTable = "keeps the `max_flows` that it had",
@@ -187,7 +187,7 @@ bugs! {
     }
     Promise::Snapshot => {
         LosesTheTurns = "forgets whose turn it is in a snapshot",
-        LosesTheRandomness = "begins chance anew after a snapshot",
+        LosesTheRandomness = "begins chance again after a snapshot",
         LosesTheOrderOfTimers = "turns round flows that end together in a snapshot",
         LosesTheOrderOfSlots = "turns round the slots that are free in a snapshot",
         LosesTheGeneration = "counts flow ids from the start after a snapshot",
@@ -293,7 +293,7 @@ impl Planted {
         }
     }
 
-    /// Whether it takes a client without a flow for whoever has opened one at the same moment.
+    /// Whether it takes a client without a flow for anyone who has opened one at the same moment.
     fn blames_another(&self, input: &ManagerInput<'_>, now: Instant) -> bool {
         let ManagerInput::ClientBurst { source, .. } = input else { return false };
         let limits = &self.manager.config().cluster.limits;

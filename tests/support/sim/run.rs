@@ -30,7 +30,7 @@ pub struct Simulation<S> {
     now: Instant,
     /// Whether snapshots are made, or left out.
     makes_snapshots: bool,
-    /// What snapshots need not build anew.
+    /// What snapshots need not build again.
     prepared: Option<PreparedConfig>,
     /// Whether it ends by a drain, or by idle time.
     ends_by_drain: bool,

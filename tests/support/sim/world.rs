@@ -237,7 +237,7 @@ impl World {
         events
     }
 
-    /// Whose flows are open, of so many from one on.
+    /// Whose flows are open, of this many from one on.
     fn parties_of(&self, first: u8, count: u8) -> Vec<Party> {
         let open = self.upstreams.len().max(1);
         let from_first = self.upstreams.values().cycle().skip(usize::from(first) % open);

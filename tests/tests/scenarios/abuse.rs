@@ -203,7 +203,7 @@ fn one_source_sends_no_faster_than_its_rates() {
 }
 
 /// A late answer to the former client does not reach the new one, which shares its socket: its
-/// place there has not been given to another flow, and its quarantine begins anew.
+/// place there has not been given to another flow, and its quarantine begins again.
 #[test]
 fn a_place_where_something_comes_late_is_given_to_nobody_until_it_has_been_quiet() {
     let mut scenario = Scenario::new(|config| {

@@ -7,10 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use flowgate_core::config::{
-    Accept, Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig,
-    Mode, QuicLb, SendProxyProtocol, Source, UpstreamMode,
-};
+use flowgate_core::config::{BackendConfig, Balance, ClusterConfig, ManagerConfig, UpstreamMode};
 use flowgate_core::{
     Burst, CloseReason, Direction, DropReason, FlowId, Instant, ManagerInput, NetworkError, Output,
     UdpManager, UpstreamId,
@@ -28,33 +25,16 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// One echoing backend, sessions of a minute.
 fn setting(change: impl FnOnce(&mut ManagerConfig)) -> Setting {
+    let backend = SocketAddr::from(([10, 0, 0, 1], 53));
     let mut config = ManagerConfig {
-        address: ([192, 0, 2, 53], 53).into(),
         max_flows: 16,
-        max_datagram_size: 65_507,
-        accept_proxy_protocol: vec![],
-        allow: vec![],
-        deny: vec![],
-        own_addresses: vec![],
-        record_flows: false,
-        accept: Accept::Shared,
         cluster: ClusterConfig {
-            quic_lb: QuicLb::default(),
-            mode: Mode::SESSION,
             balance: Balance::RoundRobin,
-            affinity: Affinity::SourceIp,
             idle_timeout: IDLE_TIMEOUT,
-            responses: 0,
-            requests: 0,
-            send_proxy_protocol: SendProxyProtocol::Off,
-            upstream: UpstreamMode::PerFlow,
-            transactions: None,
             upstream_quarantine: Duration::ZERO,
-            source: Source::Any,
-            health: HealthPolicy::default(),
-            limits: Limits::default(),
-            backends: vec![BackendConfig::new(([10, 0, 0, 1], 53).into())],
+            ..ClusterConfig::new([backend])
         },
+        ..ManagerConfig::new(([192, 0, 2, 53], 53).into(), [backend])
     };
     change(&mut config);
     let tempers = vec![Temper::Echo; config.cluster.backends.len()];

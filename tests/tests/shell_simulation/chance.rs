@@ -14,7 +14,7 @@ use super::config;
 
 const CLIENTS: u32 = 12;
 
-/// The seeds to try: `SEED`, or the first so many as `SEEDS` says.
+/// The seeds to try: `SEED`, or the first of them, as many as `SEEDS` says.
 fn seeds() -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     number("SEED").map_or(0..number("SEEDS").unwrap_or(100), |seed| seed..seed + 1)

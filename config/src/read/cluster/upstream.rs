@@ -18,7 +18,7 @@ const ONLY_IN_SESSIONS: &str = "nothing but beside mode = \"session\": elsewhere
                                 sockets there are";
 
 const NO_QUESTIONS: &str = "off, or mode = \"session\": only there has each question one backend, \
-                            whose answer goes to whoever asked";
+                            whose answer goes to the client that asked";
 
 const NOT_FROM_CLIENTS: &str = "off, or another source than \"client\": clients' questions share \
                                 sockets, which have no client's address";

@@ -25,7 +25,7 @@ enum Event {
     Adopted { flow: usize, id: usize },
     /// It ends.
     Ended { flow: usize },
-    /// So many seconds pass.
+    /// This many seconds pass.
     Wait(u64),
 }
 

@@ -12,7 +12,7 @@ fn cluster(weights: &[u32]) -> Cluster {
     Cluster::of_weights(Balance::Rendezvous, weights)
 }
 
-/// Where so many clients land, by the addresses of the backends.
+/// Where a number of clients land, by the addresses of the backends.
 fn places(configs: &[BackendConfig], clients: u32) -> Vec<core::net::SocketAddr> {
     let mut cluster = Cluster::new(Balance::Rendezvous, configs);
     (0..clients).map(|client| configs[cluster.pick(client).unwrap()].address).collect()

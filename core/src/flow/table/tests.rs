@@ -1,14 +1,10 @@
 use super::*;
-use crate::config::{
-    Affinity, Balance, ClusterConfig, HealthPolicy, Limits, Mode, QuicLb, SendProxyProtocol,
-    UpstreamMode,
-};
+use crate::config::{BackendConfig, ClusterConfig};
 use crate::flow::FlowLimits;
 use crate::id::BackendId;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
-use core::time::Duration;
 
 /// A table finds the place of a key by as many low bits of its hash as it has places.
 const PLACES: usize = 1_024;
@@ -21,30 +17,14 @@ fn place(key: &FlowKey, table: &FlowTable) -> usize {
     key.hash(table.hash_keys) as usize % PLACES
 }
 
-/// Keys that all fall on one place in a table, as somebody who knows its seed would choose them.
+/// Keys that all fall on one place in a table, as someone who knows its seed would choose them.
 fn colliding_keys(table: &FlowTable, count: usize) -> Vec<FlowKey> {
     let key = |n: u32| FlowKey::new(SocketAddr::from((n.to_be_bytes(), 4_000)), None);
     (0..).map(key).filter(|key| place(key, table) == 0).take(count).collect()
 }
 
 fn limits() -> FlowLimits {
-    FlowLimits::new(&ClusterConfig {
-        quic_lb: QuicLb::default(),
-        mode: Mode::SESSION,
-        balance: Balance::RoundRobin,
-        affinity: Affinity::SourceIp,
-        idle_timeout: Duration::from_secs(60),
-        responses: 0,
-        requests: 0,
-        send_proxy_protocol: SendProxyProtocol::Off,
-        upstream: UpstreamMode::PerFlow,
-        transactions: None,
-        upstream_quarantine: Duration::ZERO,
-        source: crate::config::Source::Any,
-        health: HealthPolicy::default(),
-        limits: Limits::default(),
-        backends: vec![],
-    })
+    FlowLimits::new(&ClusterConfig::new::<BackendConfig>([]))
 }
 
 #[test]

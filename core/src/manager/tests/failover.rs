@@ -244,8 +244,8 @@ fn an_answer_puts_a_backend_back_into_service() {
     assert_eq!(harness.state(0).as_str(), "up");
 }
 
-/// Whoever floods all ports with forged errors reaches flows at any moment. As long as a backend
-/// answers somebody, none of that counts.
+/// Anyone who floods all ports with forged errors reaches flows at any moment. As long as a backend
+/// answers someone, none of that counts.
 #[test]
 fn forged_errors_do_not_put_a_backend_out_that_answers() {
     let mut harness = Harness::new(|c| {

@@ -19,13 +19,13 @@ const BUFFER: usize = 4_096;
 const CLIENTS: u16 = 100;
 
 struct Outcome {
-    /// Of a thousand datagrams of known clients so many were lost.
+    /// Of a thousand datagrams of known clients this many were lost.
     lost_per_mille: u64,
     opened_per_second: u64,
     refused: u64,
 }
 
-/// Two seconds with so many forged clients a second, beside known ones that send 10,000 datagrams.
+/// Two seconds with this many forged clients a second, beside known ones that send 10,000 datagrams.
 fn flood(forged_per_second: u64, tells: bool) -> Outcome {
     let mut harness = Harness::new(|c| c.max_flows = 50_000);
     for number in 0..CLIENTS {

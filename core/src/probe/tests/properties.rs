@@ -12,7 +12,7 @@ enum Step {
     /// A running probe ends, or one that was given up long ago tells its result.
     Finish(usize, ProbeOutcome),
     Stale(usize, ProbeOutcome),
-    /// Time goes on to the next deadline, or by so many milliseconds.
+    /// Time goes on to the next deadline, or by this many milliseconds.
     Deadline,
     Wait(u64),
     Timeout,

@@ -30,7 +30,7 @@ impl Proxies {
     }
 
     /// The proxies, where `of_flows` are the numbers of those of all flows. There must be room for
-    /// those of so many flows.
+    /// those of this many flows.
     pub(crate) fn restored(
         snapshot: &ProxiesSnapshot,
         flows: usize,

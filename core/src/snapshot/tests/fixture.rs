@@ -19,7 +19,7 @@ fn committed(format: u16) -> Vec<u8> {
 }
 
 /// `cargo test -p flowgate-core --lib writes_the_fixture -- --ignored`: once for each format, when
-/// nothing more is to change in it. Whoever has a snapshot of that format may want it read.
+/// nothing more is to change in it. Anyone who has a snapshot of that format may want it read.
 #[test]
 #[ignore = "writes into the source tree"]
 fn writes_the_fixture_of_todays_format() {

@@ -1,4 +1,4 @@
-//! What the backends of clusters with direct return have to set up: they answer whoever they see,
+//! What the backends of clusters with direct return have to set up: they answer the address that they see,
 //! which are the clients, and those know the balancer's address only.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! Telling a manager what happened, with or without somebody who watches.
+//! Telling a manager what happened, with or without someone who watches.
 
 use flowgate_core::{Instant, ManagerInput, UdpManager};
 

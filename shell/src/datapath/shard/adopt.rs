@@ -11,11 +11,11 @@ use crate::datapath::kernel::{Kernel, Linux};
 use crate::datapath::token::Token;
 use crate::datapath::upstream::{Upstream, UpstreamSnapshot};
 
-/// How many upstream sockets are watched anew between two ticks.
+/// How many upstream sockets are watched again between two ticks.
 const WATCHED_AT_ONCE: usize = 256;
 
 impl Shard<Linux> {
-    /// Goes on with sockets that another process or worker had. Those in `missing` are opened anew.
+    /// Goes on with sockets that another process or worker had. Those in `missing` are opened again.
     /// The poll of `kernel` tells of the others, of upstream sockets bit by bit as
     /// [`watch_more`](Self::watch_more) is destination: with thousands of them that takes milliseconds.
     ///

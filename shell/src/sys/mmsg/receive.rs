@@ -139,7 +139,7 @@ pub struct QueuedError {
     pub error: io::Error,
 }
 
-/// How many errors are taken at once: whoever floods a socket with them must not hold up the others.
+/// How many errors are taken at once: anyone who floods a socket with them must not hold up the others.
 const MAX_ERRORS: usize = 1_024;
 
 /// Takes what waits in a socket's error queue, oldest first. What the socket would have told of it

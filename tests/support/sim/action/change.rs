@@ -28,7 +28,7 @@ pub enum Change {
     Weight(u8, u32),
     /// A backend becomes a backup, or is one no more.
     Backup(u8, bool),
-    /// A backend may have so many flows.
+    /// A backend may have this many flows.
     BackendFlows(u8, u32),
     /// Another algorithm chooses.
     Balance(Balance),
@@ -36,9 +36,9 @@ pub enum Change {
     Affinity(Affinity),
     /// Flows may be silent for so long.
     IdleTimeout(Duration),
-    /// Flows have so many replies.
+    /// Flows have this many replies.
     Responses(u32),
-    /// Flows have so many requests.
+    /// Flows have this many requests.
     Requests(u32),
     /// Datagrams to backends come from there.
     Source(Source),
@@ -52,23 +52,23 @@ pub enum Change {
     FailOpen(bool),
     /// What datagrams say of backends counts, and how.
     Passive(Option<Passive>),
-    /// A host may have so many flows.
+    /// A host may have this many flows.
     FlowsPerSource(u32),
-    /// A subnet may have so many flows.
+    /// A subnet may have this many flows.
     FlowsPerSubnet(u32),
-    /// A host may open so many flows a second.
+    /// A host may open this many flows a second.
     NewFlows(u32),
-    /// A host may send so many datagrams a second.
+    /// A host may send this many datagrams a second.
     Datagrams(u32),
-    /// A host may send so many bytes a second.
+    /// A host may send this many bytes a second.
     Bytes(u64),
-    /// A silent client gets so many bytes for each of its own.
+    /// A silent client gets this many bytes for each of its own.
     Amplification(u32),
-    /// So many flows may wait for their first answer.
+    /// This many flows may wait for their first answer.
     UnansweredFlows(u32),
     /// They may do so for so long.
     UnansweredTimeout(Duration),
-    /// So many flows may be alive.
+    /// This many flows may be alive.
     MaxFlows(u32),
     /// Datagrams may be so long.
     MaxDatagramSize(u16),

@@ -394,7 +394,7 @@ impl Model {
         responses.max(flow.requests.datagrams).saturating_sub(flow.replies.datagrams)
     }
 
-    /// Whether a reply may go to a client, which may not be who it says: it gets so many bytes for
+    /// Whether a reply may go to a client, which may not be who it says: it gets this many bytes for
     /// each of its own, and no more, as long as its flow lives.
     fn can_afford(&self, place: usize, reply: &[u8]) -> bool {
         let flow = &self.flows[place];
@@ -415,7 +415,7 @@ impl Flow {
     }
 }
 
-/// What a datagram that arrives with so many hops left is sent on with, unless it is in a loop.
+/// What a datagram that arrives with this many hops left is sent on with, unless it is in a loop.
 const fn sent_with(left: u8) -> Option<u8> {
     match left {
         0 | 129..=132 => None,

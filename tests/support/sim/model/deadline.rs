@@ -11,11 +11,11 @@ use super::{Model, Violation, require};
 /// Deadlines are kept to the next full millisecond.
 const TICK: Duration = Duration::from_millis(1);
 
-/// One timeout looks at a bounded number of timers, perhaps at one flow's several times. To so many
+/// One timeout looks at a bounded number of timers, perhaps at one flow's several times. To this many
 /// flows it gets for sure; of more than that it may leave some to the next tick.
 const SURELY_LOOKED_AT: usize = 128;
 
-/// So many sockets without flows close at once; of more than that it may leave some to the next tick.
+/// This many sockets without flows close at once; of more than that it may leave some to the next tick.
 const SURELY_CLOSED: usize = 16;
 
 impl Model {

@@ -66,7 +66,7 @@ const ENOUGH_ERRORS: u32 = 2;
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(1);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(300);
 
-/// Errors do not count against one that has answered somebody more recently.
+/// Errors do not count against one that has answered someone more recently.
 const ANSWERED_JUST_NOW: Duration = Duration::from_millis(10);
 
 impl Health {
@@ -252,14 +252,14 @@ impl Model {
         }
     }
 
-    /// A backend has answered somebody.
+    /// A backend has answered someone.
     pub(super) fn has_answered(&mut self, place: usize, now: Instant) {
         self.loads[place].health.answered(now);
         self.answers.insert(place, now);
     }
 
     /// A flow ends without the answer that it should have had. That is a sign where its client was
-    /// answered before or its backend never answered anybody; and where somebody could serve
+    /// answered before or its backend never answered anybody; and where someone could serve
     /// instead, and those beside it have answered since.
     pub(super) fn miss_answer(&mut self, flow: &Flow, now: Instant) {
         let is_able = |place: usize| self.is_wanted(place) && self.loads[place].health.is_up();

@@ -265,7 +265,7 @@ impl Model {
         Recipient::Nobody(DropReason::UnknownFlow)
     }
 
-    /// Something came for a flow that has ended: its quarantine begins anew.
+    /// Something came for a flow that has ended: its quarantine begins again.
     pub(super) fn disturb(&mut self, disturbed: Quarantined, now: Instant) {
         let Some(time) = self.quarantine() else { return };
         for left in &mut self.quarantined {

@@ -25,7 +25,7 @@ pub enum Promise {
     Change,
     /// What a flow was is written down.
     Record,
-    /// Whoever goes on with a snapshot does what the balancer would have done.
+    /// Anyone who goes on with a snapshot does what the balancer would have done.
     Snapshot,
 }
 

@@ -24,11 +24,11 @@ const CLIENTS: [&str; 5] = [
 
 const CALLED: [&str; 2] = ["203.0.113.9:443", "[2001:db8::99]:443"];
 
-/// An authority and a thing of somebody's own.
+/// An authority and a thing of someone's own.
 const TLVS: &[u8] = b"\x02\0\x03abc\xE0\0\0";
 
 impl World {
-    /// What one of the cast puts in front of what it sends next, if it speaks for somebody: mostly
+    /// What one of the cast puts in front of what it sends next, if it speaks for someone: mostly
     /// a header with or without TLVs, sometimes one that is not valid, or that names nobody.
     pub(super) fn header_of(&self, party: Party) -> Option<Vec<u8>> {
         if !is_trusted(&self.config, canonical(party.source())) {

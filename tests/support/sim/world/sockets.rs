@@ -234,7 +234,7 @@ impl Upstream {
         }
     }
 
-    /// A client may have forged its address: it gets so many bytes for each of its own, and no more.
+    /// A client may have forged its address: it gets this many bytes for each of its own, and no more.
     pub(super) fn forward(
         &mut self,
         direction: Direction,
