@@ -13,6 +13,8 @@ const MIN_LEARNED: usize = 4;
 
 const LONG_HEADER: u8 = 0x80;
 
+const PACKET_TYPE: u8 = 0x30;
+
 const VERSION_2: u32 = 0x6b33_43cf;
 
 /// What the first packet of a client's datagram says.
@@ -45,11 +47,15 @@ pub fn announced(datagram: &[u8]) -> Option<&[u8]> {
     is_one.then_some(header.source)
 }
 
-/// The bytes that differ where ids do: one read for each burst of a known flow.
+/// The bytes that differ where ids do: one read for each burst of a known flow. The type of a long
+/// header counts too: what a first flight says of an id is not what holds for the packets after it.
 #[inline]
 pub(super) fn fingerprint(datagram: &[u8]) -> u64 {
-    let is_long = datagram.first().is_some_and(|first| first & LONG_HEADER != 0);
-    super::eight_bytes(datagram, if is_long { 6 } else { 1 })
+    let first = datagram.first().copied().unwrap_or(0);
+    if first & LONG_HEADER == 0 {
+        return super::eight_bytes(datagram, 1);
+    }
+    super::eight_bytes(datagram, 6) ^ u64::from(first & (LONG_HEADER | PACKET_TYPE))
 }
 
 struct LongHeader<'p> {
@@ -153,6 +159,8 @@ mod tests {
     fn other_ids_have_other_fingerprints() {
         let fingerprints = [
             fingerprint(&long(0xC0, 1, &[1; 8], &[2; 8])),
+            fingerprint(&long(0xE0, 1, &[1; 8], &[2; 8])),
+            fingerprint(&[0x40, 1, 1, 1, 1, 1, 1, 1, 1]),
             fingerprint(&long(0xC0, 1, &[3; 8], &[2; 8])),
             fingerprint(&[0x40, 5, 5, 5, 5, 5, 5, 5, 5]),
             fingerprint(&[0x40, 5]),
