@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
+use crate::payload::Payload;
 use crate::train::{Inbox, MAX_TRAIN_BYTES, Outbox, Train, bind};
 
 /// How many backends the balancer spreads its flows over.
@@ -16,13 +17,14 @@ const SINK_SLOT: usize = 4_096;
 pub(crate) enum Behaviour {
     /// Count it.
     Sink,
-    /// Send it back to where it came from.
+    /// Send it back to where it came from: as it is, or as an answer where it is a question.
     Echo,
 }
 
 /// A few backends, served in turn by anyone who calls [`Backends::serve`].
 pub(crate) struct Backends {
     behaviour: Behaviour,
+    payload: Payload,
     sockets: Vec<UdpSocket>,
     inbox: Inbox,
     outbox: Outbox,
@@ -30,7 +32,7 @@ pub(crate) struct Backends {
 
 impl Backends {
     /// Backends on ports chosen by the kernel.
-    pub(crate) fn new(behaviour: Behaviour) -> io::Result<Self> {
+    pub(crate) fn new(behaviour: Behaviour, payload: Payload) -> io::Result<Self> {
         let sockets: io::Result<_> = (0..BACKENDS).map(|_| bind(Ipv4Addr::LOCALHOST, 0)).collect();
         let slot = match behaviour {
             Behaviour::Sink => SINK_SLOT,
@@ -38,6 +40,7 @@ impl Backends {
         };
         Ok(Backends {
             behaviour,
+            payload,
             sockets: sockets?,
             inbox: Inbox::new(slot),
             outbox: Outbox::new(),
@@ -55,10 +58,33 @@ impl Backends {
             let mut answered = Ok(());
             self.inbox.receive(socket, |trains| match self.behaviour {
                 Behaviour::Sink => trains.iter().for_each(&mut arrived),
-                Behaviour::Echo => answered = self.outbox.send(socket, trains),
+                Behaviour::Echo if self.payload == Payload::Plain => {
+                    answered = self.outbox.send(socket, trains);
+                }
+                Behaviour::Echo => {
+                    answered = answer(self.payload, &mut self.outbox, socket, trains)
+                }
             })?;
             answered?;
         }
         Ok(())
     }
+}
+
+/// Answers questions, which cannot be sent back as they are.
+fn answer(
+    payload: Payload,
+    outbox: &mut Outbox,
+    socket: &UdpSocket,
+    questions: &[Train<'_>],
+) -> io::Result<()> {
+    let answered = |question: &Train<'_>| {
+        let mut bytes = question.bytes.to_vec();
+        bytes.chunks_mut(question.stride.max(1)).for_each(|datagram| payload.answer(datagram));
+        bytes
+    };
+    let bytes: Vec<_> = questions.iter().map(answered).collect();
+    let answers =
+        questions.iter().zip(&bytes).map(|(question, bytes)| Train { bytes, ..*question });
+    outbox.send(socket, &answers.collect::<Vec<_>>())
 }

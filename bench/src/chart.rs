@@ -114,8 +114,13 @@ fn bars(row: &Row) -> Vec<(Peer, f64)> {
 fn class(peer: Peer) -> &'static str {
     match peer {
         Peer::Flowgate => "flowgate",
-        Peer::Relay => "relay",
-        Peer::Nginx | Peer::Scraped | Peer::Direct => "bar",
+        Peer::Relay | Peer::Pool | Peer::Ids => "relay",
+        Peer::Nginx
+        | Peer::Envoy
+        | Peer::Traefik
+        | Peer::Dnsdist
+        | Peer::Scraped
+        | Peer::Direct => "bar",
     }
 }
 

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, setsockopt, sockopt};
 
+use crate::payload::Payload;
 use crate::train::{Train, receive_one};
 use crate::workload::Workload;
 
@@ -18,14 +19,14 @@ const SLOT: usize = 4_096;
 /// Clients whose replies are taken in one turn.
 const EVENTS: usize = 64;
 
-/// Each datagram begins with the time at which it was meant to be sent.
-const STAMP: usize = size_of::<u64>();
-
 /// The clients of a workload, which take turns.
 pub(crate) struct Clients {
     sockets: Vec<UdpSocket>,
     next: usize,
     size: usize,
+    payload: Payload,
+    /// How many datagrams have been made.
+    made: u64,
     /// What one send carries: one datagram, or a train of them.
     train: Vec<u8>,
     /// How many sends a client does in its turn.
@@ -39,7 +40,7 @@ pub(crate) struct Clients {
 impl Clients {
     /// The clients of `workload`, spread over `targets`.
     pub(crate) fn new(workload: &Workload, targets: &[SocketAddr]) -> io::Result<Self> {
-        assert!(workload.size >= STAMP, "a datagram has room for its stamp");
+        assert!(workload.size >= workload.payload.least(), "a datagram has room for its stamp");
         let epoll = Epoll::new(EpollCreateFlags::empty())?;
         let mut sockets = Vec::with_capacity(workload.clients);
         for index in 0..workload.clients {
@@ -54,6 +55,8 @@ impl Clients {
             sockets,
             next: 0,
             size: workload.size,
+            payload: workload.payload,
+            made: 0,
             train: vec![0; workload.size * workload.train],
             run: workload.run,
             headers: MultiHeaders::preallocate(workload.run, None),
@@ -65,9 +68,10 @@ impl Clients {
 
     /// Lets the next client have its turn, with datagrams stamped `at`; answers how many sends the kernel took.
     pub(crate) fn send(&mut self, at: Instant) -> io::Result<usize> {
-        let stamp = (at.saturating_duration_since(self.epoch).as_nanos() as u64).to_le_bytes();
+        let stamp = at.saturating_duration_since(self.epoch).as_nanos() as u64;
         for datagram in self.train.chunks_exact_mut(self.size) {
-            datagram[..STAMP].copy_from_slice(&stamp);
+            self.payload.write(datagram, stamp, self.made);
+            self.made += 1;
         }
         let client = &self.sockets[self.next];
         self.next = (self.next + 1) % self.sockets.len();
@@ -120,16 +124,17 @@ fn client(index: usize, target: SocketAddr) -> io::Result<UdpSocket> {
 
 /// The stamps in a train, as nanoseconds, each with the number of datagrams that it stands for: those that the
 /// receiving buffer could not hold go with the last one seen.
-pub(crate) fn stamps<'a>(train: &Train<'a>) -> impl Iterator<Item = (u64, usize)> + use<'a> {
-    let seen = train
-        .bytes
-        .chunks(train.stride.max(STAMP))
-        .filter_map(|datagram| datagram.first_chunk::<STAMP>());
+pub(crate) fn stamps<'a>(
+    payload: Payload,
+    train: &Train<'a>,
+) -> impl Iterator<Item = (u64, usize)> + use<'a> {
+    let datagrams = train.bytes.chunks(train.stride.max(payload.least()));
+    let seen = datagrams.filter_map(move |datagram| payload.stamp(datagram));
     let last = seen.clone().count();
     let unseen = train.datagrams.saturating_sub(last);
     seen.enumerate().map(move |(index, stamp)| {
         let datagrams = if index + 1 == last { 1 + unseen } else { 1 };
-        (u64::from_le_bytes(*stamp), datagrams)
+        (stamp, datagrams)
     })
 }
 
@@ -148,6 +153,6 @@ mod tests {
             stride: 32,
             datagrams: 5,
         };
-        assert_eq!(stamps(&train).collect::<Vec<_>>(), [(7, 1), (9, 4)]);
+        assert_eq!(stamps(Payload::Plain, &train).collect::<Vec<_>>(), [(7, 1), (9, 4)]);
     }
 }

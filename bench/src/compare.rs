@@ -27,7 +27,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 #[derive(Args)]
 pub(crate) struct Options {
     /// The peers to measure, in this order.
-    #[arg(long, value_delimiter = ',', default_values = ["nginx", "flowgate", "relay", "direct"])]
+    #[arg(long, value_delimiter = ',', default_values = ["nginx", "envoy", "traefik", "dnsdist", "flowgate", "relay", "pool", "ids", "direct"])]
     peers: Vec<Peer>,
     /// The workloads to measure (default: all).
     #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(WORKLOADS.map(|workload| workload.name)))]
@@ -75,6 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let length = Duration::try_from_secs_f64(seconds)?;
     let mut report = Report::new(&programs.versions(), rounds, seconds, options.crowd);
     for workload in WORKLOADS.iter().filter(|workload| wanted(workload, options)) {
+        let peers: Vec<_> = peers.iter().copied().filter(|peer| peer.takes(workload)).collect();
         let mut samples = vec![Vec::new(); peers.len()];
         for round in 1..=rounds {
             for (peer, samples) in peers.iter().zip(&mut samples) {
@@ -158,7 +159,7 @@ fn measure(
     cores: Cores,
     length: Duration,
 ) -> Result<Figures> {
-    let backends = Backends::new(workload.behaviour)?;
+    let backends = Backends::new(workload.behaviour, workload.payload)?;
     let mut addresses = backends.addresses()?;
     if let Mode::FanOut(targets) = workload.mode {
         addresses.truncate(targets);

@@ -11,6 +11,7 @@ use hdrhistogram::Histogram;
 
 use crate::backends::{Backends, Behaviour};
 use crate::clients::{Clients, stamps};
+use crate::payload::Payload;
 use crate::train::Train;
 use crate::workload::{Pace, Workload};
 
@@ -52,11 +53,11 @@ impl Tally {
         self.forgiven += self.under_way();
     }
 
-    fn count(&mut self, train: &Train<'_>, epoch: Instant) {
+    fn count(&mut self, payload: Payload, train: &Train<'_>, epoch: Instant) {
         self.last_arrival = Instant::now();
         let now = self.last_arrival.duration_since(epoch).as_nanos() as u64;
         self.arrived += train.datagrams as u64;
-        for (stamp, datagrams) in stamps(train) {
+        for (stamp, datagrams) in stamps(payload, train) {
             self.latency.saturating_record_n(now.saturating_sub(stamp), datagrams as u64);
         }
     }
@@ -201,9 +202,9 @@ impl<'w> Driver<'w> {
     fn receive(&mut self) -> io::Result<()> {
         let Driver { clients, backends, tally, workload, .. } = self;
         let epoch = clients.epoch();
-        backends.serve(|train| tally.count(train, epoch))?;
+        backends.serve(|train| tally.count(workload.payload, train, epoch))?;
         if workload.behaviour == Behaviour::Echo {
-            clients.receive(|train| tally.count(train, epoch))?;
+            clients.receive(|train| tally.count(workload.payload, train, epoch))?;
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ mod clients;
 mod compare;
 mod drive;
 mod meter;
+mod payload;
 mod peers;
 mod process;
 mod relay;
@@ -49,8 +50,14 @@ struct Arguments {
 enum Action {
     /// Measure each workload with each peer, in interleaved rounds.
     Compare(compare::Options),
-    /// Run the bare relay: no limits, no timers, nothing but moving bytes.
+    /// Run a bare relay: no limits, no timers, nothing but moving bytes.
     Relay {
+        /// What its sockets are like.
+        #[arg(long, value_enum, default_value_t)]
+        design: relay::Design,
+        /// After how many answers a flow of a pool ends; 0: never.
+        #[arg(long, default_value_t = 0)]
+        responses: u32,
         /// Where clients send to.
         listen: SocketAddrV4,
         /// Where their datagrams go.
@@ -80,7 +87,9 @@ enum Action {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Action::Compare(options) => compare::run(&options),
-        Action::Relay { listen, backends } => relay::run(listen, &backends).map_err(Into::into),
+        Action::Relay { design, responses, listen, backends } => {
+            relay::run(design, responses, listen, &backends).map_err(Into::into)
+        }
         Action::Chart { json, svg } => redraw(&json, &svg),
         Action::Spin => process::spin(),
         Action::Launch { core, command } => process::launch(core, &command),

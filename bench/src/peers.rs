@@ -1,7 +1,11 @@
 //! Who is measured: Flowgate, what a user would pick instead, and two yardsticks.
 
+mod dnsdist;
+mod envoy;
 mod flowgate;
 mod nginx;
+mod program;
+mod traefik;
 
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -12,9 +16,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::meter::Usage;
+use crate::payload::Payload;
 use crate::process::{Guarded, Scratch};
 use crate::scraper::Scraper;
-use crate::workload::Workload;
+use crate::workload::{Mode, Workload};
+use program::Program;
 
 /// A way from the clients to the backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
@@ -22,12 +28,22 @@ use crate::workload::Workload;
 pub(crate) enum Peer {
     /// The `stream` module of nginx, with one worker.
     Nginx,
+    /// The UDP proxy of Envoy, with one worker.
+    Envoy,
+    /// Traefik, with one thread of Go.
+    Traefik,
+    /// dnsdist, which knows DNS only.
+    Dnsdist,
     /// Flowgate, with one worker.
     Flowgate,
     /// Flowgate, while someone reads its metrics ten times a second.
     Scraped,
     /// The bare relay of this crate: the limit of a balancer that is made of sockets.
     Relay,
+    /// The bare relay of unconnected sockets, each of which has a flow for every backend.
+    Pool,
+    /// The same that tells answers apart by the ID of DNS, too.
+    Ids,
     /// No balancer at all: the limit of the clients and backends themselves.
     Direct,
 }
@@ -38,8 +54,27 @@ impl Peer {
             Peer::Nginx => "nginx",
             Peer::Flowgate => "Flowgate",
             Peer::Scraped => "scraped",
+            Peer::Envoy => "Envoy",
+            Peer::Traefik => "Traefik",
+            Peer::Dnsdist => "dnsdist",
             Peer::Relay => "bare relay",
+            Peer::Pool => "bare pool",
+            Peer::Ids => "bare ids",
             Peer::Direct => "direct",
+        }
+    }
+}
+
+impl Peer {
+    /// Whether it can be compared with others in a workload. Those that end no flow after an answer
+    /// would keep the clients' flows where others open new ones; and some know DNS only.
+    pub(crate) fn takes(self, workload: &Workload) -> bool {
+        let is_dns = workload.payload == Payload::Dns;
+        match self {
+            Peer::Dnsdist | Peer::Ids => is_dns,
+            Peer::Envoy | Peer::Traefik => workload.responses == 0,
+            Peer::Pool => workload.mode == Mode::Session,
+            Peer::Nginx | Peer::Flowgate | Peer::Scraped | Peer::Relay | Peer::Direct => true,
         }
     }
 }
@@ -48,13 +83,22 @@ impl Peer {
 pub(crate) struct Programs {
     flowgate: PathBuf,
     nginx: std::result::Result<nginx::Program, String>,
+    others: [(Peer, std::result::Result<Program, String>); 3],
 }
 
 impl Programs {
-    /// Looks for nginx, and for Flowgate at `flowgate` or beside this executable.
+    /// Looks for the other peers, and for Flowgate at `flowgate` or beside this executable.
     pub(crate) fn find(flowgate: Option<PathBuf>) -> Result<Self> {
         let beside = env::current_exe()?.with_file_name("flowgate");
-        Ok(Programs { flowgate: flowgate.unwrap_or(beside), nginx: nginx::Program::find() })
+        Ok(Programs {
+            flowgate: flowgate.unwrap_or(beside),
+            nginx: nginx::Program::find(),
+            others: [
+                (Peer::Envoy, envoy::find()),
+                (Peer::Traefik, traefik::find()),
+                (Peer::Dnsdist, dnsdist::find()),
+            ],
+        })
     }
 
     /// Why `peer` cannot be measured here; none if it can.
@@ -65,14 +109,30 @@ impl Programs {
                 "{} does not exist; build it with `cargo build --release -p flowgate`, or name it with --flowgate",
                 self.flowgate.display()
             )),
-            Peer::Flowgate | Peer::Scraped | Peer::Relay | Peer::Direct => None,
+            Peer::Flowgate
+            | Peer::Scraped
+            | Peer::Relay
+            | Peer::Pool
+            | Peer::Ids
+            | Peer::Direct => None,
+            Peer::Envoy | Peer::Traefik | Peer::Dnsdist => self.other(peer).err(),
         }
+    }
+
+    fn other(&self, peer: Peer) -> std::result::Result<&Program, String> {
+        let other = self.others.iter().find(|(other, _)| *other == peer);
+        let (_, program) = other.ok_or_else(|| format!("{peer:?} is no program"))?;
+        program.as_ref().map_err(String::clone)
     }
 
     /// What goes with a report, so that figures can be compared later.
     pub(crate) fn versions(&self) -> Vec<(Peer, String)> {
         let nginx = self.nginx.as_ref().ok().map(|nginx| (Peer::Nginx, nginx.version().to_owned()));
-        nginx.into_iter().collect()
+        let others = self
+            .others
+            .iter()
+            .filter_map(|(peer, program)| Some((*peer, program.as_ref().ok()?.version.clone())));
+        nginx.into_iter().chain(others).collect()
     }
 }
 
@@ -103,7 +163,18 @@ impl Balancer {
             Peer::Direct => {
                 return Ok(Balancer { targets: backends.to_vec(), process: None, _scraper: None });
             }
-            Peer::Relay => relay_command(address, backends)?,
+            Peer::Relay => relay_command("connected", address, workload, backends)?,
+            Peer::Pool => relay_command("pool", address, workload, backends)?,
+            Peer::Ids => relay_command("ids", address, workload, backends)?,
+            Peer::Envoy => {
+                envoy::command(&programs.other(peer)?.path, address, backends, &scratch)?
+            }
+            Peer::Traefik => {
+                traefik::command(&programs.other(peer)?.path, address, backends, &scratch)?
+            }
+            Peer::Dnsdist => {
+                dnsdist::command(&programs.other(peer)?.path, address, backends, &scratch)?
+            }
             Peer::Nginx => programs
                 .nginx
                 .as_ref()
@@ -147,9 +218,18 @@ fn free_address() -> Result<SocketAddr> {
     Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
-fn relay_command(address: SocketAddr, backends: &[SocketAddr]) -> Result<Vec<String>> {
+fn relay_command(
+    design: &str,
+    address: SocketAddr,
+    workload: &Workload,
+    backends: &[SocketAddr],
+) -> Result<Vec<String>> {
     let executable = env::current_exe()?.display().to_string();
-    let mut command = vec![executable, "relay".to_owned(), address.to_string()];
+    let responses = workload.responses.to_string();
+    let options = ["relay", "--design", design, "--responses", &responses].map(str::to_owned);
+    let mut command = vec![executable];
+    command.extend(options);
+    command.push(address.to_string());
     command.extend(backends.iter().map(SocketAddr::to_string));
     Ok(command)
 }

@@ -1,7 +1,9 @@
-//! A bare relay: what a UDP balancer of connected sockets costs when it does nothing but move bytes.
+//! Bare relays: what a UDP balancer costs when it does nothing but move bytes.
 //!
-//! One thread, one connected socket per client, backends in turn. It knows no limits and no timers, and closes
+//! The one in this file is of connected sockets: one thread, one connected socket per client, backends in turn. It knows no limits and no timers, and closes
 //! nothing: the distance to it is the price of being a balancer.
+
+mod pool;
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
@@ -9,6 +11,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
+use clap::ValueEnum;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg, setsockopt, sockopt};
@@ -27,8 +30,33 @@ const EVENTS: usize = 256;
 /// The token of the listener; all others are the index of an upstream.
 const LISTENER: u64 = u64::MAX;
 
+/// What the sockets towards backends are like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Design {
+    /// Each is connected, and has one flow.
+    #[default]
+    Connected,
+    /// None is connected, and each has a flow for every backend.
+    Pool,
+    /// None is connected, and each has a question of every ID for every backend.
+    Ids,
+}
+
 /// Proxies what comes to `listen` until the process is killed.
-pub(crate) fn run(listen: SocketAddrV4, backends: &[SocketAddrV4]) -> io::Result<()> {
+pub(crate) fn run(
+    design: Design,
+    responses: u32,
+    listen: SocketAddrV4,
+    backends: &[SocketAddrV4],
+) -> io::Result<()> {
+    match design {
+        Design::Connected => connected(listen, backends),
+        Design::Pool => pool::run(pool::Told::BySender, responses, listen, backends),
+        Design::Ids => pool::run(pool::Told::ById, responses, listen, backends),
+    }
+}
+
+fn connected(listen: SocketAddrV4, backends: &[SocketAddrV4]) -> io::Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::empty())?;
     let listener = bind(*listen.ip(), listen.port())?;
     epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
@@ -47,7 +75,7 @@ pub(crate) fn run(listen: SocketAddrV4, backends: &[SocketAddrV4]) -> io::Result
                 forwarded?;
             } else {
                 let (client, upstream) = &upstreams.sockets[event.data() as usize];
-                replies.take(*client, upstream, &listener)?;
+                replies.take(upstream, &listener, |_, _| Some(*client))?;
             }
         }
         replies.flush(&listener)?;
@@ -163,16 +191,18 @@ impl Replies {
     }
 
     /// Receives one train from a backend. An upstream that has more is ready again in the next turn.
+    /// Whose it is `client_of` says of who sent it.
     fn take(
         &mut self,
-        client: SockaddrIn,
         upstream: &UdpSocket,
         listener: &UdpSocket,
+        client_of: impl FnOnce(SockaddrIn, &Train<'_>) -> Option<SockaddrIn>,
     ) -> io::Result<()> {
         if self.arena.len() - self.used < MAX_TRAIN_BYTES {
             self.flush(listener)?;
         }
         if let Some(train) = receive_one(upstream, &mut self.arena[self.used..])? {
+            let Some(client) = client_of(train.peer, &train) else { return Ok(()) };
             let range = self.used..self.used + train.bytes.len();
             let stride = (train.datagrams > 1).then_some(train.stride);
             self.used = range.end;

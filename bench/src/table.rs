@@ -67,17 +67,21 @@ fn caption(headline: Headline) -> &'static str {
 
 /// One line per workload: the figure for which it exists, and how Flowgate compares.
 fn headlines(report: &Report) -> Vec<Vec<String>> {
-    let Some(first) = report.rows.first() else {
-        return Vec::new();
-    };
+    // Not every peer takes every workload.
+    let mut peers = Vec::new();
+    for column in report.rows.iter().flat_map(|row| &row.peers) {
+        if !peers.contains(&column.peer) {
+            peers.push(column.peer);
+        }
+    }
     let mut header = vec!["workload".to_owned(), "figure".to_owned()];
-    header.extend(first.peers.iter().map(|column| column.peer.name().to_owned()));
+    header.extend(peers.iter().map(|peer| peer.name().to_owned()));
     header.push("Flowgate is".to_owned());
 
     let mut lines = vec![header];
     for row in &report.rows {
         let mut line = vec![row.title.clone(), caption(row.headline).to_owned()];
-        line.extend(row.peers.iter().map(|column| shown(row, column.peer)));
+        line.extend(peers.iter().map(|&peer| shown(row, peer)));
         let ratio = row.relative_to_nginx(Peer::Flowgate);
         line.push(ratio.map_or(NONE.to_owned(), |ratio| format!("{ratio:.2} x nginx")));
         lines.push(line);

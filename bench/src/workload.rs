@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::backends::Behaviour;
+use crate::payload::Payload;
 use crate::peers::Peer;
 
 /// How fast the clients send.
@@ -41,6 +42,8 @@ pub(crate) struct Workload {
     pub(crate) headline: Headline,
     pub(crate) behaviour: Behaviour,
     pub(crate) clients: usize,
+    /// What datagrams look like.
+    pub(crate) payload: Payload,
     /// Bytes of payload in each datagram.
     pub(crate) size: usize,
     /// Datagrams that a client sends in a row, by one GSO send.
@@ -103,6 +106,7 @@ const USUAL: Workload = Workload {
     headline: Headline::Rate,
     behaviour: Behaviour::Sink,
     clients: 64,
+    payload: Payload::Plain,
     size: SMALL,
     train: 1,
     run: 1,
@@ -113,7 +117,7 @@ const USUAL: Workload = Workload {
 };
 
 /// All workloads, in the order of the report.
-pub(crate) const WORKLOADS: [Workload; 16] = [
+pub(crate) const WORKLOADS: [Workload; 18] = [
     Workload { name: "one-way-64", title: "one-way, 64 clients", run: BUSY, ..USUAL },
     Workload { name: "one-way-4096", title: "one-way, 4,096 clients", clients: 4_096, ..USUAL },
     Workload {
@@ -228,6 +232,31 @@ pub(crate) const WORKLOADS: [Workload; 16] = [
         unit: "flow",
         behaviour: Behaviour::Echo,
         clients: 4_096,
+        pace: Pace::Window(NEW_FLOWS_WINDOW),
+        responses: 1,
+        shared: true,
+        ..USUAL
+    },
+    Workload {
+        name: "dns-new-questions",
+        title: "DNS, 8,000 questions a second",
+        unit: "question",
+        headline: Headline::Cpu,
+        behaviour: Behaviour::Echo,
+        clients: 4_096,
+        payload: Payload::Dns,
+        pace: Pace::PerSecond(8_000),
+        responses: 1,
+        shared: true,
+        ..USUAL
+    },
+    Workload {
+        name: "dns-new-questions-busy",
+        title: "DNS, as many questions as it can",
+        unit: "question",
+        behaviour: Behaviour::Echo,
+        clients: 4_096,
+        payload: Payload::Dns,
         pace: Pace::Window(NEW_FLOWS_WINDOW),
         responses: 1,
         shared: true,

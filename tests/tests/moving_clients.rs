@@ -13,7 +13,9 @@ use std::time::Duration;
 use flowgate_core::affinity::Affinity;
 use flowgate_core::config::{BackendConfig, ManagerConfig, QuicLb};
 use flowgate_core::random::Random;
-use flowgate_core::{BackendId, Burst, FlowId, Instant, ManagerInput, Output, UdpManager};
+use flowgate_core::{
+    BackendId, Burst, FlowId, Instant, ManagerInput, Output, UdpManager, UpstreamId,
+};
 use flowgate_quic_lb::{Decoder, FirstOctet, QuicLbConfig, ServerId};
 
 const SEEDS: u64 = 60;
@@ -145,6 +147,8 @@ struct World<'s> {
     issued: BTreeMap<Id, Issued>,
     /// The backend of each flow, and the address whose datagrams opened it.
     flows: BTreeMap<FlowId, (BackendId, SocketAddr)>,
+    /// The socket that each uses, and where its answers come from.
+    sockets: BTreeMap<FlowId, (UpstreamId, SocketAddr)>,
     /// The flow that each address has, the id it sent last, and who sent an id last: for bugs.
     sent: BTreeMap<SocketAddr, Id>,
     last_sender: BTreeMap<Id, SocketAddr>,
@@ -172,6 +176,7 @@ impl<'s> World<'s> {
             connections: (0..CONNECTIONS).map(|_| Connection::default()).collect(),
             issued: BTreeMap::new(),
             flows: BTreeMap::new(),
+            sockets: BTreeMap::new(),
             sent: BTreeMap::new(),
             last_sender: BTreeMap::new(),
             flow_ids: BTreeMap::new(),
@@ -393,7 +398,8 @@ impl<'s> World<'s> {
         };
         let burst = Burst::single(&bytes).expect("short enough");
         self.seen.answered += 1;
-        self.tell(ManagerInput::BackendBurst { flow, tos: 0, burst }, None).map(drop)
+        let (upstream, sender) = self.sockets[&flow];
+        self.tell(ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst }, None).map(drop)
     }
 
     /// Tells the manager something and judges what it does. The flow by which it sends to a backend,
@@ -408,12 +414,13 @@ impl<'s> World<'s> {
         let mut sent_by = None;
         for output in outputs {
             match output {
-                Output::OpenUpstream { flow, backend, .. } => {
+                Output::OpenFlow { flow, backend, upstream, address, .. } => {
                     let source = source.ok_or("a flow opens by itself")?;
                     let (to, client) = self.flows.entry(flow).or_insert((backend, source));
                     (*to, *client) = (backend, *client);
+                    self.sockets.insert(flow, (upstream, address));
                 }
-                Output::SendToBackend { flow, .. } => {
+                Output::Send { flow, .. } => {
                     let source = source.ok_or("something is sent by itself")?;
                     if self.flows[&flow].1 != source {
                         return Err(format!("{source} sends on the flow of somebody else"));

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::Result;
+use crate::payload::Payload;
 use crate::process::Scratch;
 use crate::workload::{Mode, Workload};
 
@@ -64,12 +65,16 @@ backends = [{backends}]
 
 /// The keys of the cluster beside its backends.
 fn mode(workload: &Workload) -> String {
-    let Workload { responses, shared, .. } = workload;
+    let Workload { responses, shared, payload, .. } = workload;
     let upstream = if *shared { "shared" } else { "per-flow" };
+    let transactions = match payload {
+        Payload::Plain => "off",
+        Payload::Dns => "dns",
+    };
     match workload.mode {
         Mode::Session => format!(
             "balance = \"round-robin\"\nidle_timeout = \"60s\"\nresponses = {responses}\n\
-             upstream = \"{upstream}\""
+             upstream = \"{upstream}\"\ntransactions = \"{transactions}\""
         ),
         Mode::OneWay => "mode = \"one-way\"\nbalance = \"round-robin\"".to_owned(),
         Mode::FanOut(_) => "mode = \"fan-out\"".to_owned(),

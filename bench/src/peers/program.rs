@@ -1,0 +1,43 @@
+//! A program that is looked for by its name.
+
+use std::process::Command;
+
+/// Where it is, and which.
+pub(super) struct Program {
+    pub(super) path: String,
+    pub(super) version: String,
+}
+
+/// Asks the program `name` for its version; says that it is `missing` where it cannot be run.
+pub(super) fn find(name: &str, ask: &[&str], missing: &str) -> Result<Program, String> {
+    let output = Command::new(name).args(ask).output().map_err(|_| missing.to_owned())?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(Program { path: name.to_owned(), version: version_in(&said) })
+}
+
+/// The first thing that looks like a version: three numbers with dots between them.
+fn version_in(said: &str) -> String {
+    let is_version = |word: &&str| {
+        let numbers: Vec<_> = word.split('.').collect();
+        numbers.len() == 3 && numbers.iter().all(|number| number.parse::<u32>().is_ok())
+    };
+    let mut words = said.split(|c: char| c.is_whitespace() || c == '/' || c == '-');
+    words.find(is_version).unwrap_or("of unknown version").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version_in;
+
+    #[test]
+    fn versions_are_found_in_what_programs_say() {
+        for said in [
+            "dnsdist 1.7.3 (Lua 5.1.4 [LuaJIT 2.1.0-beta3])",
+            "envoy  version: 0123abc/1.7.3/Clean/RELEASE/BoringSSL",
+            "Version:      1.7.3\nCodename:     x",
+        ] {
+            assert_eq!(version_in(said), "1.7.3");
+        }
+        assert_eq!(version_in("2"), "of unknown version");
+    }
+}
