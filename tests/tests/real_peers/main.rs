@@ -1,5 +1,6 @@
 //! Programs that others wrote, for protocols that others designed, talk through `flowgate run`.
 
+mod moved;
 mod quic;
 
 use std::collections::BTreeSet;
@@ -12,6 +13,7 @@ use flowgate_tests::e2e::{Peer, eventually, simple_config};
 use flowgate_tests::process::{ConfigFile, Process};
 use flowgate_tests::resolver::{Resolver, dig};
 use flowgate_tests::skip::skip;
+use moved::Naming;
 use quic::QuicServer;
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
@@ -195,5 +197,20 @@ fn a_quic_transfer_goes_on_over_three_upgrades_without_a_new_handshake() {
         tokio::time::timeout(TRANSFER, transfer).await.expect("in time");
         let status = flowgate.ask_json(&["status"]);
         assert_eq!(status["counters"]["flows_opened"], 1, "the client's path was the same");
+    });
+}
+
+/// Forty for each kind of id; without ids that are read, most of those that move are lost, which shows
+/// that there is something to be kept.
+#[test]
+fn quic_clients_that_move_keep_their_servers_where_ids_name_them() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for (nonce, is_encrypted) in [(8, false), (8, true), (10, true)] {
+            let lost = moved::lost(Naming { nonce, is_encrypted, is_read: true }, 40).await;
+            assert_eq!(lost, 0, "nonces of {nonce}, encrypted: {is_encrypted}");
+        }
+        let lost = moved::lost(Naming { nonce: 8, is_encrypted: false, is_read: false }, 12).await;
+        assert!(lost > 0, "no client that moves is placed anew");
     });
 }
