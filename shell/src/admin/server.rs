@@ -131,7 +131,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let thread = self.thread.take().inspect(ControlThread::release);
         (self.commands, _) = queue::unbounded_channel();
-        thread.map(ControlThread::join);
+        thread.into_iter().for_each(ControlThread::join);
     }
 }
 

@@ -134,7 +134,7 @@ impl Drop for Discoverer {
     fn drop(&mut self) {
         let thread = self.thread.take().inspect(ControlThread::release);
         self.places = None;
-        thread.map(ControlThread::join);
+        thread.into_iter().for_each(ControlThread::join);
     }
 }
 

@@ -187,7 +187,7 @@ impl Drop for Prober {
         let thread = self.thread.take().inspect(ControlThread::release);
         self.commands = None;
         let _ = self.waker.wake();
-        thread.map(ControlThread::join);
+        thread.into_iter().for_each(ControlThread::join);
     }
 }
 

@@ -151,7 +151,7 @@ impl Drop for Resolver {
     fn drop(&mut self) {
         let thread = self.thread.take().inspect(ControlThread::release);
         self.names = None;
-        thread.map(ControlThread::join);
+        thread.into_iter().for_each(ControlThread::join);
     }
 }
 

@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 use core::time::Duration;
 use proptest::collection::vec as many;
 use proptest::prelude::*;
-use std::vec;
 
 use crate::affinity::learned::LearnedIds;
 use crate::id::BackendId;
@@ -120,6 +119,6 @@ proptest! {
             }
             prop_assert!(ids.is_consistent());
         }
-        prop_assert!(ids.find(&vec![b'-'; 20], false, now).is_none());
+        prop_assert!(ids.find(&[b'-'; 20], false, now).is_none());
     }
 }

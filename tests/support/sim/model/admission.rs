@@ -24,11 +24,8 @@ impl Seen {
     pub(super) fn of(effects: &[Effect<'_>]) -> Self {
         let mut seen = Self::default();
         for effect in effects {
-            match *effect {
-                Effect::Open { flow, upstream, backend, .. } => {
-                    seen.opened.push_back((flow, backend, upstream));
-                }
-                _ => {}
+            if let Effect::Open { flow, upstream, backend, .. } = *effect {
+                seen.opened.push_back((flow, backend, upstream));
             }
         }
         seen

@@ -35,11 +35,11 @@ impl Model {
                 Effect::Close { flow, reason, .. } => {
                     effects.extend(self.end_of(flow, reason, is_over, now));
                 }
-                Effect::CloseSocket { upstream } => {
-                    // It may have closed with its flow.
-                    if !effects.contains(&Effect::CloseSocket { upstream }) {
-                        effects.extend(self.end_of_socket(upstream, is_over, now));
-                    }
+                // It may have closed with its flow.
+                Effect::CloseSocket { upstream }
+                    if !effects.contains(&Effect::CloseSocket { upstream }) =>
+                {
+                    effects.extend(self.end_of_socket(upstream, is_over, now));
                 }
                 _ => {}
             }

@@ -47,7 +47,7 @@ impl Memory {
                 Output::CloseUpstream { .. } => {
                     let has_ended =
                         outputs.iter().any(|output| matches!(output, Output::CloseFlow { .. }));
-                    if !(bug == Bug::LeavesTheFormerSocket && !has_ended) {
+                    if bug != Bug::LeavesTheFormerSocket || has_ended {
                         outputs.push(output);
                     }
                 }
