@@ -189,6 +189,11 @@ pub struct Listener {
     pub name: String,
     /// Where it receives. Port 0: the kernel chooses one. Never an IPv4 address mapped into IPv6.
     pub address: SocketAddr,
+    /// The last of its ports, where it receives at all from that of `address` to this one.
+    pub last_port: Option<u16>,
+    /// Whether datagrams go on to the same port of the backend that they came to, rather than to the
+    /// one that the backend's address has. Only beside `last_port`.
+    pub same_port: bool,
     /// Whether `[::]` receives IPv6 only, rather than IPv4 too. Never true of an IPv4 address.
     pub v6_only: bool,
     /// The cluster that serves it: one of [`Config::clusters`].
@@ -212,6 +217,48 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// All ports that it receives at, as the file has them.
+    pub fn ports(&self) -> std::ops::RangeInclusive<u16> {
+        let first = self.address.port();
+        first..=self.last_port.unwrap_or(first)
+    }
+
+    /// Its address with its ports, as the file has it.
+    pub fn written_address(&self) -> String {
+        match self.last_port {
+            Some(last) => format!("{}-{last}", self.address),
+            None => self.address.to_string(),
+        }
+    }
+
+    /// The listener that it is at one of its ports.
+    pub fn at_port(&self, port: u16) -> Self {
+        let address = SocketAddr::new(self.address.ip(), port);
+        let address = if self.last_port.is_some() { address } else { self.address };
+        Self { address, last_port: None, ..self.clone() }
+    }
+
+    /// Where what is sent to a backend arrives from one of its ports: at that of the backend, or at the
+    /// same.
+    pub fn backend_at(&self, port: u16, backend: SocketAddr) -> SocketAddr {
+        let mut at = backend;
+        if self.same_port {
+            at.set_port(port);
+        }
+        at
+    }
+
+    /// Whether a datagram to `backend` would come to one of its ports, where `is_local` tells the
+    /// addresses of this host: see [`is_reached_at`](Self::is_reached_at).
+    pub fn is_reached(&self, backend: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
+        let is_hit = self.same_port || self.ports().contains(&backend.port());
+        let mut bound = self.address;
+        if self.last_port.is_some() && is_hit {
+            bound.set_port(backend.port());
+        }
+        Self::is_reached_at(bound, self.v6_only, backend, is_local)
+    }
+
     /// Whether a datagram to `backend` would come to a listener that is bound to `bound`, where
     /// `is_local` tells the addresses of this host: the port is the same, and the address is too or
     /// is one of those of a wildcard.

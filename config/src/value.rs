@@ -139,9 +139,30 @@ fn without_mapping(network: IpNet) -> IpNet {
     v4.map_or(network, IpNet::V4)
 }
 
-/// An address to receive on, of any port.
-pub(crate) fn listen_address(item: &Item<'_>) -> Option<SocketAddr> {
+/// The most ports of one listener.
+const MOST_PORTS: u16 = 4_096;
+
+/// An address to receive on, of any port or of several, of which the last is returned too.
+pub(crate) fn listen_addresses(item: &Item<'_>) -> Option<(SocketAddr, Option<u16>)> {
     let written = text(item).unwrap_or_default();
+    let range = written.rsplit_once(':').and_then(|(host, ports)| {
+        let (first, last) = ports.split_once('-')?;
+        Some((format!("{host}:{first}"), last.parse::<u16>().ok()?))
+    });
+    let Some((first, last)) = range else {
+        return listen_address(item, written).map(|address| (address, None));
+    };
+    let address = listen_address(item, &first)?;
+    let more = last.checked_sub(address.port()).filter(|more| (1..MOST_PORTS).contains(more));
+    match more {
+        Some(_) if address.port() > 0 => Some((address, Some(last))),
+        _ => item.refuse(format_args!(
+            "from a port to a higher one, of at most {MOST_PORTS}, such as \"0.0.0.0:20000-20999\""
+        )),
+    }
+}
+
+fn listen_address(item: &Item<'_>, written: &str) -> Option<SocketAddr> {
     match socket_address(written) {
         Some(address) if address.ip().is_multicast() => item.refuse(
             "an address of this host or a wildcard: multicast groups are not joined, and nothing \

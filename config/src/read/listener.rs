@@ -5,15 +5,15 @@ use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
 use bytesize::ByteSize;
-use flowgate_core::config::{Accept, MAX_FLOWS, Mode, Source};
+use flowgate_core::config::{Accept, Balance, MAX_FLOWS, Mode, Source};
 use ipnet::IpNet;
 
 use super::cluster::Clusters;
 use crate::Listener;
 use crate::cluster::{Cluster, Member, Target};
 use crate::error::Fault;
-use crate::reader::{Claims, Item, Table};
-use crate::value::{boolean, choice, integer, listen_address, name, network, size};
+use crate::reader::{Claims, Field, Item, Table};
+use crate::value::{boolean, choice, integer, listen_addresses, name, network, size};
 
 const TABLES: &str = "one or more [[listener]] tables";
 
@@ -39,7 +39,9 @@ fn listener(
     names: &mut Claims<String>,
     addresses: &mut Claims<SocketAddr>,
 ) -> Option<Listener> {
-    let address = table.require("address", listen_address);
+    let range = table.require("address", listen_addresses);
+    let last_port = range.value.and_then(|(_, last)| last);
+    let address = Field { value: range.value.map(|(address, _)| address), item: range.item };
     let name = table.get("name", name);
     let cluster = table.require("cluster", |item| clusters.named(item));
     let v6_only = table
@@ -61,25 +63,42 @@ fn listener(
          it sends from their addresses",
     );
     let cluster = cluster.when(
-        |cluster| !sends_to_itself(address.value, v6_only, cluster, clusters),
+        |cluster| !sends_to_itself(address.value, last_port, v6_only, cluster, clusters),
         "a cluster that has not the listener itself among its backends, nor among those of its \
          mirror: each datagram would go round until its time to live ends",
     );
     let accept = accept(table, address.value, &accept_proxy_protocol, cluster.value.as_deref());
+    let is_alone = |accept: &Accept| last_port.is_none() || *accept == Accept::Shared;
+    let accept = accept.when(is_alone, "shared, as the address has a range of ports");
+    let accept = accept.or(Accept::Shared);
+    let same_port = table.get("backend_port", choice(BACKEND_PORT)).when(
+        |same| !same || last_port.is_some(),
+        "own, or same beside an address with a range of ports",
+    );
+    let same_port = same_port.when(
+        |same| !same || cluster.value.as_deref().is_none_or(|c| has_a_place_by_host(c)),
+        "own, or same where each backend has a host of its own, and `balance` is not maglev, whose table \
+         would be another one for each port",
+    );
+    let same_port = same_port.or(false);
     let allow = table.get("allow", networks).or(vec![]);
     let deny = table.get("deny", networks).or(vec![]);
 
     let at = address.value?;
     let taken = "an address that no other listener receives on";
-    let all_new =
-        covered(at, v6_only).into_iter().all(|a| addresses.claim(a, &address.item, taken));
-    let named = name.value.clone().unwrap_or_else(|| at.to_string());
+    let all_new = (at.port()..=last_port.unwrap_or(at.port()))
+        .flat_map(|port| covered(with_port(at, port), v6_only))
+        .all(|a| addresses.claim(a, &address.item, taken));
+    let written = last_port.map_or_else(|| at.to_string(), |last| format!("{at}-{last}"));
+    let named = name.value.clone().unwrap_or(written);
     if all_new {
         names.claim(named.clone(), &name.item, "a name that no other listener has");
     }
     Some(Listener {
         name: named,
         address: at,
+        last_port,
+        same_port,
         v6_only,
         cluster: cluster.value?,
         max_flows: NonZeroU32::new(max_flows),
@@ -93,6 +112,24 @@ fn listener(
     })
 }
 
+/// Whether datagrams go to the port that they came to.
+const BACKEND_PORT: &[(&str, bool)] = &[("own", false), ("same", true)];
+
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
+}
+
+/// Whether backends are told apart by their hosts alone, and each port's can be chosen anew.
+fn has_a_place_by_host(cluster: &Cluster) -> bool {
+    let hosts = cluster.members.iter().map(|member| match &member.target {
+        Target::Address(address) => address.ip().to_string(),
+        Target::Name { host, .. } => host.clone(),
+    });
+    let all: std::collections::HashSet<_> = hosts.collect();
+    all.len() == cluster.members.len() && cluster.policy.balance != Balance::Maglev
+}
+
 const ACCEPT: &[(&str, Accept)] = &[
     ("shared", Accept::Shared),
     ("connected", Accept::Connected),
@@ -100,12 +137,12 @@ const ACCEPT: &[(&str, Accept)] = &[
 ];
 
 /// Whether clients get sockets of their own, which not every listener can give them.
-fn accept(
-    table: &Table<'_>,
+fn accept<'t>(
+    table: &'t Table<'_>,
     address: Option<SocketAddr>,
     proxies: &[IpNet],
     cluster: Option<&Cluster>,
-) -> Accept {
+) -> Field<'t, Accept> {
     let is_shared = |accept: &Accept| *accept == Accept::Shared;
     // A wildcard's sockets would be everybody's for a moment, and IPv6 has no order in which the
     // listener is found before them.
@@ -126,7 +163,6 @@ fn accept(
             |accept| is_shared(accept) || has_sessions,
             "shared, as the cluster's mode is not \"session\"",
         )
-        .or(Accept::Shared)
 }
 
 /// Whether a cluster can send from the clients' addresses, if it is to: of those that come by a
@@ -145,15 +181,23 @@ fn can_pose(address: Option<SocketAddr>, v6_only: bool, cluster: &Cluster) -> bo
 /// any host.
 fn sends_to_itself(
     address: Option<SocketAddr>,
+    last_port: Option<u16>,
     v6_only: bool,
     cluster: &Cluster,
     clusters: &Clusters,
 ) -> bool {
     let Some(address) = address else { return false };
+    let ports = address.port()..=last_port.unwrap_or(address.port());
+    let bound = |to: SocketAddr| match ports.contains(&to.port()) {
+        true => SocketAddr::new(address.ip(), to.port()),
+        false => address,
+    };
     let mirror = cluster.mirror.as_deref().and_then(|name| clusters.get(name));
     let members = mirror.into_iter().chain([cluster]).flat_map(|cluster| &cluster.members);
     members.clone().any(|member| match member.target {
-        Target::Address(to) => Listener::is_reached_at(address, v6_only, to, |ip| ip.is_loopback()),
+        Target::Address(to) => {
+            Listener::is_reached_at(bound(to), v6_only, to, |ip| ip.is_loopback())
+        }
         Target::Name { .. } => false,
     })
 }

@@ -69,7 +69,7 @@ fn summary(path: &Path, config: &Config) {
         println!(
             "  listener {:?} on {} -> cluster {:?}: {}, {} backend{}",
             listener.name,
-            listener.address,
+            listener.written_address(),
             cluster.name,
             describe(listener),
             cluster.members.len(),
@@ -122,7 +122,7 @@ fn document(
             "warnings": config.warnings.iter().map(problem).collect::<Vec<_>>(),
             "listeners": config.listeners.iter().map(|listener| json!({
                 "name": listener.name,
-                "address": listener.address,
+                "address": listener.written_address(),
                 "cluster": listener.cluster.name,
                 "balance": describe(listener),
                 "backends": listener.cluster.members.len(),

@@ -55,7 +55,7 @@ pub fn check(config: &Config) -> Result<(), ReachError> {
             });
             for backend in addresses {
                 let cluster = || cluster.name.clone();
-                if is_itself(listener.address, listener.v6_only, backend) {
+                if listener.is_reached(backend, is_local) {
                     let listener = listener.name.clone();
                     return Err(ReachError::Itself { cluster: cluster(), backend, listener });
                 }
@@ -68,9 +68,13 @@ pub fn check(config: &Config) -> Result<(), ReachError> {
     Ok(())
 }
 
-/// Whether what is sent to a backend comes to a listener that is bound to `bound`.
-pub fn is_itself(bound: SocketAddr, v6_only: bool, backend: SocketAddr) -> bool {
-    Listener::is_reached_at(bound, v6_only, backend, is_local)
+/// Whether what is sent to a backend comes to a listener that is bound to `bound`, or to one of its
+/// range of ports.
+pub fn is_itself(listener: &Listener, bound: SocketAddr, backend: SocketAddr) -> bool {
+    match listener.last_port {
+        Some(_) => listener.is_reached(backend, is_local),
+        None => Listener::is_reached_at(bound, listener.v6_only, backend, is_local),
+    }
 }
 
 /// Whether an address is one of this host's: to such a one the kernel sends from itself.

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use flowgate_config::{Cluster, Config, Listener, Workers};
 use flowgate_core::PreparedConfig;
+use flowgate_core::config::BackendConfig;
 use flowgate_core::counters::Counters;
 use mio::{Poll, Waker};
 
@@ -132,6 +133,13 @@ struct BoundListener {
     settings: Listener,
     address: SocketAddr,
     flows_max: u64,
+    /// The port of each shard, where they have several.
+    ports: Vec<u16>,
+    /// The backends that its managers know, each in its place, with the ports that the configuration
+    /// gives them.
+    places: Vec<BackendConfig>,
+    /// What they knew before that, until they are told.
+    former_places: Vec<BackendConfig>,
     /// A socket for each shard, until the workers have them, and a seed for its manager.
     sockets: Vec<(Socket, u64)>,
     /// What the workers call it.
@@ -318,10 +326,11 @@ impl Server {
     fn publish_events(&mut self) {
         let Self { listeners, workers, service_states, .. } = self;
         for listener in listeners {
-            let Some(first) = listener.configurations.first() else { continue };
+            if listener.configurations.is_empty() {
+                continue;
+            }
             let cluster = &listener.settings.cluster.name;
-            let backends = &first.config().cluster.backends;
-            let event = service_states.event(cluster, backends, &mut listener.told);
+            let event = service_states.event(cluster, &listener.places, &mut listener.told);
             let of_mirror = listener.mirror.as_mut().map(|mirror| mirror.event(service_states));
             let of_mirror = of_mirror.into_iter().flatten().map(|event| (Role::Mirror, event));
             let all = event.into_iter().map(|event| (Role::Primary, event)).chain(of_mirror);

@@ -84,6 +84,33 @@ pub fn complete(
         .map_err(|source| BindError::new(listener, source))
 }
 
+/// The sockets of a listener with a range of ports, all of which another process has passed on.
+///
+/// # Errors
+///
+/// When one is missing: which port it had is not known.
+pub fn all_passed_on(
+    listener: &Listener,
+    count: usize,
+    bound: Vec<OwnedFd>,
+) -> Result<Group, BindError> {
+    let take = || {
+        if bound.len() != count {
+            let lost = format!("{} of its {count} sockets are lost", count - bound.len());
+            return Err(io::Error::other(lost));
+        }
+        let v6 = listener.address.is_ipv6();
+        let mut sockets = Vec::new();
+        for fd in bound {
+            let socket = socket2::Socket::from(fd);
+            prepare(&socket, listener)?;
+            sockets.push(Socket::new(OwnedFd::from(socket), v6));
+        }
+        Ok(Group { address: listener.address, sockets })
+    };
+    take().map_err(|source| BindError::new(listener, source))
+}
+
 /// Whether one of our own listeners, each with whether it is of IPv6 only, would make the kernel
 /// refuse this one.
 fn overlaps_any(listener: &Listener, mut ours: impl Iterator<Item = (SocketAddr, bool)>) -> bool {
@@ -224,10 +251,16 @@ impl Buffers {
     }
 }
 
+/// Gives a listener's sockets the buffers it asks for.
+pub fn size_buffers_quietly(listener: &Listener, group: &Group) {
+    let asked = Buffers::of(listener);
+    group.sockets.iter().for_each(|socket| asked.set(socket.as_fd()));
+}
+
 /// Gives a listener's sockets the buffers it asks for, and warns where the kernel grants less.
 pub fn size_buffers(listener: &Listener, group: &Group) {
     let asked = Buffers::of(listener);
-    group.sockets.iter().for_each(|socket| asked.set(socket.as_fd()));
+    size_buffers_quietly(listener, group);
     let Some(first) = group.sockets.first() else {
         return;
     };

@@ -93,10 +93,9 @@ impl Server {
                 kept.remove(place);
                 continue;
             }
-            let with_family = |l: &BoundListener| (l.address, l.settings.v6_only);
-            let this = (settings.address, settings.v6_only);
+            let with_family = |l: &BoundListener| l.addresses().collect::<Vec<_>>();
             // The kernel lets two addresses lie beside each other only where both allow it.
-            let is_beside = |l: &BoundListener| listener::overlaps(with_family(l), this);
+            let is_beside = |l: &BoundListener| l.overlaps(settings);
             if self.listeners.iter().any(is_beside) {
                 for socket in self.listeners() {
                     sockopt::set_reuse_port(socket.as_fd(), true)?;
@@ -105,18 +104,32 @@ impl Server {
             for (socket, _) in fresh.iter().filter(|l| is_beside(l)).flat_map(|l| &l.sockets) {
                 sockopt::set_reuse_port(socket.as_fd(), true)?;
             }
-            let ours = self.listeners.iter().chain(&fresh).map(with_family);
-            let group = listener::bind(settings, self.workers.len(), ours, &mut self.inherited)?;
-            listener::size_buffers(settings, &group);
-            let mut sockets = Vec::new();
-            for socket in group.sockets {
-                sockets.push((socket, process::random_seed()?));
+            let ours = self.listeners.iter().chain(&fresh).filter(|l| is_beside(l));
+            let ours: Vec<_> = ours.flat_map(with_family).collect();
+            let (mut sockets, mut ports, mut address) = (Vec::new(), Vec::new(), None);
+            for port in settings.ports() {
+                let at = settings.at_port(port);
+                let ours = ours.iter().copied();
+                let group = listener::bind(&at, self.workers.len(), ours, &mut self.inherited)?;
+                match address {
+                    None => listener::size_buffers(settings, &group),
+                    Some(_) => listener::size_buffers_quietly(settings, &group),
+                }
+                address.get_or_insert(group.address);
+                for socket in group.sockets {
+                    sockets.push((socket, process::random_seed()?));
+                    ports.extend(settings.last_port.map(|_| port));
+                }
             }
+            let address = address.unwrap_or(settings.address);
             fresh.push(BoundListener {
                 shards: Vec::new(),
                 settings: settings.clone(),
-                address: group.address,
+                address,
                 flows_max: 0,
+                ports,
+                places: Vec::new(),
+                former_places: Vec::new(),
                 sockets,
                 name: settings.name.as_str().into(),
                 buffers: Buffers::of(settings),
@@ -146,7 +159,7 @@ impl Server {
         });
         drop(sender);
         reports.iter().for_each(|report| self.past.merge(&report.counters));
-        info!(listener = listener.settings.name.as_str(), address = %listener.address, "closed");
+        info!(listener = listener.settings.name.as_str(), address = %listener.described(), "closed");
     }
 
     /// Brings all managers up to date with what is configured, resolved and said of backends.
@@ -184,20 +197,30 @@ impl Server {
         let config_of = |shard: u64| {
             let share = |total: u64| total / shards + u64::from(shard < total % shards);
             let max_flows = u32::try_from(share(listener.flows_max)).unwrap_or(u32::MAX).max(1);
+            let port = listener.ports.get(shard as usize).copied();
             let mut backends = places.clone();
+            if let Some(port) = port {
+                for backend in &mut backends {
+                    backend.address = listener.settings.backend_at(port, backend.address);
+                }
+            }
             for backend in backends.iter_mut().filter(|backend| backend.max_flows > 0) {
                 // At least one, since 0 means no limit.
                 backend.max_flows = share(u64::from(backend.max_flows)).max(1) as u32;
             }
+            let mut address = listener.address;
+            address.set_port(port.unwrap_or(address.port()));
             listener.settings.manager_config(
-                listener.address,
+                address,
                 max_flows,
                 own_addresses.clone(),
                 self.record_flows,
                 backends,
             )
         };
-        (0..shards).map(config_of).collect()
+        let configs = (0..shards).map(config_of).collect();
+        listener.former_places = std::mem::replace(&mut listener.places, places);
+        configs
     }
 
     /// The backends that a listener is to have, each in its place.
@@ -207,8 +230,8 @@ impl Server {
         // Of the addresses that are written none is ours: that has been looked at. What a name
         // stands for is not known before.
         wanted.retain(|backend| {
-            let v6_only = listener.settings.v6_only;
-            let is_itself = reach::is_itself(listener.address, v6_only, backend.address);
+            let settings = &listener.settings;
+            let is_itself = reach::is_itself(settings, listener.address, backend.address);
             if is_itself {
                 warn!(
                     listener = ?listener.settings.name,
@@ -247,13 +270,13 @@ impl Server {
         }
         let Some(first) = configurations.first() else { return };
 
-        if let Some(former) = listener.configurations.first() {
-            let (former, new) = (&former.config().cluster, &first.config().cluster);
-            forget_news_of_strangers(&mut listener.told, &former.backends, &new.backends);
+        if !listener.configurations.is_empty() {
+            let former = std::mem::take(&mut listener.former_places);
+            forget_news_of_strangers(&mut listener.told, &former, &listener.places);
         } else {
             info!(
                 listener = listener.settings.name.as_str(),
-                address = %listener.address,
+                address = %listener.described(),
                 cluster = listener.settings.cluster.name.as_str(),
                 max_flows = listener.flows_max,
                 "listening"
@@ -287,7 +310,9 @@ impl Server {
     /// How many flows a listener can have, as far as open files go: an equal share of them, and what
     /// the other listeners do not ask for.
     fn affordable(&self, number: usize) -> u64 {
-        let reserved = RESERVED_DESCRIPTORS.min(self.descriptors / 2);
+        let in_ranges = self.listeners.iter().map(|listener| listener.ports.len() as u64);
+        let reserved = RESERVED_DESCRIPTORS + in_ranges.sum::<u64>();
+        let reserved = reserved.min(self.descriptors / 2);
         let budget = self.descriptors - reserved;
         let share = budget / self.listeners.len().max(1) as u64;
         let others = self.listeners.iter().enumerate().filter(|(other, _)| *other != number);
@@ -313,12 +338,38 @@ impl BoundListener {
     fn can_serve(&self, settings: &Listener) -> bool {
         let ours = &self.settings;
         let is_same_port_0 = settings.address.port() != 0 || ours.name == settings.name;
-        (ours.address, ours.v6_only) == (settings.address, settings.v6_only) && is_same_port_0
+        let place = |l: &Listener| (l.address, l.last_port, l.same_port, l.v6_only);
+        place(ours) == place(settings) && is_same_port_0
     }
 
     /// The backends that its managers know, each in its place.
     fn backends(&self) -> &[BackendConfig] {
-        self.configurations.first().map_or(&[], |first| &first.config().cluster.backends)
+        &self.places
+    }
+
+    /// Its address with all its ports.
+    fn described(&self) -> String {
+        match self.settings.last_port {
+            Some(_) => self.settings.written_address(),
+            None => self.address.to_string(),
+        }
+    }
+
+    /// All addresses that it is bound to, each with whether it is of IPv6 only.
+    fn addresses(&self) -> impl Iterator<Item = (SocketAddr, bool)> {
+        let ports = match self.settings.last_port {
+            Some(_) => self.settings.ports(),
+            None => self.address.port()..=self.address.port(),
+        };
+        let at = |port| SocketAddr::new(self.address.ip(), port);
+        ports.map(move |port| (at(port), self.settings.v6_only))
+    }
+
+    /// Whether the kernel would refuse a listener beside it.
+    fn overlaps(&self, settings: &Listener) -> bool {
+        let this = |port| (SocketAddr::new(settings.address.ip(), port), settings.v6_only);
+        let mut shared = self.addresses().filter(|(a, _)| settings.ports().contains(&a.port()));
+        shared.next().is_some_and(|ours| listener::overlaps(ours, this(ours.0.port())))
     }
 
     /// How many sockets a flow has.

@@ -28,7 +28,7 @@ impl Server {
             cluster: listener.settings.cluster.name.clone(),
             mirror: listener.mirror.as_ref().map(|mirror| mirror.cluster.name.clone()),
             flows_max: listener.flows_max,
-            figures: figures.of(&listener.shards),
+            figures: listener.with_its_addresses(figures.of(&listener.shards)),
         });
         described.collect()
     }
@@ -53,7 +53,7 @@ impl Server {
                         document.truncated = true;
                         return document;
                     }
-                    document.flows.push(describe(&flow, listener));
+                    document.flows.push(describe(&flow, listener, place));
                 }
             }
         }
@@ -123,10 +123,21 @@ fn fits(flow: &FlowFigures, filter: &FlowFilter) -> bool {
         && filter.backend.is_none_or(|backend| backend == flow.backend)
 }
 
-fn describe(flow: &FlowFigures, listener: &BoundListener) -> FlowStatus {
+impl BoundListener {
+    /// Figures with the addresses of backends that the configuration gives them.
+    fn with_its_addresses(&self, mut figures: ShardReport) -> ShardReport {
+        for (backend, place) in figures.backends.iter_mut().zip(&self.places) {
+            backend.address = place.address;
+        }
+        figures
+    }
+}
+
+fn describe(flow: &FlowFigures, listener: &BoundListener, place: usize) -> FlowStatus {
+    let port = listener.ports.get(place).copied().unwrap_or(listener.address.port());
     let millis =
         |from: Instant, to: Instant| (to - from).as_millis().try_into().unwrap_or(u64::MAX);
-    let local = flow.local.map(|local| (local.ip, listener.address.port()).into());
+    let local = flow.local.map(|local| (local.ip, port).into());
     let id = !flow.placed.id().is_empty();
     FlowStatus {
         listener: listener.settings.name.clone(),

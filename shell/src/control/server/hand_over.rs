@@ -180,7 +180,11 @@ impl Server {
             let all = snapshot.listeners.iter().zip(&config.listeners);
             let others = all.map(|(other, settings)| (other.address, settings.v6_only));
             let others = others.filter(|(other, _)| *other != listener.address);
-            let group = listener::complete(&settings, listener.shards.len(), others, bound);
+            let count = listener.shards.len();
+            let group = match settings.last_port {
+                Some(_) => listener::all_passed_on(&settings, count, bound),
+                None => listener::complete(&settings, count, others, bound),
+            };
             groups.push(group.map_err(StartError::from)?.sockets);
         }
         let mut number = 0..;
@@ -229,11 +233,24 @@ impl Server {
                 };
                 Some(Mirror::restore(cluster.clone(), configuration, told.clone()))
             });
+        let configs = || snapshot.shards.iter().map(|shard| shard.manager().config());
+        let ports = configs().map(|config| config.address.port());
+        let mut places = configs().next().map(|c| c.cluster.backends.clone()).unwrap_or_default();
+        if settings.same_port {
+            let configured = settings.cluster.backends(|host| self.addresses_of(host));
+            for place in &mut places {
+                let its = configured.iter().find(|other| other.address.ip() == place.address.ip());
+                place.address = its.map_or(place.address, |its| its.address);
+            }
+        }
         Ok(BoundListener {
             shards: Vec::new(),
             settings: settings.clone(),
             address: snapshot.address,
             flows_max: 0,
+            ports: if settings.last_port.is_some() { ports.collect() } else { Vec::new() },
+            places,
+            former_places: Vec::new(),
             sockets: Vec::new(),
             name: settings.name.as_str().into(),
             buffers: Buffers::of(settings),

@@ -1,0 +1,152 @@
+//! Listeners with a range of ports: each port is served, and all of them are one listener.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use flowgate_tests::e2e::Peer;
+use flowgate_tests::process::{ConfigFile, Process, output};
+
+const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
+
+/// A loopback address that no other test uses, so that all of its ports are free.
+fn own_address() -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(1);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let process = std::process::id();
+    format!(
+        "127.{}.{}.{}",
+        100 + process / 65_536 % 100,
+        process / 256 % 256,
+        (process % 128) * 2 + number % 2
+    )
+}
+
+fn config(address: &str, ports: &str, listener: &str, cluster: &str) -> String {
+    format!(
+        "[[listener]]\nname = \"media\"\naddress = \"{address}:{ports}\"\ncluster = \"relays\"\n{listener}\n\
+         [cluster.relays]\n{cluster}\n"
+    )
+}
+
+/// Asks from a client of its own, and returns the client and what the backend saw.
+#[track_caller]
+fn ask(client: &Peer, to: SocketAddr, backend: &Peer) -> SocketAddr {
+    client.send_to(b"question", to);
+    let question = backend.answer(b"answer");
+    assert_eq!(question.bytes, b"question");
+    let answer = client.receive();
+    assert_eq!((&answer.bytes[..], answer.from), (&b"answer"[..], to));
+    question.from
+}
+
+#[test]
+fn a_thousand_ports_are_one_listener_and_keep_flows_at_reload_and_upgrade() {
+    let (address, backend) = (own_address(), Peer::v4());
+    let cluster = format!("backends = [\"{}\"]", backend.address());
+    let toml = config(&address, "20000-20999", "max_flows = 5000", &cluster);
+    let start = Instant::now();
+    let mut flowgate = Process::run(FLOWGATE, &toml);
+    let line = flowgate.line("listening");
+    assert!(line.contains(&format!("address={address}:20000-20999")), "{line}");
+    flowgate.line("started");
+    println!("1,000 ports are served after {:?}", start.elapsed());
+
+    let at = |port: u16| SocketAddr::new(address.parse().unwrap(), port);
+    let ports = [20_000, 20_001, 20_500, 20_999];
+    let clients: Vec<Peer> = ports.iter().map(|_| Peer::v4()).collect();
+    let ask_all = || -> Vec<SocketAddr> {
+        let each = clients.iter().zip(ports);
+        each.map(|(client, port)| ask(client, at(port), &backend)).collect()
+    };
+    let before = ask_all();
+    let status = flowgate.ask_json(&["status"]);
+    let listeners = status["listeners"].as_array().expect("listeners");
+    assert_eq!(listeners.len(), 1);
+    assert_eq!(
+        (&listeners[0]["name"], &listeners[0]["flows_active"]),
+        (&"media".into(), &4.into())
+    );
+    assert_eq!(listeners[0]["flows_max"], 5000);
+    assert_eq!(status["clusters"][0]["backends"][0]["datagrams_to"], 4);
+
+    flowgate.reload(&toml.replace("max_flows = 5000", "max_flows = 4000"));
+    assert_eq!(ask_all(), before);
+    flowgate.upgrade(&[]);
+    assert_eq!(ask_all(), before);
+    let status = flowgate.ask_json(&["status"]);
+    assert_eq!(status["listeners"][0]["flows_max"], 4000);
+    assert_eq!(status["listeners"][0]["flows_active"], 4);
+    assert_eq!(status["clusters"][0]["backends"][0]["datagrams_to"], 12);
+
+    // A name that a port beyond the range has would be another listener.
+    let next = Peer::bind(&format!("{address}:21000"));
+    next.send_to(b"nobody listens here", at(21_001));
+}
+
+#[test]
+fn datagrams_go_to_the_port_that_they_came_to_if_that_is_wanted() {
+    let (address, host) = (own_address(), own_address());
+    let relays: Vec<Peer> =
+        (30_000..30_003).map(|port| Peer::bind(&format!("{host}:{port}"))).collect();
+    let cluster = format!("backends = [\"{host}:9\"]");
+    let toml = config(&address, "30000-30002", "backend_port = \"same\"", &cluster);
+    let mut flowgate = Process::run(FLOWGATE, &toml);
+    flowgate.line("started");
+    let clients: Vec<Peer> = relays.iter().map(|_| Peer::v4()).collect();
+    let ask_all = || -> Vec<SocketAddr> {
+        let each = clients.iter().zip(&relays);
+        let each = each.map(|(client, relay)| {
+            ask(client, SocketAddr::new(address.parse().unwrap(), relay.address().port()), relay)
+        });
+        each.collect()
+    };
+    let before = ask_all();
+    let status = flowgate.ask_json(&["status"]);
+    let backend = &status["clusters"][0]["backends"][0];
+    assert_eq!(backend["address"], format!("{host}:9"));
+    assert_eq!((&backend["datagrams_to"], &backend["state"]), (&3.into(), &"up".into()));
+    flowgate.upgrade(&[]);
+    assert_eq!(ask_all(), before);
+    // What is said of the backend is said of it at every port.
+    assert!(flowgate.ask(&["drain", &format!("relays/{host}:9")]).status.success());
+    let status = flowgate.ask_json(&["status"]);
+    assert_eq!(status["clusters"][0]["backends"][0]["state"], "draining");
+    assert_eq!(ask_all(), before);
+}
+
+#[test]
+fn ranges_that_overlap_or_make_no_sense_are_refused() {
+    let refused = |toml: &str| {
+        let file = ConfigFile::new(toml);
+        let output = output(FLOWGATE, &["check", file.path()]);
+        assert_eq!(output.status.code(), Some(1), "{toml}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let cluster = "backends = [\"10.0.0.1:53\", \"10.0.0.1:54\"]";
+    for ports in ["20000-19999", "20000-20000", "0-9", "20000-30000", "20000-"] {
+        let said = refused(&config("127.0.0.1", ports, "", cluster));
+        assert!(said.contains("listener[0].address: found"), "{ports}: {said}");
+    }
+    let two = format!(
+        "[[listener]]\naddress = \"127.0.0.1:20005\"\ncluster = \"relays\"\n{}",
+        config("127.0.0.1", "20000-20009", "", cluster)
+    );
+    assert!(refused(&two).contains("listener[1].address: found"));
+    for (listener, cluster, key) in [
+        ("accept = \"connected\"", cluster, "accept"),
+        ("backend_port = \"same\"", cluster, "backend_port"),
+        (
+            "backend_port = \"same\"",
+            "balance = \"maglev\"\nbackends = [\"10.0.0.1:53\"]",
+            "backend_port",
+        ),
+    ] {
+        let said = refused(&config("127.0.0.1", "20000-20009", listener, cluster));
+        assert!(said.contains(&format!("listener[0].{key}: found")), "{said}");
+    }
+    let single = "backends = [\"10.0.0.1:53\"]";
+    assert!(
+        refused(&config("127.0.0.1", "20000", "backend_port = \"same\"", single)).contains("range")
+    );
+}
