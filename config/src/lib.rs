@@ -66,6 +66,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowgate_core::config::{Accept, BackendConfig, ClusterConfig, ManagerConfig};
+use flowgate_core::route::Routes;
 use ipnet::IpNet;
 use toml::de::DeTable;
 
@@ -198,6 +199,11 @@ pub struct Listener {
     pub v6_only: bool,
     /// The cluster that serves it: one of [`Config::clusters`].
     pub cluster: Arc<Cluster>,
+    /// Clients that other clusters serve, which [`Config::clusters`] has under these names.
+    pub routes: Routes<String>,
+    /// The name of the listener that it gets its clients from: it has no address of its own, and is one
+    /// of that one's routes.
+    pub routed_from: Option<String>,
     /// The most flows alive at once, over all workers. None: as many as file descriptors allow.
     pub max_flows: Option<NonZeroU32>,
     /// The longest datagram in bytes that is forwarded, either way: 1 to 65,507.

@@ -112,6 +112,7 @@ pub mod probe;
 pub mod proxy_protocol;
 pub mod random;
 mod reason;
+pub mod route;
 #[cfg(feature = "serde")]
 pub mod snapshot;
 mod time;

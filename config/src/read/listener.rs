@@ -3,9 +3,11 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use bytesize::ByteSize;
 use flowgate_core::config::{Accept, Balance, MAX_FLOWS, Mode, Source};
+use flowgate_core::route::Routes;
 use ipnet::IpNet;
 
 use super::cluster::Clusters;
@@ -30,6 +32,7 @@ pub(super) fn listeners(item: &Item<'_>, clusters: &Clusters) -> Option<Vec<List
     let listeners = item.list(TABLES, |item| {
         item.table(TABLES, |table| listener(table, clusters, &mut names, &mut addresses))
     })?;
+    let listeners: Vec<_> = listeners.into_iter().flatten().collect();
     if listeners.is_empty() { item.refuse(TABLES) } else { Some(listeners) }
 }
 
@@ -38,7 +41,7 @@ fn listener(
     clusters: &Clusters,
     names: &mut Claims<String>,
     addresses: &mut Claims<SocketAddr>,
-) -> Option<Listener> {
+) -> Option<Vec<Listener>> {
     let range = table.require("address", listen_addresses);
     let last_port = range.value.and_then(|(_, last)| last);
     let address = Field { value: range.value.map(|(address, _)| address), item: range.item };
@@ -81,6 +84,28 @@ fn listener(
          would be another one for each port",
     );
     let same_port = same_port.or(false);
+    let routes = routes(table, clusters);
+    let routes = routes.when(
+        |routes| routes.is_empty() || accept_proxy_protocol.is_empty(),
+        "nothing beside accept_proxy_protocol: whom a header names is known too late",
+    );
+    let routes = routes.when(
+        |routes| routes.is_empty() || accept == Accept::Shared,
+        "nothing beside another value of accept than shared",
+    );
+    let routes = routes.when(
+        |routes| {
+            routes.iter().all(|(_, cluster)| {
+                can_pose(address.value, v6_only, cluster)
+                    && !sends_to_itself(address.value, last_port, v6_only, cluster, clusters)
+            })
+        },
+        "clusters that could serve the listener by themselves",
+    );
+    if routes.is_refused() {
+        return None;
+    }
+    let routes = routes.or(Vec::new());
     let allow = table.get("allow", networks).or(vec![]);
     let deny = table.get("deny", networks).or(vec![]);
 
@@ -94,7 +119,11 @@ fn listener(
     if all_new {
         names.claim(named.clone(), &name.item, "a name that no other listener has");
     }
-    Some(Listener {
+    let listener = Listener {
+        routes: Routes::new(
+            routes.iter().map(|(from, cluster)| (from.clone(), cluster.name.clone())).collect(),
+        ),
+        routed_from: None,
         name: named,
         address: at,
         last_port,
@@ -109,6 +138,44 @@ fn listener(
         accept,
         allow,
         deny,
+    };
+    let mut all = vec![listener];
+    for (_, cluster) in routes {
+        if all.iter().all(|listener| listener.cluster.name != cluster.name) {
+            let child = routed(&all[0], cluster);
+            names.claim(child.name.clone(), &name.item, "a name that no other listener has");
+            all.push(child);
+        }
+    }
+    Some(all)
+}
+
+/// What serves those of a listener's clients that a route has for another cluster.
+fn routed(listener: &Listener, cluster: Arc<Cluster>) -> Listener {
+    Listener {
+        name: format!("{}/{}", listener.name, cluster.name),
+        cluster,
+        routes: Routes::default(),
+        routed_from: Some(listener.name.clone()),
+        ..listener.clone()
+    }
+}
+
+/// `[[listener.route]]`: networks of clients, and the clusters that serve them.
+fn routes<'t>(
+    table: &'t Table<'_>,
+    clusters: &Clusters,
+) -> Field<'t, Vec<(Vec<IpNet>, Arc<Cluster>)>> {
+    const ROUTES: &str = "[[listener.route]] tables with `from` and `cluster`";
+    table.get("route", |item| {
+        item.list(ROUTES, |item| {
+            item.table(ROUTES, |table| {
+                let from = table.require("from", networks);
+                let from = from.when(|from| !from.is_empty(), "one or more networks");
+                let cluster = table.require("cluster", |item| clusters.named(item));
+                Some((from.value?, cluster.value?))
+            })
+        })
     })
 }
 

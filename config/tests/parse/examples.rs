@@ -240,6 +240,8 @@ fn a_full_example_sets_every_supported_key() {
         Listener {
             name: "dns".into(),
             address: address("[::]:53"),
+            routes: flowgate_core::route::Routes::default(),
+            routed_from: None,
             last_port: None,
             same_port: false,
             v6_only: true,

@@ -6,7 +6,7 @@ mod payload;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
-use flowgate_config::{Cluster, Listener};
+use flowgate_config::{Cluster, Config, Listener};
 use flowgate_core::backend::{Backend, Backends};
 use flowgate_core::balance::Balancer;
 use flowgate_core::config::{Affinity, Balance, ClusterConfig, Mode, ReplyFrom, Source};
@@ -49,7 +49,8 @@ pub(super) fn run(
     let all: Vec<_> = config
         .listeners
         .iter()
-        .map(|listener| explain_listener(listener, client, payload))
+        .filter(|listener| listener.routed_from.is_none())
+        .map(|listener| explain_listener(&config, listener, client, payload))
         .collect();
     if json {
         let document = serde_json::json!({ "client": describe_client(client), "listeners": all });
@@ -68,6 +69,7 @@ pub(super) fn run(
 
 /// What becomes of a client's datagrams at a listener.
 fn explain_listener(
+    config: &Config,
     listener: &Listener,
     client: SocketAddr,
     payload: Option<&Payload>,
@@ -96,6 +98,13 @@ fn explain_listener(
         because.push(line);
         return explanation;
     }
+    let routed = listener.routes.of(ip);
+    if let Some(cluster) = routed {
+        because.push(format!("by the first route that has it, to cluster {cluster:?}"));
+    }
+    let routed = routed.and_then(|cluster| config.cluster(cluster));
+    let listener =
+        &Listener { cluster: routed.unwrap_or(&listener.cluster).clone(), ..listener.clone() };
     explanation.cluster = Some(listener.cluster.name.clone());
     let (backend, lines) = explain(&listener.cluster, client, payload);
     explanation.backend = backend;

@@ -62,6 +62,9 @@ pub enum StartError {
     /// Clients cannot have sockets of their own.
     #[error(transparent)]
     Accept(#[from] AcceptError),
+    /// A route is new for a listener whose sockets are another process's yet.
+    #[error("listener {0:?}: a route cannot be added by an upgrade; reload first, then upgrade")]
+    Route(String),
     /// There is no way to receive datagrams.
     #[error("this system has no recvmmsg: {0}; allow it in the sandbox (seccomp), or use Linux")]
     Receive(io::Error),

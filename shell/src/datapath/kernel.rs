@@ -231,6 +231,11 @@ impl Socket {
         Self { fd, v6, is_deaf: true, _lease: None }
     }
 
+    /// Whether what arrives at it is thrown away, or is another's to read.
+    pub const fn is_deaf(&self) -> bool {
+        self.is_deaf
+    }
+
     /// Whether it is of IPv6.
     pub const fn is_v6(&self) -> bool {
         self.v6

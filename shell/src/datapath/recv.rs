@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use flowgate_core::route::Routes;
 use flowgate_core::{
     Burst, Direction, DropReason, Instant, ManagerInput, NetworkError, UdpManager, UpstreamId,
 };
@@ -46,6 +47,10 @@ pub(super) struct Reading<'a, 't> {
     pub(super) tick: &'a mut Tick<'t>,
     /// How much it has read.
     pub(super) bytes: usize,
+    /// The shards that serve some of the listener's clients.
+    pub(super) routes: Option<&'a Routes<u32>>,
+    /// What is for them.
+    pub(super) routed: &'a mut Vec<(u32, ManagerInput<'t>)>,
     pub(super) now: Instant,
 }
 
@@ -107,6 +112,12 @@ impl<'t> Reading<'_, 't> {
                 },
                 Err(reason) => unusable(&datagrams, Direction::ToBackend, reason),
             };
+            if let (Some(routes), ManagerInput::ClientBurst { source, .. }) = (self.routes, input)
+                && let Some(shard) = routes.of(source.ip())
+            {
+                self.routed.push((*shard, input));
+                continue;
+            }
             dispatch.decide(self.manager, input, self.now);
         }
         is_drained

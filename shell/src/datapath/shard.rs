@@ -3,7 +3,9 @@
 mod adopt;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use flowgate_core::route::Routes;
 use flowgate_core::{
     Deadline, Direction, FlowRecord, Instant, ManagerInput, PreparedConfig, UdpManager, UpstreamId,
 };
@@ -39,6 +41,10 @@ pub struct Shard<K: Kernel> {
     /// at most once.
     ready: VecDeque<Ready>,
     is_listener_ready: bool,
+    /// Whether another shard reads its listener, and passes on what it is to have.
+    is_deaf: bool,
+    /// The shards that serve some of its clients, by their numbers.
+    routes: Option<Arc<Routes<u32>>>,
     /// Whether the listener's buffer was half full when it was read last.
     is_behind: bool,
     scratch: Scratch,
@@ -75,6 +81,8 @@ impl<K: Kernel> Shard<K> {
             sockets,
             ready: VecDeque::with_capacity(room),
             is_listener_ready: false,
+            is_deaf: false,
+            routes: None,
             is_behind: false,
             scratch: Scratch::default(),
             unwatched_from: None,
@@ -85,6 +93,21 @@ impl<K: Kernel> Shard<K> {
     /// what comes for many clients at the listener may come back for one.
     pub const fn set_receive_buffer(&mut self, bytes: usize) {
         self.sockets.receive_buffer = bytes;
+    }
+
+    /// Leaves it to another shard to read the listener.
+    pub const fn set_deaf(&mut self, is_deaf: bool) {
+        self.is_deaf = is_deaf;
+    }
+
+    /// Has other shards serve some of its clients from now on, or none.
+    pub fn set_routes(&mut self, routes: Option<Arc<Routes<u32>>>) {
+        self.routes = routes;
+    }
+
+    /// Whether other shards serve some of its clients.
+    pub const fn has_routes(&self) -> bool {
+        self.routes.is_some()
     }
 
     /// The manager, for its counters and flows.
@@ -236,6 +259,7 @@ impl<K: Kernel> Shard<K> {
         match token {
             // Egress sockets are deaf.
             Token::Wake | Token::Addresses | Token::EgressSocket { .. } => {}
+            Token::Listener { .. } if self.is_deaf => {}
             Token::Listener { .. } => {
                 if !std::mem::replace(&mut self.is_listener_ready, true) {
                     self.ready.push_back(Ready::Listener);
@@ -262,6 +286,20 @@ impl<K: Kernel> Shard<K> {
     /// Reads from the sockets that are ready, one batch from each in turn, as much as the arena
     /// holds; lets the manager decide on each burst; sends all of it.
     pub fn tick(&mut self, kernel: &mut K, arena: &mut Arena, now: Instant) {
+        let mut routed = Vec::new();
+        self.tick_routed(kernel, arena, &mut routed, now);
+        self.take_in(routed.into_iter().map(|(_, input)| input), kernel, now);
+    }
+
+    /// The same where other shards serve some of its clients: what those sent is for them, and left in
+    /// `routed` with their numbers.
+    pub fn tick_routed<'t>(
+        &mut self,
+        kernel: &mut K,
+        arena: &'t mut Arena,
+        routed: &mut Vec<(u32, ManagerInput<'t>)>,
+        now: Instant,
+    ) {
         let mut tick = arena.begin();
         let scratch = std::mem::take(&mut self.scratch);
         let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
@@ -269,7 +307,14 @@ impl<K: Kernel> Shard<K> {
             let is_behind = std::mem::take(&mut self.is_behind);
             dispatch.decide(&mut self.manager, ManagerInput::Reading { is_behind }, now);
         }
-        let mut reading = Reading { manager: &mut self.manager, tick: &mut tick, bytes: 0, now };
+        let mut reading = Reading {
+            manager: &mut self.manager,
+            tick: &mut tick,
+            bytes: 0,
+            routes: self.routes.as_deref(),
+            routed,
+            now,
+        };
         let mut fetched = 0;
         reading.close_parting(&mut dispatch);
         while reading.has_room() {
@@ -310,6 +355,26 @@ impl<K: Kernel> Shard<K> {
         }
         if let Some(mirror) = &mut self.mirror {
             dispatch.pass_on_mirrored(|input, out| out.decide(mirror, input, now));
+        }
+        self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
+    }
+
+    /// Takes in what clients sent that another shard has read.
+    pub fn take_in<'t>(
+        &mut self,
+        inputs: impl IntoIterator<Item = ManagerInput<'t>>,
+        kernel: &mut K,
+        now: Instant,
+    ) {
+        let mut inputs = inputs.into_iter().peekable();
+        if inputs.peek().is_none() {
+            return;
+        }
+        let scratch = std::mem::take(&mut self.scratch);
+        let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
+        inputs.for_each(|input| dispatch.decide(&mut self.manager, input, now));
+        if let Some(mirror) = &mut self.mirror {
+            dispatch.pass_on_mirrored(|input, out| mirror.handle_input(input, now, out));
         }
         self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
     }

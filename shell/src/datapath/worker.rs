@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
+use flowgate_core::route::Routes;
 use flowgate_core::{BackendEvent, BackendId, Instant, ManagerInput, PreparedConfig, UdpManager};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
@@ -83,6 +84,13 @@ pub enum Command {
         buffers: Buffers,
         /// What its manager is told to do.
         configuration: Box<PreparedConfig>,
+    },
+    /// Have other shards serve some clients of a shard, or none.
+    SetRoutes {
+        /// The shard.
+        shard: u32,
+        /// Which clients, and the numbers of the shards.
+        routes: Option<Arc<Routes<u32>>>,
     },
     /// Work with another mirror, or with none.
     SetMirror {
@@ -242,12 +250,21 @@ impl Worker {
             self.take_events(now)?;
             // There may be more events than fit, and the poll has yet to tell of what is watched again.
             let mut is_left = self.events.iter().count() == EVENTS;
-            for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
+            for number in 0..self.shards.len() {
+                let Some(NamedShard { shard, .. }) = &mut self.shards[number] else { continue };
                 is_left |= shard.watch_more(&self.kernel)?;
-                if shard.has_work() {
-                    shard.tick(&mut self.kernel, &mut self.arena, now);
+                if !shard.has_work() {
+                    continue;
                 }
-                is_left |= shard.has_work();
+                if shard.has_routes() {
+                    let mut routed = Vec::new();
+                    shard.tick_routed(&mut self.kernel, &mut self.arena, &mut routed, now);
+                    is_left |= shard.has_work();
+                    pass_on(&mut self.shards, number, routed, &mut self.kernel, now);
+                } else {
+                    shard.tick(&mut self.kernel, &mut self.arena, now);
+                    is_left |= shard.has_work();
+                }
             }
             if self.is_timeout_due(now) {
                 let is_first = self.held_since.is_none();
@@ -348,6 +365,11 @@ impl Worker {
             Command::AddShard { shard, name, socket, manager } => {
                 self.add_shard(shard, name, socket, *manager, now)?;
             }
+            Command::SetRoutes { shard, routes } => {
+                if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
+                    shard.set_routes(routes);
+                }
+            }
             Command::Adopt { shard, name, adopted } => self.adopt(shard, name, *adopted, now)?,
             Command::Release(reply) => {
                 self.log_flows();
@@ -443,7 +465,9 @@ impl Worker {
         now: Instant,
     ) -> io::Result<()> {
         self.kernel.watch(&listener, Token::Listener { shard: number }, false)?;
+        let is_deaf = listener.is_deaf();
         let mut shard = Shard::new(number, listener, manager);
+        shard.set_deaf(is_deaf);
         match_buffers(&mut shard);
         shard.open_egress_sockets(&mut self.kernel, now);
         self.place(number, NamedShard { name, shard, state_changes: 0 });
@@ -458,6 +482,7 @@ impl Worker {
         now: Instant,
     ) -> io::Result<()> {
         let Adopted { mut shard, missing } = adopted;
+        shard.set_deaf(shard.listener().is_deaf());
         match_buffers(&mut shard);
         shard.begin(missing, &mut self.kernel, now)?;
         self.place(number, NamedShard { name, shard, state_changes: 0 });
@@ -545,4 +570,24 @@ fn report_of(shard: &Shard<Linux>) -> ShardReport {
     // Kernels before 4.12 do not tell.
     let drops = sockopt::receive_drops(shard.listener().as_fd()).unwrap_or(0);
     ShardReport::of(shard, u64::from(drops) + shard.clients().drops)
+}
+
+/// Gives other shards what a shard has read for them, in order. What is for one that is gone is for
+/// whoever has read it.
+fn pass_on<'t>(
+    shards: &mut [Option<NamedShard>],
+    reader: usize,
+    mut routed: Vec<(u32, ManagerInput<'t>)>,
+    kernel: &mut Linux,
+    now: Instant,
+) {
+    while let Some(&(next, _)) = routed.first() {
+        let (its, others): (Vec<_>, Vec<_>) = routed.into_iter().partition(|(to, _)| *to == next);
+        let is_there = matches!(shards.get(next as usize), Some(Some(_)));
+        let to = if is_there { next as usize } else { reader };
+        if let Some(Some(NamedShard { shard, .. })) = shards.get_mut(to) {
+            shard.take_in(its.into_iter().map(|(_, input)| input), kernel, now);
+        }
+        routed = others;
+    }
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, mpsc};
 
 use flowgate_config::{Config, FlowLog, Listener};
 use flowgate_core::config::{Accept, BackendConfig, MAX_FLOWS, ManagerConfig};
+use flowgate_core::route::Routes;
 use flowgate_core::{PreparedConfig, UdpManager};
 use tracing::{info, warn};
 
@@ -18,6 +19,7 @@ use super::ask::Figures;
 use super::{BoundListener, Server, StartError, backend_index, command_shards};
 use crate::control::service_state::ServiceState;
 use crate::control::{accept, reach, source};
+use crate::datapath::kernel::Socket;
 use crate::datapath::listener::{self, Buffers};
 use crate::datapath::worker::Command;
 use crate::sys::{errno, mmsg, process, sockopt};
@@ -82,6 +84,53 @@ impl Server {
         self.clusters.clone_from(&config.clusters);
         self.record_flows = config.log.flows != FlowLog::Off;
         self.reconfigure();
+        self.set_routes();
+    }
+
+    /// Has the listeners pass on what is for the clusters of their routes.
+    pub(super) fn set_routes(&self) {
+        for listener in self.listeners.iter().filter(|l| l.settings.routed_from.is_none()) {
+            let routes = &listener.settings.routes;
+            let shards_of = |cluster: &str| {
+                let is_its = |other: &&BoundListener| {
+                    other.settings.cluster.name == cluster
+                        && other.settings.routed_from.as_ref() == Some(&listener.settings.name)
+                };
+                self.listeners.iter().find(is_its).map_or(&listener.shards, |other| &other.shards)
+            };
+            command_shards(&self.workers, &listener.shards, |place, shard| {
+                let target = |cluster: &String| shards_of(cluster).get(place).copied();
+                let all = routes.iter().filter_map(|(from, to)| Some((from.clone(), target(to)?)));
+                let routes = Routes::new(all.collect());
+                let routes = (!routes.is_empty()).then(|| Arc::new(routes));
+                Command::SetRoutes { shard, routes }
+            });
+        }
+    }
+
+    /// Copies of the sockets of the listener that a route is of.
+    fn copies(
+        &self,
+        config: &Config,
+        fresh: &[BoundListener],
+        parent: &str,
+    ) -> Result<(SocketAddr, Vec<u16>, Vec<Socket>), StartError> {
+        let missing = || StartError::Route(parent.to_owned());
+        let v6 = |l: &BoundListener| l.address.is_ipv6();
+        if let Some(parent) = fresh.iter().find(|l| l.settings.name == parent) {
+            let copy = |(socket, _): &(Socket, u64)| socket.as_fd().try_clone_to_owned();
+            let copies = parent.sockets.iter().map(copy).collect::<Result<Vec<_>, _>>()?;
+            let copies = copies.into_iter().map(|fd| Socket::deaf(fd, v6(parent)));
+            return Ok((parent.address, parent.ports.clone(), copies.collect()));
+        }
+        let settings = config.listener(parent).ok_or_else(missing)?;
+        let parent = self.listeners.iter().find(|l| l.can_serve(settings)).ok_or_else(missing)?;
+        let copies = parent.take_its(&mut self.ask(Command::Listeners));
+        if copies.len() != parent.shards.len() {
+            return Err(missing());
+        }
+        let copies = copies.into_iter().map(|fd| Socket::deaf(fd, v6(parent)));
+        Ok((parent.address, parent.ports.clone(), copies.collect()))
     }
 
     /// Binds what the configuration has and we have not.
@@ -91,6 +140,15 @@ impl Server {
         for settings in &config.listeners {
             if let Some(place) = kept.iter().position(|listener| listener.can_serve(settings)) {
                 kept.remove(place);
+                continue;
+            }
+            if let Some(parent) = &settings.routed_from {
+                let (address, ports, copies) = self.copies(config, &fresh, parent)?;
+                let mut sockets = Vec::new();
+                for copy in copies {
+                    sockets.push((copy, process::random_seed()?));
+                }
+                fresh.push(BoundListener::new(settings, address, ports, sockets));
                 continue;
             }
             let with_family = |l: &BoundListener| l.addresses().collect::<Vec<_>>();
@@ -122,21 +180,7 @@ impl Server {
                 }
             }
             let address = address.unwrap_or(settings.address);
-            fresh.push(BoundListener {
-                shards: Vec::new(),
-                settings: settings.clone(),
-                address,
-                flows_max: 0,
-                ports,
-                places: Vec::new(),
-                former_places: Vec::new(),
-                sockets,
-                name: settings.name.as_str().into(),
-                buffers: Buffers::of(settings),
-                configurations: Vec::new(),
-                told: Vec::new(),
-                mirror: None,
-            });
+            fresh.push(BoundListener::new(settings, address, ports, sockets));
         }
         Ok(fresh)
     }
@@ -334,12 +378,37 @@ impl Server {
 }
 
 impl BoundListener {
+    /// One that no worker knows yet.
+    fn new(
+        settings: &Listener,
+        address: SocketAddr,
+        ports: Vec<u16>,
+        sockets: Vec<(Socket, u64)>,
+    ) -> Self {
+        Self {
+            shards: Vec::new(),
+            settings: settings.clone(),
+            address,
+            flows_max: 0,
+            ports,
+            places: Vec::new(),
+            former_places: Vec::new(),
+            sockets,
+            name: settings.name.as_str().into(),
+            buffers: Buffers::of(settings),
+            configurations: Vec::new(),
+            told: Vec::new(),
+            mirror: None,
+        }
+    }
+
     /// Whether its socket is what a configuration asks for.
     fn can_serve(&self, settings: &Listener) -> bool {
         let ours = &self.settings;
         let is_same_port_0 = settings.address.port() != 0 || ours.name == settings.name;
         let place = |l: &Listener| (l.address, l.last_port, l.same_port, l.v6_only);
-        place(ours) == place(settings) && is_same_port_0
+        let cluster = |l: &Listener| l.routed_from.as_ref().map(|_| l.cluster.name.clone());
+        place(ours) == place(settings) && cluster(ours) == cluster(settings) && is_same_port_0
     }
 
     /// The backends that its managers know, each in its place.

@@ -11,7 +11,7 @@ use flowgate_core::snapshot::RestoreError;
 use super::mirrors::Mirror;
 use super::service_states::ServiceStates;
 use super::{BoundListener, Server, StartError, worker_of};
-use crate::datapath::kernel::Linux;
+use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::listener::{self, Buffers};
 use crate::datapath::shard::Shard;
 use crate::datapath::worker::{Adopted, Command};
@@ -98,7 +98,8 @@ impl Server {
     /// Copies of the sockets of all listeners.
     pub fn listeners(&self) -> Vec<OwnedFd> {
         let mut all = self.ask(Command::Listeners);
-        self.listeners.iter().flat_map(|listener| listener.take_its(&mut all)).collect()
+        let with_sockets = self.listeners.iter().filter(|l| l.settings.routed_from.is_none());
+        with_sockets.flat_map(|listener| listener.take_its(&mut all)).collect()
     }
 
     /// Lets go of all shards, and says what it was: nobody serves them, and what comes for them waits
@@ -173,7 +174,7 @@ impl Server {
         self.clusters.clone_from(&config.clusters);
 
         let mut descriptors = descriptors.into_iter();
-        let mut groups = Vec::new();
+        let mut groups: Vec<Vec<Socket>> = Vec::new();
         for (listener, settings) in snapshot.listeners.iter().zip(&config.listeners) {
             let bound = descriptors.by_ref().take(listener.shards.len()).flatten().collect();
             let settings = Listener { address: listener.address, ..settings.clone() };
@@ -181,6 +182,19 @@ impl Server {
             let others = all.map(|(other, settings)| (other.address, settings.v6_only));
             let others = others.filter(|(other, _)| *other != listener.address);
             let count = listener.shards.len();
+            if let Some(parent) = &settings.routed_from {
+                // They are the sockets of the listener that it is a route of.
+                let parent = config.listeners.iter().position(|l| l.name == *parent);
+                let sockets: &[Socket] =
+                    parent.and_then(|p| groups.get(p)).map_or(&[][..], Vec::as_slice);
+                let copies = sockets.iter().map(|socket| {
+                    let copy = socket.as_fd().try_clone_to_owned();
+                    copy.map(|fd| Socket::deaf(fd, socket.is_v6()))
+                });
+                let copies = copies.collect::<Result<Vec<_>, _>>();
+                groups.push(copies.map_err(StartError::from)?);
+                continue;
+            }
             let group = match settings.last_port {
                 Some(_) => listener::all_passed_on(&settings, count, bound),
                 None => listener::complete(&settings, count, others, bound),
@@ -269,13 +283,14 @@ impl Server {
                 self.workers[worker].command(Command::Adopt { shard, name, adopted });
             }
         }
+        self.set_routes();
         self.acknowledged();
     }
 }
 
 impl BoundListener {
     /// What is there for its shards, in their order.
-    fn take_its<T>(&self, of_shards: &mut HashMap<u32, T>) -> Vec<T> {
+    pub(super) fn take_its<T>(&self, of_shards: &mut HashMap<u32, T>) -> Vec<T> {
         self.shards.iter().filter_map(|shard| of_shards.remove(shard)).collect()
     }
 }
