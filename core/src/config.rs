@@ -180,7 +180,7 @@ impl Mode {
     }
 
     /// What its flows are like: those of one kind are none of another's.
-    pub(crate) fn kind(self) -> impl PartialEq {
+    pub fn kind(self) -> impl PartialEq {
         let is_hedged = matches!(self, Self::FanOut { reply_from: ReplyFrom::First });
         (core::mem::discriminant(&self), is_hedged, self.has_flows())
     }

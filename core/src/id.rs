@@ -21,7 +21,8 @@ pub struct FlowId {
 pub(crate) const BRANCH: u32 = 1;
 
 impl FlowId {
-    pub(crate) const fn new(index: u32, generation: u32) -> Self {
+    /// Names the flow of a slot and generation, for whoever has written them down.
+    pub const fn new(index: u32, generation: u32) -> Self {
         Self { index, generation }
     }
 

@@ -4,9 +4,12 @@ mod ask;
 mod check;
 mod columns;
 mod demo;
+mod diff;
 mod explain;
 mod flows;
 mod human;
+mod record;
+mod replay;
 mod run;
 mod status;
 mod top;
@@ -104,6 +107,12 @@ enum Command {
     Stop(ask::StopArguments),
     /// Watch a running Flowgate live in the terminal
     Top(top::TopArguments),
+    /// What another configuration changes, and what it would have made of recorded traffic
+    Diff(diff::DiffArguments),
+    /// Record what a running Flowgate is told, to be replayed
+    Record(record::RecordArguments),
+    /// Play a recording or a capture through the core, by the same or another configuration
+    Replay(replay::ReplayArguments),
     /// Tell live what a running Flowgate decides on which datagrams
     Trace(trace::TraceArguments),
     /// Print the version
@@ -153,6 +162,9 @@ pub fn main() -> ExitCode {
         Command::Snapshot(arguments) => ask::snapshot(&arguments),
         Command::Stop(arguments) => ask::stop(&arguments),
         Command::Top(arguments) => top::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
+        Command::Record(arguments) => record::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Version => {
             println!("flowgate {}", env!("CARGO_PKG_VERSION"));

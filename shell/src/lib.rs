@@ -10,6 +10,7 @@
 //! | [`admin`] | the control socket, metrics and the status page |
 //! | [`handover`] | giving everything to a new process, and taking it over from an old one |
 //! | [`observe`] | watching the managers at work: `flowgate trace` |
+//! | [`recording`] | what managers were told, in a file, and told again |
 //! | [`cli`] | the command line |
 //!
 //! `LIFECYCLE.md` tells the life of a flow step by step.
@@ -20,4 +21,5 @@ pub mod control;
 pub mod datapath;
 pub mod handover;
 pub mod observe;
+pub mod recording;
 pub mod sys;

@@ -9,10 +9,13 @@
 //! |---|---|
 //! | [`tap`] | where taps are, and what each is told |
 //! | [`trace`] | the tap of `flowgate trace` |
+//! | [`record`] | the tap of `flowgate record` |
 //! | [`event`] | what a trace says, as JSON and in words |
 //! | [`pcapng`] | the same as a capture for Wireshark |
 
 pub mod event;
+mod feed;
 pub mod pcapng;
+pub mod record;
 pub mod tap;
 pub mod trace;

@@ -6,6 +6,7 @@
 mod affinity;
 mod proxy;
 mod proxy_accept;
+mod recording;
 mod snapshot;
 mod transactions;
 
@@ -23,6 +24,7 @@ use crate::sim::run_bytes;
 pub use affinity::affinity;
 pub use proxy::proxy_header;
 pub use proxy_accept::proxy_accept;
+pub use recording::{capture, recording};
 pub use snapshot::snapshot;
 pub use transactions::transactions;
 
@@ -30,7 +32,9 @@ pub use transactions::transactions;
 pub type Body = fn(&[u8]);
 
 /// Every target by the name of its corpus.
-pub const TARGETS: [(&str, Body); 11] = [
+pub const TARGETS: [(&str, Body); 13] = [
+    ("recording", recording),
+    ("capture", capture),
     ("manager", manager),
     ("configuration", configuration),
     ("control_messages", control_messages),

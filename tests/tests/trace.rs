@@ -115,7 +115,7 @@ fn what_cannot_be_traced_is_refused_with_the_reason() {
         (0..4).map(|_| Trace::begin(&flowgate, &["--backend", &backend])).collect();
     let output = flowgate.ask(&["trace"]);
     let complaints = String::from_utf8_lossy(&output.stderr);
-    assert!(complaints.contains("there are 4 traces already"), "{complaints}");
+    assert!(complaints.contains("there are 4 traces and recordings already"), "{complaints}");
     drop(traces);
     eventually("there is room for another", || {
         flowgate.ask(&["trace", "--for", "1ms"]).status.success().then_some(())

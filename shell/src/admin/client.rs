@@ -99,8 +99,8 @@ pub fn request(path: &Path, request: &Request, timeout: Duration) -> Result<Resp
 }
 
 /// Asks for what goes on until it ends, such as `/trace`, waits up to `timeout` for it to begin, says
-/// that to `begun`, and gives it line by line to `read`, as long as that says to go on. A refusal is
-/// returned instead.
+/// that to `begun`, and gives its bytes to `read` as they come, as long as that says to go on. A
+/// refusal is returned instead.
 ///
 /// # Errors
 ///
@@ -130,7 +130,7 @@ pub fn follow(
         match begin(stream, question, timeout).await? {
             Ok(body) => {
                 begun();
-                read_lines(body, read).await.map(|()| None)
+                read_body(body, read).await.map(|()| None)
             }
             Err(refusal) => Ok(Some(refusal)),
         }
@@ -167,24 +167,15 @@ async fn begin(
     Ok(Ok(answer.into_body()))
 }
 
-/// Reads line by line.
-async fn read_lines(
+/// Reads what comes.
+async fn read_body(
     mut body: Incoming,
     mut read: impl FnMut(&[u8]) -> bool,
 ) -> Result<(), Unanswered> {
-    let mut rest = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(bytes) = frame?.into_data() else { continue };
-        rest.extend_from_slice(&bytes);
-        let whole = rest.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        for line in rest[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-            if !read(line) {
-                return Ok(());
-            }
-        }
-        rest.drain(..whole);
-        if rest.len() > MAX_ANSWER {
-            return Err(Unanswered::Garbled("a line without an end".to_owned()));
+        if !read(&bytes) {
+            break;
         }
     }
     Ok(())

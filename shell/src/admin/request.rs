@@ -24,6 +24,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::status::{FlowsDocument, StatusDocument};
+use crate::observe::record::{RecordOptions, RecordSender};
 use crate::observe::trace::TraceSender;
 
 /// Answers requests, from whichever listener they come. It is called on threads that may wait, may
@@ -69,6 +70,9 @@ pub enum Request {
     /// Tell what is decided from now on. It is asked for as `GET /trace`.
     #[serde(skip)]
     Trace(TraceRequest),
+    /// Record from now on. It is asked for as `GET /record`.
+    #[serde(skip)]
+    Record(RecordRequest),
     /// Drain everything, then stop.
     Stop {
         /// Stop at once instead.
@@ -150,6 +154,15 @@ pub struct TraceRequest {
     pub query: TraceQuery,
     /// Where it goes.
     pub sender: TraceSender,
+}
+
+/// A recording that somebody asks for, and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordRequest {
+    /// What it is to be.
+    pub options: RecordOptions,
+    /// Where it goes.
+    pub sender: RecordSender,
 }
 
 /// What a trace is about. All parts that are given must fit.

@@ -8,6 +8,7 @@
 //! | `/ready`, `/live` | GET | 200 or 503, for orchestrators |
 //! | `/reload`, `/drain`, `/undrain`, `/upgrade`, `/stop` | POST | changes, on the control socket only |
 //! | `/snapshot` | GET | what the process is, on the control socket only |
+//! | `/record` | GET | a recording from now on, on the control socket only |
 //! | `/trace` | GET | what is decided from now on, a line of JSON each, on the control socket only |
 
 use std::net::IpAddr;
@@ -28,9 +29,15 @@ use super::access::Access;
 use super::exposition::Format;
 use super::page;
 use super::reports::{Reports, View};
-use super::request::{FlowFilter, Handler, Request, Response, TraceQuery, TraceRequest};
-use super::stream::TraceBody;
+use super::request::{
+    FlowFilter, Handler, RecordRequest, Request, Response, TraceQuery, TraceRequest,
+};
+use super::stream::{Feed, StreamBody};
+use crate::observe::record::{self, RecordOptions};
 use crate::observe::trace;
+use crate::recording::file::RecordingHead;
+use crate::sys::clock::Clock;
+use crate::sys::process;
 
 /// What every answer says about itself: it is what it says it is, it is nobody else's to show, and
 /// it is old at once.
@@ -64,16 +71,16 @@ const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
 const READ: [&str; 7] = ["/", "/status", "/history", "/metrics", "/flows", "/ready", "/live"];
 
 /// What changes something, or tells what only owners may know.
-const CHANGE: [&str; 7] =
-    ["/reload", "/drain", "/undrain", "/upgrade", "/stop", "/snapshot", "/trace"];
+const CHANGE: [&str; 8] =
+    ["/reload", "/drain", "/undrain", "/upgrade", "/stop", "/snapshot", "/trace", "/record"];
 
-/// The most traces at once: each takes time of the workers.
+/// The most traces and recordings at once: each takes time of the workers.
 const MAX_TRACES: usize = 4;
 
 type Body = Full<Bytes>;
 
 /// An answer that is there, or one that goes on.
-pub(super) type AnyBody = Either<Body, TraceBody>;
+pub(super) type AnyBody = Either<Body, StreamBody>;
 
 /// Finds what a request asks for.
 pub(super) struct Router {
@@ -82,7 +89,7 @@ pub(super) struct Router {
     host_name: Option<String>,
     reports: Reports,
     handler: Handler,
-    /// Room for traces.
+    /// Room for traces and recordings.
     traces: Arc<Semaphore>,
 }
 
@@ -103,10 +110,10 @@ impl Router {
         if let Some(refusal) = self.refusal(&request, access) {
             return refusal.map(Either::Left);
         }
-        if request.uri().path() == "/trace" && request.method() == Method::GET {
-            let query = request.uri().query().unwrap_or_default();
-            return match self.trace(query).await {
-                Ok(trace) => trace.map(Either::Right),
+        let is_stream = matches!(request.uri().path(), "/trace" | "/record");
+        if is_stream && request.method() == Method::GET {
+            return match self.stream(request.uri()).await {
+                Ok(stream) => stream.map(Either::Right),
                 Err(refusal) => refusal.map(Either::Left),
             };
         }
@@ -134,8 +141,11 @@ impl Router {
         if !(is_read || self.is_control && CHANGE.contains(&path)) {
             return Some(self.not_found(path));
         }
-        let allowed =
-            if is_read || matches!(path, "/snapshot" | "/trace") { "GET, HEAD" } else { "POST" };
+        let allowed = if is_read || matches!(path, "/snapshot" | "/trace" | "/record") {
+            "GET, HEAD"
+        } else {
+            "POST"
+        };
         if !allowed.split(", ").any(|method| method == request.method().as_str()) {
             let refusal = format!("{path} takes {allowed}.\n");
             let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, PLAIN, refusal);
@@ -173,7 +183,7 @@ impl Router {
             },
             "/snapshot" => self.ask(Request::Snapshot).await,
             // Of a HEAD only the head is sent.
-            "/trace" => answer(StatusCode::OK, LINES, ""),
+            "/trace" | "/record" => answer(StatusCode::OK, LINES, ""),
             _ => match parse_change(&path[1..], request.into_body()).await {
                 Ok(change) => self.ask(change).await,
                 Err(reason) => refuse(StatusCode::BAD_REQUEST, &reason),
@@ -192,27 +202,43 @@ impl Router {
         answer(StatusCode::NOT_FOUND, PLAIN, format!("Here are {paths}.\n"))
     }
 
-    /// Begins a trace.
+    /// Begins a trace or a recording.
     ///
     /// # Errors
     ///
     /// The answer that says why not.
-    async fn trace(&self, query: &str) -> Result<HttpResponse<TraceBody>, HttpResponse<Body>> {
-        let (query, time) =
-            trace_query(query).map_err(|reason| refuse(StatusCode::BAD_REQUEST, &reason))?;
+    async fn stream(&self, uri: &Uri) -> Result<HttpResponse<StreamBody>, HttpResponse<Body>> {
+        let wrong = |reason: String| refuse(StatusCode::BAD_REQUEST, &reason);
+        let query = uri.query().unwrap_or_default();
+        let (content_type, request, feed, time) = if uri.path() == "/trace" {
+            let (query, time) = trace_query(query).map_err(wrong)?;
+            let (sender, feed) = trace::channel();
+            let request = Request::Trace(TraceRequest { query, sender });
+            (LINES, request, Feed::Trace(feed), time)
+        } else {
+            let (options, time) = record_query(query).map_err(wrong)?;
+            let (sender, feed) = record::channel(RecordingHead {
+                flowgate: env!("CARGO_PKG_VERSION").to_owned(),
+                time: Clock::start().unix_time().as_secs_f64(),
+                sample: options.sample,
+                anonymised: options.anonymise.is_some(),
+            });
+            let request = Request::Record(RecordRequest { options, sender });
+            ("application/octet-stream", request, Feed::Record(feed), time)
+        };
         let permit = Arc::clone(&self.traces).try_acquire_owned().map_err(|_| {
-            let reason = format!("there are {MAX_TRACES} traces already; end one of them");
+            let reason =
+                format!("there are {MAX_TRACES} traces and recordings already; end one of them");
             refuse(StatusCode::CONFLICT, &reason)
         })?;
-        let (sender, feed) = trace::channel();
-        let response = self.ask(Request::Trace(TraceRequest { query, sender })).await;
+        let response = self.ask(request).await;
         if response.status() != StatusCode::OK {
             return Err(response);
         }
-        let mut response = answer(StatusCode::OK, LINES, "");
+        let mut response = answer(StatusCode::OK, content_type, "");
         // What is asked next on this connection would wait for its end.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        Ok(response.map(|_| TraceBody::new(feed, time, permit)))
+        Ok(response.map(|_| StreamBody::new(feed, time, permit)))
     }
 
     /// Asks the control plane, on a thread that may wait.
@@ -324,6 +350,37 @@ fn trace_query(query: &str) -> Result<(TraceQuery, Option<Duration>), String> {
         }
     }
     Ok((trace, time))
+}
+
+/// Reads what a recording is to be from a query such as `sample=0.01&for=10m`, and how long it lasts.
+fn record_query(query: &str) -> Result<(RecordOptions, Option<Duration>), String> {
+    let mut options = RecordOptions { sample: 1.0, payload: None, anonymise: None };
+    let mut time = None;
+    for (key, text) in form_urlencoded::parse(query.as_bytes()) {
+        let wrong = |such_as| format!("{key}: {text:?} is not valid; give one such as {such_as}");
+        match &*key {
+            "sample" => {
+                options.sample = text.parse().map_err(|_| wrong("0.01"))?;
+                if !(options.sample > 0.0 && options.sample <= 1.0) {
+                    return Err(wrong("0.01, above 0 and up to 1"));
+                }
+            }
+            "payload" => options.payload = Some(text.parse().map_err(|_| wrong("64"))?),
+            "anonymise" => {
+                let seed = || process::random_seed().map_err(|error| error.to_string());
+                if text.parse().map_err(|_| wrong("true or false"))? {
+                    options.anonymise = Some([seed()?, seed()?]);
+                }
+            }
+            "for" => time = Some(humantime::parse_duration(&text).map_err(|_| wrong("10m"))?),
+            _ => {
+                return Err(format!(
+                    "{key:?} is no key here; there are sample, payload, anonymise and for"
+                ));
+            }
+        }
+    }
+    Ok((options, time))
 }
 
 /// Reads a request to change something: the path names it, and the body, if there is one, is a JSON

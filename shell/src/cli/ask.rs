@@ -38,7 +38,7 @@ impl SocketOption {
         self.socket.clone().unwrap_or_else(socket_path::path_to_ask)
     }
 
-    /// Reads what goes on, line by line, as long as `read` says to go on; says to `begun` when it does.
+    /// Reads what goes on, as long as `read` says to go on; says to `begun` when it does.
     pub(super) fn follow(
         &self,
         target: &str,

@@ -50,9 +50,18 @@ pub(super) fn run(arguments: &TraceArguments) -> Result<(), Failure> {
     let mut outcome = Ok(());
     let begun = || eprintln!("tracing; Ctrl-C ends it");
     let mut is_over = false;
-    arguments.socket_option.follow(&target(arguments), begun, |line| {
-        outcome = show(line, arguments, capture.as_mut()).map(|ends| is_over |= ends);
-        outcome.is_ok() && !is_over
+    let mut rest = Vec::new();
+    arguments.socket_option.follow(&target(arguments), begun, |bytes| {
+        rest.extend_from_slice(bytes);
+        let whole = rest.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        for line in rest[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            outcome = show(line, arguments, capture.as_mut()).map(|ends| is_over |= ends);
+            if outcome.is_err() || is_over {
+                return false;
+            }
+        }
+        rest.drain(..whole);
+        true
     })?;
     outcome?;
     if is_over {

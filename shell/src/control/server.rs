@@ -42,6 +42,7 @@ use mirrors::Mirror;
 use service_states::ServiceStates;
 
 pub use apply::BoundListeners;
+pub use backend_index::assign as assign_places;
 pub use hand_over::{Prepared, Released, ServerRestoreError};
 
 /// The most descriptors whose place in the kernel's table is taken up at start: 8 MiB of it.

@@ -17,7 +17,7 @@ use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
 use crate::datapath::sockets::{Sockets, room_for_upstreams};
 use crate::datapath::token::Token;
-use crate::observe::trace::TraceTap;
+use crate::observe::tap::Tap;
 use crate::sys::arena::Arena;
 
 /// What the poll told of a socket.
@@ -231,7 +231,7 @@ impl<K: Kernel> Shard<K> {
     }
 
     /// Has someone watch what the managers decide.
-    pub fn watch(&mut self, tap: TraceTap) {
+    pub fn watch(&mut self, tap: Tap) {
         self.scratch.taps().add(tap);
     }
 

@@ -22,6 +22,8 @@ use crate::datapath::shard::{Readiness, Shard};
 use crate::datapath::token::Token;
 use crate::datapath::upstream::UpstreamSnapshot;
 use crate::handover::snapshot::ShardSnapshot;
+use crate::observe::record::{RecordOptions, RecordSender, RecordTap};
+use crate::observe::tap::Tap;
 use crate::observe::trace::{Filter, TraceSender, TraceTap};
 use crate::sys::arena::Arena;
 use crate::sys::clock::Clock;
@@ -137,6 +139,17 @@ pub enum Command {
         filter: Arc<Filter>,
         /// Where to tell.
         sender: TraceSender,
+    },
+    /// Have a shard recorded, as long as whoever asked for it reads.
+    Record {
+        /// The shard.
+        shard: u32,
+        /// What is recorded.
+        options: Arc<RecordOptions>,
+        /// Where to tell.
+        sender: RecordSender,
+        /// The name of the listener's cluster.
+        cluster: Arc<str>,
     },
     /// Give copies of the sockets of all listeners, by the numbers of the shards.
     Listeners(OfShards<OwnedFd>),
@@ -433,7 +446,21 @@ impl Worker {
                 if let Some(Some(NamedShard { name, shard, .. })) =
                     self.shards.get_mut(shard as usize)
                 {
-                    shard.watch(TraceTap::new(filter, sender, Arc::clone(name), origin));
+                    shard.watch(Tap::Trace(TraceTap::new(
+                        filter,
+                        sender,
+                        Arc::clone(name),
+                        origin,
+                    )));
+                }
+            }
+            Command::Record { shard: number, options, sender, cluster } => {
+                if let Some(Some(NamedShard { name, shard, .. })) =
+                    self.shards.get_mut(number as usize)
+                {
+                    let name = Arc::clone(name);
+                    shard
+                        .watch(Tap::Record(RecordTap::new(options, sender, number, name, cluster)));
                 }
             }
             Command::Listeners(reply) => {

@@ -8,12 +8,22 @@ use flowgate_core::{
 };
 
 use crate::datapath::role::Role;
+use crate::observe::record::RecordTap;
 use crate::observe::trace::TraceTap;
+
+/// Who watches a shard.
+#[derive(Debug)]
+pub enum Tap {
+    /// A trace.
+    Trace(TraceTap),
+    /// A recording.
+    Record(RecordTap),
+}
 
 /// The taps of a shard.
 #[derive(Default)]
 pub struct Taps {
-    taps: Vec<TraceTap>,
+    taps: Vec<Tap>,
     /// What a manager emits on an input that is watched.
     seen: Vec<Output<'static>>,
 }
@@ -55,7 +65,7 @@ impl Taps {
     }
 
     /// Has someone watch from now on.
-    pub fn add(&mut self, tap: TraceTap) {
+    pub fn add(&mut self, tap: Tap) {
         self.taps.push(tap);
     }
 
@@ -67,11 +77,21 @@ impl Taps {
     /// Whether someone wants to know what is decided on an input.
     pub(crate) fn want(
         &self,
+        role: Role,
         input: &ManagerInput<'_>,
         subject: &Subject,
         manager: &UdpManager,
     ) -> bool {
-        self.taps.iter().any(|tap| tap.wants(input, subject, manager))
+        self.taps.iter().any(|tap| tap.wants(role, input, subject, manager))
+    }
+
+    /// A manager is about to be told of something.
+    pub(crate) fn begin(&mut self, role: Role, manager: &UdpManager, now: Instant) {
+        for tap in &mut self.taps {
+            if let Tap::Record(tap) = tap {
+                tap.begin(role, manager, now);
+            }
+        }
     }
 
     /// Room for what is emitted on one input.
@@ -87,8 +107,11 @@ impl Taps {
         upstream: &mut dyn FnMut(FlowId) -> Option<SocketAddr>,
     ) {
         for tap in &mut self.taps {
-            if tap.wants(decided.input, &decided.subject, decided.manager) {
-                tap.see(decided, upstream);
+            if tap.wants(decided.role, decided.input, &decided.subject, decided.manager) {
+                match tap {
+                    Tap::Trace(tap) => tap.see(decided, upstream),
+                    Tap::Record(tap) => tap.see(decided),
+                }
             }
         }
     }
@@ -100,7 +123,25 @@ impl Taps {
 
     /// A tick is over: what was seen goes to those who asked for it. Taps go whose askers have gone.
     pub(crate) fn flush(&mut self) {
-        self.taps.retain_mut(TraceTap::flush);
+        self.taps.retain_mut(|tap| match tap {
+            Tap::Trace(tap) => tap.flush(),
+            Tap::Record(tap) => tap.flush(),
+        });
+    }
+}
+
+impl Tap {
+    fn wants(
+        &self,
+        role: Role,
+        input: &ManagerInput<'_>,
+        subject: &Subject,
+        manager: &UdpManager,
+    ) -> bool {
+        match self {
+            Self::Trace(tap) => tap.wants(input, subject, manager),
+            Self::Record(tap) => tap.wants(role, input, subject),
+        }
     }
 }
 

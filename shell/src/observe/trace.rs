@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use flowgate_core::config::Limits;
@@ -12,10 +12,10 @@ use flowgate_core::{
     UdpManager,
 };
 use ipnet::IpNet;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::datapath::role::Role;
 use crate::observe::event::{Decision, TraceEvent, TraceLine, Way};
+use crate::observe::feed::{self, Rx, Tx};
 use crate::observe::tap::{Decided, Subject, address_of};
 
 /// How many bytes of memory events take that wait to be read. What comes beyond is left out.
@@ -42,78 +42,41 @@ pub struct Filter {
 
 /// Makes a channel from taps to anyone who asked for a trace.
 pub fn channel() -> (TraceSender, TraceFeed) {
-    let (sender, receiver) = unbounded_channel();
-    let shared = Arc::<Shared>::default();
-    (TraceSender { sender, shared: Arc::clone(&shared) }, TraceFeed { receiver, shared })
+    let (sender, receiver) = feed::channel(MAX_WAITING);
+    (TraceSender(sender), TraceFeed(receiver))
 }
 
 /// The end of the channel that taps have. Never blocks.
-#[derive(Clone, Debug)]
-pub struct TraceSender {
-    sender: UnboundedSender<Batch>,
-    shared: Arc<Shared>,
-}
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceSender(Tx<Vec<TraceEvent>>);
 
 /// The other end. Once it is dropped the taps go.
 #[derive(Debug)]
-pub struct TraceFeed {
-    receiver: UnboundedReceiver<Batch>,
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    /// How many bytes wait.
-    waiting: AtomicUsize,
-    /// How many events have been left out, and that has not been said yet.
-    left_out: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Batch {
-    events: Vec<TraceEvent>,
-    bytes: usize,
-}
+pub struct TraceFeed(Rx<Vec<TraceEvent>>);
 
 impl TraceSender {
     /// Passes on what there is room for.
     fn send(&self, events: &mut Vec<TraceEvent>, bytes: usize) {
-        let before = self.shared.waiting.fetch_add(bytes, Ordering::Relaxed);
-        let batch = Batch { events: std::mem::take(events), bytes };
-        let left_out = batch.events.len() as u64;
-        if before + bytes > MAX_WAITING || self.sender.send(batch).is_err() {
-            self.shared.waiting.fetch_sub(bytes, Ordering::Relaxed);
-            self.shared.left_out.fetch_add(left_out, Ordering::Relaxed);
+        let events = std::mem::take(events);
+        let count = events.len() as u64;
+        if !self.0.send(events, bytes) {
+            self.0.leave_out(count);
         }
     }
 }
 
-/// Whether it is the same channel.
-impl PartialEq for TraceSender {
-    fn eq(&self, other: &Self) -> bool {
-        self.sender.same_channel(&other.sender)
-    }
-}
-
-impl Eq for TraceSender {}
-
 impl TraceFeed {
     /// What comes next; nothing when all taps have gone.
-    pub fn poll_lines(
-        &mut self,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Vec<TraceLine>>> {
-        self.receiver.poll_recv(context).map(|batch| {
-            let Batch { events, bytes } = batch?;
-            self.shared.waiting.fetch_sub(bytes, Ordering::Relaxed);
-            let events = events.into_iter().map(|event| TraceLine::Event(Box::new(event)));
+    pub fn poll_lines(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<TraceLine>>> {
+        self.0.poll(context).map(|events| {
+            let events = events?.into_iter().map(|event| TraceLine::Event(Box::new(event)));
             Some(self.take_left_out().into_iter().chain(events).collect())
         })
     }
 
     /// What has been left out since that was said last.
     pub fn take_left_out(&self) -> Option<TraceLine> {
-        match self.shared.left_out.swap(0, Ordering::Relaxed) {
+        match self.0.take_left_out() {
             0 => None,
             left_out => Some(TraceLine::LeftOut { left_out }),
         }
@@ -168,7 +131,9 @@ impl TraceTap {
             None => true,
         };
         match input {
-            ManagerInput::Reading { .. } | ManagerInput::BackendChanged { .. } => false,
+            ManagerInput::Reading { .. }
+            | ManagerInput::Delivered { .. }
+            | ManagerInput::BackendChanged { .. } => false,
             ManagerInput::Timeout | ManagerInput::Configured(_) | ManagerInput::Drain { .. } => {
                 !self.followed.is_empty()
             }
@@ -199,7 +164,7 @@ impl TraceTap {
         if !self.events.is_empty() {
             self.sender.send(&mut self.events, std::mem::take(&mut self.bytes));
         }
-        !self.sender.sender.is_closed()
+        !self.sender.0.is_closed()
     }
 
     fn see_ends(&mut self, decided: &Decided<'_, '_>) {

@@ -12,6 +12,7 @@ use crate::admin::request::FlowFilter;
 use crate::admin::status::{FlowStatus, FlowsDocument};
 use crate::datapath::report::{FlowFigures, ListenerReport, ShardReport};
 use crate::datapath::worker::{Command, Flows, OfShards};
+use crate::observe::record::{RecordOptions, RecordSender};
 use crate::observe::trace::{Filter, TraceSender};
 
 /// How many slots of the flow table a worker looks at in one go: some tens of microseconds.
@@ -74,6 +75,36 @@ impl Server {
             });
         }
         self.acknowledged();
+    }
+
+    /// Has all listeners recorded.
+    ///
+    /// # Errors
+    ///
+    /// When one of them cannot be recorded so.
+    pub fn record(&self, options: RecordOptions, sender: &RecordSender) -> Result<(), String> {
+        let relays = |l: &&BoundListener| !l.settings.accept_proxy_protocol.is_empty();
+        if let Some(listener) = self.listeners.iter().find(relays)
+            && options.anonymise.is_some()
+        {
+            return Err(format!(
+                "listener {:?} learns from proxies' headers who its clients are, and these cannot be \
+                 anonymised; record without --anonymise",
+                listener.settings.name
+            ));
+        }
+        let options = Arc::new(options);
+        for listener in &self.listeners {
+            let cluster: Arc<str> = listener.settings.cluster.name.as_str().into();
+            command_shards(&self.workers, &listener.shards, |_, shard| Command::Record {
+                shard,
+                options: Arc::clone(&options),
+                sender: sender.clone(),
+                cluster: Arc::clone(&cluster),
+            });
+        }
+        self.acknowledged();
+        Ok(())
     }
 
     /// The flows of a shard, asked for bit by bit.

@@ -10,7 +10,7 @@ use flowgate_core::config::BackendConfig;
 /// A backend that stays keeps its place, since flows refer to it by that. One that is not wanted
 /// any more keeps it too, marked as removed, until nothing refers to it: then `is_free` says so, and
 /// a new one may have it. All other new ones go to the end.
-pub(super) fn assign(
+pub fn assign(
     present: &[BackendConfig],
     wanted: &[BackendConfig],
     is_free: impl Fn(usize) -> bool,

@@ -15,7 +15,7 @@ use tracing::info;
 
 use super::Supervisor;
 use super::conditions::{Condition, Finding, seconds};
-use crate::admin::request::{Request, Response, TraceQuery, TraceRequest};
+use crate::admin::request::{RecordRequest, Request, Response, TraceQuery, TraceRequest};
 use crate::admin::status::{
     BackendState, BackendStatus, ClusterStatus, CountersDoc, ListenerStatus, MirrorStatus,
     NameStatus, ProcessStatus, StatusDocument, flows_closed,
@@ -54,6 +54,12 @@ impl Supervisor {
             Request::Upgrade { .. } => Response::refused("an upgrade is not asked for here"),
             Request::Snapshot => self.snapshot(),
             Request::Trace(request) => self.trace(request),
+            Request::Record(RecordRequest { options, sender }) => {
+                match self.server.record(options, &sender) {
+                    Ok(()) => Response::done(),
+                    Err(reason) => Response::refused(reason),
+                }
+            }
             Request::Stop { now } => {
                 if now {
                     self.stop_now();

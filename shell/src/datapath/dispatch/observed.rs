@@ -24,8 +24,9 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
 
     #[inline(never)]
     fn decide_watched(&mut self, manager: &mut UdpManager, input: ManagerInput<'t>, now: Instant) {
+        self.taps.begin(self.role, manager, now);
         let subject = Subject::of(&input, manager);
-        if !self.taps.want(&input, &subject, manager) {
+        if !self.taps.want(self.role, &input, &subject, manager) {
             manager.handle_input(input, now, self);
             return;
         }

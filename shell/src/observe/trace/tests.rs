@@ -1,11 +1,11 @@
 //! A manager and a tap, without sockets.
 
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
 use flowgate_core::{Instant, Outputs};
 
 use super::*;
-use crate::observe::tap::{Taps, Tee};
+use crate::observe::tap::{Tap, Taps, Tee};
 
 struct World {
     manager: UdpManager,
@@ -29,7 +29,7 @@ impl World {
         let (sender, feed) = channel();
         let mut taps = Taps::default();
         let origin = Duration::from_secs(1_000);
-        taps.add(TraceTap::new(Arc::new(filter), sender, "dns".into(), origin));
+        taps.add(Tap::Trace(TraceTap::new(Arc::new(filter), sender, "dns".into(), origin)));
         let manager = UdpManager::new(config, 1, Instant::ORIGIN);
         let (now, upstreams) = (Instant::ORIGIN, Default::default());
         Self { manager, taps, feed, now, upstreams }
@@ -40,7 +40,7 @@ impl World {
         self.now += Duration::from_millis(1);
         let subject = Subject::of(&input, &self.manager);
         let (mut seen, mut sink) = (Vec::new(), Sink);
-        let is_wanted = self.taps.want(&input, &subject, &self.manager);
+        let is_wanted = self.taps.want(Role::Primary, &input, &subject, &self.manager);
         self.manager.handle_input(
             input,
             self.now,

@@ -1,0 +1,99 @@
+//! `flowgate record`: what a running Flowgate is told, in a file.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use form_urlencoded::Serializer;
+
+use super::Failure;
+use super::ask::{SocketOption, parse_duration};
+use super::human;
+use crate::admin::escape::escaped;
+use crate::recording::file::preamble;
+use crate::sys::clock::Clock;
+
+/// How long the process that takes over is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The arguments of `flowgate record`.
+#[derive(Args, Debug)]
+pub(super) struct RecordArguments {
+    /// The file to write
+    file: PathBuf,
+    /// End after this time; without it, with Ctrl-C
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+    time: Option<Duration>,
+    /// Which share of the clients: each with all of its datagrams, or not at all
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
+    sample: f64,
+    /// How many bytes of each datagram; without it, as many as decisions need, which mostly is none
+    #[arg(long, value_name = "BYTES")]
+    payload: Option<u16>,
+    /// Other addresses in place of clients', which have in common what those had
+    #[arg(long)]
+    anonymise: bool,
+    #[command(flatten)]
+    socket_option: SocketOption,
+}
+
+pub(super) fn run(arguments: &RecordArguments) -> Result<(), Failure> {
+    let name = escaped(&arguments.file.to_string_lossy());
+    let unwritten = |error: std::io::Error| Failure(format!("cannot write {name}: {error}"));
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&arguments.file).map_err(unwritten)?;
+    file.write_all(&preamble()).map_err(unwritten)?;
+    let (clock, mut bytes) = (Clock::start(), 0_u64);
+    let mut former_end = None;
+    loop {
+        let left = arguments.time.map(|time| time.saturating_sub(clock.uptime()));
+        if left.is_some_and(|left| left.is_zero()) {
+            break;
+        }
+        let mut outcome = Ok(());
+        let mut has_begun = false;
+        let begun = || {
+            if former_end.is_none() {
+                eprintln!("recording to {name}; Ctrl-C ends it");
+            }
+            has_begun = true;
+        };
+        let followed = arguments.socket_option.follow(&target(arguments, left), begun, |more| {
+            bytes += more.len() as u64;
+            outcome = file.write_all(more);
+            outcome.is_ok()
+        });
+        outcome.map_err(unwritten)?;
+        match (followed, former_end) {
+            // Another process may have taken over; that goes on with the same flows.
+            (Ok(()), _) if has_begun => former_end = Some(clock.uptime()),
+            (Ok(()), _) => break,
+            (Err(failure), None) => return Err(failure),
+            (Err(_), Some(end)) if clock.uptime() - end > PATIENCE => break,
+            (Err(_), Some(_)) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+    file.sync_all().map_err(unwritten)?;
+    eprintln!("recorded {} in {}", human::bytes(bytes), human::span(clock.uptime()));
+    Ok(())
+}
+
+/// What is asked for.
+fn target(arguments: &RecordArguments, left: Option<Duration>) -> String {
+    let mut query = Serializer::new(String::new());
+    query.append_pair("sample", &arguments.sample.to_string());
+    if let Some(left) = left {
+        query.append_pair("for", &humantime::format_duration(left).to_string());
+    }
+    if let Some(payload) = arguments.payload {
+        query.append_pair("payload", &payload.to_string());
+    }
+    if arguments.anonymise {
+        query.append_pair("anonymise", "true");
+    }
+    format!("/record?{}", query.finish())
+}

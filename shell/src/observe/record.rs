@@ -1,0 +1,407 @@
+//! The tap of `flowgate record`: what managers are told, as blocks of a recording.
+
+use std::collections::BTreeMap;
+use std::hash::Hasher;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use flowgate_core::backend::BackendState;
+use flowgate_core::config::{Affinity, ManagerConfig};
+use flowgate_core::transaction::Transactions;
+use flowgate_core::{BackendEvent, BackendId, Instant, ManagerInput, UdpManager};
+use siphasher::sip::SipHasher24;
+use tokio::time::{Sleep, sleep};
+
+use crate::datapath::role::Role;
+use crate::observe::feed::{self, Rx, Tx};
+use crate::observe::tap::{Decided, Subject};
+use crate::recording::codec::{InputEncoder, InputPiece};
+use crate::recording::digest::Digest;
+use crate::recording::file::{RecordingBlock, RecordingHead, RecordingStart, StartState};
+
+/// How many bytes may wait to be written. What comes beyond is left out.
+const MAX_WAITING: usize = 64 << 20;
+
+/// How long a block is, about.
+const BLOCK: usize = 64 << 10;
+
+/// How long an input waits at most until it is in a block.
+const LATENCY: Duration = Duration::from_millis(200);
+
+/// How much of a datagram is kept where proxies speak for clients: their headers.
+const PROXY_HEADER: u16 = 536;
+
+/// What a recording is to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordOptions {
+    /// Which share of the clients is recorded.
+    pub sample: f64,
+    /// How many bytes of each datagram. `None`: as many as decisions need.
+    pub payload: Option<u16>,
+    /// Clients' addresses become others by this key, which keeps what they have in common.
+    pub anonymise: Option<[u64; 2]>,
+}
+
+impl Eq for RecordOptions {}
+
+/// Makes a channel from taps to whoever asked for a recording.
+pub fn channel(head: RecordingHead) -> (RecordSender, RecordFeed) {
+    let (sender, receiver) = feed::channel(MAX_WAITING);
+    let head = Some(RecordingBlock::Head(head).to_bytes());
+    (RecordSender(sender), RecordFeed { receiver, head, pending: BTreeMap::new(), timer: None })
+}
+
+/// The end of the channel that taps have. Never blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordSender(Tx<RecordItem>);
+
+/// What a tap has to say of a shard.
+#[derive(Debug)]
+enum RecordItem {
+    Start(u32, Box<RecordingStart>),
+    Gap(u32, u64),
+    Inputs(u32, InputPiece, u64),
+}
+
+/// The other end. Once it is dropped the taps go.
+#[derive(Debug)]
+pub struct RecordFeed {
+    receiver: Rx<RecordItem>,
+    head: Option<Vec<u8>>,
+    /// What is to become a block, of each shard.
+    pending: BTreeMap<u32, (InputPiece, u64)>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl RecordFeed {
+    /// The next bytes of the recording; nothing when all taps have gone.
+    pub fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
+        if let Some(head) = self.head.take() {
+            return Poll::Ready(Some(head));
+        }
+        loop {
+            match self.receiver.poll(context) {
+                Poll::Ready(Some(item)) => {
+                    let bytes = self.take(item);
+                    if !bytes.is_empty() {
+                        return Poll::Ready(Some(bytes));
+                    }
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => break,
+            }
+        }
+        if self.pending.is_empty() {
+            self.timer = None;
+            return Poll::Pending;
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(LATENCY)));
+        match timer.as_mut().poll(context) {
+            Poll::Ready(()) => {
+                self.timer = None;
+                Poll::Ready(Some(self.flush()))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Whatever is not in a block yet, and the end.
+    pub fn end(&mut self) -> Vec<u8> {
+        [self.drain(), RecordingBlock::End.to_bytes()].concat()
+    }
+
+    /// All that is there.
+    pub(crate) fn drain(&mut self) -> Vec<u8> {
+        let mut bytes = self.head.take().unwrap_or_default();
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        while let Poll::Ready(Some(item)) = self.receiver.poll(&mut context) {
+            bytes.extend(self.take(item));
+        }
+        bytes.extend(self.flush());
+        bytes
+    }
+
+    fn take(&mut self, item: RecordItem) -> Vec<u8> {
+        match item {
+            RecordItem::Start(shard, start) => {
+                let mut bytes = self.flush_shard(shard);
+                bytes.extend(RecordingBlock::Start(shard, start).to_bytes());
+                bytes
+            }
+            RecordItem::Gap(shard, inputs) => {
+                let mut bytes = self.flush_shard(shard);
+                bytes.extend(RecordingBlock::Gap(shard, inputs).to_bytes());
+                bytes
+            }
+            RecordItem::Inputs(shard, piece, outputs) => {
+                let bytes = if piece.is_fresh { self.flush_shard(shard) } else { Vec::new() };
+                let (pending, sum) = self.pending.entry(shard).or_default();
+                if pending.inputs == 0 {
+                    pending.is_fresh = piece.is_fresh;
+                }
+                pending.bytes.extend(piece.bytes);
+                pending.inputs += piece.inputs;
+                *sum = outputs;
+                let is_full = pending.bytes.len() >= BLOCK;
+                if is_full { [bytes, self.flush_shard(shard)].concat() } else { bytes }
+            }
+        }
+    }
+
+    fn flush_shard(&mut self, shard: u32) -> Vec<u8> {
+        match self.pending.remove(&shard) {
+            Some((piece, outputs)) => RecordingBlock::Inputs { shard, piece, outputs }.to_bytes(),
+            None => Vec::new(),
+        }
+    }
+
+    fn flush(&mut self) -> Vec<u8> {
+        let shards: Vec<u32> = self.pending.keys().copied().collect();
+        shards.into_iter().flat_map(|shard| self.flush_shard(shard)).collect()
+    }
+}
+
+/// What records one shard.
+#[derive(Debug)]
+pub struct RecordTap {
+    options: Arc<RecordOptions>,
+    sender: RecordSender,
+    shard: u32,
+    listener: Arc<str>,
+    cluster: Arc<str>,
+    encoder: InputEncoder,
+    outputs: Digest,
+    /// How many inputs of this turn are written.
+    written: u64,
+    /// Whether the start has been told.
+    has_begun: bool,
+    /// How many inputs have been left out.
+    lost: u64,
+}
+
+impl RecordTap {
+    /// A tap for a shard of a listener, that begins with its next input.
+    pub fn new(
+        options: Arc<RecordOptions>,
+        sender: RecordSender,
+        shard: u32,
+        listener: Arc<str>,
+        cluster: Arc<str>,
+    ) -> Self {
+        Self {
+            options,
+            sender,
+            shard,
+            listener,
+            cluster,
+            encoder: InputEncoder::new(0),
+            outputs: Digest::default(),
+            written: 0,
+            has_begun: false,
+            lost: 0,
+        }
+    }
+
+    /// Whether whole managers are recorded, so that they can be verified.
+    fn is_whole(&self) -> bool {
+        self.options.sample >= 1.0 && self.options.anonymise.is_none()
+    }
+
+    /// Before a manager is told of something: tells where it stands, if that is not known.
+    pub(crate) fn begin(&mut self, role: Role, manager: &UdpManager, now: Instant) {
+        if role != Role::Primary || self.has_begun || !self.sender.0.has_much_room() {
+            return;
+        }
+        if self.lost > 0 {
+            let gap = RecordItem::Gap(self.shard, std::mem::take(&mut self.lost));
+            self.sender.0.send(gap, 0);
+        }
+        let state = if self.is_whole() {
+            StartState::Whole(manager.snapshot())
+        } else {
+            StartState::Config(manager.config().clone())
+        };
+        let start = RecordingStart {
+            listener: self.listener.to_string(),
+            cluster: self.cluster.to_string(),
+            state,
+        };
+        // What it takes is known when it is encoded; a flow is about a hundred bytes.
+        let bytes = 128 * manager.slots().min(manager.flow_count() * 2) + 4_096;
+        self.has_begun = self.sender.0.send(RecordItem::Start(self.shard, Box::new(start)), bytes);
+        self.encoder.restart();
+        self.encoder.set_payload(self.payload(manager.config()));
+        self.outputs = Digest::default();
+        if self.has_begun && !self.is_whole() {
+            self.tell_states(manager, now);
+        }
+    }
+
+    /// What is said of backends, for whom the configuration is all there is.
+    fn tell_states(&mut self, manager: &UdpManager, now: Instant) {
+        for (place, (_, backend)) in manager.backends().iter().enumerate() {
+            let event = match backend.state() {
+                BackendState::Down => BackendEvent::Down,
+                BackendState::Draining => BackendEvent::Drain { deadline: None },
+                _ => continue,
+            };
+            let input = ManagerInput::BackendChanged { backend: BackendId::new(place), event };
+            self.encoder.input(&input, None, now);
+            self.written += 1;
+        }
+    }
+
+    /// How much of each datagram decisions need.
+    fn payload(&self, config: &ManagerConfig) -> u16 {
+        if let Some(payload) = self.options.payload {
+            return payload;
+        }
+        let by_affinity = match config.cluster.affinity {
+            Affinity::SourceIp | Affinity::SourceIpPort | Affinity::Host => 0,
+            // Both ids of a long header, and the first byte of what is behind them.
+            Affinity::Quic => 64,
+            Affinity::WireGuard => 16,
+            Affinity::DtlsCid { .. } => 128,
+            Affinity::SipCallId => u16::MAX,
+            Affinity::Offset { offset, length } => offset.saturating_add(length.into()),
+        };
+        let by_questions = match &config.cluster.transactions {
+            None => 0,
+            // The question, which the answer repeats.
+            Some(Transactions::Dns) => 512,
+            Some(Transactions::Ntp) => 48,
+            Some(Transactions::Stun) => 20,
+            Some(Transactions::Pattern { request_offset, answer_offset, length }) => {
+                (*request_offset).max(*answer_offset).saturating_add((*length).into())
+            }
+        };
+        let by_affinity = by_affinity.max(by_questions);
+        let by_proxies = if config.accept_proxy_protocol.is_empty() { 0 } else { PROXY_HEADER };
+        if by_proxies > 0 { by_affinity.saturating_add(by_proxies) } else { by_affinity }
+    }
+
+    /// Whether an input is recorded.
+    pub(crate) fn wants(&self, role: Role, input: &ManagerInput<'_>, subject: &Subject) -> bool {
+        if role != Role::Primary {
+            return false;
+        }
+        if self.is_whole() {
+            return true;
+        }
+        match input {
+            ManagerInput::BackendChanged { .. }
+            | ManagerInput::Configured(_)
+            | ManagerInput::Drain { .. } => true,
+            ManagerInput::ClientBurst { source, .. } => self.is_sampled(*source),
+            ManagerInput::UpstreamBurst { .. } => {
+                subject.client.is_some_and(|client| self.is_sampled(client))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a client is recorded: all of its datagrams, whatever ports it uses, or none.
+    fn is_sampled(&self, client: SocketAddr) -> bool {
+        let mut digest = Digest::of(b"sample");
+        match client.ip() {
+            IpAddr::V4(ip) => digest.word(ip.to_bits().into()),
+            IpAddr::V6(ip) => digest.word((ip.to_bits() >> 64) as u64),
+        }
+        digest.word(0);
+        // The upper bits are the better ones.
+        let place = (digest.value() >> 11) as f64 / (1_u64 << 53) as f64;
+        place < self.options.sample
+    }
+
+    /// Takes in what was decided on an input that it [wants](Self::wants).
+    pub(crate) fn see(&mut self, decided: &Decided<'_, '_>) {
+        if !self.has_begun {
+            self.lost += 1;
+            return;
+        }
+        let source = match decided.input {
+            ManagerInput::ClientBurst { source, .. } => Some(*source),
+            _ => decided.subject.client,
+        };
+        let source = match self.options.anonymise {
+            Some(key) => source.map(|client| anonymous(client, key)),
+            None => source,
+        };
+        self.encoder.input(decided.input, source, decided.now);
+        self.written += 1;
+        decided.outputs.iter().for_each(|output| self.outputs.output(output));
+        if let ManagerInput::Configured(configuration) = decided.input {
+            let payload = self.payload(configuration.config());
+            self.encoder.set_payload(payload);
+        }
+    }
+
+    /// A turn is over. Says whether somebody still listens.
+    pub(crate) fn flush(&mut self) -> bool {
+        let written = std::mem::take(&mut self.written);
+        if written > 0 {
+            let piece = self.encoder.take();
+            let bytes = piece.bytes.len() + 64;
+            let item = RecordItem::Inputs(self.shard, piece, self.outputs.value());
+            if !self.sender.0.send(item, bytes) {
+                self.has_begun = false;
+                self.lost += written;
+            }
+        }
+        !self.sender.0.is_closed()
+    }
+}
+
+/// Another address in place of a client's. Two that have their first bits in common have as many in
+/// common afterwards, and who does not know the key cannot tell which they were. Ports stay.
+pub(crate) fn anonymous(client: SocketAddr, key: [u64; 2]) -> SocketAddr {
+    let flips = |bits: u128, len: u32| {
+        (0..len).fold(0_u128, |flips, at| {
+            // Whether this bit flips depends on all before it.
+            let prefix = if at == 0 { 0 } else { bits >> (len - at) };
+            let mut hasher = SipHasher24::new_with_keys(key[0], key[1]);
+            hasher.write_u32(at << 8 | len);
+            hasher.write_u128(prefix);
+            flips << 1 | u128::from(hasher.finish() & 1)
+        })
+    };
+    let mut address = client;
+    address.set_ip(match client.ip() {
+        IpAddr::V4(ip) => {
+            let bits = ip.to_bits();
+            IpAddr::V4((bits ^ flips(bits.into(), 32) as u32).into())
+        }
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() ^ flips(ip.to_bits(), 128)).into()),
+    });
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anonymous_addresses_keep_what_they_have_in_common() {
+        let common = |a: &str, b: &str| {
+            let bits = |text: &str| {
+                let client = SocketAddr::new(text.parse().unwrap(), 7);
+                match (client.ip(), anonymous(client, [4, 7]).ip()) {
+                    (IpAddr::V4(before), IpAddr::V4(after)) => (before.to_bits(), after.to_bits()),
+                    _ => unreachable!("all are of IPv4"),
+                }
+            };
+            let ((before_a, after_a), (before_b, after_b)) = (bits(a), bits(b));
+            assert_ne!((before_a, before_b), (after_a, after_b));
+            assert_eq!((before_a ^ before_b).leading_zeros(), (after_a ^ after_b).leading_zeros());
+        };
+        common("192.0.2.1", "192.0.2.2");
+        common("192.0.2.1", "192.0.3.1");
+        common("10.0.0.1", "192.0.2.1");
+        let client = "[2001:db8::7]:53".parse().unwrap();
+        assert_eq!(anonymous(client, [1, 0]), anonymous(client, [1, 0]));
+        assert_ne!(anonymous(client, [1, 0]), anonymous(client, [2, 0]));
+    }
+}

@@ -1,0 +1,556 @@
+//! Plays a recording through the core.
+//!
+//! As it was recorded, every manager is told the same as then, and decides the same: what it emits is
+//! compared with what was emitted. With another configuration, or where not all was recorded, only what
+//! came from outside is told: datagrams of clients, and of backends to whatever flow the client has by
+//! then; timeouts come when this manager asks for them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+
+use flowgate_config::{Config, Listener};
+use flowgate_core::backend::Backend;
+use flowgate_core::config::{BackendConfig, MAX_FLOWS, ManagerConfig};
+use flowgate_core::snapshot::RestoreError;
+use flowgate_core::{
+    BackendEvent, BackendId, Carrier, FlowId, Instant, ManagerInput, Output, Outputs,
+    PreparedConfig, UdpManager, UpstreamId,
+};
+use serde::Serialize;
+
+use crate::control::server::assign_places;
+use crate::recording::codec::{InputDecoder, NoInputs, RecordedInput};
+use crate::recording::digest::Digest;
+use crate::recording::file::{RecordingBlock, RecordingHead, RecordingStart, StartState};
+
+/// How many timeouts a manager may ask for between two inputs, lest a clock that leaps hold it up.
+const MAX_TIMEOUTS: usize = 1_000_000;
+
+/// How many stretches of time are told apart.
+const MAX_STRETCHES: u64 = 100_000;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Why a recording cannot be played.
+#[derive(Debug, thiserror::Error)]
+pub enum PlayError {
+    /// What it starts from is not how a manager can stand.
+    #[error("what the recording starts from: {0}")]
+    State(#[from] RestoreError),
+    /// A block holds something else than inputs.
+    #[error(transparent)]
+    Inputs(#[from] NoInputs),
+    /// It tells of a shard whose start it does not tell.
+    #[error("the recording tells of a listener and not how it stood: its writer is broken")]
+    NoStart,
+}
+
+/// What came of playing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct PlayReport {
+    /// How long it lasted, in seconds of the recording.
+    pub seconds: f64,
+    /// Bursts and other inputs.
+    pub inputs: u64,
+    /// Bursts of datagrams.
+    pub bursts: u64,
+    /// Datagrams that came, from both sides.
+    pub datagrams: u64,
+    /// Flows opened.
+    pub flows_opened: u64,
+    /// Flows that went on with another backend.
+    pub flows_moved: u64,
+    /// Flows closed, by reason.
+    pub flows_closed: BTreeMap<String, u64>,
+    /// Datagrams dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Datagrams of backends whose client had no flow.
+    pub answers_without_flow: u64,
+    /// Each backend by its address.
+    pub backends: BTreeMap<SocketAddr, BackendShare>,
+    /// Second by second, those in which something came.
+    pub timeline: BTreeMap<u64, PlayStretch>,
+    /// Blocks whose outputs were compared with the recorded ones.
+    pub blocks_compared: u64,
+    /// The first block in which they are others, as `listener, block number`.
+    pub first_difference: Option<String>,
+    /// Inputs that the recording says are missing in it.
+    pub left_out: u64,
+}
+
+/// What one backend got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BackendShare {
+    /// Flows that were opened to it.
+    pub flows: u64,
+    /// Datagrams that were sent to it.
+    pub datagrams: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What came in a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PlayStretch {
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Flows opened.
+    pub flows: u64,
+    /// Datagrams dropped.
+    pub dropped: u64,
+}
+
+/// Where the datagrams of a client went, in the end.
+pub type Destinations = BTreeMap<(String, SocketAddr), Option<SocketAddr>>;
+
+/// Plays recordings.
+pub struct Player<'c> {
+    /// Another configuration than the recorded one.
+    config: Option<&'c Config>,
+    /// Whether what came from outside is told, and no more.
+    is_free: bool,
+    shards: BTreeMap<u32, ShardPlay>,
+    /// The past of shards that began again.
+    past: PlayReport,
+    head: RecordingHead,
+    notes: Vec<String>,
+}
+
+struct ShardPlay {
+    listener: String,
+    manager: UdpManager,
+    /// What the manager was told to do when this was recorded.
+    recorded: ManagerConfig,
+    is_free: bool,
+    /// What it goes over to with the first input, as with a reload.
+    new_config: Option<PreparedConfig>,
+    decoder: InputDecoder,
+    tally: Tally,
+    first: Option<Instant>,
+    last: Instant,
+    blocks: u64,
+    report: PlayReport,
+    memory: Vec<u8>,
+}
+
+/// What a manager emits, added up.
+#[derive(Default)]
+struct Tally {
+    digest: Option<Digest>,
+    shares: Vec<BackendShare>,
+    /// The flow that a client has.
+    flows: HashMap<SocketAddr, FlowId>,
+    /// Where the datagrams of a client went last; `None`: nowhere.
+    destinations: HashMap<SocketAddr, Option<BackendId>>,
+    /// Whose datagrams are at hand.
+    client: Option<SocketAddr>,
+    dropped: u64,
+    drops: BTreeMap<&'static str, u64>,
+    closed: BTreeMap<&'static str, u64>,
+    opened: u64,
+    moved: u64,
+}
+
+impl<'c> Player<'c> {
+    /// Plays as it was recorded, and compares.
+    pub fn as_recorded() -> Self {
+        Self::new(None, false)
+    }
+
+    /// Plays what came from outside, by another configuration or by the recorded one.
+    pub fn with(config: Option<&'c Config>) -> Self {
+        Self::new(config, true)
+    }
+
+    fn new(config: Option<&'c Config>, is_free: bool) -> Self {
+        Self {
+            config,
+            is_free,
+            shards: BTreeMap::new(),
+            past: PlayReport::default(),
+            head: RecordingHead::default(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// What the recording says of itself.
+    pub const fn head(&self) -> &RecordingHead {
+        &self.head
+    }
+
+    /// What whoever reads the report is to know.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Plays one block.
+    ///
+    /// # Errors
+    ///
+    /// When it says what cannot be.
+    pub fn play(&mut self, block: RecordingBlock) -> Result<(), PlayError> {
+        match block {
+            RecordingBlock::Head(head) => self.head = head,
+            RecordingBlock::Start(shard, start) => self.start(shard, *start)?,
+            RecordingBlock::Gap(_, inputs) => self.past.left_out += inputs,
+            RecordingBlock::Inputs { shard, piece, outputs } => {
+                let shard = self.shards.get_mut(&shard).ok_or(PlayError::NoStart)?;
+                if piece.is_fresh {
+                    shard.decoder.restart();
+                }
+                shard.play(&piece.bytes, Some(outputs))?;
+            }
+            RecordingBlock::End => {}
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, number: u32, start: RecordingStart) -> Result<(), PlayError> {
+        let RecordingStart { listener, state, .. } = start;
+        let mut is_free = self.is_free;
+        let (manager, recorded) = match state {
+            StartState::Whole(snapshot) => {
+                let config = snapshot.config().clone();
+                (Some(UdpManager::restore(snapshot, None)?), config)
+            }
+            StartState::Config(config) => {
+                is_free = true;
+                (None, bounded(config))
+            }
+        };
+        if let Some(former) = self.shards.remove(&number) {
+            former.finish(&mut self.past);
+        }
+        let new = self.config.and_then(|config| {
+            let found = config.listeners.iter().find(|l| l.name == listener);
+            found.or_else(|| config.listeners.iter().find(|l| l.address == recorded.address))
+        });
+        if self.config.is_some() && new.is_none() {
+            self.notes.push(format!("the configuration has no listener {listener:?}: left out"));
+            return Ok(());
+        }
+        let shard = ShardPlay::new(listener, manager, recorded, is_free, new);
+        self.shards.insert(number, shard);
+        Ok(())
+    }
+
+    /// Plays inputs that come from elsewhere than a recording, to a manager that knows nothing yet.
+    pub(crate) fn begin_with(&mut self, listener: &Listener, config: ManagerConfig) {
+        let shard = ShardPlay::new(listener.name.clone(), None, config, true, None);
+        self.shards.insert(0, shard);
+    }
+
+    /// One input of that kind.
+    pub(crate) fn tell(&mut self, input: RecordedInput<'_>, now: Instant) {
+        if let Some(shard) = self.shards.get_mut(&0) {
+            shard.input(input, now);
+        }
+    }
+
+    /// Where the datagrams of each client of each listener went last.
+    pub fn destinations(&self) -> Destinations {
+        let mut all = Destinations::new();
+        for shard in self.shards.values() {
+            for (client, backend) in &shard.tally.destinations {
+                let address = backend.and_then(|backend| shard.address_of(backend));
+                all.insert((shard.listener.clone(), *client), address);
+            }
+        }
+        all
+    }
+
+    /// What came of it.
+    pub fn report(mut self) -> PlayReport {
+        for (_, shard) in std::mem::take(&mut self.shards) {
+            shard.finish(&mut self.past);
+        }
+        self.past
+    }
+}
+
+impl ShardPlay {
+    fn new(
+        listener: String,
+        manager: Option<UdpManager>,
+        recorded: ManagerConfig,
+        is_free: bool,
+        new: Option<&Listener>,
+    ) -> Self {
+        let manager =
+            manager.unwrap_or_else(|| UdpManager::new(recorded.clone(), 1, Instant::ORIGIN));
+        let is_free = is_free || new.is_some();
+        let mut tally = Tally { digest: (!is_free).then(Digest::default), ..Tally::default() };
+        for (id, flow) in manager.flows() {
+            tally.flows.insert(flow.client(), id);
+        }
+        Self {
+            listener,
+            new_config: new.map(|new| PreparedConfig::new(reconfigured(&recorded, new))),
+            manager,
+            recorded,
+            is_free,
+            decoder: InputDecoder::default(),
+            tally,
+            first: None,
+            last: Instant::ORIGIN,
+            blocks: 0,
+            report: PlayReport::default(),
+            memory: Vec::new(),
+        }
+    }
+
+    /// Plays a block, behind which all outputs should have this sum.
+    fn play(&mut self, bytes: &[u8], outputs: Option<u64>) -> Result<(), NoInputs> {
+        let mut decoder = std::mem::take(&mut self.decoder);
+        let outcome = decoder.read(bytes, |input, now| self.input(input, now));
+        self.decoder = decoder;
+        outcome?;
+        self.blocks += 1;
+        if let (Some(digest), Some(expected)) = (&self.tally.digest, outputs) {
+            self.report.blocks_compared += 1;
+            if digest.value() != expected && self.report.first_difference.is_none() {
+                self.report.first_difference =
+                    Some(format!("{}, block {}", self.listener, self.blocks));
+            }
+        }
+        Ok(())
+    }
+
+    fn input(&mut self, input: RecordedInput<'_>, now: Instant) {
+        self.report.inputs += 1;
+        if self.first.is_none() {
+            self.first = Some(now);
+            if let Some(prepared) = self.new_config.take() {
+                self.manager.handle_input(
+                    ManagerInput::Configured(&prepared),
+                    now,
+                    &mut self.tally,
+                );
+            }
+        }
+        self.last = now;
+        if self.is_free {
+            self.fire_timeouts(now);
+        }
+        let datagrams = match &input {
+            RecordedInput::ClientBurst { form, .. } | RecordedInput::UpstreamBurst { form, .. } => {
+                self.report.bursts += 1;
+                form.datagrams()
+            }
+            _ => 0,
+        };
+        self.report.datagrams += datagrams;
+        let (opened, dropped) = (self.tally.opened, self.tally.dropped);
+        self.decide(input, now);
+        let (opened, dropped) = (self.tally.opened - opened, self.tally.dropped - dropped);
+        if datagrams > 0 || opened > 0 || dropped > 0 {
+            self.note(now, PlayStretch { datagrams, flows: opened, dropped });
+        }
+    }
+
+    fn note(&mut self, now: Instant, more: PlayStretch) {
+        let first = self.first.unwrap_or(now);
+        let second = (now.as_nanos().saturating_sub(first.as_nanos()) / SECOND).min(MAX_STRETCHES);
+        let PlayStretch { datagrams, flows, dropped } = more;
+        let sum = self.report.timeline.entry(second).or_default();
+        sum.datagrams += datagrams;
+        sum.flows += flows;
+        sum.dropped += dropped;
+    }
+
+    fn decide(&mut self, input: RecordedInput<'_>, now: Instant) {
+        let Self { manager, tally, memory, is_free, .. } = self;
+        match input {
+            RecordedInput::ClientBurst { source, local, tos, ttl, form } => {
+                let Some(burst) = form.burst(memory) else { return };
+                tally.client = Some(source);
+                tally.destinations.insert(source, None);
+                let input = ManagerInput::ClientBurst { source, local, tos, ttl, burst };
+                manager.handle_input(input, now, tally);
+                tally.client = None;
+            }
+            RecordedInput::UpstreamBurst { upstream, sender, client, tos, form } => {
+                let Some(burst) = form.burst(memory) else { return };
+                let route = if *is_free {
+                    tally.flow_of(client).and_then(|flow| route_of(flow, manager))
+                } else {
+                    Some((upstream, sender))
+                };
+                match route {
+                    Some((upstream, sender)) => {
+                        let input = ManagerInput::UpstreamBurst { upstream, sender, tos, burst };
+                        manager.handle_input(input, now, tally);
+                    }
+                    None => self.report.answers_without_flow += form.datagrams(),
+                }
+            }
+            RecordedInput::Configured(config) => {
+                self.recorded = (*config).clone();
+                if !*is_free {
+                    let prepared = PreparedConfig::new(bounded(*config));
+                    manager.handle_input(ManagerInput::Configured(&prepared), now, tally);
+                }
+            }
+            RecordedInput::Plain(ManagerInput::BackendChanged { backend, event }) if *is_free => {
+                self.backend_changed(backend, event, now);
+            }
+            RecordedInput::Plain(input) => {
+                if !*is_free {
+                    manager.handle_input(input, now, tally);
+                }
+            }
+        }
+    }
+
+    /// What was said of a backend is said of that which has its address.
+    fn backend_changed(&mut self, recorded: BackendId, event: BackendEvent, now: Instant) {
+        let address = self.recorded.cluster.backends.get(recorded.index()).map(|b| b.address);
+        let same = |(_, backend): &(BackendId, &Backend)| Some(backend.address()) == address;
+        let found = self.manager.backends().iter().find(same).map(|(backend, _)| backend);
+        if let Some(backend) = found {
+            let input = ManagerInput::BackendChanged { backend, event };
+            self.manager.handle_input(input, now, &mut self.tally);
+        }
+    }
+
+    fn fire_timeouts(&mut self, now: Instant) {
+        for _ in 0..MAX_TIMEOUTS {
+            match self.manager.poll_timeout() {
+                Some(deadline) if deadline.at <= now => {
+                    self.manager.handle_input(ManagerInput::Timeout, deadline.at, &mut self.tally);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn address_of(&self, backend: BackendId) -> Option<SocketAddr> {
+        self.manager.backends().get(backend).map(Backend::address)
+    }
+
+    /// Adds what came of it to the report of all.
+    fn finish(self, sum: &mut PlayReport) {
+        let Self { manager, tally, report, first, last, .. } = self;
+        let seconds = first.map_or(0.0, |first| (last - first).as_secs_f64());
+        sum.seconds = sum.seconds.max(seconds);
+        sum.inputs += report.inputs;
+        sum.bursts += report.bursts;
+        sum.datagrams += report.datagrams;
+        sum.flows_opened += tally.opened;
+        sum.flows_moved += tally.moved;
+        sum.answers_without_flow += report.answers_without_flow;
+        sum.blocks_compared += report.blocks_compared;
+        sum.left_out += report.left_out;
+        sum.first_difference = sum.first_difference.take().or(report.first_difference);
+        for (reason, count) in tally.closed {
+            *sum.flows_closed.entry(reason.to_owned()).or_default() += count;
+        }
+        for (reason, count) in tally.drops {
+            *sum.dropped.entry(reason.to_owned()).or_default() += count;
+        }
+        let shares = tally.shares.into_iter().chain(std::iter::repeat(BackendShare::default()));
+        for ((_, backend), share) in manager.backends().iter().zip(shares) {
+            let all = sum.backends.entry(backend.address()).or_default();
+            all.flows += share.flows;
+            all.datagrams += share.datagrams;
+            all.bytes += share.bytes;
+        }
+        for (second, stretch) in report.timeline {
+            let all = sum.timeline.entry(second).or_default();
+            all.datagrams += stretch.datagrams;
+            all.flows += stretch.flows;
+            all.dropped += stretch.dropped;
+        }
+    }
+}
+
+impl Tally {
+    /// The flow of a client, as far as that is known.
+    fn flow_of(&self, client: Option<SocketAddr>) -> Option<FlowId> {
+        self.flows.get(&client?).copied()
+    }
+
+    fn sent(&mut self, backend: BackendId, burst: &flowgate_core::Burst<'_>) {
+        let share = self.share(backend);
+        share.datagrams += u64::from(burst.count());
+        share.bytes += burst.bytes().len() as u64;
+        if let Some(client) = self.client {
+            self.destinations.insert(client, Some(backend));
+        }
+    }
+
+    fn share(&mut self, backend: BackendId) -> &mut BackendShare {
+        if self.shares.len() <= backend.index() {
+            self.shares.resize(backend.index() + 1, BackendShare::default());
+        }
+        &mut self.shares[backend.index()]
+    }
+}
+
+impl<'p> Outputs<'p> for Tally {
+    fn emit(&mut self, output: Output<'p>) {
+        if let Some(digest) = &mut self.digest {
+            digest.output(&output);
+        }
+        match output {
+            Output::OpenFlow { flow, backend, has_moved, .. } => {
+                if has_moved {
+                    self.moved += 1;
+                } else {
+                    self.opened += 1;
+                    self.share(backend).flows += 1;
+                }
+                if let Some(client) = self.client {
+                    self.flows.insert(client, flow);
+                }
+            }
+            Output::Send { backend, burst, .. } => self.sent(backend, &burst),
+            Output::SendOneWay { carrier, burst, .. } => match carrier {
+                Carrier::OneWay(backend) | Carrier::Copy(backend) => self.sent(backend, &burst),
+                Carrier::Flow { .. } => {}
+            },
+            Output::CloseFlow { reason, .. } => {
+                *self.closed.entry(reason.as_str()).or_default() += 1;
+            }
+            Output::Drop { reason, datagrams, .. } => {
+                self.dropped += u64::from(datagrams);
+                *self.drops.entry(reason.as_str()).or_default() += u64::from(datagrams);
+            }
+            Output::OpenUpstream { .. }
+            | Output::OpenClient { .. }
+            | Output::SendToClient { .. }
+            | Output::Mirror { .. }
+            | Output::CloseUpstream { .. }
+            | Output::RecordFlow { .. } => {}
+        }
+    }
+}
+
+/// What answers to a flow come by, and from whom.
+fn route_of(flow: FlowId, manager: &UdpManager) -> Option<(UpstreamId, SocketAddr)> {
+    let flow = manager.flow(flow)?;
+    Some((flow.upstream(), manager.backends().get(flow.backend())?.address()))
+}
+
+/// Of a recording nobody knows who has written it: no table is larger than any manager's.
+fn bounded(config: ManagerConfig) -> ManagerConfig {
+    ManagerConfig { max_flows: config.max_flows.clamp(1, MAX_FLOWS), ..config }
+}
+
+/// What a manager would be told to do after a reload: backends keep their places. Names of backends
+/// cannot be resolved here, and stand for nobody.
+pub fn reconfigured(recorded: &ManagerConfig, new: &Listener) -> ManagerConfig {
+    let wanted: Vec<BackendConfig> = new.cluster.backends(|_| Vec::new());
+    let places = assign_places(&recorded.cluster.backends, &wanted, |_| false);
+    let max_flows = new.max_flows.map_or(recorded.max_flows, |flows| flows.get());
+    new.manager_config(
+        recorded.address,
+        max_flows,
+        recorded.own_addresses.clone(),
+        recorded.record_flows,
+        places,
+    )
+}
+
+#[cfg(test)]
+mod tests;
