@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use flowgate_core::config::{
     Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Mode, ReplyFrom, ServerId,
@@ -22,6 +23,9 @@ pub struct Cluster {
     /// Where more of them are found. None: these are all. See
     /// [`Config::with_found`](crate::Config::with_found).
     pub from: Option<BackendsFrom>,
+    /// For how long an address goes on serving that its name gives no more, while the name still
+    /// gives others that it gave before.
+    pub hold: Duration,
     /// How its backends are probed. None: they are not.
     pub health: Option<Probing>,
     /// Whether answers go from the backends straight to the clients: then datagrams go out from the

@@ -9,13 +9,14 @@ mod snapshot;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 use core::net::SocketAddr;
+use core::time::Duration;
 
 #[cfg(feature = "serde")]
 #[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 use crate::backend::event::BackendEvent;
-use crate::config::{BackendConfig, HealthPolicy, OnBackendDown, Passive};
+use crate::config::{BackendConfig, Failback, HealthPolicy, OnBackendDown, Passive};
 use crate::counters::Traffic;
 use crate::id::BackendId;
 use crate::reason::CloseReason;
@@ -25,6 +26,9 @@ use health::{BackendHealth, Drain};
 pub use health::{Ejection, EjectionCause};
 #[cfg(feature = "snapshot")]
 pub(crate) use health::{PassiveHealth, ProbeState};
+
+/// Errors of the network that come within so long of others are no further reason to probe.
+const TIME_TO_PROBE: Duration = Duration::from_millis(500);
 
 /// One backend and its live figures.
 #[derive(Clone, Debug)]
@@ -43,6 +47,10 @@ pub struct Backend {
     event: Option<Instant>,
     /// How often datagrams have put it out of service, by cause.
     ejections: [u64; 2],
+    /// How often the network's errors have spoken against it while its probes passed.
+    doubts: u64,
+    /// When they did last.
+    doubted_at: Option<Instant>,
     /// Live flows on it.
     pub flows_active: u32,
     /// What was sent to it.
@@ -96,6 +104,8 @@ pub(crate) enum FlowAction {
     Stay,
     /// Each goes on with another backend from its client's next datagram on.
     Move,
+    /// Each goes back to a primary with its client's next datagram, if one can take it.
+    Return,
     /// They end.
     Close(CloseReason),
 }
@@ -112,6 +122,8 @@ impl Backend {
             state_since: now,
             event: None,
             ejections: [0; 2],
+            doubts: 0,
+            doubted_at: None,
             flows_active: 0,
             to: Traffic::default(),
             dropped: Traffic::default(),
@@ -192,6 +204,13 @@ impl Backend {
         self.ejections[cause as usize]
     }
 
+    /// How often the network's errors have spoken against it while its probes passed: errors can be
+    /// forged, so they decide nothing then, but are a reason to probe it now. Many at once count as
+    /// one.
+    pub const fn doubts(&self) -> u64 {
+        self.doubts
+    }
+
     /// Whether it may be given one more flow now.
     pub const fn can_take_a_flow(&self) -> bool {
         let below_limit = self.config.max_flows == 0 || self.flows_active < self.config.max_flows;
@@ -245,6 +264,8 @@ pub struct Backends {
     able: [usize; 2],
     /// Whether all count as up since none is.
     is_open: bool,
+    /// Whether backups are to give their flows back.
+    primaries_are_back: bool,
     /// Which of them answered last, and when.
     latest_answer: Option<(BackendId, Instant)>,
     /// When any but that one answered last.
@@ -269,6 +290,7 @@ impl Backends {
             next_event: None,
             able: [0; 2],
             is_open: false,
+            primaries_are_back: false,
             latest_answer: None,
             latest_other: None,
             state_changes: 0,
@@ -338,7 +360,7 @@ impl Backends {
             return self.can_take_a_flow(id);
         }
         self.get(id).is_some_and(|backend| backend.answers())
-            && self.flow_action(id) == FlowAction::Stay
+            && matches!(self.flow_action(id), FlowAction::Stay | FlowAction::Return)
     }
 
     /// What is to become of the flows of a backend.
@@ -347,8 +369,8 @@ impl Backends {
         self.get(id).map_or(FlowAction::Move, |backend| backend.flow_action)
     }
 
-    /// How often one of them has gone over to another state: who wants to know of that compares this
-    /// with what it was.
+    /// How often one of them has gone over to another state, or was [doubted](Backend::doubts): who
+    /// wants to know of that compares this with what it was.
     pub const fn state_changes(&self) -> u64 {
         self.state_changes
     }
@@ -386,9 +408,29 @@ impl Backends {
     /// The network has reported an error about a datagram to a backend that was sent at `sent` or
     /// before. Says whether that puts it out of service.
     pub(crate) fn network_failed(&mut self, id: BackendId, sent: Instant, now: Instant) -> bool {
+        if let Some(backend) = self.get_mut(id)
+            && backend.health.is_in_doubt(sent)
+            && backend.doubted_at.is_none_or(|at| at + TIME_TO_PROBE <= now)
+        {
+            (backend.doubts, backend.doubted_at) = (backend.doubts + 1, Some(now));
+            self.state_changes += 1;
+        }
         self.note(id, EjectionCause::NetworkErrors, now, |health, passive| {
             health.network_failed(passive, sent, now)
         })
+    }
+
+    /// Forgets what the network has said against all of them, since it has changed on our side. Says
+    /// whether that was anything.
+    pub(crate) fn network_changed(&mut self, now: Instant) -> bool {
+        let mut is_any = false;
+        for backend in &mut self.list {
+            is_any |= backend.health.network_changed();
+        }
+        if is_any {
+            self.recompute(now);
+        }
+        is_any
     }
 
     /// A flow that opened at `opened` has ended without the answer that it expected. Says whether
@@ -529,6 +571,7 @@ impl Backends {
         };
         self.able = [able(false).count(), able(true).count()];
         self.is_open = self.policy.fail_open && self.able == [0; 2];
+        self.primaries_are_back = self.are_primaries_back();
         for place in 0..self.list.len() {
             self.conclude(place, now);
         }
@@ -545,7 +588,9 @@ impl Backends {
         backend.is_able = backend.is_wanted() && backend.is_up();
         let able = &mut self.able[usize::from(backend.is_backup())];
         *able = *able + usize::from(backend.is_able) - usize::from(was_able);
-        if self.is_open != (self.policy.fail_open && self.able == [0; 2]) {
+        let are_others_concerned = self.is_open != (self.policy.fail_open && self.able == [0; 2])
+            || self.primaries_are_back != self.are_primaries_back();
+        if are_others_concerned {
             self.recompute(now);
             return;
         }
@@ -565,6 +610,10 @@ impl Backends {
         };
     }
 
+    fn are_primaries_back(&self) -> bool {
+        self.policy.failback == Failback::All && self.able[0] > 0
+    }
+
     /// What becomes of one of them, and of its flows.
     fn conclude(&mut self, place: usize, now: Instant) {
         let backend = &mut self.list[place];
@@ -575,7 +624,10 @@ impl Backends {
                 FlowAction::Close(CloseReason::BackendRemoved)
             }
             _ if backend.is_removed() => FlowAction::Move,
+            // It gets only copies from now on: its answers are nobody's.
+            _ if !backend.answers() => FlowAction::Move,
             (_, Drain::Over) => FlowAction::Close(CloseReason::Drained),
+            _ if serves && backend.is_backup() && self.primaries_are_back => FlowAction::Return,
             _ if serves => FlowAction::Stay,
             (OnBackendDown::Pin, _) => FlowAction::Stay,
             (OnBackendDown::Rehash, _) => FlowAction::Move,

@@ -93,6 +93,39 @@ impl Balancer {
         pick_from(&mut self.primaries).or_else(|| pick_from(&mut self.backups))
     }
 
+    /// The same of primaries alone.
+    pub(crate) fn pick_primary(
+        &mut self,
+        backends: &Backends,
+        client: SocketAddr,
+        affinity: Affinity,
+        random: &mut Random,
+    ) -> Option<BackendId> {
+        self.primaries.pick(backends, &|| ClientHash::new(client, affinity), random)
+    }
+
+    /// Goes on with the turns of `former`, which was there before a change: whoever was next is next,
+    /// and whoever is new comes after those. Those in `replaced` are others than before.
+    pub(crate) fn go_on_from(&mut self, former: &Self, replaced: &[BackendId]) {
+        for (tier, former) in
+            [(&mut self.primaries, &former.primaries), (&mut self.backups, &former.backups)]
+        {
+            if let (Algorithm::RoundRobin(turns), Algorithm::RoundRobin(former)) = (tier, former) {
+                turns.go_on_from(former, replaced);
+            }
+        }
+    }
+
+    /// Begins so many turns later, so that several balancers over the same backends do not all
+    /// begin with the same one.
+    pub(crate) fn skip_turns(&mut self, count: usize, backends: &Backends) {
+        for tier in [&mut self.primaries, &mut self.backups] {
+            if let Algorithm::RoundRobin(turns) = tier {
+                turns.skip(count, backends);
+            }
+        }
+    }
+
     /// The same where nothing but the hash decides; otherwise none.
     pub(crate) fn pick_hashed(&self, backends: &Backends, hash: ClientHash) -> Option<BackendId> {
         let pick_from = |tier: &Algorithm| match tier {

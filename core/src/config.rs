@@ -214,6 +214,8 @@ pub enum ReplyFrom {
 pub struct HealthPolicy {
     /// What a live flow does when its backend goes down.
     pub on_backend_down: OnBackendDown,
+    /// What goes back to the primaries when one of them can serve again.
+    pub failback: Failback,
     /// Whether to balance over all backends, as if all were up, while all are down.
     pub fail_open: bool,
     /// Whether a backend's silence and the network's errors count against it, and how.
@@ -223,7 +225,8 @@ pub struct HealthPolicy {
 /// Flows stay where they are, no datagram counts against a backend, and none is used that is down.
 impl Default for HealthPolicy {
     fn default() -> Self {
-        Self { on_backend_down: OnBackendDown::Pin, fail_open: false, passive: None }
+        let failback = Failback::NewFlows;
+        Self { on_backend_down: OnBackendDown::Pin, failback, fail_open: false, passive: None }
     }
 }
 
@@ -237,6 +240,16 @@ pub enum OnBackendDown {
     Rehash,
     /// It ends.
     Close,
+}
+
+/// What goes back to the primaries after backups have served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failback {
+    /// New flows. Those that a backup has stay with it.
+    NewFlows,
+    /// New flows at once, and each flow that a backup has with its client's next datagram, as soon as
+    /// a primary can take it. Those stay that an id in their datagrams has led there.
+    All,
 }
 
 /// When the signs that datagrams themselves give put a backend out of service for a while.

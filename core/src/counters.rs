@@ -50,6 +50,15 @@ impl Counters {
         self.upstream_errors += other.upstream_errors;
     }
 
+    /// Counts what is queued as dropped: whoever counted it sends nothing any more.
+    pub fn give_up_queued(&mut self) {
+        for direction in Direction::ALL {
+            let ledger = self.ledger_mut(direction);
+            let queued = ledger.queued;
+            ledger.give_up(DropReason::Closed, queued);
+        }
+    }
+
     pub(crate) const fn ledger_mut(&mut self, direction: Direction) -> &mut Ledger {
         match direction {
             Direction::ToBackend => &mut self.to_backend,

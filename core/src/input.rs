@@ -118,6 +118,9 @@ pub enum ManagerInput<'p> {
         /// The news.
         event: BackendEvent,
     },
+    /// This host has got another address, route or link: backends may be reached again that could not
+    /// be. Nothing is held against them any more that the network has said.
+    NetworkChanged,
     /// The configuration has changed.
     Configured(&'p PreparedConfig),
     /// The listener is about to be read.

@@ -165,6 +165,14 @@ impl UdpManager {
         manager
     }
 
+    /// The same, but that the first turn of round-robin is that of another backend: for managers
+    /// that serve the same backends side by side, each of which gets another number.
+    #[must_use]
+    pub fn as_number(mut self, number: usize) -> Self {
+        self.balancer.skip_turns(number, &self.backends);
+        self
+    }
+
     /// Takes in what happened at `now` and emits what is to be done about it.
     ///
     /// `now` may stand still or jump ahead between calls. Never panics, whatever the input.
@@ -210,6 +218,11 @@ impl UdpManager {
             }
             ManagerInput::BackendChanged { backend, event } => {
                 self.handle_backend_event(backend, event, now);
+            }
+            ManagerInput::NetworkChanged => {
+                if self.backends.network_changed(now) {
+                    self.sweep_if_needed(now);
+                }
             }
             ManagerInput::Reading { is_behind } => self.openings.begin(is_behind),
             ManagerInput::Configured(configuration) => self.configure(configuration, now, outputs),

@@ -32,7 +32,8 @@
 //! # The schedule
 //!
 //! A target's first probe comes within a second, or within its interval if that is shorter; each
-//! further one an interval after the one before was *started*, give or take a tenth. Both are drawn
+//! further one an interval after the one before was *started*, give or take a tenth; sooner where
+//! something else [speaks against](HealthChecker::hasten) the target. Both are drawn
 //! at random, so that targets are not probed in step, and do not fall into step later.
 //!
 //! A target has at most one probe at a time. If it outlasts the interval, or the caller was held up
@@ -47,6 +48,9 @@ use crate::time::Instant;
 
 /// The longest that a new target waits for its first probe.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
+
+/// How soon a probe follows another one while something else speaks against its target.
+const HASTENED_INTERVAL: Duration = Duration::from_millis(500);
 
 /// An interval or timeout is taken to be at least this long.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -189,6 +193,9 @@ struct Target {
     against: u32,
     /// The number of the latest probe.
     attempt: u64,
+    /// Whether something else speaks against it: then probes follow each other quickly until they
+    /// have decided.
+    is_hastened: bool,
     stage: Stage,
     /// When the stage ends: the next probe starts, or the running one is given up.
     /// [`Instant::FAR_FUTURE`] means never.
@@ -232,7 +239,16 @@ impl HealthChecker {
         let Opinion { is_up, against } = opinion;
         // That one is down nobody takes for granted.
         let is_checked = !is_up;
-        let target = Target { policy, is_up, is_checked, against, attempt: 0, stage, due };
+        let target = Target {
+            policy,
+            is_up,
+            is_checked,
+            against,
+            attempt: 0,
+            is_hastened: false,
+            stage,
+            due,
+        };
         self.targets.insert(id, target);
         self.schedule.insert((due, id));
         id
@@ -256,6 +272,20 @@ impl HealthChecker {
         };
         let due = target.due.min(now + wait);
         target.move_to(due, id, &mut self.schedule);
+    }
+
+    /// Probes a target that is up soon, since something else speaks against it; and where such a probe
+    /// fails, again soon, until as many have failed as it takes, or one has not.
+    pub fn hasten(&mut self, id: TargetId, now: Instant) {
+        let Some(target) = self.targets.get_mut(&id) else { return };
+        if !target.is_up || target.is_hastened {
+            return;
+        }
+        target.is_hastened = true;
+        if matches!(target.stage, Stage::Waiting { .. }) && target.due > now {
+            target.stage = Stage::Waiting { is_postponed: false };
+            target.move_to(now, id, &mut self.schedule);
+        }
     }
 
     /// Begins again with a target that is to be probed in another way: what the former probes had
@@ -308,9 +338,9 @@ impl HealthChecker {
         let Stage::Running { started } = target.stage else { return };
         if attempt == target.attempt {
             target.stage = Stage::Waiting { is_postponed: false };
+            target.recompute(id, outcome, emit);
             let due = target.next_due(started, now, &mut self.random);
             target.move_to(due, id, &mut self.schedule);
-            target.recompute(id, outcome, emit);
         }
     }
 
@@ -367,8 +397,13 @@ impl Target {
 
     /// When to start the probe after the one that was started then and has ended now.
     fn next_due(&self, started: Instant, now: Instant, random: &mut Random) -> Instant {
-        let due = started + jittered(self.policy.interval, random);
-        if due > now { due } else { somewhere_within(self.policy.interval, now, random) }
+        let interval = if self.is_hastened {
+            self.policy.interval.min(HASTENED_INTERVAL)
+        } else {
+            self.policy.interval
+        };
+        let due = started + jittered(interval, random);
+        if due > now { due } else { somewhere_within(interval, now, random) }
     }
 
     /// Counts a result, and tells if it tips the scales.
@@ -379,6 +414,7 @@ impl Target {
         emit: &mut impl FnMut(HealthOutput),
     ) {
         let Some(is_success) = outcome.verdict() else { return };
+        self.is_hastened &= self.is_up && !is_success;
         if is_success == self.is_up {
             self.against = 0;
             if !core::mem::replace(&mut self.is_checked, true) {
@@ -389,7 +425,7 @@ impl Target {
         self.against = self.against.saturating_add(1);
         let enough = if self.is_up { self.policy.fall } else { self.policy.rise };
         if self.against >= enough {
-            self.against = 0;
+            (self.against, self.is_hastened) = (0, false);
             (self.is_up, self.is_checked) = (is_success, true);
             emit(HealthOutput::Changed { target: id, is_up: is_success, outcome });
         }

@@ -186,6 +186,11 @@ impl FakeKernel {
         self.socket(socket).incoming.iter().map(Incoming::datagrams).sum()
     }
 
+    /// How often a socket's time to live was set since it was opened.
+    pub fn ttl_changes(&self, socket: SocketId) -> u64 {
+        self.socket(socket).ttl_changes
+    }
+
     /// How a socket was used to send so far.
     pub fn usage(&self, socket: SocketId) -> Usage {
         self.socket(socket).usage
@@ -291,12 +296,17 @@ impl Kernel for FakeKernel {
         &mut self,
         (backend, _): (Option<SocketAddr>, bool),
         _source: LocalSource,
-        _ttl: u8,
+        ttl: u8,
         _receive_buffer: usize,
         token: Token,
     ) -> io::Result<FakeSocket> {
         let fate = self.faults().on_open();
-        fate.map_or_else(|| Ok(self.open(backend, token)), |errno| Err(errno.into()))
+        if let Some(errno) = fate {
+            return Err(errno.into());
+        }
+        let socket = self.open(backend, token);
+        self.socket_mut(socket.id).ttl = ttl;
+        Ok(socket)
     }
 
     fn renew_source(&mut self, _: &FakeSocket, _: SocketAddr, _: LocalSource) -> io::Result<bool> {
@@ -345,7 +355,10 @@ impl Kernel for FakeKernel {
         self.socket(socket.id).incoming.len() as u64
     }
 
-    fn set_ttl(&mut self, _: &FakeSocket, _ttl: u8) -> io::Result<()> {
+    fn set_ttl(&mut self, socket: &FakeSocket, ttl: u8) -> io::Result<()> {
+        let mut socket = self.socket_mut(socket.id);
+        socket.ttl = ttl;
+        socket.ttl_changes += 1;
         Ok(())
     }
 

@@ -123,7 +123,8 @@ impl ShellWorld {
             }
         });
         let (source, local, tos) = (sender.address, sender.local, shape.tos);
-        let incoming = Incoming { local, tos, ..Incoming::new(source, bytes, segment) };
+        let ttl = ttl_of(tos);
+        let incoming = Incoming { local, tos, ttl, ..Incoming::new(source, bytes, segment) };
         let own = self.kernel.own_socket_of(source);
         self.kernel.arrive(own.unwrap_or(self.listener), incoming);
     }
@@ -235,6 +236,7 @@ impl ShellWorld {
         let payload = Payload::read(rest).expect("a datagram cut or made up");
         assert_eq!(payload.direction, Direction::ToBackend);
         assert_eq!(payload.tos, sent.tos, "the TOS byte of another datagram");
+        assert_eq!(ttl_of(payload.tos) - 1, sent.ttl, "the hop limit of another datagram");
         let client = &self.clients[payload.party as usize];
         match self.send_proxy_protocol {
             SendProxyProtocol::Off => assert_eq!(header, None),
@@ -267,4 +269,10 @@ impl ShellWorld {
         let last = self.last_replies.insert(socket, payload.number);
         assert!(last < Some(payload.number), "repeated, or out of order");
     }
+}
+
+/// The hop limit that is left of a client's datagrams with this TOS byte: so that one shows what the
+/// other has to be.
+const fn ttl_of(tos: u8) -> u8 {
+    60 + tos % 4
 }

@@ -340,6 +340,35 @@ fn on_any_address_a_foreign_host_name_is_refused() {
 }
 
 #[test]
+fn a_request_with_two_host_headers_is_refused() {
+    let (server, _) = server(document());
+    for (first, second) in [("localhost", "rebinding.example"), ("localhost", "localhost")] {
+        let request = format!(
+            "GET /status HTTP/1.1\r\nHost: {first}\r\nHost: {second}\r\nConnection: close\r\n\r\n"
+        );
+        let answer = exchange(server.address(), request.as_bytes()).unwrap();
+        assert_eq!(answer.status, 400, "{first}, {second}: {}", answer.body);
+    }
+}
+
+#[test]
+fn idle_connections_push_out_none_that_has_begun_to_ask() {
+    let (server, _) = server(document());
+    for _ in 0..20 {
+        let mut honest = TcpStream::connect(server.address()).unwrap();
+        honest.set_read_timeout(Some(PATIENCE)).unwrap();
+        honest.write_all(b"GET /metrics HT").unwrap();
+        let idle: Vec<_> =
+            (0..MAX_CONNECTIONS).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+        honest.write_all(b"TP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        honest.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+        drop(idle);
+    }
+}
+
+#[test]
 fn many_scrapes_at_once_ask_once() {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use flowgate_core::config::{
-    Affinity, Balance, ClusterConfig, HealthPolicy, Limits, OnBackendDown, SendProxyProtocol,
-    Source,
+    Affinity, Balance, ClusterConfig, Failback, HealthPolicy, Limits, OnBackendDown,
+    SendProxyProtocol, Source,
 };
 
 use toml::de::DeValue;
@@ -40,6 +40,7 @@ const IDLE: RangeInclusive<Duration> =
 
 /// For how long nobody else may get what comes for a flow that has ended.
 const QUARANTINE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60 * 60);
+const HOLD: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 60 * 60);
 
 /// What of each client's flow to each backend would have to be counted together.
 const NOT_IN_A_RACE: &str = "0 beside reply_from = \"first\"";
@@ -134,15 +135,19 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
     let have_ends = responses > 0 || requests > 0;
     let upstreams = upstreams.finish(&modes, source.value, have_ends);
     let on_backend_down = table.get("on_backend_down", choice(ON_BACKEND_DOWN));
+    let failback = table.get("failback", choice(FAILBACK));
     modes.warn_of_no_effect(&[
         &idle_timeout.item,
         &on_backend_down.item,
+        &failback.item,
         &upstream_quarantine.item,
     ]);
     let idle_timeout = idle_timeout.or(Duration::from_secs(60));
     let on_backend_down = on_backend_down.or(OnBackendDown::Rehash);
+    let failback = failback.or(Failback::NewFlows);
     let health = table.section("health", |table| health::health(table, modes.has_flows()));
     let limits = table.section("limits", |table| limits(table, &modes));
+    let hold = table.get("hold", duration(HOLD)).or(Duration::from_secs(10));
     let from = table.get("backends_from", from::backends_from);
     let list = |item: &Item<'_>| members::members(item, &modes);
     let members = match from.item.value() {
@@ -183,7 +188,7 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
         transactions,
         upstream_quarantine: upstream_quarantine.or(Duration::from_secs(1)),
         source: source?,
-        health: HealthPolicy { on_backend_down, fail_open, passive },
+        health: HealthPolicy { on_backend_down, failback, fail_open, passive },
         limits: limits?,
         quic_lb: without_keys(&quic_lb),
         backends: backends(&members, |_| Vec::new()),
@@ -192,6 +197,7 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
         name: name.to_owned(),
         members,
         from: from.value,
+        hold,
         health: probing,
         is_direct,
         mirror,
@@ -220,6 +226,8 @@ const ON_BACKEND_DOWN: &[(&str, OnBackendDown)] = &[
     ("rehash", OnBackendDown::Rehash),
     ("close", OnBackendDown::Close),
 ];
+
+const FAILBACK: &[(&str, Failback)] = &[("new-flows", Failback::NewFlows), ("all", Failback::All)];
 
 fn limits(table: &Table<'_>, modes: &Modes<'_>) -> Option<Limits> {
     let limit = |key| modes.fit(table.get(key, count), 0, "0");

@@ -184,6 +184,7 @@ fn every_key_of_a_cluster_changes_it_and_its_listeners() {
     for line in [
         "balance = \"maglev\"",
         "on_backend_down = \"pin\"",
+        "failback = \"all\"",
         "[cluster.games.health]\nprobe = \"tcp\"",
         "[cluster.games.health]\nfail_open = false",
         "[cluster.games.limits]\namplification = 3",

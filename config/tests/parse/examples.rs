@@ -9,8 +9,9 @@ use flowgate_config::{
     Probing, Target, Workers,
 };
 use flowgate_core::config::{
-    Accept, Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig,
-    Mode, OnBackendDown, Passive, PortRange, SendProxyProtocol, Source, UpstreamMode,
+    Accept, Affinity, BackendConfig, Balance, ClusterConfig, Failback, HealthPolicy, Limits,
+    ManagerConfig, Mode, OnBackendDown, Passive, PortRange, SendProxyProtocol, Source,
+    UpstreamMode,
 };
 use ipnet::IpNet;
 
@@ -164,6 +165,7 @@ fn a_full_example_sets_every_supported_key() {
         quic_lb: Vec::new(),
         name: "resolvers".into(),
         from: None,
+        hold: Duration::from_secs(10),
         members: vec![
             member(Target::Address(address("10.0.0.1:53")), 1, false, 0),
             member(Target::Address(address("[2001:db8::2]:53")), 7, true, 900),
@@ -200,6 +202,7 @@ fn a_full_example_sets_every_supported_key() {
             },
             health: HealthPolicy {
                 on_backend_down: OnBackendDown::Close,
+                failback: Failback::NewFlows,
                 fail_open: false,
                 passive: Some(Passive { silent_flows: 6, back_off: Duration::from_secs(10) }),
             },
@@ -298,6 +301,7 @@ fn the_defaults_are_those_of_the_manual() {
             source: Source::Any,
             health: HealthPolicy {
                 on_backend_down: OnBackendDown::Rehash,
+                failback: Failback::NewFlows,
                 fail_open: true,
                 passive: Some(Passive { silent_flows: 3, back_off: Duration::from_secs(5) }),
             },

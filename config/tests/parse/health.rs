@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flowgate_config::{Expect, Payload, Probe, Probing};
-use flowgate_core::config::{HealthPolicy, OnBackendDown, Passive};
+use flowgate_core::config::{Failback, HealthPolicy, OnBackendDown, Passive};
 
 use crate::{in_cluster, with_cluster_lines};
 
@@ -183,8 +183,12 @@ fn the_usual_timeout_gives_way_to_a_short_interval() {
 
 #[test]
 fn without_probes_and_passive_signs_nothing_counts_against_a_backend() {
-    let policy =
-        HealthPolicy { on_backend_down: OnBackendDown::Rehash, fail_open: true, passive: None };
+    let policy = HealthPolicy {
+        on_backend_down: OnBackendDown::Rehash,
+        failback: Failback::NewFlows,
+        fail_open: true,
+        passive: None,
+    };
     assert_eq!(health("passive = false"), (None, policy));
     assert_eq!(
         health("passive = false\nfail_open = false"),

@@ -162,6 +162,7 @@ fn keys_without_effect_are_noted() {
     for (lines, key) in [
         ("mode = \"one-way\"\nidle_timeout = \"5s\"", "idle_timeout"),
         ("mode = \"fan-out\"\non_backend_down = \"pin\"", "on_backend_down"),
+        ("mode = \"one-way\"\nfailback = \"all\"", "failback"),
         ("mode = \"fan-out\"\nbalance = \"random\"", "balance"),
     ] {
         let config = valid(&text(lines));

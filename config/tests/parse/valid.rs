@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use flowgate_config::{Config, ConfigFileError, Fault, FlowLog, LogLevel, Workers, load};
-use flowgate_core::config::{Affinity, Balance, OnBackendDown, SendProxyProtocol};
+use flowgate_core::config::{Affinity, Balance, Failback, OnBackendDown, SendProxyProtocol};
 
 use crate::{MINIMAL, address, valid, with_cluster_lines};
 
@@ -48,6 +48,10 @@ fn each_word_of_a_choice_has_its_meaning() {
     ] {
         let config = with_cluster_lines(&format!("on_backend_down = \"{word}\""));
         assert_eq!(config.clusters[0].policy.health.on_backend_down, on_backend_down);
+    }
+    for (word, failback) in [("new-flows", Failback::NewFlows), ("all", Failback::All)] {
+        let config = with_cluster_lines(&format!("failback = \"{word}\""));
+        assert_eq!(config.clusters[0].policy.health.failback, failback);
     }
     for (word, level) in [
         ("error", LogLevel::Error),

@@ -186,6 +186,26 @@ impl BackendHealth {
         true
     }
 
+    /// Forgets what the network has said against it, and says whether that was anything.
+    pub(super) fn network_changed(&mut self) -> bool {
+        let passive = &self.passive;
+        let is_ejected_for_that =
+            self.ejection().is_some_and(|ejection| ejection.cause == EjectionCause::NetworkErrors);
+        let is_any = is_ejected_for_that || passive.errors > 0 || passive.decides_at.is_some();
+        if is_ejected_for_that {
+            self.forgive();
+        } else if is_any {
+            (self.passive.errors, self.passive.decides_at) = (0, None);
+        }
+        is_any
+    }
+
+    /// Whether an error about a datagram that was sent at `sent` or before is a reason to look.
+    pub(super) fn is_in_doubt(&self, sent: Instant) -> bool {
+        let has_answered_since = self.last_answer.is_some_and(|answer| answer >= sent);
+        self.probe == Some(ProbeState::Passing) && !has_answered_since
+    }
+
     /// A flow that opened at `opened` has ended without the answer that it expected. Says whether
     /// that puts the backend out of service.
     pub(super) fn record_unanswered(

@@ -58,6 +58,35 @@ impl RoundRobin {
         Some(self.ids[taken.member()])
     }
 
+    /// Lets so many turns pass.
+    pub(super) fn skip(&mut self, count: usize, backends: &Backends) {
+        for _ in 0..count.checked_rem(self.ids.len()).unwrap_or(0) {
+            self.pick(backends);
+        }
+    }
+
+    /// Gives the members that `former` knows, but for those in `replaced`, the turns that they have
+    /// there, as far ahead as is fitting for their weight now. Others come when these have had one.
+    pub(super) fn go_on_from(&mut self, former: &Self, replaced: &[BackendId]) {
+        let mut known: Vec<(BackendId, Turn)> =
+            former.queue.iter().map(|Reverse(turn)| (former.ids[turn.member()], *turn)).collect();
+        // Both are in configured order.
+        known.retain(|(id, _)| {
+            replaced.binary_search(id).is_err() && self.ids.binary_search(id).is_ok()
+        });
+        let Some(next) = known.iter().map(|(_, turn)| *turn).min() else { return };
+        known.sort_unstable_by_key(|(id, _)| *id);
+        let mut turns = mem::take(&mut self.queue).into_vec();
+        for Reverse(turn) in &mut turns {
+            let id = self.ids[turn.member()];
+            *turn = match known.binary_search_by_key(&id, |(id, _)| *id) {
+                Ok(place) => turn.in_place_of(&known[place].1, &next),
+                Err(_) => turn.within_a_stride_from_the_start(),
+            };
+        }
+        self.queue = turns.into();
+    }
+
     /// The time of each member's next turn, in the order of the members.
     pub(super) fn times(&self) -> Vec<(u64, u64)> {
         let mut times = alloc::vec![(0, 0); self.ids.len()];

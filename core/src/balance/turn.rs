@@ -47,6 +47,20 @@ impl Turn {
         if whole < 1 << 63 { Some(Self { at, ..self }) } else { None }
     }
 
+    /// The member's turn just before one stride from the start of the clock is over: after the turns
+    /// of those of its weight that go on from there, and before they come again.
+    pub(super) const fn within_a_stride_from_the_start(self) -> Self {
+        Self { at: self.stride as u128 - 1, ..self }
+    }
+
+    /// The member's turn on a clock that starts now, where it was `former` on another clock, on which
+    /// `next` is the next of all: as many of its strides from now as it was there, one at most.
+    pub(super) fn in_place_of(self, former: &Self, next: &Self) -> Self {
+        let wait = former.at.saturating_sub(next.at).min(former.stride.into());
+        let at = wait * u128::from(self.stride) / u128::from(former.stride.max(1));
+        Self { at, ..self }
+    }
+
     /// The member's next turn after this one.
     pub(super) const fn next(self) -> Self {
         Self { at: self.at + self.stride as u128, ..self }

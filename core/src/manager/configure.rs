@@ -25,12 +25,13 @@ impl UdpManager {
         let was = (&self.config.cluster, &self.balancer);
         let slots = self.flows.slots().max(slots_for(config.max_flows as usize));
         self.placement.configure(was, &config.cluster, slots, now, &mut self.random);
-        // One that serves on keeps its place in the order of turns.
-        if !new.has_the_turns_of(&self.config.cluster) {
-            self.balancer = new.balancer().clone();
-        }
         // While it is known which backend they had.
         let replaced = self.backends.replaced_by(&config.cluster.backends);
+        // One that serves on keeps its place in the order of turns.
+        if !new.has_the_turns_of(&self.config.cluster) {
+            let former = core::mem::replace(&mut self.balancer, new.balancer().clone());
+            self.balancer.go_on_from(&former, &replaced);
+        }
         self.close_flows_of(&replaced, now, outputs);
         self.backends.configure(&config.cluster.backends, config.cluster.health, now);
         let are_others = config.cluster.transactions != self.config.cluster.transactions;

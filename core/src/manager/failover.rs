@@ -54,10 +54,37 @@ impl UdpManager {
         match self.backends.flow_action(flow.backend()) {
             FlowAction::Stay => Ok(Some(id)),
             FlowAction::Move => self.move_flow(id, ttl, now, outputs).map(|()| Some(id)),
+            FlowAction::Return => {
+                self.return_flow(id, ttl, now, outputs);
+                Ok(Some(id))
+            }
             FlowAction::Close(reason) => {
                 self.close(id, reason, now, outputs);
                 Ok(None)
             }
+        }
+    }
+
+    /// Gives a flow that a backup has to a primary, if one can take it.
+    #[cold]
+    fn return_flow<'p>(
+        &mut self,
+        id: FlowId,
+        ttl: u8,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
+        let Some(flow) = self.flows.get(id) else { return };
+        let client = flow.client();
+        // The server that an id names is the one that knows the connection.
+        if flow.is_retired() || !self.placement.of(id.index()).id().is_empty() {
+            return;
+        }
+        let Self { balancer, backends, random, config, .. } = self;
+        let affinity = config.cluster.affinity;
+        if let Some(primary) = balancer.pick_primary(backends, client, affinity, random) {
+            // It fails only where there is no such backend, and this one can take the flow.
+            let _ = self.move_flow_to(id, primary, ttl, now, outputs);
         }
     }
 

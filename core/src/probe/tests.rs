@@ -345,3 +345,37 @@ fn durations_beyond_all_measure_do_no_harm() {
 }
 
 mod properties;
+
+#[test]
+fn a_target_that_something_else_speaks_against_is_probed_at_once_until_that_is_decided() {
+    let mut checker = HealthChecker::new(1);
+    let target = checker.add(POLICY, Instant::ORIGIN);
+    let (mut now, is_up) = probe(&mut checker, ProbeOutcome::Answered);
+    assert_eq!(is_up, Some(true));
+    now += Duration::from_millis(100);
+    checker.hasten(target, now);
+    let (first, is_up) = probe(&mut checker, ProbeOutcome::Refused);
+    assert_eq!((first, is_up), (now, None));
+    let (second, is_up) = probe(&mut checker, ProbeOutcome::Refused);
+    assert!(second - first <= SECOND, "{:?}", second - first);
+    assert_eq!(is_up, None);
+    let (third, is_up) = probe(&mut checker, ProbeOutcome::Refused);
+    assert!(third - second <= SECOND);
+    assert_eq!(is_up, Some(false), "it takes as many as ever");
+    let (fourth, _) = probe(&mut checker, ProbeOutcome::Answered);
+    assert!(fourth - third > SECOND * 4, "then all goes its usual way");
+}
+
+#[test]
+fn a_probe_that_passes_ends_the_haste_and_many_reasons_are_one() {
+    let mut checker = HealthChecker::new(1);
+    let target = checker.add(POLICY, Instant::ORIGIN);
+    let (now, _) = probe(&mut checker, ProbeOutcome::Answered);
+    for _ in 0..100 {
+        checker.hasten(target, now);
+    }
+    let (first, _) = probe(&mut checker, ProbeOutcome::Answered);
+    let (second, _) = probe(&mut checker, ProbeOutcome::Answered);
+    assert_eq!(first, now);
+    assert!(second - first > SECOND * 4, "{:?}", second - first);
+}

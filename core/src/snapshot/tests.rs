@@ -210,6 +210,7 @@ fn the_numbers_of_variants_are_part_of_the_format() {
         numbers(modes),
         numbers([nobody, ReplyFrom::Chosen, ReplyFrom::First]),
         numbers([OnBackendDown::Pin, OnBackendDown::Rehash, OnBackendDown::Close]),
+        numbers([Failback::NewFlows, Failback::All]),
         numbers([Balance::RoundRobin, Balance::Random, Balance::LeastFlows]),
         numbers([Affinity::SourceIp, Affinity::SourceIpPort]),
         numbers([SendProxyProtocol::Off, SendProxyProtocol::First, SendProxyProtocol::Every]),

@@ -129,6 +129,10 @@ impl Router {
         if let Access::None(reason) = access {
             return Some(refuse(StatusCode::FORBIDDEN, reason));
         }
+        if request.headers().get_all(header::HOST).iter().count() > 1 {
+            let advice = "A request has one Host header (RFC 9112, section 3.2).\n";
+            return Some(answer(StatusCode::BAD_REQUEST, PLAIN, advice));
+        }
         let own = self.host_name.as_deref();
         if !self.is_control && !is_own_name(request.uri(), request.headers(), own) {
             let advice = "This address answers only requests to localhost, an IP address or this \

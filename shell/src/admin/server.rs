@@ -58,6 +58,10 @@ const LAST_REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the end waits for replies that are being sent.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How often all connections are polled before one of them is closed in favour of another: once to
+/// ask for what has come, and once to have it.
+const POLLS_BEFORE_A_CHOICE: usize = 3;
+
 /// How long no connection is accepted after one could not be, for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -262,8 +266,14 @@ async fn serve(
         };
         is_failing = false;
         connections.retain(|connection| !connection.task.is_finished());
-        if connections.len() >= MAX_CONNECTIONS && !make_room(&mut connections, peer) {
-            continue;
+        if connections.len() >= MAX_CONNECTIONS {
+            // What has come by those that were accepted just now is looked at first.
+            for _ in 0..POLLS_BEFORE_A_CHOICE {
+                tokio::task::yield_now().await;
+            }
+            if !make_room(&mut connections, peer) {
+                continue;
+            }
         }
         let activity = Arc::<Activity>::default();
         let stream = Watched { stream, activity: Arc::clone(&activity) };

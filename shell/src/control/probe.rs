@@ -104,6 +104,8 @@ pub type Findings = HashMap<TargetKey, ProbeOutcome>;
 enum Command {
     /// Probe these and no others.
     Probe(Vec<ProbeTarget>),
+    /// Probe this one soon.
+    Hasten(TargetKey),
     /// Say what the probes say.
     Snapshot(Sender<Vec<ProbeSnapshot>>),
 }
@@ -158,6 +160,11 @@ impl Prober {
     /// are never added up. Of several targets with one key the last one counts.
     pub fn set_targets(&self, targets: Vec<ProbeTarget>) {
         self.command(Command::Probe(targets));
+    }
+
+    /// Probes a target soon that traffic speaks against, and again until that is decided.
+    pub fn hasten(&self, key: TargetKey) {
+        self.command(Command::Hasten(key));
     }
 
     /// What the probes say so far.

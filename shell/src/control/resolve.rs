@@ -6,6 +6,10 @@
 //! be resolved, whatever the reason, the last good answer stands, the log says so once, and the
 //! lookup is tried again after 1, 2, 4, ... up to 30 seconds.
 //!
+//! Some names give another part of their addresses each time. So an address that an answer leaves out
+//! goes on being used for a while, the cluster's `hold`, as long as the answer has others that were
+//! known: a name that goes over to other addresses altogether means it.
+//!
 //! Workers never wait for any of this: they see no names, only addresses.
 
 pub(super) mod lookup;
@@ -31,6 +35,10 @@ pub use state::{LONGEST_TTL, MOST_ADDRESSES, SHORTEST_TTL};
 
 /// A host's name as the configuration spells it.
 pub type HostName = String;
+
+/// For how long an address is kept that a name gives no more, by name. Not at all where it is not
+/// said.
+type Holds = Arc<Mutex<BTreeMap<HostName, Duration>>>;
 
 /// How many names are looked up at the same time. The others wait their turn.
 const CONCURRENT_LOOKUPS: usize = 32;
@@ -60,6 +68,7 @@ pub struct Resolver {
     /// None while it is being dropped.
     names: Option<UnboundedSender<BTreeSet<HostName>>>,
     known: Arc<Known>,
+    holds: Holds,
     thread: Option<ControlThread>,
 }
 
@@ -95,16 +104,19 @@ impl Resolver {
     ) -> io::Result<Self> {
         let (names, orders) = unbounded_channel();
         let known = Arc::new(Known::default());
+        let holds = Holds::default();
         let duty = Duty {
             lookups,
             known: Arc::clone(&known),
+            holds: Arc::clone(&holds),
+            clock: Clock::start(),
             on_answer: Mutex::new(on_answer),
             turns: Semaphore::new(CONCURRENT_LOOKUPS),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let run = move || runtime.block_on(follow(orders, Arc::new(duty)));
         let thread = ControlThread::spawn("resolver", run)?;
-        Ok(Self { names: Some(names), known, thread: Some(thread) })
+        Ok(Self { names: Some(names), known, holds, thread: Some(thread) })
     }
 
     /// Keeps these names fresh from now on, and no others. A name that was among the names before
@@ -115,6 +127,12 @@ impl Resolver {
             // Fails only where the thread has ended, by a panic that has been printed.
             let _ = sender.send(names);
         }
+    }
+
+    /// Keeps addresses that a name gives no more for so long, from its next answer on: those of a
+    /// name that gives another part of its addresses each time would come and go.
+    pub fn set_holds(&self, holds: BTreeMap<HostName, Duration>) {
+        *self.holds.lock().unwrap_or_else(PoisonError::into_inner) = holds;
     }
 
     /// As [`Resolver::set_names`], then waits until all of them have been looked up, with success
@@ -181,6 +199,8 @@ impl Known {
 struct Duty<F> {
     lookups: Lookups,
     known: Arc<Known>,
+    holds: Holds,
+    clock: Clock,
     on_answer: Mutex<F>,
     turns: Semaphore,
 }
@@ -216,7 +236,8 @@ async fn keep_fresh<F: Fn(Answer) + Send>(name: HostName, duty: Arc<Duty<F>>) {
             let _turn = duty.turns.acquire().await;
             duty.lookups.look_up(&name).await
         };
-        let step = state.learn(outcome);
+        let hold = duty.holds.lock().unwrap_or_else(PoisonError::into_inner).get(&name).copied();
+        let step = state.learn(outcome, duty.clock.uptime(), hold.unwrap_or_default());
         duty.known.learn(&name, &state);
         duty.known.tried.notify_all();
         match step.event {

@@ -6,6 +6,7 @@ mod ask;
 mod backend_index;
 mod hand_over;
 mod mirrors;
+pub(crate) mod past;
 mod service_states;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ use crate::datapath::worker::{Command, StateListener, Worker};
 use crate::sys::clock::Clock;
 use crate::sys::process;
 use mirrors::Mirror;
+use past::PastBackends;
 use service_states::ServiceStates;
 
 pub use apply::BoundListeners;
@@ -114,6 +116,8 @@ pub struct Server {
     inherited: Vec<(SocketAddr, OwnedFd)>,
     /// What listeners counted that are no more.
     past: Counters,
+    /// The same of each backend of each cluster that there still is.
+    past_backends: PastBackends,
 }
 
 /// What a server begins with, beside its configuration.
@@ -206,6 +210,7 @@ impl Server {
             inherited: options.inherited,
             service_states: ServiceStates::default(),
             past: Counters::default(),
+            past_backends: PastBackends::default(),
         };
         for number in 0..worker_count(workers) {
             let poll = Poll::new()?;

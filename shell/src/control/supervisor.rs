@@ -50,7 +50,7 @@ use crate::sys::process;
 use announcing::Announcing;
 use conditions::Conditions;
 use stop::LameDuck;
-use targets::{names, places, probe_targets};
+use targets::{holds, names, places, probe_targets};
 use upgrade::Upgrade;
 
 /// How long the start waits for the names of backends to be resolved. After that it goes on with
@@ -331,6 +331,7 @@ impl Supervisor {
         self.found.insert(cluster, members);
         let config = self.written.with_found(&self.found);
         // Names that are new are heard of when they are known.
+        self.resolver.set_holds(holds(&config));
         self.resolver.set_names(names(&config));
         match self.server.apply(&config) {
             Ok(()) => {
@@ -383,6 +384,7 @@ impl Runtime {
         let found = discoverer.find_now(places(&written), PATIENCE_WITH_SOURCES);
         let config = written.with_found(&found);
         let mut hosts = known;
+        resolver.set_holds(holds(&config));
         hosts.extend(resolver.resolve_now(names(&config), PATIENCE_WITH_NAMES));
         let flow_log = start_flow_log(&config, clock)?;
         Ok(Self {

@@ -20,7 +20,7 @@ use crate::datapath::role::Role;
 use crate::datapath::send::gso::Plan;
 use crate::datapath::send::outbox::{Chain, Outbox, Outgoing};
 use crate::datapath::send::queue::{QueuedDatagram, SendQueue};
-use crate::datapath::send::transmit::{Account, Peer, SendOutcome, Transmitter};
+use crate::datapath::send::transmit::{Peer, SendAccount, SendOutcome, Transmitter};
 use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
 use crate::observe::tap::Taps;
@@ -250,9 +250,8 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
     /// Notes a flow's datagrams. One socket's time to live is for the peer that it is connected to; by
     /// one that others use too each message says its own, where that differs.
     fn send_to_backend(&mut self, id: UpstreamId, ttl: u8, outgoing: Outgoing<'t>) {
-        if outgoing.destination.is_none() {
-            self.set_ttl(id, ttl);
-        }
+        let is_connected = outgoing.destination.is_none();
+        let beside = if is_connected { self.ttl_beside(id, ttl) } else { Some(ttl) };
         let Some(upstream) = self.sockets.upstreams.get_mut(id) else {
             self.lose_for_want_of_a_socket(id, &outgoing);
             return;
@@ -261,7 +260,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             self.pending.push(id);
         }
         let may_use_gso = upstream.may_use_gso(Direction::ToBackend);
-        let ttl = Some(ttl).filter(|&ttl| outgoing.destination.is_some() && ttl != upstream.ttl);
+        let ttl = beside.filter(|&ttl| ttl != upstream.ttl);
         self.outbox.push(&mut upstream.outgoing, Outgoing { may_use_gso, ttl, ..outgoing });
     }
 
@@ -274,7 +273,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
     fn lose(&mut self, outgoing: &Outgoing<'_>, reason: DropReason) {
         let (datagrams, bytes) =
             (usize::from(outgoing.burst.count()), outgoing.burst.bytes().len());
-        self.outcomes.push(Account::of(outgoing).undelivered(reason, datagrams, bytes));
+        self.outcomes.push(SendAccount::of(outgoing).undelivered(reason, datagrams, bytes));
     }
 
     fn send_to_client(&mut self, id: UpstreamId, outgoing: Outgoing<'t>) {

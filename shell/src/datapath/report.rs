@@ -77,6 +77,8 @@ pub struct BackendReport {
     pub ejection: Option<Ejection>,
     /// How often that has been, by [`EjectionCause`].
     pub ejections: [u64; EjectionCause::ALL.len()],
+    /// How often errors of the network were a reason to probe it.
+    pub doubts: u64,
     /// Whether its probes and the datagrams have nothing against it.
     pub is_up: bool,
     /// Whether it has been removed from the configuration.
@@ -142,6 +144,7 @@ impl BackendReport {
             state: backend.state(),
             ejection: backend.ejection(),
             ejections: EjectionCause::ALL.map(|cause| backend.ejections(cause)),
+            doubts: backend.doubts(),
             is_up: backend.is_up(),
             is_removed: backend.is_removed(),
             flows_active: u64::from(backend.flows_active),
@@ -182,6 +185,7 @@ impl BackendReport {
         for (sum, more) in self.ejections.iter_mut().zip(other.ejections) {
             *sum += more;
         }
+        self.doubts += other.doubts;
         self.is_up &= other.is_up;
         self.flows_active += other.flows_active;
         self.to = self.to.plus(other.to);

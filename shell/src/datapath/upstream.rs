@@ -25,6 +25,8 @@ pub struct Upstream<S> {
     pub source: LocalSource,
     /// The time to live or hop limit it sends with where nothing else is said.
     pub ttl: u8,
+    /// How many bursts in a row were to be sent with another one, and which.
+    other_ttl: (u8, u8),
     /// How many datagrams it is known to have lost since its receive buffer was full.
     pub drops: u32,
     /// What this tick sends to it.
@@ -61,6 +63,7 @@ impl<S> Upstream<S> {
             v6,
             source,
             ttl,
+            other_ttl: (0, ttl),
             drops: 0,
             outgoing: Chain::EMPTY,
             send_queue: SendQueue::default(),
@@ -105,6 +108,17 @@ impl<S> Upstream<S> {
         }
     }
 
+    /// How a burst that is to be sent with such a time to live is sent with it.
+    pub const fn send_with_ttl(&mut self, ttl: u8) -> SendTtl {
+        if ttl == self.ttl {
+            self.other_ttl.0 = 0;
+            return SendTtl::AsIs;
+        }
+        let run = if ttl == self.other_ttl.1 { self.other_ttl.0 } else { 0 };
+        self.other_ttl = (run.saturating_add(1), ttl);
+        if self.other_ttl.0 < TTL_IS_THERE_TO_STAY { SendTtl::Beside } else { SendTtl::Set }
+    }
+
     /// Whether datagrams may travel as GSO batches.
     pub const fn may_use_gso(&self, direction: Direction) -> bool {
         match direction {
@@ -120,6 +134,21 @@ impl<S> Upstream<S> {
             Direction::ToClient => self.no_gso_to_client = true,
         }
     }
+}
+
+/// How many bursts in a row have to want another time to live than their socket's before it becomes
+/// the socket's: fewer take it beside them, as control messages, which costs no call of its own.
+const TTL_IS_THERE_TO_STAY: u8 = 8;
+
+/// How a time to live gets into a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendTtl {
+    /// The socket sends with it.
+    AsIs,
+    /// It goes beside the datagram.
+    Beside,
+    /// It becomes the socket's.
+    Set,
 }
 
 /// What an upstream socket is for, without the socket.

@@ -351,16 +351,22 @@ impl Worker {
             }
         }
         if have_addresses_gone {
-            self.leave_addresses();
+            self.follow_network(now);
         }
         // Only now, so that no event of a shard that was removed meets its successor.
         if is_woken { self.take_commands(now) } else { Ok(()) }
     }
 
-    fn leave_addresses(&mut self) {
-        for gone in self.addresses.iter().flat_map(AddressWatch::gone) {
-            for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
+    /// Has sockets leave addresses that are gone; and where there may be a way now that there was
+    /// not, nothing is held against backends any more that the network has said of them.
+    fn follow_network(&mut self, now: Instant) {
+        let Some(changes) = self.addresses.as_ref().map(AddressWatch::changes) else { return };
+        for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
+            for &gone in &changes.gone {
                 shard.leave_address(gone, &self.kernel);
+            }
+            if changes.has_another_way {
+                shard.handle(ManagerInput::NetworkChanged, &mut self.kernel, now);
             }
         }
     }

@@ -15,6 +15,7 @@ use flowgate_core::{PreparedConfig, UdpManager};
 use serde::{Deserialize, Serialize};
 
 use crate::control::probe::ProbeSnapshot;
+use crate::control::server::past::PastBackendSnapshot;
 use crate::control::service_state::ServiceState;
 use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::shard::Shard;
@@ -50,6 +51,8 @@ pub struct ServerSnapshot {
     pub service_states: Vec<ServiceStateSnapshot>,
     /// What listeners counted that are no more.
     pub past: CountersSnapshot,
+    /// The same of each backend.
+    pub past_backends: Vec<PastBackendSnapshot>,
     /// The listeners.
     pub listeners: Vec<ListenerSnapshot>,
 }

@@ -20,8 +20,11 @@ use crate::sys::clock::{Clock, IoDeadline};
 /// take over. Meanwhile the old one serves. It may have to wait for names to be resolved.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long it may take to read the state in the rehearsal, while the old process serves.
+const REHEARSAL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long each step may take while nobody serves: a multiple of what it has taken to read the same
-/// and find that it could take over, which was the rehearsal, within these limits.
+/// in the rehearsal, within these limits.
 const REHEARSALS: u32 = 4;
 const SHORTEST_STEP: Duration = Duration::from_millis(300);
 const LONGEST_STEP: Duration = Duration::from_secs(2);
@@ -80,6 +83,10 @@ impl Successor {
     /// until it says that it could take over. `on_spawn` is called with its process id first: a
     /// process that ends meanwhile must kill it, or it goes on in its stead.
     ///
+    /// That is rehearsed before, with a process that is killed afterwards and goes one step further:
+    /// it reads the state, as if the old one had let go. So a program that hangs then, or falls over,
+    /// does that while all is served.
+    ///
     /// # Errors
     ///
     /// When it does not; it is dead then.
@@ -87,7 +94,30 @@ impl Successor {
         program: &Path,
         config: &Path,
         offer: &[u8],
-        on_spawn: impl FnOnce(u32),
+        on_spawn: impl Fn(u32),
+    ) -> Result<Self, Failure> {
+        let mut understudy = Self::candidate(program, config, offer, &on_spawn)?;
+        let (bytes, rehearsal) = (offer.len() as u64, Clock::start());
+        understudy.tell(
+            "read the state in a rehearsal",
+            &FromOld::State { bytes },
+            REHEARSAL_TIMEOUT,
+            |channel, deadline| channel.send_bytes(offer, deadline),
+        )?;
+        understudy.expect("read the state in a rehearsal", OldDoes::Pass, REHEARSAL_TIMEOUT)?;
+        let limit = rehearsal.uptime().saturating_mul(REHEARSALS);
+        drop(understudy);
+        let mut new = Self::candidate(program, config, offer, &on_spawn)?;
+        new.step_timeout = limit.clamp(SHORTEST_STEP, LONGEST_STEP);
+        Ok(new)
+    }
+
+    /// A process that says that it could take over.
+    fn candidate(
+        program: &Path,
+        config: &Path,
+        offer: &[u8],
+        on_spawn: impl Fn(u32),
     ) -> Result<Self, Failure> {
         let not_started =
             |source| Failure::NotStarted { program: program.display().to_string(), source };
@@ -108,13 +138,11 @@ impl Successor {
         let (protocol, version) = (Old::begin(), String::new());
         let mut new = Self { child, channel, protocol, version, step_timeout: LONGEST_STEP };
         new.expect("say that it runs", OldDoes::Offer, PATIENCE)?;
-        let (bytes, rehearsal) = (offer.len() as u64, Clock::start());
+        let bytes = offer.len() as u64;
         new.tell("read the state", &FromOld::Offer { bytes }, PATIENCE, |channel, deadline| {
             channel.send_bytes(offer, deadline)
         })?;
         new.expect("find whether it could take over", OldDoes::LetGo, PATIENCE)?;
-        let limit = rehearsal.uptime().saturating_mul(REHEARSALS);
-        new.step_timeout = limit.clamp(SHORTEST_STEP, LONGEST_STEP);
         Ok(new)
     }
 

@@ -1,4 +1,4 @@
-//! Word from the kernel of this host's addresses (`rtnetlink(7)`).
+//! Word from the kernel of this host's addresses, links and routes (`rtnetlink(7)`).
 
 use std::io;
 use std::net::IpAddr;
@@ -20,7 +20,13 @@ const ATTRIBUTE_HEADER: usize = 4;
 /// More than the kernel puts into one datagram of such messages.
 const BUFFER: usize = 16 << 10;
 
-/// A socket that hears of addresses that go.
+/// `struct ifinfomsg`: family, type, interface, flags, which of them have changed.
+const LINK_FLAGS: usize = MESSAGE_HEADER + 8;
+
+/// `struct rtmsg`: eight bytes that say which route, and flags.
+const ROUTE_FLAGS: usize = MESSAGE_HEADER + 8;
+
+/// A socket that hears of addresses that go, and of ways that come.
 #[derive(Debug)]
 pub struct AddressWatch(OwnedFd);
 
@@ -34,25 +40,39 @@ impl AddressWatch {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let kind = (AddressFamily::Netlink, SockType::Raw, SockProtocol::NetlinkRoute);
         let fd = socket(kind.0, kind.1, flags, kind.2)?;
-        let groups = libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
+        let groups = libc::RTMGRP_IPV4_IFADDR
+            | libc::RTMGRP_IPV6_IFADDR
+            | libc::RTMGRP_LINK
+            | libc::RTMGRP_IPV4_ROUTE
+            | libc::RTMGRP_IPV6_ROUTE;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups.cast_unsigned()))?;
         Ok(Self(fd))
     }
 
-    /// The addresses that have gone since the last call, those left out that are back already.
-    pub fn gone(&self) -> Vec<IpAddr> {
-        let (mut gone, mut buffer) = (Vec::new(), vec![0; BUFFER]);
+    /// What has changed since the last call. Addresses are left out that are back already.
+    pub fn changes(&self) -> NetworkChanges {
+        let (mut changes, mut buffer) = (NetworkChanges::default(), vec![0; BUFFER]);
         loop {
             match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(len) => read(&buffer[..len], &mut gone),
+                Ok(len) => read(&buffer[..len], &mut changes),
                 // More came at once than fit, and some are lost; what is left is worth reading.
-                Err(nix::errno::Errno::ENOBUFS | nix::errno::Errno::EINTR) => {}
+                Err(nix::errno::Errno::ENOBUFS) => changes.has_another_way = true,
+                Err(nix::errno::Errno::EINTR) => {}
                 Err(_) => break,
             }
         }
-        gone.retain(|ip| std::net::UdpSocket::bind((*ip, 0)).is_err());
-        gone
+        changes.gone.retain(|ip| std::net::UdpSocket::bind((*ip, 0)).is_err());
+        changes
     }
+}
+
+/// What has changed of this host's network.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct NetworkChanges {
+    /// The addresses that have gone.
+    pub gone: Vec<IpAddr>,
+    /// Whether there may be a way now where there was none: an address, a route or a link has come.
+    pub has_another_way: bool,
 }
 
 impl AsFd for AddressWatch {
@@ -62,14 +82,28 @@ impl AsFd for AddressWatch {
 }
 
 /// Reads messages; a length that makes no sense ends the reading.
-fn read(mut messages: &[u8], gone: &mut Vec<IpAddr>) {
+fn read(mut messages: &[u8], changes: &mut NetworkChanges) {
     while let Some(len) = number(messages, 0) {
         let Some(message) = messages.get(..len as usize).filter(|m| m.len() >= MESSAGE_HEADER)
         else {
             return;
         };
-        if half(message, 4) == Some(libc::RTM_DELADDR) {
-            gone.extend(message.get(MESSAGE_HEADER + ADDRESS_HEADER..).and_then(local_address));
+        match half(message, 4) {
+            Some(libc::RTM_DELADDR) => {
+                let address = message.get(MESSAGE_HEADER + ADDRESS_HEADER..);
+                changes.gone.extend(address.and_then(local_address));
+            }
+            Some(libc::RTM_NEWADDR) => changes.has_another_way = true,
+            Some(libc::RTM_NEWLINK) => {
+                let runs = libc::IFF_RUNNING.cast_unsigned();
+                changes.has_another_way |= number(message, LINK_FLAGS).unwrap_or(0) & runs != 0;
+            }
+            // What the kernel has only remembered is no new route.
+            Some(libc::RTM_NEWROUTE) => {
+                let flags = number(message, ROUTE_FLAGS).unwrap_or(0);
+                changes.has_another_way |= flags & libc::RTM_F_CLONED == 0;
+            }
+            _ => {}
         }
         let next = (len as usize).next_multiple_of(4);
         messages = messages.get(next..).unwrap_or_default();
@@ -145,16 +179,34 @@ mod tests {
             message(libc::RTM_DELADDR, &[attribute(libc::IFA_ADDRESS, &octets.octets())]),
         ]
         .concat();
-        let mut gone = Vec::new();
-        read(&messages, &mut gone);
-        assert_eq!(gone, [IpAddr::from([192, 0, 2, 1]), v6]);
+        let mut changes = NetworkChanges::default();
+        read(&messages, &mut changes);
+        assert_eq!(changes.gone, [IpAddr::from([192, 0, 2, 1]), v6]);
+        assert!(changes.has_another_way, "an address has come");
         for len in 0..messages.len() {
-            read(&messages[..len], &mut Vec::new());
+            read(&messages[..len], &mut NetworkChanges::default());
         }
         let mut lies = messages;
         lies[..4].fill(0);
-        read(&lies, &mut Vec::new());
+        read(&lies, &mut NetworkChanges::default());
         lies[..4].fill(0xFF);
-        read(&lies, &mut Vec::new());
+        read(&lies, &mut NetworkChanges::default());
+    }
+
+    #[test]
+    fn a_link_that_runs_and_a_route_are_another_way_and_what_goes_is_none() {
+        let has_another_way = |kind: u16, flags: u32| {
+            let mut message = message(kind, &[attribute(1, &[0; 8])]);
+            message[LINK_FLAGS..][..4].copy_from_slice(&flags.to_ne_bytes());
+            let mut changes = NetworkChanges::default();
+            read(&message, &mut changes);
+            changes.has_another_way
+        };
+        let runs = libc::IFF_RUNNING.cast_unsigned();
+        assert!(has_another_way(libc::RTM_NEWLINK, runs));
+        assert!(!has_another_way(libc::RTM_NEWLINK, 0));
+        assert!(has_another_way(libc::RTM_NEWROUTE, 0));
+        assert!(!has_another_way(libc::RTM_NEWROUTE, libc::RTM_F_CLONED));
+        assert!(!has_another_way(libc::RTM_DELROUTE, 0));
     }
 }

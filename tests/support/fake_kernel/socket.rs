@@ -28,6 +28,8 @@ pub struct Incoming {
     pub local: Option<LocalAddr>,
     /// The TOS byte.
     pub tos: u8,
+    /// The time to live that is left.
+    pub ttl: u8,
     /// Whether the kernel says that payload was cut off.
     pub is_truncated: bool,
     /// Whether the kernel says that control messages were cut off.
@@ -43,6 +45,7 @@ impl Incoming {
             source,
             local: None,
             tos: 0,
+            ttl: 64,
             is_truncated: false,
             is_control_truncated: false,
         }
@@ -53,6 +56,7 @@ impl Incoming {
             source: Some(self.source),
             local: self.local,
             tos: self.tos,
+            ttl: self.ttl,
             segment: self.segment,
             is_truncated: self.is_truncated,
             is_control_truncated: self.is_control_truncated,
@@ -77,6 +81,8 @@ pub struct Sent {
     pub local: Option<LocalAddr>,
     /// The TOS byte.
     pub tos: u8,
+    /// The time to live: that of the socket, or what went beside it.
+    pub ttl: u8,
 }
 
 /// How a socket was used to send.
@@ -109,6 +115,10 @@ pub(super) struct SimulatedSocket {
     pub(super) refuses_gso: BTreeMap<SocketAddr, Errno>,
     pub(super) sent: Vec<Sent>,
     pub(super) usage: Usage,
+    /// The time to live that it sends with.
+    pub(super) ttl: u8,
+    /// How often that was set since it was opened.
+    pub(super) ttl_changes: u64,
 }
 
 impl SimulatedSocket {
@@ -126,6 +136,8 @@ impl SimulatedSocket {
             room: usize::MAX,
             refuses_gso: BTreeMap::new(),
             sent: Vec::new(),
+            ttl: 64,
+            ttl_changes: 0,
             usage: Usage { calls: 0, messages: 0, trains: 0 },
         }
     }
@@ -160,11 +172,13 @@ impl SimulatedSocket {
         self.usage.messages += 1;
         self.usage.trains += u64::from(in_train);
         self.room = self.room.saturating_sub(datagrams.len());
+        let ttl = message.ttl.unwrap_or(self.ttl);
         self.sent.extend(datagrams.into_iter().map(|bytes| Sent {
             bytes,
             destination: message.destination,
             local: message.local,
             tos: message.tos,
+            ttl,
         }));
         Ok(())
     }

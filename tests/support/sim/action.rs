@@ -119,6 +119,8 @@ pub enum Action {
         /// How long flows may go on.
         patience: Duration,
     },
+    /// This host's network changes.
+    NetworkChanges,
     /// The listener is about to be read.
     Read {
         /// Whether so much waits there that some may be lost.

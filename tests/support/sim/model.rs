@@ -306,6 +306,7 @@ impl Model {
                     load.health.hear(event);
                 }
             }
+            ManagerInput::NetworkChanged => self.network_changed(),
             ManagerInput::Drain { deadline } => self.drain = Some(deadline),
             ManagerInput::Reading { is_behind } => self.openings.read(is_behind),
             ManagerInput::ClientBurst { .. }

@@ -144,6 +144,7 @@ bugs! {
     }
     Promise::Failover => {
         KeepsUsingTheRemoved = "goes on with a backend that has been removed",
+        ForgetsToReturn = "leaves flows with backups with `failback = \"all\"`",
         ForgetsToMove = "leaves flows where they are with `rehash`",
         MovesThePinned = "moves flows with `pin`",
         ClosesTheMoving = "ends flows with `rehash`",

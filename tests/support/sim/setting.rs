@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use flowgate_core::config::{
-    self, Affinity, BackendConfig, Balance, ClusterConfig, HealthPolicy, Limits, ManagerConfig,
-    Mode, OnBackendDown, Passive, PortRange, SendProxyProtocol,
+    self, Affinity, BackendConfig, Balance, ClusterConfig, Failback, HealthPolicy, Limits,
+    ManagerConfig, Mode, OnBackendDown, Passive, PortRange, SendProxyProtocol,
 };
 use flowgate_core::{Instant, LocalAddr};
 use ipnet::IpNet;
@@ -137,6 +137,7 @@ impl Setting {
                 source: config::Source::Any,
                 health: HealthPolicy {
                     on_backend_down: choose_on_backend_down(choices),
+                    failback: Failback::NewFlows,
                     fail_open: choices.one_in(2),
                     passive: choose_passive(choices),
                 },
@@ -152,6 +153,9 @@ impl Setting {
         config.accept = ACCEPTS[(manager_seed / 64 % 4) as usize];
         if manager_seed / 1024 % 4 == 0 {
             config.cluster.transactions = Some(NAMED_BY_PARTY);
+        }
+        if manager_seed / 4_096 % 2 == 1 {
+            config.cluster.health.failback = Failback::All;
         }
         Self {
             config,

@@ -194,6 +194,7 @@ impl World {
             Action::Read { is_behind } => {
                 Some(Event::ProxyInfo(ManagerInput::Reading { is_behind }))
             }
+            Action::NetworkChanges => Some(Event::ProxyInfo(ManagerInput::NetworkChanged)),
             Action::Block => {
                 self.blocked = true;
                 None

@@ -125,3 +125,26 @@ fn a_train_too_long_for_the_path_goes_singly_and_the_next_one_is_tried_as_a_trai
         assert_eq!(tried_again, Usage { calls: 1, messages: 1, trains: 1 }, "{errno}");
     }
 }
+
+#[test]
+fn a_hop_limit_that_alternates_costs_no_call_of_its_own_and_one_that_stays_becomes_the_sockets() {
+    let mut world = calm_world(1);
+    world.request(0, Shape::new(1, 50));
+    world.settle();
+    let (socket, _) = upstream(&world, 0);
+    let before = world.kernel.usage(socket);
+    for number in 0..640 {
+        world.request(0, Shape { tos: number as u8 % 2, ..Shape::new(1, 50) });
+    }
+    world.settle();
+    let alternating = world.kernel.usage(socket);
+    assert_eq!(world.kernel.ttl_changes(socket), 0);
+    assert_eq!(alternating.messages - before.messages, 640);
+    let calls = alternating.calls - before.calls;
+    assert!(calls <= 640 / 16, "{calls} calls");
+    for _ in 0..100 {
+        world.request(0, Shape { tos: 3, ..Shape::new(1, 50) });
+    }
+    world.settle();
+    assert_eq!(world.kernel.ttl_changes(socket), 1);
+}

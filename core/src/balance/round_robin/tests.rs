@@ -62,6 +62,63 @@ fn turns_are_taken_in_order_past_any_number_of_unable_backends() {
     }
 }
 
+/// Picks by turns alone, where every backend can.
+fn turns(turns: &mut RoundRobin, backends: &Backends, count: usize) -> Vec<usize> {
+    (0..count).map(|_| turns.pick(backends).unwrap().index()).collect()
+}
+
+fn members_of(backends: &Backends) -> Vec<Member> {
+    super::super::members(backends, false, crate::config::Affinity::SourceIp)
+}
+
+fn backends(weights: &[u32]) -> Backends {
+    let config = |(place, &weight): (usize, &u32)| crate::config::BackendConfig {
+        weight,
+        ..crate::config::BackendConfig::new(([10, 0, 0, place as u8], 53).into())
+    };
+    let configs: Vec<_> = weights.iter().enumerate().map(config).collect();
+    Backends::new(&configs, crate::config::HealthPolicy::default())
+}
+
+#[test]
+fn after_a_change_the_turns_go_on_and_a_newcomer_has_its_own_after_the_others() {
+    let before = backends(&[1, 1, 1]);
+    let mut former = RoundRobin::new(&members_of(&before));
+    assert_eq!(turns(&mut former, &before, 4), [0, 1, 2, 0]);
+    let after = backends(&[1, 1, 1, 1]);
+    let mut next = RoundRobin::new(&members_of(&after));
+    next.go_on_from(&former, &[]);
+    assert_eq!(turns(&mut next, &after, 5), [1, 2, 0, 3, 1]);
+    // Another backend in the place of the second one is a newcomer too.
+    let mut next = RoundRobin::new(&members_of(&before));
+    next.go_on_from(&former, &[BackendId::new(1)]);
+    assert_eq!(turns(&mut next, &before, 4), [2, 0, 1, 2]);
+}
+
+#[test]
+fn a_weight_that_changes_keeps_the_order_and_changes_the_shares() {
+    let before = backends(&[1, 1]);
+    let mut former = RoundRobin::new(&members_of(&before));
+    assert_eq!(turns(&mut former, &before, 1), [0]);
+    let after = backends(&[1, 3]);
+    let mut next = RoundRobin::new(&members_of(&after));
+    next.go_on_from(&former, &[]);
+    let picks = turns(&mut next, &after, 40);
+    assert_eq!(picks[0], 1);
+    assert_eq!(picks.iter().filter(|place| **place == 1).count(), 30);
+}
+
+#[test]
+fn balancers_side_by_side_begin_with_different_backends() {
+    let all = backends(&[1, 1, 1]);
+    let first = |number| {
+        let mut next = RoundRobin::new(&members_of(&all));
+        next.skip(number, &all);
+        turns(&mut next, &all, 1)[0]
+    };
+    assert_eq!([0, 1, 2, 3].map(first), [0, 1, 2, 0]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -508,3 +508,110 @@ fn a_sweep_gets_to_every_flow_however_often_news_come() {
     }
     assert_eq!(harness.manager.flow_count(), 0);
 }
+
+/// A cluster of a primary and a backup, with a flow that the backup has since the primary was down.
+fn with_a_flow_on_the_backup(failback: Failback) -> (Harness, FlowId) {
+    let mut harness = Harness::new(|c| {
+        c.cluster.health.on_backend_down = OnBackendDown::Rehash;
+        c.cluster.health.failback = failback;
+        let backup = BackendConfig { backup: true, ..BackendConfig::new(backend(2)) };
+        c.cluster.backends = vec![BackendConfig::new(backend(1)), backup];
+    });
+    harness.event(first(), BackendEvent::Down, at(0));
+    let flow = harness.open(client(1), at(1));
+    assert_eq!(harness.backend_of(flow), 1);
+    harness.event(first(), BackendEvent::Up, at(2));
+    (harness, flow)
+}
+
+#[test]
+fn flows_go_back_to_a_primary_only_where_that_is_asked_for() {
+    let (mut harness, flow) = with_a_flow_on_the_backup(Failback::NewFlows);
+    harness.request(client(1), b"again", at(3));
+    assert_eq!(harness.backend_of(flow), 1);
+    let new = harness.open(client(2), at(3));
+    assert_eq!(harness.backend_of(new), 0);
+
+    let (mut harness, flow) = with_a_flow_on_the_backup(Failback::All);
+    let outputs = harness.request(client(1), b"again", at(3));
+    let has_moved = |output: &Output<'_>| matches!(output, Output::OpenFlow { flow: moved, has_moved: true, .. } if *moved == flow);
+    assert!(outputs.iter().any(has_moved), "{outputs:?}");
+    assert_eq!(harness.backend_of(flow), 0);
+    let outputs = harness.request(client(1), b"again", at(4));
+    assert!(matches!(outputs[..], [Output::Send { .. }]), "it moves once");
+}
+
+#[test]
+fn a_flow_stays_with_the_backup_while_no_primary_can_take_it() {
+    let (mut harness, flow) = with_a_flow_on_the_backup(Failback::All);
+    harness.configure(at(3), |c| c.cluster.backends[0].max_flows = 1);
+    let other = harness.open(client(2), at(4));
+    assert_eq!(harness.backend_of(other), 0, "and now it is full");
+    for now in 5..8 {
+        let outputs = harness.request(client(1), b"again", at(now));
+        assert!(matches!(outputs[..], [Output::Send { .. }]), "{outputs:?}");
+    }
+    assert_eq!(harness.backend_of(flow), 1);
+    harness.event(first(), BackendEvent::Down, at(8));
+    harness.request(client(1), b"again", at(9));
+    assert_eq!(harness.backend_of(flow), 1);
+}
+
+#[test]
+fn an_error_of_the_network_is_a_reason_to_probe_and_decides_nothing_while_probes_pass() {
+    let mut harness = Harness::new(|c| {
+        c.cluster.health.passive = Some(PASSIVE);
+        c.cluster.backends.push(BackendConfig::new(backend(2)));
+    });
+    let flow = harness.open(client(1), at(1_000));
+    let serves = BackendId::new(harness.backend_of(flow));
+    harness.event(serves, BackendEvent::Up, at(1_001));
+    let seen = |harness: &Harness| {
+        let backends = harness.manager.backends();
+        let backend = backends.get(serves).unwrap();
+        (backend.doubts(), backend.is_up(), backends.state_changes())
+    };
+    let refused = |harness: &mut Harness, now| {
+        let error = harness.network_error(flow, NetworkError::Refused);
+        harness.manager_only(error, now);
+    };
+    let before = seen(&harness);
+    for now in 1_002..1_010 {
+        refused(&mut harness, at(now));
+    }
+    let after = seen(&harness);
+    assert_eq!((after.0, after.1), (1, true), "many at once are one reason");
+    assert_eq!(after.2, before.2 + 1, "and that is told");
+    refused(&mut harness, at(2_000));
+    assert_eq!(seen(&harness).0, 2);
+    // One that has answered since needs no look.
+    let burst = Burst::single(b"here").unwrap();
+    let upstream = harness.manager.flow(flow).unwrap().upstream();
+    let sender = harness.manager.backends().get(serves).unwrap().address();
+    harness
+        .manager_only(ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst }, at(3_000));
+    refused(&mut harness, at(3_001));
+    assert_eq!(seen(&harness).0, 2);
+}
+
+#[test]
+fn what_the_network_has_said_is_forgotten_when_it_changes_on_our_side_and_silence_is_not() {
+    let mut harness = Harness::new(|c| {
+        c.cluster.health.passive = Some(PASSIVE);
+        c.cluster.backends.push(BackendConfig::new(backend(2)));
+    });
+    let flow = harness.open(client(1), at(0));
+    let serves = BackendId::new(harness.backend_of(flow));
+    harness.refused(flow, at(1));
+    harness.refused(flow, at(2));
+    let is_up = |harness: &Harness| harness.manager.backends().get(serves).unwrap().is_up();
+    assert!(!is_up(&harness));
+    harness.input(ManagerInput::NetworkChanged, at(3));
+    assert!(is_up(&harness));
+    // It takes two errors again, and the first time out is as short as ever.
+    harness.refused(flow, at(4));
+    assert!(is_up(&harness));
+    harness.refused(flow, at(5));
+    let ejection = harness.manager.backends().get(serves).unwrap().ejection().unwrap();
+    assert_eq!(ejection.until - ejection.since, PASSIVE.back_off * 3 / 2);
+}

@@ -74,6 +74,7 @@ fn config() -> ManagerConfig {
             },
             health: HealthPolicy {
                 on_backend_down: OnBackendDown::Close,
+                failback: Failback::All,
                 fail_open: false,
                 passive: Some(Passive { silent_flows: 3, back_off: Duration::from_secs(7) }),
             },

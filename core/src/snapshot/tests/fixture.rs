@@ -70,7 +70,7 @@ fn the_fixture_holds_what_was_put_into_it() {
     let state = |place| manager.backends().get(BackendId::new(place)).unwrap().state();
     assert_eq!([0, 1, 2, 3].map(state), {
         use BackendState::{Down, Draining, Ejected, Up};
-        [Up, Ejected, Draining, Down]
+        [Ejected, Up, Draining, Down]
     });
     assert!(manager.backends().get(BackendId::new(5)).unwrap().is_removed());
     let counters = manager.counters();

@@ -73,6 +73,7 @@ pub(super) mod tests {
             state: BackendState::Up,
             ejection: None,
             ejections: [0; 2],
+            doubts: 0,
             is_up: true,
             is_removed: false,
             flows_active: 0,

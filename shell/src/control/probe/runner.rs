@@ -119,6 +119,11 @@ impl<F: Fn(HealthChange)> Runner<F> {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Probe(targets)) => self.set_targets(targets),
+                Ok(Command::Hasten(key)) => {
+                    if let Some(id) = self.ids.get(&key) {
+                        self.checker.hasten(*id, self.clock.now());
+                    }
+                }
                 Ok(Command::Snapshot(reply)) => {
                     // The caller may have gone.
                     let _ = reply.send(self.snapshot());

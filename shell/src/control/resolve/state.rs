@@ -1,6 +1,7 @@
 //! What is known about one name: what a lookup's outcome means for it. No input, no output, no
 //! clock.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub(super) enum Family {
 pub(super) struct NameState {
     v4: Vec<IpAddr>,
     v6: Vec<IpAddr>,
+    /// What the latest answers left out, and until when it is kept.
+    held: BTreeMap<IpAddr, Duration>,
     failures: u32,
     trouble: Option<Trouble>,
     /// The same in words, as they were last.
@@ -93,7 +96,8 @@ impl NameState {
     }
 
     fn all(&self) -> Vec<IpAddr> {
-        let mut addresses = [self.v4.as_slice(), self.v6.as_slice()].concat();
+        let held: Vec<IpAddr> = self.held.keys().copied().collect();
+        let mut addresses = [self.v4.as_slice(), self.v6.as_slice(), &held].concat();
         addresses.sort_unstable();
         addresses.dedup();
         addresses
@@ -104,9 +108,16 @@ impl NameState {
         self.why.as_deref()
     }
 
-    /// Takes note of what came of a lookup.
-    pub(super) fn learn(&mut self, Outcome { v4, v6 }: Outcome) -> Step {
+    /// Takes note of what came of a lookup at `now`. Addresses that an answer leaves out are kept for
+    /// `hold`.
+    pub(super) fn learn(
+        &mut self,
+        Outcome { v4, v6 }: Outcome,
+        now: Duration,
+        hold: Duration,
+    ) -> Step {
         let before = self.addresses();
+        let all_before = self.all();
         let trouble = trouble(&v4, &v6);
         // Unless some address was found, nothing that was known is given up.
         let mut wait = LONGEST_TTL;
@@ -121,6 +132,9 @@ impl NameState {
                     Family::Failed(_) => {}
                 }
             }
+            self.hold(&all_before, now, hold);
+            let next_end = self.held.values().min();
+            wait = next_end.map_or(wait, |end| wait.min((*end - now).max(SHORTEST_TTL)));
         }
         if trouble.is_some() {
             self.failures = self.failures.saturating_add(1);
@@ -131,6 +145,25 @@ impl NameState {
         let addresses = self.addresses();
         let changed = (addresses != before).then_some(addresses);
         Step { changed, event: self.event(trouble), wait }
+    }
+
+    /// Keeps what an answer has left out, unless it has nothing in common with what was known, and
+    /// forgets what was kept long enough.
+    fn hold(&mut self, before: &[IpAddr], now: Duration, hold: Duration) {
+        let is_given = |ip: &IpAddr| self.v4.contains(ip) || self.v6.contains(ip);
+        if !before.iter().any(is_given) {
+            self.held.clear();
+            return;
+        }
+        for ip in before.iter().filter(|ip| !is_given(ip)) {
+            self.held.entry(*ip).or_insert(now + hold);
+        }
+        self.held.retain(|ip, until| {
+            let is_given = self.v4.contains(ip) || self.v6.contains(ip);
+            // Also where less is held now than was then.
+            *until = (*until).min(now + hold);
+            *until > now && !is_given
+        });
     }
 
     /// What there is to tell, once for each change.

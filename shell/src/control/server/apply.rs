@@ -4,12 +4,12 @@
 //! them the same in the same order, and have done it when this returns. What is the same before and
 //! after is left alone.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::{Arc, mpsc};
 
-use flowgate_config::{Config, FlowLog, Listener};
+use flowgate_config::{Cluster, Config, FlowLog, Listener};
 use flowgate_core::config::{Accept, BackendConfig, MAX_FLOWS, ManagerConfig};
 use flowgate_core::route::Routes;
 use flowgate_core::{PreparedConfig, UdpManager};
@@ -202,7 +202,13 @@ impl Server {
             reply: sender.clone(),
         });
         drop(sender);
-        reports.iter().for_each(|report| self.past.merge(&report.counters));
+        let cluster = listener.settings.cluster.name.as_str();
+        let mirror = listener.mirror.as_ref().map(|mirror| mirror.cluster.name.as_str());
+        for mut report in reports {
+            report.counters.give_up_queued();
+            self.past.merge(&report.counters);
+            self.past_backends.take(cluster, mirror, &report);
+        }
         info!(listener = listener.settings.name.as_str(), address = %listener.described(), "closed");
     }
 
@@ -215,9 +221,18 @@ impl Server {
             self.configure(number, configs);
             self.set_mirror(number);
         }
-        let mut service_states = std::mem::take(&mut self.service_states);
-        service_states.retain(|cluster, address| self.has_backend(cluster, address));
-        self.service_states = service_states;
+        let addresses = |cluster: &Arc<Cluster>| {
+            let backends = cluster.backends(|host| self.addresses_of(host));
+            let addresses: HashSet<SocketAddr> = backends.iter().map(|b| b.address).collect();
+            (cluster.name.clone(), addresses)
+        };
+        let known: HashMap<String, HashSet<SocketAddr>> =
+            self.clusters.iter().map(addresses).collect();
+        let exists = |cluster: &str, address: SocketAddr| {
+            known.get(cluster).is_some_and(|addresses| addresses.contains(&address))
+        };
+        self.service_states.retain(exists);
+        self.past_backends.retain(exists);
         self.publish_events();
         self.acknowledged();
     }
@@ -337,7 +352,8 @@ impl Server {
                 let (name, configuration) = (Arc::clone(&name), &configurations[place]);
                 match sockets.next() {
                     Some((socket, seed)) => {
-                        let manager = Box::new(UdpManager::configured(configuration, seed, now));
+                        let manager = UdpManager::configured(configuration, seed, now);
+                        let manager = Box::new(manager.as_number(place));
                         Command::AddShard { shard, name, socket, manager }
                     }
                     None => {
@@ -366,14 +382,6 @@ impl Server {
         });
         let descriptors = (budget - asked.sum::<u64>()).min(MAX_FLOWS.into());
         descriptors / self.listeners[number].descriptors_per_flow()
-    }
-
-    fn has_backend(&self, cluster: &str, address: SocketAddr) -> bool {
-        let cluster = self.clusters.iter().find(|other| other.name == cluster);
-        cluster.is_some_and(|cluster| {
-            let backends = cluster.backends(|host| self.addresses_of(host));
-            backends.iter().any(|backend| backend.address == address)
-        })
     }
 }
 

@@ -10,7 +10,7 @@ use flowgate_core::counters::Counters;
 use super::{BoundListener, Server, command_shards, worker_of};
 use crate::admin::request::FlowFilter;
 use crate::admin::status::{FlowStatus, FlowsDocument};
-use crate::datapath::report::{FlowFigures, ListenerReport, ShardReport};
+use crate::datapath::report::{BackendReport, FlowFigures, ListenerReport, ShardReport};
 use crate::datapath::worker::{Command, Flows, OfShards};
 use crate::observe::record::{RecordOptions, RecordSender};
 use crate::observe::trace::{Filter, TraceSender};
@@ -32,6 +32,11 @@ impl Server {
             figures: listener.with_its_addresses(figures.of(&listener.shards)),
         });
         described.collect()
+    }
+
+    /// Adds to the figures of a backend what listeners counted that a reload has removed.
+    pub fn add_past(&self, cluster: &str, report: &mut BackendReport) {
+        self.past_backends.add_to(cluster, report);
     }
 
     /// What listeners counted that a reload has removed.

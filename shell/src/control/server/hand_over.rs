@@ -9,6 +9,7 @@ use flowgate_core::counters::Counters;
 use flowgate_core::snapshot::RestoreError;
 
 use super::mirrors::Mirror;
+use super::past::PastBackends;
 use super::service_states::ServiceStates;
 use super::{BoundListener, Server, StartError, worker_of};
 use crate::datapath::kernel::{Linux, Socket};
@@ -137,6 +138,7 @@ impl Server {
             hosts: self.hosts.clone(),
             service_states: self.service_states.snapshot(),
             past: self.past.snapshot(),
+            past_backends: self.past_backends.snapshot(),
             listeners: self.listeners.iter().map(snapshot).collect(),
         }
     }
@@ -171,6 +173,7 @@ impl Server {
         self.service_states = ServiceStates::restore(snapshot.service_states);
         // All flows of those listeners have ended.
         self.past = Counters::restored(&snapshot.past, 0)?;
+        self.past_backends = PastBackends::restore(snapshot.past_backends);
         self.clusters.clone_from(&config.clusters);
 
         let mut descriptors = descriptors.into_iter();

@@ -11,7 +11,7 @@ use flowgate_core::backend::{Ejection, EjectionCause};
 use flowgate_core::balance::fingerprint;
 use flowgate_core::config::{BackendConfig, Mode};
 use nix::unistd::gethostname;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Supervisor;
 use super::conditions::{Condition, Finding, seconds};
@@ -38,11 +38,12 @@ impl Supervisor {
             },
             Request::Drain { backend, deadline_ms } => {
                 let patience = deadline_ms.map(Duration::from_millis);
-                self.for_backends(&backend, |server, cluster, address| {
+                let response = self.for_backends(&backend, |server, cluster, address| {
                     let most = patience.map(|most| humantime::format_duration(most).to_string());
                     info!(cluster, %address, timeout = most, "draining a backend");
                     server.drain_backend(cluster, address, patience);
-                })
+                });
+                self.with_note_of_no_backend_left(&backend, response)
             }
             Request::Undrain { backend } => {
                 self.for_backends(&backend, |server, cluster, address| {
@@ -139,6 +140,28 @@ impl Supervisor {
         Response::done()
     }
 
+    /// Says so where a drain has left nobody to take new flows.
+    fn with_note_of_no_backend_left(&self, meant: &str, response: Response) -> Response {
+        let Response::Done { mut notes } = response else { return response };
+        let cluster = meant.rsplit_once('/').map_or(meant, |(cluster, _)| cluster);
+        if let Some(known) = self.server.clusters().iter().find(|known| known.name == cluster) {
+            let all = known.backends(|host| self.server.addresses_of(host));
+            let takes_flows = |backend: &BackendConfig| {
+                let said = self.server.service_state(cluster, backend.address);
+                backend.weight > 0 && said.drain.is_none()
+            };
+            if !all.iter().any(takes_flows) {
+                let note = format!(
+                    "no backend of {cluster:?} takes new flows now: all are drained, or have weight 0; \
+                     `flowgate undrain` lets one of them serve again"
+                );
+                warn!(cluster, "{note}");
+                notes.push(note);
+            }
+        }
+        Response::Done { notes }
+    }
+
     fn addresses_meant(&self, cluster: &Cluster, backend: &str) -> Vec<SocketAddr> {
         let resolve = |host: &str| self.server.addresses_of(host);
         let of_name = cluster.members.iter().filter_map(|member| match &member.target {
@@ -202,15 +225,21 @@ impl Supervisor {
     fn clusters(&mut self, listeners: &[ListenerReport]) -> Vec<ClusterStatus> {
         let Self { server, prober, conditions, clock, .. } = self;
         let findings = prober.findings();
+        let mut doubted = Vec::new();
         let mut all = Vec::new();
         for cluster in server.clusters() {
-            let figures = figures_of(cluster, listeners);
+            let mut figures = figures_of(cluster, listeners);
+            figures.values_mut().for_each(|figures| server.add_past(&cluster.name, figures));
             let names = names_of(cluster, server);
             let mut describe = |config: &BackendConfig| {
                 let found = figures.get(&config.address);
                 let state = found_state(server, cluster, config.address, found, &findings);
                 let condition = conditions.observe(&cluster.name, config.address, state, clock);
                 let name = names.get(&config.address).cloned();
+                let key = TargetKey { cluster: cluster.name.clone(), backend: config.address };
+                if found.is_some_and(|found| conditions.is_doubted_anew(&key, found.doubts)) {
+                    doubted.push(key);
+                }
                 backend(config, name, found, condition, clock.now())
             };
             let backends = cluster.backends(|host| server.addresses_of(host));
@@ -224,6 +253,8 @@ impl Supervisor {
             });
         }
         conditions.retain(&all);
+        drop(findings);
+        doubted.into_iter().for_each(|key| prober.hasten(key));
         all
     }
 }

@@ -22,6 +22,8 @@ const MAX_EVENTS: usize = 100;
 #[derive(Debug, Default)]
 pub(super) struct Conditions {
     backends: HashMap<TargetKey, Condition>,
+    /// How often traffic has been a reason to probe each of them.
+    doubts: HashMap<TargetKey, u64>,
     /// The latest first.
     events: VecDeque<EventDoc>,
     last_reload: Option<ReloadStatus>,
@@ -76,6 +78,16 @@ impl Conditions {
         condition
     }
 
+    /// Takes in how often traffic has been a reason to probe a backend, and says whether there is
+    /// another one now.
+    pub(super) fn is_doubted_anew(&mut self, key: &TargetKey, doubts: u64) -> bool {
+        if doubts == 0 {
+            return false;
+        }
+        let before = self.doubts.insert(key.clone(), doubts).unwrap_or(0);
+        doubts > before
+    }
+
     /// Forgets the backends that are no more. All others have been observed.
     pub(super) fn retain(&mut self, clusters: &[ClusterStatus]) {
         let all =
@@ -83,6 +95,7 @@ impl Conditions {
         if self.backends.len() > all.clone().count() {
             let all: HashSet<_> = all.collect();
             self.backends.retain(|key, _| all.contains(&(&key.cluster, key.backend)));
+            self.doubts.retain(|key, _| all.contains(&(&key.cluster, key.backend)));
         }
     }
 

@@ -6,7 +6,7 @@ use flowgate_config::{Config, ConfigFileError};
 use tracing::{info, warn};
 
 use super::Supervisor;
-use super::targets::{names, places};
+use super::targets::{holds, names, places};
 
 /// How long a reload waits for sources of backends that are new.
 const PATIENCE_WITH_SOURCES: Duration = Duration::from_secs(2);
@@ -68,6 +68,7 @@ impl Supervisor {
         let found = self.discoverer.find_now(places(&written), PATIENCE_WITH_SOURCES);
         let config = written.with_found(&found);
         let changes = self.config.changes_to(&config);
+        self.resolver.set_holds(holds(&config));
         self.resolve_new_names(&config);
         let applied = self.server.apply(&config).map_err(|error| vec![error.to_string()]);
         // Until here the names of both were kept fresh.

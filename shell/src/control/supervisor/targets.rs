@@ -1,8 +1,9 @@
 //! What a configuration asks to be resolved and probed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use flowgate_config as config;
 use flowgate_config::{Cluster, Config, Probing};
@@ -17,6 +18,19 @@ use crate::control::probe::{ExpectedReply, ProbeMethod, ProbePayload, ProbeTarge
 /// The hosts whose addresses clusters need.
 pub(super) fn names(config: &Config) -> BTreeSet<String> {
     config.clusters.iter().flat_map(|cluster| cluster.names().map(str::to_owned)).collect()
+}
+
+/// For how long addresses of these hosts are kept that they give no more: as long as any cluster
+/// wants.
+pub(super) fn holds(config: &Config) -> BTreeMap<String, Duration> {
+    let mut holds = BTreeMap::new();
+    for cluster in &config.clusters {
+        for name in cluster.names() {
+            let hold = holds.entry(name.to_owned()).or_insert(cluster.hold);
+            *hold = cluster.hold.max(*hold);
+        }
+    }
+    holds
 }
 
 /// Where clusters have backends to be found.

@@ -10,7 +10,7 @@ use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
 use crate::datapath::send::transmit::SendOutcome;
 use crate::datapath::token::Token;
-use crate::datapath::upstream::Upstream;
+use crate::datapath::upstream::{SendTtl, Upstream};
 use crate::sys::errno;
 
 impl<K: Kernel> Dispatch<'_, '_, K> {
@@ -74,17 +74,25 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
         clients.leaving.push_back(socket);
     }
 
-    /// Has a socket send with another time to live from now on. What was ordered before is sent
-    /// first, with the former one.
-    pub(super) fn set_ttl(&mut self, id: UpstreamId, ttl: u8) {
-        if self.sockets.upstreams.get_mut(id).is_none_or(|upstream| upstream.ttl == ttl) {
-            return;
-        }
-        self.flush_upstream(id);
-        if let Some(upstream) = self.sockets.upstreams.get_mut(id)
-            && self.kernel.set_ttl(&upstream.socket, ttl).is_ok()
-        {
-            upstream.ttl = ttl;
+    /// The time to live that has to go beside a burst, if any: where all that goes by a connected
+    /// socket wants another than the socket's, it becomes the socket's. What was ordered before is
+    /// sent first then, with the former one.
+    pub(super) fn ttl_beside(&mut self, id: UpstreamId, ttl: u8) -> Option<u8> {
+        match self.sockets.upstreams.get_mut(id)?.send_with_ttl(ttl) {
+            SendTtl::AsIs => None,
+            SendTtl::Beside => Some(ttl),
+            SendTtl::Set => {
+                self.flush_upstream(id);
+                let upstream = self.sockets.upstreams.get_mut(id)?;
+                // What waits in the queue is to go with the former one.
+                if !upstream.send_queue.is_empty()
+                    || self.kernel.set_ttl(&upstream.socket, ttl).is_err()
+                {
+                    return Some(ttl);
+                }
+                upstream.ttl = ttl;
+                None
+            }
         }
     }
 

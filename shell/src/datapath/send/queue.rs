@@ -13,7 +13,7 @@ use flowgate_core::{BackendId, Carrier, Direction, LocalAddr};
 use serde::{Deserialize, Serialize};
 
 use super::outbox::Outgoing;
-use super::transmit::Account;
+use super::transmit::SendAccount;
 use crate::datapath::role::Role;
 use crate::sys::mmsg::{Batch, Message};
 
@@ -96,7 +96,7 @@ impl SendQueue {
     }
 
     /// Whose the oldest datagram is, where all go in this direction.
-    pub fn first_account(&self, direction: Direction) -> Option<Account> {
+    pub fn first_account(&self, direction: Direction) -> Option<SendAccount> {
         self.waiting.front().map(|first| first.account(direction))
     }
 
@@ -143,9 +143,9 @@ impl SendQueue {
 
 impl QueuedDatagram {
     /// Whose it is, where it goes in this direction.
-    pub const fn account(&self, direction: Direction) -> Account {
+    pub const fn account(&self, direction: Direction) -> SendAccount {
         let &Self { role, carrier, backend, .. } = self;
-        Account { role, carrier, backend, direction }
+        SendAccount { role, carrier, backend, direction }
     }
 }
 

@@ -42,7 +42,7 @@ pub enum SendOutcome {
 
 /// Whose datagrams are, and where they go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Account {
+pub struct SendAccount {
     /// On whose behalf they go.
     pub role: Role,
     /// What they belong to.
@@ -53,7 +53,7 @@ pub struct Account {
     pub direction: Direction,
 }
 
-impl Account {
+impl SendAccount {
     /// Whose a burst is.
     pub const fn of(outgoing: &Outgoing<'_>) -> Self {
         let &Outgoing { role, carrier, backend, direction, .. } = outgoing;
@@ -191,8 +191,8 @@ impl<K: Kernel> Transmitter<'_, K> {
             let Some((_, outgoing)) = outbox.bursts(segments.start).next() else {
                 break;
             };
-            let account = Account::of(outgoing);
-            let Account { role, carrier, direction, .. } = account;
+            let account = SendAccount::of(outgoing);
+            let SendAccount { role, carrier, direction, .. } = account;
             let socket = (self.socket, self.peer);
             match try_send(self.kernel, socket, plan.batch(next), carrier, self.outcomes) {
                 Ok(sent) => {
@@ -230,14 +230,14 @@ impl<K: Kernel> Transmitter<'_, K> {
     fn keep(&mut self, outbox: &Outbox<'_>, from: Position, datagrams: usize) {
         for (_, outgoing, bytes) in outbox.datagrams(from).take(datagrams) {
             if !self.send_queue.push(outgoing, bytes, self.send_queue_budget) {
-                self.report_lost(Account::of(outgoing), DropReason::QueueFull, 1, bytes.len());
+                self.report_lost(SendAccount::of(outgoing), DropReason::QueueFull, 1, bytes.len());
             }
         }
     }
 
     fn report_lost(
         &mut self,
-        account: Account,
+        account: SendAccount,
         reason: DropReason,
         datagrams: usize,
         bytes: usize,
@@ -248,13 +248,13 @@ impl<K: Kernel> Transmitter<'_, K> {
     fn report_all_sent(&mut self, outbox: &Outbox<'_>, plan: &Plan<'_>, messages: Range<usize>) {
         for segments in messages.filter_map(|message| plan.segments(message)) {
             if let Some((_, outgoing)) = outbox.bursts(segments.start).next() {
-                self.report_sent(Account::of(outgoing), segments.datagrams, segments.bytes);
+                self.report_sent(SendAccount::of(outgoing), segments.datagrams, segments.bytes);
             }
         }
     }
 
     /// Tells that datagrams were sent, together with those before them where that is the same.
-    fn report_sent(&mut self, account: Account, datagrams: usize, bytes: usize) {
+    fn report_sent(&mut self, account: SendAccount, datagrams: usize, bytes: usize) {
         if let Some(SendOutcome::Input(role, last)) = self.outcomes.last_mut()
             && let ManagerInput::Delivered {
                 carrier,
@@ -264,7 +264,7 @@ impl<K: Kernel> Transmitter<'_, K> {
                 bytes: sum_of_bytes,
             } = last
         {
-            let last = Account {
+            let last = SendAccount {
                 role: *role,
                 carrier: *carrier,
                 backend: *backend,

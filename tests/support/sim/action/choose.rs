@@ -59,6 +59,7 @@ impl Action {
                 train: Train::choose(choices),
             },
             45 if choices.one_in(2) => Self::Read { is_behind: choices.one_in(2) },
+            45 if choices.one_in(4) => Self::NetworkChanges,
             45 => Self::Unusable {
                 direction: choices.one_of(&Direction::ALL),
                 reason: choices.one_of(&ON_ARRIVAL),

@@ -51,7 +51,7 @@ impl Model {
         }
         if let Some(place) = self.flow_of(&caller) {
             match self.fate(self.flows[place].backend) {
-                Fate::Stays => return true,
+                Fate::Stays | Fate::Returns => return true,
                 Fate::Moves => return self.able().contains(&true),
                 Fate::Ends(reason) => drop(asked.close(place, reason, now)),
             }

@@ -59,6 +59,43 @@ impl Balance {
         }
     }
 
+    /// The same for another configuration. Turns go on: who was next is next, and who is new comes
+    /// just before a stride is over.
+    pub(super) fn followed_by(&self, new: &ClusterConfig, loads: &[Load]) -> Self {
+        let mut next = Self::new(new);
+        let are_turns = |algorithm| algorithm == config::Balance::RoundRobin;
+        if !are_turns(self.algorithm) || !are_turns(next.algorithm) {
+            return next;
+        }
+        for backup in [false, true] {
+            let is_in_tier =
+                |backend: &BackendConfig| is_member(backend) && backend.backup == backup;
+            let former = |place: usize| loads.get(place).map(|load| &load.config);
+            let is_known = |place: usize| {
+                let is_same = |former: &&BackendConfig| {
+                    is_in_tier(former) && former.address == new.backends[place].address
+                };
+                former(place).filter(is_same).is_some()
+            };
+            let tier: Vec<usize> =
+                (0..new.backends.len()).filter(|&p| is_in_tier(&new.backends[p])).collect();
+            let known = tier.iter().copied().filter(|&place| is_known(place));
+            let Some(start) = known.map(|place| self.turns[place]).min() else { continue };
+            for place in tier {
+                let new_stride = stride(&new.backends[place]);
+                next.turns[place] = match former(place).filter(|_| is_known(place)) {
+                    Some(former) => {
+                        let former_stride = stride(former);
+                        let wait = (self.turns[place] - start).min(former_stride);
+                        wait * new_stride / former_stride
+                    }
+                    None => new_stride - 1,
+                };
+            }
+        }
+        next
+    }
+
     /// Whether a client's flow may go to the backend `chosen`, where those are able to take one.
     pub(super) fn check(
         &mut self,

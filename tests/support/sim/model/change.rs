@@ -4,7 +4,7 @@ use flowgate_core::config::{ClusterConfig, ManagerConfig};
 use flowgate_core::{CloseReason, Instant};
 
 use super::admission::Rates;
-use super::balance::{Balance, Load};
+use super::balance::Load;
 use super::effect::Effect;
 use super::health::Health;
 use super::room::STALE_TIMEOUT;
@@ -37,7 +37,7 @@ impl Model {
         if turns(&new.cluster) == turns(&self.config.cluster) {
             self.balance.affinity = new.cluster.affinity;
         } else {
-            self.balance = Balance::new(&new.cluster);
+            self.balance = self.balance.followed_by(&new.cluster, &self.loads);
         }
         if new.cluster.limits != self.config.cluster.limits
             || new.max_flows != self.config.max_flows

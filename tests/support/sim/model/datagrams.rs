@@ -3,7 +3,7 @@
 use flowgate_core::config::{Accept, ClusterConfig, SendProxyProtocol};
 use flowgate_core::counters::Traffic;
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
-use flowgate_core::{Burst, CloseReason, Direction, DropReason, Instant, UpstreamId};
+use flowgate_core::{Burst, CloseReason, Direction, DropReason, FlowId, Instant, UpstreamId};
 use std::net::SocketAddr;
 
 use super::admission::Seen;
@@ -32,6 +32,8 @@ impl Model {
         // And once a datagram of it is too many, those behind it are.
         let mut too_many = None;
         let mut follows = false;
+        // The flow that has taken the datagram before goes on where it is.
+        let mut current = None;
         for datagram in burst.datagrams() {
             let call = match self.call(from, datagram, follows, now) {
                 Ok(call) => call,
@@ -66,7 +68,7 @@ impl Model {
                 effects.push(self.drop(Direction::ToBackend, reason, datagram));
                 continue;
             }
-            refused = self.settle(&caller, from.ttl, now, seen, &mut effects)?;
+            refused = self.settle(&caller, current, from.ttl, now, seen, &mut effects)?;
             if refused.is_none() && self.flow_of(&caller).is_none() {
                 refused = self.refusal(&caller, now);
                 if refused.is_none() {
@@ -74,6 +76,7 @@ impl Model {
                 }
             }
             let place = self.flow_of(&caller);
+            current = place.map(|place| self.flows[place].id);
             if let (None, Some(place)) = (refused, place) {
                 effects.extend(self.opens_client_by_confirming(place));
             }
@@ -104,6 +107,7 @@ impl Model {
     fn settle<'p>(
         &mut self,
         caller: &Caller,
+        current: Option<FlowId>,
         ttl: u8,
         now: Instant,
         seen: &mut Seen,
@@ -114,6 +118,14 @@ impl Model {
             Fate::Stays => {}
             Fate::Moves if !self.able().contains(&true) => return Ok(Some(DropReason::NoBackend)),
             Fate::Moves => effects.extend(self.move_flow(place, ttl, now, seen)?),
+            Fate::Returns if current == Some(self.flows[place].id) => {}
+            Fate::Returns => {
+                let able = self.able();
+                let is_primary = |place: &usize| !self.loads[*place].config.backup;
+                if (0..able.len()).filter(is_primary).any(|place| able[place]) {
+                    effects.extend(self.move_flow(place, ttl, now, seen)?);
+                }
+            }
             Fate::Ends(reason) => {
                 effects.extend(self.close(place, reason, now));
                 return Ok(None);

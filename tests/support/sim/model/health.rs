@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flowgate_core::backend::BackendState;
-use flowgate_core::config::{OnBackendDown, Passive};
+use flowgate_core::config::{Failback, OnBackendDown, Passive};
 use flowgate_core::{BackendEvent, CloseReason, Instant};
 
 use super::{Flow, Model};
@@ -34,6 +34,8 @@ struct Signs {
     /// When it was left alone last, and until when.
     left: Option<(Instant, Instant)>,
     is_left: bool,
+    /// Whether that was for errors of the network.
+    left_for_errors: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +60,8 @@ pub(super) enum Sign {
 pub(super) enum Fate {
     Stays,
     Moves,
+    /// It goes back to a primary, if one can take it.
+    Returns,
     Ends(CloseReason),
 }
 
@@ -100,6 +104,15 @@ impl Health {
         }
     }
 
+    /// What the network has said against it holds no more.
+    pub(super) fn network_changed(&mut self) {
+        if self.signs.is_left && self.signs.left_for_errors {
+            self.signs = Signs::default();
+        } else {
+            (self.signs.errors, self.signs.decides_at) = (0, None);
+        }
+    }
+
     /// A reload that names it clears what datagrams have said against it.
     pub(super) fn is_named(&mut self) {
         self.signs = Signs::default();
@@ -131,7 +144,7 @@ impl Health {
             (Sign::Error { .. }, Some(answer)) if answer + ANSWERED_JUST_NOW > now => {
                 self.signs.decides_at = Some(answer + ANSWERED_JUST_NOW);
             }
-            _ => self.signs.leave(passive, now),
+            _ => self.signs.leave(passive, now, matches!(sign, Sign::Error { .. })),
         }
     }
 
@@ -151,7 +164,7 @@ impl Health {
         if self.signs.decides_at.is_some_and(|at| at <= now) {
             self.signs.decides_at = None;
             if let Some(passive) = passive {
-                self.signs.leave(passive, now);
+                self.signs.leave(passive, now, true);
             }
         }
         if let Drain::Until(Some(deadline)) = self.drain
@@ -186,7 +199,7 @@ impl Signs {
         }
     }
 
-    fn leave(&mut self, passive: &Passive, now: Instant) {
+    fn leave(&mut self, passive: &Passive, now: Instant, left_for_errors: bool) {
         let mut patience = passive.back_off * 3 / 2;
         for _ in 0..self.level {
             patience = (patience * 2).min(LONGEST_PATIENCE);
@@ -194,7 +207,7 @@ impl Signs {
         let until = now + patience.clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE);
         let level = (self.level + 1).min(31);
         let (last, left) = (Some(now), Some((now, until)));
-        *self = Self { last, left, level, is_left: true, ..Self::default() };
+        *self = Self { last, left, level, is_left: true, left_for_errors, ..Self::default() };
     }
 }
 
@@ -237,13 +250,24 @@ impl Model {
             return Fate::Ends(CloseReason::Drained);
         }
         if self.counts_as_up(place) {
-            return Fate::Stays;
+            let is_primary_up = |place: usize| {
+                let is_backup = self.loads[place].config.backup;
+                !is_backup && self.is_wanted(place) && self.loads[place].health.is_up()
+            };
+            let returns = self.config.cluster.health.failback == Failback::All
+                && backend.config.backup
+                && (0..self.loads.len()).any(is_primary_up);
+            return if returns { Fate::Returns } else { Fate::Stays };
         }
         match policy {
             OnBackendDown::Pin => Fate::Stays,
             OnBackendDown::Rehash => Fate::Moves,
             OnBackendDown::Close => Fate::Ends(CloseReason::BackendDown),
         }
+    }
+
+    pub(super) fn network_changed(&mut self) {
+        self.loads.iter_mut().for_each(|load| load.health.network_changed());
     }
 
     pub(super) fn note(&mut self, place: usize, sign: Sign, now: Instant) {
@@ -285,7 +309,7 @@ impl Model {
     pub(super) fn must_end(&self, place: usize) -> Option<CloseReason> {
         match self.fate(self.flows[place].backend) {
             Fate::Ends(reason) => Some(reason),
-            Fate::Stays | Fate::Moves => None,
+            Fate::Stays | Fate::Moves | Fate::Returns => None,
         }
     }
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use flowgate_core::UdpManager;
 use flowgate_core::config::{
-    Affinity, BackendConfig, HealthPolicy, Limits, ManagerConfig, OnBackendDown, SendProxyProtocol,
+    Affinity, BackendConfig, Failback, HealthPolicy, Limits, ManagerConfig, OnBackendDown,
+    SendProxyProtocol,
 };
 
 use super::Bug;
@@ -59,6 +60,7 @@ fn misread_health(health: &mut HealthPolicy, bug: Bug) {
         _ => {}
     }
     match (bug, &mut health.passive) {
+        (Bug::ForgetsToReturn, _) => health.failback = Failback::NewFlows,
         (Bug::IgnoresFailOpen, _) => health.fail_open = false,
         (Bug::FailsOpenUnasked, _) => health.fail_open = true,
         (Bug::WaitsForMoreSilence, Some(passive)) => passive.silent_flows += 1,

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use flowgate_core::config::{BackendConfig, ManagerConfig, OnBackendDown};
+use flowgate_core::config::{BackendConfig, Failback, ManagerConfig, OnBackendDown};
 use flowgate_core::{BackendEvent, BackendId};
 
 use super::World;
@@ -67,6 +67,10 @@ impl Known {
         place.is_some_and(|place| !place.removed && place.address == address)
     }
 
+    fn is_backup(&self, backend: BackendId) -> bool {
+        self.places.get(backend.index()).is_some_and(|place| place.backup)
+    }
+
     fn is_wanted(&self, backend: BackendId) -> bool {
         let place = self.places.get(backend.index());
         let is_member = place.is_some_and(|place| !place.removed && place.weight > 0);
@@ -111,7 +115,8 @@ impl World {
         Ok(())
     }
 
-    /// A flow leaves a backend: only one that is gone, or is down where flows are not pinned.
+    /// A flow leaves a backend: only one that is gone, is down where flows are not pinned, or is a
+    /// backup where flows return.
     pub(super) fn check_move(
         &self,
         backend: BackendId,
@@ -120,7 +125,9 @@ impl World {
         let known = &self.known;
         let moves_from_down = self.config.cluster.health.on_backend_down == OnBackendDown::Rehash
             && (known.down.contains(&backend) || known.signs_count);
-        let is_free = moves_from_down || !known.is_there(backend, address);
+        let returns =
+            self.config.cluster.health.failback == Failback::All && known.is_backup(backend);
+        let is_free = moves_from_down || returns || !known.is_there(backend, address);
         require!(is_free, "a flow leaves {address}, and need not");
         Ok(())
     }

@@ -13,7 +13,7 @@ fn failed(why: &str) -> Family {
 }
 
 fn learn(state: &mut NameState, v4: Family, v6: Family) -> Step {
-    state.learn(Outcome { v4, v6 })
+    state.learn(Outcome { v4, v6 }, Duration::ZERO, Duration::ZERO)
 }
 
 #[test]
@@ -119,4 +119,33 @@ fn a_name_with_very_many_addresses_gives_a_bounded_number() {
     assert_eq!(addresses.len(), MOST_ADDRESSES);
     assert_eq!(state.left_out(), MOST_ADDRESSES);
     assert_eq!(addresses[0].to_string(), "10.0.0.0");
+}
+
+#[test]
+fn what_a_rotating_answer_leaves_out_is_kept_for_a_while() {
+    const HOLD: Duration = Duration::from_secs(10);
+    let at = Duration::from_secs;
+    let mut state = NameState::default();
+    let answer = |texts: &[&str]| Outcome {
+        v4: Family::Found {
+            addresses: texts.iter().map(|text| text.parse().unwrap()).collect(),
+            ttl: Duration::ZERO,
+        },
+        v6: Family::Nothing,
+    };
+    let ips =
+        |texts: &[&str]| -> Vec<IpAddr> { texts.iter().map(|t| t.parse().unwrap()).collect() };
+    state.learn(answer(&["10.0.0.1", "10.0.0.2"]), at(0), HOLD);
+    let step = state.learn(answer(&["10.0.0.2", "10.0.0.3"]), at(1), HOLD);
+    assert_eq!(step.changed, Some(ips(&["10.0.0.1", "10.0.0.2", "10.0.0.3"])));
+    // It has been given again meanwhile, so it is kept for longer.
+    assert_eq!(state.learn(answer(&["10.0.0.1", "10.0.0.3"]), at(5), HOLD).changed, None);
+    let step = state.learn(answer(&["10.0.0.1"]), at(15), HOLD);
+    assert_eq!(step.changed, Some(ips(&["10.0.0.1", "10.0.0.3"])), "ten seconds are over for one");
+    assert_eq!(state.learn(answer(&["10.0.0.1"]), at(26), HOLD).changed, Some(ips(&["10.0.0.1"])));
+    // A name that goes over to another address altogether means it.
+    state.learn(answer(&["10.0.0.1", "10.0.0.2"]), at(27), HOLD);
+    state.learn(answer(&["10.0.0.1"]), at(28), HOLD);
+    let step = state.learn(answer(&["10.9.9.9"]), at(29), HOLD);
+    assert_eq!(step.changed, Some(ips(&["10.9.9.9"])));
 }
