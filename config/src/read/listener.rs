@@ -79,7 +79,7 @@ fn listener(
         "own, or same beside an address with a range of ports",
     );
     let same_port = same_port.when(
-        |same| !same || cluster.value.as_deref().is_none_or(|c| has_a_place_by_host(c)),
+        |same| !same || cluster.value.as_deref().is_none_or(has_a_place_by_host),
         "own, or same where each backend has a host of its own, and `balance` is not maglev, whose table \
          would be another one for each port",
     );
