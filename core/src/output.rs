@@ -96,7 +96,7 @@ pub enum Output<'p> {
         /// The datagrams.
         burst: Burst<'p>,
     },
-    /// Give a copy of a client's datagrams to whoever serves as the cluster's mirror, as
+    /// Give a copy of a client's datagrams to the cluster's mirror, as
     /// [`ManagerInput::Mirrored`](crate::ManagerInput::Mirrored). They are counted there, not here.
     Mirror {
         /// The client that sent them.

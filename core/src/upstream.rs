@@ -143,12 +143,12 @@ impl Upstreams {
         UpstreamId::new(index as u32, generation)
     }
 
-    /// Makes places for flows to so many backends on the shared upstreams that there are.
+    /// Makes places for flows to this many backends on the shared upstreams that there are.
     pub(crate) fn know_backends(&mut self, backends: usize) {
         self.pools.iter_mut().for_each(|pool| pool.know_backends(backends));
     }
 
-    /// A shared upstream on which a backend has no flow and none that rests, at random. `None`:
+    /// A shared upstream on which a backend has no flow and none in quarantine, at random. `None`:
     /// another has to be opened. `is_taken` says which are known to have one all the same.
     pub(crate) fn draw(
         &mut self,
@@ -189,12 +189,12 @@ impl Upstreams {
     }
 
     /// Notes that an upstream carries a flow to a backend no longer, and says whether it is to be
-    /// closed. Until `rests_until` no other flow to that backend is to have its place.
+    /// closed. Until `quarantined_until` no other flow to that backend is to have its place.
     pub(crate) fn release(
         &mut self,
         id: UpstreamId,
         backend: BackendId,
-        rests_until: Option<Instant>,
+        quarantined_until: Option<Instant>,
         now: Instant,
     ) -> bool {
         let Some(upstream) = self.slots.get_mut(id.index()) else { return false };
@@ -209,7 +209,7 @@ impl Upstreams {
         if is_retired {
             return is_idle;
         }
-        self.pools[usize::from(v6)].give_back(id, backend, rests_until);
+        self.pools[usize::from(v6)].give_back(id, backend, quarantined_until);
         if is_idle {
             self.idle.push(IDLE, id.index());
         }

@@ -65,8 +65,9 @@ impl UdpManager {
     /// Whether there is a slot for another flow once this one has ended, which may have to stay in
     /// quarantine.
     fn leaves_a_slot(&self, victim: FlowId) -> bool {
-        let rests = |flow: &UdpFlow| self.quarantine_after(CloseReason::Evicted, flow).is_some();
-        self.flows.has_free_slot() || !self.flows.get(victim).is_some_and(rests)
+        let is_quarantined =
+            |flow: &UdpFlow| self.quarantine_after(CloseReason::Evicted, flow).is_some();
+        self.flows.has_free_slot() || !self.flows.get(victim).is_some_and(is_quarantined)
     }
 
     /// Makes the room that was found.

@@ -132,18 +132,18 @@ impl UdpManager {
     }
 
     /// Gives back what a flow used, which is in a slot until then or has left it to go elsewhere:
-    /// its socket, which closes, or its place on a shared one. That rests while something may come
-    /// for the flow all the same.
+    /// its socket, which closes, or its place on a shared one. That is in quarantine while something
+    /// may come for the flow all the same.
     pub(super) fn release<'p>(
         &mut self,
         upstream: UpstreamId,
         backend: BackendId,
-        rests: bool,
+        is_quarantined: bool,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
-        let rests_until = self.quarantine().filter(|_| rests).map(|time| now + time);
-        if self.upstreams.release(upstream, backend, rests_until, now) {
+        let quarantined_until = self.quarantine().filter(|_| is_quarantined).map(|time| now + time);
+        if self.upstreams.release(upstream, backend, quarantined_until, now) {
             self.close_upstream(upstream, outputs);
         }
     }

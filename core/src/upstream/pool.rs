@@ -12,9 +12,9 @@ use crate::random::Random;
 use crate::time::Instant;
 
 /// With this many sockets, one on which a backend's last flow is answered and over takes another
-/// before its rest has passed, rather than that one more is opened. So a rate that no rest can keep
-/// up with costs no more sockets than this.
-const MOST_FOR_REST: usize = 1_024;
+/// before its quarantine has passed, rather than that one more is opened. So a rate that no
+/// quarantine can keep up with costs no more sockets than this.
+const MAX_QUARANTINED: usize = 1_024;
 
 /// How often another socket is drawn where the first was taken.
 const DRAWS: usize = 4;
@@ -34,7 +34,7 @@ pub(crate) struct Pool {
 struct Places {
     free: Vec<UpstreamId>,
     /// Those that are to have none before some time, in the order in which they came.
-    resting: VecDeque<(UpstreamId, Instant)>,
+    quarantined: VecDeque<(UpstreamId, Instant)>,
 }
 
 impl Pool {
@@ -63,13 +63,13 @@ impl Pool {
         self.know_backends(backends.max(self.backends.len()));
     }
 
-    /// Makes places for so many backends.
+    /// Makes places for this many backends.
     pub(crate) fn know_backends(&mut self, backends: usize) {
         if self.open.is_empty() {
             return;
         }
         while self.backends.len() < backends {
-            self.backends.push(Places { free: self.open.clone(), resting: VecDeque::new() });
+            self.backends.push(Places { free: self.open.clone(), quarantined: VecDeque::new() });
         }
         self.make_room();
     }
@@ -77,13 +77,13 @@ impl Pool {
     /// Makes the room that giving places back will need.
     pub(crate) fn make_room(&mut self) {
         let most = 2 * self.open.len();
-        for Places { free, resting } in &mut self.backends {
+        for Places { free, quarantined } in &mut self.backends {
             free.reserve(most.saturating_sub(free.len()));
-            resting.reserve(most.saturating_sub(resting.len()));
+            quarantined.reserve(most.saturating_sub(quarantined.len()));
         }
     }
 
-    /// A socket on which a backend has no flow: one of those that have rested, at random.
+    /// A socket on which a backend has no flow: one of those whose quarantine is over, at random.
     pub(crate) fn draw(
         &mut self,
         backend: BackendId,
@@ -91,15 +91,15 @@ impl Pool {
         random: &mut Random,
         is_usable: impl Fn(UpstreamId) -> bool,
     ) -> Option<UpstreamId> {
-        let is_large = self.open.len() >= MOST_FOR_REST;
+        let is_large = self.open.len() >= MAX_QUARANTINED;
         if self.backends.len() <= backend.index() {
             self.know_backends(backend.index() + 1);
         }
-        let Places { free, resting } = self.backends.get_mut(backend.index())?;
-        while let Some(&(id, until)) = resting.front()
+        let Places { free, quarantined } = self.backends.get_mut(backend.index())?;
+        while let Some(&(id, until)) = quarantined.front()
             && until <= now
         {
-            resting.pop_front();
+            quarantined.pop_front();
             free.push(id);
         }
         while !free.is_empty() {
@@ -108,7 +108,7 @@ impl Pool {
                 return Some(id);
             }
         }
-        while is_large && let Some((id, _)) = resting.pop_front() {
+        while is_large && let Some((id, _)) = quarantined.pop_front() {
             if is_usable(id) {
                 return Some(id);
             }
@@ -141,11 +141,11 @@ impl Pool {
         &mut self,
         id: UpstreamId,
         backend: BackendId,
-        rests_until: Option<Instant>,
+        quarantined_until: Option<Instant>,
     ) {
         let Some(places) = self.backends.get_mut(backend.index()) else { return };
-        match rests_until {
-            Some(until) => places.resting.push_back((id, until)),
+        match quarantined_until {
+            Some(until) => places.quarantined.push_back((id, until)),
             None => places.free.push(id),
         }
     }
@@ -166,9 +166,9 @@ impl Pool {
 impl Places {
     /// Those that have closed are passed over when they are drawn, unless they become many.
     fn forget_the_closed(&mut self, most: usize, is_open: impl Fn(UpstreamId) -> bool) {
-        if self.free.len() + self.resting.len() > 2 * most {
+        if self.free.len() + self.quarantined.len() > 2 * most {
             self.free.retain(|&id| is_open(id));
-            self.resting.retain(|&(id, _)| is_open(id));
+            self.quarantined.retain(|&(id, _)| is_open(id));
         }
     }
 }
