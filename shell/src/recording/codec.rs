@@ -30,6 +30,7 @@ mod kind {
     pub(super) const DRAIN: u8 = 10;
     pub(super) const DELIVERED: u8 = 11;
     pub(super) const NETWORK_ERROR: u8 = 12;
+    pub(super) const NETWORK_CHANGED: u8 = 13;
 }
 
 /// No time has passed since the input before.
@@ -230,6 +231,7 @@ impl InputEncoder {
             ManagerInput::UpstreamOpenFailed { .. } => kind::NOT_OPENED,
             ManagerInput::UpstreamError { .. } => kind::NETWORK_ERROR,
             ManagerInput::BackendChanged { .. } => kind::BACKEND_CHANGED,
+            ManagerInput::NetworkChanged => kind::NETWORK_CHANGED,
             ManagerInput::Configured(_) => kind::CONFIGURED,
             ManagerInput::Drain { .. } => kind::DRAIN,
             // What a mirror is told is no matter of the manager's.
@@ -299,6 +301,7 @@ impl InputEncoder {
             ManagerInput::Drain { deadline } => self.number(deadline.as_nanos()),
             ManagerInput::Reading { .. }
             | ManagerInput::Timeout
+            | ManagerInput::NetworkChanged
             | ManagerInput::Mirrored { .. } => {}
         }
     }
@@ -588,6 +591,7 @@ impl<'a> Reader<'a> {
             kind::READING => ManagerInput::Reading { is_behind: false },
             kind::READING_BEHIND => ManagerInput::Reading { is_behind: true },
             kind::TIMEOUT => ManagerInput::Timeout,
+            kind::NETWORK_CHANGED => ManagerInput::NetworkChanged,
             kind::UNUSABLE => {
                 let (direction, reason, datagrams, bytes) = self.loss()?;
                 ManagerInput::Unusable { direction, reason, datagrams, bytes }
