@@ -169,7 +169,7 @@ impl TrafficDiff {
         let more = |reason: &&str| {
             flows_closed.get(*reason).map_or(0, |[old, new]| new.saturating_sub(*old))
         };
-        let flows_lost = LOST.iter().map(|reason| more(&reason)).sum();
+        let flows_lost = LOST.iter().map(more).sum();
         let mut backends = BTreeMap::<_, [BackendShare; 2]>::new();
         for (place, report) in [old.0, new.0].into_iter().enumerate() {
             for (backend, share) in &report.backends {

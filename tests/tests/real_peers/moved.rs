@@ -114,9 +114,9 @@ fn balancer(
         let id = hex(server_id(number).as_ref());
         let _ = write!(backends, "{{ address = \"{address}\", server_id = \"{id}\" }}, ");
     }
-    let mut text = format!(
+    let mut text = String::from(
         "[[listener]]\naddress = \"127.0.0.1:0\"\ncluster = \"web\"\n\
-         [cluster.web]\nbalance = \"rendezvous\"\n"
+         [cluster.web]\nbalance = \"rendezvous\"\n",
     );
     if naming.is_read {
         let _ =

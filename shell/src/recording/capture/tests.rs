@@ -63,7 +63,7 @@ fn both_formats_are_read() {
     assert_eq!(all[0], first);
     assert_eq!(all[1].0, "[2001:db8::9]:40000".parse().unwrap());
     for is_big_endian in [false, true] {
-        assert_eq!(datagrams(&pcap(is_big_endian)), [first.clone()]);
+        assert_eq!(datagrams(&pcap(is_big_endian)), std::slice::from_ref(&first));
     }
     let bytes = pcap(false);
     let mut reader = CaptureReader::new(&bytes[..]).unwrap();

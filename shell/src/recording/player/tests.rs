@@ -86,7 +86,7 @@ impl Scene {
             0..=4 => {
                 let client = ([198, 51, 100, self.draw(40) as u8], 4_000 + self.draw(3) as u16);
                 let burst = Burst::segmented(&payload[..self.draw(700) as usize], 200).unwrap();
-                self.tell(ManagerInput::Reading { is_behind: self.chance % 7 == 0 });
+                self.tell(ManagerInput::Reading { is_behind: self.chance.is_multiple_of(7) });
                 self.tell(ManagerInput::ClientBurst {
                     source: client.into(),
                     local: None,
@@ -253,8 +253,9 @@ fn by_another_configuration_clients_of_a_backend_that_is_gone_go_elsewhere() {
     let bytes = scene.end();
     let (by_old, _) = played(&bytes, Player::with(None));
     let (by_new, _) = played(&bytes, Player::with(Some(&new)));
-    let third = Some("10.0.0.3:53".parse().unwrap());
+    let address: SocketAddr = "10.0.0.3:53".parse().unwrap();
+    let third = Some(address);
     assert!(by_old.destinations().values().any(|backend| *backend == third));
     assert!(by_new.destinations().values().all(|backend| *backend != third));
-    assert_eq!(by_new.report().backends[&third.unwrap()], BackendShare::default());
+    assert_eq!(by_new.report().backends[&address], BackendShare::default());
 }
