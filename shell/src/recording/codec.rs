@@ -234,7 +234,6 @@ impl InputEncoder {
             ManagerInput::NetworkChanged => kind::NETWORK_CHANGED,
             ManagerInput::Configured(_) => kind::CONFIGURED,
             ManagerInput::Drain { .. } => kind::DRAIN,
-            ManagerInput::NetworkChanged => kind::NETWORK_CHANGED,
             // What a mirror is told is no matter of the manager's.
             ManagerInput::Mirrored { .. } => return,
         };
