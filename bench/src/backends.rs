@@ -33,7 +33,16 @@ pub(crate) struct Backends {
 impl Backends {
     /// Backends on ports chosen by the kernel.
     pub(crate) fn new(behaviour: Behaviour, payload: Payload) -> io::Result<Self> {
-        let sockets: io::Result<_> = (0..BACKENDS).map(|_| bind(Ipv4Addr::LOCALHOST, 0)).collect();
+        Self::at(behaviour, payload, Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same at another address than on loopback.
+    pub(crate) fn at(
+        behaviour: Behaviour,
+        payload: Payload,
+        address: Ipv4Addr,
+    ) -> io::Result<Self> {
+        let sockets: io::Result<_> = (0..BACKENDS).map(|_| bind(address, 0)).collect();
         let slot = match behaviour {
             Behaviour::Sink => SINK_SLOT,
             Behaviour::Echo => MAX_TRAIN_BYTES,

@@ -40,11 +40,22 @@ pub(crate) struct Clients {
 impl Clients {
     /// The clients of `workload`, spread over `targets`.
     pub(crate) fn new(workload: &Workload, targets: &[SocketAddr]) -> io::Result<Self> {
+        // 127.16.0.0 and up: apart from 127.0.0.1, where balancers and backends live.
+        let first = u32::from(Ipv4Addr::new(127, 16, 0, 0));
+        Self::at(workload, targets, |index| Ipv4Addr::from(first + index as u32))
+    }
+
+    /// The same at addresses that `address` tells for each.
+    pub(crate) fn at(
+        workload: &Workload,
+        targets: &[SocketAddr],
+        address: impl Fn(usize) -> Ipv4Addr,
+    ) -> io::Result<Self> {
         assert!(workload.size >= workload.payload.least(), "a datagram has room for its stamp");
         let epoll = Epoll::new(EpollCreateFlags::empty())?;
         let mut sockets = Vec::with_capacity(workload.clients);
         for index in 0..workload.clients {
-            let socket = client(index, targets[index % targets.len()])?;
+            let socket = client(address(index), targets[index % targets.len()])?;
             if workload.train > 1 {
                 setsockopt(&socket, sockopt::UdpGsoSegment, &(workload.size as i32))?;
             }
@@ -112,10 +123,8 @@ impl Clients {
 }
 
 /// One client, known to the balancer by its address as well as by its port.
-fn client(index: usize, target: SocketAddr) -> io::Result<UdpSocket> {
-    // 127.16.0.0 and up: apart from 127.0.0.1, where balancers and backends live.
-    let address = u32::from(Ipv4Addr::new(127, 16, 0, 0)) + index as u32;
-    let socket = UdpSocket::bind((Ipv4Addr::from(address), 0))?;
+fn client(address: Ipv4Addr, target: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((address, 0))?;
     socket.connect(target)?;
     socket.set_nonblocking(true)?;
     setsockopt(&socket, sockopt::UdpGroSegment, &true)?;

@@ -81,8 +81,17 @@ impl<'w> Driver<'w> {
         backends: Backends,
         copies: usize,
     ) -> io::Result<Self> {
-        let clients = Clients::new(workload, targets)?;
-        Ok(Driver { workload, clients, backends, copies, tally: Tally::new(Instant::now()) })
+        Ok(Self::of(workload, Clients::new(workload, targets)?, backends, copies))
+    }
+
+    /// The same with clients that are there already.
+    pub(crate) fn of(
+        workload: &'w Workload,
+        clients: Clients,
+        backends: Backends,
+        copies: usize,
+    ) -> Self {
+        Driver { workload, clients, backends, copies, tally: Tally::new(Instant::now()) }
     }
 
     /// Sends now and then until something comes through; answers whether it did in time.

@@ -17,6 +17,7 @@ mod chart;
 mod clients;
 mod compare;
 mod drive;
+mod kernel_path;
 mod meter;
 mod payload;
 mod peers;
@@ -50,6 +51,8 @@ struct Arguments {
 enum Action {
     /// Measure each workload with each peer, in interleaved rounds.
     Compare(compare::Options),
+    /// Measure the kernel path against sockets and the bare relay, between network namespaces (root).
+    KernelPath(kernel_path::Options),
     /// Run a bare relay: no limits, no timers, nothing but moving bytes.
     Relay {
         /// What its sockets are like.
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Action::Relay { design, responses, listen, backends } => {
             relay::run(design, responses, listen, &backends).map_err(Into::into)
         }
+        Action::KernelPath(options) => kernel_path::run(&options),
         Action::Chart { json, svg } => redraw(&json, &svg),
         Action::Spin => process::spin(),
         Action::Launch { core, command } => process::launch(core, &command),

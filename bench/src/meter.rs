@@ -52,7 +52,7 @@ impl Usage {
 }
 
 /// The first two numbers of `schedstat`: the time spent on a CPU, and the time spent waiting for one.
-fn scheduled(schedstat: &str) -> (Duration, Duration) {
+pub(crate) fn scheduled(schedstat: &str) -> (Duration, Duration) {
     let mut numbers = schedstat.split_whitespace().map(|number| number.parse().unwrap_or(0));
     let mut next = || Duration::from_nanos(numbers.next().unwrap_or(0));
     (next(), next())

@@ -99,7 +99,7 @@ const SMALL_WINDOW: u64 = 2_048;
 const NEW_FLOWS_WINDOW: u64 = 256;
 
 /// What most workloads have in common.
-const USUAL: Workload = Workload {
+pub(crate) const USUAL: Workload = Workload {
     name: "",
     title: "",
     unit: "datagram",

@@ -182,6 +182,30 @@ pub enum FlowLog {
     File(PathBuf),
 }
 
+/// Whether the kernel forwards established flows past the sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FastPathMode {
+    /// No.
+    #[default]
+    Off,
+    /// Where it can and may.
+    Auto,
+    /// By a program at the ingress of interfaces (tc). Where that cannot be, the configuration is
+    /// refused.
+    Tc,
+}
+
+impl FastPathMode {
+    /// As it is written in a configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Auto => "auto",
+            Self::Tc => "tc",
+        }
+    }
+}
+
 /// An address that clients send to, and the cluster that serves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
@@ -216,6 +240,8 @@ pub struct Listener {
     pub accept_proxy_protocol: Vec<IpNet>,
     /// Whether a client gets a socket of its own, and when.
     pub accept: Accept,
+    /// Whether the kernel forwards established flows past the sockets.
+    pub fast_path: FastPathMode,
     /// Clients that may open flows; empty: all of them.
     pub allow: Vec<IpNet>,
     /// Clients that may not, also where they are allowed.
@@ -303,6 +329,7 @@ impl Listener {
             deny: self.deny.clone(),
             own_addresses,
             record_flows,
+            offload: false,
             accept: self.accept,
             cluster: ClusterConfig { backends, ..self.cluster.policy.clone() },
         }
@@ -318,6 +345,7 @@ impl Listener {
         backends: Vec<BackendConfig>,
     ) -> ManagerConfig {
         ManagerConfig {
+            offload: false,
             accept: Accept::Shared,
             accept_proxy_protocol: Vec::new(),
             allow: Vec::new(),

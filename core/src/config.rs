@@ -62,6 +62,9 @@ pub struct ManagerConfig {
     pub record_flows: bool,
     /// Whether a client gets a socket of its own, and when.
     pub accept: Accept,
+    /// Whether to emit [`Output::Offload`](crate::Output::Offload) for flows whose datagrams the
+    /// kernel may forward by itself.
+    pub offload: bool,
     /// The cluster that serves the listener.
     pub cluster: ClusterConfig,
 }
@@ -143,6 +146,36 @@ impl UpstreamMode {
         match self {
             Self::PerFlow => "per-flow",
             Self::Shared => "shared",
+        }
+    }
+}
+
+impl ClusterConfig {
+    /// Why the kernel may not forward its flows by itself: each of their datagrams counts, or is
+    /// looked at or changed. `None`: it may, but for flows that are mirrored or behind a proxy.
+    pub const fn offload_obstacle(&self) -> Option<&'static str> {
+        if !matches!(self.mode, Mode::Session { .. }) {
+            Some("the cluster's mode is not \"session\"")
+        } else if self.responses > 0 {
+            Some("the cluster counts responses")
+        } else if self.requests > 0 {
+            Some("the cluster counts requests")
+        } else if self.limits.amplification > 0 {
+            Some("the cluster limits amplification")
+        } else if self.limits.datagrams_per_second_per_source > 0
+            || self.limits.bytes_per_second_per_source > 0
+        {
+            Some("the cluster limits what each client sends")
+        } else if self.transactions.is_some() {
+            Some("each question is a flow of its own")
+        } else if matches!(self.upstream, UpstreamMode::Shared) {
+            Some("the cluster's upstream sockets are shared")
+        } else if matches!(self.send_proxy_protocol, SendProxyProtocol::Every) {
+            Some("every datagram gets a PROXY header")
+        } else if self.affinity.reads_payload() {
+            Some("the cluster's affinity looks into datagrams")
+        } else {
+            None
         }
     }
 }

@@ -82,6 +82,8 @@ pub struct Ledger {
     pub forwarded: Traffic,
     /// What was ordered to be sent on, and has been reported neither delivered nor undelivered yet.
     pub queued: Traffic,
+    /// What of that the kernel forwarded by itself.
+    pub by_kernel: Traffic,
     /// What was dropped, indexed by [`DropReason`].
     pub dropped: [Traffic; DropReason::COUNT],
 }
@@ -90,7 +92,13 @@ pub struct Ledger {
 impl Default for Ledger {
     fn default() -> Self {
         let none = Traffic { datagrams: 0, bytes: 0 };
-        Self { received: none, forwarded: none, queued: none, dropped: [none; DropReason::COUNT] }
+        Self {
+            received: none,
+            forwarded: none,
+            queued: none,
+            by_kernel: none,
+            dropped: [none; DropReason::COUNT],
+        }
     }
 }
 
@@ -109,6 +117,7 @@ impl Ledger {
         self.received.add(other.received);
         self.forwarded.add(other.forwarded);
         self.queued.add(other.queued);
+        self.by_kernel.add(other.by_kernel);
         for (sum, more) in self.dropped.iter_mut().zip(other.dropped) {
             sum.add(more);
         }

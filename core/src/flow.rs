@@ -10,6 +10,9 @@ pub(crate) mod table;
 use core::net::SocketAddr;
 use core::time::Duration;
 
+#[cfg(feature = "serde")]
+use serde::{Deserialize, Serialize};
+
 use crate::burst::Burst;
 use crate::config::{ClusterConfig, Mode, ReplyFrom};
 use crate::counters::Traffic;
@@ -43,8 +46,11 @@ pub struct UdpFlow {
     heard: bool,
     /// Whether its client's datagrams are copied to the mirror.
     mirrored: bool,
-    /// Free.
-    _spare: [u8; 2],
+    /// Whether the kernel may forward its datagrams.
+    offload: Offload,
+    /// How many datagrams of its client have come by the sockets since it was last offered to the
+    /// kernel, up to what makes it worth to offer it.
+    by_sockets: u8,
 
     local: u128,
     to_client: Traffic,
@@ -77,6 +83,22 @@ enum Stage {
     /// It has ended, and what it was answered by is in quarantine: its socket, or its place on one.
     Quarantined,
 }
+
+/// Whether the kernel may forward a flow's datagrams past the sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+pub(crate) enum Offload {
+    /// It may not.
+    No,
+    /// It was asked to. Whether it does is not known.
+    Offered,
+    /// It was, and when the last datagram came by it has been asked.
+    Asked,
+}
+
+/// This many datagrams by the sockets make a flow worth to be offered to the kernel, whether it is
+/// answered or not; and again, where the kernel has not taken it.
+pub(crate) const WORTH_OFFLOADING: u8 = 16;
 
 /// How many datagrams a flow may carry, from [`ClusterConfig`].
 #[derive(Clone, Copy, Debug)]
@@ -139,6 +161,14 @@ pub(crate) struct AcceptedReplies<'p> {
     pub(crate) is_first_answer: bool,
 }
 
+/// What it means to a flow that the kernel has forwarded some of its datagrams.
+pub(crate) struct NotedActivity {
+    /// Whether they hold the first answer that the flow ever carries.
+    pub(crate) is_first_answer: bool,
+    /// Whether they hold the client's first since the flow was answered.
+    pub(crate) confirms: bool,
+}
+
 impl UdpFlow {
     pub(crate) fn new(
         key: &FlowKey,
@@ -178,9 +208,10 @@ impl UdpFlow {
             introduced: false,
             heard: false,
             mirrored: false,
-            _spare: [0; 2],
             upstream_index: upstream.index() as u32,
             upstream_generation: upstream.generation(),
+            offload: Offload::No,
+            by_sockets: 0,
             is_winner: false,
             is_prompt: false,
             to_backend: Traffic { datagrams: 0, bytes: 0 },
@@ -508,6 +539,61 @@ impl UdpFlow {
             return u64::MAX;
         }
         budget / u64::from(burst.stride()).max(1)
+    }
+
+    /// Whether the kernel may forward its datagrams.
+    pub(crate) const fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    /// Notes whether the kernel may.
+    pub(crate) const fn set_offload(&mut self, offload: Offload) {
+        self.offload = offload;
+    }
+
+    /// Notes datagrams of the client that came by the sockets, and says whether it is worth to offer
+    /// the flow to the kernel now: it goes on after an answer, or it goes on anyhow.
+    pub(crate) fn is_worth_offloading(&mut self, datagrams: u16) -> bool {
+        let more = u8::try_from(datagrams).unwrap_or(u8::MAX);
+        self.by_sockets = self.by_sockets.saturating_add(more);
+        let is_first = self.offload == Offload::No && self.confirmed;
+        let is_worth_it = is_first || self.by_sockets >= WORTH_OFFLOADING;
+        if is_worth_it {
+            self.by_sockets = 0;
+        }
+        is_worth_it
+    }
+
+    /// Takes in what the kernel has forwarded.
+    pub(crate) fn note_activity(
+        &mut self,
+        to_backend: Traffic,
+        to_client: Traffic,
+        last: Option<Instant>,
+        limits: &FlowLimits,
+    ) -> NotedActivity {
+        self.to_backend.add(to_backend);
+        self.to_client.add(to_client);
+        // What is told together with the first answer may have come before it.
+        let confirms = to_backend.datagrams > 0 && self.answered && !self.confirmed;
+        self.confirmed |= confirms;
+        let mut is_first_answer = false;
+        if to_client.datagrams > 0 {
+            self.hear();
+            is_first_answer = !core::mem::replace(&mut self.answered, true);
+        }
+        if let Some(last) = last {
+            if is_first_answer {
+                self.first_answer = last.max(self.opened);
+            }
+            self.deadline = self.deadline.max(last + limits.timeout(self.answered));
+        }
+        NotedActivity { is_first_answer, confirms }
+    }
+
+    /// How long it lives without a datagram.
+    pub(crate) const fn timeout(&self, limits: &FlowLimits) -> Duration {
+        limits.timeout(self.answered)
     }
 
     fn postpone(&mut self, limits: &FlowLimits, now: Instant) {

@@ -5,7 +5,8 @@ use core::net::SocketAddr;
 use crate::backend::event::BackendEvent;
 use crate::burst::Burst;
 use crate::config::prepared::PreparedConfig;
-use crate::id::{BackendId, Carrier, UpstreamId};
+use crate::counters::Traffic;
+use crate::id::{BackendId, Carrier, FlowId, UpstreamId};
 use crate::local_addr::LocalAddr;
 use crate::proxy_protocol::ProxyInfo;
 use crate::reason::{Direction, DropReason};
@@ -110,6 +111,21 @@ pub enum ManagerInput<'p> {
         remote: Option<SocketAddr>,
         /// What it says.
         error: NetworkError,
+    },
+    /// The kernel has forwarded datagrams of a flow past the sockets, as an
+    /// [`Output::Offload`](crate::Output::Offload) allows, and perhaps does no more. The flow may
+    /// have closed meanwhile, or go on with another backend.
+    FlowActivity {
+        /// The flow.
+        flow: FlowId,
+        /// The backend that they were exchanged with.
+        backend: BackendId,
+        /// What went to the backend since this was last told.
+        to_backend: Traffic,
+        /// What went to the client since this was last told.
+        to_client: Traffic,
+        /// When the last datagram was forwarded, if any ever was.
+        last: Option<Instant>,
     },
     /// Someone has news of a backend.
     BackendChanged {

@@ -78,6 +78,22 @@
 //! datagram handled first, even one handled later than the deadline, keeps the flow alive. A shell
 //! that reads its sockets before it fires timeouts therefore never closes a flow whose datagrams
 //! are waiting, however long it was held up.
+//!
+//! # Flows that the kernel forwards by itself
+//!
+//! With [`offload`](config::ManagerConfig::offload) a manager offers flows whose datagrams are all
+//! treated alike to the shell, which may let the kernel forward them past the sockets.
+//!
+//! 1. [`Output::Offload`] is a hint: with any part of it carried out, each datagram gets to the same
+//!    place, and the counters end the same.
+//! 2. After [`Output::Recall`] of a flow, or [`Output::RecallBackend`] of its backend, none of its
+//!    datagrams goes past the sockets until it is offered again. Before a flow ends, or leaves its
+//!    backend, it is recalled; when a backend is lost, its flows are.
+//! 3. A flow that was offered does not end as idle before [`Output::AskActivity`] has been answered
+//!    by [`FlowActivity`](ManagerInput::FlowActivity).
+//! 4. What the kernel forwards is told once, in any number of parts, and may be told after the flow
+//!    has ended: it is received and forwarded then. The record of a flow lacks what has not been told
+//!    when it ends.
 
 #![no_std]
 #![forbid(unsafe_code)]

@@ -9,6 +9,7 @@ mod failover;
 mod forward;
 mod hedge;
 mod invariants;
+mod offload;
 mod one_way;
 mod place;
 mod proxied;
@@ -63,6 +64,7 @@ const PREFETCH_FROM: usize = if cfg!(test) { 1 } else { 1_024 };
 
 use failover::Sweep;
 use forward::RecvMeta;
+use offload::Activity;
 use upstream::capacity_for_upstreams;
 
 pub use expire::{Deadline, DeadlineReason};
@@ -114,6 +116,9 @@ pub struct UdpManager {
     silences_known_from: Instant,
     /// The search for flows that have to end, while one is under way.
     sweep: Option<Sweep>,
+    /// Whether backends may have been lost since the last input whose flows the kernel must forward
+    /// no more.
+    has_lost_backends: bool,
     /// The time of the last timeout that left work behind, which the next must come after.
     last_partial_timeout: Option<Instant>,
 }
@@ -153,6 +158,7 @@ impl UdpManager {
             drain: None,
             silences_known_from: now,
             sweep: None,
+            has_lost_backends: false,
             last_partial_timeout: None,
             config,
         };
@@ -216,6 +222,10 @@ impl UdpManager {
             ManagerInput::UpstreamError { upstream, remote, error: _ } => {
                 self.handle_upstream_error(upstream, remote, &[], now);
             }
+            ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last } => {
+                let activity = Activity { backend, to_backend, to_client, last };
+                self.handle_flow_activity(flow, &activity, now, outputs);
+            }
             ManagerInput::BackendChanged { backend, event } => {
                 self.handle_backend_event(backend, event, now);
             }
@@ -228,6 +238,9 @@ impl UdpManager {
             ManagerInput::Configured(configuration) => self.configure(configuration, now, outputs),
             ManagerInput::Drain { deadline } => self.drain = Some(deadline),
             ManagerInput::Timeout => self.handle_timeout(now, outputs),
+        }
+        if self.has_lost_backends {
+            self.recall_lost_backends(outputs);
         }
     }
 

@@ -52,6 +52,43 @@ pub enum Output<'p> {
         /// The client.
         client: SocketAddr,
     },
+    /// Let the kernel forward the flow's datagrams past the sockets from now on, both ways, where it
+    /// can. A hint: nothing depends on whether it is carried out, or for how long, and it may come
+    /// again. What the kernel forwards is told as
+    /// [`FlowActivity`](crate::ManagerInput::FlowActivity).
+    Offload {
+        /// The flow, whose upstream socket stays open.
+        flow: FlowId,
+        /// That socket.
+        upstream: UpstreamId,
+        /// Its backend.
+        backend: BackendId,
+        /// The backend's address.
+        address: SocketAddr,
+        /// Its client.
+        client: SocketAddr,
+        /// The local address that the client sends to, where the listener is bound to a wildcard.
+        local: Option<LocalAddr>,
+    },
+    /// Have all datagrams of the flow come by the sockets again, before anything that is ordered
+    /// after this. Answered by a last [`FlowActivity`](crate::ManagerInput::FlowActivity) if the
+    /// kernel has forwarded any.
+    Recall {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// Have all datagrams of all flows of a backend come by the sockets again, at once. Their
+    /// entries need not be removed by themselves: each flow is offloaded anew, or recalled.
+    RecallBackend {
+        /// The backend.
+        backend: BackendId,
+    },
+    /// Tell by [`FlowActivity`](crate::ManagerInput::FlowActivity) what the kernel has forwarded of
+    /// the flow, nothing if nothing: its time is over unless something came past the sockets.
+    AskActivity {
+        /// The flow.
+        flow: FlowId,
+    },
     /// Send a flow's datagrams from its upstream socket.
     Send {
         /// The flow.

@@ -70,7 +70,7 @@ pub struct Entry {
 /// What one entry has forwarded: memory that the kernel writes.
 #[repr(C)]
 #[derive(Debug, Default)]
-pub struct Account {
+pub struct EntryAccount {
     /// Datagrams, each segment of a joined packet by itself.
     pub datagrams: AtomicU64,
     /// Their payload.
@@ -93,11 +93,17 @@ pub enum Progress {
     Forced,
 }
 
-impl Account {
+impl EntryAccount {
     /// Makes the account ready for a new entry, which must not be in the map yet.
     pub fn begin(&self, now_ns: u64) {
         self.datagrams.store(0, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);
+        self.last_ns.store(now_ns, Ordering::Relaxed);
+        self.passed_ns.store(now_ns, Ordering::Release);
+    }
+
+    /// Makes the account ready for an entry that takes the place of one of the same flow: it counts on.
+    pub fn begin_again(&self, now_ns: u64) {
         self.last_ns.store(now_ns, Ordering::Relaxed);
         self.passed_ns.store(now_ns, Ordering::Release);
     }

@@ -6,7 +6,7 @@
 //! in a packet that it does not forward.
 //!
 //! - An [`Entry`] says what becomes of the packets of one [`Tuple`]: two entries make a flow.
-//! - An [`Account`] counts what one entry has forwarded. It is memory that the kernel writes.
+//! - An [`EntryAccount`] counts what one entry has forwarded. It is memory that the kernel writes.
 //! - A [`Gate`] holds for all entries made under its epoch: one store closes them all.
 //! - A [`Turn`] tells the program how far a worker has got, so that no datagram overtakes another.
 //!
@@ -19,7 +19,7 @@ mod program;
 mod rewrite;
 mod tuple;
 
-pub use layout::{Account, Entry, Gate, Progress, RawTuple4, RawTuple6, Turn};
+pub use layout::{Entry, EntryAccount, Gate, Progress, RawTuple4, RawTuple6, Turn};
 pub use program::{FastPath, Hook, LoadError, MAX_FLOWS, MAX_GATES, MAX_WORKERS, Table};
 pub use rewrite::rewrite;
 pub use tuple::{EntryOptions, Tuple};

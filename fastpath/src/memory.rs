@@ -23,7 +23,7 @@ pub(crate) struct Memory<T> {
 pub(crate) unsafe trait Shared: Sync {}
 
 // SAFETY: four and two atomic numbers; an atomic number and one that nobody writes.
-unsafe impl Shared for crate::Account {}
+unsafe impl Shared for crate::EntryAccount {}
 // SAFETY: as above.
 unsafe impl Shared for crate::Turn {}
 // SAFETY: as above.

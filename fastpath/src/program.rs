@@ -11,7 +11,7 @@ use aya::programs::{SchedClassifier, TcAttachType, TestRun, tc};
 use aya::{Ebpf, EbpfLoader};
 
 use crate::OBJECT;
-use crate::layout::{Account, Entry, Gate, RawTuple4, RawTuple6, Turn};
+use crate::layout::{Entry, EntryAccount, Gate, RawTuple4, RawTuple6, Turn};
 use crate::memory::Memory;
 use crate::tuple::{Key, Tuple};
 
@@ -82,7 +82,7 @@ pub struct FastPath {
 
 #[derive(Debug)]
 struct Maps {
-    accounts: Memory<Account>,
+    accounts: Memory<EntryAccount>,
     gates: Memory<Gate>,
     turns: Memory<Turn>,
     free_accounts: Mutex<Vec<u32>>,
@@ -273,7 +273,7 @@ impl Table {
     }
 
     /// An account by its number.
-    pub fn account(&self, number: u32) -> &Account {
+    pub fn account(&self, number: u32) -> &EntryAccount {
         &self.shared.accounts[number as usize]
     }
 

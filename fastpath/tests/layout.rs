@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::mem::offset_of;
 
-use flowgate_fastpath::{Account, Entry, Gate, OBJECT, RawTuple4, RawTuple6, Turn};
+use flowgate_fastpath::{Entry, EntryAccount, Gate, OBJECT, RawTuple4, RawTuple6, Turn};
 use object::{Object as _, ObjectSection as _};
 
 /// Size and members' offsets of each struct that an object's BTF knows.
@@ -102,7 +102,7 @@ fn structs_are_laid_out_as_the_kernel_program_has_them() {
             pending
         ]
     );
-    assert_layout!(structs, "account", Account, [datagrams, bytes, last_ns, passed_ns]);
+    assert_layout!(structs, "account", EntryAccount, [datagrams, bytes, last_ns, passed_ns]);
     assert_layout!(structs, "turn", Turn, [done_ns, alive_ns]);
     assert_eq!(structs["gate"].0, size_of::<Gate>());
     assert_eq!(structs["gate"].1[0], ("epoch".to_owned(), 0));

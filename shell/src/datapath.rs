@@ -12,6 +12,7 @@
 //! | [`sockets`] | all sockets of a shard, also as they are handed to another process |
 //! | [`upstream`] | the sockets to backends, one for each flow |
 //! | [`client`] | clients' own sockets, where a listener has them |
+//! | [`fast_path`] | flows that the kernel forwards past the sockets |
 //! | [`egress`] | the sockets to backends that no flow has: for one-way datagrams and copies |
 //! | [`role`] | whether a socket serves the cluster or its mirror |
 //! | [`token`] | which socket an event of the poll is about |
@@ -20,6 +21,7 @@
 pub mod client;
 pub mod dispatch;
 pub mod egress;
+pub mod fast_path;
 pub mod kernel;
 pub mod listener;
 pub(crate) mod recv;

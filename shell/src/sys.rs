@@ -10,6 +10,7 @@ pub mod mmsg;
 pub mod netlink;
 pub mod ports;
 pub mod process;
+pub mod route;
 pub mod scm;
 pub mod sockaddr;
 pub mod sockopt;

@@ -44,7 +44,7 @@ pub use setting::{Setting, Temper};
 pub use shrink::shrink;
 pub use subject::Subject;
 pub use sweep::{first_failing_seed, replay, report, sweep};
-pub use tally::{SNAPSHOT, TURNS, Tally};
+pub use tally::{KERNEL, SNAPSHOT, TURNS, Tally};
 pub use trace::Trace;
 pub use world::World;
 

@@ -95,13 +95,20 @@ fn rule_1_for_one_flow_open_comes_first_and_close_last() {
                     Output::Send { flow, upstream, .. } => {
                         assert!(self.open.contains(flow) && self.sockets.contains(upstream));
                     }
-                    Output::OpenClient { flow, .. } | Output::SendToClient { flow, .. } => {
+                    Output::OpenClient { flow, .. }
+                    | Output::Offload { flow, .. }
+                    | Output::Recall { flow }
+                    | Output::AskActivity { flow }
+                    | Output::SendToClient { flow, .. } => {
                         assert!(self.open.contains(flow));
                     }
                     Output::RecordFlow { flow, .. } => assert!(self.open.contains(flow)),
                     Output::CloseFlow { flow, .. } => assert!(self.open.remove(flow)),
                     Output::CloseUpstream { upstream } => assert!(self.sockets.remove(upstream)),
-                    Output::SendOneWay { .. } | Output::Mirror { .. } | Output::Drop { .. } => {}
+                    Output::SendOneWay { .. }
+                    | Output::RecallBackend { .. }
+                    | Output::Mirror { .. }
+                    | Output::Drop { .. } => {}
                 }
             }
         }
@@ -122,6 +129,9 @@ fn rule_3_every_datagram_is_counted_exactly_once() {
                 ManagerInput::UpstreamBurst { burst, .. } => [0, burst.count().into()],
                 ManagerInput::Unusable { direction, datagrams, .. } => {
                     Direction::ALL.map(|d| if d == direction { datagrams.into() } else { 0 })
+                }
+                ManagerInput::FlowActivity { to_backend, to_client, .. } => {
+                    [to_backend.datagrams, to_client.datagrams]
                 }
                 _ => [0, 0],
             };

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use flowgate::admin::http::{HttpServer, MAX_CONNECTIONS};
 use flowgate::admin::request::{Handler, Request, Response};
 use flowgate::admin::status::{
-    BackendState, BackendStatus, ClusterStatus, CountersDoc, LedgerDoc, ListenerStatus,
-    MirrorStatus, StatusDocument, TrafficDoc,
+    BackendState, BackendStatus, ByDirection, ClusterStatus, CountersDoc, FastPathStatus,
+    LedgerDoc, ListenerStatus, MirrorStatus, StatusDocument, TrafficDoc,
 };
 use flowgate_tests::e2e::{PATIENCE, eventually};
 
@@ -115,6 +115,13 @@ fn listener(name: &str, to_backend: LedgerDoc, to_client: LedgerDoc) -> Listener
         upstream_socket_drops: 3,
         client_sockets: 6,
         client_sockets_failed: 2,
+        fast_path: Some(FastPathStatus {
+            mode: "auto".into(),
+            reason: None,
+            flows: 5,
+            datagrams: ByDirection { to_backend: 90, to_client: 70 },
+            overtaken: 1,
+        }),
         to_backend,
         to_client,
         mirror: None,
@@ -193,6 +200,10 @@ fn every_metric_has_its_name_labels_and_value() {
         ("flowgate_socket_drops_total{listener=\"dns\",direction=\"to_client\"}", 3),
         ("flowgate_client_sockets{listener=\"dns\"}", 6),
         ("flowgate_client_sockets_failed_total{listener=\"dns\"}", 2),
+        ("flowgate_fast_path_flows{listener=\"dns\"}", 5),
+        ("flowgate_fast_path_datagrams_total{listener=\"dns\",direction=\"to_backend\"}", 90),
+        ("flowgate_fast_path_datagrams_total{listener=\"dns\",direction=\"to_client\"}", 70),
+        ("flowgate_fast_path_overtaken_total{listener=\"dns\"}", 1),
         ("flowgate_flows_active{listener=\"dns\"}", 7),
         ("flowgate_flows_max{listener=\"dns\"}", 1_000),
         ("flowgate_flows_opened_total{listener=\"dns\"}", 50),

@@ -9,8 +9,8 @@ use std::io::{self, Write as _};
 
 use flowgate_core::{CloseReason, Direction, DropReason, UdpManager};
 use flowgate_tests::sim::{
-    Action, CHANGES, Choices, SNAPSHOT, SeededChoices, Setting, TURNS, Tally, replay, report,
-    run_bytes, sweep,
+    Action, CHANGES, Choices, KERNEL, SNAPSHOT, SeededChoices, Setting, TURNS, Tally, replay,
+    report, run_bytes, sweep,
 };
 
 /// Few enough for a debug build to take seconds.
@@ -77,7 +77,7 @@ fn assert_meets_every_limit(tally: &Tally) {
         let dropped = Direction::ALL.map(|direction| tally.dropped_for(direction, reason));
         assert!(dropped.iter().sum::<u64>() > 0, "nothing is dropped as {reason}");
     }
-    for name in CHANGES.iter().chain(&TURNS).chain(&[SNAPSHOT]) {
+    for name in CHANGES.iter().chain(&TURNS).chain(&[SNAPSHOT, KERNEL]) {
         assert!(tally.met.contains_key(name), "this never happens: {name}");
     }
     assert!(tally.moved > 0, "no flow moves");

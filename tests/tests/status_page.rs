@@ -120,6 +120,7 @@ fn document(seconds: u64) -> StatusDocument {
         upstream_socket_drops: 0,
         client_sockets: 0,
         client_sockets_failed: 0,
+        fast_path: None,
         to_backend: ledger(to, 80, &[("max_flows", full), ("denied", denied)]),
         to_client: ledger(from, 120, &[("unreachable", unreachable)]),
         mirror: None,

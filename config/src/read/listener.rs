@@ -11,11 +11,11 @@ use flowgate_core::route::Routes;
 use ipnet::IpNet;
 
 use super::cluster::Clusters;
-use crate::Listener;
 use crate::cluster::{Cluster, Member, Target};
 use crate::error::Fault;
 use crate::reader::{Claims, Field, Item, Table};
 use crate::value::{boolean, choice, integer, listen_addresses, name, network, size};
+use crate::{FastPathMode, Listener};
 
 const TABLES: &str = "one or more [[listener]] tables";
 
@@ -71,6 +71,7 @@ fn listener(
          mirror: each datagram would go round until its time to live ends",
     );
     let accept = accept(table, address.value, &accept_proxy_protocol, cluster.value.as_deref());
+    let fast_path = fast_path(table, address.value, cluster.value.as_deref());
     let is_alone = |accept: &Accept| last_port.is_none() || *accept == Accept::Shared;
     let accept = accept.when(is_alone, "shared, as the address has a range of ports");
     let accept = accept.or(Accept::Shared);
@@ -136,6 +137,7 @@ fn listener(
         send_buffer,
         accept_proxy_protocol,
         accept,
+        fast_path,
         allow,
         deny,
     };
@@ -202,6 +204,39 @@ const ACCEPT: &[(&str, Accept)] = &[
     ("connected", Accept::Connected),
     ("confirmed", Accept::Confirmed),
 ];
+
+/// What `"xdp"` would be is not built.
+const FAST_PATH: &[(&str, Option<FastPathMode>)] = &[
+    ("off", Some(FastPathMode::Off)),
+    ("auto", Some(FastPathMode::Auto)),
+    ("tc", Some(FastPathMode::Tc)),
+    ("xdp", None),
+];
+
+/// Whether the kernel forwards established flows. Where it is told how, it has to be possible.
+fn fast_path(
+    table: &Table<'_>,
+    address: Option<SocketAddr>,
+    cluster: Option<&Cluster>,
+) -> FastPathMode {
+    let is_asked = |asked: &Option<FastPathMode>| *asked == Some(FastPathMode::Tc);
+    let is_loopback = address.is_some_and(|address| address.ip().is_loopback());
+    let obstacle = cluster.and_then(|cluster| cluster.policy.offload_obstacle());
+    let asked = table
+        .get("fast_path", choice(FAST_PATH))
+        .when(Option::is_some, "off, auto, tc: this version has no program for XDP")
+        .when(
+            |asked| !is_asked(asked) || !is_loopback,
+            "off or auto, as the address is a loopback address, whose packets pass no interface",
+        )
+        .when(
+            |asked| !is_asked(asked) || obstacle.is_none(),
+            "off or auto, as the cluster's datagrams cannot be forwarded unseen: it has another mode \
+             than \"session\", counts requests, responses, amplification or what each client sends, \
+             sends PROXY headers with every datagram, or has an affinity that looks into datagrams",
+        );
+    asked.or(Some(FastPathMode::Off)).unwrap_or_default()
+}
 
 /// Whether clients get sockets of their own, which not every listener can give them.
 fn accept<'t>(

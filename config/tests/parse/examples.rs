@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowgate_config::{
-    Admin, Cluster, Expect, FlowLog, Listener, Log, LogFormat, LogLevel, Member, Payload, Probe,
-    Probing, Target, Workers,
+    Admin, Cluster, Expect, FastPathMode, FlowLog, Listener, Log, LogFormat, LogLevel, Member,
+    Payload, Probe, Probing, Target, Workers,
 };
 use flowgate_core::config::{
     Accept, Affinity, BackendConfig, Balance, ClusterConfig, Failback, HealthPolicy, Limits,
@@ -38,6 +38,7 @@ max_datagram_size = 65507
 receive_buffer = "4MiB"
 send_buffer = "4MiB"
 accept_proxy_protocol = []
+fast_path = "off"
 allow = []
 deny = []
 
@@ -95,6 +96,7 @@ max_datagram_size = 1472
 receive_buffer = "8MiB"
 send_buffer = 1048576
 accept_proxy_protocol = ["fd00::/8", "2001:db8::7"]
+fast_path = "auto"
 allow = ["10.0.0.0/8", "2001:db8::/32"]
 deny = ["10.1.2.3"]
 
@@ -254,6 +256,7 @@ fn a_full_example_sets_every_supported_key() {
             receive_buffer: 8 << 20,
             send_buffer: 1 << 20,
             accept: Accept::Shared,
+            fast_path: FastPathMode::Auto,
             accept_proxy_protocol: vec![network("fd00::/8"), network("2001:db8::7/128")],
             allow: vec![network("10.0.0.0/8"), network("2001:db8::/32")],
             deny: vec![network("10.1.2.3/32")],
@@ -322,6 +325,7 @@ fn a_listener_tells_its_manager_what_to_do() {
     assert_eq!(
         manager,
         ManagerConfig {
+            offload: false,
             address: address("[::]:53"),
             max_flows: 300,
             max_datagram_size: 1472,

@@ -7,6 +7,7 @@ mod backends;
 mod difference;
 mod direct;
 mod examples;
+mod fast_path;
 mod health;
 mod messages;
 mod modes;

@@ -41,6 +41,7 @@ impl ManagerConfig {
             deny: Vec::new(),
             own_addresses: Vec::new(),
             record_flows: false,
+            offload: false,
             accept: Accept::default(),
             cluster: ClusterConfig::new(backends),
         }

@@ -50,6 +50,7 @@ impl Ledger {
             received: self.received,
             forwarded: self.forwarded,
             queued: self.queued,
+            by_kernel: self.by_kernel,
             dropped: named(DropReason::ALL, DropReason::as_str, &self.dropped),
         }
     }
@@ -59,9 +60,14 @@ impl Ledger {
             received: snapshot.received,
             forwarded: snapshot.forwarded,
             queued: snapshot.queued,
+            by_kernel: snapshot.by_kernel,
             dropped: by_reason(DropReason::ALL, DropReason::as_str, &snapshot.dropped)?,
         };
         require!(restored.received.has_room(), "a counter ran over");
+        let by_kernel = restored.by_kernel;
+        let is_part = by_kernel.datagrams <= restored.forwarded.datagrams
+            && by_kernel.bytes <= restored.forwarded.bytes;
+        require!(is_part, "the kernel has forwarded more than all");
         let mut dropped = restored.dropped.iter();
         let sent = restored.forwarded.checked_plus(restored.queued);
         let accounted =

@@ -19,6 +19,7 @@ impl UdpManager {
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
+        self.recall(id, outputs);
         let Some(flow) = self.flows.get(id) else { return };
         let quarantine = self.quarantine_after(reason, flow);
         let (client, backend, upstream) = (flow.key().client, flow.backend(), flow.upstream());

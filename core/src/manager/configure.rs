@@ -21,6 +21,7 @@ impl UdpManager {
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
+        self.recall_all(outputs);
         let config = new.config();
         let was = (&self.config.cluster, &self.balancer);
         let slots = self.flows.slots().max(slots_for(config.max_flows as usize));

@@ -3,6 +3,7 @@
 use super::UdpManager;
 use super::upstream::KEPT_FOR;
 use crate::collections::wheel::TICK;
+use crate::flow::Offload;
 use crate::output::Outputs;
 use crate::reason::CloseReason;
 use crate::time::Instant;
@@ -81,8 +82,10 @@ impl UdpManager {
                 self.wheel.schedule(timer, flow.deadline());
             } else if flow.has_ended() {
                 self.end_quarantine(timer, now, outputs);
-            } else {
+            } else if flow.offload() == Offload::No {
                 self.close(id, CloseReason::Idle, now, outputs);
+            } else {
+                self.ask_activity(id, now, outputs);
             }
         }
         false

@@ -122,6 +122,7 @@ impl UdpManager {
             former.flows_active -= 1;
         }
         self.counters.flows_moved += 1;
+        self.recall(id, outputs);
         self.flows.remove_route(id.index());
         match self.quarantine().filter(|_| has_sent && self.flows.has_free_slot()) {
             Some(time) => {
@@ -149,6 +150,7 @@ impl UdpManager {
     /// Begins a sweep where flows have to end. One that is under way goes once round from where it
     /// is.
     pub(super) fn sweep_if_needed(&mut self, now: Instant) {
+        self.has_lost_backends |= self.config.offload;
         if self.backends.has_flows_to_close() {
             let next_slot = self.sweep.map_or(0, |sweep| sweep.next_slot);
             self.sweep = Some(Sweep { at: now, next_slot, left: self.flows.slots() });

@@ -56,6 +56,9 @@ impl UdpManager {
                 self.mirror(id, recv_meta, burst, outputs);
             }
         }
+        if self.config.offload && accepted.is_some() {
+            self.offer(id, burst.count(), outputs);
+        }
         if confirms {
             self.queues.push(CONTINUED, id.index());
         }

@@ -11,14 +11,14 @@ use crate::collections::wheel::TimerWheel;
 use crate::config::prepared::PreparedConfig;
 use crate::config::{MAX_FLOWS, slots_for};
 use crate::counters::Counters;
-use crate::flow::FlowLimits;
 use crate::flow::table::FlowTable;
+use crate::flow::{FlowLimits, Offload};
 use crate::id::BackendId;
 use crate::limits::SourceLimits;
 use crate::proxy_protocol::table::Proxies;
 use crate::random::Random;
 use crate::snapshot::error::require;
-use crate::snapshot::parts::{FlowsSnapshot, SweepSnapshot, TimersSnapshot};
+use crate::snapshot::parts::{FlowSnapshot, FlowsSnapshot, SweepSnapshot, TimersSnapshot};
 use crate::snapshot::{ManagerSnapshot, RestoreError};
 use crate::time::Instant;
 use crate::upstream::{Carries, Upstreams};
@@ -126,6 +126,7 @@ impl UdpManager {
             answered_clients: snapshot.answered_clients,
             first_answers: snapshot.first_answers.restored(),
             sweep,
+            has_lost_backends: false,
             flows,
             upstreams,
             wheel,
@@ -177,7 +178,12 @@ impl UdpManager {
         snapshot: &FlowsSnapshot,
         timers: &TimersSnapshot,
     ) -> Result<(), RestoreError> {
-        let alive = snapshot.alive.iter().map(|flow| (flow.slot, flow.deadline));
+        // That of a flow whose activity was asked for comes after its deadline.
+        let asked = |flow: &&FlowSnapshot| flow.offload == Offload::Asked;
+        let is_scheduled = |flow: &FlowSnapshot| self.wheel.is_scheduled(flow.slot as usize);
+        require!(snapshot.alive.iter().filter(asked).all(is_scheduled), "a flow without a timer");
+        let alive = snapshot.alive.iter().filter(|flow| !asked(flow));
+        let alive = alive.map(|flow| (flow.slot, flow.deadline));
         let is_in_time =
             |(slot, deadline): (u32, Instant)| self.wheel.is_in_time_for(slot as usize, deadline);
         let quarantined = snapshot.quarantined.iter().map(|flow| (flow.slot, flow.until));

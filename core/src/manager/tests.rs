@@ -976,6 +976,7 @@ fn the_same_inputs_give_the_same_outputs() {
 mod accept;
 mod affinity;
 mod failover;
+mod offload;
 mod one_way;
 mod overload;
 mod proxied;

@@ -12,6 +12,7 @@ use crate::backend::{PassiveHealth, ProbeState};
 use crate::config::{BackendConfig, ManagerConfig};
 use crate::counters::Traffic;
 use crate::egress::Salts;
+use crate::flow::Offload;
 use crate::flow::first_answers::FirstAnswers;
 use crate::id::{BackendId, UpstreamId};
 use crate::limits::answered::AnsweredClients;
@@ -149,6 +150,8 @@ pub(crate) struct FlowSnapshot {
     pub(crate) deadline: Instant,
     /// The slot of the next branch in its ring, if it is not alone.
     pub(crate) next_branch: Option<u32>,
+    pub(crate) offload: Offload,
+    pub(crate) by_sockets: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -322,6 +325,7 @@ pub(crate) struct LedgerSnapshot {
     pub(crate) received: Traffic,
     pub(crate) forwarded: Traffic,
     pub(crate) queued: Traffic,
+    pub(crate) by_kernel: Traffic,
     pub(crate) dropped: ByReason<Traffic>,
 }
 

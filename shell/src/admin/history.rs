@@ -123,6 +123,7 @@ mod tests {
             upstream_socket_drops: 0,
             client_sockets: 0,
             client_sockets_failed: 0,
+            fast_path: None,
             to_backend: ledger,
             to_client: LedgerDoc::default(),
             mirror: None,

@@ -22,6 +22,7 @@ pub(super) fn render(document: &StatusDocument, format: Format) -> String {
     traffic(&mut text, document);
     mirrors(&mut text, document);
     flows(&mut text, document);
+    fast_path(&mut text, document);
     backends(&mut text, document);
     states(&mut text, document);
     dropped_for_backends(&mut text, document);
@@ -215,6 +216,37 @@ fn flows(text: &mut Exposition, document: &StatusDocument) {
         for (reason, flows) in all_of(reasons, &listener.flows_closed) {
             family.sample(&[("listener", &listener.name), ("reason", &reason)], flows);
         }
+    }
+}
+
+/// What the kernel forwards by itself: nothing where it is not to.
+fn fast_path(text: &mut Exposition, document: &StatusDocument) {
+    let of = |listener: &ListenerStatus| listener.fast_path.clone().unwrap_or_default();
+    let paths: Vec<_> = document.listeners.iter().map(|l| (&l.name, of(l))).collect();
+    let help = "Flows that the kernel forwards past the sockets.";
+    let mut family = text.family("flowgate_fast_path_flows", Kind::Gauge, help);
+    for (listener, path) in &paths {
+        family.sample(&[("listener", listener)], path.flows);
+    }
+    let help = "Datagrams that the kernel forwarded past the sockets; flowgate_datagrams_total has \
+                them too.";
+    let mut family = text.family("flowgate_fast_path_datagrams_total", Kind::Counter, help);
+    for (listener, path) in &paths {
+        for direction in Direction::ALL {
+            let labels: [(&str, &dyn Display); 2] =
+                [("listener", listener), ("direction", &direction.as_str())];
+            let datagrams = match direction {
+                Direction::ToBackend => path.datagrams.to_backend,
+                Direction::ToClient => path.datagrams.to_client,
+            };
+            family.sample(&labels, datagrams);
+        }
+    }
+    let help = "Flows that the kernel began to forward before they had paused, so that one datagram \
+                may have overtaken another.";
+    let mut family = text.family("flowgate_fast_path_overtaken_total", Kind::Counter, help);
+    for (listener, path) in &paths {
+        family.sample(&[("listener", listener)], path.overtaken);
     }
 }
 

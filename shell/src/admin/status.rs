@@ -213,6 +213,27 @@ pub struct ListenerStatus {
     /// What mirrors its cluster, if anything does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mirror: Option<MirrorStatus>,
+    /// How the kernel forwards its flows past the sockets, if it is to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fast_path: Option<FastPathStatus>,
+}
+
+/// How the kernel forwards a listener's flows past the sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FastPathStatus {
+    /// What the configuration asks for: "auto" or "tc".
+    pub mode: String,
+    /// Why it does not, if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The flows that it forwards.
+    pub flows: u64,
+    /// The datagrams that it has forwarded. They are among those that were forwarded.
+    pub datagrams: ByDirection,
+    /// How often it began to forward a flow that had not paused for 100 ms, so that one datagram may
+    /// have overtaken another.
+    pub overtaken: u64,
 }
 
 /// How things stand with a mirror.
@@ -460,6 +481,9 @@ pub struct FlowStatus {
     pub to_client: TrafficDoc,
     /// Whether the backend has answered.
     pub answered: bool,
+    /// Whether the kernel forwards its datagrams past the sockets.
+    #[serde(default)]
+    pub fast_path: bool,
     /// What it was placed by: "source", "server-id", "learned-id", "key" or "orphan".
     #[serde(default)]
     pub placed_by: String,

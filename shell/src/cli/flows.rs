@@ -70,7 +70,7 @@ fn text(document: &FlowsDocument) -> String {
     format!("{}\n{count}{more}.\n", table(flows))
 }
 
-fn table(flows: &[FlowStatus]) -> Table<11> {
+fn table(flows: &[FlowStatus]) -> Table<12> {
     let mut table = Table::new([
         ("LISTENER", Align::Left),
         ("CLIENT", Align::Left),
@@ -82,6 +82,7 @@ fn table(flows: &[FlowStatus]) -> Table<11> {
         ("TO CLIENT", Align::Right),
         ("BYTES", Align::Right),
         ("ANSWERED", Align::Left),
+        ("BY", Align::Left),
         ("PLACED BY", Align::Left),
     ]);
     for flow in flows {
@@ -100,6 +101,7 @@ fn table(flows: &[FlowStatus]) -> Table<11> {
             human::count(flow.to_client.datagrams),
             human::bytes(flow.to_client.bytes),
             if flow.answered { "yes" } else { "no" }.to_owned(),
+            if flow.fast_path { "kernel" } else { "sockets" }.to_owned(),
             match &flow.placed_by_id {
                 Some(id) => format!("{} {id}", flow.placed_by),
                 None => flow.placed_by.clone(),
@@ -138,6 +140,7 @@ mod tests {
             to_backend: TrafficDoc { datagrams: 1_234, bytes: 99_999 },
             to_client: TrafficDoc { datagrams: 0, bytes: 0 },
             answered: false,
+            fast_path: false,
             placed_by: "source".into(),
             placed_by_id: None,
         }
@@ -149,6 +152,7 @@ mod tests {
             listener: "dns".into(),
             local: Some("198.51.100.1:53".parse().unwrap()),
             answered: true,
+            fast_path: false,
             placed_by: "learned-id".into(),
             placed_by_id: Some("0a0b".into()),
             ..flow()

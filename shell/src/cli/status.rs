@@ -43,7 +43,7 @@ fn text(status: &StatusDocument, colours: bool) -> String {
         trouble.paint(1, state_style);
     }
     format!(
-        "Flowgate {}, up {}; reloads: {}, refused: {}\n{}\n{}\n{}\n{backends}\n{}{}{}",
+        "Flowgate {}, up {}; reloads: {}, refused: {}\n{}\n{}\n{}\n{backends}\n{}{}{}{}",
         escaped(&status.version),
         uptime(status),
         human::count(counters.reloads_ok),
@@ -53,6 +53,7 @@ fn text(status: &StatusDocument, colours: bool) -> String {
         datagrams(&status.listeners),
         unless_empty(&trouble),
         unless_empty(&names(&status.names)),
+        unless_empty(&fast_paths(&status.listeners)),
         drops(&status.listeners),
     )
 }
@@ -133,6 +134,32 @@ fn names(names: &[NameStatus]) -> Table<4> {
             name.since_seconds.map_or("-".to_owned(), human::seconds),
             name.addresses.len().to_string(),
             escaped(name.reason.as_deref().unwrap_or("-")),
+        ]);
+    }
+    table
+}
+
+/// What the kernel forwards past the sockets, or why it does not.
+fn fast_paths(listeners: &[ListenerStatus]) -> Table<4> {
+    let mut table = Table::new([
+        ("KERNEL PATH", Align::Left),
+        ("FLOWS", Align::Right),
+        ("TO BACKEND", Align::Right),
+        ("TO CLIENT", Align::Right),
+    ]);
+    for listener in listeners {
+        let Some(path) = &listener.fast_path else { continue };
+        let name = escaped(&listener.name);
+        let name = match &path.reason {
+            Some(reason) => format!("{name}: off, {}", escaped(reason)),
+            None => name,
+        };
+        let (to_backend, to_client) = (path.datagrams.to_backend, path.datagrams.to_client);
+        table.row([
+            name,
+            path.flows.to_string(),
+            human::count(to_backend),
+            human::count(to_client),
         ]);
     }
     table

@@ -4,6 +4,7 @@
 mod apply;
 mod ask;
 mod backend_index;
+mod fast_path;
 mod hand_over;
 mod mirrors;
 pub(crate) mod past;
@@ -32,6 +33,7 @@ use crate::control::probe::ProbeSnapshot;
 use crate::control::reach::ReachError;
 use crate::control::service_state::ServiceState;
 use crate::control::source::SourceError;
+use crate::datapath::fast_path::SharedFastPath;
 use crate::datapath::kernel::Socket;
 use crate::datapath::listener::{BindError, Buffers};
 use crate::datapath::role::Role;
@@ -39,6 +41,7 @@ use crate::datapath::token::Token;
 use crate::datapath::worker::{Command, StateListener, Worker};
 use crate::sys::clock::Clock;
 use crate::sys::process;
+pub use fast_path::FastPathError;
 use mirrors::Mirror;
 use past::PastBackends;
 use service_states::ServiceStates;
@@ -62,6 +65,9 @@ pub enum StartError {
     /// A backend cannot be one.
     #[error(transparent)]
     Reach(#[from] ReachError),
+    /// There is no kernel path, and one is asked for.
+    #[error(transparent)]
+    FastPath(#[from] FastPathError),
     /// Clients cannot have sockets of their own.
     #[error(transparent)]
     Accept(#[from] AcceptError),
@@ -118,6 +124,8 @@ pub struct Server {
     past: Counters,
     /// The same of each backend of each cluster that there still is.
     past_backends: PastBackends,
+    /// The kernel path, or why there is none; `None` while nobody has asked for it.
+    fast_path: Option<Result<Arc<SharedFastPath>, String>>,
 }
 
 /// What a server begins with, beside its configuration.
@@ -211,6 +219,7 @@ impl Server {
             service_states: ServiceStates::default(),
             past: Counters::default(),
             past_backends: PastBackends::default(),
+            fast_path: None,
         };
         for number in 0..worker_count(workers) {
             let poll = Poll::new()?;

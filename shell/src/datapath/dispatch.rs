@@ -5,6 +5,7 @@
 //! however they were mixed when they arrived, and leave as GSO batches.
 
 mod observed;
+mod offload;
 mod one_way;
 mod open;
 
@@ -12,9 +13,10 @@ use std::net::SocketAddr;
 
 use flowgate_core::proxy_protocol::Tlvs;
 use flowgate_core::{
-    Carrier, Direction, DropReason, FlowRecord, ManagerInput, Output, Outputs, UpstreamId,
+    Carrier, Direction, DropReason, FlowId, FlowRecord, ManagerInput, Output, Outputs, UpstreamId,
 };
 
+use crate::datapath::fast_path::Activity;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
 use crate::datapath::send::gso::Plan;
@@ -71,6 +73,8 @@ pub struct Dispatch<'a, 't, K: Kernel> {
     /// Who watches.
     taps: Taps,
     records: Vec<FlowRecord>,
+    /// The last flow that the kernel was told to forward no more, and what it had not told of it.
+    recalled: Option<(FlowId, Activity)>,
 }
 
 impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
@@ -91,6 +95,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             mirrored: Mirrored::recycle(scratch.mirrored),
             taps: scratch.taps,
             records: scratch.records,
+            recalled: None,
         }
     }
 
@@ -164,7 +169,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         let mut peer = Peer::Nobody;
         let (socket, send_queue, direction) = match token {
             // Clients' own sockets send nothing.
-            Token::Wake | Token::Addresses | Token::Client { .. } => return,
+            Token::Wake | Token::Addresses | Token::Routes | Token::Client { .. } => return,
             Token::Listener { .. } => {
                 (&sockets.listener, &mut sockets.listener_queue, Direction::ToClient)
             }
@@ -359,7 +364,15 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                 self.release_client(flow);
             }
             Output::CloseUpstream { upstream } => self.close_upstream(upstream),
-            Output::RecordFlow { record, .. } => self.records.push(record),
+            Output::RecordFlow { flow, record } => self.record(flow, record),
+            Output::Offload { flow, upstream, backend, address, client, local } => {
+                self.offload(flow, upstream, (backend, address), client, local);
+            }
+            Output::Recall { flow } => self.recall(flow),
+            Output::RecallBackend { backend } => {
+                self.kernel.recall_backend(self.sockets.shard, backend);
+            }
+            Output::AskActivity { flow } => self.tell_activity(flow),
             Output::OpenFlow { .. } | Output::Drop { .. } => {}
         }
     }

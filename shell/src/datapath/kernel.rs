@@ -5,11 +5,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use flowgate_core::LocalSource;
 use flowgate_core::config::Source;
+use flowgate_core::{BackendId, FlowId, LocalSource};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
+use crate::datapath::fast_path::{Activity, Addresses, Offloads};
 use crate::datapath::token::Token;
 use crate::sys::arena::FreeSlots;
 use crate::sys::mmsg::{self, Batch, QueuedError, Receiver, Sender};
@@ -142,6 +143,47 @@ pub trait Kernel {
         token: Token,
         watch: bool,
     ) -> io::Result<()>;
+
+    /// Lets the kernel forward a flow's datagrams past the sockets, if it can.
+    fn offload(&mut self, _offer: &Offer<'_, Self::Socket>) {}
+
+    /// Has a flow's datagrams come by the sockets again, and says what the kernel has forwarded since
+    /// that was said last. `None` where it does not forward the flow.
+    fn recall(&mut self, _shard: u32, _flow: FlowId) -> Option<Activity> {
+        None
+    }
+
+    /// Has the datagrams of all flows of a backend come by the sockets, before the next packet.
+    fn recall_backend(&mut self, _shard: u32, _backend: BackendId) {}
+
+    /// What the kernel has forwarded of a flow since that was said last. `None` where it does not
+    /// forward the flow.
+    fn activity(&mut self, _shard: u32, _flow: FlowId) -> Option<Activity> {
+        None
+    }
+}
+
+/// A flow that the kernel may forward past the sockets.
+#[derive(Debug)]
+pub struct Offer<'a, S> {
+    /// The shard that has it.
+    pub shard: u32,
+    /// The flow.
+    pub flow: FlowId,
+    /// Its backend.
+    pub backend: BackendId,
+    /// Its client.
+    pub client: SocketAddr,
+    /// The address that the client calls, where the listener is on a wildcard.
+    pub called: Option<IpAddr>,
+    /// The backend's address.
+    pub address: SocketAddr,
+    /// The listener's socket.
+    pub listener: &'a S,
+    /// The flow's own.
+    pub upstream: &'a S,
+    /// The longest payload that goes either way.
+    pub max_datagram_size: u16,
 }
 
 /// The send buffer of a socket by which many clients' datagrams leave, in bytes.
@@ -154,6 +196,8 @@ pub struct Linux {
     sender: Sender,
     /// Whether buffers may be larger than the system's limit, as far as is known.
     may_force_buffers: bool,
+    /// The flows that the kernel forwards past the sockets, where it may.
+    pub fast_path: Option<Box<Offloads>>,
 }
 
 /// A UDP socket, and whether it is of IPv6.
@@ -171,7 +215,7 @@ impl Linux {
     /// Registers sockets with `registry`.
     pub fn new(registry: Registry) -> Self {
         let (receiver, sender) = Default::default();
-        Self { registry, receiver, sender, may_force_buffers: true }
+        Self { registry, receiver, sender, may_force_buffers: true, fast_path: None }
     }
 
     fn set_receive_buffer(&mut self, socket: &Socket, bytes: usize) {
@@ -415,5 +459,32 @@ impl Kernel for Linux {
         let usual = socket.interest();
         let interest = if watch { usual | Interest::WRITABLE } else { usual };
         self.registry.reregister(&mut SourceFd(&socket.fd.as_raw_fd()), token.into(), interest)
+    }
+
+    fn offload(&mut self, offer: &Offer<'_, Socket>) {
+        let Some(fast_path) = &mut self.fast_path else { return };
+        let (Ok(called), Ok(ours)) = (offer.listener.local_addr(), offer.upstream.local_addr())
+        else {
+            return;
+        };
+        let called = SocketAddr::new(offer.called.unwrap_or(called.ip()), called.port());
+        let (client, backend) = (offer.client, offer.address);
+        let addresses = Addresses { client, called, ours, backend };
+        let key = (offer.shard, offer.flow);
+        fast_path.offload(key, offer.backend, &addresses, offer.max_datagram_size);
+    }
+
+    fn recall(&mut self, shard: u32, flow: FlowId) -> Option<Activity> {
+        self.fast_path.as_mut()?.recall((shard, flow))
+    }
+
+    fn recall_backend(&mut self, shard: u32, backend: BackendId) {
+        if let Some(fast_path) = &self.fast_path {
+            fast_path.recall_backend(shard, backend);
+        }
+    }
+
+    fn activity(&mut self, shard: u32, flow: FlowId) -> Option<Activity> {
+        self.fast_path.as_mut()?.activity((shard, flow))
     }
 }

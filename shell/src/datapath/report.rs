@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use flowgate_config::FastPathMode;
 use flowgate_core::affinity::Placed;
 use flowgate_core::backend::{Backend, BackendState, Ejection, EjectionCause};
 use flowgate_core::counters::{Counters, Traffic};
-use flowgate_core::{BackendId, Instant, LocalAddr, UdpManager};
+use flowgate_core::{BackendId, FlowId, Instant, LocalAddr, UdpManager};
 
+use crate::datapath::fast_path::FastPathFigures;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::shard::Shard;
 
@@ -24,8 +26,19 @@ pub struct ListenerReport {
     pub mirror: Option<String>,
     /// The most flows it can have.
     pub flows_max: u64,
+    /// How far the kernel may forward its flows; `None` if it is not to.
+    pub fast_path: Option<FastPathState>,
     /// The figures.
     pub figures: ShardReport,
+}
+
+/// How far the kernel may forward a listener's flows by itself.
+#[derive(Clone, Debug)]
+pub struct FastPathState {
+    /// What the configuration asks for.
+    pub mode: FastPathMode,
+    /// Why it does not, if it does not.
+    pub obstacle: Option<String>,
 }
 
 /// The figures of one shard, or of several together.
@@ -53,6 +66,8 @@ pub struct ShardReport {
     pub backends: Vec<BackendReport>,
     /// What the mirror of the cluster counted, if it has one.
     pub mirror: Option<MirrorFigures>,
+    /// What the kernel forwards past the sockets.
+    pub fast_path: FastPathFigures,
 }
 
 /// The figures of a mirror.
@@ -113,6 +128,7 @@ impl ShardReport {
                 counters: mirror.counters().clone(),
                 backends: BackendReport::of_all(mirror),
             }),
+            fast_path: FastPathFigures::default(),
         }
     }
 
@@ -127,6 +143,7 @@ impl ShardReport {
         self.client_sockets += other.client_sockets;
         self.client_sockets_failed += other.client_sockets_failed;
         self.counters.merge(&other.counters);
+        self.fast_path.add(other.fast_path);
         BackendReport::add_all(&mut self.backends, &other.backends);
         if let Some(other) = &other.mirror {
             let sum = self.mirror.get_or_insert_default();
@@ -217,18 +234,20 @@ pub struct FlowFigures {
     pub is_answered: bool,
     /// What it was placed by.
     pub placed: Placed,
+    /// Whether the kernel forwards its datagrams past the sockets.
+    pub is_in_fast_path: bool,
 }
 
 impl FlowFigures {
-    /// The flows in some slots of a manager.
+    /// The flows in some slots of a manager, as far as it knows of them.
     pub fn of(
         manager: &UdpManager,
         slots: Range<usize>,
         now: Instant,
-    ) -> impl Iterator<Item = Self> {
+    ) -> impl Iterator<Item = (FlowId, Self)> {
         let slots = slots.start..slots.end.min(manager.slots());
         manager.flows_in(slots).filter_map(move |(id, flow)| {
-            Some(Self {
+            let figures = Self {
                 client: flow.client(),
                 local: flow.local(),
                 backend: manager.backends().get(flow.backend()).map(Backend::address)?,
@@ -239,7 +258,9 @@ impl FlowFigures {
                 to_client: flow.to_client(),
                 is_answered: flow.is_answered(),
                 placed: manager.placed(id),
-            })
+                is_in_fast_path: false,
+            };
+            Some((id, figures))
         })
     }
 }

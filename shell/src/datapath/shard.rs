@@ -75,6 +75,7 @@ impl<K: Kernel> Shard<K> {
         mirror: Option<UdpManager>,
     ) -> Self {
         let room = room_for_upstreams(&manager) + 1;
+        let sockets = Sockets { max_datagram_size: manager.config().max_datagram_size, ..sockets };
         Self {
             manager,
             mirror,
@@ -166,7 +167,8 @@ impl<K: Kernel> Shard<K> {
         dispatch.decide(&mut self.manager, input, now);
         if matches!(input, ManagerInput::Configured(_)) {
             // Nothing goes to a removed backend from now on, not even what waits.
-            let backends = self.manager.backends();
+            let (backends, config) = (self.manager.backends(), self.manager.config());
+            dispatch.parts().1.max_datagram_size = config.max_datagram_size;
             dispatch.abandon(|address| !backends.has_address(address));
             dispatch.fit_egress_sockets(Role::Primary, backends, &self.manager.config().cluster);
         }
@@ -258,7 +260,7 @@ impl<K: Kernel> Shard<K> {
         }
         match token {
             // Egress sockets are deaf.
-            Token::Wake | Token::Addresses | Token::EgressSocket { .. } => {}
+            Token::Wake | Token::Addresses | Token::Routes | Token::EgressSocket { .. } => {}
             Token::Listener { .. } if self.is_deaf => {}
             Token::Listener { .. } => {
                 if !std::mem::replace(&mut self.is_listener_ready, true) {

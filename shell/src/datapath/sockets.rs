@@ -41,6 +41,8 @@ pub struct Sockets<K: Kernel> {
     /// The receive buffer to ask of the kernel for upstream sockets, in bytes: the listener's. 0: the
     /// usual one.
     pub receive_buffer: usize,
+    /// The longest payload that goes either way.
+    pub max_datagram_size: u16,
     /// How many datagrams upstream sockets are known to have lost since their receive buffers were
     /// full.
     pub upstream_drops: u64,
@@ -60,8 +62,14 @@ impl<K: Kernel> Sockets<K> {
             orphaned_queues: Vec::new(),
             send_queue_budget: SPILL_BUDGET,
             receive_buffer: 0,
+            max_datagram_size: 0,
             upstream_drops: 0,
         }
+    }
+
+    /// Whether something waits for room in a send buffer.
+    pub const fn has_unsent(&self) -> bool {
+        self.send_queue_budget < SPILL_BUDGET
     }
 
     /// Takes note that an upstream socket has lost this many datagrams in all.

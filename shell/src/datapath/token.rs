@@ -13,6 +13,8 @@ pub enum Token {
     Wake,
     /// There is news of this host's addresses.
     Addresses,
+    /// There is news of routes and links.
+    Routes,
     /// The listener of a shard.
     Listener {
         /// The shard's place in its worker.
@@ -53,6 +55,7 @@ const BEYOND_CLIENTS: u32 = 0xFC00_0000;
 
 const WAKE: u64 = u64::MAX;
 const ADDRESSES: u64 = u64::MAX - 1;
+const ROUTES: u64 = u64::MAX - 2;
 const LISTENER: u32 = u32::MAX;
 
 impl From<Token> for mio::Token {
@@ -61,6 +64,7 @@ impl From<Token> for mio::Token {
         Self(match token {
             Token::Wake => WAKE,
             Token::Addresses => ADDRESSES,
+            Token::Routes => ROUTES,
             Token::Listener { shard } => pack(shard, LISTENER),
             Token::Upstream { shard, upstream } => {
                 let generation = u64::from(upstream.generation()) << 32;
@@ -84,6 +88,7 @@ impl From<mio::Token> for Token {
         match (bits, socket) {
             (WAKE, _) => Self::Wake,
             (ADDRESSES, _) => Self::Addresses,
+            (ROUTES, _) => Self::Routes,
             (_, LISTENER) => Self::Listener { shard },
             (_, BEYOND_UPSTREAMS..MIRROR) => {
                 Self::EgressSocket { shard, role: Role::Primary, egress: socket - BEYOND_UPSTREAMS }
@@ -109,6 +114,7 @@ mod tests {
         for token in [
             Token::Wake,
             Token::Addresses,
+            Token::Routes,
             Token::Listener { shard: 0 },
             Token::Listener { shard: 7 },
             Token::Upstream { shard: 0, upstream: UpstreamId::new(0, 0) },

@@ -1,5 +1,7 @@
 //! A worker: one thread, its poll loop, and a shard of every listener.
 
+mod fast_path;
+
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,6 +16,7 @@ use mio::{Events, Interest, Poll};
 use tracing::debug;
 
 use crate::control::flow_log::FlowLogger;
+use crate::datapath::fast_path::Offloads;
 use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::listener::Buffers;
 use crate::datapath::report::{FlowFigures, ShardReport};
@@ -28,6 +31,7 @@ use crate::observe::trace::{Filter, TraceSender, TraceTap};
 use crate::sys::arena::Arena;
 use crate::sys::clock::Clock;
 use crate::sys::netlink::AddressWatch;
+use crate::sys::route::RouteWatch;
 use crate::sys::sockopt;
 
 /// How many bursts one tick can hold.
@@ -153,6 +157,8 @@ pub enum Command {
     },
     /// Give copies of the sockets of all listeners, by the numbers of the shards.
     Listeners(OfShards<OwnedFd>),
+    /// Let the kernel forward flows past the sockets, where the managers allow it.
+    UseFastPath(Box<Offloads>),
     /// Say that all that was asked before is done.
     Acknowledge(Sender<()>),
     /// Fall over a bug.
@@ -189,6 +195,8 @@ pub struct Worker {
     flow_log: FlowLogger,
     /// Tells of addresses that go. `None` where the system does not.
     addresses: Option<AddressWatch>,
+    /// Tells of routes that change, while the kernel forwards flows by itself.
+    routes: Option<RouteWatch>,
     /// Since when timeouts are due that wait for sockets to be read empty.
     held_since: Option<Instant>,
     /// Told when a backend has gone over to another state.
@@ -228,6 +236,7 @@ impl Worker {
             addresses: addresses
                 .inspect_err(|error| debug!("no news of this host's addresses: {error}"))
                 .ok(),
+            routes: None,
             kernel: Linux::new(poll.registry().try_clone()?),
             poll,
             events: Events::with_capacity(EVENTS),
@@ -290,6 +299,7 @@ impl Worker {
             } else {
                 self.held_since = None;
             }
+            self.serve_fast_path(is_left, now);
             self.log_flows();
             self.tell_state_changes();
         }
@@ -317,6 +327,7 @@ impl Worker {
             let deadline = shards().filter_map(Shard::poll_timeout).map(|d| d.at).min();
             deadline.map(|at| at.saturating_since(self.clock.now()))
         };
+        let timeout = self.begin_poll(timeout);
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),
@@ -325,6 +336,7 @@ impl Worker {
 
     fn take_events(&mut self, now: Instant) -> io::Result<()> {
         let (mut is_woken, mut have_addresses_gone) = (false, false);
+        let mut have_routes_changed = false;
         for event in &self.events {
             let token = Token::from(event.token());
             let shard = match token {
@@ -340,6 +352,10 @@ impl Worker {
                     have_addresses_gone = true;
                     continue;
                 }
+                Token::Routes => {
+                    have_routes_changed = true;
+                    continue;
+                }
             };
             let readiness = Readiness {
                 readable: event.is_readable(),
@@ -352,6 +368,9 @@ impl Worker {
         }
         if have_addresses_gone {
             self.follow_network(now);
+        }
+        if have_routes_changed {
+            self.follow_routes();
         }
         // Only now, so that no event of a shard that was removed meets its successor.
         if is_woken { self.take_commands(now) } else { Ok(()) }
@@ -367,6 +386,11 @@ impl Worker {
             }
             if changes.has_another_way {
                 shard.handle(ManagerInput::NetworkChanged, &mut self.kernel, now);
+            }
+        }
+        for &gone in &changes.gone {
+            if let Some(fast_path) = &mut self.kernel.fast_path {
+                fast_path.leave_address(gone);
             }
         }
     }
@@ -388,9 +412,12 @@ impl Worker {
                 if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
                     shard.set_routes(routes);
                 }
+                // Clients may be another shard's from now on.
+                self.kernel.fast_path.iter().for_each(|path| path.close_all());
             }
             Command::Adopt { shard, name, adopted } => self.adopt(shard, name, *adopted, now)?,
             Command::Release(reply) => {
+                self.recall_all(now);
                 self.log_flows();
                 let numbered = (0..).zip(self.shards.drain(..));
                 let all = numbered.filter_map(|(number, named)| {
@@ -439,11 +466,16 @@ impl Worker {
             }
             Command::Stop => self.is_stopped = true,
             Command::Report(reply) => {
-                let _ = reply.send(self.of_shards(|shard| Some(report_of(shard))));
+                self.tell_all_activity(None, now);
+                let _ = reply.send(self.reports());
             }
-            Command::Flows { shard, slots, reply } => {
-                if let Some(Some(NamedShard { shard, .. })) = self.shards.get(shard as usize) {
-                    let flows = FlowFigures::of(shard.manager(), slots, now).collect();
+            Command::Flows { shard: number, slots, reply } => {
+                self.tell_activity_in(number, slots.clone(), now);
+                if let Some(Some(NamedShard { shard, .. })) = self.shards.get(number as usize) {
+                    let flows = FlowFigures::of(shard.manager(), slots, now).map(|(id, flow)| {
+                        FlowFigures { is_in_fast_path: self.is_in_fast_path(number, id), ..flow }
+                    });
+                    let flows = flows.collect();
                     let _ = reply.send(Flows { flows, slots: shard.manager().slots() });
                 }
             }
@@ -474,6 +506,7 @@ impl Worker {
                     |shard: &Shard<Linux>| shard.listener().as_fd().try_clone_to_owned().ok();
                 let _ = reply.send(self.of_shards(copy));
             }
+            Command::UseFastPath(offloads) => self.use_fast_path(offloads),
             Command::Acknowledge(reply) => {
                 let _ = reply.send(());
             }
@@ -481,6 +514,23 @@ impl Worker {
             Command::Panic => panic!("a bug that a test has planted"),
         }
         Ok(())
+    }
+
+    /// The figures of all shards, with their numbers.
+    fn reports(&self) -> Vec<(u32, ShardReport)> {
+        let numbered = (0..).zip(&self.shards);
+        let report = |(number, named): (u32, &Option<NamedShard>)| {
+            Some((number, self.report_of(number, &named.as_ref()?.shard)))
+        };
+        numbered.filter_map(report).collect()
+    }
+
+    fn report_of(&self, number: u32, shard: &Shard<Linux>) -> ShardReport {
+        // Kernels before 4.12 do not tell.
+        let drops = sockopt::receive_drops(shard.listener().as_fd()).unwrap_or(0);
+        let drops = u64::from(drops) + shard.clients().drops;
+        let fast_path = self.kernel.fast_path.as_ref().map(|path| path.figures(number));
+        ShardReport { fast_path: fast_path.unwrap_or_default(), ..ShardReport::of(shard, drops) }
     }
 
     /// Something of every shard that has it, with the shards' numbers.
@@ -534,7 +584,11 @@ impl Worker {
         let NamedShard { name, mut shard, .. } = self.shards.get_mut(number as usize)?.take()?;
         shard.close_all(&mut self.kernel, now);
         shard.take_records().for_each(|ended| self.flow_log.log(&name, &ended));
-        Some(report_of(&shard))
+        let report = self.report_of(number, &shard);
+        if let Some(fast_path) = &mut self.kernel.fast_path {
+            fast_path.forget(number);
+        }
+        Some(report)
     }
 
     fn tell(&mut self, shard: u32, input: ManagerInput<'_>, now: Instant) {
@@ -597,12 +651,6 @@ impl Worker {
 fn match_buffers(shard: &mut Shard<Linux>) {
     let of_listener = socket2::SockRef::from(shard.listener()).recv_buffer_size();
     shard.set_receive_buffer(of_listener.map_or(0, |bytes| bytes / 2));
-}
-
-fn report_of(shard: &Shard<Linux>) -> ShardReport {
-    // Kernels before 4.12 do not tell.
-    let drops = sockopt::receive_drops(shard.listener().as_fd()).unwrap_or(0);
-    ShardReport::of(shard, u64::from(drops) + shard.clients().drops)
 }
 
 /// Gives other shards what a shard has read for them, in order. What is for one that is gone is for

@@ -371,6 +371,10 @@ impl TraceTap {
             Output::OpenUpstream { .. }
             | Output::CloseUpstream { .. }
             | Output::OpenClient { .. }
+            | Output::Offload { .. }
+            | Output::Recall { .. }
+            | Output::RecallBackend { .. }
+            | Output::AskActivity { .. }
             | Output::RecordFlow { .. } => return,
         });
     }

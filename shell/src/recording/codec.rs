@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use flowgate_core::config::ManagerConfig;
+use flowgate_core::counters::Traffic;
 use flowgate_core::snapshot;
 use flowgate_core::{
     BackendEvent, BackendId, Burst, Carrier, Direction, DropReason, FlowId, Instant, LocalAddr,
@@ -31,6 +32,7 @@ mod kind {
     pub(super) const DELIVERED: u8 = 11;
     pub(super) const NETWORK_ERROR: u8 = 12;
     pub(super) const NETWORK_CHANGED: u8 = 13;
+    pub(super) const FLOW_ACTIVITY: u8 = 14;
 }
 
 /// No time has passed since the input before.
@@ -232,6 +234,7 @@ impl InputEncoder {
             ManagerInput::UpstreamError { .. } => kind::NETWORK_ERROR,
             ManagerInput::BackendChanged { .. } => kind::BACKEND_CHANGED,
             ManagerInput::NetworkChanged => kind::NETWORK_CHANGED,
+            ManagerInput::FlowActivity { .. } => kind::FLOW_ACTIVITY,
             ManagerInput::Configured(_) => kind::CONFIGURED,
             ManagerInput::Drain { .. } => kind::DRAIN,
             // What a mirror is told is no matter of the manager's.
@@ -299,6 +302,16 @@ impl InputEncoder {
                 self.bytes.extend(encoded);
             }
             ManagerInput::Drain { deadline } => self.number(deadline.as_nanos()),
+            ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last } => {
+                self.flow(flow);
+                self.number(backend.index() as u64);
+                for traffic in [to_backend, to_client] {
+                    self.number(traffic.datagrams);
+                    self.number(traffic.bytes);
+                }
+                self.bytes.push(u8::from(last.is_some()));
+                last.into_iter().for_each(|last| self.number(last.as_nanos()));
+            }
             ManagerInput::Reading { .. }
             | ManagerInput::Timeout
             | ManagerInput::NetworkChanged
@@ -632,6 +645,15 @@ impl<'a> Reader<'a> {
                 ManagerInput::BackendChanged { backend, event }
             }
             kind::DRAIN => ManagerInput::Drain { deadline: Instant::from_nanos(self.number()?) },
+            kind::FLOW_ACTIVITY => {
+                let (flow, backend) = (self.flow()?, self.backend()?);
+                let (to_backend, to_client) = (self.traffic()?, self.traffic()?);
+                let last = match self.byte()? {
+                    0 => None,
+                    _ => Some(Instant::from_nanos(self.number()?)),
+                };
+                ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last }
+            }
             _ => return None,
         })
     }
@@ -647,6 +669,10 @@ impl<'a> Reader<'a> {
         let backend = if tag & 4 == 0 { None } else { Some(self.backend()?) };
         let direction = if tag & 8 == 0 { Direction::ToBackend } else { Direction::ToClient };
         Some((carrier, backend, direction))
+    }
+
+    fn traffic(&mut self) -> Option<Traffic> {
+        Some(Traffic { datagrams: self.number()?, bytes: self.number()? })
     }
 
     fn backend(&mut self) -> Option<BackendId> {

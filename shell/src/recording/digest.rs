@@ -180,6 +180,23 @@ impl Digest {
                 self.word(record.lasted_ns);
                 self.word(record.first_answer_ns.map_or(0, |nanos| nanos + 1));
             }
+            Output::Offload { flow, upstream, backend, address, client, local } => {
+                self.word(12 << 40 | backend.index() as u64);
+                self.flow(*flow);
+                self.upstream(*upstream);
+                self.address(*address);
+                self.address(*client);
+                self.local(*local);
+            }
+            Output::Recall { flow } => {
+                self.word(13 << 40);
+                self.flow(*flow);
+            }
+            Output::RecallBackend { backend } => self.word(14 << 40 | backend.index() as u64),
+            Output::AskActivity { flow } => {
+                self.word(15 << 40);
+                self.flow(*flow);
+            }
             Output::Drop { direction, reason, datagrams } => {
                 self.word(10 << 40 | (*direction as u64) << 16 | u64::from(*datagrams));
                 self.bytes(reason.as_str().as_bytes());

@@ -518,6 +518,10 @@ impl<'p> Outputs<'p> for Tally {
             }
             Output::OpenUpstream { .. }
             | Output::OpenClient { .. }
+            | Output::Offload { .. }
+            | Output::Recall { .. }
+            | Output::RecallBackend { .. }
+            | Output::AskActivity { .. }
             | Output::SendToClient { .. }
             | Output::Mirror { .. }
             | Output::CloseUpstream { .. }

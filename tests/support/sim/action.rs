@@ -114,6 +114,27 @@ pub enum Action {
         /// simulation. One that is not patient leaves a configuration with Maglev as it is.
         patient: bool,
     },
+    /// The kernel forwards datagrams of a flow that it was offered.
+    Forward {
+        /// Which one.
+        pick: u8,
+        /// How many go to the backend.
+        to_backend: u8,
+        /// How many go to the client.
+        to_client: u8,
+    },
+    /// It is told what the kernel has forwarded.
+    Tell {
+        /// Of which flow.
+        pick: u8,
+    },
+    /// The kernel forwards no more of a flow, as it has lost it.
+    Forget {
+        /// Which one.
+        pick: u8,
+    },
+    /// What the kernel has forwarded of flows that were recalled is told at last.
+    TellRecalled,
     /// The operator drains the manager. Once it is empty, a new one takes its place.
     Drain {
         /// How long flows may go on.

@@ -16,6 +16,7 @@ mod datagrams;
 mod deadline;
 mod effect;
 mod health;
+mod offload;
 pub(super) mod relay;
 mod room;
 mod sockets;
@@ -112,6 +113,12 @@ struct Flow {
     introduced: bool,
     /// Something has come from a backend, if only to be dropped.
     heard: bool,
+    /// The kernel may forward its datagrams.
+    offered: bool,
+    /// It was asked what it has forwarded, and is to be asked again then.
+    asked_until: Option<Instant>,
+    /// How many datagrams came by the sockets since it was offered.
+    by_sockets: u64,
 }
 
 /// Whom a burst comes from, and how it is marked.
@@ -173,6 +180,11 @@ impl Model {
                 self.replies((upstream, sender), tos, &burst, now)
             }
             ManagerInput::Timeout => self.timeout(now, &observed),
+            ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last } => {
+                let backend = backend.index();
+                let told = offload::Told { backend, to_backend, to_client, last };
+                self.activity(flow, &told, now)
+            }
             ManagerInput::Configured(new) => self.configure(new.config(), now, &observed),
             _ => self.proxy_info(input, now),
         };
@@ -180,7 +192,8 @@ impl Model {
             return Err(effect::difference(&observed, &expected));
         }
         let fewest = if are_alone { expected.len() } else { effect::fewest_outputs(&expected) };
-        let emitted = outputs.len();
+        let is_loose = |output: &&Output<'_>| matches!(output, Output::RecallBackend { .. });
+        let emitted = outputs.len() - outputs.iter().filter(is_loose).count();
         // Where each question is a flow of its own, how many it takes does not matter.
         require!(
             emitted == fewest || self.asks(),
@@ -312,6 +325,7 @@ impl Model {
             ManagerInput::ClientBurst { .. }
             | ManagerInput::Mirrored { .. }
             | ManagerInput::UpstreamBurst { .. }
+            | ManagerInput::FlowActivity { .. }
             | ManagerInput::Configured(_)
             | ManagerInput::Timeout => {}
         }
@@ -406,6 +420,7 @@ impl Model {
         self.loads[flow.backend].flows -= 1;
         self.counters.flows_closed[reason as usize] += 1;
         let mut effects = vec![];
+        effects.extend(flow.offered.then_some(Effect::Recall { flow: flow.id }));
         effects.extend(record.map(|record| Effect::Record { flow: flow.id, record }));
         effects.push(Effect::Close { flow: flow.id, upstream: flow.upstream, reason });
         match quarantine {

@@ -186,6 +186,17 @@ bugs! {
         RecordsTooLate = "writes a flow down after its end",
         RecordsTheFirstBackend = "writes down the backend that a flow had first",
     }
+    Promise::KernelPath => {
+        ClosesWithoutAsking = "closes idle flows without asking what the kernel has forwarded",
+        ForgetsToRecall = "leaves the entries of flows that end or move in the kernel",
+        ForgetsTheGate = "lets the kernel forward to a backend that is lost",
+        CountsActivityTwice = "counts what the kernel has forwarded twice",
+        LosesTheLastActivity = "does not count what the kernel says last of a flow",
+        GivesActivityToTheSuccessor = "takes the activity of a closed flow for its successor's",
+        OffersWhatCounts = "lets the kernel forward flows whose datagrams it has to count",
+        OffersTheUnanswered = "lets the kernel forward a flow before its first answer",
+        KeepsOffersOverReloads = "lets the kernel go on when the configuration changes",
+    }
     Promise::Snapshot => {
         LosesTheTurns = "forgets whose turn it is in a snapshot",
         LosesTheRandomness = "begins chance again after a snapshot",
@@ -278,6 +289,29 @@ impl Planted {
                 let upstream = FORGED_UPSTREAMS[2];
                 Some(ManagerInput::UpstreamBurst { upstream, sender, tos, burst })
             }
+            (Bug::LosesTheLastActivity, ManagerInput::FlowActivity { flow, .. })
+                if self.manager.flow(flow).is_none() =>
+            {
+                None
+            }
+            (
+                Bug::GivesActivityToTheSuccessor,
+                ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last },
+            ) => {
+                let mut alive = self.manager.flows().map(|(id, _)| id);
+                let flow = alive.find(|id| id.index() == flow.index()).unwrap_or(flow);
+                Some(ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last })
+            }
+            (
+                Bug::CountsActivityTwice,
+                ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last },
+            ) => Some(ManagerInput::FlowActivity {
+                flow,
+                backend,
+                to_backend: to_backend.plus(to_backend),
+                to_client,
+                last,
+            }),
             (bug, ManagerInput::BackendChanged { backend, event }) => {
                 let event = mishear_news(bug, event)?;
                 Some(ManagerInput::BackendChanged { backend, event })
@@ -378,6 +412,9 @@ impl Subject for Planted {
             refuse(&mut self.manager, &input, outputs);
         } else if let Some(believed) = self.mishear(input) {
             self.manager.handle_input(believed, believed_time, outputs);
+        }
+        if self.bug == Bug::KeepsOffersOverReloads && matches!(input, ManagerInput::Configured(_)) {
+            outputs.retain(|output| !matches!(output, Output::RecallBackend { .. }));
         }
         self.slander(&before, &input, outputs, believed_time);
         self.memory.corrupt(self.bug, &self.manager, outputs);

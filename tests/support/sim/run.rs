@@ -133,6 +133,8 @@ impl<S: Subject> Simulation<S> {
         let answers = self.world.take_answers(self.now);
         self.tell_all(&answers)?;
         self.heal()?;
+        let activity = self.world.take_activity();
+        self.tell_all(&activity)?;
         self.run_down()?;
         self.restart_if_drained();
         self.heal()?;
@@ -206,7 +208,8 @@ impl<S: Subject> Simulation<S> {
         self.model.check_deadline(asked, self.now, is_timeout)?;
         self.tally.look(&input, &outputs, up_before, self.up());
         self.subject.manager().assert_invariants();
-        Ok(())
+        let replies = self.world.take_replies_of_the_kernel();
+        self.tell_all(&replies)
     }
 
     /// Another balancer goes on, which is made of what this one has written down.

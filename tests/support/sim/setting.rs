@@ -121,6 +121,7 @@ impl Setting {
             deny: networks(choose_mask(choices)),
             own_addresses: listeners(choose_mask(choices)),
             record_flows: choices.one_in(2),
+            offload: false,
             accept: config::Accept::Shared,
             cluster: ClusterConfig {
                 quic_lb: config::QuicLb::default(),
@@ -156,6 +157,14 @@ impl Setting {
         }
         if manager_seed / 4_096 % 2 == 1 {
             config.cluster.health.failback = Failback::All;
+        }
+        config.offload = manager_seed / 256 % 2 == 0;
+        if config.offload && manager_seed / 512 % 2 == 0 {
+            // Nothing is in the way of the kernel.
+            let cluster = &mut config.cluster;
+            (cluster.responses, cluster.requests) = (0, 0);
+            cluster.limits.amplification = 0;
+            cluster.send_proxy_protocol = SendProxyProtocol::Off;
         }
         Self {
             config,

@@ -49,6 +49,9 @@ pub const TURNS: [&str; 5] = [
 /// That a balancer was restored from a snapshot, as [`Tally::met`] names it.
 pub const SNAPSHOT: &str = "another balancer goes on with a snapshot";
 
+/// That the kernel has forwarded something by itself, as [`Tally::met`] names it.
+pub const KERNEL: &str = "the kernel forwards datagrams of a flow";
+
 impl Tally {
     /// Adds what one balancer has counted.
     pub(super) fn add_counters(&mut self, counters: &Counters) {
@@ -79,6 +82,11 @@ impl Tally {
         up_before: u64,
         up: u64,
     ) {
+        if let ManagerInput::FlowActivity { to_backend, to_client, .. } = input
+            && to_backend.datagrams + to_client.datagrams > 0
+        {
+            self.meet(KERNEL);
+        }
         let [put_out, returns, answers, sweep, change] = TURNS;
         let (falls, rises) = (up_before & !up != 0, up & !up_before != 0);
         let ends_flows = outputs.iter().any(|output| {

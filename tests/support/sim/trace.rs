@@ -84,6 +84,11 @@ fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
             (flow, upstream, backend, address, has_moved).hash(hash);
         }
         Output::OpenClient { flow, client } => (flow, client).hash(hash),
+        Output::Offload { flow, upstream, backend, address, client, local } => {
+            (flow, upstream, backend, address, client, local).hash(hash);
+        }
+        Output::Recall { flow } | Output::AskActivity { flow } => flow.hash(hash),
+        Output::RecallBackend { backend } => backend.hash(hash),
         Output::Send { flow, upstream, backend, to, prefix, tlvs, tos, ttl, burst } => {
             hash_tlvs(tlvs, hash);
             let prefix = prefix.as_ref().map(|prefix| prefix.as_bytes());
@@ -172,6 +177,14 @@ impl std::fmt::Display for Order<'_> {
             }
             Output::OpenClient { flow, client } => {
                 write!(f, "open a socket for {client}, {}", Name(*flow))
+            }
+            Output::Offload { flow, .. } => write!(f, "let the kernel forward {}", Name(*flow)),
+            Output::Recall { flow } => write!(f, "recall {} from the kernel", Name(*flow)),
+            Output::RecallBackend { backend } => {
+                write!(f, "recall all flows of backend {} from the kernel", backend.index())
+            }
+            Output::AskActivity { flow } => {
+                write!(f, "ask what the kernel has forwarded of {}", Name(*flow))
             }
             Output::Send { flow, prefix, burst, .. } => {
                 let header = if prefix.is_some() { ", with header" } else { "" };

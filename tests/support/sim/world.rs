@@ -4,6 +4,7 @@
 //! but this: a datagram must reach whom it is for, once, in order, uncut.
 
 mod backends;
+mod kernel;
 mod proxies;
 mod shell;
 mod sockets;
@@ -18,6 +19,7 @@ use flowgate_core::{
 };
 
 use self::backends::Known;
+use self::kernel::KernelTable;
 use self::proxies::Named;
 use self::sockets::Upstream;
 use super::action::{Action, BackendPick, Change, Fate, FlowPick, News, SocketFailure, Train};
@@ -63,6 +65,8 @@ pub struct World {
     outbox: VecDeque<Unsent>,
     /// What the sockets have taken, and the balancer has not been told.
     delivered: Vec<Event>,
+    /// What the kernel forwards by itself.
+    kernel: KernelTable,
 }
 
 /// The shape of a burst that waits to be sent.
@@ -126,6 +130,7 @@ impl World {
             blocked: false,
             outbox: VecDeque::new(),
             delivered: Vec::new(),
+            kernel: KernelTable::default(),
         }
     }
 
@@ -143,6 +148,7 @@ impl World {
         self.closed.clear();
         self.outbox.clear();
         self.delivered.clear();
+        self.kernel = KernelTable::default();
     }
 
     /// Does what an action says, and returns what the balancer is told of it.
@@ -203,6 +209,13 @@ impl World {
                 self.unblock();
                 None
             }
+            Action::Forward { pick, to_backend, to_client } => {
+                self.forward(pick, to_backend, to_client, now);
+                None
+            }
+            Action::Tell { pick } => self.kernel.tell(pick),
+            Action::Forget { pick } => self.kernel.forget(pick),
+            Action::TellRecalled => return self.kernel.take_recalled(),
             Action::Snapshot | Action::Wait(_) | Action::Timeout(_) => None,
         };
         told.into_iter().collect()
@@ -264,6 +277,19 @@ impl World {
             Some(header) => parcel.behind(header),
             None => parcel,
         }
+    }
+
+    /// What the kernel says to the questions that it was asked.
+    pub(super) fn take_replies_of_the_kernel(&mut self) -> Vec<Event> {
+        let upstreams = &self.upstreams;
+        self.kernel.take_replies(|flow| upstreams.get(&flow).map(|upstream| upstream.backend))
+    }
+
+    /// All that the kernel has forwarded and not told.
+    pub(super) fn take_activity(&mut self) -> Vec<Event> {
+        let mut events = self.kernel.take_recalled();
+        events.extend(self.kernel.tell_all());
+        events
     }
 
     /// All that backends have answered and that has not arrived.

@@ -121,6 +121,7 @@ pub(crate) fn status() -> StatusDocument {
         upstream_socket_drops: 0,
         client_sockets: 0,
         client_sockets_failed: 0,
+        fast_path: None,
         to_backend: ledger.clone(),
         to_client: ledger,
         mirror: None,
@@ -171,6 +172,7 @@ pub(crate) fn flow() -> FlowStatus {
         to_backend: TrafficDoc::default(),
         to_client: TrafficDoc::default(),
         answered: true,
+        fast_path: false,
         placed_by: "source".into(),
         placed_by_id: None,
     }

@@ -56,6 +56,7 @@ fn config() -> ManagerConfig {
         deny: vec!["192.0.2.66/32".parse().unwrap()],
         own_addresses: vec!["[fe80::53%2]:54".parse().unwrap()],
         record_flows: true,
+        offload: true,
         cluster: ClusterConfig {
             quic_lb: QuicLb::default(),
             mode: Mode::FanOut { reply_from: ReplyFrom::First },

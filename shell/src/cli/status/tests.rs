@@ -22,6 +22,7 @@ pub(in crate::cli) fn document() -> StatusDocument {
         upstream_socket_drops: 0,
         client_sockets: 0,
         client_sockets_failed: 0,
+        fast_path: None,
         to_backend: LedgerDoc {
             queued: TrafficDoc::default(),
             received: traffic(1_000_000),
@@ -47,6 +48,7 @@ pub(in crate::cli) fn document() -> StatusDocument {
         upstream_socket_drops: 0,
         client_sockets: 0,
         client_sockets_failed: 0,
+        fast_path: None,
         to_backend: LedgerDoc::default(),
         to_client: LedgerDoc::default(),
         ..dns.clone()

@@ -58,6 +58,7 @@ impl Server {
         source::check(config)?;
         reach::check(config)?;
         accept::check(config)?;
+        self.load_fast_path(config)?;
         self.bind_new(config).map(BoundListeners)
     }
 
@@ -74,6 +75,9 @@ impl Server {
                     None => continue,
                 },
             };
+            if kept.is_none() || listener.settings.fast_path != settings.fast_path {
+                self.say_obstacle(settings);
+            }
             self.listeners.push(BoundListener { settings: settings.clone(), ..listener });
         }
         former.into_iter().for_each(|listener| self.remove(&listener));
@@ -242,6 +246,7 @@ impl Server {
         let places = self.places(number, figures);
         let affordable = self.affordable(number);
         let own_addresses: Vec<SocketAddr> = self.addresses().collect();
+        let offload = self.may_offload(&self.listeners[number].settings);
         let listener = &mut self.listeners[number];
         let shards = listener.shards.len() as u64;
         listener.flows_max = match listener.settings.cluster.policy.mode {
@@ -269,13 +274,14 @@ impl Server {
             }
             let mut address = listener.address;
             address.set_port(port.unwrap_or(address.port()));
-            listener.settings.manager_config(
+            let config = listener.settings.manager_config(
                 address,
                 max_flows,
                 own_addresses.clone(),
                 self.record_flows,
                 backends,
-            )
+            );
+            ManagerConfig { offload, ..config }
         };
         let configs = (0..shards).map(config_of).collect();
         listener.former_places = std::mem::replace(&mut listener.places, places);

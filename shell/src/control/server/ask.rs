@@ -29,6 +29,7 @@ impl Server {
             cluster: listener.settings.cluster.name.clone(),
             mirror: listener.mirror.as_ref().map(|mirror| mirror.cluster.name.clone()),
             flows_max: listener.flows_max,
+            fast_path: self.fast_path_state(listener),
             figures: listener.with_its_addresses(figures.of(&listener.shards)),
         });
         described.collect()
@@ -185,6 +186,7 @@ fn describe(flow: &FlowFigures, listener: &BoundListener, place: usize) -> FlowS
         to_backend: flow.to_backend.into(),
         to_client: flow.to_client.into(),
         answered: flow.is_answered,
+        fast_path: flow.is_in_fast_path,
         placed_by: flow.placed.by().as_str().to_owned(),
         placed_by_id: id
             .then(|| flow.placed.id().iter().map(|byte| format!("{byte:02x}")).collect()),

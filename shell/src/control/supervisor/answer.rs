@@ -17,8 +17,8 @@ use super::Supervisor;
 use super::conditions::{Condition, Finding, seconds};
 use crate::admin::request::{RecordRequest, Request, Response, TraceQuery, TraceRequest};
 use crate::admin::status::{
-    BackendState, BackendStatus, ClusterStatus, CountersDoc, ListenerStatus, MirrorStatus,
-    NameStatus, ProcessStatus, StatusDocument, flows_closed,
+    BackendState, BackendStatus, ByDirection, ClusterStatus, CountersDoc, FastPathStatus,
+    ListenerStatus, MirrorStatus, NameStatus, ProcessStatus, StatusDocument, flows_closed,
 };
 use crate::control::probe::{Findings, TargetKey};
 use crate::control::resolve::KnownName;
@@ -441,6 +441,16 @@ fn listener(report: &ListenerReport) -> ListenerStatus {
         client_sockets_failed: figures.client_sockets_failed,
         to_backend: (&figures.counters.to_backend).into(),
         to_client: (&figures.counters.to_client).into(),
+        fast_path: report.fast_path.as_ref().map(|state| FastPathStatus {
+            mode: state.mode.as_str().to_owned(),
+            reason: state.obstacle.clone(),
+            flows: figures.fast_path.flows,
+            datagrams: ByDirection {
+                to_backend: figures.counters.to_backend.by_kernel.datagrams,
+                to_client: figures.counters.to_client.by_kernel.datagrams,
+            },
+            overtaken: figures.fast_path.overtaken,
+        }),
         mirror: report.mirror.clone().zip(figures.mirror.as_ref()).map(|(cluster, figures)| {
             MirrorStatus { cluster, to_backend: (&figures.counters.to_backend).into() }
         }),

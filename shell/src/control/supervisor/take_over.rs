@@ -170,8 +170,10 @@ impl Candidate {
         };
         let on_end = sending(&runtime.sender, Event::WorkerEnded);
         let options = runtime.options(Vec::new());
-        let server = Server::without_listeners(config.workers, clock, options, on_end)
+        let mut server = Server::without_listeners(config.workers, clock, options, on_end)
             .map_err(|error| error.to_string())?;
+        // Loading a program into the kernel takes longer than nobody may serve.
+        server.load_fast_path(config).map_err(|error| error.to_string())?;
         let supervisor = runtime
             .supervise(path, text.clone(), level.clone(), server, snapshot.probes.clone())
             .map_err(fail)?;

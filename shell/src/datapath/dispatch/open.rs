@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use flowgate_core::{Carrier, DropReason, FlowId, LocalSource, ManagerInput, UpstreamId};
+use flowgate_core::{
+    Carrier, DropReason, FlowId, FlowRecord, LocalSource, ManagerInput, UpstreamId,
+};
 
 use super::{Dispatch, give_up, lost_to_backend};
 use crate::datapath::client::Room;
@@ -120,5 +122,15 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
         give_up(&mut closed.send_queue, &mut self.sockets.send_queue_budget, &mut self.outcomes);
         let drops = self.kernel.receive_drops(&closed.socket);
         self.sockets.upstream_drops += u64::from(drops.saturating_sub(closed.drops));
+    }
+
+    /// Notes what a flow was. It is recalled from the kernel before it ends: what that has brought to
+    /// light is part of it.
+    pub(super) fn record(&mut self, flow: FlowId, mut record: FlowRecord) {
+        if let Some((_, activity)) = self.recalled.take_if(|(recalled, _)| *recalled == flow) {
+            record.to_backend = record.to_backend.plus(activity.to_backend);
+            record.to_client = record.to_client.plus(activity.to_client);
+        }
+        self.records.push(record);
     }
 }

@@ -35,7 +35,7 @@ const ACTIONS_TO_A_SNAPSHOT: u64 = 48;
 impl Action {
     /// Any action but a snapshot.
     pub fn choose(choices: &mut impl Choices) -> Self {
-        match choices.below(86) {
+        match choices.below(93) {
             0..22 => Self::Send {
                 party: choices.byte(),
                 tos: choices.byte(),
@@ -96,7 +96,15 @@ impl Action {
                 train: Train::choose(choices),
                 fate: Fate::choose(choices),
             },
-            _ => Self::Timeout(When::choose(choices)),
+            81..86 => Self::Timeout(When::choose(choices)),
+            86..90 => Self::Forward {
+                pick: choices.byte(),
+                to_backend: choices.one_of(&[0, 1, 1, 5]),
+                to_client: choices.one_of(&[0, 1, 1, 5]),
+            },
+            90 => Self::Tell { pick: choices.byte() },
+            91 => Self::Forget { pick: choices.byte() },
+            _ => Self::TellRecalled,
         }
     }
 

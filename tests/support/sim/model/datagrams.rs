@@ -89,11 +89,13 @@ impl Model {
             });
             self.retire_if_full(place.filter(|_| refused.is_none()));
         }
+        let offer = self.offer(&effects);
+        effects.extend(offer);
         Ok(effects)
     }
 
     /// The first request after an answer shows that the client is where it says.
-    fn opens_client_by_confirming<'p>(&self, place: usize) -> Option<Effect<'p>> {
+    pub(super) fn opens_client_by_confirming<'p>(&self, place: usize) -> Option<Effect<'p>> {
         let flow = &self.flows[place];
         let is_wanted = self.config.accept == Accept::Confirmed;
         let confirms = flow.answered && !flow.confirmed;
@@ -161,6 +163,9 @@ impl Model {
         self.loads[backend.index()].flows += 1;
         self.counters.flows_moved += 1;
         let mut effects = vec![];
+        let flow = &mut self.flows[place];
+        effects.extend(flow.offered.then_some(Effect::Recall { flow: id }));
+        (flow.offered, flow.asked_until) = (false, None);
         let has_room = self.has_free_slot();
         let flow = &mut self.flows[place];
         let has_sent = flow.introduced && flow.requests.datagrams > 0;
@@ -184,7 +189,7 @@ impl Model {
     }
 
     /// The client sends something, perhaps after an answer.
-    fn go_on(&mut self, place: usize) {
+    pub(super) fn go_on(&mut self, place: usize) {
         let flow = &mut self.flows[place];
         if flow.answered && !flow.confirmed {
             flow.confirmed = true;
@@ -252,6 +257,9 @@ impl Model {
             confirmed: false,
             introduced: false,
             heard: false,
+            offered: false,
+            asked_until: None,
+            by_sockets: 0,
         };
         flow.postpone(&self.config.cluster, now);
         self.flows.push(flow);

@@ -6,7 +6,7 @@ use flowgate_core::{CloseReason, Deadline, DeadlineReason, FlowId, Instant, Upst
 
 use super::effect::Effect;
 use super::sockets::Quarantined;
-use super::{Model, Violation, require};
+use super::{Flow, Model, Violation, require};
 
 /// Deadlines are kept to the next full millisecond.
 const TICK: Duration = Duration::from_millis(1);
@@ -35,6 +35,11 @@ impl Model {
                 Effect::Close { flow, reason, .. } => {
                     effects.extend(self.end_of(flow, reason, is_over, now));
                 }
+                Effect::AskActivity { flow } => {
+                    let may_ask = |flow: &Flow| flow.offered && flow.deadline <= now && !is_over;
+                    let place = self.place_of(flow).filter(|&place| may_ask(&self.flows[place]));
+                    effects.extend(place.map(|place| self.ask(place, now)));
+                }
                 // It may have closed with its flow.
                 Effect::CloseSocket { upstream }
                     if !effects.contains(&Effect::CloseSocket { upstream }) =>
@@ -48,7 +53,11 @@ impl Model {
         while let Some((place, reason)) = self.must_have_ended(is_over, now)
             && !may_be_left
         {
-            effects.extend(self.close(place, reason, now));
+            if reason == CloseReason::Idle && self.flows[place].offered {
+                effects.push(self.ask(place, now));
+            } else {
+                effects.extend(self.close(place, reason, now));
+            }
         }
         for left in self.quarantined.clone() {
             if !may_be_left && (is_over || self.due(left.until) <= now) {
@@ -74,7 +83,8 @@ impl Model {
         now: Instant,
     ) -> Vec<Effect<'p>> {
         let Some(place) = self.place_of(id) else { return vec![] };
-        let may_be_idle = !is_over && self.flows[place].deadline <= now;
+        let flow = &self.flows[place];
+        let may_be_idle = !is_over && flow.deadline <= now && !flow.offered;
         let is_right = match reason {
             CloseReason::Idle => may_be_idle,
             CloseReason::Drained if is_over => true,
@@ -116,7 +126,7 @@ impl Model {
     /// A flow that a timeout must have brought to its end, and why.
     fn must_have_ended(&self, is_over: bool, now: Instant) -> Option<(usize, CloseReason)> {
         (0..self.flows.len()).find_map(|place| {
-            let is_idle = self.due(self.flows[place].deadline) <= now;
+            let is_idle = self.due(self.flows[place].next_check()) <= now;
             let reason = if is_over {
                 Some(CloseReason::Drained)
             } else if is_idle {
@@ -163,7 +173,7 @@ impl Model {
 
     /// When the balancer must be called at the latest.
     fn first_due(&self, now: Instant) -> Option<Instant> {
-        let flows = self.flows.iter().map(|flow| self.due(flow.deadline));
+        let flows = self.flows.iter().map(|flow| self.due(flow.next_check()));
         let rests = self.quarantined.iter().map(|left| self.due(left.until));
         let idle = self.idle_sockets().into_iter().map(|(_, at)| self.due(at));
         let drain_end = self.drain.filter(|_| !self.flows.is_empty());

@@ -50,6 +50,18 @@ pub(super) enum Effect<'p> {
         tos: u8,
         datagram: &'p [u8],
     },
+    Offload {
+        flow: FlowId,
+        backend: BackendId,
+        client: SocketAddr,
+        local: Option<LocalAddr>,
+    },
+    Recall {
+        flow: FlowId,
+    },
+    AskActivity {
+        flow: FlowId,
+    },
     Close {
         flow: FlowId,
         upstream: UpstreamId,
@@ -137,6 +149,13 @@ pub(super) fn of_outputs<'p>(outputs: &[Output<'p>]) -> Vec<Effect<'p>> {
             Output::OpenClient { flow, client } => {
                 effects.push(Effect::OpenClient { flow, client });
             }
+            Output::Offload { flow, backend, client, local, .. } => {
+                effects.push(Effect::Offload { flow, backend, client, local });
+            }
+            Output::Recall { flow } => effects.push(Effect::Recall { flow }),
+            Output::AskActivity { flow } => effects.push(Effect::AskActivity { flow }),
+            // Whether one is missing, the world sees: one too many does no harm.
+            Output::RecallBackend { .. } => {}
             // In sessions there is none; the world refuses one that there is.
             Output::SendOneWay { .. } | Output::Mirror { .. } => {}
             Output::Drop { direction, reason, datagrams } => {

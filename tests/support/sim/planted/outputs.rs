@@ -40,7 +40,10 @@ impl Memory {
             match output {
                 Output::OpenUpstream { .. } => self.corrupt_socket(bug, output, outputs),
                 Output::OpenFlow { .. } => self.corrupt_open(bug, output, outputs),
-                Output::Send { .. } => self.corrupt_request(bug, manager, output, outputs),
+                Output::Send { flow, .. } => {
+                    self.corrupt_request(bug, manager, output, outputs);
+                    outputs.extend(needless_offer(bug, manager, flow));
+                }
                 Output::SendToClient { .. } => self.corrupt_reply(bug, output, outputs),
                 Output::CloseFlow { .. } => corrupt_close(bug, manager, output, outputs),
                 Output::CloseUpstream { .. } if bug == Bug::ForgetsTheIdle => {}
@@ -53,7 +56,22 @@ impl Memory {
                 }
                 Output::RecordFlow { .. } => self.corrupt_record(bug, output, outputs),
                 Output::OpenClient { .. } if bug == Bug::ForgetsTheClientsSocket => {}
-                Output::OpenClient { .. } | Output::SendOneWay { .. } | Output::Mirror { .. } => {
+                Output::Recall { .. } if bug == Bug::ForgetsToRecall => {}
+                Output::RecallBackend { .. } if bug == Bug::ForgetsTheGate => {}
+                Output::AskActivity { flow } if bug == Bug::ClosesWithoutAsking => {
+                    let upstream = manager.flow(flow).map(|flow| flow.upstream());
+                    outputs.push(Output::Recall { flow });
+                    let close =
+                        |upstream| Output::CloseFlow { flow, upstream, reason: CloseReason::Idle };
+                    outputs.extend(upstream.map(close));
+                }
+                Output::Offload { .. }
+                | Output::Recall { .. }
+                | Output::RecallBackend { .. }
+                | Output::AskActivity { .. }
+                | Output::OpenClient { .. }
+                | Output::SendOneWay { .. }
+                | Output::Mirror { .. } => {
                     outputs.push(output);
                 }
                 Output::Drop { reason, .. } => {
@@ -189,6 +207,20 @@ impl Memory {
         }
         outputs.push(Output::RecordFlow { flow, record });
     }
+}
+
+/// A flow is offered to the kernel that must not be.
+fn needless_offer<'p>(bug: Bug, manager: &UdpManager, id: FlowId) -> Option<Output<'p>> {
+    let flow = manager.flow(id)?;
+    let is_planted = match bug {
+        Bug::OffersWhatCounts => flow.is_confirmed() && manager.config().cluster.responses > 0,
+        Bug::OffersTheUnanswered => !flow.is_answered(),
+        _ => false,
+    };
+    let (backend, client, local) = (flow.backend(), flow.client(), flow.local());
+    let (upstream, address) = (flow.upstream(), manager.backends().get(backend)?.address());
+    let offer = Output::Offload { flow: id, upstream, backend, address, client, local };
+    (is_planted && manager.config().offload).then_some(offer)
 }
 
 fn on_another_link(client: SocketAddr) -> SocketAddr {

@@ -25,6 +25,8 @@ pub enum Promise {
     Change,
     /// What a flow was is written down.
     Record,
+    /// What the kernel forwards is what the balancer would, is counted, and comes back.
+    KernelPath,
     /// Anyone who goes on with a snapshot does what the balancer would have done.
     Snapshot,
 }
@@ -42,6 +44,7 @@ impl fmt::Display for Promise {
             Self::Health => f.write_str("health"),
             Self::Change => f.write_str("change"),
             Self::Record => f.write_str("record"),
+            Self::KernelPath => f.write_str("kernel path"),
             Self::Snapshot => f.write_str("snapshot"),
         }
     }

@@ -27,6 +27,7 @@ impl World {
         now: Instant,
         outputs: &[Output<'_>],
     ) -> Result<(), Violation> {
+        self.kernel.take_violation()?;
         self.note(input);
         let crowd = self.crowd();
         let mut account = Account::open(input);
@@ -51,10 +52,18 @@ impl World {
                     self.send_to_client(flow, output, &burst)?;
                     self.upstreams.entry(flow).and_modify(|upstream| upstream.last = now);
                 }
+                Output::Offload { flow, upstream, .. } => self.offload(flow, upstream)?,
+                Output::Recall { flow } => self.kernel.recall(flow),
+                Output::RecallBackend { backend } => self.kernel.close_gate(backend),
+                Output::AskActivity { flow } => self.kernel.ask(flow),
                 Output::CloseFlow { flow, upstream, reason } => {
+                    self.kernel.check_gone(flow)?;
                     self.close(flow, upstream, reason, now)?;
                 }
-                Output::CloseUpstream { upstream } => self.close_socket(upstream)?,
+                Output::CloseUpstream { upstream } => {
+                    self.kernel.check_socket(upstream)?;
+                    self.close_socket(upstream)?;
+                }
                 Output::OpenClient { flow, .. } => {
                     let is_open = self.upstreams.contains_key(&flow);
                     require!(is_open, "{flow:?} asks for its client's socket after its end");
@@ -69,6 +78,9 @@ impl World {
                     return Err(Violation("a session's datagram leaves without a flow".to_owned()));
                 }
             }
+        }
+        if matches!(input, ManagerInput::Configured(_)) {
+            self.kernel.check_all_closed()?;
         }
         let without = self.upstreams.iter().find(|(_, it)| !self.sockets.contains_key(&it.id));
         require!(without.is_none(), "{without:?} is left without a socket");

@@ -215,6 +215,15 @@ impl World {
                     upstream.bytes[direction as usize] -= bytes;
                 }
             }
+            // What the kernel forwards counts for a flow once it is told.
+            ManagerInput::FlowActivity { flow, to_backend, to_client, last, .. } => {
+                if let Some(upstream) = self.upstreams.get_mut(&flow) {
+                    upstream.bytes[0] += to_backend.bytes;
+                    upstream.bytes[1] += to_client.bytes;
+                    upstream.is_answered |= to_client.datagrams > 0;
+                    upstream.last = upstream.last.max(last.unwrap_or(upstream.last));
+                }
+            }
             ManagerInput::BackendChanged { backend, event } => self.known.hear(backend, event),
             ManagerInput::Configured(new) => {
                 self.known.configure(new.config());

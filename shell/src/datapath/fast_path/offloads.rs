@@ -1,0 +1,558 @@
+//! The flows of one worker that the kernel forwards.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use flowgate_core::counters::Traffic;
+use flowgate_core::{BackendId, FlowId, Instant, ManagerInput};
+use flowgate_fastpath::{Entry, EntryOptions, LoadError, Progress, Table};
+
+use super::accounts::{Told, is_settled, pair};
+use super::entries::{Addresses, Path, Rewriting};
+use super::{FastPathFigures, SharedFastPath};
+use crate::sys::clock::Clock;
+use crate::sys::route::{Link, RouteLookup};
+
+/// How often the core is told what the kernel has forwarded, where nobody asks before.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// How often routes are looked up again, if nothing was heard of them: paths learn of smaller packets.
+const LOOK_UP_EVERY: Duration = Duration::from_secs(30);
+
+/// How soon after a change of routes and links they are looked up, all that come meanwhile together.
+const LOOK_UP_AFTER: Duration = Duration::from_millis(50);
+
+/// How many flows are looked at between two turns.
+const SLOTS_AT_ONCE: usize = 1_024;
+
+/// How long accounts rest after their entries are gone: a packet may still be on its way.
+const REST: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether flows have paused for long enough to go past the sockets.
+const PENDING_TIMEOUT: Duration = Duration::from_millis(1);
+
+/// A flow, of a shard.
+type Key = (u32, FlowId);
+
+/// What the kernel has forwarded of a flow since that was told last.
+#[derive(Clone, Copy, Debug)]
+pub struct Activity {
+    /// With which backend.
+    pub backend: BackendId,
+    /// What went to it.
+    pub to_backend: Traffic,
+    /// What came from it.
+    pub to_client: Traffic,
+    /// When the last datagram was forwarded, at the latest.
+    pub last: Option<Instant>,
+}
+
+impl Activity {
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.to_backend.datagrams + self.to_client.datagrams == 0
+    }
+
+    /// As the flow's manager is told.
+    pub const fn input(self, flow: FlowId) -> ManagerInput<'static> {
+        let Self { backend, to_backend, to_client, last } = self;
+        ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last }
+    }
+}
+
+/// The flows of one worker that the kernel forwards, and those of which it may still count something.
+#[derive(Debug)]
+pub struct Offloads {
+    shared: Arc<SharedFastPath>,
+    worker: u16,
+    table: Table,
+    routes: RouteLookup,
+    clock: Clock,
+    /// By half the number of their first account.
+    flows: Vec<Option<Offloaded>>,
+    index: HashMap<Key, u32>,
+    /// One for each backend of each shard.
+    gates: HashMap<(u32, BackendId), u32>,
+    figures: HashMap<u32, FastPathFigures>,
+    /// Flows that were recalled, in that order.
+    resting: VecDeque<Resting>,
+    /// First accounts of flows that may not have come into force.
+    pending: Vec<u32>,
+    /// When the poll was last begun. Whatever had come before, it has told of.
+    poll_began: Instant,
+    /// The next slot of the look at all flows that is under way.
+    cursor: Option<usize>,
+    looks_up_routes: bool,
+    /// Whether the program may be attached to an interface that no flow uses.
+    is_attached: bool,
+    next_look: Instant,
+    next_look_up: Instant,
+}
+
+#[derive(Debug)]
+struct Offloaded {
+    key: Key,
+    backend: BackendId,
+    rewritings: [Rewriting; 2],
+    paths: [Path; 2],
+    max_datagram_size: u16,
+    epoch: u32,
+    told: Told,
+}
+
+#[derive(Debug)]
+struct Resting {
+    key: Key,
+    backend: BackendId,
+    accounts: u32,
+    told: Told,
+    until: Instant,
+}
+
+impl Offloads {
+    /// Nothing yet, for a worker.
+    ///
+    /// # Errors
+    ///
+    /// When descriptors cannot be had, or there are too many workers.
+    pub fn new(shared: Arc<SharedFastPath>, clock: Clock) -> Result<Self, LoadError> {
+        let other = |error: io::Error| LoadError::Other(format!("no word of routes: {error}"));
+        let routes = RouteLookup::open().map_err(other)?;
+        let joined = shared.join()?;
+        let (worker, table) =
+            joined.ok_or_else(|| LoadError::Other("there are too many workers".to_owned()))?;
+        let now = clock.now();
+        Ok(Self {
+            shared,
+            worker,
+            table,
+            routes,
+            clock,
+            flows: Vec::new(),
+            index: HashMap::new(),
+            gates: HashMap::new(),
+            figures: HashMap::new(),
+            resting: VecDeque::new(),
+            pending: Vec::new(),
+            poll_began: now,
+            cursor: None,
+            looks_up_routes: false,
+            is_attached: false,
+            next_look: now + TELL_EVERY,
+            next_look_up: now + LOOK_UP_EVERY,
+        })
+    }
+
+    /// Lets the kernel forward a flow's datagrams from when the flow pauses, if it can.
+    pub fn offload(
+        &mut self,
+        key: Key,
+        backend: BackendId,
+        addresses: &Addresses,
+        max_datagram_size: u16,
+    ) {
+        let now = self.clock.now();
+        let Some(rewritings) = addresses.rewritings() else { return };
+        if let Some(&slot) = self.index.get(&key) {
+            let flow = self.flows.get(slot as usize).and_then(Option::as_ref);
+            if flow.is_some_and(|f| (f.backend, f.rewritings) == (backend, rewritings)) {
+                self.reopen(slot, now);
+                return;
+            }
+            // It sends from another address than before.
+            self.take_back(key);
+        }
+        let Some(found) = self.find_paths(&rewritings, max_datagram_size, &mut HashMap::new())
+        else {
+            return;
+        };
+        let Some(gate) = self.gate(key.0, backend) else { return };
+        let Some(accounts) = self.table.take_accounts() else { return };
+        if !self.attach(&found, now) {
+            self.table.release_accounts(accounts);
+            return;
+        }
+        let epoch = self.table.gate(gate).epoch();
+        let paths = found.map(|(path, _)| path);
+        let told = Told::default();
+        let flow = Offloaded { key, backend, rewritings, paths, max_datagram_size, epoch, told };
+        let now_ns = self.monotonic_ns(now);
+        pair(&self.table, accounts).into_iter().for_each(|account| account.begin(now_ns));
+        if !insert(&mut self.table, &flow, gate, accounts, self.worker) {
+            paths.iter().for_each(|path| self.shared.release(path.ifindex));
+            self.table.release_accounts(accounts);
+            return;
+        }
+        let slot = accounts / 2;
+        if self.flows.len() <= slot as usize {
+            self.flows.resize_with(slot as usize + 1, || None);
+        }
+        self.flows[slot as usize] = Some(flow);
+        self.index.insert(key, slot);
+        self.pending.push(accounts);
+        self.figures.entry(key.0).or_default().flows += 1;
+    }
+
+    /// Has a flow's datagrams come by the sockets again, and says what the kernel has forwarded.
+    /// `None` if it did not forward the flow.
+    pub fn recall(&mut self, key: Key) -> Option<Activity> {
+        self.take_back(key)?;
+        let resting = self.resting.back_mut()?;
+        let Resting { accounts, backend, .. } = *resting;
+        Some(read(&mut resting.told, &self.table, accounts, backend, self.clock))
+    }
+
+    /// Removes a flow's entries. What they have counted is told when their accounts have rested.
+    fn take_back(&mut self, key: Key) -> Option<()> {
+        let slot = self.index.remove(&key)?;
+        let flow = self.flows.get_mut(slot as usize)?.take()?;
+        for (rewriting, path) in flow.rewritings.iter().zip(&flow.paths) {
+            self.table.remove(&rewriting.from);
+            self.shared.release(path.ifindex);
+        }
+        let accounts = slot * 2;
+        let figures = self.figures.entry(key.0).or_default();
+        figures.flows -= 1;
+        let both = pair(&self.table, accounts).into_iter();
+        let forced = both.filter(|account| account.progress() == Progress::Forced);
+        figures.overtaken += forced.count() as u64;
+        let Offloaded { backend, told, .. } = flow;
+        let until = self.clock.now() + REST;
+        self.resting.push_back(Resting { key, backend, accounts, told, until });
+        Some(())
+    }
+
+    /// An address of this host is gone: flows that send from it are to find another.
+    pub fn leave_address(&mut self, gone: IpAddr) {
+        let sends_from = |flow: &&Offloaded| {
+            flow.rewritings.iter().any(|rewriting| rewriting.to.source().ip() == gone)
+        };
+        let all = self.flows.iter().flatten().filter(sends_from);
+        let keys: Vec<Key> = all.map(|flow| flow.key).collect();
+        for key in keys {
+            self.take_back(key);
+        }
+    }
+
+    /// Has the datagrams of all flows of a backend come by the sockets again, from the next on.
+    pub fn recall_backend(&self, shard: u32, backend: BackendId) {
+        if let Some(&gate) = self.gates.get(&(shard, backend)) {
+            self.table.gate(gate).close();
+        }
+    }
+
+    /// Has all datagrams come by the sockets again, from the next on.
+    pub fn close_all(&self) {
+        self.gates.values().for_each(|&gate| self.table.gate(gate).close());
+    }
+
+    /// What was still counted of the flows that have been recalled. Their accounts are not given back
+    /// before they have rested: this may be called sooner.
+    pub fn end_rests(&mut self) -> Vec<(Key, Activity)> {
+        let mut late = Vec::new();
+        for resting in &mut self.resting {
+            let Resting { key, backend, accounts, told, .. } = resting;
+            let activity = read(told, &self.table, *accounts, *backend, self.clock);
+            if !activity.is_empty() {
+                late.push((*key, activity));
+            }
+        }
+        late
+    }
+
+    /// What the kernel has forwarded of a flow since that was told last. `None` if it does not forward
+    /// the flow.
+    pub fn activity(&mut self, key: Key) -> Option<Activity> {
+        let slot = *self.index.get(&key)?;
+        let flow = self.flows.get_mut(slot as usize)?.as_mut()?;
+        Some(read(&mut flow.told, &self.table, slot * 2, flow.backend, self.clock))
+    }
+
+    /// Whether the kernel forwards a flow.
+    pub fn has(&self, key: Key) -> bool {
+        let slot = self.index.get(&key).and_then(|&slot| self.flows.get(slot as usize)?.as_ref());
+        slot.is_some_and(|flow| self.is_open(flow))
+    }
+
+    /// The figures of a shard.
+    pub fn figures(&self, shard: u32) -> FastPathFigures {
+        self.figures.get(&shard).copied().unwrap_or_default()
+    }
+
+    /// The flows of a shard, or of all.
+    pub fn keys(&self, shard: Option<u32>) -> Vec<Key> {
+        let is_of = |key: &&Key| shard.is_none_or(|shard| key.0 == shard);
+        self.index.keys().filter(is_of).copied().collect()
+    }
+
+    /// A shard is no more: its flows were recalled. What is counted after this is not told.
+    pub fn forget(&mut self, shard: u32) {
+        let table = &self.table;
+        self.gates.retain(|&(of, _), gate| {
+            if of == shard {
+                table.release_gate(*gate);
+            }
+            of != shard
+        });
+        self.figures.remove(&shard);
+    }
+
+    /// A route or a link has changed.
+    pub fn routes_changed(&mut self) {
+        let now = self.clock.now();
+        self.next_look_up = self.next_look_up.min(now + LOOK_UP_AFTER);
+        self.next_look = self.next_look.min(now + LOOK_UP_AFTER);
+    }
+
+    /// How long the poll may wait at most.
+    pub fn poll_timeout(&self, now: Instant) -> Option<Duration> {
+        if self.cursor.is_some() {
+            return Some(Duration::ZERO);
+        }
+        if !self.pending.is_empty() {
+            return Some(PENDING_TIMEOUT);
+        }
+        let is_idle = self.index.is_empty() && self.resting.is_empty() && !self.is_attached;
+        (!is_idle).then(|| self.next_look.saturating_since(now))
+    }
+
+    /// The poll begins: it tells of whatever has come until now.
+    pub const fn begin_poll(&mut self, now: Instant) {
+        self.poll_began = now;
+    }
+
+    /// The worker has done what the poll told. Where `is_all_sent`, nothing that came before the poll
+    /// waits to be read or sent.
+    pub fn end_turn(&mut self, is_all_sent: bool, now: Instant) {
+        let turn = self.table.turn(self.worker);
+        turn.alive_ns.store(self.monotonic_ns(now), Ordering::Relaxed);
+        if !is_all_sent {
+            return;
+        }
+        let done_ns = self.monotonic_ns(self.poll_began);
+        turn.done_ns.store(done_ns, Ordering::Release);
+        let (table, flows) = (&self.table, &self.flows);
+        self.pending.retain(|&accounts| {
+            let is_there = flows.get(accounts as usize / 2).is_some_and(Option::is_some);
+            let mut both = pair(table, accounts).into_iter();
+            is_there && !both.all(|account| is_settled(account, done_ns))
+        });
+    }
+
+    /// What there is to tell now: of some flows, once a second of each; and what was still counted of
+    /// flows that have been recalled.
+    pub fn due(&mut self, now: Instant) -> Vec<(Key, Activity)> {
+        let mut all = self.rested(now);
+        let begins = now >= self.next_look;
+        if self.cursor.is_none() && begins {
+            self.cursor = Some(0);
+            self.next_look = now + TELL_EVERY;
+            self.looks_up_routes = now >= self.next_look_up;
+            if self.looks_up_routes {
+                self.next_look_up = now + LOOK_UP_EVERY;
+            }
+            self.is_attached = self.shared.detach_unused(now);
+        }
+        let Some(first) = self.cursor else { return all };
+        let end = (first + SLOTS_AT_ONCE).min(self.flows.len());
+        let mut links = HashMap::new();
+        for slot in first..end {
+            let Some(flow) = &mut self.flows[slot] else { continue };
+            let accounts = slot as u32 * 2;
+            let news = flow.told.update(&self.table, accounts);
+            if !news.is_empty() {
+                let activity = Activity {
+                    backend: flow.backend,
+                    to_backend: news.to_backend,
+                    to_client: news.to_client,
+                    last: Some(news.last(self.clock.origin())),
+                };
+                all.push((flow.key, activity));
+            }
+            if self.looks_up_routes {
+                self.follow_routes(slot as u32, &mut links, now);
+            }
+        }
+        self.cursor = (end < self.flows.len()).then_some(end);
+        all
+    }
+
+    /// Sends a flow's packets by the ways that there are now, if these are others; where there is none,
+    /// its datagrams come by the sockets. `links` are the interfaces that have been looked up.
+    fn follow_routes(&mut self, slot: u32, links: &mut HashMap<u32, Option<Link>>, now: Instant) {
+        let Some(Some(flow)) = self.flows.get(slot as usize) else { return };
+        let (was_open, former) = (self.is_open(flow), flow.paths);
+        let has_paths = self.renew_paths(slot, links, now);
+        let Some(Some(flow)) = self.flows.get_mut(slot as usize) else { return };
+        if !has_paths {
+            flow.rewritings.iter().for_each(|rewriting| self.table.remove(&rewriting.from));
+            // No gate is as far behind: it is not in force until it is offered again.
+            flow.epoch = flow.epoch.wrapping_sub(u32::MAX / 2);
+        } else if was_open && flow.paths != former {
+            self.open(slot);
+        }
+    }
+
+    /// Looks up a flow's paths again. Says whether there are any.
+    fn renew_paths(
+        &mut self,
+        slot: u32,
+        links: &mut HashMap<u32, Option<Link>>,
+        now: Instant,
+    ) -> bool {
+        let Some(Some(flow)) = self.flows.get(slot as usize) else { return false };
+        let (former, rewritings) = (flow.paths, flow.rewritings);
+        let found = self.find_paths(&rewritings, flow.max_datagram_size, links);
+        let Some(found) = found else { return false };
+        let paths = [found[0].0, found[1].0];
+        if paths != former {
+            if !self.attach(&found, now) {
+                return false;
+            }
+            former.iter().for_each(|path| self.shared.release(path.ifindex));
+            if let Some(Some(flow)) = self.flows.get_mut(slot as usize) {
+                flow.paths = paths;
+            }
+        }
+        true
+    }
+
+    /// A flow that is offered again comes back, where it was not in force.
+    fn reopen(&mut self, slot: u32, now: Instant) {
+        let flow = self.flows.get(slot as usize).and_then(Option::as_ref);
+        let is_closed = flow.is_some_and(|flow| !self.is_open(flow));
+        if is_closed && self.renew_paths(slot, &mut HashMap::new(), now) {
+            self.open(slot);
+        }
+    }
+
+    /// Puts a flow's entries into force anew, from when it pauses.
+    fn open(&mut self, slot: u32) {
+        let now_ns = self.monotonic_ns(self.clock.now());
+        let Some(Some(flow)) = self.flows.get_mut(slot as usize) else { return };
+        let Some(&gate) = self.gates.get(&(flow.key.0, flow.backend)) else { return };
+        flow.epoch = self.table.gate(gate).epoch();
+        let accounts = slot * 2;
+        pair(&self.table, accounts).into_iter().for_each(|account| account.begin_again(now_ns));
+        if let Some(Some(flow)) = self.flows.get(slot as usize) {
+            insert(&mut self.table, flow, gate, accounts, self.worker);
+        }
+        self.pending.push(accounts);
+    }
+
+    fn is_open(&self, flow: &Offloaded) -> bool {
+        let gate = self.gates.get(&(flow.key.0, flow.backend));
+        gate.is_some_and(|&gate| self.table.gate(gate).epoch() == flow.epoch)
+    }
+
+    fn gate(&mut self, shard: u32, backend: BackendId) -> Option<u32> {
+        if let Some(&gate) = self.gates.get(&(shard, backend)) {
+            return Some(gate);
+        }
+        let gate = self.table.take_gate()?;
+        self.gates.insert((shard, backend), gate);
+        Some(gate)
+    }
+
+    fn find_paths(
+        &self,
+        rewritings: &[Rewriting; 2],
+        max_datagram_size: u16,
+        links: &mut HashMap<u32, Option<Link>>,
+    ) -> Option<[(Path, Link); 2]> {
+        let mut path_of = |rewriting: &Rewriting| {
+            let link_of = |ifindex: u32| {
+                let known = links.entry(ifindex);
+                known.or_insert_with(|| self.routes.link(ifindex).ok().flatten()).clone()
+            };
+            rewriting.path(&self.routes, link_of, max_datagram_size)
+        };
+        Some([path_of(&rewritings[0])?, path_of(&rewritings[1])?])
+    }
+
+    /// Packets of one direction arrive where those of the other leave.
+    fn attach(&mut self, paths: &[(Path, Link); 2], now: Instant) -> bool {
+        let [(first, link), (second, other)] = paths;
+        self.is_attached = true;
+        if !self.shared.attach(first.ifindex, link, now) {
+            return false;
+        }
+        let both = self.shared.attach(second.ifindex, other, now);
+        if !both {
+            self.shared.release(first.ifindex);
+        }
+        both
+    }
+
+    /// What packets that were on their way when their flow was recalled have added.
+    fn rested(&mut self, now: Instant) -> Vec<(Key, Activity)> {
+        let mut late = Vec::new();
+        while self.resting.front().is_some_and(|resting| resting.until <= now) {
+            let Some(mut resting) = self.resting.pop_front() else { break };
+            let Resting { accounts, backend, .. } = resting;
+            let activity = read(&mut resting.told, &self.table, accounts, backend, self.clock);
+            if !activity.is_empty() {
+                late.push((resting.key, activity));
+            }
+            self.table.release_accounts(accounts);
+        }
+        late
+    }
+
+    fn monotonic_ns(&self, at: Instant) -> u64 {
+        let since = self.clock.origin() + at.saturating_since(Instant::ORIGIN);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for Offloads {
+    fn drop(&mut self) {
+        for key in self.keys(None) {
+            self.recall(key);
+        }
+        for resting in self.resting.drain(..) {
+            self.table.release_accounts(resting.accounts);
+        }
+        self.gates.values().for_each(|&gate| self.table.release_gate(gate));
+        self.shared.leave(self.worker);
+    }
+}
+
+fn read(
+    told: &mut Told,
+    table: &Table,
+    accounts: u32,
+    backend: BackendId,
+    clock: Clock,
+) -> Activity {
+    let news = told.update(table, accounts);
+    let last = Some(news.last(clock.origin()));
+    Activity { backend, to_backend: news.to_backend, to_client: news.to_client, last }
+}
+
+/// Puts both entries of a flow into the maps, or none.
+fn insert(table: &mut Table, flow: &Offloaded, gate: u32, accounts: u32, worker: u16) -> bool {
+    let epoch = flow.epoch;
+    for (number, (rewriting, path)) in (0..).zip(flow.rewritings.iter().zip(&flow.paths)) {
+        let options = EntryOptions {
+            account: accounts + number,
+            gate,
+            epoch,
+            worker,
+            ifindex: path.ifindex,
+            next_hop: path.neighbour,
+            max_len: path.max_len,
+            is_pending: true,
+        };
+        let entry = Entry::new(&rewriting.from, &rewriting.to, &options);
+        if entry.is_none_or(|entry| table.insert(&rewriting.from, &entry).is_err()) {
+            flow.rewritings.iter().for_each(|rewriting| table.remove(&rewriting.from));
+            return false;
+        }
+    }
+    true
+}

@@ -1,0 +1,106 @@
+//! What a worker does for the flows that the kernel forwards by itself.
+
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use flowgate_core::{FlowId, Instant};
+use mio::Interest;
+use mio::unix::SourceFd;
+use tracing::debug;
+
+use super::Worker;
+use crate::datapath::fast_path::Offloads;
+use crate::datapath::token::Token;
+use crate::sys::route::RouteWatch;
+
+impl Worker {
+    /// Lets the kernel forward flows from now on.
+    pub(super) fn use_fast_path(&mut self, offloads: Box<Offloads>) {
+        self.kernel.fast_path = Some(offloads);
+        let registry = self.poll.registry();
+        let watch = RouteWatch::open().and_then(|watch| {
+            let (fd, token) = (watch.as_fd().as_raw_fd(), Token::Routes.into());
+            registry.register(&mut SourceFd(&fd), token, Interest::READABLE).map(|()| watch)
+        });
+        // Without it routes are looked up from time to time all the same.
+        let watch = watch.inspect_err(|error| debug!("no news of routes: {error}"));
+        self.routes = watch.ok();
+    }
+
+    /// The poll begins, which may wait for so long otherwise.
+    pub(super) fn begin_poll(&mut self, timeout: Option<Duration>) -> Option<Duration> {
+        let Some(fast_path) = &mut self.kernel.fast_path else { return timeout };
+        let now = self.clock.now();
+        fast_path.begin_poll(now);
+        [timeout, fast_path.poll_timeout(now)].into_iter().flatten().min()
+    }
+
+    /// Says how far this worker has got, so that flows which have paused go past the sockets; and
+    /// tells what has gone past them.
+    pub(super) fn serve_fast_path(&mut self, is_left: bool, now: Instant) {
+        let Some(fast_path) = &mut self.kernel.fast_path else { return };
+        let mut shards = self.shards.iter().flatten();
+        let has_unsent = shards.any(|named| named.shard.sockets().has_unsent());
+        fast_path.end_turn(!is_left && !has_unsent, now);
+        for ((shard, flow), activity) in fast_path.due(now) {
+            self.tell(shard, activity.input(flow), now);
+        }
+    }
+
+    pub(super) fn follow_routes(&mut self) {
+        self.routes.iter().for_each(RouteWatch::drain);
+        if let Some(fast_path) = &mut self.kernel.fast_path {
+            fast_path.routes_changed();
+        }
+    }
+
+    /// Tells what the kernel has forwarded of all flows of a shard, or of all shards.
+    pub(super) fn tell_all_activity(&mut self, shard: Option<u32>, now: Instant) {
+        let Some(fast_path) = &self.kernel.fast_path else { return };
+        for key in fast_path.keys(shard) {
+            self.tell_activity(key, now);
+        }
+    }
+
+    /// The same of the flows in some slots.
+    pub(super) fn tell_activity_in(&mut self, shard: u32, slots: Range<usize>, now: Instant) {
+        let Some(fast_path) = &self.kernel.fast_path else { return };
+        let mut keys = fast_path.keys(Some(shard));
+        keys.retain(|(_, flow)| slots.contains(&flow.index()));
+        for key in keys {
+            self.tell_activity(key, now);
+        }
+    }
+
+    fn tell_activity(&mut self, (shard, flow): (u32, FlowId), now: Instant) {
+        let fast_path = self.kernel.fast_path.as_mut();
+        let activity = fast_path.and_then(|path| path.activity((shard, flow)));
+        if let Some(activity) = activity.filter(|activity| !activity.is_empty()) {
+            self.tell(shard, activity.input(flow), now);
+        }
+    }
+
+    /// Has all datagrams come by the sockets again, and tells what the kernel has forwarded.
+    pub(super) fn recall_all(&mut self, now: Instant) {
+        let Some(fast_path) = &mut self.kernel.fast_path else { return };
+        let mut keys = fast_path.keys(None);
+        keys.sort_unstable_by_key(|&(shard, flow)| (shard, flow.index()));
+        fast_path.close_all();
+        for (shard, flow) in keys {
+            let fast_path = self.kernel.fast_path.as_mut();
+            if let Some(activity) = fast_path.and_then(|path| path.recall((shard, flow))) {
+                self.tell(shard, activity.input(flow), now);
+            }
+        }
+        // What packets that were on their way meanwhile have added.
+        let late = self.kernel.fast_path.as_mut().map(|path| path.end_rests()).unwrap_or_default();
+        for ((shard, flow), activity) in late {
+            self.tell(shard, activity.input(flow), now);
+        }
+    }
+
+    pub(super) fn is_in_fast_path(&self, shard: u32, flow: FlowId) -> bool {
+        self.kernel.fast_path.as_ref().is_some_and(|path| path.has((shard, flow)))
+    }
+}
