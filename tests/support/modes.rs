@@ -394,7 +394,7 @@ fn config(choices: &mut SeededChoices) -> ManagerConfig {
     config.max_datagram_size = 1_500;
     config.accept_proxy_protocol = vec![];
     (config.allow, config.deny, config.own_addresses) = (vec![], vec![], vec![]);
-    config.record_flows = false;
+    (config.record_flows, config.offload) = (false, false);
     config.accept = flowgate_core::config::Accept::Shared;
     let cluster = &mut config.cluster;
     cluster.balance = choices.one_of(&[
