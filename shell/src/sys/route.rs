@@ -184,12 +184,9 @@ impl RouteWatch {
     /// Takes what there is to hear. It only matters that there was something.
     pub fn drain(&self) {
         let mut buffer = [0; 4_096];
-        loop {
-            match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR) => {}
-                Err(_) => break,
-            }
-        }
+        while let Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR) =
+            recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)
+        {}
     }
 }
 
@@ -244,9 +241,8 @@ mod tests {
     #[test]
     fn what_stays_on_this_host_has_no_next_hop() {
         let routes = RouteLookup::open().unwrap();
-        for ip in [IpAddr::from([127, 0, 0, 1])] {
-            assert_eq!(routes.next_hop(ip, ip).unwrap(), None);
-        }
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(routes.next_hop(ip, ip).unwrap(), None);
     }
 
     #[test]

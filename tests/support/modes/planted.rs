@@ -108,9 +108,8 @@ impl Planted {
         let is_copy =
             |o: &Output<'p>| matches!(o, Output::SendOneWay { carrier: Carrier::Copy(_), .. });
         self.copies += outputs.iter().filter(|output| is_copy(output)).count() as u64;
-        let find = |outputs: &[Output<'p>], is: &dyn Fn(&Output<'p>) -> bool| {
-            outputs.iter().rposition(|output| is(output))
-        };
+        let find =
+            |outputs: &[Output<'p>], is: &dyn Fn(&Output<'p>) -> bool| outputs.iter().rposition(is);
         match self.bug {
             Bug::SkipsACopy => {
                 if let Some(at) = find(outputs, &is_copy) {
