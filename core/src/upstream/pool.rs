@@ -4,7 +4,6 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 #[cfg(feature = "serde")]
-#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 use crate::id::{BackendId, UpstreamId};
@@ -76,8 +75,9 @@ impl Pool {
 
     /// Makes the room that giving places back will need.
     pub(crate) fn make_room(&mut self) {
-        let most = 2 * self.open.len();
         for Places { free, quarantined } in &mut self.backends {
+            // Beside what is there, which may have closed: each that is open may be given back.
+            let most = free.len() + quarantined.len() + self.open.len();
             free.reserve(most.saturating_sub(free.len()));
             quarantined.reserve(most.saturating_sub(quarantined.len()));
         }

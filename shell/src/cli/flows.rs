@@ -159,9 +159,9 @@ mod tests {
         };
         let flows = FlowsDocument { flows: vec![flow(), other], truncated: true };
         let expected = r"
-LISTENER        CLIENT                             BACKEND         AGE  IDLE IN  TO BACKEND   BYTES  TO CLIENT  BYTES  ANSWERED  PLACED BY
-d\u{1b}[2Jn\ns  192.0.2.7:5353                     10.0.0.1:53  3m 12s   420 ms       1,234  100 kB          0    0 B  no        source
-dns             192.0.2.7:5353 at 198.51.100.1:53  10.0.0.1:53  3m 12s   420 ms       1,234  100 kB          0    0 B  yes       learned-id 0a0b
+LISTENER        CLIENT                             BACKEND         AGE  IDLE IN  TO BACKEND   BYTES  TO CLIENT  BYTES  ANSWERED  BY       PLACED BY
+d\u{1b}[2Jn\ns  192.0.2.7:5353                     10.0.0.1:53  3m 12s   420 ms       1,234  100 kB          0    0 B  no        sockets  source
+dns             192.0.2.7:5353 at 198.51.100.1:53  10.0.0.1:53  3m 12s   420 ms       1,234  100 kB          0    0 B  yes       sockets  learned-id 0a0b
 
 2 flows; there are more: --limit lists more of them, --client, --backend and --listener choose.
 ";
