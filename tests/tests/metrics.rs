@@ -113,6 +113,8 @@ fn listener(name: &str, to_backend: LedgerDoc, to_client: LedgerDoc) -> Listener
         flows_closed: [("idle".to_owned(), 40), ("complete".to_owned(), 3)].into(),
         socket_drops: 9,
         upstream_socket_drops: 3,
+        upstreams_per_flow: 5,
+        upstreams_shared: 1,
         client_sockets: 6,
         client_sockets_failed: 2,
         fast_path: Some(FastPathStatus {
@@ -198,6 +200,8 @@ fn every_metric_has_its_name_labels_and_value() {
         (&format!("{dropped}=\"to_client\",reason=\"max_flows\"}}"), 0),
         ("flowgate_socket_drops_total{listener=\"dns\",direction=\"to_backend\"}", 9),
         ("flowgate_socket_drops_total{listener=\"dns\",direction=\"to_client\"}", 3),
+        ("flowgate_upstreams{listener=\"dns\",kind=\"per_flow\"}", 5),
+        ("flowgate_upstreams{listener=\"dns\",kind=\"shared\"}", 1),
         ("flowgate_client_sockets{listener=\"dns\"}", 6),
         ("flowgate_client_sockets_failed_total{listener=\"dns\"}", 2),
         ("flowgate_fast_path_flows{listener=\"dns\"}", 5),

@@ -118,6 +118,8 @@ fn document(seconds: u64) -> StatusDocument {
         flows_closed: [("idle".to_owned(), 20 * seconds)].into(),
         socket_drops: 2 * seconds,
         upstream_socket_drops: 0,
+        upstreams_per_flow: 0,
+        upstreams_shared: 0,
         client_sockets: 0,
         client_sockets_failed: 0,
         fast_path: None,

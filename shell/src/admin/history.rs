@@ -121,6 +121,8 @@ mod tests {
             flows_closed: BTreeMap::new(),
             socket_drops: 0,
             upstream_socket_drops: 0,
+            upstreams_per_flow: 0,
+            upstreams_shared: 0,
             client_sockets: 0,
             client_sockets_failed: 0,
             fast_path: None,

@@ -159,6 +159,16 @@ fn traffic(text: &mut Exposition, document: &StatusDocument) {
             family.sample(&labels, drops);
         }
     }
+    let help = "Open sockets to backends: of one flow each, or shared (upstream).";
+    let mut family = text.family("flowgate_upstreams", Kind::Gauge, help);
+    for listener in &document.listeners {
+        let kinds =
+            [("per_flow", listener.upstreams_per_flow), ("shared", listener.upstreams_shared)];
+        for (kind, upstreams) in kinds {
+            let labels: [(&str, &dyn Display); 2] = [("listener", &listener.name), ("kind", &kind)];
+            family.sample(&labels, upstreams);
+        }
+    }
     let help = "Clients that have sockets of their own (accept).";
     let mut family = text.family("flowgate_client_sockets", Kind::Gauge, help);
     for listener in &document.listeners {

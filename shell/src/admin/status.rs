@@ -198,6 +198,12 @@ pub struct ListenerStatus {
     /// The same of backends' datagrams.
     #[serde(default)]
     pub upstream_socket_drops: u64,
+    /// Sockets to backends that one flow has for itself.
+    #[serde(default)]
+    pub upstreams_per_flow: u64,
+    /// Those that flows share.
+    #[serde(default)]
+    pub upstreams_shared: u64,
     /// Clients that have sockets of their own.
     #[serde(default)]
     pub client_sockets: u64,

@@ -28,6 +28,9 @@ use crate::sys::{errno, mmsg, process, sockopt};
 /// each worker, probes, operators' connections, and some to spare.
 const RESERVED_DESCRIPTORS: u64 = 256;
 
+/// How many questions are under way at most where they use no descriptors and `max_flows` is 0.
+const QUESTIONS: u64 = 262_144;
+
 /// The listeners that a configuration has and a server had not, bound.
 pub struct BoundListeners(Vec<BoundListener>);
 
@@ -252,7 +255,11 @@ impl Server {
         listener.flows_max = match listener.settings.cluster.policy.mode {
             mode if mode.has_flows() => {
                 // With no port left no flow makes room for another, as in a full table one does.
-                let derived = source::ports(&listener.settings.cluster).min(affordable);
+                let derived = match listener.takes_questions() {
+                    true => QUESTIONS,
+                    false => source::ports(&listener.settings.cluster),
+                };
+                let derived = derived.min(affordable);
                 // More would take the descriptors by which operators come in.
                 listener.asked_flows().map_or(derived, |asked| asked.min(affordable.max(1)))
             }
@@ -376,6 +383,9 @@ impl Server {
     /// How many flows a listener can have, as far as open files go: an equal share of them, and what
     /// the other listeners do not ask for.
     fn affordable(&self, number: usize) -> u64 {
+        if self.listeners[number].takes_questions() {
+            return MAX_FLOWS.into();
+        }
         let in_ranges = self.listeners.iter().map(|listener| listener.ports.len() as u64);
         let reserved = RESERVED_DESCRIPTORS + in_ranges.sum::<u64>();
         let reserved = reserved.min(self.descriptors / 2);
@@ -453,6 +463,12 @@ impl BoundListener {
         let this = |port| (SocketAddr::new(settings.address.ip(), port), settings.v6_only);
         let mut shared = self.addresses().filter(|(a, _)| settings.ports().contains(&a.port()));
         shared.next().is_some_and(|ours| listener::overlaps(ours, this(ours.0.port())))
+    }
+
+    /// Whether its flows are questions that have no sockets: they share a few.
+    fn takes_questions(&self) -> bool {
+        let shares_upstreams = self.settings.cluster.policy.transactions.is_some();
+        shares_upstreams && matches!(self.settings.accept, Accept::Shared)
     }
 
     /// How many sockets a flow has.

@@ -437,6 +437,8 @@ fn listener(report: &ListenerReport) -> ListenerStatus {
         flows_closed: flows_closed(&figures.counters),
         socket_drops: figures.socket_drops,
         upstream_socket_drops: figures.upstream_socket_drops,
+        upstreams_per_flow: figures.upstreams_per_flow,
+        upstreams_shared: figures.upstreams_shared,
         client_sockets: figures.client_sockets,
         client_sockets_failed: figures.client_sockets_failed,
         to_backend: (&figures.counters.to_backend).into(),
