@@ -28,7 +28,8 @@ impl Model {
         let passive = self.config.cluster.health.passive;
         self.loads.iter_mut().for_each(|load| load.health.pass(passive.as_ref(), now));
         let is_over = self.drain.is_some_and(|deadline| deadline <= now);
-        let may_be_left = self.may_leave_some();
+        let (flows_may_be_left, sockets_may_be_left) =
+            (self.may_leave_flows(), self.may_leave_sockets());
         let mut effects = vec![];
         for effect in observed {
             match *effect {
@@ -51,7 +52,7 @@ impl Model {
         }
         // What is left must not be there.
         while let Some((place, reason)) = self.must_have_ended(is_over, now)
-            && !may_be_left
+            && !flows_may_be_left
         {
             if reason == CloseReason::Idle && self.flows[place].offered {
                 effects.push(self.ask(place, now));
@@ -60,13 +61,13 @@ impl Model {
             }
         }
         for left in self.quarantined.clone() {
-            if !may_be_left && (is_over || self.due(left.until) <= now) {
+            if !flows_may_be_left && (is_over || self.due(left.until) <= now) {
                 effects.extend(self.end_of_quarantine(left, now));
             }
         }
         for (upstream, at) in self.idle_sockets() {
             let is_a_tick_later = self.timers_seen + TICK <= now;
-            if !may_be_left && is_a_tick_later && self.due(at) <= now {
+            if !sockets_may_be_left && is_a_tick_later && self.due(at) <= now {
                 effects.extend(self.close_socket(upstream));
             }
         }
@@ -164,7 +165,7 @@ impl Model {
             return Ok(());
         };
         let has_idle = self.idle_sockets().iter().any(|(_, at)| *at <= now);
-        if self.may_leave_some() || has_idle {
+        if self.may_leave_flows() || self.may_leave_sockets() || has_idle {
             latest = latest.max(self.timers_seen + TICK);
         }
         require!(asked.at <= latest, "it asks for {asked:?}, later than {latest:?}");
@@ -199,10 +200,14 @@ impl Model {
         Ok(())
     }
 
-    /// Whether there is more than one timeout surely gets to.
-    fn may_leave_some(&self) -> bool {
+    /// Whether there are more flows and quarantines than one timeout surely gets to.
+    fn may_leave_flows(&self) -> bool {
         self.flows.len() + self.quarantined.len() > SURELY_LOOKED_AT
-            || self.idle_sockets().len() > SURELY_CLOSED
+    }
+
+    /// Whether there are more sockets without flows than close at once.
+    fn may_leave_sockets(&self) -> bool {
+        self.idle_sockets().len() > SURELY_CLOSED
     }
 
     /// When something must end at the latest: at the end of the tick of its deadline. A tick in

@@ -194,6 +194,13 @@ impl World {
     pub(super) fn give_up(&mut self, pick: u8, datagrams: u8, reason: DropReason) -> Option<Event> {
         let place = usize::from(pick).checked_rem(self.outbox.len())?;
         let unsent = self.outbox.remove(place)?;
+        if unsent.direction == Direction::ToBackend {
+            // Nobody answers what was never sent.
+            self.from_backends.lose(|route| match *route {
+                Route::FromBackend(way) => way.flow == unsent.flow,
+                Route::FromClient { .. } => false,
+            });
+        }
         let given_up = 1 + u16::from(datagrams) % unsent.datagrams;
         let sent = usize::from(unsent.datagrams - given_up) * usize::from(unsent.stride);
         if given_up < unsent.datagrams {
