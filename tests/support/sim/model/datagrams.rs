@@ -46,6 +46,10 @@ impl Model {
             let Call { mut caller, datagram, had_header, .. } = call;
             caller.question = self.name_of(datagram);
             count(&mut self.counters.to_backend.received, datagram);
+            if had_header || !follows || self.asks() {
+                // A part of the burst that is looked at by itself.
+                current = None;
+            }
             follows = !had_header;
             if had_header {
                 (refused, too_many) = (None, None);
