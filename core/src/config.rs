@@ -276,7 +276,8 @@ pub enum OnBackendDown {
 }
 
 /// What goes back to the primaries after backups have served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum Failback {
     /// New flows. Those that a backup has stay with it.
     NewFlows,
