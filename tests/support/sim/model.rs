@@ -85,6 +85,8 @@ pub struct Model {
     has_to_sweep: bool,
     /// When it was made, or had its last timeout.
     timers_seen: Instant,
+    /// Whether that timeout may have left something to the next.
+    may_have_left: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -158,6 +160,7 @@ impl Model {
             largest_table: setting.config.max_flows as usize,
             has_to_sweep: false,
             timers_seen: setting.start,
+            may_have_left: false,
         }
     }
 

@@ -30,6 +30,7 @@ impl Model {
         let is_over = self.drain.is_some_and(|deadline| deadline <= now);
         let (flows_may_be_left, sockets_may_be_left) =
             (self.may_leave_flows(), self.may_leave_sockets());
+        let has_idle = self.idle_sockets().iter().any(|(_, at)| *at <= now);
         let mut effects = vec![];
         for effect in observed {
             match *effect {
@@ -71,6 +72,7 @@ impl Model {
                 effects.extend(self.close_socket(upstream));
             }
         }
+        self.may_have_left = flows_may_be_left || sockets_may_be_left || has_idle;
         self.timers_seen = now;
         effects
     }
@@ -165,7 +167,7 @@ impl Model {
             return Ok(());
         };
         let has_idle = self.idle_sockets().iter().any(|(_, at)| *at <= now);
-        if self.may_leave_flows() || self.may_leave_sockets() || has_idle {
+        if self.may_have_left || self.may_leave_flows() || self.may_leave_sockets() || has_idle {
             latest = latest.max(self.timers_seen + TICK);
         }
         require!(asked.at <= latest, "it asks for {asked:?}, later than {latest:?}");
