@@ -9,7 +9,7 @@ mod proxies;
 mod shell;
 mod sockets;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use flowgate_core::config::{Balance, ManagerConfig};
@@ -48,6 +48,8 @@ pub struct World {
     from_clients: Wire,
     /// What backends answered.
     from_backends: Wire,
+    /// The flows of which some datagram was never sent.
+    given_up: BTreeSet<FlowId>,
     /// What flows use towards their backends.
     upstreams: BTreeMap<FlowId, Upstream>,
     /// The sockets that are open, and whom they are connected to.
@@ -121,6 +123,7 @@ impl World {
             caller: SocketAddr::from(([0; 4], 0)),
             from_clients: Wire::default(),
             from_backends: Wire::default(),
+            given_up: BTreeSet::new(),
             upstreams: BTreeMap::new(),
             sockets: BTreeMap::new(),
             left: BTreeMap::new(),
@@ -141,6 +144,7 @@ impl World {
         self.known = Known::new(&self.config);
         self.tempers = self.setting.tempers.clone();
         self.from_backends.clear();
+        self.given_up.clear();
         self.upstreams.clear();
         self.sockets.clear();
         self.left.clear();

@@ -196,6 +196,7 @@ impl World {
         let unsent = self.outbox.remove(place)?;
         if unsent.direction == Direction::ToBackend {
             // Nobody answers what was never sent.
+            self.given_up.insert(unsent.flow);
             self.from_backends.lose(|route| match *route {
                 Route::FromBackend(way) => way.flow == unsent.flow,
                 Route::FromClient { .. } => false,

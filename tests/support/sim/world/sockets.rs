@@ -99,8 +99,9 @@ impl World {
     /// A flow leaves a socket. For as long as its quarantine takes something may come there for it,
     /// and for no longer: what is under way for more than that the network loses.
     fn leave(&mut self, flow: FlowId, former: &Upstream, now: Instant) {
-        let cluster = &self.config.cluster;
-        let until = now + cluster.upstream_quarantine;
+        // A backend that got nothing of it has nothing to say.
+        let is_unheard = self.given_up.contains(&flow);
+        let until = if is_unheard { now } else { now + self.config.cluster.upstream_quarantine };
         self.left.insert((flow, former.id), until);
     }
 
