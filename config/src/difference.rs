@@ -146,7 +146,7 @@ fn listener_changes(old: &[Listener], new: &[Listener]) -> ListenerChanges {
     for new in new {
         let list = match left.remove(&new.name) {
             None => &mut changes.added,
-            Some(old) if !is_at_the_same_place(old, new) => &mut changes.rebound,
+            Some(old) if !new.has_sockets_of(old) => &mut changes.rebound,
             Some(old) if old == new => &mut changes.unchanged,
             Some(_) => &mut changes.changed,
         };
@@ -155,12 +155,6 @@ fn listener_changes(old: &[Listener], new: &[Listener]) -> ListenerChanges {
     let removed = old.iter().map(|old| &old.name).filter(|name| left.contains_key(name));
     changes.removed = removed.cloned().collect();
     changes
-}
-
-/// Whether the sockets of one serve as those of the other.
-fn is_at_the_same_place(old: &Listener, new: &Listener) -> bool {
-    let place = |l: &Listener| (l.address, l.last_port, l.same_port, l.v6_only);
-    place(old) == place(new)
 }
 
 fn cluster_changes(old: &Config, new: &Config) -> ClusterChanges {

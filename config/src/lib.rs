@@ -263,6 +263,16 @@ impl Listener {
         }
     }
 
+    /// Whether the sockets that serve `other` are those that it asks for: they are bound alike, and
+    /// where they are a route's, it is one to the same cluster. With port 0 they have the port that
+    /// the kernel chose for the listener of that name.
+    pub fn has_sockets_of(&self, other: &Self) -> bool {
+        let place = |l: &Self| (l.address, l.last_port, l.same_port, l.v6_only);
+        let to = |l: &Self| l.routed_from.as_ref().map(|_| l.cluster.name.clone());
+        let is_one_port = self.address.port() != 0 || self.name == other.name;
+        place(self) == place(other) && to(self) == to(other) && is_one_port
+    }
+
     /// The listener that it is at one of its ports.
     pub fn at_port(&self, port: u16) -> Self {
         let address = SocketAddr::new(self.address.ip(), port);

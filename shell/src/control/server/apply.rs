@@ -69,7 +69,8 @@ impl Server {
     pub fn go_over(&mut self, config: &Config, BoundListeners(mut fresh): BoundListeners) {
         let mut former = std::mem::take(&mut self.listeners);
         for settings in &config.listeners {
-            let kept = former.iter().position(|listener| listener.can_serve(settings));
+            let kept =
+                former.iter().position(|listener| settings.has_sockets_of(&listener.settings));
             let new = || fresh.iter().position(|listener| listener.settings == *settings);
             let listener = match kept {
                 Some(place) => former.remove(place),
@@ -131,7 +132,11 @@ impl Server {
             return Ok((parent.address, parent.ports.clone(), copies.collect()));
         }
         let settings = config.listener(parent).ok_or_else(missing)?;
-        let parent = self.listeners.iter().find(|l| l.can_serve(settings)).ok_or_else(missing)?;
+        let parent = self
+            .listeners
+            .iter()
+            .find(|l| settings.has_sockets_of(&l.settings))
+            .ok_or_else(missing)?;
         let copies = parent.take_its(&mut self.ask(Command::Listeners));
         if copies.len() != parent.shards.len() {
             return Err(missing());
@@ -145,7 +150,9 @@ impl Server {
         let mut kept: Vec<&BoundListener> = self.listeners.iter().collect();
         let mut fresh: Vec<BoundListener> = Vec::new();
         for settings in &config.listeners {
-            if let Some(place) = kept.iter().position(|listener| listener.can_serve(settings)) {
+            if let Some(place) =
+                kept.iter().position(|listener| settings.has_sockets_of(&listener.settings))
+            {
                 kept.remove(place);
                 continue;
             }
@@ -424,15 +431,6 @@ impl BoundListener {
             told: Vec::new(),
             mirror: None,
         }
-    }
-
-    /// Whether its socket is what a configuration asks for.
-    fn can_serve(&self, settings: &Listener) -> bool {
-        let ours = &self.settings;
-        let is_same_port_0 = settings.address.port() != 0 || ours.name == settings.name;
-        let place = |l: &Listener| (l.address, l.last_port, l.same_port, l.v6_only);
-        let cluster = |l: &Listener| l.routed_from.as_ref().map(|_| l.cluster.name.clone());
-        place(ours) == place(settings) && cluster(ours) == cluster(settings) && is_same_port_0
     }
 
     /// The backends that its managers know, each in its place.
