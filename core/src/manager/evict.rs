@@ -11,8 +11,8 @@
 //! What is in quarantine stays: it has slots of its own, and where all of those are taken the
 //! newcomer is refused.
 //!
-//! A flow that was used within the last seconds never goes. If only such flows are there, the
-//! newcomer is refused. What a client sends after an answer proves nothing, since anyone who forges an
+//! An answered flow that was used within the last seconds never goes; one without an answer may,
+//! once it has waited longer than answers take. If only such flows are there, the newcomer is refused. What a client sends after an answer proves nothing, since anyone who forges an
 //! address can send twice without hearing anything: it orders flows and keeps none.
 
 use core::time::Duration;
@@ -27,7 +27,7 @@ use crate::time::Instant;
 /// For how long a flow is silent that is over.
 pub(super) const STALE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A flow that was used more recently than this never goes.
+/// An answered flow that was used more recently than this never goes.
 const MIN_IDLE: Duration = Duration::from_secs(2);
 
 /// How many flows of a queue one datagram without a flow looks at.
