@@ -128,18 +128,28 @@ async fn keys_come_change_and_go() {
 async fn a_lease_that_runs_out_takes_its_backend_with_it() {
     let folder = Folder::new("etcd-lease");
     let Some(etcd) = Etcd::start(&folder.0).await else { return };
-    let lease = etcd.try_ask("lease/grant", &json!({ "TTL": "1" })).await.unwrap();
+    let lease = etcd.try_ask("lease/grant", &json!({ "TTL": "5" })).await.unwrap();
     etcd.put("/dns/a", "10.0.0.1:53").await;
     let followed = etcd.followed(&folder);
     let body = json!({
         "key": BASE64.encode("/dns/b"), "value": BASE64.encode("10.0.0.2:53"),
         "lease": lease["ID"],
     });
-    if etcd.try_ask("kv/put", &body).await.is_some() {
-        followed.says(&["10.0.0.1:53"]).await;
-        let left = etcd.try_ask("kv/range", &json!({ "key": BASE64.encode("/dns/b") })).await;
-        assert!(left.unwrap().get("kvs").is_none());
+    etcd.try_ask("kv/put", &body).await.unwrap();
+    // Renewed until it has been seen, however slow the machine is.
+    let renewing = async {
+        loop {
+            etcd.try_ask("lease/keepalive", &json!({ "ID": lease["ID"] })).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::select! {
+        () = followed.says(&["10.0.0.1:53", "10.0.0.2:53"]) => {}
+        () = renewing => {}
     }
+    followed.says(&["10.0.0.1:53"]).await;
+    let left = etcd.try_ask("kv/range", &json!({ "key": BASE64.encode("/dns/b") })).await;
+    assert!(left.unwrap().get("kvs").is_none());
 }
 
 #[tokio::test]
