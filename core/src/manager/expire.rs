@@ -68,7 +68,10 @@ impl UdpManager {
         // Last: a flow that has ended in silence may have put its backend out of service.
         let is_swept = self.sweep(now, outputs);
         let are_closed = self.close_idle_upstreams(now, outputs);
-        self.last_partial_timeout = (!(finished && is_swept && are_closed)).then_some(now);
+        let is_partial = !(finished && is_swept && are_closed);
+        // One that comes within a tick of another puts nothing off further.
+        let since = self.last_partial_timeout.filter(|&last| now < last + TICK).unwrap_or(now);
+        self.last_partial_timeout = is_partial.then_some(since);
     }
 
     /// Closes the flows whose deadline has passed, and says whether it got to the last of them.

@@ -983,4 +983,5 @@ mod proxied;
 mod proxied_modes;
 mod quarantine;
 mod room;
+mod shared;
 mod source;

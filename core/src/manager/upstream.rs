@@ -160,12 +160,13 @@ impl UdpManager {
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) -> bool {
-        // Some were left a moment ago, and are no more urgent now.
-        if self.last_partial_timeout.is_some_and(|last| now < last + TICK) {
-            return false;
-        }
+        // Those that were left a moment ago are no more urgent now.
+        let most = match self.last_partial_timeout {
+            Some(last) if now < last + TICK => 0,
+            _ => CLOSED_AT_ONCE,
+        };
         let is_due = |idle: &(UpstreamId, Instant)| idle.1 + KEPT_FOR <= now;
-        for _ in 0..CLOSED_AT_ONCE {
+        for _ in 0..most {
             let Some((upstream, _)) = self.upstreams.longest_idle().filter(is_due) else {
                 return true;
             };

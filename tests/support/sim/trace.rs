@@ -65,8 +65,8 @@ impl Trace {
         }
         deadline.map(|deadline| deadline.at).hash(&mut self.hash);
         if let Some(lines) = &mut self.lines {
-            let seconds = now.as_nanos() as f64 / 1e9;
-            let _ = writeln!(lines, "      > {} at {seconds:.9}", Input(input));
+            let (seconds, nanos) = (now.as_nanos() / 1_000_000_000, now.as_nanos() % 1_000_000_000);
+            let _ = writeln!(lines, "      > {} at {seconds}.{nanos:09}", Input(input));
             for output in outputs {
                 let _ = writeln!(lines, "      = {}", Order(output));
             }
