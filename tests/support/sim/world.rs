@@ -54,8 +54,9 @@ pub struct World {
     upstreams: BTreeMap<FlowId, Upstream>,
     /// The sockets that are open, and whom they are connected to.
     sockets: BTreeMap<UpstreamId, Option<SocketAddr>>,
-    /// Until when something may come for flows that have ended, or gone on by another socket.
-    left: BTreeMap<(FlowId, UpstreamId), Instant>,
+    /// Until when something may come, and of whom, for flows that have ended or gone on with another
+    /// backend.
+    left: BTreeMap<(FlowId, UpstreamId, SocketAddr), Instant>,
     /// Whether it was told to drain: then nothing waits in quarantine.
     is_draining: bool,
     flows_opened: u64,

@@ -96,19 +96,19 @@ impl World {
         self.check_shares(client)
     }
 
-    /// A flow leaves a socket. For as long as its quarantine takes something may come there for it,
+    /// A flow leaves a backend. For as long as its quarantine takes something may come there for it,
     /// and for no longer: what is under way for more than that the network loses.
     fn leave(&mut self, flow: FlowId, former: &Upstream, now: Instant) {
         // A backend that got nothing of it has nothing to say.
         let is_unheard = self.given_up.contains(&flow);
         let until = if is_unheard { now } else { now + self.config.cluster.upstream_quarantine };
-        self.left.insert((flow, former.id), until);
+        self.left.insert((flow, former.id, former.address), until);
     }
 
     /// Whether something comes so late that the network has lost it.
     pub(super) fn is_too_late(&self, way: Way, now: Instant) -> bool {
         let is_shared = self.sockets.get(&way.upstream).is_some_and(Option::is_none);
-        let until = self.left.get(&(way.flow, way.upstream));
+        let until = self.left.get(&(way.flow, way.upstream, way.sender));
         is_shared
             && (self.is_draining || until.is_some_and(|until| *until <= now))
             && until.is_some()
@@ -143,7 +143,7 @@ impl World {
     }
 
     /// All together take no more than there is. Where fewer may be than were before, there are no
-    /// more of them than there were.
+    /// more of them than there were; but each flow that stays may go on by a socket of its own.
     pub(super) fn check_crowd(&self, before: &Crowd) -> Result<(), Violation> {
         let most = self.config.max_flows as usize;
         let most_unanswered = match self.config.cluster.limits.unanswered_flows {
@@ -153,7 +153,7 @@ impl World {
         let after = self.crowd();
         for (what, is, was, may_be) in [
             ("flows", after.flows, before.flows, most),
-            ("sockets", after.sockets, before.sockets, 2 * most),
+            ("sockets", after.sockets, before.sockets, 2 * most.max(before.flows)),
             ("unanswered flows", after.unanswered, before.unanswered, most_unanswered),
         ] {
             require!(is <= may_be.max(was), "there are {is} {what} where {may_be} may be");
