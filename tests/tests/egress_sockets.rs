@@ -7,7 +7,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use flowgate::datapath::kernel::Kernel;
+use flowgate::datapath::role::Role;
+use flowgate::datapath::send::queue::SendQueue;
 use flowgate::datapath::shard::Shard;
+use flowgate::datapath::sockets::Sockets;
 use flowgate::datapath::token::Token;
 use flowgate::sys::arena::Arena;
 use flowgate_core::config::ManagerConfig;
@@ -289,4 +293,22 @@ fn what_waits_for_a_removed_backend_is_given_up_and_what_waits_for_others_is_not
         assert_eq!(world.dropped(0), waiting as u64 / 2);
         assert_eq!(world.dropped(1), 0);
     }
+}
+
+#[test]
+fn sockets_that_another_process_had_are_kept_where_they_have_a_source() {
+    let mode = "mode = \"one-way\"\nsource = \"10.1.0.9\"";
+    let (config, now) = (config(mode, &["10.1.0.1:53"]), Instant::from_millis(1));
+    let mut kernel = FakeKernel::new(Faults::default());
+    let token = Token::EgressSocket { shard: 0, role: Role::Primary, egress: 0 };
+    let socket = kernel.open_egress_socket(false, config.cluster.source, token).unwrap();
+    let listener = kernel.listen(Token::Listener { shard: 0 });
+    let ids = [listener.id(), socket.id()];
+    let mut sockets = Sockets::new(0, listener, 0);
+    sockets.egress_sockets[0].restore(0, socket, SendQueue::default());
+    let mut shard = Shard::with_sockets(sockets, UdpManager::new(config, 3, now), None);
+    shard.open_egress_sockets(&mut kernel, now);
+    let open: Vec<SocketId> = kernel.sockets().into_iter().map(|(socket, _)| socket).collect();
+    assert_eq!(open.len(), ids.len());
+    assert!(ids.iter().all(|id| open.contains(id)), "{open:?}");
 }

@@ -213,6 +213,26 @@ fn a_flow_comes_back_to_the_kernel_after_a_reload() {
 }
 
 #[test]
+fn a_reload_that_allows_only_shorter_datagrams_reaches_the_kernel_path() {
+    let Some(network) = Network::new() else { return };
+    let server = network.backend("10.9.0.2:9000");
+    let listen = "10.8.0.1:7000";
+    let toml = config(listen, &["10.9.0.2:9000"], "");
+    let process = network.run(&toml);
+    let client = network.client("10.8.0.2:0");
+    let mut exchange = Exchange { client: &client, listen, round_trips: 0 };
+    exchange.until_offloaded(&server, &process);
+    process.reload(&toml.replace("[cluster", "max_datagram_size = 100\n[cluster"));
+    exchange.until_offloaded(&server, &process);
+    client.send_to(&[0; 101], listen.parse().unwrap());
+    eventually("the longer one is dropped", || {
+        let dropped = &listener(&process)["to_backend"]["dropped"]["too_large"]["datagrams"];
+        (*dropped == 1).then_some(())
+    });
+    exchange.once(&server);
+}
+
+#[test]
 fn a_backend_that_goes_down_loses_its_flows_at_once() {
     let Some(network) = Network::new() else { return };
     let (one, two) = ("10.9.0.2:9001", "10.9.0.2:9002");

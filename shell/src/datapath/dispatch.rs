@@ -119,7 +119,13 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             }
             for outcome in outcomes.drain(..) {
                 match outcome {
-                    SendOutcome::Input(role, input) => tell(role, input, &mut self),
+                    SendOutcome::Input(role, input) => {
+                        if let ManagerInput::FlowActivity { flow, .. } = input {
+                            // From now on it is among what the manager knows of the flow.
+                            self.recalled.take_if(|(recalled, _)| *recalled == flow);
+                        }
+                        tell(role, input, &mut self);
+                    }
                     SendOutcome::GsoRefused { role, carrier, direction } => {
                         self.forbid_gso(role, carrier, direction);
                     }
@@ -169,7 +175,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         let mut peer = Peer::Nobody;
         let (socket, send_queue, direction) = match token {
             // Clients' own sockets send nothing.
-            Token::Wake | Token::Addresses | Token::Routes | Token::Client { .. } => return,
+            Token::Wake | Token::Network | Token::Client { .. } => return,
             Token::Listener { .. } => {
                 (&sockets.listener, &mut sockets.listener_queue, Direction::ToClient)
             }

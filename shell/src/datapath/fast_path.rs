@@ -10,6 +10,7 @@
 mod accounts;
 mod entries;
 mod offloads;
+mod ways;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -110,7 +111,12 @@ impl SharedFastPath {
                 true
             }
             Err(error) => {
-                info!(interface = link.name, "the kernel path cannot be attached: {error}");
+                info!(
+                    interface = link.name,
+                    "the kernel path cannot be attached, flows by this interface go by the sockets, \
+                     tried again in {} s: {error}",
+                    RETRY_AFTER.as_secs()
+                );
                 program.refused.insert(ifindex, now + RETRY_AFTER);
                 false
             }
@@ -127,7 +133,8 @@ impl SharedFastPath {
     /// Takes the program off interfaces that nobody has used for a while. Says whether it is left
     /// on some.
     fn detach_unused(&self, now: Instant) -> bool {
-        let Program { path, attached, .. } = &mut *self.program();
+        let Program { path, attached, refused, .. } = &mut *self.program();
+        refused.retain(|_, until| now < *until);
         attached.retain(|_, attachment| {
             if attachment.entries > 0 {
                 return true;

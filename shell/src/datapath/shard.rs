@@ -75,7 +75,13 @@ impl<K: Kernel> Shard<K> {
         mirror: Option<UdpManager>,
     ) -> Self {
         let room = room_for_upstreams(&manager) + 1;
-        let sockets = Sockets { max_datagram_size: manager.config().max_datagram_size, ..sockets };
+        let mut sockets =
+            Sockets { max_datagram_size: manager.config().max_datagram_size, ..sockets };
+        for (role, manager) in [(Role::Primary, Some(&manager)), (Role::Mirror, mirror.as_ref())] {
+            if let Some(manager) = manager {
+                sockets.egress_sockets[role as usize].source = manager.config().cluster.source;
+            }
+        }
         Self {
             manager,
             mirror,
@@ -104,11 +110,6 @@ impl<K: Kernel> Shard<K> {
     /// Has other shards serve some of its clients from now on, or none.
     pub fn set_routes(&mut self, routes: Option<Arc<Routes<u32>>>) {
         self.routes = routes;
-    }
-
-    /// Whether other shards serve some of its clients.
-    pub const fn has_routes(&self) -> bool {
-        self.routes.is_some()
     }
 
     /// The manager, for its counters and flows.
@@ -260,7 +261,7 @@ impl<K: Kernel> Shard<K> {
         }
         match token {
             // Egress sockets are deaf.
-            Token::Wake | Token::Addresses | Token::Routes | Token::EgressSocket { .. } => {}
+            Token::Wake | Token::Network | Token::EgressSocket { .. } => {}
             Token::Listener { .. } if self.is_deaf => {}
             Token::Listener { .. } => {
                 if !std::mem::replace(&mut self.is_listener_ready, true) {
@@ -376,7 +377,7 @@ impl<K: Kernel> Shard<K> {
         let mut dispatch = Dispatch::begin(kernel, &mut self.sockets, scratch);
         inputs.for_each(|input| dispatch.decide(&mut self.manager, input, now));
         if let Some(mirror) = &mut self.mirror {
-            dispatch.pass_on_mirrored(|input, out| mirror.handle_input(input, now, out));
+            dispatch.pass_on_mirrored(|input, out| out.decide(mirror, input, now));
         }
         self.scratch = Self::finish(&mut self.manager, self.mirror.as_mut(), dispatch, now);
     }

@@ -11,10 +11,8 @@ use crate::datapath::role::Role;
 pub enum Token {
     /// Another thread has a command for the worker.
     Wake,
-    /// There is news of this host's addresses.
-    Addresses,
-    /// There is news of routes and links.
-    Routes,
+    /// There is news of this host's addresses, links and routes.
+    Network,
     /// The listener of a shard.
     Listener {
         /// The shard's place in its worker.
@@ -54,8 +52,7 @@ const CLIENTS: u32 = 0xF800_0000;
 const BEYOND_CLIENTS: u32 = 0xFC00_0000;
 
 const WAKE: u64 = u64::MAX;
-const ADDRESSES: u64 = u64::MAX - 1;
-const ROUTES: u64 = u64::MAX - 2;
+const NETWORK: u64 = u64::MAX - 1;
 const LISTENER: u32 = u32::MAX;
 
 impl From<Token> for mio::Token {
@@ -63,8 +60,7 @@ impl From<Token> for mio::Token {
         let pack = |shard: u32, socket: u32| (u64::from(shard) << 48) | u64::from(socket);
         Self(match token {
             Token::Wake => WAKE,
-            Token::Addresses => ADDRESSES,
-            Token::Routes => ROUTES,
+            Token::Network => NETWORK,
             Token::Listener { shard } => pack(shard, LISTENER),
             Token::Upstream { shard, upstream } => {
                 let generation = u64::from(upstream.generation()) << 32;
@@ -87,8 +83,7 @@ impl From<mio::Token> for Token {
         let (shard, generation, socket) = ((bits >> 48) as u32, (bits >> 32) as u16, bits as u32);
         match (bits, socket) {
             (WAKE, _) => Self::Wake,
-            (ADDRESSES, _) => Self::Addresses,
-            (ROUTES, _) => Self::Routes,
+            (NETWORK, _) => Self::Network,
             (_, LISTENER) => Self::Listener { shard },
             (_, BEYOND_UPSTREAMS..MIRROR) => {
                 Self::EgressSocket { shard, role: Role::Primary, egress: socket - BEYOND_UPSTREAMS }
@@ -113,8 +108,7 @@ mod tests {
     fn every_token_survives_the_kernel() {
         for token in [
             Token::Wake,
-            Token::Addresses,
-            Token::Routes,
+            Token::Network,
             Token::Listener { shard: 0 },
             Token::Listener { shard: 7 },
             Token::Upstream { shard: 0, upstream: UpstreamId::new(0, 0) },

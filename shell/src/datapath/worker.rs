@@ -17,7 +17,7 @@ use tracing::debug;
 
 use crate::control::flow_log::FlowLogger;
 use crate::datapath::fast_path::Offloads;
-use crate::datapath::kernel::{Linux, Socket};
+use crate::datapath::kernel::{Kernel, Linux, Socket};
 use crate::datapath::listener::Buffers;
 use crate::datapath::report::{FlowFigures, ShardReport};
 use crate::datapath::role::Role;
@@ -30,9 +30,7 @@ use crate::observe::tap::Tap;
 use crate::observe::trace::{Filter, TraceSender, TraceTap};
 use crate::sys::arena::Arena;
 use crate::sys::clock::Clock;
-use crate::sys::netlink::AddressWatch;
-use crate::sys::route::RouteWatch;
-use crate::sys::sockopt;
+use crate::sys::netlink::NetworkWatch;
 
 /// How many bursts one tick can hold.
 const ARENA_SLOTS: usize = 256;
@@ -193,10 +191,8 @@ pub struct Worker {
     shards: Vec<Option<NamedShard>>,
     commands: Receiver<Command>,
     flow_log: FlowLogger,
-    /// Tells of addresses that go. `None` where the system does not.
-    addresses: Option<AddressWatch>,
-    /// Tells of routes that change, while the kernel forwards flows by itself.
-    routes: Option<RouteWatch>,
+    /// Tells of addresses, links and routes. `None` where the system does not.
+    network: Option<NetworkWatch>,
     /// Since when timeouts are due that wait for sockets to be read empty.
     held_since: Option<Instant>,
     /// Told when a backend has gone over to another state.
@@ -227,16 +223,15 @@ impl Worker {
         flow_log: FlowLogger,
     ) -> io::Result<Self> {
         let registry = poll.registry();
-        let addresses = AddressWatch::open().and_then(|watch| {
+        let network = NetworkWatch::open().and_then(|watch| {
             let fd = watch.as_fd().as_raw_fd();
-            let token = Token::Addresses.into();
+            let token = Token::Network.into();
             registry.register(&mut SourceFd(&fd), token, Interest::READABLE).map(|()| watch)
         });
         Ok(Self {
-            addresses: addresses
-                .inspect_err(|error| debug!("no news of this host's addresses: {error}"))
+            network: network
+                .inspect_err(|error| debug!("no news of this host's network: {error}"))
                 .ok(),
-            routes: None,
             kernel: Linux::new(poll.registry().try_clone()?),
             poll,
             events: Events::with_capacity(EVENTS),
@@ -278,15 +273,10 @@ impl Worker {
                 if !shard.has_work() {
                     continue;
                 }
-                if shard.has_routes() {
-                    let mut routed = Vec::new();
-                    shard.tick_routed(&mut self.kernel, &mut self.arena, &mut routed, now);
-                    is_left |= shard.has_work();
-                    pass_on(&mut self.shards, number, routed, &mut self.kernel, now);
-                } else {
-                    shard.tick(&mut self.kernel, &mut self.arena, now);
-                    is_left |= shard.has_work();
-                }
+                let mut routed = Vec::new();
+                shard.tick_routed(&mut self.kernel, &mut self.arena, &mut routed, now);
+                is_left |= shard.has_work();
+                pass_on(&mut self.shards, number, routed, &mut self.kernel, now);
             }
             if self.is_timeout_due(now) {
                 let is_first = self.held_since.is_none();
@@ -335,8 +325,7 @@ impl Worker {
     }
 
     fn take_events(&mut self, now: Instant) -> io::Result<()> {
-        let (mut is_woken, mut have_addresses_gone) = (false, false);
-        let mut have_routes_changed = false;
+        let (mut is_woken, mut is_network_news) = (false, false);
         for event in &self.events {
             let token = Token::from(event.token());
             let shard = match token {
@@ -348,12 +337,8 @@ impl Worker {
                     is_woken = true;
                     continue;
                 }
-                Token::Addresses => {
-                    have_addresses_gone = true;
-                    continue;
-                }
-                Token::Routes => {
-                    have_routes_changed = true;
+                Token::Network => {
+                    is_network_news = true;
                     continue;
                 }
             };
@@ -366,11 +351,8 @@ impl Worker {
                 shard.on_event(token, readiness, &mut self.kernel, now);
             }
         }
-        if have_addresses_gone {
+        if is_network_news {
             self.follow_network(now);
-        }
-        if have_routes_changed {
-            self.follow_routes();
         }
         // Only now, so that no event of a shard that was removed meets its successor.
         if is_woken { self.take_commands(now) } else { Ok(()) }
@@ -379,7 +361,7 @@ impl Worker {
     /// Has sockets leave addresses that are gone; and where there may be a way now that there was
     /// not, nothing is held against backends any more that the network has said of them.
     fn follow_network(&mut self, now: Instant) {
-        let Some(changes) = self.addresses.as_ref().map(AddressWatch::changes) else { return };
+        let Some(changes) = self.network.as_ref().map(NetworkWatch::changes) else { return };
         for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
             for &gone in &changes.gone {
                 shard.leave_address(gone, &self.kernel);
@@ -388,9 +370,10 @@ impl Worker {
                 shard.handle(ManagerInput::NetworkChanged, &mut self.kernel, now);
             }
         }
-        for &gone in &changes.gone {
-            if let Some(fast_path) = &mut self.kernel.fast_path {
-                fast_path.leave_address(gone);
+        if let Some(fast_path) = &mut self.kernel.fast_path {
+            changes.gone.iter().for_each(|&gone| fast_path.leave_address(gone));
+            if changes.have_routes_changed {
+                fast_path.routes_changed();
             }
         }
     }
@@ -526,8 +509,7 @@ impl Worker {
     }
 
     fn report_of(&self, number: u32, shard: &Shard<Linux>) -> ShardReport {
-        // Kernels before 4.12 do not tell.
-        let drops = sockopt::receive_drops(shard.listener().as_fd()).unwrap_or(0);
+        let drops = self.kernel.receive_drops(shard.listener());
         let drops = u64::from(drops) + shard.clients().drops;
         let fast_path = self.kernel.fast_path.as_ref().map(|path| path.figures(number));
         ShardReport { fast_path: fast_path.unwrap_or_default(), ..ShardReport::of(shard, drops) }

@@ -9,16 +9,16 @@ use nix::sys::socket::{
 };
 
 /// `struct nlmsghdr`: length, type, flags, sequence, sender.
-const MESSAGE_HEADER: usize = 16;
+pub(super) const MESSAGE_HEADER: usize = 16;
 
 /// `struct ifaddrmsg`: family, prefix, flags, scope, interface.
 const ADDRESS_HEADER: usize = 8;
 
 /// `struct rtattr`: length, type.
-const ATTRIBUTE_HEADER: usize = 4;
+pub(super) const ATTRIBUTE_HEADER: usize = 4;
 
 /// More than the kernel puts into one datagram of such messages.
-const BUFFER: usize = 16 << 10;
+pub(super) const BUFFER: usize = 16 << 10;
 
 /// `struct ifinfomsg`: family, type, interface, flags, which of them have changed.
 const LINK_FLAGS: usize = MESSAGE_HEADER + 8;
@@ -26,27 +26,23 @@ const LINK_FLAGS: usize = MESSAGE_HEADER + 8;
 /// `struct rtmsg`: eight bytes that say which route, and flags.
 const ROUTE_FLAGS: usize = MESSAGE_HEADER + 8;
 
-/// A socket that hears of addresses that go, and of ways that come.
+/// A socket that hears of addresses that go, and of ways that come and change.
 #[derive(Debug)]
-pub struct AddressWatch(OwnedFd);
+pub struct NetworkWatch(OwnedFd);
 
-impl AddressWatch {
+impl NetworkWatch {
     /// Begins to listen.
     ///
     /// # Errors
     ///
     /// Those of `socket(2)` and `bind(2)`: a sandbox may know no such sockets.
     pub fn open() -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let kind = (AddressFamily::Netlink, SockType::Raw, SockProtocol::NetlinkRoute);
-        let fd = socket(kind.0, kind.1, flags, kind.2)?;
         let groups = libc::RTMGRP_IPV4_IFADDR
             | libc::RTMGRP_IPV6_IFADDR
             | libc::RTMGRP_LINK
             | libc::RTMGRP_IPV4_ROUTE
             | libc::RTMGRP_IPV6_ROUTE;
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups.cast_unsigned()))?;
-        Ok(Self(fd))
+        open(groups.cast_unsigned()).map(Self)
     }
 
     /// What has changed since the last call. Addresses are left out that are back already.
@@ -56,7 +52,10 @@ impl AddressWatch {
             match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(len) => read(&buffer[..len], &mut changes),
                 // More came at once than fit, and some are lost; what is left is worth reading.
-                Err(nix::errno::Errno::ENOBUFS) => changes.has_another_way = true,
+                Err(nix::errno::Errno::ENOBUFS) => {
+                    changes.has_another_way = true;
+                    changes.have_routes_changed = true;
+                }
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(_) => break,
             }
@@ -73,12 +72,27 @@ pub struct NetworkChanges {
     pub gone: Vec<IpAddr>,
     /// Whether there may be a way now where there was none: an address, a route or a link has come.
     pub has_another_way: bool,
+    /// Whether packets may leave by other links, or for other neighbours, than before.
+    pub have_routes_changed: bool,
 }
 
-impl AsFd for AddressWatch {
+impl AsFd for NetworkWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// A socket that asks the kernel of its network, and hears what it tells these groups.
+///
+/// # Errors
+///
+/// Those of `socket(2)` and `bind(2)`: a sandbox may know no such sockets.
+pub(super) fn open(groups: u32) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let kind = (AddressFamily::Netlink, SockType::Raw, SockProtocol::NetlinkRoute);
+    let fd = socket(kind.0, kind.1, flags, kind.2)?;
+    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    Ok(fd)
 }
 
 /// Reads messages; a length that makes no sense ends the reading.
@@ -94,14 +108,18 @@ fn read(mut messages: &[u8], changes: &mut NetworkChanges) {
                 changes.gone.extend(address.and_then(local_address));
             }
             Some(libc::RTM_NEWADDR) => changes.has_another_way = true,
-            Some(libc::RTM_NEWLINK) => {
+            Some(kind @ (libc::RTM_NEWLINK | libc::RTM_DELLINK)) => {
                 let runs = libc::IFF_RUNNING.cast_unsigned();
-                changes.has_another_way |= number(message, LINK_FLAGS).unwrap_or(0) & runs != 0;
+                let is_running = number(message, LINK_FLAGS).unwrap_or(0) & runs != 0;
+                changes.has_another_way |= kind == libc::RTM_NEWLINK && is_running;
+                changes.have_routes_changed = true;
             }
-            // What the kernel has only remembered is no new route.
-            Some(libc::RTM_NEWROUTE) => {
+            Some(kind @ (libc::RTM_NEWROUTE | libc::RTM_DELROUTE)) => {
                 let flags = number(message, ROUTE_FLAGS).unwrap_or(0);
-                changes.has_another_way |= flags & libc::RTM_F_CLONED == 0;
+                // What the kernel has only remembered is no new route.
+                let is_new = kind == libc::RTM_NEWROUTE && flags & libc::RTM_F_CLONED == 0;
+                changes.has_another_way |= is_new;
+                changes.have_routes_changed = true;
             }
             _ => {}
         }
@@ -112,31 +130,46 @@ fn read(mut messages: &[u8], changes: &mut NetworkChanges) {
 
 /// The host's own address among the attributes of an address. On a link between two hosts that is
 /// not the one that names the link.
-fn local_address(mut attributes: &[u8]) -> Option<IpAddr> {
+fn local_address(message: &[u8]) -> Option<IpAddr> {
     let (mut local, mut named) = (None, None);
-    while let (Some(len), Some(kind)) = (half(attributes, 0), half(attributes, 2)) {
-        let Some(value) = attributes.get(ATTRIBUTE_HEADER..len as usize) else { break };
+    for (kind, value) in attributes(message) {
         match kind {
             libc::IFA_LOCAL => local = ip(value),
             libc::IFA_ADDRESS => named = ip(value),
             _ => {}
         }
-        let next = (len as usize).next_multiple_of(4);
-        attributes = attributes.get(next..).unwrap_or_default();
     }
     local.or(named)
 }
 
-fn ip(value: &[u8]) -> Option<IpAddr> {
+/// The attributes that lie one behind the other, up to one whose length makes no sense.
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (length, kind) = (half(bytes, 0)?, half(bytes, 2)?);
+        let value = bytes.get(ATTRIBUTE_HEADER..usize::from(length))?;
+        bytes = bytes.get(usize::from(length).next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+pub(super) fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = (ATTRIBUTE_HEADER + value.len()) as u16;
+    message.extend_from_slice(&length.to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(value);
+    message.resize(message.len().next_multiple_of(4), 0);
+}
+
+pub(super) fn ip(value: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok()
 }
 
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn number(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|&bytes| u32::from_ne_bytes(bytes))
 }
 
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
+pub(super) fn half(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|&bytes| u16::from_ne_bytes(bytes))
 }
 
@@ -145,10 +178,8 @@ mod tests {
     use super::*;
 
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let len = (ATTRIBUTE_HEADER + value.len()) as u16;
-        let mut bytes = [len.to_ne_bytes(), kind.to_ne_bytes()].concat();
-        bytes.extend_from_slice(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        let mut bytes = Vec::new();
+        super::attribute(&mut bytes, kind, value);
         bytes
     }
 
@@ -183,6 +214,7 @@ mod tests {
         read(&messages, &mut changes);
         assert_eq!(changes.gone, [IpAddr::from([192, 0, 2, 1]), v6]);
         assert!(changes.has_another_way, "an address has come");
+        assert!(!changes.have_routes_changed);
         for len in 0..messages.len() {
             read(&messages[..len], &mut NetworkChanges::default());
         }
@@ -195,18 +227,31 @@ mod tests {
 
     #[test]
     fn a_link_that_runs_and_a_route_are_another_way_and_what_goes_is_none() {
-        let has_another_way = |kind: u16, flags: u32| {
+        let what_is_new = |kind: u16, flags: u32| {
             let mut message = message(kind, &[attribute(1, &[0; 8])]);
             message[LINK_FLAGS..][..4].copy_from_slice(&flags.to_ne_bytes());
             let mut changes = NetworkChanges::default();
             read(&message, &mut changes);
-            changes.has_another_way
+            (changes.has_another_way, changes.have_routes_changed)
         };
         let runs = libc::IFF_RUNNING.cast_unsigned();
-        assert!(has_another_way(libc::RTM_NEWLINK, runs));
-        assert!(!has_another_way(libc::RTM_NEWLINK, 0));
-        assert!(has_another_way(libc::RTM_NEWROUTE, 0));
-        assert!(!has_another_way(libc::RTM_NEWROUTE, libc::RTM_F_CLONED));
-        assert!(!has_another_way(libc::RTM_DELROUTE, 0));
+        assert_eq!(what_is_new(libc::RTM_NEWLINK, runs), (true, true));
+        assert_eq!(what_is_new(libc::RTM_NEWLINK, 0), (false, true));
+        assert_eq!(what_is_new(libc::RTM_DELLINK, runs), (false, true));
+        assert_eq!(what_is_new(libc::RTM_NEWROUTE, 0), (true, true));
+        assert_eq!(what_is_new(libc::RTM_NEWROUTE, libc::RTM_F_CLONED), (false, true));
+        assert_eq!(what_is_new(libc::RTM_DELROUTE, 0), (false, true));
+        assert_eq!(what_is_new(libc::RTM_NEWNEIGH, 0), (false, false));
+    }
+
+    #[test]
+    fn attributes_end_where_a_length_makes_no_sense() {
+        let mut bytes = [attribute(4, &7_u32.to_ne_bytes()), attribute(5, &[10, 0, 0, 1])].concat();
+        let read: Vec<_> = attributes(&bytes).collect();
+        assert_eq!(read, [(4, &7_u32.to_ne_bytes()[..]), (5, &[10, 0, 0, 1][..])]);
+        bytes[..2].fill(0);
+        assert_eq!(attributes(&bytes).count(), 0);
+        bytes[..2].fill(0xFF);
+        assert_eq!(attributes(&bytes).count(), 0);
     }
 }

@@ -2,28 +2,18 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-    socket,
-};
+use nix::sys::socket::{MsgFlags, recv, send};
 
-/// `struct nlmsghdr`: length, type, flags, sequence, sender.
-const MESSAGE_HEADER: usize = 16;
+use super::netlink::{self, BUFFER, MESSAGE_HEADER, attribute, attributes, half, ip, number};
 
 /// `struct rtmsg`: family, lengths of the prefixes, TOS, table, protocol, scope, type, flags.
 const ROUTE_HEADER: usize = 12;
 
 /// `struct ifinfomsg`: family, type, index, flags, what of them changes.
 const LINK_HEADER: usize = 16;
-
-/// `struct rtattr`: length, type.
-const ATTRIBUTE_HEADER: usize = 4;
-
-/// More than one answer takes.
-const BUFFER: usize = 16 << 10;
 
 /// A metric of a route (`linux/rtnetlink.h`): the longest packet that fits the way.
 const RTAX_MTU: u16 = 2;
@@ -56,7 +46,12 @@ pub struct Link {
 
 /// A socket that asks the kernel.
 #[derive(Debug)]
-pub struct RouteLookup(OwnedFd);
+pub struct RouteLookup {
+    socket: OwnedFd,
+    /// What the last question and answer were written in.
+    question: Vec<u8>,
+    answer: Vec<u8>,
+}
 
 impl RouteLookup {
     /// Opens it.
@@ -65,10 +60,8 @@ impl RouteLookup {
     ///
     /// Those of `socket(2)`: a sandbox may know no such sockets.
     pub fn open() -> io::Result<Self> {
-        let kind = (AddressFamily::Netlink, SockType::Raw, SockProtocol::NetlinkRoute);
-        let fd = socket(kind.0, kind.1, SockFlag::SOCK_CLOEXEC, kind.2)?;
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        Ok(Self(fd))
+        let socket = netlink::open(0)?;
+        Ok(Self { socket, question: Vec::new(), answer: vec![0; BUFFER] })
     }
 
     /// Which way packets go from an address of this host to another host. `None` if there is no way,
@@ -77,7 +70,7 @@ impl RouteLookup {
     /// # Errors
     ///
     /// Those of `send(2)` and `recv(2)`.
-    pub fn next_hop(&self, from: IpAddr, to: IpAddr) -> io::Result<Option<NextHop>> {
+    pub fn next_hop(&mut self, from: IpAddr, to: IpAddr) -> io::Result<Option<NextHop>> {
         let (family, length) = match to {
             IpAddr::V4(_) => (libc::AF_INET, 32),
             IpAddr::V6(_) => (libc::AF_INET6, 128),
@@ -95,13 +88,14 @@ impl RouteLookup {
         let (mut ifindex, mut neighbour, mut mtu) = (None, to, None);
         for (kind, value) in attributes(reply.get(ROUTE_HEADER..).unwrap_or_default()) {
             match kind {
-                libc::RTA_OIF => ifindex = number(value),
+                libc::RTA_OIF => ifindex = number(value, 0),
                 libc::RTA_GATEWAY => neighbour = ip(value).unwrap_or(neighbour),
                 // The family comes before the address.
                 libc::RTA_VIA => neighbour = value.get(2..).and_then(ip).unwrap_or(neighbour),
                 libc::RTA_METRICS => {
                     let mut metrics = attributes(value);
-                    mtu = metrics.find(|(kind, _)| *kind == RTAX_MTU).and_then(|(_, v)| number(v));
+                    mtu =
+                        metrics.find(|(kind, _)| *kind == RTAX_MTU).and_then(|(_, v)| number(v, 0));
                 }
                 _ => {}
             }
@@ -114,13 +108,13 @@ impl RouteLookup {
     /// # Errors
     ///
     /// Those of `send(2)` and `recv(2)`.
-    pub fn link(&self, ifindex: u32) -> io::Result<Option<Link>> {
+    pub fn link(&mut self, ifindex: u32) -> io::Result<Option<Link>> {
         let mut body = vec![0; LINK_HEADER];
         body[4..8].copy_from_slice(&ifindex.to_ne_bytes());
         let Some(reply) = self.ask(libc::RTM_GETLINK, libc::RTM_NEWLINK, &body)? else {
             return Ok(None);
         };
-        let (kind, flags) = (half(&reply, 2), number(reply.get(8..).unwrap_or_default()));
+        let (kind, flags) = (half(reply, 2), number(reply, 8));
         let no_neighbours = (libc::IFF_LOOPBACK | libc::IFF_NOARP).cast_unsigned();
         let is_ethernet =
             kind == Some(ARPHRD_ETHER) && flags.is_some_and(|flags| flags & no_neighbours == 0);
@@ -131,7 +125,7 @@ impl RouteLookup {
                     let text = value.strip_suffix(b"\0").unwrap_or(value);
                     name = String::from_utf8(text.to_vec()).ok();
                 }
-                libc::IFLA_MTU => mtu = number(value).unwrap_or(0),
+                libc::IFLA_MTU => mtu = number(value, 0).unwrap_or(0),
                 _ => {}
             }
         }
@@ -139,79 +133,32 @@ impl RouteLookup {
     }
 
     /// Asks one thing, and returns what the kernel says behind the header; `None` if it knows nothing.
-    fn ask(&self, question: u16, answer: u16, body: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    fn ask(&mut self, question: u16, answer: u16, body: &[u8]) -> io::Result<Option<&[u8]>> {
+        let (fd, message) = (self.socket.as_raw_fd(), &mut self.question);
         let length = (MESSAGE_HEADER + body.len()) as u32;
-        let mut message = length.to_ne_bytes().to_vec();
+        message.clear();
+        message.extend_from_slice(&length.to_ne_bytes());
         message.extend_from_slice(&question.to_ne_bytes());
         message.extend_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
         message.extend_from_slice(&[0; 8]);
         message.extend_from_slice(body);
-        while send(self.0.as_raw_fd(), &message, MsgFlags::empty()) == Err(Errno::EINTR) {}
+        retry(|| send(fd, message, MsgFlags::empty()))?;
         // The kernel answers before `send` returns.
-        let mut buffer = vec![0; BUFFER];
-        let length = loop {
-            match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                Err(Errno::EINTR) => {}
-                outcome => break outcome?,
-            }
-        };
-        buffer.truncate(length);
-        let is_answer = half(&buffer, 4) == Some(answer);
-        Ok(is_answer.then(|| buffer.split_off(MESSAGE_HEADER.min(length))))
+        let length = retry(|| recv(fd, &mut self.answer, MsgFlags::MSG_DONTWAIT))?;
+        let said = self.answer.get(..length).unwrap_or_default();
+        let is_answer = half(said, 4) == Some(answer);
+        Ok(said.get(MESSAGE_HEADER..).filter(|_| is_answer))
     }
 }
 
-/// A socket that hears of routes and links that change.
-#[derive(Debug)]
-pub struct RouteWatch(OwnedFd);
-
-impl RouteWatch {
-    /// Begins to listen.
-    ///
-    /// # Errors
-    ///
-    /// Those of `socket(2)` and `bind(2)`.
-    pub fn open() -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let kind = (AddressFamily::Netlink, SockType::Raw, SockProtocol::NetlinkRoute);
-        let fd = socket(kind.0, kind.1, flags, kind.2)?;
-        let routes = libc::RTMGRP_IPV4_ROUTE | libc::RTMGRP_IPV6_ROUTE;
-        let groups = (libc::RTMGRP_LINK | routes).cast_unsigned();
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
-        Ok(Self(fd))
+/// Does it again where a signal has come between.
+fn retry(mut call: impl FnMut() -> nix::Result<usize>) -> nix::Result<usize> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            outcome => return outcome,
+        }
     }
-
-    /// Takes what there is to hear. It only matters that there was something.
-    pub fn drain(&self) {
-        let mut buffer = [0; 4_096];
-        while let Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR) =
-            recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)
-        {}
-    }
-}
-
-impl AsFd for RouteWatch {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = (ATTRIBUTE_HEADER + value.len()) as u16;
-    message.extend_from_slice(&length.to_ne_bytes());
-    message.extend_from_slice(&kind.to_ne_bytes());
-    message.extend_from_slice(value);
-    message.resize(message.len().next_multiple_of(4), 0);
-}
-
-/// The attributes that lie one behind the other, up to one whose length makes no sense.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let (length, kind) = (half(bytes, 0)?, half(bytes, 2)?);
-        let value = bytes.get(ATTRIBUTE_HEADER..usize::from(length))?;
-        bytes = bytes.get(usize::from(length).next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
 }
 
 fn octets(ip: IpAddr) -> Vec<u8> {
@@ -221,49 +168,23 @@ fn octets(ip: IpAddr) -> Vec<u8> {
     }
 }
 
-fn ip(value: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok()
-}
-
-fn number(bytes: &[u8]) -> Option<u32> {
-    bytes.first_chunk().map(|&bytes| u32::from_ne_bytes(bytes))
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().map(|&bytes| u16::from_ne_bytes(bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_stays_on_this_host_has_no_next_hop() {
-        let routes = RouteLookup::open().unwrap();
+        let mut routes = RouteLookup::open().unwrap();
         let ip = IpAddr::from([127, 0, 0, 1]);
         assert_eq!(routes.next_hop(ip, ip).unwrap(), None);
     }
 
     #[test]
     fn the_loopback_interface_is_known_and_not_ethernet() {
-        let routes = RouteLookup::open().unwrap();
+        let mut routes = RouteLookup::open().unwrap();
         let loopback = nix::net::if_::if_nametoindex("lo").unwrap();
         let link = routes.link(loopback).unwrap().unwrap();
         assert_eq!((link.name.as_str(), link.is_ethernet), ("lo", false));
         assert_eq!(routes.link(u32::MAX >> 1).unwrap(), None);
-    }
-
-    #[test]
-    fn attributes_end_where_a_length_makes_no_sense() {
-        let mut bytes = Vec::new();
-        attribute(&mut bytes, 4, &7_u32.to_ne_bytes());
-        attribute(&mut bytes, 5, &[10, 0, 0, 1]);
-        let read: Vec<_> = attributes(&bytes).collect();
-        assert_eq!(read, [(4, &7_u32.to_ne_bytes()[..]), (5, &[10, 0, 0, 1][..])]);
-        bytes[..2].fill(0);
-        assert_eq!(attributes(&bytes).count(), 0);
-        bytes[..2].fill(0xFF);
-        assert_eq!(attributes(&bytes).count(), 0);
     }
 }

@@ -47,11 +47,6 @@ impl Told {
 }
 
 impl News {
-    /// Whether there is nothing new.
-    pub(super) fn is_empty(&self) -> bool {
-        self.to_backend == Traffic::default() && self.to_client == Traffic::default()
-    }
-
     /// When the last datagram was forwarded, by the clock of this process, which began at `origin`:
     /// never too early.
     pub(super) fn last(&self, origin: Duration) -> Instant {

@@ -4,10 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use flowgate_fastpath::Tuple;
 
-use crate::sys::route::{Link, NextHop, RouteLookup};
-
-const UDP_HEADER: u32 = 8;
-
 /// The four addresses of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
@@ -69,27 +65,6 @@ const fn is_plain(ip: IpAddr) -> bool {
             let is_link_local = ip.is_unicast_link_local();
             !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || is_link_local)
         }
-    }
-}
-
-impl Rewriting {
-    /// The way that its packets take when they leave, and by which link. `None` if there is none by
-    /// which the kernel could send them.
-    pub(super) fn path(
-        &self,
-        routes: &RouteLookup,
-        mut link_of: impl FnMut(u32) -> Option<Link>,
-        max_datagram_size: u16,
-    ) -> Option<(Path, Link)> {
-        let (source, destination) = (self.to.source().ip(), self.to.destination().ip());
-        let NextHop { ifindex, neighbour, mtu } =
-            routes.next_hop(source, destination).ok().flatten()?;
-        let link = link_of(ifindex).filter(|link| link.is_ethernet)?;
-        let header = if destination.is_ipv4() { 20 } else { 40 } + UDP_HEADER;
-        let longest = (u32::from(max_datagram_size) + header).min(link.mtu);
-        let longest = mtu.map_or(longest, |mtu| longest.min(mtu));
-        let max_len = u16::try_from(longest).unwrap_or(u16::MAX);
-        Some((Path { ifindex, neighbour, max_len }, link))
     }
 }
 

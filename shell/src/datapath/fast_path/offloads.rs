@@ -13,9 +13,10 @@ use flowgate_fastpath::{Entry, EntryOptions, LoadError, Progress, Table};
 
 use super::accounts::{Told, is_settled, pair};
 use super::entries::{Addresses, Path, Rewriting};
+use super::ways::Ways;
 use super::{FastPathFigures, SharedFastPath};
 use crate::sys::clock::Clock;
-use crate::sys::route::{Link, RouteLookup};
+use crate::sys::route::Link;
 
 /// How often the core is told what the kernel has forwarded, where nobody asks before.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -26,8 +27,10 @@ const LOOK_UP_EVERY: Duration = Duration::from_secs(30);
 /// How soon after a change of routes and links they are looked up, all that come meanwhile together.
 const LOOK_UP_AFTER: Duration = Duration::from_millis(50);
 
-/// How many flows are looked at between two turns.
+/// How many flows are looked at between two turns; and how many where their routes are looked up, of
+/// which each may take the kernel some microseconds.
 const SLOTS_AT_ONCE: usize = 1_024;
+const ROUTES_AT_ONCE: usize = 64;
 
 /// How long accounts rest after their entries are gone: a packet may still be on its way.
 const REST: Duration = Duration::from_secs(1);
@@ -54,7 +57,8 @@ pub struct Activity {
 impl Activity {
     /// Whether there is nothing to tell.
     pub fn is_empty(&self) -> bool {
-        self.to_backend.datagrams + self.to_client.datagrams == 0
+        // Octets may be read that belong to datagrams which had not been counted then.
+        self.to_backend == Traffic::default() && self.to_client == Traffic::default()
     }
 
     /// As the flow's manager is told.
@@ -70,7 +74,7 @@ pub struct Offloads {
     shared: Arc<SharedFastPath>,
     worker: u16,
     table: Table,
-    routes: RouteLookup,
+    ways: Ways,
     clock: Clock,
     /// By half the number of their first account.
     flows: Vec<Option<Offloaded>>,
@@ -80,8 +84,9 @@ pub struct Offloads {
     figures: HashMap<u32, FastPathFigures>,
     /// Flows that were recalled, in that order.
     resting: VecDeque<Resting>,
-    /// First accounts of flows that may not have come into force.
+    /// First accounts of flows that may not have come into force, and when to look at them.
     pending: Vec<u32>,
+    next_settling: Instant,
     /// When the poll was last begun. Whatever had come before, it has told of.
     poll_began: Instant,
     /// The next slot of the look at all flows that is under way.
@@ -100,13 +105,17 @@ struct Offloaded {
     rewritings: [Rewriting; 2],
     paths: [Path; 2],
     max_datagram_size: u16,
-    epoch: u32,
+    /// The gate's epoch under which its entries were made; `None` if they are not in the maps.
+    epoch: Option<u32>,
+    /// Whether it has come into force for good, or not.
+    is_settled: bool,
     told: Told,
 }
 
 #[derive(Debug)]
 struct Resting {
-    key: Key,
+    /// `None` if its shard is no more.
+    key: Option<Key>,
     backend: BackendId,
     accounts: u32,
     told: Told,
@@ -121,7 +130,7 @@ impl Offloads {
     /// When descriptors cannot be had, or there are too many workers.
     pub fn new(shared: Arc<SharedFastPath>, clock: Clock) -> Result<Self, LoadError> {
         let other = |error: io::Error| LoadError::Other(format!("no word of routes: {error}"));
-        let routes = RouteLookup::open().map_err(other)?;
+        let ways = Ways::open().map_err(other)?;
         let joined = shared.join()?;
         let (worker, table) =
             joined.ok_or_else(|| LoadError::Other("there are too many workers".to_owned()))?;
@@ -130,7 +139,7 @@ impl Offloads {
             shared,
             worker,
             table,
-            routes,
+            ways,
             clock,
             flows: Vec::new(),
             index: HashMap::new(),
@@ -138,6 +147,7 @@ impl Offloads {
             figures: HashMap::new(),
             resting: VecDeque::new(),
             pending: Vec::new(),
+            next_settling: now,
             poll_began: now,
             cursor: None,
             looks_up_routes: false,
@@ -158,28 +168,36 @@ impl Offloads {
         let now = self.clock.now();
         let Some(rewritings) = addresses.rewritings() else { return };
         if let Some(&slot) = self.index.get(&key) {
-            let flow = self.flows.get(slot as usize).and_then(Option::as_ref);
-            if flow.is_some_and(|f| (f.backend, f.rewritings) == (backend, rewritings)) {
+            let flow = self.flows.get_mut(slot as usize).and_then(Option::as_mut);
+            let flow = flow.filter(|f| (f.backend, f.rewritings) == (backend, rewritings));
+            if let Some(flow) = flow {
+                // A reload may have changed it.
+                flow.max_datagram_size = max_datagram_size;
                 self.reopen(slot, now);
                 return;
             }
             // It sends from another address than before.
             self.take_back(key);
         }
-        let Some(found) = self.find_paths(&rewritings, max_datagram_size, &mut HashMap::new())
-        else {
-            return;
-        };
         let Some(gate) = self.gate(key.0, backend) else { return };
         let Some(accounts) = self.table.take_accounts() else { return };
-        if !self.attach(&found, now) {
+        let found = self.find_paths(&rewritings, max_datagram_size);
+        let Some(found) = found.filter(|found| self.attach(found, now)) else {
             self.table.release_accounts(accounts);
             return;
-        }
-        let epoch = self.table.gate(gate).epoch();
-        let paths = found.map(|(path, _)| path);
-        let told = Told::default();
-        let flow = Offloaded { key, backend, rewritings, paths, max_datagram_size, epoch, told };
+        };
+        let epoch = Some(self.table.gate(gate).epoch());
+        let (paths, told) = (found.map(|(path, _)| path), Told::default());
+        let flow = Offloaded {
+            key,
+            backend,
+            rewritings,
+            paths,
+            max_datagram_size,
+            epoch,
+            is_settled: false,
+            told,
+        };
         let now_ns = self.monotonic_ns(now);
         pair(&self.table, accounts).into_iter().for_each(|account| account.begin(now_ns));
         if !insert(&mut self.table, &flow, gate, accounts, self.worker) {
@@ -209,7 +227,7 @@ impl Offloads {
     /// Removes a flow's entries. What they have counted is told when their accounts have rested.
     fn take_back(&mut self, key: Key) -> Option<()> {
         let slot = self.index.remove(&key)?;
-        let flow = self.flows.get_mut(slot as usize)?.take()?;
+        let mut flow = self.flows.get_mut(slot as usize)?.take()?;
         for (rewriting, path) in flow.rewritings.iter().zip(&flow.paths) {
             self.table.remove(&rewriting.from);
             self.shared.release(path.ifindex);
@@ -217,12 +235,10 @@ impl Offloads {
         let accounts = slot * 2;
         let figures = self.figures.entry(key.0).or_default();
         figures.flows -= 1;
-        let both = pair(&self.table, accounts).into_iter();
-        let forced = both.filter(|account| account.progress() == Progress::Forced);
-        figures.overtaken += forced.count() as u64;
+        settle(&self.table, &mut flow, accounts, figures);
         let Offloaded { backend, told, .. } = flow;
         let until = self.clock.now() + REST;
-        self.resting.push_back(Resting { key, backend, accounts, told, until });
+        self.resting.push_back(Resting { key: Some(key), backend, accounts, told, until });
         Some(())
     }
 
@@ -252,16 +268,9 @@ impl Offloads {
 
     /// What was still counted of the flows that have been recalled. Their accounts are not given back
     /// before they have rested: this may be called sooner.
-    pub fn end_rests(&mut self) -> Vec<(Key, Activity)> {
-        let mut late = Vec::new();
-        for resting in &mut self.resting {
-            let Resting { key, backend, accounts, told, .. } = resting;
-            let activity = read(told, &self.table, *accounts, *backend, self.clock);
-            if !activity.is_empty() {
-                late.push((*key, activity));
-            }
-        }
-        late
+    pub fn read_resting(&mut self) -> Vec<(Key, Activity)> {
+        let Self { resting, table, clock, .. } = self;
+        resting.iter_mut().filter_map(|resting| resting.read(table, *clock)).collect()
     }
 
     /// What the kernel has forwarded of a flow since that was told last. `None` if it does not forward
@@ -299,10 +308,15 @@ impl Offloads {
             of != shard
         });
         self.figures.remove(&shard);
+        // Its number may be another's soon.
+        let its =
+            self.resting.iter_mut().filter(|resting| resting.key.is_some_and(|key| key.0 == shard));
+        its.for_each(|resting| resting.key = None);
     }
 
     /// A route or a link has changed.
     pub fn routes_changed(&mut self) {
+        self.ways.forget();
         let now = self.clock.now();
         self.next_look_up = self.next_look_up.min(now + LOOK_UP_AFTER);
         self.next_look = self.next_look.min(now + LOOK_UP_AFTER);
@@ -335,11 +349,25 @@ impl Offloads {
         }
         let done_ns = self.monotonic_ns(self.poll_began);
         turn.done_ns.store(done_ns, Ordering::Release);
-        let (table, flows) = (&self.table, &self.flows);
-        self.pending.retain(|&accounts| {
-            let is_there = flows.get(accounts as usize / 2).is_some_and(Option::is_some);
+        if !self.pending.is_empty() && now >= self.next_settling {
+            self.next_settling = now + PENDING_TIMEOUT;
+            self.settle(done_ns);
+        }
+    }
+
+    /// Looks which flows go past the sockets for good, now that whatever had arrived before `done_ns`
+    /// has been sent on.
+    fn settle(&mut self, done_ns: u64) {
+        let Self { table, flows, figures, pending, .. } = self;
+        pending.retain(|&accounts| {
+            let flow = flows.get_mut(accounts as usize / 2).and_then(Option::as_mut);
+            let Some(flow) = flow else { return false };
             let mut both = pair(table, accounts).into_iter();
-            is_there && !both.all(|account| is_settled(account, done_ns))
+            let is_pending = !both.all(|account| is_settled(account, done_ns));
+            if !is_pending {
+                settle(table, flow, accounts, figures.entry(flow.key.0).or_default());
+            }
+            is_pending
         });
     }
 
@@ -354,27 +382,22 @@ impl Offloads {
             self.looks_up_routes = now >= self.next_look_up;
             if self.looks_up_routes {
                 self.next_look_up = now + LOOK_UP_EVERY;
+                self.ways.forget();
             }
             self.is_attached = self.shared.detach_unused(now);
         }
         let Some(first) = self.cursor else { return all };
-        let end = (first + SLOTS_AT_ONCE).min(self.flows.len());
-        let mut links = HashMap::new();
+        let most = if self.looks_up_routes { ROUTES_AT_ONCE } else { SLOTS_AT_ONCE };
+        let end = (first + most).min(self.flows.len());
         for slot in first..end {
             let Some(flow) = &mut self.flows[slot] else { continue };
-            let accounts = slot as u32 * 2;
-            let news = flow.told.update(&self.table, accounts);
-            if !news.is_empty() {
-                let activity = Activity {
-                    backend: flow.backend,
-                    to_backend: news.to_backend,
-                    to_client: news.to_client,
-                    last: Some(news.last(self.clock.origin())),
-                };
+            let (accounts, backend) = (slot as u32 * 2, flow.backend);
+            let activity = read(&mut flow.told, &self.table, accounts, backend, self.clock);
+            if !activity.is_empty() {
                 all.push((flow.key, activity));
             }
             if self.looks_up_routes {
-                self.follow_routes(slot as u32, &mut links, now);
+                self.follow_routes(slot as u32, now);
             }
         }
         self.cursor = (end < self.flows.len()).then_some(end);
@@ -382,32 +405,26 @@ impl Offloads {
     }
 
     /// Sends a flow's packets by the ways that there are now, if these are others; where there is none,
-    /// its datagrams come by the sockets. `links` are the interfaces that have been looked up.
-    fn follow_routes(&mut self, slot: u32, links: &mut HashMap<u32, Option<Link>>, now: Instant) {
+    /// its datagrams come by the sockets.
+    fn follow_routes(&mut self, slot: u32, now: Instant) {
         let Some(Some(flow)) = self.flows.get(slot as usize) else { return };
         let (was_open, former) = (self.is_open(flow), flow.paths);
-        let has_paths = self.renew_paths(slot, links, now);
+        let has_paths = self.renew_paths(slot, now);
         let Some(Some(flow)) = self.flows.get_mut(slot as usize) else { return };
         if !has_paths {
             flow.rewritings.iter().for_each(|rewriting| self.table.remove(&rewriting.from));
-            // No gate is as far behind: it is not in force until it is offered again.
-            flow.epoch = flow.epoch.wrapping_sub(u32::MAX / 2);
+            // Until it is offered again.
+            flow.epoch = None;
         } else if was_open && flow.paths != former {
             self.open(slot);
         }
     }
 
     /// Looks up a flow's paths again. Says whether there are any.
-    fn renew_paths(
-        &mut self,
-        slot: u32,
-        links: &mut HashMap<u32, Option<Link>>,
-        now: Instant,
-    ) -> bool {
+    fn renew_paths(&mut self, slot: u32, now: Instant) -> bool {
         let Some(Some(flow)) = self.flows.get(slot as usize) else { return false };
-        let (former, rewritings) = (flow.paths, flow.rewritings);
-        let found = self.find_paths(&rewritings, flow.max_datagram_size, links);
-        let Some(found) = found else { return false };
+        let (former, rewritings, longest) = (flow.paths, flow.rewritings, flow.max_datagram_size);
+        let Some(found) = self.find_paths(&rewritings, longest) else { return false };
         let paths = [found[0].0, found[1].0];
         if paths != former {
             if !self.attach(&found, now) {
@@ -425,7 +442,7 @@ impl Offloads {
     fn reopen(&mut self, slot: u32, now: Instant) {
         let flow = self.flows.get(slot as usize).and_then(Option::as_ref);
         let is_closed = flow.is_some_and(|flow| !self.is_open(flow));
-        if is_closed && self.renew_paths(slot, &mut HashMap::new(), now) {
+        if is_closed && self.renew_paths(slot, now) {
             self.open(slot);
         }
     }
@@ -433,20 +450,24 @@ impl Offloads {
     /// Puts a flow's entries into force anew, from when it pauses.
     fn open(&mut self, slot: u32) {
         let now_ns = self.monotonic_ns(self.clock.now());
-        let Some(Some(flow)) = self.flows.get_mut(slot as usize) else { return };
-        let Some(&gate) = self.gates.get(&(flow.key.0, flow.backend)) else { return };
-        flow.epoch = self.table.gate(gate).epoch();
+        let Self { table, flows, gates, figures, .. } = self;
+        let Some(Some(flow)) = flows.get_mut(slot as usize) else { return };
+        let Some(&gate) = gates.get(&(flow.key.0, flow.backend)) else { return };
         let accounts = slot * 2;
-        pair(&self.table, accounts).into_iter().for_each(|account| account.begin_again(now_ns));
-        if let Some(Some(flow)) = self.flows.get(slot as usize) {
-            insert(&mut self.table, flow, gate, accounts, self.worker);
+        settle(table, flow, accounts, figures.entry(flow.key.0).or_default());
+        flow.is_settled = false;
+        pair(table, accounts).into_iter().for_each(|account| account.begin_again(now_ns));
+        flow.epoch = Some(table.gate(gate).epoch());
+        if insert(table, flow, gate, accounts, self.worker) {
+            self.pending.push(accounts);
+        } else {
+            flow.epoch = None;
         }
-        self.pending.push(accounts);
     }
 
     fn is_open(&self, flow: &Offloaded) -> bool {
         let gate = self.gates.get(&(flow.key.0, flow.backend));
-        gate.is_some_and(|&gate| self.table.gate(gate).epoch() == flow.epoch)
+        gate.is_some_and(|&gate| flow.epoch == Some(self.table.gate(gate).epoch()))
     }
 
     fn gate(&mut self, shard: u32, backend: BackendId) -> Option<u32> {
@@ -459,19 +480,12 @@ impl Offloads {
     }
 
     fn find_paths(
-        &self,
-        rewritings: &[Rewriting; 2],
+        &mut self,
+        [to_backend, to_client]: &[Rewriting; 2],
         max_datagram_size: u16,
-        links: &mut HashMap<u32, Option<Link>>,
     ) -> Option<[(Path, Link); 2]> {
-        let mut path_of = |rewriting: &Rewriting| {
-            let link_of = |ifindex: u32| {
-                let known = links.entry(ifindex);
-                known.or_insert_with(|| self.routes.link(ifindex).ok().flatten()).clone()
-            };
-            rewriting.path(&self.routes, link_of, max_datagram_size)
-        };
-        Some([path_of(&rewritings[0])?, path_of(&rewritings[1])?])
+        let ways = &mut self.ways;
+        Some([ways.of(to_backend, max_datagram_size)?, ways.of(to_client, max_datagram_size)?])
     }
 
     /// Packets of one direction arrive where those of the other leave.
@@ -493,12 +507,8 @@ impl Offloads {
         let mut late = Vec::new();
         while self.resting.front().is_some_and(|resting| resting.until <= now) {
             let Some(mut resting) = self.resting.pop_front() else { break };
-            let Resting { accounts, backend, .. } = resting;
-            let activity = read(&mut resting.told, &self.table, accounts, backend, self.clock);
-            if !activity.is_empty() {
-                late.push((resting.key, activity));
-            }
-            self.table.release_accounts(accounts);
+            late.extend(resting.read(&self.table, self.clock));
+            self.table.release_accounts(resting.accounts);
         }
         late
     }
@@ -522,6 +532,23 @@ impl Drop for Offloads {
     }
 }
 
+impl Resting {
+    /// What has been counted since that was told last, if anybody is to be told.
+    fn read(&mut self, table: &Table, clock: Clock) -> Option<(Key, Activity)> {
+        let activity = read(&mut self.told, table, self.accounts, self.backend, clock);
+        self.key.filter(|_| !activity.is_empty()).map(|key| (key, activity))
+    }
+}
+
+/// Takes note of how a flow has come into force, once.
+fn settle(table: &Table, flow: &mut Offloaded, accounts: u32, figures: &mut FastPathFigures) {
+    if !std::mem::replace(&mut flow.is_settled, true) {
+        let both = pair(table, accounts).into_iter();
+        let forced = both.filter(|account| account.progress() == Progress::Forced);
+        figures.overtaken += forced.count() as u64;
+    }
+}
+
 fn read(
     told: &mut Told,
     table: &Table,
@@ -536,7 +563,7 @@ fn read(
 
 /// Puts both entries of a flow into the maps, or none.
 fn insert(table: &mut Table, flow: &Offloaded, gate: u32, accounts: u32, worker: u16) -> bool {
-    let epoch = flow.epoch;
+    let Some(epoch) = flow.epoch else { return false };
     for (number, (rewriting, path)) in (0..).zip(flow.rewritings.iter().zip(&flow.paths)) {
         let options = EntryOptions {
             account: accounts + number,

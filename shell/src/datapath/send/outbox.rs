@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
 use flowgate_core::{BackendId, Burst, Carrier, Direction, LocalAddr};
 
+use super::transmit::SendAccount;
 use crate::datapath::role::Role;
 
 /// A burst on its way out.
@@ -69,8 +70,9 @@ impl Outgoing<'_> {
     /// Whether `next` leaves by the same way, so that one message can carry both.
     pub fn goes_with(&self, next: &Self) -> bool {
         let is_alike = (self.tos, self.ttl) == (next.tos, next.ttl);
-        let is_same_role = (self.role, self.carrier) == (next.role, next.carrier);
-        is_same_role && is_alike && self.may_use_gso && next.may_use_gso
+        // A flow that moves may go on by a socket that both its backends share.
+        let is_one_account = SendAccount::of(self) == SendAccount::of(next);
+        is_one_account && is_alike && self.may_use_gso && next.may_use_gso
     }
 }
 
@@ -171,5 +173,34 @@ impl<'t> Outbox<'t> {
         // An empty vector of one lifetime becomes one of another, in place.
         let items = self.items.into_iter().map(|_| -> Outgoing<'u> { unreachable!() }).collect();
         Outbox { items, next: self.next }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flowgate_core::{FlowId, UpstreamId};
+
+    use super::*;
+
+    #[test]
+    fn what_goes_to_two_backends_by_one_socket_makes_no_gso_batch() {
+        let carrier = Carrier::Flow { flow: FlowId::new(7, 1), upstream: UpstreamId::new(3, 1) };
+        let to = |backend| Outgoing {
+            role: Role::Primary,
+            carrier,
+            backend: Some(BackendId::new(backend)),
+            direction: Direction::ToBackend,
+            destination: Some(([10, 0, 0, backend as u8], 53).into()),
+            local: None,
+            source: None,
+            prefix: None,
+            tlvs: Tlvs::NONE,
+            tos: 0,
+            ttl: None,
+            may_use_gso: true,
+            burst: Burst::single(b"datagram").unwrap(),
+        };
+        assert!(to(1).goes_with(&to(1)));
+        assert!(!to(1).goes_with(&to(2)));
     }
 }

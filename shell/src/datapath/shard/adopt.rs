@@ -17,7 +17,7 @@ const WATCHED_AT_ONCE: usize = 256;
 impl Shard<Linux> {
     /// Goes on with sockets that another process or worker had. Those in `missing` are opened again.
     /// The poll of `kernel` tells of the others, of upstream sockets bit by bit as
-    /// [`watch_more`](Self::watch_more) is destination: with thousands of them that takes milliseconds.
+    /// [`watch_more`](Self::watch_more) is called: with thousands of them that takes milliseconds.
     ///
     /// # Errors
     ///

@@ -1,31 +1,17 @@
 //! What a worker does for the flows that the kernel forwards by itself.
 
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use flowgate_core::{FlowId, Instant};
-use mio::Interest;
-use mio::unix::SourceFd;
-use tracing::debug;
 
 use super::Worker;
 use crate::datapath::fast_path::Offloads;
-use crate::datapath::token::Token;
-use crate::sys::route::RouteWatch;
 
 impl Worker {
     /// Lets the kernel forward flows from now on.
     pub(super) fn use_fast_path(&mut self, offloads: Box<Offloads>) {
         self.kernel.fast_path = Some(offloads);
-        let registry = self.poll.registry();
-        let watch = RouteWatch::open().and_then(|watch| {
-            let (fd, token) = (watch.as_fd().as_raw_fd(), Token::Routes.into());
-            registry.register(&mut SourceFd(&fd), token, Interest::READABLE).map(|()| watch)
-        });
-        // Without it routes are looked up from time to time all the same.
-        let watch = watch.inspect_err(|error| debug!("no news of routes: {error}"));
-        self.routes = watch.ok();
     }
 
     /// The poll begins, which may wait for so long otherwise.
@@ -48,13 +34,6 @@ impl Worker {
         }
     }
 
-    pub(super) fn follow_routes(&mut self) {
-        self.routes.iter().for_each(RouteWatch::drain);
-        if let Some(fast_path) = &mut self.kernel.fast_path {
-            fast_path.routes_changed();
-        }
-    }
-
     /// Tells what the kernel has forwarded of all flows of a shard, or of all shards.
     pub(super) fn tell_all_activity(&mut self, shard: Option<u32>, now: Instant) {
         let Some(fast_path) = &self.kernel.fast_path else { return };
@@ -65,11 +44,15 @@ impl Worker {
 
     /// The same of the flows in some slots.
     pub(super) fn tell_activity_in(&mut self, shard: u32, slots: Range<usize>, now: Instant) {
-        let Some(fast_path) = &self.kernel.fast_path else { return };
-        let mut keys = fast_path.keys(Some(shard));
-        keys.retain(|(_, flow)| slots.contains(&flow.index()));
-        for key in keys {
-            self.tell_activity(key, now);
+        let Some(Some(named)) = self.shards.get(shard as usize) else { return };
+        if self.kernel.fast_path.is_none() {
+            return;
+        }
+        let manager = named.shard.manager();
+        let slots = slots.start..slots.end.min(manager.slots());
+        let flows: Vec<FlowId> = manager.flows_in(slots).map(|(flow, _)| flow).collect();
+        for flow in flows {
+            self.tell_activity((shard, flow), now);
         }
     }
 
@@ -94,7 +77,8 @@ impl Worker {
             }
         }
         // What packets that were on their way meanwhile have added.
-        let late = self.kernel.fast_path.as_mut().map(|path| path.end_rests()).unwrap_or_default();
+        let late =
+            self.kernel.fast_path.as_mut().map(|path| path.read_resting()).unwrap_or_default();
         for ((shard, flow), activity) in late {
             self.tell(shard, activity.input(flow), now);
         }
