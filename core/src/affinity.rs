@@ -23,11 +23,9 @@ mod quic_lb;
 pub(crate) mod server_id;
 pub mod sip_call_id;
 #[cfg(feature = "snapshot")]
-#[cfg(feature = "snapshot")]
 mod snapshot;
 pub mod wireguard;
 
-#[cfg(feature = "serde")]
 #[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 

@@ -3,7 +3,6 @@
 pub(crate) mod event;
 mod health;
 #[cfg(feature = "snapshot")]
-#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use alloc::vec::Vec;
@@ -11,7 +10,6 @@ use core::cmp::Ordering;
 use core::net::SocketAddr;
 use core::time::Duration;
 
-#[cfg(feature = "serde")]
 #[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
@@ -247,8 +245,6 @@ impl Backend {
 #[derive(Clone, Debug)]
 pub struct Backends {
     list: Vec<Backend>,
-    /// All addresses but those of removed ones, sorted.
-    addresses: Vec<SocketAddr>,
     /// All of them, removed ones too, sorted by address.
     by_address: Vec<(SocketAddr, BackendId)>,
     /// Those that get copies of what is copied to all: the ones in service, backups only while no
@@ -282,7 +278,6 @@ impl Backends {
         let targets = alloc::vec![BackendId::new(0); configs.len()];
         let mut backends = Self {
             list,
-            addresses: Vec::new(),
             by_address: Vec::new(),
             targets,
             target_count: 0,
@@ -345,7 +340,7 @@ impl Backends {
 
     /// Whether one of them that has not been removed has this address.
     pub fn has_address(&self, address: SocketAddr) -> bool {
-        self.addresses.binary_search(&address).is_ok()
+        self.at(address).any(|id| self.get(id).is_some_and(|backend| !backend.is_removed()))
     }
 
     /// Whether the backend called `id` exists and may be given one more flow now.
@@ -507,7 +502,6 @@ impl Backends {
 
     /// Takes over a new configuration. A backend that is there already, in the same place, keeps
     /// its flows, figures and standing; one that the list does not reach counts as removed.
-    /// Returns the places that have another backend now, whose former flows have no home.
     pub(crate) fn configure(
         &mut self,
         configs: &[BackendConfig],
@@ -538,9 +532,6 @@ impl Backends {
     }
 
     fn list_addresses(&mut self) {
-        let present = self.list.iter().filter(|backend| !backend.is_removed());
-        self.addresses = present.map(Backend::address).collect();
-        self.addresses.sort_unstable();
         let all = self.list.iter().enumerate();
         self.by_address =
             all.map(|(place, backend)| (backend.address(), BackendId::new(place))).collect();

@@ -19,7 +19,6 @@ mod random;
 mod rendezvous;
 mod round_robin;
 #[cfg(feature = "snapshot")]
-#[cfg(feature = "snapshot")]
 mod snapshot;
 mod turn;
 

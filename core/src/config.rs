@@ -14,9 +14,6 @@ use core::time::Duration;
 
 use ipnet::IpNet;
 #[cfg(feature = "serde")]
-#[cfg(feature = "serde")]
-#[cfg(feature = "serde")]
-#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 /// The most flows of a listener. Its flow table is allocated at start, so a slip of the finger must
@@ -107,8 +104,8 @@ pub struct ClusterConfig {
     /// Which sockets its flows use. It has effect on flows that open.
     pub upstream: UpstreamMode,
     /// What names a question, where each is a flow of its own: those of one client are told apart by
-    /// it, and so are their answers on shared upstreams. In other modes than a session it has no
-    /// effect.
+    /// it, and so are their answers on shared upstreams. Only in a session:
+    /// [`questions`](Self::questions).
     pub transactions: Option<Transactions>,
     /// How long nobody else gets what comes for a flow that may still be answered after it has
     /// ended: its socket stays open, or its place on a shared one stays taken. Each late answer is
@@ -151,6 +148,11 @@ impl UpstreamMode {
 }
 
 impl ClusterConfig {
+    /// What names a question, where each is a flow of its own.
+    pub const fn questions(&self) -> Option<Transactions> {
+        if matches!(self.mode, Mode::Session { .. }) { self.transactions } else { None }
+    }
+
     /// Why the kernel may not forward its flows by itself: each of their datagrams counts, or is
     /// looked at or changed. `None`: it may, but for flows that are mirrored or behind a proxy.
     pub const fn offload_obstacle(&self) -> Option<&'static str> {
@@ -166,7 +168,7 @@ impl ClusterConfig {
             || self.limits.bytes_per_second_per_source > 0
         {
             Some("the cluster limits what each client sends")
-        } else if self.transactions.is_some() {
+        } else if self.questions().is_some() {
             Some("each question is a flow of its own")
         } else if matches!(self.upstream, UpstreamMode::Shared) {
             Some("the cluster's upstream sockets are shared")

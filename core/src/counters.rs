@@ -1,10 +1,8 @@
 //! What a manager counts. The shell samples these; nothing is emitted per datagram.
 
 #[cfg(feature = "snapshot")]
-#[cfg(feature = "snapshot")]
 mod snapshot;
 
-#[cfg(feature = "serde")]
 #[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +80,7 @@ pub struct Ledger {
     pub forwarded: Traffic,
     /// What was ordered to be sent on, and has been reported neither delivered nor undelivered yet.
     pub queued: Traffic,
-    /// What of that the kernel forwarded by itself.
+    /// What of `forwarded` the kernel forwarded by itself.
     pub by_kernel: Traffic,
     /// What was dropped, indexed by [`DropReason`].
     pub dropped: [Traffic; DropReason::COUNT],

@@ -1,9 +1,8 @@
 //! Which address and port of ours the backends see.
 
 use core::hash::Hasher;
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-#[cfg(feature = "serde")]
 #[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
@@ -125,6 +124,13 @@ impl Salts {
         hasher.write_u64(self.drawn);
         hasher.finish()
     }
+}
+
+/// Whether no host has this address.
+pub fn is_nobodys(address: SocketAddr) -> bool {
+    let ip = address.ip();
+    let is_broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+    address.port() == 0 || ip.is_unspecified() || ip.is_multicast() || is_broadcast
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 pub(crate) mod first_answers;
 pub(crate) mod key;
 #[cfg(feature = "snapshot")]
-#[cfg(feature = "snapshot")]
 mod snapshot;
 pub(crate) mod table;
 

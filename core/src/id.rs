@@ -1,7 +1,6 @@
 //! Names for things that come and go.
 
 #[cfg(feature = "serde")]
-#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 /// Names one flow of one manager, for as long as the flow lives and never again.

@@ -138,7 +138,7 @@ mod upstream;
 pub use backend::event::BackendEvent;
 pub use burst::Burst;
 pub use config::prepared::PreparedConfig;
-pub use egress::LocalSource;
+pub use egress::{LocalSource, is_nobodys};
 pub use flow::UdpFlow;
 pub use id::{BackendId, Carrier, FlowId, UpstreamId};
 pub use input::{ManagerInput, NetworkError};

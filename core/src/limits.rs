@@ -4,7 +4,6 @@ pub(crate) mod answered;
 pub(crate) mod overload;
 mod rate;
 #[cfg(feature = "snapshot")]
-#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use core::hash::Hasher;
@@ -54,7 +53,7 @@ impl SourceLimits {
     /// Whether `client` may have one more flow, and if so counts the attempt against its rate.
     pub(crate) fn admit(&mut self, client: u128, now: Instant) -> Result<(), DropReason> {
         self.admit_another(client)?;
-        if self.new_flows.as_mut().is_some_and(|rate| !rate.admit(client, 1, now)) {
+        if self.new_flows.as_mut().is_some_and(|rate| !rate.admit(client, now)) {
             return Err(DropReason::SourceRate);
         }
         Ok(())

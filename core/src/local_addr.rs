@@ -3,7 +3,6 @@
 use core::net::IpAddr;
 
 #[cfg(feature = "serde")]
-#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 /// The local address that a datagram was sent to, and that its answer must come from

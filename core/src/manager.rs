@@ -14,7 +14,6 @@ mod one_way;
 mod place;
 mod proxied;
 #[cfg(feature = "snapshot")]
-#[cfg(feature = "snapshot")]
 mod snapshot;
 mod upstream;
 
@@ -88,7 +87,8 @@ pub use expire::{Deadline, DeadlineReason};
 /// ([`Delivered`](ManagerInput::Delivered)): until then it is queued.
 ///
 /// A known flow's burst costs one table lookup and writes to one flow. The manager allocates when
-/// it is made and when it is configured again, and at no other time.
+/// it is made, when it is configured again, and when a socket opens that flows share; at no other
+/// time.
 #[derive(Clone, Debug)]
 pub struct UdpManager {
     config: ManagerConfig,
@@ -119,7 +119,7 @@ pub struct UdpManager {
     /// Whether backends may have been lost since the last input whose flows the kernel must forward
     /// no more.
     has_lost_backends: bool,
-    /// The time of the last timeout that left work behind, which the next must come after.
+    /// When the last timeout left work behind, if it did. The next is a tick later.
     last_partial_timeout: Option<Instant>,
 }
 
@@ -220,7 +220,7 @@ impl UdpManager {
                 self.handle_open_failed(upstream, now, outputs);
             }
             ManagerInput::UpstreamError { upstream, remote, error: _ } => {
-                self.handle_upstream_error(upstream, remote, &[], now);
+                self.handle_upstream_error(upstream, remote, now);
             }
             ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last } => {
                 let activity = Activity { backend, to_backend, to_client, last };
@@ -249,10 +249,12 @@ impl UdpManager {
     /// them together where handling one burst after another would wait for each.
     ///
     /// A hint: nothing depends on it but speed, also where it turns out wrong. Where proxies speak
-    /// for clients it does nothing, since whose the bursts are is not known before they are read.
+    /// for clients, or each question is a flow, it does nothing, since whose the bursts are is not
+    /// known before they are read.
     #[inline]
     pub fn prefetch(&mut self, clients: impl Iterator<Item = (SocketAddr, Option<LocalAddr>)>) {
-        let are_clients = self.config.accept_proxy_protocol.is_empty();
+        let ManagerConfig { accept_proxy_protocol, cluster, .. } = &self.config;
+        let are_clients = accept_proxy_protocol.is_empty() && cluster.questions().is_none();
         if are_clients && self.flows.len() >= PREFETCH_FROM {
             self.flows.prefetch(clients.map(|(source, local)| FlowKey::new(source, local)));
         }
@@ -326,11 +328,6 @@ impl UdpManager {
     /// How many upstream sockets are open, and how many of those are shared.
     pub const fn upstream_counts(&self) -> (usize, usize) {
         self.upstreams.counts()
-    }
-
-    /// Whether an upstream socket is to be open.
-    pub fn has_upstream(&self, id: UpstreamId) -> bool {
-        self.upstreams.get(id).is_some()
     }
 
     /// How many slots upstream sockets have had.

@@ -338,7 +338,7 @@ impl HealthChecker {
         let Stage::Running { started } = target.stage else { return };
         if attempt == target.attempt {
             target.stage = Stage::Waiting { is_postponed: false };
-            target.recompute(id, outcome, emit);
+            target.record(id, outcome, emit);
             let due = target.next_due(started, now, &mut self.random);
             target.move_to(due, id, &mut self.schedule);
         }
@@ -389,7 +389,7 @@ impl Target {
             Stage::Running { started } => {
                 self.stage = Stage::Waiting { is_postponed: false };
                 emit(HealthOutput::CancelProbe { target: id, attempt: self.attempt });
-                self.recompute(id, ProbeOutcome::TimedOut, emit);
+                self.record(id, ProbeOutcome::TimedOut, emit);
                 self.next_due(started, now, random)
             }
         }
@@ -407,12 +407,7 @@ impl Target {
     }
 
     /// Counts a result, and tells if it tips the scales.
-    fn recompute(
-        &mut self,
-        id: TargetId,
-        outcome: ProbeOutcome,
-        emit: &mut impl FnMut(HealthOutput),
-    ) {
+    fn record(&mut self, id: TargetId, outcome: ProbeOutcome, emit: &mut impl FnMut(HealthOutput)) {
         let Some(is_success) = outcome.verdict() else { return };
         self.is_hastened &= self.is_up && !is_success;
         if is_success == self.is_up {

@@ -4,7 +4,6 @@ use core::ops::{Add, AddAssign, Sub};
 use core::time::Duration;
 
 #[cfg(feature = "serde")]
-#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 /// A point in time: nanoseconds since an origin that the caller chooses.

@@ -16,7 +16,6 @@ mod stun;
 use core::hash::Hasher;
 
 #[cfg(feature = "serde")]
-#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher13};
 

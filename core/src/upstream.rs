@@ -13,7 +13,6 @@
 
 pub(crate) mod pool;
 #[cfg(feature = "snapshot")]
-#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use crate::collections::lists::Queues;

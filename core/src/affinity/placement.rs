@@ -6,7 +6,6 @@ use core::time::Duration;
 
 use flowgate_quic_lb::ServerId;
 #[cfg(feature = "serde")]
-#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 use super::learned::LearnedIds;

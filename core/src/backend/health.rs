@@ -1,12 +1,10 @@
 //! How one backend stands: with the probes, with the operator, and by what datagrams say of it.
 
 #[cfg(feature = "snapshot")]
-#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use core::time::Duration;
 
-#[cfg(feature = "serde")]
 #[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
@@ -165,8 +163,7 @@ impl BackendHealth {
         sent: Instant,
         now: Instant,
     ) -> bool {
-        let has_answered_since = self.last_answer.is_some_and(|answer| answer >= sent);
-        if has_answered_since || self.probe == Some(ProbeState::Passing) {
+        if self.has_answered_since(sent) || self.probe == Some(ProbeState::Passing) {
             return false;
         }
         self.passive.age(passive, now);
@@ -202,8 +199,11 @@ impl BackendHealth {
 
     /// Whether an error about a datagram that was sent at `sent` or before is a reason to look.
     pub(super) fn is_in_doubt(&self, sent: Instant) -> bool {
-        let has_answered_since = self.last_answer.is_some_and(|answer| answer >= sent);
-        self.probe == Some(ProbeState::Passing) && !has_answered_since
+        self.probe == Some(ProbeState::Passing) && !self.has_answered_since(sent)
+    }
+
+    fn has_answered_since(&self, then: Instant) -> bool {
+        self.last_answer.is_some_and(|answer| answer >= then)
     }
 
     /// A flow that opened at `opened` has ended without the answer that it expected. Says whether
@@ -214,8 +214,7 @@ impl BackendHealth {
         opened: Instant,
         now: Instant,
     ) -> bool {
-        let has_answered_since = self.last_answer.is_some_and(|answer| answer >= opened);
-        if has_answered_since || self.probe == Some(ProbeState::Passing) {
+        if self.has_answered_since(opened) || self.probe == Some(ProbeState::Passing) {
             return false;
         }
         self.passive.age(passive, now);

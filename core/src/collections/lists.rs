@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 const NIL: u32 = u32::MAX;
 
 /// Several queues over the same numbers, each of which is in at most one of them, once. Allocates
-/// nothing after it is made.
+/// nothing for numbers below its capacity.
 #[derive(Clone, Debug)]
 pub(crate) struct Queues {
     ends: Vec<Ends>,

@@ -10,7 +10,6 @@
 //! scheduled again into a lower level by the same rule that serves deadlines that have moved.
 
 #[cfg(feature = "snapshot")]
-#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use alloc::vec::Vec;

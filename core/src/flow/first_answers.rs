@@ -3,7 +3,6 @@
 use core::time::Duration;
 
 #[cfg(feature = "serde")]
-#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 use crate::time::Instant;

@@ -1,7 +1,6 @@
 //! What names a flow from outside: who sent to whom.
 
 #[cfg(feature = "snapshot")]
-#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use core::hash::Hasher;
@@ -103,8 +102,8 @@ impl FlowKey {
         let mut hasher = SipHasher13::new_with_keys(keys.0, keys.1);
         hasher.write_u64(ip[0]);
         hasher.write_u64(ip[1]);
-        let marks = u64::from(asks) << 8 | way as u64;
-        hasher.write_u64(u64::from(scope) << 32 | u64::from(port) << 16 | marks);
+        let flags = u64::from(asks) << 8 | way as u64;
+        hasher.write_u64(u64::from(scope) << 32 | u64::from(port) << 16 | flags);
         if matches!(way, Way::ToLocal) {
             hasher.write_u64((self.local >> 64) as u64);
             hasher.write_u64(self.local as u64);

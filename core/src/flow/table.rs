@@ -1,7 +1,6 @@
 //! All flows of a manager, found by id or by who sent to whom.
 
 #[cfg(feature = "snapshot")]
-#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use core::hint::black_box;

@@ -4,7 +4,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 #[cfg(feature = "serde")]
-#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 use super::hash;

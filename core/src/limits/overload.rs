@@ -1,7 +1,6 @@
 //! How many flows may open while the listener is behind.
 
 #[cfg(feature = "serde")]
-#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 /// A budget of new flows for each time that the listener is read.

@@ -64,10 +64,10 @@ impl Rate {
         max_flows.max(1_024).next_power_of_two() * 2
     }
 
-    /// Whether a source may do so much more, and if so counts it.
-    pub(super) fn admit(&mut self, source: u128, amount: u16, now: Instant) -> bool {
+    /// Whether a source may do one more, and if so counts it.
+    pub(super) fn admit(&mut self, source: u128, now: Instant) -> bool {
         let level = self.level(source, now);
-        let sizes = Sizes { count: 1, each: amount, last: amount };
+        let sizes = Sizes { count: 1, each: 1, last: 1 };
         let fits = self.fits(&level, sizes) > 0;
         if fits {
             self.fill(level, sizes);

@@ -17,6 +17,7 @@ use crate::id::{BackendId, FlowId};
 use crate::output::{Output, Outputs};
 use crate::reason::{Direction, DropReason};
 use crate::time::Instant;
+use crate::transaction::Transactions;
 
 /// What a datagram is sent with whose time to live ends here: a little more than [`LOOPED`].
 const LAST_TTL: u8 = 140;
@@ -111,25 +112,33 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) {
         match self.config.cluster.mode {
-            Mode::Session { .. } => {
-                if self.config.cluster.transactions.is_some() {
-                    self.handle_questions(key, sender, recv_meta, burst, now, outputs);
-                    return;
+            Mode::Session { .. } => match self.config.cluster.questions() {
+                None => self.handle_session(key, sender, recv_meta, burst, now, outputs),
+                Some(named) => {
+                    self.handle_questions(named, key, sender, recv_meta, burst, now, outputs);
                 }
-            }
+            },
             mode if !mode.has_flows() => {
                 self.handle_one_way(key, sender, recv_meta, burst, now, outputs);
-                return;
             }
             _ if self.is_hedged() => {
                 self.handle_hedged(key, sender, recv_meta, burst, now, outputs);
-                return;
             }
-            _ => {
-                self.handle_copied(key, sender, recv_meta, burst, now, outputs);
-                return;
-            }
+            _ => self.handle_copied(key, sender, recv_meta, burst, now, outputs),
         }
+    }
+
+    /// Takes the datagrams of a flow that has one backend.
+    #[inline]
+    fn handle_session<'p>(
+        &mut self,
+        key: &FlowKey,
+        sender: &FlowKey,
+        recv_meta: &RecvMeta<'p>,
+        burst: Burst<'p>,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) {
         // One turn, unless `requests` makes the burst reach into a next flow.
         let mut rest = Some(burst);
         while let Some(burst) = rest {
@@ -146,8 +155,10 @@ impl UdpManager {
     }
 
     /// Takes the questions of one client, each of which is a flow of its own.
+    #[expect(clippy::too_many_arguments)]
     fn handle_questions<'p>(
         &mut self,
+        named: Transactions,
         key: &FlowKey,
         sender: &FlowKey,
         recv_meta: &RecvMeta<'p>,
@@ -155,27 +166,17 @@ impl UdpManager {
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
-        let Some(transactions) = self.config.cluster.transactions else { return };
-        let mut rest = Some(burst);
-        while let Some(burst) = rest {
-            let (question, others) = burst.split_at(1);
-            let mut question = question;
-            // Once more where a flow has just had its last request.
-            while let Some(datagram) = question {
-                let named = transactions.request_id(datagram.bytes());
-                let flow = named.ok_or(DropReason::Malformed).and_then(|id| {
+        for question in burst.datagrams().filter_map(Burst::single) {
+            match named.request_id(question.bytes()) {
+                Some(id) => {
                     let key = key.asking(self.flows.name_question(id));
-                    self.flow_for(&key, sender, recv_meta.ttl, datagram.bytes(), now, outputs)
-                });
-                question = match flow {
-                    Ok(flow) => self.forward_requests(flow, recv_meta, datagram, now, outputs),
-                    Err(reason) => {
-                        self.drop_burst(Direction::ToBackend, reason, &datagram, outputs);
-                        None
-                    }
-                };
+                    self.handle_session(&key, sender, recv_meta, question, now, outputs);
+                }
+                None => {
+                    let reason = DropReason::Malformed;
+                    self.drop_burst(Direction::ToBackend, reason, &question, outputs);
+                }
             }
-            rest = others;
         }
     }
 
@@ -210,12 +211,8 @@ impl UdpManager {
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) -> Result<FlowId, DropReason> {
-        // First, and cheap: while this holds, there is no time for more.
-        if !self.openings.has_room() {
-            return Err(DropReason::Overload);
-        }
         let client = key.client.address();
-        self.check(client, sender)?;
+        self.check_new(client, sender)?;
         let place = self.place(datagram, now);
         // What is underway is nothing new, from whatever address it goes on.
         if self.drain.is_some() && place.named.is_none_or(|_| place.is_opening) {
@@ -258,7 +255,7 @@ impl UdpManager {
             |id| UdpFlow::new(key, id, backend, upstream, limits, now).mirrored(is_mirrored);
         let flow = self.flows.insert(key, is_branch, build);
         self.route(flow.index(), upstream);
-        self.join_request(head, flow);
+        self.join_branches(head, flow);
         self.wheel.schedule(flow.index(), self.flows.at(flow.index()).1.deadline());
         self.queues.push(UNANSWERED, flow.index());
         self.source_limits.opened(key.client.source());
@@ -278,6 +275,15 @@ impl UdpManager {
     pub(super) fn check(&self, client: SocketAddr, sender: &FlowKey) -> Result<(), DropReason> {
         self.check_sender(sender)?;
         self.check_client(client)
+    }
+
+    /// The same where a flow has to be opened for it.
+    pub(super) fn check_new(&self, client: SocketAddr, sender: &FlowKey) -> Result<(), DropReason> {
+        // First, and cheap: while this holds, there is no time for more.
+        if !self.openings.has_room() {
+            return Err(DropReason::Overload);
+        }
+        self.check(client, sender)
     }
 
     /// Whether a sender can be anybody's client: not where it is one of our listeners. A backend may

@@ -38,7 +38,7 @@ impl UdpManager {
             self.sweep_if_needed(now);
         }
         if has_companions {
-            self.leave_request(id);
+            self.leave_branches(id);
         }
         self.wheel.cancel(id.index());
         self.queues.remove(id.index());

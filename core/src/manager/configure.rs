@@ -5,9 +5,10 @@ use super::evict::STALE_TIMEOUT;
 use super::upstream::capacity_for_upstreams;
 use crate::config::prepared::PreparedConfig;
 use crate::config::slots_for;
-use crate::flow::FlowLimits;
+use crate::flow::{FlowLimits, UdpFlow};
 use crate::limits::SourceLimits;
 use crate::output::Outputs;
+use crate::reason::CloseReason;
 use crate::time::Instant;
 
 impl UdpManager {
@@ -33,18 +34,22 @@ impl UdpManager {
             let former = core::mem::replace(&mut self.balancer, new.balancer().clone());
             self.balancer.go_on_from(&former, &replaced);
         }
-        self.close_flows_of(&replaced, now, outputs);
+        if !replaced.is_empty() {
+            let is_orphan = |flow: &UdpFlow| replaced.contains(&flow.backend());
+            self.close_flows(is_orphan, CloseReason::BackendRemoved, now, outputs);
+        }
         self.backends.configure(&config.cluster.backends, config.cluster.health, now);
-        let are_others = config.cluster.transactions != self.config.cluster.transactions;
+        let has_other_questions = config.cluster.questions() != self.config.cluster.questions();
         let is_other_mode = config.cluster.mode.kind() != self.config.cluster.mode.kind();
-        if is_other_mode || are_others {
-            self.close_all_flows(now, outputs);
+        if is_other_mode || has_other_questions {
+            // They would make no sense.
+            self.close_flows(|_| true, CloseReason::ModeChanged, now, outputs);
         }
         // What is open is bound to the former source.
         let has_other_source = config.cluster.source != self.config.cluster.source;
         if has_other_source
             || is_other_mode
-            || are_others
+            || has_other_questions
             || config.cluster.upstream != self.config.cluster.upstream
         {
             self.retire_shared_upstreams(outputs);
@@ -76,7 +81,7 @@ impl UdpManager {
         self.config.clone_from(config);
         self.upstreams.reserve(capacity_for_upstreams(config));
         if self.shares_upstreams() {
-            if config.cluster.transactions.is_none() {
+            if config.cluster.questions().is_none() {
                 self.upstreams.know_backends(self.backends.len());
             }
             self.flows.reserve_routes();

@@ -3,6 +3,7 @@
 use super::UdpManager;
 use crate::backend::FlowAction;
 use crate::backend::event::BackendEvent;
+use crate::flow::UdpFlow;
 use crate::id::{BackendId, FlowId};
 use crate::output::{Output, Outputs};
 use crate::reason::{CloseReason, DropReason};
@@ -77,7 +78,7 @@ impl UdpManager {
         let Some(flow) = self.flows.get(id) else { return };
         let client = flow.client();
         // The server that an id names is the one that knows the connection.
-        if flow.is_retired() || !self.placement.of(id.index()).id().is_empty() {
+        if !self.placement.of(id.index()).id().is_empty() {
             return;
         }
         let Self { balancer, backends, random, config, .. } = self;
@@ -173,29 +174,17 @@ impl UdpManager {
         is_over
     }
 
-    /// Ends all flows, since they would make no sense in another mode. Looks at every flow.
-    pub(super) fn close_all_flows<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) {
-        for slot in 0..self.flows.slots() {
-            if let Some((id, _)) = self.flows.alive_at(slot) {
-                self.close(id, CloseReason::ModeChanged, now, outputs);
-            }
-        }
-    }
-
-    /// Ends all flows of some backends. Looks at every flow.
-    pub(super) fn close_flows_of<'p>(
+    /// Ends all flows of some kind. Looks at every flow.
+    pub(super) fn close_flows<'p>(
         &mut self,
-        backends: &[BackendId],
+        is_one: impl Fn(&UdpFlow) -> bool,
+        reason: CloseReason,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
-        if backends.is_empty() {
-            return;
-        }
         for slot in 0..self.flows.slots() {
-            let Some((id, flow)) = self.flows.alive_at(slot) else { continue };
-            if backends.contains(&flow.backend()) {
-                self.close(id, CloseReason::BackendRemoved, now, outputs);
+            if let Some((id, _)) = self.flows.alive_at(slot).filter(|(_, flow)| is_one(flow)) {
+                self.close(id, reason, now, outputs);
             }
         }
     }

@@ -157,18 +157,13 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) {
         self.counters.to_client.received.add(Traffic::of(&burst));
-        if self.config.cluster.transactions.is_none() {
+        if self.config.cluster.questions().is_none() {
             self.handle_answers(upstream, sender, tos, burst, now, outputs);
             return;
         }
         // What comes together need not answer the same question.
-        let mut rest = Some(burst);
-        while let Some(burst) = rest {
-            let (first, others) = burst.split_at(1);
-            rest = others;
-            if let Some(answer) = first {
-                self.handle_answers(upstream, sender, tos, answer, now, outputs);
-            }
+        for answer in burst.datagrams().filter_map(Burst::single) {
+            self.handle_answers(upstream, sender, tos, answer, now, outputs);
         }
     }
 

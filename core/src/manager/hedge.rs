@@ -4,7 +4,7 @@
 //! found by the client's address. Each has a socket of its own, so a backend that is slow or dead
 //! holds up no other, and each ends by itself; when the head does, the next branch takes its place.
 //!
-//! One branch at a time *speaks*: its answers go to the client. The first to answer does, and goes on
+//! One branch at a time *wins*: its answers go to the client. The first to answer does, and goes on
 //! as long as it answers between any two datagrams of the client. One that does not has lost its
 //! place: then the backend that answers next wins.
 
@@ -81,8 +81,7 @@ impl UdpManager {
             return Ok(());
         }
         match head {
-            None if !self.openings.has_room() => return Err(DropReason::Overload),
-            None => self.check(key.client.address(), sender)?,
+            None => self.check_new(key.client.address(), sender)?,
             // What a draining manager has may go on.
             Some(_) if self.drain.is_some() => return Ok(()),
             Some(_) => {}
@@ -142,7 +141,7 @@ impl UdpManager {
     }
 
     /// Puts a new branch into the ring of its client, if there is one.
-    pub(super) fn join_request(&mut self, head: Option<FlowId>, new: FlowId) {
+    pub(super) fn join_branches(&mut self, head: Option<FlowId>, new: FlowId) {
         let Some(head) = head else { return };
         let Some(flow) = self.flows.get_mut(head) else { return };
         let next = flow.next_branch(head);
@@ -155,7 +154,7 @@ impl UdpManager {
     }
 
     /// Takes a branch that ends out of its ring. Where it is the head, the next one is from now on.
-    pub(super) fn leave_request(&mut self, leaving: FlowId) {
+    pub(super) fn leave_branches(&mut self, leaving: FlowId) {
         let Some(flow) = self.flows.get(leaving) else { return };
         let (next, was_head) = (flow.next_branch(leaving), flow.is_findable());
         let Some((previous, _)) =
@@ -174,11 +173,11 @@ impl UdpManager {
 
     /// Whether what a branch's backend answers goes to the client.
     pub(super) fn may_win(&mut self, branch: FlowId) -> bool {
-        let has_voice = |id| self.flows.get(id).is_some_and(|flow| flow.is_winner());
-        if !self.is_hedged() || has_voice(branch) {
+        let is_winner = |id| self.flows.get(id).is_some_and(|flow| flow.is_winner());
+        if !self.is_hedged() || is_winner(branch) {
             return true;
         }
-        let is_free = !self.branches(Some(branch)).any(|(id, _)| has_voice(id));
+        let is_free = !self.branches(Some(branch)).any(|(id, _)| is_winner(id));
         if is_free && let Some(flow) = self.flows.get_mut(branch) {
             flow.set_winner(true);
         }

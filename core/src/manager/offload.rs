@@ -133,8 +133,6 @@ impl UdpManager {
         let was_asked = flow.offload() == Offload::Asked;
         if was_asked {
             flow.set_offload(Offload::Offered);
-        }
-        if was_asked {
             let deadline = flow.deadline();
             if deadline <= now {
                 self.close(id, CloseReason::Idle, now, outputs);

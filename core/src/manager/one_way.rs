@@ -1,6 +1,6 @@
 //! Datagrams that nobody answers: they need no flow, only a backend, or all of them.
 
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::net::SocketAddr;
 
 use super::UdpManager;
 use super::admit::first_of;
@@ -8,6 +8,7 @@ use super::forward::RecvMeta;
 use crate::burst::Burst;
 use crate::config::{Balance, Mode, SendProxyProtocol, Source};
 use crate::counters::Traffic;
+use crate::egress::is_nobodys;
 use crate::flow::UdpFlow;
 use crate::flow::key::FlowKey;
 use crate::id::{BackendId, Carrier};
@@ -143,15 +144,18 @@ impl UdpManager {
         }
     }
 
-    /// Sends a burst to every backend in service. It counts as forwarded if there is any.
+    /// Sends a burst to every backend in service. It counts as forwarded if any can have it.
     fn copy_to_all<'p>(
         &mut self,
         send_meta: SendMeta<'p>,
         burst: Burst<'p>,
         outputs: &mut impl Outputs<'p>,
     ) {
-        if self.backends.targets().is_empty() {
-            self.drop_burst(Direction::ToBackend, DropReason::NoBackend, &burst, outputs);
+        let targets = self.backends.targets();
+        if !targets.iter().any(|&backend| self.can_pose(send_meta.source, backend)) {
+            let is_none = targets.is_empty();
+            let reason = if is_none { DropReason::NoBackend } else { DropReason::NoSource };
+            self.drop_burst(Direction::ToBackend, reason, &burst, outputs);
             return;
         }
         self.counters.to_backend.forwarded.add(Traffic::of(&burst));
@@ -203,11 +207,4 @@ impl UdpManager {
         let of_backend = self.backends.get(backend).map(|backend| family(backend.address()));
         source.is_none_or(|source| of_backend.is_none_or(|v6| v6 == family(source)))
     }
-}
-
-/// Whether no host has this address.
-fn is_nobodys(address: SocketAddr) -> bool {
-    let ip = address.ip();
-    let is_broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
-    address.port() == 0 || ip.is_unspecified() || ip.is_multicast() || is_broadcast
 }

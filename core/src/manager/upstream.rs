@@ -6,6 +6,7 @@ use core::time::Duration;
 use super::UdpManager;
 use crate::collections::wheel::TICK;
 use crate::config::{ManagerConfig, Source, UpstreamMode, slots_for};
+use crate::flow::UdpFlow;
 use crate::flow::key::FlowKey;
 use crate::id::{BackendId, FlowId, UpstreamId};
 use crate::output::{Output, Outputs};
@@ -222,7 +223,7 @@ impl UdpManager {
         if backends.peek().is_none() {
             return Err(DropReason::ForeignSource);
         }
-        let transaction = match self.config.cluster.transactions {
+        let transaction = match self.config.cluster.questions() {
             None => 0,
             Some(transactions) => match transactions.answer_id(datagram) {
                 Some(id) => self.flows.name_question(id),
@@ -274,12 +275,8 @@ impl UdpManager {
             }
             Some(Carries::Many { .. }) => {
                 self.upstreams.retire(upstream);
-                for slot in 0..self.flows.slots() {
-                    let Some((id, flow)) = self.flows.alive_at(slot) else { continue };
-                    if flow.upstream() == upstream {
-                        self.close(id, CloseReason::UpstreamFailed, now, outputs);
-                    }
-                }
+                let is_on_it = |flow: &UdpFlow| flow.upstream() == upstream;
+                self.close_flows(is_on_it, CloseReason::UpstreamFailed, now, outputs);
                 if matches!(self.upstreams.get(upstream), Some(Carries::Many { flows: 0, .. })) {
                     self.close_upstream(upstream, outputs);
                 }
@@ -292,18 +289,10 @@ impl UdpManager {
         &mut self,
         upstream: UpstreamId,
         remote: Option<SocketAddr>,
-        quoted: &[u8],
         now: Instant,
     ) {
         self.counters.upstream_errors += 1;
-        let slot = match (self.upstreams.get(upstream), remote) {
-            (Some(Carries::One(slot)), _) => Some(slot as usize),
-            (Some(Carries::Many { .. }), Some(remote)) => {
-                self.sharing_flow(upstream, remote, quoted).ok()
-            }
-            _ => None,
-        };
-        let flow = slot.map(|slot| self.flows.at(slot).1).filter(|flow| !flow.has_ended());
+        let flow = self.flow_of(upstream, remote, &[]).and_then(|flow| self.flows.get(flow));
         let told = match (flow, remote) {
             // What it quotes was sent when the flow was used last, or before.
             (Some(flow), _) => Some((flow.backend(), flow.last_used(&self.limits))),

@@ -1,7 +1,6 @@
 //! The proxies that speak for clients, and whom each has spoken of last.
 
 #[cfg(feature = "snapshot")]
-#[cfg(feature = "snapshot")]
 mod snapshot;
 
 use core::net::SocketAddr;

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use flowgate_core::LocalSource;
+use flowgate_core::{LocalSource, is_nobodys};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::ports::{self, PortLease};
@@ -165,13 +165,6 @@ pub fn reconnect(socket: BorrowedFd<'_>, peer: SocketAddr) -> io::Result<()> {
 /// Those of `connect(2)`.
 pub fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::net::connect_unspec(socket)?)
-}
-
-/// Whether no host has this address. Whom a PROXY header names may be anybody.
-fn is_nobodys(address: SocketAddr) -> bool {
-    let ip = address.ip();
-    let is_broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
-    address.port() == 0 || ip.is_unspecified() || ip.is_multicast() || is_broadcast
 }
 
 /// Binds to the first of the ports that nobody has, or nobody for that peer.

@@ -55,7 +55,7 @@ pub struct Model {
     /// What flows that have ended have left on them, where something may still come.
     quarantined: Vec<Quarantined>,
     /// The same where nothing should come, on shared ones.
-    resting: Vec<Quarantined>,
+    places: Vec<Quarantined>,
     /// Every id ever given out: none may come twice.
     used_ids: BTreeSet<FlowId>,
     loads: Vec<Load>,
@@ -141,7 +141,7 @@ impl Model {
             flows: vec![],
             sockets: BTreeMap::new(),
             quarantined: vec![],
-            resting: vec![],
+            places: vec![],
             used_ids: BTreeSet::new(),
             loads: cluster.backends.iter().map(|&config| Load::none(config)).collect(),
             balance: Balance::new(cluster),
@@ -189,7 +189,7 @@ impl Model {
                 self.activity(flow, &told, now)
             }
             ManagerInput::Configured(new) => self.configure(new.config(), now, &observed),
-            _ => self.proxy_info(input, now),
+            _ => self.told(input, now),
         };
         if observed != expected {
             return Err(effect::difference(&observed, &expected));
@@ -286,7 +286,7 @@ impl Model {
     }
 
     /// What the balancer is told without datagrams to forward.
-    fn proxy_info<'p>(&mut self, input: &ManagerInput<'_>, now: Instant) -> Vec<Effect<'p>> {
+    fn told<'p>(&mut self, input: &ManagerInput<'_>, now: Instant) -> Vec<Effect<'p>> {
         match *input {
             ManagerInput::Unusable { direction, reason, datagrams, bytes } => {
                 let traffic = traffic(datagrams, bytes);

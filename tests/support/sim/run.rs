@@ -144,7 +144,7 @@ impl<S: Subject> Simulation<S> {
         (0..PARTIES).map(Party::new).try_for_each(|party| self.round_trip(party))?;
         if self.ends_by_drain {
             let deadline = self.now + Duration::from_micros(1_500);
-            self.tell(&Event::ProxyInfo(ManagerInput::Drain { deadline }))?;
+            self.tell(&Event::Told(ManagerInput::Drain { deadline }))?;
         }
         self.run_down()?;
         self.tally.add_counters(self.subject.counters());
@@ -258,7 +258,7 @@ impl<S: Subject> Simulation<S> {
             When::Late(millis) => (due + Duration::from_millis(millis.into()), 1),
         };
         self.now = at.max(self.now);
-        (0..times).try_for_each(|_| self.tell(&Event::ProxyInfo(ManagerInput::Timeout)))
+        (0..times).try_for_each(|_| self.tell(&Event::Told(ManagerInput::Timeout)))
     }
 
     /// Fires timeouts as a shell does, until there is nothing to wait for: soon, and then nothing

@@ -92,7 +92,7 @@ pub(super) enum Event {
     /// The configuration changes.
     Configured(Box<PreparedConfig>),
     /// Anything else.
-    ProxyInfo(ManagerInput<'static>),
+    Told(ManagerInput<'static>),
 }
 
 impl Event {
@@ -100,7 +100,7 @@ impl Event {
         match self {
             Self::Arrival(parcel) => parcel.input(),
             Self::Configured(configuration) => ManagerInput::Configured(configuration),
-            Self::ProxyInfo(input) => *input,
+            Self::Told(input) => *input,
         }
     }
 }
@@ -185,7 +185,7 @@ impl World {
                 Some(unusable(direction, reason, datagrams, 100))
             }
             Action::GiveUp { pick, datagrams, reason } => self.give_up(pick, datagrams, reason),
-            Action::Fail { flow, failure } => Some(Event::ProxyInfo(self.fail(flow, failure))),
+            Action::Fail { flow, failure } => Some(Event::Told(self.fail(flow, failure))),
             Action::News { backend, event } => {
                 let backend = match backend {
                     BackendPick::Known(n) => backend_id(n.checked_rem(self.places()).unwrap_or(n)),
@@ -200,12 +200,10 @@ impl World {
             Action::Reconfigure { change, patient } => self.reconfigure(change, patient),
             Action::Drain { patience } => {
                 let deadline = now + patience;
-                Some(Event::ProxyInfo(ManagerInput::Drain { deadline }))
+                Some(Event::Told(ManagerInput::Drain { deadline }))
             }
-            Action::Read { is_behind } => {
-                Some(Event::ProxyInfo(ManagerInput::Reading { is_behind }))
-            }
-            Action::NetworkChanges => Some(Event::ProxyInfo(ManagerInput::NetworkChanged)),
+            Action::Read { is_behind } => Some(Event::Told(ManagerInput::Reading { is_behind })),
+            Action::NetworkChanges => Some(Event::Told(ManagerInput::NetworkChanged)),
             Action::Block => {
                 self.blocked = true;
                 None
@@ -248,7 +246,7 @@ impl World {
             |event| (0..self.places()).map(move |place| told_of(backend_id(place), event, now));
         let mut events: Vec<Event> = told(News::Up).chain(told(News::Undrain)).collect();
         // Time enough to catch up.
-        let read = || Event::ProxyInfo(ManagerInput::Reading { is_behind: false });
+        let read = || Event::Told(ManagerInput::Reading { is_behind: false });
         events.extend((0..40).map(|_| read()));
         if self.config.cluster.backends.iter().all(|backend| backend.removed) {
             events.extend(self.reconfigure(Change::Return(0), true));
@@ -428,9 +426,9 @@ fn told_of(backend: BackendId, event: News, now: Instant) -> Event {
         News::Undrain => BackendEvent::Undrain,
         News::Unprobed => BackendEvent::Unprobed,
     };
-    Event::ProxyInfo(ManagerInput::BackendChanged { backend, event })
+    Event::Told(ManagerInput::BackendChanged { backend, event })
 }
 
 fn unusable(direction: Direction, reason: DropReason, datagrams: u32, bytes: u64) -> Event {
-    Event::ProxyInfo(ManagerInput::Unusable { direction, reason, datagrams, bytes })
+    Event::Told(ManagerInput::Unusable { direction, reason, datagrams, bytes })
 }

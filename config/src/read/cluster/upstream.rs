@@ -73,7 +73,7 @@ impl<'t> Upstreams<'t> {
     }
 
     /// What it comes to, now that it is known whether flows end with their answers. Sockets are
-    /// shared where they do, unless there are ports for few only: those would be in the rest after
+    /// shared where they do, unless there are ports for few only: those would be in quarantine after
     /// their flows.
     pub(super) fn finish(
         self,

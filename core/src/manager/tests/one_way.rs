@@ -184,6 +184,41 @@ fn nothing_is_sent_from_an_address_that_no_host_has_or_that_is_of_another_family
 }
 
 #[test]
+fn a_copy_that_no_backend_can_have_from_its_client_is_not_forwarded() {
+    let mut harness = fan_out(ReplyFrom::Nobody);
+    harness.configure(at(0), |c| c.cluster.source = Source::Client);
+    let other_family = "[2001:db8::7]:7".parse().unwrap();
+    let reason = |outputs: &[Output<'_>]| match outputs {
+        [Output::Drop { reason, datagrams: 2, .. }] => *reason,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(reason(&harness.requests(other_family, b"ab", 1)), DropReason::NoSource);
+    assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 0);
+    // One is enough.
+    harness
+        .configure(at(0), |c| c.cluster.backends[2].address = "[2001:db8::3]:53".parse().unwrap());
+    assert_eq!(sources(&harness.requests(other_family, b"ab", 1)), [Some(other_family)]);
+    assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 2);
+    harness.configure(at(0), |c| c.cluster.backends.iter_mut().for_each(|b| b.removed = true));
+    assert_eq!(reason(&harness.requests(other_family, b"ab", 1)), DropReason::NoBackend);
+}
+
+#[test]
+fn transactions_mean_nothing_but_in_a_session() {
+    let mut harness = Harness::new(|config| {
+        config.cluster.mode = Mode::FanOut { reply_from: ReplyFrom::Chosen };
+        config.cluster.transactions = Some(Transactions::Dns);
+        config.cluster.upstream = UpstreamMode::Shared;
+    });
+    // Neither is a DNS message.
+    let flow = opened(&harness.request(client(1), b"hello", at(0))).unwrap();
+    let answer = harness.reply(flow, b"there", at(1));
+    assert!(matches!(answer[..], [Output::SendToClient { .. }]), "{answer:?}");
+    let changed = harness.configure(at(2), |config| config.cluster.transactions = None);
+    assert_eq!(changed, [], "the flow goes on");
+}
+
+#[test]
 fn one_way_shares_follow_the_weights() {
     for balance in [Balance::RoundRobin, Balance::Random] {
         let mut harness = one_way(balance);

@@ -163,7 +163,7 @@ impl Model {
         // A sweep that turned out to have nothing left to do does no harm.
         let Some(mut latest) = self.first_due(now) else {
             let is_vain = self.has_to_sweep && asked.reason == DeadlineReason::Sweep;
-            require!(is_vain, "it asks to be destination, for nothing: {asked:?}");
+            require!(is_vain, "it asks to be called, for nothing: {asked:?}");
             return Ok(());
         };
         let has_idle = self.idle_sockets().iter().any(|(_, at)| *at <= now);
@@ -177,13 +177,13 @@ impl Model {
     /// When the balancer must be called at the latest.
     fn first_due(&self, now: Instant) -> Option<Instant> {
         let flows = self.flows.iter().map(|flow| self.due(flow.next_check()));
-        let rests = self.quarantined.iter().map(|left| self.due(left.until));
+        let ended = self.quarantined.iter().map(|left| self.due(left.until));
         let idle = self.idle_sockets().into_iter().map(|(_, at)| self.due(at));
         let drain_end = self.drain.filter(|_| !self.flows.is_empty());
         let has_to_end = (0..self.flows.len()).any(|place| self.must_end(place).is_some());
         let sweep = has_to_end.then_some(now);
         let others = [drain_end, sweep, self.next_backend_event()];
-        flows.chain(rests).chain(idle).chain(others.into_iter().flatten()).min()
+        flows.chain(ended).chain(idle).chain(others.into_iter().flatten()).min()
     }
 
     /// Whether what it says it is to be called for can be it.

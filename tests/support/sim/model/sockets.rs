@@ -135,7 +135,7 @@ impl Model {
         Ok(Some(Effect::OpenSocket { upstream, connect, v6, ttl, bound }))
     }
 
-    /// Whether a backend has no flow on a socket, and none that rests.
+    /// Whether a backend has no flow on a socket, and none in quarantine.
     fn is_free(
         &self,
         upstream: UpstreamId,
@@ -147,19 +147,19 @@ impl Model {
         };
         let alive = self.flows.iter().any(|it| is_it(it.upstream, it.backend, it.question));
         let left = self.quarantined.iter().any(|it| is_it(it.upstream, it.backend, it.question));
-        let rests = |rest: &Quarantined| {
-            is_it(rest.upstream, rest.backend, rest.question) && rest.until > now
+        let is_left = |place: &Quarantined| {
+            is_it(place.upstream, place.backend, place.question) && place.until > now
         };
-        !alive && !left && !self.resting.iter().any(rests)
+        !alive && !left && !self.places.iter().any(is_left)
     }
 
-    /// A flow has left a socket, which may close; or its place on that rests, if something may come
+    /// A flow has left a socket, which may close; or its place on that is in quarantine, if something may come
     /// there all the same.
     pub(super) fn leave<'p>(
         &mut self,
         upstream: UpstreamId,
         backend: usize,
-        rests: bool,
+        is_quarantined: bool,
         now: Instant,
     ) -> Option<Effect<'p>> {
         let is_used = self.is_used(upstream);
@@ -171,16 +171,16 @@ impl Model {
         if !is_used {
             socket.idle_since = now;
         }
-        if let (true, Some(time), false) = (rests, time, asks) {
+        if let (true, Some(time), false) = (is_quarantined, time, asks) {
             let (question, until) = (None, now + time);
-            self.resting.push(Quarantined { upstream, backend, question, until });
+            self.places.push(Quarantined { upstream, backend, question, until });
         }
         None
     }
 
     pub(super) fn close_socket<'p>(&mut self, upstream: UpstreamId) -> Option<Effect<'p>> {
         self.sockets.remove(&upstream)?;
-        self.resting.retain(|rest| rest.upstream != upstream);
+        self.places.retain(|place| place.upstream != upstream);
         Some(Effect::CloseSocket { upstream })
     }
 

@@ -30,9 +30,9 @@ pub(super) fn forget(bug: Bug, snapshot: ManagerSnapshot) -> ManagerSnapshot {
                 list(&mut rate["filled"]).clear();
             }
         }),
-        Bug::LosesTheRest => change_each(&mut document["flows"]["quarantined"], |resting| {
-            let until = resting["until"].as_u64().expect("an instant");
-            resting["until"] = until.saturating_sub(2_000_000).into();
+        Bug::LosesTheRest => change_each(&mut document["flows"]["quarantined"], |left| {
+            let until = left["until"].as_u64().expect("an instant");
+            left["until"] = until.saturating_sub(2_000_000).into();
         }),
         Bug::LosesTheSigns => change_each(&mut document["backends"]["figures"], |backend| {
             let passive = &mut backend["health"]["passive"];

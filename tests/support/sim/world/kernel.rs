@@ -43,7 +43,7 @@ impl Entry {
     fn told(&mut self, flow: FlowId) -> Event {
         let [to_backend, to_client] = std::mem::take(&mut self.untold);
         let (backend, last) = (self.backend, self.last);
-        Event::ProxyInfo(ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last })
+        Event::Told(ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last })
     }
 }
 

@@ -181,7 +181,7 @@ impl World {
 
     /// The kernel takes datagrams.
     pub(super) fn take(&mut self, sent: Unsent) {
-        self.delivered.push(Event::ProxyInfo(ManagerInput::Delivered {
+        self.delivered.push(Event::Told(ManagerInput::Delivered {
             carrier: Carrier::Flow { flow: sent.flow, upstream: sent.upstream },
             backend: sent.backend,
             direction: sent.direction,
@@ -207,7 +207,7 @@ impl World {
         if given_up < unsent.datagrams {
             self.take(Unsent { datagrams: unsent.datagrams - given_up, bytes: sent, ..unsent });
         }
-        Some(Event::ProxyInfo(ManagerInput::Undelivered {
+        Some(Event::Told(ManagerInput::Undelivered {
             carrier: Carrier::Flow { flow: unsent.flow, upstream: unsent.upstream },
             backend: unsent.backend,
             direction: unsent.direction,
