@@ -49,9 +49,14 @@ impl<T> Tx<T> {
         is_sent
     }
 
+    /// Half of the room.
+    pub(crate) fn much_room(&self) -> usize {
+        self.shared.capacity / 2
+    }
+
     /// Whether half of the room is free.
     pub(crate) fn has_much_room(&self) -> bool {
-        self.shared.waiting.load(Ordering::Relaxed) <= self.shared.capacity / 2
+        self.shared.waiting.load(Ordering::Relaxed) <= self.much_room()
     }
 
     /// Notes that so much was left out.

@@ -31,6 +31,9 @@ const BLOCK: usize = 64 << 10;
 /// How long an input waits at most until it is in a block.
 const LATENCY: Duration = Duration::from_millis(200);
 
+/// What an item takes that waits, besides what it carries.
+const ITEM: usize = 64;
+
 /// How much of a datagram is kept where proxies speak for clients: their headers.
 const PROXY_HEADER: u16 = 536;
 
@@ -216,8 +219,10 @@ impl RecordTap {
             return;
         }
         if self.lost > 0 {
-            let gap = RecordItem::Gap(self.shard, std::mem::take(&mut self.lost));
-            self.sender.0.send(gap, 0);
+            if !self.sender.0.send(RecordItem::Gap(self.shard, self.lost), ITEM) {
+                return;
+            }
+            self.lost = 0;
         }
         let state = if self.is_whole() {
             StartState::Whole(manager.snapshot())
@@ -229,8 +234,7 @@ impl RecordTap {
             cluster: self.cluster.to_string(),
             state,
         };
-        // What it takes is known when it is encoded; a flow is about a hundred bytes.
-        let bytes = 128 * manager.slots().min(manager.flow_count() * 2) + 4_096;
+        let bytes = self.start_bytes(manager);
         self.has_begun = self.sender.0.send(RecordItem::Start(self.shard, Box::new(start)), bytes);
         self.encoder.restart();
         self.encoder.set_payload(self.payload(manager.config()));
@@ -238,6 +242,19 @@ impl RecordTap {
         if self.has_begun && !self.is_whole() {
             self.tell_states(manager, now);
         }
+    }
+
+    /// What a start takes that waits, about: what it is as bytes is known when it is encoded.
+    fn start_bytes(&self, manager: &UdpManager) -> usize {
+        const CONFIG: usize = 4_096;
+        if !self.is_whole() {
+            return CONFIG;
+        }
+        // A flow is about a hundred bytes. However many there are, a start fits into what is free where
+        // there is much room: a large table would never be recorded otherwise, and be copied in vain
+        // at every input.
+        let flows = 128 * manager.slots().min(manager.flow_count() * 2);
+        (flows + CONFIG).min(self.sender.0.much_room().saturating_sub(ITEM))
     }
 
     /// What is said of backends, for whom the configuration is all there is.
@@ -280,7 +297,7 @@ impl RecordTap {
         };
         let by_affinity = by_affinity.max(by_questions);
         let by_proxies = if config.accept_proxy_protocol.is_empty() { 0 } else { PROXY_HEADER };
-        if by_proxies > 0 { by_affinity.saturating_add(by_proxies) } else { by_affinity }
+        by_affinity.saturating_add(by_proxies)
     }
 
     /// Whether an input is recorded.
@@ -344,7 +361,7 @@ impl RecordTap {
         let written = std::mem::take(&mut self.written);
         if written > 0 {
             let piece = self.encoder.take();
-            let bytes = piece.bytes.len() + 64;
+            let bytes = piece.bytes.len() + ITEM;
             let item = RecordItem::Inputs(self.shard, piece, self.outputs.value());
             if !self.sender.0.send(item, bytes) {
                 self.has_begun = false;
@@ -381,7 +398,46 @@ pub(crate) fn anonymous(client: SocketAddr, key: [u64; 2]) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use flowgate_core::Burst;
+
     use super::*;
+
+    /// A manager with so many flows.
+    fn manager(flows: u16) -> UdpManager {
+        let toml = "[[listener]]\naddress = \"192.0.2.1:53\"\ncluster = \"c\"\n\
+                    [cluster.c]\nbackends = [\"10.0.0.1:53\"]\n";
+        let config = flowgate_config::parse(toml, "test.toml").unwrap_or_else(|e| panic!("{e}"));
+        let listener = &config.listeners[0];
+        let backends = listener.cluster.backends(|_| Vec::new());
+        let config = listener.manager_config(listener.address, 1_000, Vec::new(), false, backends);
+        let mut manager = UdpManager::new(config, 7, Instant::ORIGIN);
+        for port in 1..=flows {
+            let (source, burst) = (([198, 51, 100, 7], port).into(), Burst::single(b"question"));
+            let burst = burst.expect("a datagram");
+            let input = ManagerInput::ClientBurst { source, local: None, tos: 0, ttl: 64, burst };
+            manager.handle_input(input, Instant::ORIGIN, &mut Vec::new());
+        }
+        manager
+    }
+
+    #[test]
+    fn a_table_begins_that_takes_more_than_there_is_room_for() {
+        let manager = manager(200);
+        assert_eq!(manager.flow_count(), 200);
+        for sample in [1.0, 0.5] {
+            let options = Arc::new(RecordOptions { sample, payload: None, anonymise: None });
+            let (sender, mut receiver) = feed::channel(16 << 10);
+            let mut tap =
+                RecordTap::new(options, RecordSender(sender), 0, "dns".into(), "c".into());
+            tap.lost = 3;
+            tap.begin(Role::Primary, &manager, Instant::ORIGIN);
+            assert!(tap.has_begun && tap.lost == 0, "of a share of {sample}");
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            let mut next = || receiver.poll(&mut context);
+            assert!(matches!(next(), Poll::Ready(Some(RecordItem::Gap(0, 3)))));
+            assert!(matches!(next(), Poll::Ready(Some(RecordItem::Start(0, _)))));
+        }
+    }
 
     #[test]
     fn anonymous_addresses_keep_what_they_have_in_common() {
