@@ -10,8 +10,7 @@ use flowgate_core::config::{ClusterConfig, Mode, ReplyFrom, ServerId, Source};
 use serde::Deserialize;
 
 use crate::cluster::backends;
-use crate::value::hex;
-use crate::{Cluster, Config, Member, Target};
+use crate::{Cluster, Config, Member, Target, hex};
 
 /// Where the backends of a cluster are found.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -137,7 +136,7 @@ pub fn parse_found(text: &[u8]) -> Result<Vec<Member>, String> {
         let server_id = match label("server_id") {
             None | Some("") => None,
             Some(text) => {
-                let id = hex(text).and_then(|bytes| ServerId::new(&bytes).ok());
+                let id = hex::decode(text).and_then(|bytes| ServerId::new(&bytes).ok());
                 Some(id.ok_or_else(|| {
                     format!(
                         "label server_id: found {text:?}; allowed: 1 to 15 bytes in hexadecimal"

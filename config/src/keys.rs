@@ -12,8 +12,7 @@ use flowgate_quic_lb::{Decoder, QuicLbConfig};
 
 use crate::error::{Errors, Fault, Printable, Problem};
 use crate::problems::Place;
-use crate::value::hex;
-use crate::{Cluster, Config};
+use crate::{Cluster, Config, hex};
 
 /// A configuration of QUIC-LB as the file describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,7 +124,7 @@ fn read(path: &Path) -> Result<[u8; 16], String> {
     if let Ok(key) = content[..].try_into() {
         return Ok(key);
     }
-    let digits = std::str::from_utf8(&content).ok().and_then(|text| hex(text.trim()));
+    let digits = std::str::from_utf8(&content).ok().and_then(|text| hex::decode(text.trim()));
     let key = digits.and_then(|bytes| bytes.try_into().ok());
     key.ok_or_else(|| "which does not hold a key".to_owned())
 }

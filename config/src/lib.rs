@@ -49,6 +49,7 @@ mod cluster;
 mod difference;
 mod error;
 mod found;
+pub mod hex;
 mod keys;
 mod nearest;
 mod probing;

@@ -236,13 +236,3 @@ fn string<'a>(item: &Item<'a>) -> Option<&'a str> {
 pub(crate) fn whole(integer: &DeInteger<'_>) -> Option<i128> {
     i128::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
-
-/// The bytes that hexadecimal digits stand for, two for each.
-pub(crate) fn hex(digits: &str) -> Option<Vec<u8>> {
-    let digit = |digit: &u8| char::from(*digit).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    let byte = |pair: &[u8]| match pair {
-        [high, low] => Some(digit(high)? << 4 | digit(low)?),
-        _ => None,
-    };
-    digits.as_bytes().chunks(2).map(byte).collect()
-}

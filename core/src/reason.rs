@@ -1,7 +1,11 @@
 //! Which way datagrams go, and why they or their flows end: the names in reports and metrics.
 
+#[cfg(feature = "serde")]
+use serde::{Deserialize, Serialize};
+
 /// Which way a datagram goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize), serde(rename_all = "snake_case"))]
 pub enum Direction {
     /// From a client to a backend.
     ToBackend,

@@ -9,7 +9,7 @@
 //! | [`control`] | signals, reloads, probes, names of backends, logs, the service manager |
 //! | [`admin`] | the control socket, metrics and the status page |
 //! | [`handover`] | giving everything to a new process, and taking it over from an old one |
-//! | [`observe`] | watching the managers at work: `flowgate trace` |
+//! | [`observe`] | watching the managers at work: `flowgate trace` and `flowgate record` |
 //! | [`recording`] | what managers were told, in a file, and told again |
 //! | [`cli`] | the command line |
 //!

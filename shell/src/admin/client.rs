@@ -10,7 +10,7 @@ use std::time::Duration;
 use form_urlencoded::Serializer;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request as HttpRequest, header};
+use hyper::{Method, Request as HttpRequest, Response as HttpResponse, header};
 use hyper_util::rt::TokioIo;
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -65,37 +65,17 @@ fn shown(path: &Path) -> String {
     escaped(&path.to_string_lossy())
 }
 
-/// Asks the Flowgate whose control socket is at `path`, and waits up to `timeout` for the answer.
+/// Asks the Flowgate whose control socket is at `path`, and waits up to `timeout` for the answer to
+/// begin, and for the rest of it.
 ///
 /// # Errors
 ///
 /// If there is no answer: the reason, and what to do next. A refusal is an answer.
 pub fn request(path: &Path, request: &Request, timeout: Duration) -> Result<Response, ClientError> {
-    let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            ClientError::NotListening(path.to_owned())
-        }
-        io::ErrorKind::PermissionDenied => ClientError::NotPermitted(path.to_owned()),
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
-            ClientError::TimedOut(path.to_owned(), timeout)
-        }
-        _ => ClientError::Unusable(path.to_owned(), error),
-    };
-    let garbled = |why: String| ClientError::NotAnAnswer(path.to_owned(), why);
-
-    socket_path::check_directory(path).map_err(failed)?;
-    let question = encode(request).map_err(garbled)?;
-    let stream = connect(path, timeout).map_err(failed)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let exchange = async { tokio::time::timeout(timeout, exchange(stream, question)).await };
-    let answer = match runtime.map_err(failed)?.block_on(exchange) {
-        Err(_) => return Err(ClientError::TimedOut(path.to_owned(), timeout)),
-        Ok(Err(Unanswered::Late)) => return Err(ClientError::TimedOut(path.to_owned(), timeout)),
-        Ok(Err(Unanswered::Ended)) => return Err(ClientError::NoAnswer(path.to_owned())),
-        Ok(Err(Unanswered::Garbled(why))) => return Err(garbled(why)),
-        Ok(Ok(answer)) => answer,
-    };
-    decode(request, &answer).map_err(|error| garbled(error.to_string()))
+    let asked = Asked { path, timeout };
+    let question = encode(request).map_err(|why| asked.garbled(why))?;
+    let answer = asked.send(question, async |answer| asked.whole(answer).await)?;
+    decode(request, &answer).map_err(|error| asked.garbled(error.to_string()))
 }
 
 /// Asks for what goes on until it ends, such as `/trace`, waits up to `timeout` for it to begin, says
@@ -110,85 +90,121 @@ pub fn follow(
     target: &str,
     timeout: Duration,
     begun: impl FnOnce(),
-    read: impl FnMut(&[u8]) -> bool,
+    mut read: impl FnMut(&[u8]) -> bool,
 ) -> Result<Option<Response>, ClientError> {
-    let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            ClientError::NotListening(path.to_owned())
-        }
-        io::ErrorKind::PermissionDenied => ClientError::NotPermitted(path.to_owned()),
-        _ => ClientError::Unusable(path.to_owned(), error),
-    };
-    let garbled = |why: String| ClientError::NotAnAnswer(path.to_owned(), why);
-    socket_path::check_directory(path).map_err(failed)?;
+    let asked = Asked { path, timeout };
     let question = HttpRequest::get(target).header(header::HOST, "flowgate");
-    let question =
-        question.body(Full::new(Bytes::new())).map_err(|error| garbled(error.to_string()))?;
-    let stream = connect(path, timeout).map_err(failed)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.map_err(failed)?.block_on(async {
-        match begin(stream, question, timeout).await? {
-            Ok(body) => {
-                begun();
-                read_body(body, read).await.map(|()| None)
+    let question = question.body(Full::new(Bytes::new()));
+    let question = question.map_err(|error| asked.garbled(error.to_string()))?;
+    let refusal = asked.send(question, async |answer| {
+        if !answer.status().is_success() {
+            return asked.whole(answer).await.map(Some);
+        }
+        begun();
+        let mut body = answer.into_body();
+        while let Some(frame) = body.frame().await {
+            let Ok(bytes) = frame?.into_data() else { continue };
+            if !read(&bytes) {
+                break;
             }
-            Err(refusal) => Ok(Some(refusal)),
         }
-    });
-    match outcome {
-        Ok(None) => Ok(None),
-        Ok(Some(refusal)) => {
-            serde_json::from_slice(&refusal).map(Some).map_err(|error| garbled(error.to_string()))
+        Ok(None)
+    })?;
+    let refusal = refusal.map(|refusal| serde_json::from_slice(&refusal)).transpose();
+    refusal.map_err(|error| asked.garbled(error.to_string()))
+}
+
+/// Who is asked, and how long an answer may take.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    path: &'a Path,
+    timeout: Duration,
+}
+
+impl Asked<'_> {
+    /// Sends a question, and has what is answered read.
+    fn send<T>(
+        self,
+        question: HttpRequest<Full<Bytes>>,
+        read: impl AsyncFnOnce(HttpResponse<Incoming>) -> Result<T, Unanswered>,
+    ) -> Result<T, ClientError> {
+        let failed = |error| self.failed(error);
+        socket_path::check_directory(self.path).map_err(failed)?;
+        let stream = self.connect().map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let outcome = runtime.map_err(failed)?.block_on(async {
+            let answer = self.in_time(begin(stream, question)).await?;
+            read(answer).await
+        });
+        outcome.map_err(|why| match why {
+            Unanswered::Late => ClientError::TimedOut(self.path.to_owned(), self.timeout),
+            Unanswered::Ended => ClientError::NoAnswer(self.path.to_owned()),
+            Unanswered::Garbled(why) => self.garbled(why),
+        })
+    }
+
+    /// Connects in time: that for sending is also that for a place among those who wait to be
+    /// accepted.
+    fn connect(self) -> io::Result<UnixStream> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_write_timeout(Some(self.timeout))?;
+        socket.connect(&SockAddr::unix(self.path)?)?;
+        socket.set_nonblocking(true)?;
+        Ok(UnixStream::from(OwnedFd::from(socket)))
+    }
+
+    /// Reads all of an answer.
+    async fn whole(self, answer: HttpResponse<Incoming>) -> Result<Bytes, Unanswered> {
+        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect();
+        self.in_time(async {
+            match body.await {
+                Ok(body) => Ok(body.to_bytes()),
+                Err(error) => Err(match error.downcast::<hyper::Error>() {
+                    Ok(error) => (*error).into(),
+                    Err(error) => Unanswered::Garbled(error.to_string()),
+                }),
+            }
+        })
+        .await
+    }
+
+    async fn in_time<T>(
+        self,
+        outcome: impl Future<Output = Result<T, Unanswered>>,
+    ) -> Result<T, Unanswered> {
+        tokio::time::timeout(self.timeout, outcome).await.unwrap_or(Err(Unanswered::Late))
+    }
+
+    fn failed(self, error: io::Error) -> ClientError {
+        let path = self.path.to_owned();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NotListening(path)
+            }
+            io::ErrorKind::PermissionDenied => ClientError::NotPermitted(path),
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
+                ClientError::TimedOut(path, self.timeout)
+            }
+            _ => ClientError::Unusable(path, error),
         }
-        Err(Unanswered::Late) => Err(ClientError::TimedOut(path.to_owned(), timeout)),
-        Err(Unanswered::Ended) => Err(ClientError::NoAnswer(path.to_owned())),
-        Err(Unanswered::Garbled(why)) => Err(garbled(why)),
+    }
+
+    fn garbled(self, why: String) -> ClientError {
+        ClientError::NotAnAnswer(self.path.to_owned(), why)
     }
 }
 
-/// Asks, and returns the answer as it comes, or as a whole where it is no success.
+/// Asks, and returns the answer when it begins.
 async fn begin(
     stream: UnixStream,
     question: HttpRequest<Full<Bytes>>,
-    timeout: Duration,
-) -> Result<Result<Incoming, Bytes>, Unanswered> {
+) -> Result<HttpResponse<Incoming>, Unanswered> {
     let stream = tokio::net::UnixStream::from_std(stream).map_err(|_| Unanswered::Ended)?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // How it ends is told by what is read from it.
     tokio::spawn(connection);
-    let answer = tokio::time::timeout(timeout, sender.send_request(question)).await;
-    let answer = answer.map_err(|_| Unanswered::Late)??;
-    if !answer.status().is_success() {
-        let refusal = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-        let refusal = refusal.map_err(|error| Unanswered::Garbled(error.to_string()))?;
-        return Ok(Err(refusal.to_bytes()));
-    }
-    Ok(Ok(answer.into_body()))
-}
-
-/// Reads what comes.
-async fn read_body(
-    mut body: Incoming,
-    mut read: impl FnMut(&[u8]) -> bool,
-) -> Result<(), Unanswered> {
-    while let Some(frame) = body.frame().await {
-        let Ok(bytes) = frame?.into_data() else { continue };
-        if !read(&bytes) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Connects within `timeout`: that for sending is also that for a place among those who wait to be
-/// accepted.
-fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_write_timeout(Some(timeout))?;
-    socket.connect(&SockAddr::unix(path)?)?;
-    socket.set_nonblocking(true)?;
-    Ok(UnixStream::from(OwnedFd::from(socket)))
+    Ok(sender.send_request(question).await?)
 }
 
 /// What is written for a request.
@@ -255,25 +271,6 @@ impl From<hyper::Error> for Unanswered {
         } else {
             Self::Garbled(error.to_string())
         }
-    }
-}
-
-async fn exchange(
-    stream: UnixStream,
-    question: HttpRequest<Full<Bytes>>,
-) -> Result<Bytes, Unanswered> {
-    let stream = tokio::net::UnixStream::from_std(stream).map_err(|_| Unanswered::Ended)?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // How it ends is told by what is read from it.
-    let _connection = tokio::spawn(connection);
-    let body = Limited::new(sender.send_request(question).await?.into_body(), MAX_ANSWER);
-    match body.collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) => match error.downcast::<hyper::Error>() {
-            Ok(error) => Err((*error).into()),
-            Err(error) => Err(Unanswered::Garbled(error.to_string())),
-        },
     }
 }
 

@@ -16,7 +16,7 @@
 //! # Ok::<(), String>(())
 //! ```
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -131,6 +131,11 @@ pub struct FlowFilter {
     pub listener: Option<String>,
     /// How many flows are listed at most. More than [`FlowFilter::MOST`] mean as many as that.
     pub limit: usize,
+}
+
+/// A network, such as `10.0.0.0/8`, or one address.
+pub(crate) fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 impl FlowFilter {

@@ -12,7 +12,6 @@
 //! | `/trace` | GET | what is decided from now on, a line of JSON each, on the control socket only |
 
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,6 @@ use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request as HttpRequest, Response as HttpResponse, StatusCode, Uri};
-use ipnet::IpNet;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tracing::error;
@@ -30,7 +28,7 @@ use super::exposition::Format;
 use super::page;
 use super::reports::{Reports, View};
 use super::request::{
-    FlowFilter, Handler, RecordRequest, Request, Response, TraceQuery, TraceRequest,
+    FlowFilter, Handler, RecordRequest, Request, Response, TraceQuery, TraceRequest, network,
 };
 use super::stream::{Feed, StreamBody};
 use crate::observe::record::{self, RecordOptions};
@@ -304,21 +302,14 @@ impl Router {
 
 /// Reads which flows are meant from a query such as `client=10.0.0.0/8&limit=20`.
 fn flow_filter(query: &str) -> Result<FlowFilter, String> {
-    fn value<T: FromStr>(key: &str, text: &str, such_as: &str) -> Result<T, String> {
-        text.parse()
-            .map_err(|_| format!("{key}: {text:?} is not valid; give one such as {such_as}"))
-    }
     let mut filter = FlowFilter::default();
     for (key, text) in form_urlencoded::parse(query.as_bytes()) {
+        let wrong = |such_as| format!("{key}: {text:?} is not valid; give one such as {such_as}");
         match &*key {
-            "client" => {
-                let single = text.parse::<IpAddr>().map(IpNet::from);
-                let network = single.or_else(|_| value("client", &text, "10.0.0.0/8"));
-                filter.client = Some(network?);
-            }
-            "backend" => filter.backend = Some(value("backend", &text, "10.0.0.1:53")?),
+            "client" => filter.client = Some(network(&text).ok_or_else(|| wrong("10.0.0.0/8"))?),
+            "backend" => filter.backend = Some(text.parse().map_err(|_| wrong("10.0.0.1:53"))?),
             "listener" => filter.listener = Some(text.into_owned()),
-            "limit" => filter.limit = value("limit", &text, "100")?,
+            "limit" => filter.limit = text.parse().map_err(|_| wrong("100"))?,
             _ => {
                 return Err(format!(
                     "{key:?} is no key here; there are client, backend, listener and limit"
@@ -337,11 +328,7 @@ fn trace_query(query: &str) -> Result<(TraceQuery, Option<Duration>), String> {
         let wrong = |such_as| format!("{key}: {text:?} is not valid; give one such as {such_as}");
         let flag = || text.parse().map_err(|_| wrong("true or false"));
         match &*key {
-            "client" => {
-                let single = text.parse::<IpAddr>().map(IpNet::from);
-                let network = single.or_else(|_| text.parse().map_err(|_| wrong("10.0.0.0/8")));
-                trace.client = Some(network?);
-            }
+            "client" => trace.client = Some(network(&text).ok_or_else(|| wrong("10.0.0.0/8"))?),
             "backend" => trace.backend = Some(text.into_owned()),
             "drops" => trace.drops = flag()?,
             "payload" => trace.payload = flag()?,

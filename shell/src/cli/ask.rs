@@ -1,10 +1,13 @@
 //! What all commands share that ask a running Flowgate, and those that have it do something.
 
+use std::fs::{File, Permissions};
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use flowgate_config::hex;
 use serde::Serialize;
 
 use super::Failure;
@@ -126,8 +129,25 @@ fn refusal(reasons: &[String]) -> String {
     }
 }
 
-fn json(document: &impl Serialize) -> Result<String, Failure> {
+/// A document as JSON that a terminal can be shown.
+pub(super) fn json(document: &impl Serialize) -> Result<String, Failure> {
     Ok(escaped_json(&serde_json::to_string_pretty(document)?) + "\n")
+}
+
+/// A file for the owner alone, as there are others' datagrams in it. What it holds stays until
+/// [`emptied`].
+pub(super) fn private_file(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if file.metadata()?.is_file() {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
+}
+
+/// Nothing is in a file any more, unless it is one that keeps nothing.
+pub(super) fn emptied(file: &File) -> io::Result<()> {
+    if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
 }
 
 /// Writes to standard output. Anyone who reads it may have seen enough before the end, as `head` does.
@@ -240,17 +260,12 @@ pub(super) fn snapshot(arguments: &SnapshotArguments) -> Result<(), Failure> {
     }
     match arguments.socket_option.ask(&Request::Snapshot)? {
         Response::Snapshot { hex } => {
-            let bytes = unhex(&hex).ok_or_else(|| Failure("the answer is damaged".to_owned()))?;
+            let bytes =
+                hex::decode(&hex).ok_or_else(|| Failure("the answer is damaged".to_owned()))?;
             Ok(stdout.write_all(&bytes).and_then(|()| stdout.flush())?)
         }
         answer => Err(fault(&answer)),
     }
-}
-
-fn unhex(digits: &str) -> Option<Vec<u8>> {
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
-    if rest.is_empty() { pairs.iter().map(|pair| byte(pair)).collect() } else { None }
 }
 
 /// The arguments of `flowgate stop`.

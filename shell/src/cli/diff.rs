@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use serde::Serialize;
 
 use super::Failure;
-use super::ask::put;
+use super::ask::{json, put};
 use super::columns::{Align, Table};
 use super::human;
 use super::replay::{is_recording, play};
-use crate::admin::escape::{escaped, escaped_json};
+use crate::admin::escape::escaped;
 use crate::recording::compare::{Becomes, ConfigDiff, FlowsBecome, TrafficDiff};
-use crate::recording::player::{BackendShare, Player};
+use crate::recording::player::Player;
 
 /// How many clients that move are listed.
 const MAX_LISTED: usize = 10;
@@ -30,6 +31,15 @@ pub(super) struct DiffArguments {
     json: bool,
 }
 
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct DiffDocument<'a> {
+    /// What is to be known about the recording.
+    notes: &'a [String],
+    #[serde(flatten)]
+    diff: &'a ConfigDiff,
+}
+
 pub(super) fn run(arguments: &DiffArguments) -> Result<(), Failure> {
     let (old, new) =
         (flowgate_config::load(&arguments.old)?, flowgate_config::load(&arguments.new)?);
@@ -44,14 +54,17 @@ pub(super) fn run(arguments: &DiffArguments) -> Result<(), Failure> {
         }
         let (by_old, more, _) = play(path, Player::with(Some(&old)))?;
         notes.extend(more);
-        notes.extend(by_old.notes().iter().cloned());
         let (by_new, _, _) = play(path, Player::with(Some(&new)))?;
+        for (path, player) in [(&arguments.old, &by_old), (&arguments.new, &by_new)] {
+            let of_one = player.notes().iter().map(|note| format!("{}: {note}", path.display()));
+            notes.extend(of_one);
+        }
         let destinations = (by_old.destinations(), by_new.destinations());
         let reports = (by_old.report(), by_new.report());
         diff = diff.with_traffic((&reports.0, &destinations.0), (&reports.1, &destinations.1));
     }
     if arguments.json {
-        put(&(escaped_json(&serde_json::to_string_pretty(&diff)?) + "\n"))?;
+        put(&json(&DiffDocument { notes: &notes, diff: &diff })?)?;
     } else {
         put(&text(&diff, &notes))?;
     }
@@ -70,7 +83,7 @@ fn text(diff: &ConfigDiff, notes: &[String]) -> String {
     for note in notes {
         text += &format!("note: {}\n", escaped(note));
     }
-    if diff.settings.is_empty() {
+    if diff.is_same {
         text += "The two say the same.\n";
     }
     for change in &diff.settings {
@@ -149,10 +162,7 @@ fn traffic_text(traffic: &TrafficDiff) -> String {
     };
     let all = [all(0), all(1)];
     for (backend, shares) in &traffic.backends {
-        let share = |place: usize| {
-            let BackendShare { datagrams, .. } = shares[place];
-            format!("{:.1}%", 100.0 * datagrams as f64 / all[place].max(1) as f64)
-        };
+        let share = |place: usize| human::percent(shares[place].datagrams, all[place]);
         table.row([
             backend.to_string(),
             human::count(shares[0].flows),

@@ -1,6 +1,6 @@
 //! `flowgate flows`: which flows there are, in a table or as JSON.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,7 +11,7 @@ use super::ask::ClientOptions;
 use super::columns::{Align, Table};
 use super::human;
 use crate::admin::escape::escaped;
-use crate::admin::request::{FlowFilter, Request, Response};
+use crate::admin::request::{FlowFilter, Request, Response, network};
 use crate::admin::status::{FlowStatus, FlowsDocument};
 
 /// The arguments of `flowgate flows`.
@@ -112,10 +112,7 @@ fn table(flows: &[FlowStatus]) -> Table<12> {
 }
 
 pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
-    let address = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse()
-        .or_else(|_| address())
-        .map_err(|_| "expected a network such as 10.0.0.0/8, or an address".to_owned())
+    network(text).ok_or_else(|| "expected a network such as 10.0.0.0/8, or an address".to_owned())
 }
 
 fn parse_backend(text: &str) -> Result<SocketAddr, String> {

@@ -1,8 +1,6 @@
 //! `flowgate record`: what a running Flowgate is told, in a file.
 
-use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +8,7 @@ use clap::Args;
 use form_urlencoded::Serializer;
 
 use super::Failure;
-use super::ask::{SocketOption, parse_duration};
+use super::ask::{SocketOption, emptied, parse_duration, private_file};
 use super::human;
 use crate::admin::escape::escaped;
 use crate::recording::file::preamble;
@@ -28,7 +26,7 @@ pub(super) struct RecordArguments {
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     time: Option<Duration>,
     /// Which share of the clients: each with all of its datagrams, or not at all
-    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = parse_share)]
     sample: f64,
     /// How many bytes of each datagram; without it, as many as decisions need, which mostly is none
     #[arg(long, value_name = "BYTES")]
@@ -43,10 +41,7 @@ pub(super) struct RecordArguments {
 pub(super) fn run(arguments: &RecordArguments) -> Result<(), Failure> {
     let name = escaped(&arguments.file.to_string_lossy());
     let unwritten = |error: std::io::Error| Failure(format!("cannot write {name}: {error}"));
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&arguments.file).map_err(unwritten)?;
-    file.write_all(&preamble()).map_err(unwritten)?;
+    let file = private_file(&arguments.file).map_err(unwritten)?;
     let (clock, mut bytes) = (Clock::start(), 0_u64);
     let mut former_end = None;
     loop {
@@ -54,20 +49,21 @@ pub(super) fn run(arguments: &RecordArguments) -> Result<(), Failure> {
         if left.is_some_and(|left| left.is_zero()) {
             break;
         }
-        let mut outcome = Ok(());
+        let (mut outcome, mut beginning) = (Ok(()), Ok(()));
         let mut has_begun = false;
         let begun = || {
             if former_end.is_none() {
+                beginning = emptied(&file).and_then(|()| (&file).write_all(&preamble()));
                 eprintln!("recording to {name}; Ctrl-C ends it");
             }
             has_begun = true;
         };
         let followed = arguments.socket_option.follow(&target(arguments, left), begun, |more| {
             bytes += more.len() as u64;
-            outcome = file.write_all(more);
+            outcome = (&file).write_all(more);
             outcome.is_ok()
         });
-        outcome.map_err(unwritten)?;
+        beginning.and(outcome).map_err(unwritten)?;
         match (followed, former_end) {
             // Another process may have taken over; that goes on with the same flows.
             (Ok(()), _) if has_begun => former_end = Some(clock.uptime()),
@@ -80,6 +76,11 @@ pub(super) fn run(arguments: &RecordArguments) -> Result<(), Failure> {
     file.sync_all().map_err(unwritten)?;
     eprintln!("recorded {} in {}", human::bytes(bytes), human::span(clock.uptime()));
     Ok(())
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| *share > 0.0 && *share <= 1.0);
+    share.ok_or_else(|| "expected a share above 0 and up to 1, such as 0.01".to_owned())
 }
 
 /// What is asked for.

@@ -1,7 +1,7 @@
 //! `flowgate replay`: a recording or a capture, played through the core.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use flowgate_config::{Config, Listener};
 use serde::Serialize;
 
 use super::Failure;
-use super::ask::put;
+use super::ask::{json, put};
 use super::columns::{Align, Table};
 use super::human;
 use crate::admin::escape::escaped;
@@ -84,7 +84,10 @@ pub(super) fn run(arguments: &ReplayArguments) -> Result<(), Failure> {
         Played { report: player.report(), notes, is_whole }
     } else {
         let Some(config) = &config else {
-            return Err(Failure(format!("{name} is a capture: say with --config who plays it")));
+            return Err(Failure(format!(
+                "{name} is not a recording of flowgate; if it is a capture (pcap, pcapng), say with \
+                 --config who plays it"
+            )));
         };
         play_capture(&arguments.file, config, arguments.listener.as_deref())?
     };
@@ -96,7 +99,7 @@ pub(super) fn run(arguments: &ReplayArguments) -> Result<(), Failure> {
             bursts_per_second: played.report.bursts as f64 / seconds.max(1e-9),
             report: &played.report,
         };
-        put(&(serde_json::to_string_pretty(&document)? + "\n"))?;
+        put(&json(&document)?)?;
     } else {
         put(&text(&played, Duration::from_secs_f64(seconds)))?;
     }
@@ -155,11 +158,10 @@ pub(super) fn play<'c>(
 /// Plays a capture to a listener of a configuration that knows no client yet.
 fn play_capture(path: &Path, config: &Config, name: Option<&str>) -> Result<Played, Failure> {
     let listener = listener_of(config, name)?;
-    let mut file = open(path)?;
-    file.rewind()?;
-    let mut reader = CaptureReader::new(BufReader::with_capacity(1 << 20, file)).map_err(
-        |error: CaptureError| Failure(format!("{}: {error}", escaped(&path.to_string_lossy()))),
-    )?;
+    let file = BufReader::with_capacity(1 << 20, open(path)?);
+    let mut reader = CaptureReader::new(file).map_err(|error: CaptureError| {
+        Failure(format!("{}: {error}", escaped(&path.to_string_lossy())))
+    })?;
     let mut player = Player::with(None);
     let backends = listener.cluster.backends(|_| Vec::new());
     let max_flows = listener.max_flows.map_or(MAX_FLOWS, |flows| flows.get());
@@ -266,7 +268,7 @@ fn shares(report: &PlayReport) -> Table<5> {
             human::count(share.flows),
             human::count(share.datagrams),
             human::bytes(share.bytes),
-            format!("{:.1}%", 100.0 * share.datagrams as f64 / all.max(1) as f64),
+            human::percent(share.datagrams, all),
         ]);
     }
     table
@@ -283,10 +285,7 @@ fn timeline(report: &PlayReport) -> Table<4> {
     let step = (last / MAX_LINES + 1).max(1);
     let mut lines = std::collections::BTreeMap::<u64, PlayStretch>::new();
     for (second, stretch) in &report.timeline {
-        let sum = lines.entry(second / step * step).or_default();
-        sum.datagrams += stretch.datagrams;
-        sum.flows += stretch.flows;
-        sum.dropped += stretch.dropped;
+        *lines.entry(second / step * step).or_default() += *stretch;
     }
     for (second, stretch) in lines {
         table.row([

@@ -1,8 +1,8 @@
 //! `flowgate trace`: what a running Flowgate decides on which datagrams, as it happens.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use form_urlencoded::Serializer;
 use ipnet::IpNet;
 
 use super::Failure;
-use super::ask::{SocketOption, parse_duration};
+use super::ask::{SocketOption, emptied, parse_duration, private_file};
 use super::flows::parse_network;
 use crate::admin::escape::{escaped, escaped_json};
 use crate::observe::event::TraceLine;
@@ -43,18 +43,23 @@ pub(super) struct TraceArguments {
 }
 
 pub(super) fn run(arguments: &TraceArguments) -> Result<(), Failure> {
-    let mut capture = match &arguments.pcap {
-        Some(path) => Some(create(path).map_err(|error| unwritten(path, &error))?),
+    let file = match &arguments.pcap {
+        Some(path) => Some(private_file(path).map_err(|error| unwritten(path, &error))?),
         None => None,
     };
+    let capture = RefCell::new(Ok(None));
     let mut outcome = Ok(());
-    let begun = || eprintln!("tracing; Ctrl-C ends it");
+    let begun = || {
+        *capture.borrow_mut() = file.as_ref().map(begin).transpose();
+        eprintln!("tracing; Ctrl-C ends it");
+    };
     let mut is_over = false;
     let mut rest = Vec::new();
     arguments.socket_option.follow(&target(arguments), begun, |bytes| {
         rest.extend_from_slice(bytes);
         let whole = rest.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         for line in rest[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            let Ok(capture) = &mut *capture.borrow_mut() else { return false };
             outcome = show(line, arguments, capture.as_mut()).map(|ends| is_over |= ends);
             if outcome.is_err() || is_over {
                 return false;
@@ -63,6 +68,9 @@ pub(super) fn run(arguments: &TraceArguments) -> Result<(), Failure> {
         rest.drain(..whole);
         true
     })?;
+    if let (Err(error), Some(path)) = (capture.into_inner(), &arguments.pcap) {
+        return Err(unwritten(path, &error));
+    }
     outcome?;
     if is_over {
         return Ok(());
@@ -74,7 +82,7 @@ pub(super) fn run(arguments: &TraceArguments) -> Result<(), Failure> {
 fn show(
     line: &[u8],
     arguments: &TraceArguments,
-    capture: Option<&mut Capture<File>>,
+    capture: Option<&mut Capture<&File>>,
 ) -> Result<bool, Failure> {
     let text = || escaped_json(&String::from_utf8_lossy(line)) + "\n";
     let is_read = |error| {
@@ -132,9 +140,8 @@ fn target(arguments: &TraceArguments) -> String {
     format!("/trace?{}", query.finish())
 }
 
-/// A file for the owner alone: there are others' datagrams in it.
-fn create(path: &Path) -> io::Result<Capture<File>> {
-    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+fn begin(file: &File) -> io::Result<Capture<&File>> {
+    emptied(file)?;
     Capture::begin(file)
 }
 

@@ -4,19 +4,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use flowgate_config::hex;
+use flowgate_core::Direction;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::escape::escaped;
-
-/// Which way datagrams were going.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Way {
-    /// From a client to a backend.
-    ToBackend,
-    /// From a backend to a client.
-    ToClient,
-}
 
 /// Something that happened, and what was decided on it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,7 +21,7 @@ pub struct TraceEvent {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub mirror: bool,
     /// Which way the datagrams were going. None: it is not about datagrams.
-    pub direction: Option<Way>,
+    pub direction: Option<Direction>,
     /// The client, where that is known.
     pub client: Option<SocketAddr>,
     /// The address of ours that the client calls.
@@ -148,10 +140,7 @@ impl TraceEvent {
 
     /// The datagrams, if they came along.
     pub fn payload_bytes(&self) -> Option<Vec<u8>> {
-        let digits = self.payload.as_ref()?.as_bytes();
-        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-        let (pairs, rest) = digits.as_chunks::<2>();
-        if rest.is_empty() { pairs.iter().map(|pair| byte(pair)).collect() } else { None }
+        hex::decode(self.payload.as_ref()?)
     }
 
     /// What was decided, in words.
@@ -222,8 +211,8 @@ impl fmt::Display for TraceEvent {
         // The time of day of `2026-01-01T12:00:01.123Z`.
         let time = time.get(11..23).unwrap_or(&time);
         let arrow = match self.direction {
-            Some(Way::ToBackend) => "->",
-            Some(Way::ToClient) => "<-",
+            Some(Direction::ToBackend) => "->",
+            Some(Direction::ToClient) => "<-",
             None => "--",
         };
         let client = self.client.map_or("?".to_owned(), |client| client.to_string());
@@ -243,11 +232,11 @@ impl fmt::Display for TraceEvent {
 mod tests {
     use super::*;
 
-    fn event(way: Way, decisions: Vec<Decision>) -> TraceEvent {
+    fn event(direction: Direction, decisions: Vec<Decision>) -> TraceEvent {
         TraceEvent {
             time: 1_764_244_801.123,
             listener: "d\nns".into(),
-            direction: Some(way),
+            direction: Some(direction),
             client: Some("192.0.2.7:40123".parse().unwrap()),
             datagrams: 2,
             bytes: 90,
@@ -280,23 +269,23 @@ mod tests {
         let closed = |reason: &str| Decision::Closed { flow: flow(), reason: reason.into() };
         for (event, expected) in [
             (
-                event(Way::ToBackend, vec![opened, to(2)]),
+                event(Direction::ToBackend, vec![opened, to(2)]),
                 r"12:00:01.123 192.0.2.7:40123 -> d\nns  2 x 45 B  new flow 12.3 -> 10.0.0.1:53 (rendezvous)",
             ),
             (
-                event(Way::ToBackend, vec![to(2)]),
+                event(Direction::ToBackend, vec![to(2)]),
                 r"12:00:01.123 192.0.2.7:40123 -> d\nns  2 x 45 B  flow 12.3 -> 10.0.0.1:53",
             ),
             (
-                event(Way::ToClient, vec![answer, closed("complete")]),
+                event(Direction::ToClient, vec![answer, closed("complete")]),
                 r"12:00:01.123 192.0.2.7:40123 <- d\nns  2 x 45 B  answer after 2.1 ms, flow 12.3 complete",
             ),
             (
-                event(Way::ToBackend, vec![to(1), dropped("source_flows", Some(20), 1)]),
+                event(Direction::ToBackend, vec![to(1), dropped("source_flows", Some(20), 1)]),
                 r"12:00:01.123 192.0.2.7:40123 -> d\nns  2 x 45 B  1 of them flow 12.3 -> 10.0.0.1:53, 1 of them dropped: source_flows (limit 20)",
             ),
             (
-                TraceEvent { direction: None, ..event(Way::ToBackend, vec![closed("idle")]) },
+                TraceEvent { direction: None, ..event(Direction::ToBackend, vec![closed("idle")]) },
                 r"12:00:01.123 192.0.2.7:40123 -- d\nns  flow 12.3 closed: idle",
             ),
         ] {
@@ -307,7 +296,10 @@ mod tests {
     #[test]
     fn a_line_is_read_as_it_was_written() {
         let lines = [
-            TraceLine::Event(Box::new(event(Way::ToBackend, vec![dropped("denied", None, 2)]))),
+            TraceLine::Event(Box::new(event(
+                Direction::ToBackend,
+                vec![dropped("denied", None, 2)],
+            ))),
             TraceLine::LeftOut { left_out: 7 },
             TraceLine::End { end: "its time is over".into() },
         ];
@@ -321,11 +313,11 @@ mod tests {
     fn a_payload_is_hexadecimal_digits() {
         let with = |payload: &str| TraceEvent {
             payload: Some(payload.into()),
-            ..event(Way::ToClient, Vec::new())
+            ..event(Direction::ToClient, Vec::new())
         };
         assert_eq!(with("00ff2a").payload_bytes(), Some(vec![0, 255, 42]));
         assert_eq!(with("00f").payload_bytes(), None);
         assert_eq!(with("0g").payload_bytes(), None);
-        assert_eq!(event(Way::ToClient, Vec::new()).payload_bytes(), None);
+        assert_eq!(event(Direction::ToClient, Vec::new()).payload_bytes(), None);
     }
 }

@@ -6,7 +6,9 @@
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::observe::event::{Decision, TraceEvent, Way};
+use flowgate_core::Direction;
+
+use crate::observe::event::{Decision, TraceEvent};
 
 /// Packets begin with their IP header (LINKTYPE_RAW).
 const LINK_TYPE: u16 = 101;
@@ -53,7 +55,7 @@ impl<W: Write> Capture<W> {
     ///
     /// Those of writing.
     pub fn write(&mut self, event: &TraceEvent) -> io::Result<()> {
-        let (Some(bytes), Some(way)) = (event.payload_bytes(), event.direction) else {
+        let (Some(bytes), Some(direction)) = (event.payload_bytes(), event.direction) else {
             return Ok(());
         };
         let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
@@ -72,21 +74,31 @@ impl<W: Write> Capture<W> {
             datagrams.push(&[]);
         }
         for datagram in &datagrams {
-            let (from, to) = match way {
-                Way::ToBackend => (client, called),
-                Way::ToClient => (backends.first().copied().unwrap_or(nobody), upstream),
+            let (from, to) = match direction {
+                Direction::ToBackend => (client, called),
+                Direction::ToClient => (backends.first().copied().unwrap_or(nobody), upstream),
             };
             self.packet(event.time, from, to, datagram, INBOUND, &words)?;
         }
-        let onward = event.decisions.iter().filter_map(|decision| match decision {
-            Decision::Forwarded { backend: Some(backend), datagrams, .. } => {
-                Some((upstream, *backend, *datagrams))
+        // A burst may be divided: each decision is about those that follow the ones before. Where
+        // several get all of them, each begins again.
+        let mut at = 0;
+        for decision in &event.decisions {
+            let (ends, count) = match decision {
+                Decision::Forwarded { backend: Some(backend), datagrams, .. } => {
+                    (Some((upstream, *backend)), *datagrams)
+                }
+                Decision::Answered { datagrams, .. } => (Some((called, client)), *datagrams),
+                Decision::Dropped { datagrams, .. } => (None, *datagrams),
+                _ => continue,
+            };
+            if at + count as usize > datagrams.len() {
+                at = 0;
             }
-            Decision::Answered { datagrams, .. } => Some((called, client, *datagrams)),
-            _ => None,
-        });
-        for (from, to, count) in onward {
-            for datagram in datagrams.iter().take(count as usize) {
+            let these = datagrams.iter().skip(at).take(count as usize);
+            at += count as usize;
+            let Some((from, to)) = ends else { continue };
+            for datagram in these {
                 self.packet(event.time, from, to, datagram, OUTBOUND, &words)?;
             }
         }
@@ -222,7 +234,7 @@ mod tests {
         let event = TraceEvent {
             time: 1.5,
             listener: "dns".into(),
-            direction: Some(Way::ToBackend),
+            direction: Some(Direction::ToBackend),
             client: Some("[2001:db8::7]:4711".parse().unwrap()),
             called: Some("[2001:db8::1]:53".parse().unwrap()),
             upstream: Some("10.0.0.9:40000".parse().unwrap()),
@@ -249,6 +261,43 @@ mod tests {
             rest = &rest[len..];
         }
         assert_eq!(kinds, [0x0A0D_0D0A, 1, 6, 6, 6, 6], "each comes in, and each goes on");
+    }
+
+    #[test]
+    fn of_a_burst_that_is_divided_each_part_goes_where_it_went() {
+        let forwarded = |backend: &str, datagrams| Decision::Forwarded {
+            flow: None,
+            backend: Some(backend.parse().unwrap()),
+            datagrams,
+        };
+        let sent = |decisions| {
+            let event = TraceEvent {
+                direction: Some(Direction::ToBackend),
+                datagrams: 3,
+                bytes: 3,
+                size: 1,
+                decisions,
+                payload: Some("0a0b0c".into()),
+                ..TraceEvent::default()
+            };
+            let mut bytes = Vec::new();
+            Capture { output: &mut bytes }.write(&event).unwrap();
+            let mut sent = Vec::new();
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let word = |at: usize| u32::from_le_bytes(rest[at..at + 4].try_into().unwrap());
+                // The last byte of the receiver's address, and the datagram, behind 28 bytes of block.
+                sent.push((rest[28 + 19], rest[28 + 28]));
+                rest = &rest[word(4) as usize..];
+            }
+            sent.split_off(3)
+        };
+        let dropped =
+            Decision::Dropped { reason: "source_flows".into(), limit: None, datagrams: 1 };
+        let parts = vec![forwarded("10.0.0.1:53", 1), dropped, forwarded("10.0.0.2:53", 1)];
+        assert_eq!(sent(parts), [(1, 10), (2, 12)]);
+        let copies = vec![forwarded("10.0.0.1:53", 3), forwarded("10.0.0.2:53", 3)];
+        assert_eq!(sent(copies), [(1, 10), (1, 11), (1, 12), (2, 10), (2, 11), (2, 12)]);
     }
 
     #[test]

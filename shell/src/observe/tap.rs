@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use flowgate_core::backend::Backend;
 use flowgate_core::{
-    BackendId, Carrier, FlowId, Instant, ManagerInput, Output, Outputs, UdpManager,
+    BackendId, Carrier, FlowId, Instant, ManagerInput, Output, Outputs, UdpManager, UpstreamId,
 };
 
 use crate::datapath::role::Role;
@@ -74,50 +74,38 @@ impl Taps {
         self.taps.clear();
     }
 
-    /// Whether someone wants to know what is decided on an input.
-    pub(crate) fn want(
-        &self,
+    /// Has a manager decide on what happened, and tells those of it that want to know. `local` knows
+    /// the address of ours that backends see by an upstream.
+    pub(crate) fn decide<'t, O: Outputs<'t>>(
+        &mut self,
         role: Role,
-        input: &ManagerInput<'_>,
-        subject: &Subject,
-        manager: &UdpManager,
-    ) -> bool {
-        self.taps.iter().any(|tap| tap.wants(role, input, subject, manager))
-    }
-
-    /// A manager is about to be told of something.
-    pub(crate) fn begin(&mut self, role: Role, manager: &UdpManager, now: Instant) {
+        manager: &mut UdpManager,
+        (input, now): (ManagerInput<'t>, Instant),
+        outputs: &mut O,
+        local: fn(&mut O, UpstreamId) -> Option<SocketAddr>,
+    ) {
         for tap in &mut self.taps {
             if let Tap::Record(tap) = tap {
                 tap.begin(role, manager, now);
             }
         }
-    }
-
-    /// Room for what is emitted on one input.
-    pub(crate) fn room<'t>(&mut self) -> Vec<Output<'t>> {
-        recycled(std::mem::take(&mut self.seen))
-    }
-
-    /// Tells those that want to know, and takes the room back. `upstream` knows the address of ours
-    /// that the backend of a flow sees.
-    pub(crate) fn tell<'t>(
-        &mut self,
-        decided: &Decided<'_, 't>,
-        upstream: &mut dyn FnMut(FlowId) -> Option<SocketAddr>,
-    ) {
+        let subject = Subject::of(&input, manager);
+        if !self.taps.iter().any(|tap| tap.wants(role, &input, &subject, manager)) {
+            manager.handle_input(input, now, outputs);
+            return;
+        }
+        let mut seen = recycled(std::mem::take(&mut self.seen));
+        manager.handle_input(input, now, &mut Tee { outputs: &mut *outputs, seen: &mut seen });
+        let decided = Decided { role, input: &input, subject, outputs: &seen, manager, now };
+        let mut local = |flow| local(outputs, decided.manager.flow(flow)?.upstream());
         for tap in &mut self.taps {
-            if tap.wants(decided.role, decided.input, &decided.subject, decided.manager) {
+            if tap.wants(role, &input, &subject, decided.manager) {
                 match tap {
-                    Tap::Trace(tap) => tap.see(decided, upstream),
-                    Tap::Record(tap) => tap.see(decided),
+                    Tap::Trace(tap) => tap.see(&decided, &mut local),
+                    Tap::Record(tap) => tap.see(&decided),
                 }
             }
         }
-    }
-
-    /// Takes back the room.
-    pub(crate) fn put_back(&mut self, seen: Vec<Output<'_>>) {
         self.seen = recycled(seen);
     }
 
@@ -153,7 +141,7 @@ fn recycled<'u>(mut list: Vec<Output<'_>>) -> Vec<Output<'u>> {
 
 impl Subject {
     /// What an input is about.
-    pub(crate) fn of(input: &ManagerInput<'_>, manager: &UdpManager) -> Self {
+    fn of(input: &ManagerInput<'_>, manager: &UdpManager) -> Self {
         match *input {
             ManagerInput::ClientBurst { source, .. } => {
                 // A proxy speaks for clients, and who they are is known when it has been heard.
@@ -207,9 +195,9 @@ pub(crate) fn address_of(backend: BackendId, manager: &UdpManager) -> Option<Soc
 }
 
 /// Passes on what is emitted, and keeps a copy.
-pub(crate) struct Tee<'a, 't, O> {
-    pub(crate) outputs: &'a mut O,
-    pub(crate) seen: &'a mut Vec<Output<'t>>,
+struct Tee<'a, 't, O> {
+    outputs: &'a mut O,
+    seen: &'a mut Vec<Output<'t>>,
 }
 
 impl<'t, O: Outputs<'t>> Outputs<'t> for Tee<'_, 't, O> {

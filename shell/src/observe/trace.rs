@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use flowgate_config::hex;
 use flowgate_core::config::Limits;
 use flowgate_core::{
     Burst, CloseReason, Direction, DropReason, FlowId, ManagerInput, NetworkError, Output,
@@ -14,7 +15,7 @@ use flowgate_core::{
 use ipnet::IpNet;
 
 use crate::datapath::role::Role;
-use crate::observe::event::{Decision, TraceEvent, TraceLine, Way};
+use crate::observe::event::{Decision, TraceEvent, TraceLine};
 use crate::observe::feed::{self, Rx, Tx};
 use crate::observe::tap::{Decided, Subject, address_of};
 
@@ -208,12 +209,7 @@ impl TraceTap {
         let mut event = self.blank(decided);
         event.client = subject.client;
         event.called = Some(manager.config().address);
-        if let Some((burst, way)) = self.describe(input, subject, &mut event)
-            && self.filter.payload
-        {
-            event.direction = Some(way);
-            event.payload = Some(hex(burst.bytes()));
-        }
+        let burst = self.describe(input, subject, &mut event);
         let mut backend = subject.backend;
         let mut flow = subject.flow;
         for output in decided.outputs {
@@ -258,6 +254,8 @@ impl TraceTap {
             }
         }
         if !self.filter.drops || event.is_drop() {
+            let payload = burst.filter(|_| self.filter.payload);
+            event.payload = payload.map(|burst| hex::encode(burst.bytes()));
             self.push(event);
         }
     }
@@ -283,23 +281,23 @@ impl TraceTap {
         input: &ManagerInput<'p>,
         subject: Subject,
         event: &mut TraceEvent,
-    ) -> Option<(Burst<'p>, Way)> {
+    ) -> Option<Burst<'p>> {
         match *input {
             ManagerInput::ClientBurst { local, burst, .. }
             | ManagerInput::Mirrored { local, burst, .. } => {
                 if let (Some(called), Some(local)) = (&mut event.called, local) {
                     called.set_ip(local.ip);
                 }
-                count(event, &burst, Way::ToBackend);
-                Some((burst, Way::ToBackend))
+                count(event, &burst, Direction::ToBackend);
+                Some(burst)
             }
             ManagerInput::UpstreamBurst { burst, .. } => {
-                count(event, &burst, Way::ToClient);
-                Some((burst, Way::ToClient))
+                count(event, &burst, Direction::ToClient);
+                Some(burst)
             }
             ManagerInput::Unusable { direction, reason, datagrams, bytes }
             | ManagerInput::Undelivered { direction, reason, datagrams, bytes, .. } => {
-                event.direction = Some(way(direction));
+                event.direction = Some(direction);
                 (event.datagrams, event.bytes) = (datagrams, bytes);
                 event.size = bytes.checked_div(datagrams.into()).unwrap_or(0) as u16;
                 event.decisions.push(Decision::Dropped {
@@ -384,18 +382,11 @@ fn is_one_of(wanted: Option<&[SocketAddr]>, backend: Option<SocketAddr>) -> bool
     wanted.is_none_or(|wanted| backend.is_some_and(|backend| wanted.contains(&backend)))
 }
 
-fn count(event: &mut TraceEvent, burst: &Burst<'_>, way: Way) {
-    event.direction = Some(way);
+fn count(event: &mut TraceEvent, burst: &Burst<'_>, direction: Direction) {
+    event.direction = Some(direction);
     event.datagrams = burst.count().into();
     event.bytes = burst.bytes().len() as u64;
     event.size = burst.stride();
-}
-
-const fn way(direction: Direction) -> Way {
-    match direction {
-        Direction::ToBackend => Way::ToBackend,
-        Direction::ToClient => Way::ToClient,
-    }
 }
 
 /// A name for a flow that no other flow of its shard has: its slot, and which flow of that it is.
@@ -433,12 +424,6 @@ fn limit_of(reason: DropReason, manager: &UdpManager) -> Option<u64> {
         _ => return None,
     };
     Some(limit.into())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 #[cfg(test)]

@@ -33,7 +33,8 @@ pub struct CaptureReader<R> {
     format: Format,
     is_big_endian: bool,
     is_cut: bool,
-    interfaces: Vec<Interface>,
+    /// `None`: what its packets begin with cannot be told, and they are left out.
+    interfaces: Vec<Option<Interface>>,
     packet: Vec<u8>,
 }
 
@@ -100,7 +101,7 @@ impl<R: Read> CaptureReader<R> {
                 let mut rest = [0; 20];
                 reader.input.read_exact(&mut rest).map_err(|_| CaptureError::NoCapture)?;
                 let link_type = reader.u32(&rest, 16).unwrap_or(0) as u16;
-                reader.interfaces.push(Interface { link_type, per_second });
+                reader.interfaces.push(Some(Interface { link_type, per_second }));
             }
             Format::PcapNg => {
                 if !reader.section()? {
@@ -142,7 +143,7 @@ impl<R: Read> CaptureReader<R> {
         }
         let word = |at| self.u32(&header, at).unwrap_or(0);
         let (seconds, fraction, len) = (word(0), word(4), word(8));
-        let Some(&Interface { link_type, per_second }) = self.interfaces.first() else {
+        let Some(&Some(Interface { link_type, per_second })) = self.interfaces.first() else {
             return Ok(None);
         };
         if !self.body(len)? {
@@ -175,7 +176,7 @@ impl<R: Read> CaptureReader<R> {
                 1 => {
                     let interface = self.interface();
                     if self.interfaces.len() < MAX_INTERFACES {
-                        self.interfaces.extend(interface);
+                        self.interfaces.push(interface);
                     }
                 }
                 6 => {
@@ -241,7 +242,7 @@ impl<R: Read> CaptureReader<R> {
     fn enhanced(&mut self) -> Option<(u64, u16, usize)> {
         let word = |at| self.u32(&self.packet, at);
         let interface = usize::try_from(word(0)?).ok()?;
-        let &Interface { link_type, per_second } = self.interfaces.get(interface)?;
+        let Interface { link_type, per_second } = (*self.interfaces.get(interface)?)?;
         let units = u64::from(word(4)?) << 32 | u64::from(word(8)?);
         let len = usize::try_from(word(12)?).ok()?;
         let nanos = u128::from(units) * 1_000_000_000 / u128::from(per_second);

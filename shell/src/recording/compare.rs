@@ -1,20 +1,23 @@
 //! What another configuration changes: which settings, what a reload does to flows, and with a recording
 //! which clients go elsewhere.
 
+mod settings;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use flowgate_config::{Cluster, Config, Listener};
+use flowgate_config::{Cluster, Config};
 use flowgate_core::config::OnBackendDown;
 use serde::Serialize;
-use serde_json::{Map, Value};
 
+use self::settings::settings;
 use crate::recording::player::{BackendShare, Destinations, PlayReport};
 
 /// What another configuration changes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ConfigDiff {
+    /// Whether the two say the same.
+    pub is_same: bool,
     /// Settings that differ.
     pub settings: Vec<SettingChange>,
     /// What a reload does, a line for each listener and backend that does not stay as it is.
@@ -119,16 +122,13 @@ const LOST: [&str; 3] = ["backend_removed", "mode_changed", "drained"];
 impl ConfigDiff {
     /// What is different in `new`.
     pub fn between(old: &Config, new: &Config) -> Self {
+        let difference = old.difference_to(new);
         let mut diff = Self {
+            is_same: difference.is_empty(),
             settings: settings(old, new),
             reload: Vec::new(),
             refused: Vec::new(),
-            needs_restart: old
-                .difference_to(new)
-                .needs_restart
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            needs_restart: difference.needs_restart.iter().map(ToString::to_string).collect(),
             flows_lost: false,
             traffic: None,
         };
@@ -197,16 +197,10 @@ fn both(old: &BTreeMap<String, u64>, new: &BTreeMap<String, u64>) -> BTreeMap<St
     both
 }
 
-/// Whether a listener's socket stays.
-fn is_same_socket(old: &Listener, new: &Listener) -> bool {
-    let is_same_port_0 = new.address.port() != 0 || old.name == new.name;
-    (old.address, old.v6_only) == (new.address, new.v6_only) && is_same_port_0
-}
-
 fn effects(old: &Config, new: &Config) -> Vec<ReloadEffect> {
     let mut effects = Vec::new();
     for listener in &old.listeners {
-        let successor = new.listeners.iter().find(|new| is_same_socket(listener, new));
+        let successor = new.listeners.iter().find(|new| new.has_sockets_of(listener));
         let effect = |becomes, flows| ReloadEffect {
             listener: listener.name.clone(),
             backend: None,
@@ -229,7 +223,7 @@ fn effects(old: &Config, new: &Config) -> Vec<ReloadEffect> {
         effects.extend(backend_effects(&listener.name, before, after));
     }
     for listener in &new.listeners {
-        if !old.listeners.iter().any(|old| is_same_socket(old, listener)) {
+        if !old.listeners.iter().any(|old| listener.has_sockets_of(old)) {
             effects.push(ReloadEffect {
                 listener: listener.name.clone(),
                 backend: None,
@@ -270,99 +264,6 @@ fn backend_effects(listener: &str, old: &Cluster, new: &Cluster) -> Vec<ReloadEf
         }
     }
     effects
-}
-
-fn settings(old: &Config, new: &Config) -> Vec<SettingChange> {
-    let (old, new) = (flat(old), flat(new));
-    let mut changes = Vec::new();
-    for (key, before) in &old {
-        if new.get(key) != Some(before) {
-            let new = new.get(key).cloned();
-            changes.push(SettingChange { key: key.clone(), old: Some(before.clone()), new });
-        }
-    }
-    for (key, after) in new.iter().filter(|(key, _)| !old.contains_key(*key)) {
-        changes.push(SettingChange { key: key.clone(), old: None, new: Some(after.clone()) });
-    }
-    changes.sort_by(|a, b| a.key.cmp(&b.key));
-    changes
-}
-
-/// Every setting by its key.
-fn flat(config: &Config) -> BTreeMap<String, String> {
-    let mut all = BTreeMap::new();
-    let mut note = |key: String, value: String| drop(all.insert(key, value));
-    let span = |time: Duration| humantime::format_duration(time).to_string();
-    note("workers".into(), format!("{:?}", config.workers));
-    note("drain_timeout".into(), span(config.drain_timeout));
-    note("admin".into(), format!("{:?}", config.admin));
-    note("log".into(), format!("{:?}", config.log));
-    for listener in &config.listeners {
-        let key = |name: &str| format!("listener.{}.{name}", listener.name);
-        note(key("address"), listener.address.to_string());
-        note(key("v6_only"), listener.v6_only.to_string());
-        note(key("cluster"), listener.cluster.name.clone());
-        note(key("max_flows"), listener.max_flows.map_or(0, |flows| flows.get()).to_string());
-        note(key("max_datagram_size"), listener.max_datagram_size.to_string());
-        note(key("receive_buffer"), listener.receive_buffer.to_string());
-        note(key("send_buffer"), listener.send_buffer.to_string());
-        note(key("accept_proxy_protocol"), networks(&listener.accept_proxy_protocol));
-        note(key("accept"), format!("{:?}", listener.accept));
-        note(key("allow"), networks(&listener.allow));
-        note(key("deny"), networks(&listener.deny));
-    }
-    for cluster in &config.clusters {
-        let key = |name: &str| format!("cluster.{}.{name}", cluster.name);
-        for member in &cluster.members {
-            let mut value = format!("weight {}", member.weight);
-            if member.backup {
-                value += ", backup";
-            }
-            if member.max_flows > 0 {
-                value += &format!(", max_flows {}", member.max_flows);
-            }
-            if let Some(id) = &member.server_id {
-                value += &format!(", server_id {id:?}");
-            }
-            note(key(&format!("backends.{}", member.target)), value);
-        }
-        note(key("backends_from"), format!("{:?}", cluster.from));
-        note(key("health.probe"), format!("{:?}", cluster.health));
-        note(key("mirror"), cluster.mirror.clone().unwrap_or_default());
-        if let Ok(Value::Object(policy)) = serde_json::to_value(&cluster.policy) {
-            flatten(&key(""), &policy, &mut note);
-        }
-    }
-    all
-}
-
-fn networks(networks: &[ipnet::IpNet]) -> String {
-    networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// Notes what an object holds, each by its path.
-fn flatten(prefix: &str, object: &Map<String, Value>, note: &mut impl FnMut(String, String)) {
-    for (name, value) in object {
-        match value {
-            // Backends are told of by their names.
-            _ if name == "backends" => {}
-            Value::Object(inner) => match duration(inner) {
-                Some(time) => {
-                    note(format!("{prefix}{name}"), humantime::format_duration(time).to_string());
-                }
-                None => flatten(&format!("{prefix}{name}."), inner, note),
-            },
-            Value::String(text) => note(format!("{prefix}{name}"), text.clone()),
-            other => note(format!("{prefix}{name}"), other.to_string()),
-        }
-    }
-}
-
-/// A stretch of time as serde writes it.
-fn duration(object: &Map<String, Value>) -> Option<Duration> {
-    let number = |name| object.get(name)?.as_u64();
-    let nanos = u32::try_from(number("nanos")?).ok()?;
-    (object.len() == 2).then_some(Duration::new(number("secs")?, nanos))
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::ops::AddAssign;
 
 use flowgate_config::{Config, Listener};
-use flowgate_core::backend::Backend;
 use flowgate_core::config::{BackendConfig, MAX_FLOWS, ManagerConfig};
 use flowgate_core::snapshot::RestoreError;
 use flowgate_core::{
@@ -19,6 +19,7 @@ use flowgate_core::{
 use serde::Serialize;
 
 use crate::control::server::assign_places;
+use crate::observe::tap::address_of;
 use crate::recording::codec::{InputDecoder, NoInputs, RecordedInput};
 use crate::recording::digest::Digest;
 use crate::recording::file::{RecordingBlock, RecordingHead, RecordingStart, StartState};
@@ -89,6 +90,15 @@ pub struct BackendShare {
     pub bytes: u64,
 }
 
+impl AddAssign for BackendShare {
+    fn add_assign(&mut self, more: Self) {
+        let Self { flows, datagrams, bytes } = more;
+        self.flows += flows;
+        self.datagrams += datagrams;
+        self.bytes += bytes;
+    }
+}
+
 /// What came in a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PlayStretch {
@@ -100,6 +110,15 @@ pub struct PlayStretch {
     pub dropped: u64,
 }
 
+impl AddAssign for PlayStretch {
+    fn add_assign(&mut self, more: Self) {
+        let Self { datagrams, flows, dropped } = more;
+        self.datagrams += datagrams;
+        self.flows += flows;
+        self.dropped += dropped;
+    }
+}
+
 /// Where the datagrams of a client went, in the end.
 pub type Destinations = BTreeMap<(String, SocketAddr), Option<SocketAddr>>;
 
@@ -109,9 +128,11 @@ pub struct Player<'c> {
     config: Option<&'c Config>,
     /// Whether what came from outside is told, and no more.
     is_free: bool,
-    shards: BTreeMap<u32, ShardPlay>,
-    /// The past of shards that began again.
+    /// `None`: the configuration has no such listener, and what is told of it is left out.
+    shards: BTreeMap<u32, Option<ShardPlay>>,
+    /// The past of shards that began again, and where they sent.
     past: PlayReport,
+    past_destinations: Destinations,
     head: RecordingHead,
     notes: Vec<String>,
 }
@@ -122,6 +143,8 @@ struct ShardPlay {
     /// What the manager was told to do when this was recorded.
     recorded: ManagerConfig,
     is_free: bool,
+    /// Whether it goes by another configuration than the recorded one.
+    has_other_config: bool,
     /// What it goes over to with the first input, as with a reload.
     new_config: Option<PreparedConfig>,
     decoder: InputDecoder,
@@ -168,6 +191,7 @@ impl<'c> Player<'c> {
             is_free,
             shards: BTreeMap::new(),
             past: PlayReport::default(),
+            past_destinations: Destinations::new(),
             head: RecordingHead::default(),
             notes: Vec::new(),
         }
@@ -195,10 +219,11 @@ impl<'c> Player<'c> {
             RecordingBlock::Gap(_, inputs) => self.past.left_out += inputs,
             RecordingBlock::Inputs { shard, piece, outputs } => {
                 let shard = self.shards.get_mut(&shard).ok_or(PlayError::NoStart)?;
+                let Some(shard) = shard else { return Ok(()) };
                 if piece.is_fresh {
                     shard.decoder.restart();
                 }
-                shard.play(&piece.bytes, Some(outputs))?;
+                shard.play(&piece.bytes, outputs)?;
             }
             RecordingBlock::End => {}
         }
@@ -218,50 +243,51 @@ impl<'c> Player<'c> {
                 (None, bounded(config))
             }
         };
-        if let Some(former) = self.shards.remove(&number) {
+        if let Some(former) = self.shards.remove(&number).flatten() {
+            self.past_destinations.extend(former.destinations());
             former.finish(&mut self.past);
         }
         let new = self.config.and_then(|config| {
-            let found = config.listeners.iter().find(|l| l.name == listener);
-            found.or_else(|| config.listeners.iter().find(|l| l.address == recorded.address))
+            let mut all = config.listeners.iter();
+            config.listener(&listener).or_else(|| all.find(|l| l.address == recorded.address))
         });
         if self.config.is_some() && new.is_none() {
-            self.notes.push(format!("the configuration has no listener {listener:?}: left out"));
+            // Each of its shards begins, and more than once.
+            let note = format!("the configuration has no listener {listener:?}: left out");
+            if !self.notes.contains(&note) {
+                self.notes.push(note);
+            }
+            self.shards.insert(number, None);
             return Ok(());
         }
         let shard = ShardPlay::new(listener, manager, recorded, is_free, new);
-        self.shards.insert(number, shard);
+        self.shards.insert(number, Some(shard));
         Ok(())
     }
 
     /// Plays inputs that come from elsewhere than a recording, to a manager that knows nothing yet.
     pub(crate) fn begin_with(&mut self, listener: &Listener, config: ManagerConfig) {
         let shard = ShardPlay::new(listener.name.clone(), None, config, true, None);
-        self.shards.insert(0, shard);
+        self.shards.insert(0, Some(shard));
     }
 
     /// One input of that kind.
     pub(crate) fn tell(&mut self, input: RecordedInput<'_>, now: Instant) {
-        if let Some(shard) = self.shards.get_mut(&0) {
+        if let Some(Some(shard)) = self.shards.get_mut(&0) {
             shard.input(input, now);
         }
     }
 
     /// Where the datagrams of each client of each listener went last.
     pub fn destinations(&self) -> Destinations {
-        let mut all = Destinations::new();
-        for shard in self.shards.values() {
-            for (client, backend) in &shard.tally.destinations {
-                let address = backend.and_then(|backend| shard.address_of(backend));
-                all.insert((shard.listener.clone(), *client), address);
-            }
-        }
+        let mut all = self.past_destinations.clone();
+        all.extend(self.shards.values().flatten().flat_map(ShardPlay::destinations));
         all
     }
 
     /// What came of it.
     pub fn report(mut self) -> PlayReport {
-        for (_, shard) in std::mem::take(&mut self.shards) {
+        for shard in std::mem::take(&mut self.shards).into_values().flatten() {
             shard.finish(&mut self.past);
         }
         self.past
@@ -285,6 +311,7 @@ impl ShardPlay {
         }
         Self {
             listener,
+            has_other_config: new.is_some(),
             new_config: new.map(|new| PreparedConfig::new(reconfigured(&recorded, new))),
             manager,
             recorded,
@@ -300,13 +327,13 @@ impl ShardPlay {
     }
 
     /// Plays a block, behind which all outputs should have this sum.
-    fn play(&mut self, bytes: &[u8], outputs: Option<u64>) -> Result<(), NoInputs> {
+    fn play(&mut self, bytes: &[u8], expected: u64) -> Result<(), NoInputs> {
         let mut decoder = std::mem::take(&mut self.decoder);
         let outcome = decoder.read(bytes, |input, now| self.input(input, now));
         self.decoder = decoder;
         outcome?;
         self.blocks += 1;
-        if let (Some(digest), Some(expected)) = (&self.tally.digest, outputs) {
+        if let Some(digest) = &self.tally.digest {
             self.report.blocks_compared += 1;
             if digest.value() != expected && self.report.first_difference.is_none() {
                 self.report.first_difference =
@@ -351,11 +378,7 @@ impl ShardPlay {
     fn note(&mut self, now: Instant, more: PlayStretch) {
         let first = self.first.unwrap_or(now);
         let second = (now.as_nanos().saturating_sub(first.as_nanos()) / SECOND).min(MAX_STRETCHES);
-        let PlayStretch { datagrams, flows, dropped } = more;
-        let sum = self.report.timeline.entry(second).or_default();
-        sum.datagrams += datagrams;
-        sum.flows += flows;
-        sum.dropped += dropped;
+        *self.report.timeline.entry(second).or_default() += more;
     }
 
     fn decide(&mut self, input: RecordedInput<'_>, now: Instant) {
@@ -386,7 +409,7 @@ impl ShardPlay {
             }
             RecordedInput::Configured(config) => {
                 self.recorded = (*config).clone();
-                if !*is_free {
+                if !self.has_other_config {
                     let prepared = PreparedConfig::new(bounded(*config));
                     manager.handle_input(ManagerInput::Configured(&prepared), now, tally);
                 }
@@ -405,8 +428,10 @@ impl ShardPlay {
     /// What was said of a backend is said of that which has its address.
     fn backend_changed(&mut self, recorded: BackendId, event: BackendEvent, now: Instant) {
         let address = self.recorded.cluster.backends.get(recorded.index()).map(|b| b.address);
-        let same = |(_, backend): &(BackendId, &Backend)| Some(backend.address()) == address;
-        let found = self.manager.backends().iter().find(same).map(|(backend, _)| backend);
+        let mut all = self.manager.backends().iter();
+        let found = all.find(|(_, backend)| Some(backend.address()) == address);
+        let found = found.map(|(backend, _)| backend);
+        drop(all);
         if let Some(backend) = found {
             let input = ManagerInput::BackendChanged { backend, event };
             self.manager.handle_input(input, now, &mut self.tally);
@@ -424,8 +449,11 @@ impl ShardPlay {
         }
     }
 
-    fn address_of(&self, backend: BackendId) -> Option<SocketAddr> {
-        self.manager.backends().get(backend).map(Backend::address)
+    fn destinations(&self) -> impl Iterator<Item = ((String, SocketAddr), Option<SocketAddr>)> {
+        self.tally.destinations.iter().map(|(client, backend)| {
+            let address = backend.and_then(|backend| address_of(backend, &self.manager));
+            ((self.listener.clone(), *client), address)
+        })
     }
 
     /// Adds what came of it to the report of all.
@@ -440,7 +468,6 @@ impl ShardPlay {
         sum.flows_moved += tally.moved;
         sum.answers_without_flow += report.answers_without_flow;
         sum.blocks_compared += report.blocks_compared;
-        sum.left_out += report.left_out;
         sum.first_difference = sum.first_difference.take().or(report.first_difference);
         for (reason, count) in tally.closed {
             *sum.flows_closed.entry(reason.to_owned()).or_default() += count;
@@ -450,16 +477,10 @@ impl ShardPlay {
         }
         let shares = tally.shares.into_iter().chain(std::iter::repeat(BackendShare::default()));
         for ((_, backend), share) in manager.backends().iter().zip(shares) {
-            let all = sum.backends.entry(backend.address()).or_default();
-            all.flows += share.flows;
-            all.datagrams += share.datagrams;
-            all.bytes += share.bytes;
+            *sum.backends.entry(backend.address()).or_default() += share;
         }
         for (second, stretch) in report.timeline {
-            let all = sum.timeline.entry(second).or_default();
-            all.datagrams += stretch.datagrams;
-            all.flows += stretch.flows;
-            all.dropped += stretch.dropped;
+            *sum.timeline.entry(second).or_default() += stretch;
         }
     }
 }
@@ -544,7 +565,10 @@ fn bounded(config: ManagerConfig) -> ManagerConfig {
 /// What a manager would be told to do after a reload: backends keep their places. Names of backends
 /// cannot be resolved here, and stand for nobody.
 pub fn reconfigured(recorded: &ManagerConfig, new: &Listener) -> ManagerConfig {
-    let wanted: Vec<BackendConfig> = new.cluster.backends(|_| Vec::new());
+    let mut wanted: Vec<BackendConfig> = new.cluster.backends(|_| Vec::new());
+    for backend in &mut wanted {
+        backend.address = new.backend_at(recorded.address.port(), backend.address);
+    }
     let places = assign_places(&recorded.cluster.backends, &wanted, |_| false);
     let max_flows = new.max_flows.map_or(recorded.max_flows, |flows| flows.get());
     new.manager_config(

@@ -7,8 +7,8 @@ use toml::de::DeValue;
 use crate::error::Fault;
 use crate::keys::{QuicLbKey, QuicLbSpec};
 use crate::reader::{Claims, Field, Item, Table};
-use crate::value::{choice, hex, integer, text};
-use crate::{Member, Target};
+use crate::value::{choice, integer, text};
+use crate::{Member, Target, hex};
 
 /// Where in a datagram a key may begin, and how long it may be.
 const MAX_OFFSET: u16 = 65_506;
@@ -134,7 +134,7 @@ fn spec(item: &Item<'_>, rotations: &mut Claims<u8>) -> Option<QuicLbSpec> {
 
 /// `server_id` of a backend, different from those of the others.
 pub(super) fn server_id(item: &Item<'_>, taken: &mut Claims<ServerId>) -> Option<ServerId> {
-    let bytes = text(item).and_then(hex);
+    let bytes = text(item).and_then(hex::decode);
     let id = bytes.and_then(|bytes| ServerId::new(&bytes).ok());
     let id = id.or_else(|| item.refuse("1 to 15 bytes in hexadecimal, such as \"0a0b\""))?;
     taken.claim(id, item, "a server_id of its own").then_some(id)

@@ -9,8 +9,8 @@ use regex::bytes::RegexBuilder;
 use crate::error::{Fault, Printable};
 use crate::nearest::nearest;
 use crate::reader::{Field, Item, Table};
-use crate::value::{boolean, choice, duration, hex, integer, text};
-use crate::{Expect, Payload, Probe, Probing};
+use crate::value::{boolean, choice, duration, integer, text};
+use crate::{Expect, Payload, Probe, Probing, hex};
 
 /// How often a probe may be sent, and how long it may take.
 const PACE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
@@ -147,7 +147,7 @@ fn expect(item: &Item<'_>) -> Option<Expect> {
 /// whatever else is `allowed` may have been meant.
 fn bytes(item: &Item<'_>, written: &str, allowed: &str, words: &[&str]) -> Option<Vec<u8>> {
     let bytes = match written.split_once(':') {
-        Some(("hex", digits)) => match hex(digits) {
+        Some(("hex", digits)) => match hex::decode(digits) {
             Some(bytes) => bytes,
             None => return item.refuse("after \"hex:\" two hexadecimal digits for each byte"),
         },

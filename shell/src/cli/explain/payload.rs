@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use flowgate_config::hex;
 use flowgate_core::affinity::{self, Explanation, Found, PlacedBy};
 use flowgate_core::config::ClusterConfig;
 
@@ -11,14 +12,9 @@ pub(crate) struct Payload(Vec<u8>);
 
 impl Payload {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let digit = |digit: &u8| char::from(*digit).to_digit(16);
-        let byte = |pair: &[u8]| match pair {
-            [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),
-            _ => None,
-        };
-        let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-        let bytes: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
-        bytes.map(Self).ok_or_else(|| "expected two hexadecimal digits for each byte".to_owned())
+        let digits: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+        let bytes = hex::decode(&digits).map(Self);
+        bytes.ok_or_else(|| "expected two hexadecimal digits for each byte".to_owned())
     }
 }
 
@@ -55,20 +51,21 @@ pub(super) fn read<'p>(
 }
 
 fn line(explanation: &Explanation<'_>) -> String {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     match (explanation.by, explanation.found) {
-        (PlacedBy::ServerId, _) => format!("connection id {}", hex(explanation.id)),
+        (PlacedBy::ServerId, _) => format!("connection id {}", hex::encode(explanation.id)),
         (_, Found::Nothing) => "no key in the payload: the client decides".to_owned(),
-        (_, Found::Key(key)) => format!("key {} ({:?})", hex(key), String::from_utf8_lossy(key)),
+        (_, Found::Key(key)) => {
+            format!("key {} ({:?})", hex::encode(key), String::from_utf8_lossy(key))
+        }
         (_, Found::Opening { id }) => {
-            format!("id {}, chosen by the client: it names no backend", hex(id))
+            format!("id {}, chosen by the client: it names no backend", hex::encode(id))
         }
         (_, Found::Underway { id: [], .. }) => {
             "belongs to a connection, and has no id: the client decides".to_owned()
         }
         (_, Found::Underway { id, .. }) => format!(
             "id {} names no backend by itself; a running instance may have learned its backend",
-            hex(id)
+            hex::encode(id)
         ),
     }
 }

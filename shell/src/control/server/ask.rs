@@ -188,7 +188,6 @@ fn describe(flow: &FlowFigures, listener: &BoundListener, place: usize) -> FlowS
         answered: flow.is_answered,
         fast_path: flow.is_in_fast_path,
         placed_by: flow.placed.by().as_str().to_owned(),
-        placed_by_id: id
-            .then(|| flow.placed.id().iter().map(|byte| format!("{byte:02x}")).collect()),
+        placed_by_id: id.then(|| flowgate_config::hex::encode(flow.placed.id())),
     }
 }

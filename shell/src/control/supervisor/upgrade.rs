@@ -188,6 +188,6 @@ impl Supervisor {
     /// What this process is, for people who look for a bug.
     pub(super) fn snapshot(&self) -> Response {
         let bytes = snapshot::encode(&self.process_snapshot(self.server.snapshot()));
-        Response::Snapshot { hex: bytes.iter().map(|byte| format!("{byte:02x}")).collect() }
+        Response::Snapshot { hex: flowgate_config::hex::encode(&bytes) }
     }
 }

@@ -5,7 +5,7 @@ use std::task::Waker;
 use flowgate_core::{Instant, Outputs};
 
 use super::*;
-use crate::observe::tap::{Tap, Taps, Tee};
+use crate::observe::tap::{Tap, Taps};
 
 struct World {
     manager: UdpManager,
@@ -38,25 +38,8 @@ impl World {
     /// Tells the manager of something, and the taps if they want to know.
     fn tell(&mut self, input: ManagerInput<'_>) -> Vec<String> {
         self.now += Duration::from_millis(1);
-        let subject = Subject::of(&input, &self.manager);
-        let (mut seen, mut sink) = (Vec::new(), Sink);
-        let is_wanted = self.taps.want(Role::Primary, &input, &subject, &self.manager);
-        self.manager.handle_input(
-            input,
-            self.now,
-            &mut Tee { outputs: &mut sink, seen: &mut seen },
-        );
-        if is_wanted {
-            let decided = Decided {
-                role: Role::Primary,
-                input: &input,
-                subject,
-                outputs: &seen,
-                manager: &self.manager,
-                now: self.now,
-            };
-            self.taps.tell(&decided, &mut |_| None);
-        }
+        let told = (input, self.now);
+        self.taps.decide(Role::Primary, &mut self.manager, told, &mut Sink, |_, _| None);
         self.taps.flush();
         self.lines().iter().map(ToString::to_string).collect()
     }

@@ -1,7 +1,8 @@
+use flowgate_core::Direction;
 use proptest::prelude::*;
 
 use super::*;
-use crate::observe::event::{Decision, TraceEvent, Way};
+use crate::observe::event::{Decision, TraceEvent};
 use crate::observe::pcapng::Capture;
 
 fn datagrams(bytes: &[u8]) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
@@ -19,7 +20,7 @@ fn datagrams(bytes: &[u8]) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
 fn pcapng() -> Vec<u8> {
     let event = TraceEvent {
         time: 1.5,
-        direction: Some(Way::ToBackend),
+        direction: Some(Direction::ToBackend),
         client: Some("192.0.2.7:4711".parse().unwrap()),
         called: Some("192.0.2.1:53".parse().unwrap()),
         upstream: Some("[2001:db8::9]:40000".parse().unwrap()),

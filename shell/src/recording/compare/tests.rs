@@ -189,3 +189,81 @@ fn whether_flows_are_lost_is_said() {
     );
     assert_eq!(ConfigDiff::between(&base, &more).refused.len(), 1);
 }
+
+#[test]
+fn no_setting_that_differs_is_passed_over() {
+    let listener = "[[listener]]\nname = \"dns\"\naddress = \"192.0.2.1:53\"\ncluster = \"c\"\n";
+    let cluster = "[cluster.c]\nbackends = [\"10.0.0.1:53\", \"10.0.0.2:53\"]\n";
+    let base = parse(&format!("{listener}{cluster}"));
+    assert!(ConfigDiff::between(&base, &base).is_same);
+    let d = "[cluster.d]\nbackends = [\"10.0.0.3:53\"]\n";
+    let bird = "[announce]\nbird = { socket = \"/run/bird.ctl\", protocol = \"a\" }\n";
+    let ports = listener.replace("192.0.2.1:53", "192.0.2.1:53-60");
+    for (toml, key, value) in [
+        (format!("lame_duck = \"5s\"\n{listener}{cluster}"), "lame_duck", "5s"),
+        (format!("{bird}{listener}{cluster}"), "announce.bird.protocol", "a"),
+        (format!("[log]\nlevel = \"debug\"\n{listener}{cluster}"), "log.level", "debug"),
+        (format!("{ports}{cluster}"), "listener.dns.address", "192.0.2.1:53-60"),
+        (format!("{ports}backend_port = \"same\"\n{cluster}"), "listener.dns.backend_port", "same"),
+        (format!("{listener}fast_path = \"auto\"\n{cluster}"), "listener.dns.fast_path", "auto"),
+        (
+            format!(
+                "{listener}[[listener.route]]\nfrom = [\"10.0.0.0/8\"]\ncluster = \"d\"\n{cluster}{d}"
+            ),
+            "listener.dns.route.1",
+            "10.0.0.0/8 -> d",
+        ),
+        (format!("{listener}{cluster}hold = \"1m\"\n"), "cluster.c.hold", "1m"),
+        (
+            format!("{listener}{cluster}return = \"direct\"\nsource = \"client\"\n"),
+            "cluster.c.return",
+            "direct",
+        ),
+        (
+            format!("{listener}{cluster}balance = \"power-of-two\"\n"),
+            "cluster.c.balance",
+            "power-of-two",
+        ),
+        (
+            format!(
+                "{listener}{cluster}affinity = \"quic\"\n[[cluster.c.quic_lb]]\nrotation = 0\n\
+                 server_id_length = 8\nnonce_length = 8\n"
+            ),
+            "cluster.c.quic_lb.0",
+            "server_id_length 8, nonce_length 8, key_file none",
+        ),
+        (
+            format!("{listener}{cluster}mode = \"fan-out\"\nreply_from = \"10.0.0.1:53\"\n"),
+            "cluster.c.backends.10.0.0.2:53",
+            "weight 1, gets copies only",
+        ),
+        (
+            format!("{listener}{cluster}[cluster.c.health]\nprobe = \"udp\"\nsend = \"dns\"\n"),
+            "cluster.c.health.send",
+            "dns",
+        ),
+    ] {
+        let diff = ConfigDiff::between(&base, &parse(&toml));
+        assert!(!diff.is_same, "{toml}");
+        let change = diff.settings.iter().find(|change| change.key == key);
+        assert_eq!(change.and_then(|change| change.new.as_deref()), Some(value), "{toml}");
+    }
+}
+
+#[test]
+fn a_listener_whose_sockets_are_others_is_another() {
+    let becomes = |old: &str, new: &str| {
+        let of = |ports: &str| {
+            parse(&format!(
+                "[[listener]]\nname = \"dns\"\naddress = \"192.0.2.1:{ports}\n\
+                 cluster = \"c\"\n[cluster.c]\nbackends = [\"10.0.0.1:53\"]\n"
+            ))
+        };
+        let diff = ConfigDiff::between(&of(old), &of(new));
+        (diff.flows_lost, diff.reload.iter().map(|effect| effect.becomes).collect::<Vec<_>>())
+    };
+    let (one, more, same) = ("53-54\"", "53-55\"", "53-54\"\nbackend_port = \"same\"");
+    assert_eq!(becomes(one, one), (false, vec![Becomes::Kept]));
+    assert_eq!(becomes(one, more), (true, vec![Becomes::Removed, Becomes::Added]));
+    assert_eq!(becomes(one, same), (true, vec![Becomes::Removed, Becomes::Added]));
+}

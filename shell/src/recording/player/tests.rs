@@ -8,7 +8,7 @@ use flowgate_core::Burst;
 use super::*;
 use crate::datapath::role::Role;
 use crate::observe::record::{RecordFeed, RecordOptions, RecordTap, channel};
-use crate::observe::tap::{Decided, Subject, Tap, Taps, Tee};
+use crate::observe::tap::{Tap, Taps};
 use crate::recording::file::{RecordingExtent, RecordingReader, preamble};
 
 const BACKENDS: &str = "[\"10.0.0.1:53\", \"10.0.0.2:53\", \"10.0.0.3:53\"]";
@@ -55,26 +55,8 @@ impl Scene {
     }
 
     fn tell(&mut self, input: ManagerInput<'_>) {
-        self.taps.begin(Role::Primary, &self.manager, self.now);
-        let subject = Subject::of(&input, &self.manager);
-        let (mut seen, mut sink) = (Vec::new(), Tally::default());
-        let is_wanted = self.taps.want(Role::Primary, &input, &subject, &self.manager);
-        self.manager.handle_input(
-            input,
-            self.now,
-            &mut Tee { outputs: &mut sink, seen: &mut seen },
-        );
-        if is_wanted {
-            let decided = Decided {
-                role: Role::Primary,
-                input: &input,
-                subject,
-                outputs: &seen,
-                manager: &self.manager,
-                now: self.now,
-            };
-            self.taps.tell(&decided, &mut |_| None);
-        }
+        let (told, mut sink) = ((input, self.now), Tally::default());
+        self.taps.decide(Role::Primary, &mut self.manager, told, &mut sink, |_, _| None);
     }
 
     /// Something happens.
@@ -258,4 +240,74 @@ fn by_another_configuration_clients_of_a_backend_that_is_gone_go_elsewhere() {
     assert!(by_old.destinations().values().any(|backend| *backend == third));
     assert!(by_new.destinations().values().all(|backend| *backend != third));
     assert_eq!(by_new.report().backends[&address], BackendShare::default());
+}
+
+#[test]
+fn a_reload_while_a_share_is_recorded_counts_unless_another_configuration_does() {
+    let fewer = config("[\"10.0.0.1:53\", \"10.0.0.2:53\"]", "");
+    let options = RecordOptions { sample: 0.5, ..EVERYTHING };
+    let mut scene = Scene::new(manager(&config(BACKENDS, "")), options, 13);
+    (0..300).for_each(|_| scene.step());
+    let told = reconfigured(scene.manager.config(), &fewer.listeners[0]);
+    scene.tell(ManagerInput::Configured(&PreparedConfig::new(told)));
+    (0..1_000).for_each(|_| scene.step());
+    let bytes = scene.end();
+    let third: SocketAddr = "10.0.0.3:53".parse().unwrap();
+    let is_third = |backend: &Option<SocketAddr>| *backend == Some(third);
+    let (player, _) = played(&bytes, Player::with(None));
+    assert!(!player.destinations().values().any(is_third));
+    let all = config(BACKENDS, "");
+    let (player, _) = played(&bytes, Player::with(Some(&all)));
+    assert!(player.destinations().values().any(is_third));
+}
+
+#[test]
+fn where_a_shard_sent_is_known_after_it_began_again() {
+    let bytes = |steps: u32| {
+        let mut scene = Scene::new(manager(&config(BACKENDS, "")), EVERYTHING, 14);
+        (0..steps).for_each(|_| scene.step());
+        scene.end()
+    };
+    let (player, _) = played(&bytes(200), Player::with(None));
+    let before = player.destinations();
+    let (player, _) = played(&bytes(3), player);
+    assert!(before.len() > 3);
+    assert_eq!(player.destinations().len(), before.len());
+}
+
+#[test]
+fn a_listener_of_many_ports_is_played_at_each_of_them() {
+    let ports = flowgate_config::parse(
+        "[[listener]]\naddress = \"192.0.2.1:5000-5009\"\nbackend_port = \"same\"\ncluster = \"c\"\n\
+         [cluster.c]\nbackends = [\"10.0.0.1:53\", \"10.0.0.2:53\"]\n",
+        "test.toml",
+    );
+    let ports = ports.unwrap_or_else(|e| panic!("{e}"));
+    let listener = &ports.listeners[0];
+    let at = |address: &str| address.parse::<SocketAddr>().unwrap();
+    let backends = ["10.0.0.1:5007", "10.0.0.2:5007"].map(|b| BackendConfig::new(at(b)));
+    let of_port =
+        listener.manager_config(at("192.0.2.1:5007"), 9, Vec::new(), false, backends.to_vec());
+    assert_eq!(reconfigured(&of_port, listener).cluster.backends, backends);
+}
+
+#[test]
+fn a_listener_that_another_configuration_lacks_is_left_out_with_one_note() {
+    let bytes = || {
+        let mut scene = Scene::new(manager(&config(BACKENDS, "")), EVERYTHING, 12);
+        (0..100).for_each(|_| scene.step());
+        scene.end()
+    };
+    let new = flowgate_config::parse(
+        "[[listener]]\nname = \"other\"\naddress = \"192.0.2.9:53\"\ncluster = \"c\"\n\
+         [cluster.c]\nbackends = [\"10.0.0.1:53\"]\n",
+        "test.toml",
+    );
+    let new = new.unwrap_or_else(|e| panic!("{e}"));
+    // As often as a shard begins again.
+    let (player, _) = played(&bytes(), Player::with(Some(&new)));
+    let (player, _) = played(&bytes(), player);
+    assert_eq!(player.notes(), ["the configuration has no listener \"dns\": left out"]);
+    assert!(player.destinations().is_empty());
+    assert_eq!(player.report().inputs, 0);
 }
