@@ -36,13 +36,27 @@ impl Backends {
         Self::at(behaviour, payload, Ipv4Addr::LOCALHOST)
     }
 
+    /// As many as are asked for.
+    pub(crate) fn many(count: usize, behaviour: Behaviour, payload: Payload) -> io::Result<Self> {
+        Self::made(count, behaviour, payload, Ipv4Addr::LOCALHOST)
+    }
+
     /// The same at another address than on loopback.
     pub(crate) fn at(
         behaviour: Behaviour,
         payload: Payload,
         address: Ipv4Addr,
     ) -> io::Result<Self> {
-        let sockets: io::Result<_> = (0..BACKENDS).map(|_| bind(address, 0)).collect();
+        Self::made(BACKENDS, behaviour, payload, address)
+    }
+
+    fn made(
+        count: usize,
+        behaviour: Behaviour,
+        payload: Payload,
+        address: Ipv4Addr,
+    ) -> io::Result<Self> {
+        let sockets: io::Result<_> = (0..count).map(|_| bind(address, 0)).collect();
         let slot = match behaviour {
             Behaviour::Sink => SINK_SLOT,
             Behaviour::Echo => MAX_TRAIN_BYTES,

@@ -18,6 +18,7 @@ mod clients;
 mod compare;
 mod drive;
 mod kernel_path;
+mod many_flows;
 mod meter;
 mod payload;
 mod peers;
@@ -53,6 +54,8 @@ enum Action {
     Compare(compare::Options),
     /// Measure the kernel path against sockets and the bare relay, between network namespaces (root).
     KernelPath(kernel_path::Options),
+    /// Measure Flowgate with very many flows on shared sockets: CPU of a datagram, memory, an upgrade.
+    ManyFlows(many_flows::Options),
     /// Run a bare relay: no limits, no timers, nothing but moving bytes.
     Relay {
         /// What its sockets are like.
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
             relay::run(design, responses, listen, &backends).map_err(Into::into)
         }
         Action::KernelPath(options) => kernel_path::run(&options),
+        Action::ManyFlows(options) => many_flows::run(&options),
         Action::Chart { json, svg } => redraw(&json, &svg),
         Action::Spin => process::spin(),
         Action::Launch { core, command } => process::launch(core, &command),

@@ -59,6 +59,44 @@ fn out_of_descriptors_new_flows_are_refused_old_ones_go_on_and_it_recovers_by_it
     });
 }
 
+#[test]
+fn flows_that_share_sockets_are_more_than_descriptors_and_leave_some_to_operators() {
+    const FLOWS: usize = 400;
+    let backends: [Peer; 5] = std::array::from_fn(|_| Peer::v4());
+    let more = "upstream = \"shared\"\nbalance = \"round-robin\"";
+    let config = simple_config("127.0.0.1:0", &backends.each_ref(), more);
+    let config = config.replace("[[listener]]", "[[listener]]\nmax_flows = 500");
+    let mut flowgate = Process::run_with_descriptors(FLOWGATE, &config, 200);
+    let address = flowgate.address();
+    let clients: Vec<Peer> = (0..FLOWS).map(|_| Peer::v4()).collect();
+    for (client, backend) in clients.iter().zip(backends.iter().cycle()) {
+        client.send_to(b"question", address);
+        assert_eq!(backend.answer(b"answer").bytes, b"question");
+        assert_eq!(client.receive().bytes, b"answer");
+    }
+    let status = flowgate.ask_json(&["status"]);
+    assert_eq!(status["listeners"][0]["flows_max"], 500);
+    assert_eq!(status["listeners"][0]["flows_active"], FLOWS);
+
+    // Where all go to one backend there is a socket for each, and no descriptor for the last ones.
+    let [first, others @ ..] = &backends;
+    for backend in others {
+        let drained = flowgate.ask(&["drain", &format!("test/{}", backend.address())]);
+        assert!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
+    }
+    let more: Vec<Peer> = (0..FLOWS / 4).map(|_| Peer::v4()).collect();
+    for client in &more {
+        client.send_to(b"question", address);
+    }
+    eventually("each is forwarded or dropped, and the last ones are dropped", || {
+        let status = flowgate.ask_json(&["status"]);
+        let count = |name: &str| status["counters"][name]["to_backend"].as_u64().unwrap_or(0);
+        let (forwarded, dropped) = (count("datagrams_forwarded"), count("datagrams_dropped"));
+        (dropped > 0 && forwarded + dropped == (FLOWS + more.len()) as u64).then_some(())
+    });
+    assert_eq!(first.receive().bytes, b"question");
+}
+
 /// A client and a balancer in a namespace, in front of a backend that the test's routes lead to.
 fn behind_routes(namespace: &Namespace, backend: &str) -> (Balancer, Peer) {
     namespace.inside(|| {

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use flowgate_core::config::Source;
 use flowgate_core::{BackendId, FlowId, LocalSource};
@@ -16,7 +16,7 @@ use crate::sys::arena::FreeSlots;
 use crate::sys::mmsg::{self, Batch, QueuedError, Receiver, Sender};
 use crate::sys::ports::PortLease;
 use crate::sys::udp;
-use crate::sys::{process, sockopt};
+use crate::sys::{errno, process, sockopt};
 
 /// The system calls of the data path. None of them blocks.
 pub trait Kernel {
@@ -196,6 +196,9 @@ pub struct Linux {
     sender: Sender,
     /// Whether buffers may be larger than the system's limit, as far as is known.
     may_force_buffers: bool,
+    /// Sockets of flows have lower descriptors than this: those above are for whatever else the
+    /// process opens, so that operators come in however many flows there are.
+    descriptors: RawFd,
     /// The flows that the kernel forwards past the sockets, where it may.
     pub fast_path: Option<Box<Offloads>>,
 }
@@ -215,7 +218,18 @@ impl Linux {
     /// Registers sockets with `registry`.
     pub fn new(registry: Registry) -> Self {
         let (receiver, sender) = Default::default();
-        Self { registry, receiver, sender, may_force_buffers: true, fast_path: None }
+        let descriptors = process::descriptors_for_flows();
+        Self { registry, receiver, sender, may_force_buffers: true, descriptors, fast_path: None }
+    }
+
+    /// Leaves the last descriptors to others: the kernel always gives the lowest one that is free.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` if the socket has one of the last.
+    fn leave_descriptors(&self, socket: &Socket) -> io::Result<()> {
+        let is_one_of_the_last = socket.fd.as_raw_fd() >= self.descriptors;
+        if is_one_of_the_last { Err(errno::out_of_descriptors()) } else { Ok(()) }
     }
 
     fn set_receive_buffer(&mut self, socket: &Socket, bytes: usize) {
@@ -340,6 +354,7 @@ impl Kernel for Linux {
             None => (udp::unconnected(v6, bound_at_once(source))?, None),
         };
         let socket = Socket { _lease: lease, ..Socket::new(fd, v6) };
+        self.leave_descriptors(&socket)?;
         sockopt::set_ttl(socket.as_fd(), socket.v6, ttl)?;
         // Without them a reply still arrives, with its TOS byte unknown, or is lost uncounted, and
         // of what ICMP says less is heard.
@@ -415,6 +430,7 @@ impl Kernel for Linux {
             let _ = socket2::SockRef::from(&fd).set_recv_buffer_size(buffer);
         }
         let socket = Socket::new(fd, true);
+        self.leave_descriptors(&socket)?;
         let source = socket.fd.as_raw_fd();
         self.registry.register(&mut SourceFd(&source), token.into(), Interest::READABLE)?;
         Ok(socket)

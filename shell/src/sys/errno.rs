@@ -115,6 +115,11 @@ pub fn drop_reason(error: &io::Error) -> DropReason {
     }
 }
 
+/// What the kernel says where the process has no descriptors left (`EMFILE`).
+pub fn out_of_descriptors() -> io::Error {
+    io::Error::from_raw_os_error(libc::EMFILE)
+}
+
 /// Whether the process or the system has no descriptors left.
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))

@@ -1,8 +1,12 @@
 //! What the process asks of the system for itself.
 
 use std::io;
+use std::os::fd::RawFd;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// How many descriptors are kept back from flows at most.
+const MAX_KEPT_BACK: u64 = 32;
 
 /// Raises the soft limit on open files to the hard one and returns it (`RLIMIT_NOFILE`).
 ///
@@ -13,6 +17,15 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(hard)
+}
+
+/// How many of the process's descriptors flows may have: all but a few, in which operators come in
+/// and files are opened.
+pub fn descriptors_for_flows() -> RawFd {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 0));
+    let kept_back = MAX_KEPT_BACK.min(soft / 16);
+    // Without a limit, or one that is not known, the kernel alone says when there are none left.
+    RawFd::try_from(soft - kept_back).ok().filter(|&most| most > 0).unwrap_or(RawFd::MAX)
 }
 
 /// Makes the kernel's table of the process's descriptors large enough for `count` of them, at once.

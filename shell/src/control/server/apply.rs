@@ -10,7 +10,9 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, mpsc};
 
 use flowgate_config::{Cluster, Config, FlowLog, Listener};
-use flowgate_core::config::{Accept, BackendConfig, MAX_FLOWS, ManagerConfig};
+use flowgate_core::config::{
+    Accept, BackendConfig, MAX_FLOWS, ManagerConfig, Source, UpstreamMode,
+};
 use flowgate_core::route::Routes;
 use flowgate_core::{PreparedConfig, UdpManager};
 use tracing::{info, warn};
@@ -28,8 +30,19 @@ use crate::sys::{errno, mmsg, process, sockopt};
 /// each worker, probes, operators' connections, and some to spare.
 const RESERVED_DESCRIPTORS: u64 = 256;
 
-/// How many questions are under way at most where they use no descriptors and `max_flows` is 0.
-const QUESTIONS: u64 = 262_144;
+/// How many flows that share sockets there are at most where `max_flows` is 0.
+const SHARED_FLOWS: u64 = 262_144;
+
+/// Whether flows share sockets to backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sharing {
+    /// A few, and are told apart by what they ask.
+    Questions,
+    /// Each with flows to other backends.
+    Flows,
+    /// Each has its own.
+    Nothing,
+}
 
 /// The listeners that a configuration has and a server had not, bound.
 pub struct BoundListeners(Vec<BoundListener>);
@@ -231,7 +244,8 @@ impl Server {
         let figures = self.figures_of_removed();
         for number in 0..self.listeners.len() {
             let configs = self.manager_configs(number, &figures);
-            self.listeners[number].warn_of_limit(self.affordable(number));
+            let affordable = self.affordable(number, &self.listeners[number].places);
+            self.listeners[number].warn_of_limit(affordable);
             self.configure(number, configs);
             self.set_mirror(number);
         }
@@ -254,7 +268,7 @@ impl Server {
     /// What the manager of each shard of a listener is to be told to do.
     fn manager_configs(&mut self, number: usize, figures: &Figures) -> Vec<ManagerConfig> {
         let places = self.places(number, figures);
-        let affordable = self.affordable(number);
+        let affordable = self.affordable(number, &places);
         let own_addresses: Vec<SocketAddr> = self.addresses().collect();
         let offload = self.may_offload(&self.listeners[number].settings);
         let listener = &mut self.listeners[number];
@@ -262,9 +276,10 @@ impl Server {
         listener.flows_max = match listener.settings.cluster.policy.mode {
             mode if mode.has_flows() => {
                 // With no port left no flow makes room for another, as in a full table one does.
-                let derived = match listener.takes_questions() {
-                    true => QUESTIONS,
-                    false => source::ports(&listener.settings.cluster),
+                let derived = match listener.sharing() {
+                    Sharing::Questions => SHARED_FLOWS,
+                    Sharing::Flows => SHARED_FLOWS.min(source::ports(&listener.settings.cluster)),
+                    Sharing::Nothing => source::ports(&listener.settings.cluster),
                 };
                 let derived = derived.min(affordable);
                 // More would take the descriptors by which operators come in.
@@ -387,12 +402,27 @@ impl Server {
         (listener.name, listener.buffers) = (name, buffers);
     }
 
-    /// How many flows a listener can have, as far as open files go: an equal share of them, and what
-    /// the other listeners do not ask for.
-    fn affordable(&self, number: usize) -> u64 {
-        if self.listeners[number].takes_questions() {
-            return MAX_FLOWS.into();
-        }
+    /// How many flows a listener can have, as far as open files go. A socket that flows share has one
+    /// for each backend of its family; questions share a few.
+    fn affordable(&self, number: usize, backends: &[BackendConfig]) -> u64 {
+        let listener = &self.listeners[number];
+        let descriptors = self.affordable_descriptors(number);
+        let flows = match listener.sharing() {
+            Sharing::Questions => u64::MAX,
+            Sharing::Flows => {
+                let of_v6 = backends.iter().filter(|backend| backend.address.is_ipv6()).count();
+                let has_both = (1..backends.len()).contains(&of_v6);
+                let each = (backends.len() / if has_both { 2 } else { 1 }).max(1);
+                descriptors.saturating_mul(each as u64)
+            }
+            Sharing::Nothing => descriptors / listener.descriptors_per_flow(),
+        };
+        flows.min(MAX_FLOWS.into())
+    }
+
+    /// How many descriptors a listener's sockets can have: an equal share of them, and what the other
+    /// listeners do not ask for.
+    fn affordable_descriptors(&self, number: usize) -> u64 {
         let in_ranges = self.listeners.iter().map(|listener| listener.ports.len() as u64);
         let reserved = RESERVED_DESCRIPTORS + in_ranges.sum::<u64>();
         let reserved = reserved.min(self.descriptors / 2);
@@ -403,8 +433,7 @@ impl Server {
             Some(asked) => asked.saturating_mul(other.descriptors_per_flow()).min(share),
             None => share,
         });
-        let descriptors = (budget - asked.sum::<u64>()).min(MAX_FLOWS.into());
-        descriptors / self.listeners[number].descriptors_per_flow()
+        budget - asked.sum::<u64>()
     }
 }
 
@@ -463,10 +492,15 @@ impl BoundListener {
         shared.next().is_some_and(|ours| listener::overlaps(ours, this(ours.0.port())))
     }
 
-    /// Whether its flows are questions that have no sockets: they share a few.
-    fn takes_questions(&self) -> bool {
-        let shares_upstreams = self.settings.cluster.policy.transactions.is_some();
-        shares_upstreams && matches!(self.settings.accept, Accept::Shared)
+    /// Whether its flows share the sockets to backends.
+    fn sharing(&self) -> Sharing {
+        let policy = &self.settings.cluster.policy;
+        match (self.settings.accept, policy.upstream) {
+            (Accept::Shared, UpstreamMode::Shared) if policy.source != Source::Client => {
+                if policy.transactions.is_some() { Sharing::Questions } else { Sharing::Flows }
+            }
+            _ => Sharing::Nothing,
+        }
     }
 
     /// How many sockets a flow has.
