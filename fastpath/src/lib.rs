@@ -13,12 +13,14 @@
 //! The program is `bpf/flowgate.bpf.c`; its object is part of this crate, so that building needs
 //! no C compiler. [`rewrite()`] says in Rust what it does to a packet.
 
+mod inherited;
 mod layout;
 mod memory;
 mod program;
 mod rewrite;
 mod tuple;
 
+pub use inherited::InheritedMaps;
 pub use layout::{Entry, EntryAccount, Gate, Progress, RawTuple4, RawTuple6, Turn};
 pub use program::{FastPath, Hook, LoadError, MAX_FLOWS, MAX_GATES, MAX_WORKERS, Table};
 pub use rewrite::rewrite;

@@ -1,7 +1,7 @@
 //! Loads the program, attaches it, and gives access to its maps.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use aya::maps::{Map, MapData};
@@ -171,6 +171,16 @@ impl FastPath {
             entries6: map("entries6")?.try_into().map_err(|error| LoadError::new(&error))?,
             shared: Arc::clone(&self.shared),
         })
+    }
+
+    /// The maps of accounts and gates, for a process that takes over: see
+    /// [`InheritedMaps`](crate::InheritedMaps).
+    pub fn descriptors(&self) -> Result<[OwnedFd; 2], LoadError> {
+        let copy = |name| {
+            let copied = data(&self.ebpf, name)?.fd().as_fd().try_clone_to_owned();
+            copied.map_err(|error| LoadError::new(&error))
+        };
+        Ok([copy("accounts")?, copy("gates")?])
     }
 
     /// Runs the program on a packet, as if it had arrived, and returns what it says and what has

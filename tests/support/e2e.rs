@@ -266,11 +266,20 @@ impl Peer {
         datagram
     }
 
+    /// The next datagram, if one is there.
+    pub fn receive_now(&self) -> Option<Datagram> {
+        self.receive_with(MsgFlags::MSG_DONTWAIT).ok()
+    }
+
     fn receive_once(&self) -> Result<Datagram, Errno> {
+        self.receive_with(MsgFlags::empty())
+    }
+
+    fn receive_with(&self, flags: MsgFlags) -> Result<Datagram, Errno> {
         let mut bytes = vec![0; 65_536];
         let mut control = nix::cmsg_space!([i32; 4]);
         let mut pieces = [IoSliceMut::new(&mut bytes)];
-        let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::empty());
+        let fd = self.socket.as_raw_fd();
         let message = recvmsg::<SockaddrStorage>(fd, &mut pieces, Some(&mut control), flags)?;
         let tos = message.cmsgs()?.find_map(|control| match control {
             ControlMessageOwned::Ipv4Tos(tos) => Some(tos),

@@ -105,7 +105,7 @@ fn three_workers_get_back_the_shards_that_they_let_go_of() {
         }
     }
     for _ in 0..2 {
-        let (_, released) = server.release();
+        let (_, released) = server.release(false);
         server.take_back(released);
         let report = server.report();
         let flows: u64 = report.iter().map(|listener| listener.figures.flows_active).sum();

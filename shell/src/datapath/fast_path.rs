@@ -9,10 +9,12 @@
 
 mod accounts;
 mod entries;
+mod inherited;
 mod offloads;
 mod ways;
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use tracing::{debug, info};
 use crate::sys::route::Link;
 
 pub use entries::Addresses;
+pub use inherited::{InheritedFlows, OffloadSnapshot};
 pub use offloads::{Activity, Offloads};
 
 /// How long the program stays attached to an interface that no flow uses any more.
@@ -70,6 +73,15 @@ impl SharedFastPath {
 
     fn program(&self) -> MutexGuard<'_, Program> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a process needs to go on with the flows that the kernel forwards.
+    ///
+    /// # Errors
+    ///
+    /// When descriptors cannot be had.
+    pub fn descriptors(&self) -> Result<[OwnedFd; 2], LoadError> {
+        self.program().path.descriptors()
     }
 
     /// Gives a worker its number and access to the maps; `None` if there are too many.

@@ -13,6 +13,7 @@ use flowgate_core::{
 use super::recv::{LISTENER_BATCH, Reading};
 use crate::datapath::client::Clients;
 use crate::datapath::dispatch::{Dispatch, Scratch};
+use crate::datapath::fast_path::OffloadSnapshot;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
 use crate::datapath::sockets::{Sockets, room_for_upstreams};
@@ -51,6 +52,8 @@ pub struct Shard<K: Kernel> {
     /// From which slot on the upstream sockets are not watched yet, after another process or worker
     /// had them.
     unwatched_from: Option<usize>,
+    /// The flows that the kernel went on with when nobody served it any more.
+    offloads: Vec<OffloadSnapshot>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +96,7 @@ impl<K: Kernel> Shard<K> {
             is_behind: false,
             scratch: Scratch::default(),
             unwatched_from: None,
+            offloads: Vec::new(),
         }
     }
 
@@ -102,14 +106,30 @@ impl<K: Kernel> Shard<K> {
         self.sockets.receive_buffer = bytes;
     }
 
+    /// Notes which flows the kernel goes on with while nobody serves it.
+    pub fn set_offloads(&mut self, offloads: Vec<OffloadSnapshot>) {
+        self.offloads = offloads;
+    }
+
+    /// Those flows.
+    pub fn offloads(&self) -> &[OffloadSnapshot] {
+        &self.offloads
+    }
+
+    /// The same, of which nobody will know any more.
+    pub fn take_offloads(&mut self) -> Vec<OffloadSnapshot> {
+        std::mem::take(&mut self.offloads)
+    }
+
     /// Leaves it to another shard to read the listener.
     pub const fn set_deaf(&mut self, is_deaf: bool) {
         self.is_deaf = is_deaf;
     }
 
-    /// Has other shards serve some of its clients from now on, or none.
-    pub fn set_routes(&mut self, routes: Option<Arc<Routes<u32>>>) {
-        self.routes = routes;
+    /// Has other shards serve some of its clients from now on, or none. Says whether it was or is so.
+    pub fn set_routes(&mut self, routes: Option<Arc<Routes<u32>>>) -> bool {
+        let has_routes = routes.is_some();
+        std::mem::replace(&mut self.routes, routes).is_some() || has_routes
     }
 
     /// The manager, for its counters and flows.

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use flowgate_core::route::Routes;
 use flowgate_core::{BackendEvent, BackendId, Instant, ManagerInput, PreparedConfig, UdpManager};
+use flowgate_fastpath::InheritedMaps;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use tracing::debug;
 
 use crate::control::flow_log::FlowLogger;
-use crate::datapath::fast_path::Offloads;
+use crate::datapath::fast_path::{InheritedFlows, Offloads};
 use crate::datapath::kernel::{Kernel, Linux, Socket};
 use crate::datapath::listener::Buffers;
 use crate::datapath::report::{FlowFigures, ShardReport};
@@ -66,8 +67,11 @@ pub enum Command {
         /// The shard, with its sockets.
         adopted: Box<Adopted>,
     },
-    /// Let go of all shards: nobody serves them until someone adopts them.
+    /// Let go of all shards: nobody serves them until someone adopts them, and nothing of theirs goes
+    /// past the sockets.
     Release(OfShards<Shard<Linux>>),
+    /// The same, but the kernel goes on with the flows that it forwards.
+    Lend(OfShards<Shard<Linux>>),
     /// Say what all shards are, as plain data, with their numbers. Nothing is forwarded meanwhile,
     /// which takes some microseconds for every thousand flows.
     Snapshot(OfShards<ShardSnapshot>),
@@ -170,6 +174,8 @@ pub struct Adopted {
     pub shard: Shard<Linux>,
     /// The upstream sockets that it had and has not any more.
     pub missing: Vec<UpstreamSnapshot>,
+    /// What the kernel goes on with, where that was begun by another process.
+    pub inherited: Option<Arc<InheritedMaps>>,
 }
 
 /// Some flows of a shard.
@@ -197,6 +203,8 @@ pub struct Worker {
     held_since: Option<Instant>,
     /// Told when a backend has gone over to another state.
     on_state_change: Option<StateListener>,
+    /// What the kernel had forwarded for another process, as long as something may still be counted.
+    inherited: Vec<InheritedFlows>,
     is_stopped: bool,
 }
 
@@ -242,6 +250,7 @@ impl Worker {
             flow_log,
             held_since: None,
             on_state_change: None,
+            inherited: Vec::new(),
             is_stopped: false,
         })
     }
@@ -392,23 +401,21 @@ impl Worker {
                 self.add_shard(shard, name, socket, *manager, now)?;
             }
             Command::SetRoutes { shard, routes } => {
-                if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
-                    shard.set_routes(routes);
+                if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize)
+                    && shard.set_routes(routes)
+                {
+                    // Clients may be another shard's from now on.
+                    self.kernel.fast_path.iter().for_each(|path| path.close_all());
                 }
-                // Clients may be another shard's from now on.
-                self.kernel.fast_path.iter().for_each(|path| path.close_all());
             }
             Command::Adopt { shard, name, adopted } => self.adopt(shard, name, *adopted, now)?,
             Command::Release(reply) => {
                 self.recall_all(now);
-                self.log_flows();
-                let numbered = (0..).zip(self.shards.drain(..));
-                let all = numbered.filter_map(|(number, named)| {
-                    let mut shard = named?.shard;
-                    shard.end_watches();
-                    Some((number, shard))
-                });
-                let _ = reply.send(all.collect());
+                let _ = reply.send(self.let_go());
+            }
+            Command::Lend(reply) => {
+                self.lend_all(now);
+                let _ = reply.send(self.let_go());
             }
             Command::Snapshot(reply) => {
                 let _ = reply.send(self.of_shards(|shard| Some(ShardSnapshot::of(shard))));
@@ -499,6 +506,17 @@ impl Worker {
         Ok(())
     }
 
+    fn let_go(&mut self) -> Vec<(u32, Shard<Linux>)> {
+        self.log_flows();
+        let numbered = (0..).zip(self.shards.drain(..));
+        let all = numbered.filter_map(|(number, named)| {
+            let mut shard = named?.shard;
+            shard.end_watches();
+            Some((number, shard))
+        });
+        all.collect()
+    }
+
     /// The figures of all shards, with their numbers.
     fn reports(&self) -> Vec<(u32, ShardReport)> {
         let numbered = (0..).zip(&self.shards);
@@ -546,11 +564,15 @@ impl Worker {
         adopted: Adopted,
         now: Instant,
     ) -> io::Result<()> {
-        let Adopted { mut shard, missing } = adopted;
+        let Adopted { mut shard, missing, inherited } = adopted;
+        let flows = shard.take_offloads();
+        // Nothing of theirs goes past the sockets when the first is read.
+        let inherited = inherited.map(|maps| InheritedFlows::take_back(number, maps, flows, now));
         shard.set_deaf(shard.listener().is_deaf());
         match_buffers(&mut shard);
         shard.begin(missing, &mut self.kernel, now)?;
         self.place(number, NamedShard { name, shard, state_changes: 0 });
+        self.inherit(inherited, now);
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::probe::ProbeSnapshot;
 use crate::control::server::past::PastBackendSnapshot;
 use crate::control::service_state::ServiceState;
+use crate::datapath::fast_path::OffloadSnapshot;
 use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::shard::Shard;
 use crate::datapath::sockets::{Sockets, SocketsSnapshot, room_for_upstreams};
@@ -55,6 +56,9 @@ pub struct ServerSnapshot {
     pub past_backends: Vec<PastBackendSnapshot>,
     /// The listeners.
     pub listeners: Vec<ListenerSnapshot>,
+    /// Whether the kernel goes on with flows. The maps with their accounts and gates are the last of
+    /// the descriptors then.
+    pub has_fast_path: bool,
 }
 
 /// What was said of one backend of a cluster.
@@ -89,6 +93,8 @@ pub struct ShardSnapshot {
     manager: ManagerSnapshot,
     mirror: Option<ManagerSnapshot>,
     sockets: SocketsSnapshot,
+    /// The flows that the kernel goes on with.
+    offloads: Vec<OffloadSnapshot>,
 }
 
 impl ShardSnapshot {
@@ -98,6 +104,7 @@ impl ShardSnapshot {
             manager: shard.manager().snapshot(),
             mirror: shard.mirror().map(UdpManager::snapshot),
             sockets: shard.sockets().snapshot(),
+            offloads: shard.offloads().to_vec(),
         }
     }
 
@@ -123,16 +130,19 @@ impl ShardSnapshot {
     ///
     /// When the snapshot contradicts itself.
     pub fn restore(
-        self,
+        mut self,
         number: u32,
         listener: Socket,
         prepared: [Option<&PreparedConfig>; 2],
         descriptors: &mut impl Iterator<Item = Option<OwnedFd>>,
     ) -> Result<(Shard<Linux>, Vec<UpstreamSnapshot>), RestoreError> {
+        let offloads = std::mem::take(&mut self.offloads);
         let (manager, mirror, sockets) = self.managers(prepared)?;
         let room = room_for_upstreams(&manager);
         let (sockets, missing) = Sockets::restore(number, listener, room, sockets, descriptors);
-        Ok((Shard::with_sockets(sockets, manager, mirror), missing))
+        let mut shard = Shard::with_sockets(sockets, manager, mirror);
+        shard.set_offloads(offloads);
+        Ok((shard, missing))
     }
 
     /// Whether the shard can be restored, as far as that depends on the snapshot.

@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use flowgate_config::{Config, Listener};
 use flowgate_core::PreparedConfig;
 use flowgate_core::counters::Counters;
 use flowgate_core::snapshot::RestoreError;
+use flowgate_fastpath::InheritedMaps;
+use tracing::warn;
 
 use super::mirrors::Mirror;
 use super::past::PastBackends;
@@ -22,15 +25,23 @@ use crate::handover::snapshot::{ListenerSnapshot, ServerSnapshot, ShardSnapshot}
 pub struct Released {
     /// By the listener's place and their place among its shards.
     shards: Vec<Vec<Shard<Linux>>>,
+    /// What a process needs to go on with the flows that the kernel forwards, where it still does.
+    fast_path: Vec<OwnedFd>,
 }
 
 impl Released {
+    /// How many sockets there are.
+    pub fn sockets(&self) -> usize {
+        self.descriptors().count() - self.fast_path.len()
+    }
+
     /// All sockets, in the order in which [`Server::restore`] expects them: the listeners first,
-    /// since with them alone one can serve already.
+    /// since with them alone one can serve already, and the maps of the kernel path last.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let all = || self.shards.iter().flatten();
         let listeners = all().map(|shard| shard.listener().as_fd());
-        listeners.chain(all().flat_map(|shard| shard.sockets().descriptors()))
+        let of_flows = all().flat_map(|shard| shard.sockets().descriptors());
+        listeners.chain(of_flows).chain(self.fast_path.iter().map(AsFd::as_fd))
     }
 }
 
@@ -105,21 +116,29 @@ impl Server {
 
     /// Lets go of all shards, and says what it was: nobody serves them, and what comes for them waits
     /// in their sockets' buffers, until they are served again. Nothing else may be done with this
-    /// server meanwhile.
-    pub fn release(&self) -> (ServerSnapshot, Released) {
-        let mut all = self.ask(Command::Release);
+    /// server meanwhile. Where another process goes on at once, the kernel goes on with the flows that
+    /// it forwards.
+    pub fn release(&self, to_another: bool) -> (ServerSnapshot, Released) {
+        let fast_path = self.fast_path.as_ref().filter(|_| to_another);
+        let fast_path = fast_path.and_then(|loaded| loaded.as_ref().ok()?.descriptors().ok());
+        let release: fn(_) -> _ =
+            if fast_path.is_some() { Command::Lend } else { Command::Release };
+        let mut all = self.ask(release);
         let of_listener = |listener: &BoundListener| listener.take_its(&mut all);
         let shards: Vec<_> = self.listeners.iter().map(of_listener).collect();
         let mut snapshots =
             shards.iter().map(|shards| shards.iter().map(ShardSnapshot::of).collect());
         let snapshot = self.snapshot_with(|_| snapshots.next().unwrap_or_default());
-        (snapshot, Released { shards })
+        let has_fast_path = fast_path.is_some();
+        let fast_path = fast_path.map(Vec::from).unwrap_or_default();
+        (ServerSnapshot { has_fast_path, ..snapshot }, Released { shards, fast_path })
     }
 
     /// Serves again what it released.
     pub fn take_back(&self, released: Released) {
         let all = released.shards.into_iter().map(|shards| {
-            shards.into_iter().map(|shard| Adopted { shard, missing: Vec::new() }).collect()
+            let adopted = |shard| Adopted { shard, missing: Vec::new(), inherited: None };
+            shards.into_iter().map(adopted).collect()
         });
         self.serve(all.collect());
     }
@@ -140,6 +159,7 @@ impl Server {
             past: self.past.snapshot(),
             past_backends: self.past_backends.snapshot(),
             listeners: self.listeners.iter().map(snapshot).collect(),
+            has_fast_path: false,
         }
     }
 
@@ -204,9 +224,10 @@ impl Server {
             };
             groups.push(group.map_err(StartError::from)?.sockets);
         }
+        let (listeners, has_fast_path) = (snapshot.listeners, snapshot.has_fast_path);
         let mut number = 0..;
         let mut all = Vec::new();
-        for (place, listener) in snapshot.listeners.into_iter().enumerate() {
+        for (place, listener) in listeners.into_iter().enumerate() {
             let settings = &config.listeners[place];
             let prepared = prepared.of_listener(place);
             let mut restored = self.describe(settings, &listener, prepared)?;
@@ -224,10 +245,14 @@ impl Server {
                     None => PreparedConfig::new(config),
                 });
                 restored.shards.push(number);
-                shards.push(Adopted { shard, missing });
+                shards.push(Adopted { shard, missing, inherited: None });
             }
             self.listeners.push(restored);
             all.push(shards);
+        }
+        if has_fast_path {
+            let inherited = inherit(&mut descriptors);
+            all.iter_mut().flatten().for_each(|adopted| adopted.inherited.clone_from(&inherited));
         }
         Ok(all)
     }
@@ -289,6 +314,15 @@ impl Server {
         self.set_routes();
         self.acknowledged();
     }
+}
+
+/// What the kernel goes on with. Without it, that has ended with the process that began it, and what
+/// was forwarded last is not known.
+fn inherit(descriptors: &mut impl Iterator<Item = Option<OwnedFd>>) -> Option<Arc<InheritedMaps>> {
+    let (accounts, gates) = (descriptors.next()??, descriptors.next()??);
+    let inherited = InheritedMaps::new([accounts.as_fd(), gates.as_fd()]);
+    let failed = |error: &std::io::Error| warn!("what the kernel has forwarded is lost: {error}");
+    inherited.inspect_err(failed).ok().map(Arc::new)
 }
 
 impl BoundListener {

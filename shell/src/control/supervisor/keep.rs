@@ -42,7 +42,7 @@ impl Supervisor {
             return false;
         }
         let snapshot = self.process_snapshot(ServerSnapshot::default());
-        let (server, released) = self.server.release();
+        let (server, released) = self.server.release(false);
         let descriptors: Vec<_> = released.descriptors().collect();
         if descriptors.len() >= self.notifier.room() {
             warn!(

@@ -82,7 +82,7 @@ impl Supervisor {
         let snapshot =
             ProcessSnapshot { http: admin, ..self.process_snapshot(ServerSnapshot::default()) };
         let clock = Clock::start();
-        let (server, released) = self.server.release();
+        let (server, released) = self.server.release(true);
         let snapshot = snapshot::encode(&ProcessSnapshot { server, ..snapshot });
         let listeners = self.control.as_ref().map(|control| control.descriptor());
         let listeners = listeners.into_iter().chain(self.http.as_ref().map(HttpServer::descriptor));
@@ -91,7 +91,7 @@ impl Supervisor {
             Ok(()) => {
                 drop(descriptors);
                 let (pid, version) = (successor.pid(), successor.version());
-                let sockets = released.descriptors().count();
+                let sockets = released.sockets();
                 let pause_ms = clock.uptime().as_secs_f64() * 1e3;
                 info!(pid, version, sockets, pause_ms, "handed over");
                 self.notifier.succeeded_by(pid);

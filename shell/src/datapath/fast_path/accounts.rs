@@ -1,17 +1,18 @@
 //! What has been read of a flow's two accounts, and what is new since.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use flowgate_core::Instant;
 use flowgate_core::counters::Traffic;
 use flowgate_fastpath::{EntryAccount, Progress, Table};
-use std::sync::atomic::Ordering;
+use serde::{Deserialize, Serialize};
 
 /// By how much the kernel's coarse clock may be behind: its longest tick.
 const COARSE_TICK: Duration = Duration::from_millis(10);
 
 /// What of both accounts has been told: to the backend, and to the client.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Told([Traffic; 2]);
 
 /// What is new.
@@ -26,10 +27,10 @@ pub(super) struct News {
 
 impl Told {
     /// What the kernel has counted since this was called last.
-    pub(super) fn update(&mut self, table: &Table, accounts: u32) -> News {
+    pub(super) fn update(&mut self, accounts: [&EntryAccount; 2]) -> News {
         let mut new = [Traffic::default(); 2];
         let mut last = 0;
-        for (direction, account) in pair(table, accounts).into_iter().enumerate() {
+        for (direction, account) in accounts.into_iter().enumerate() {
             let all = Traffic {
                 datagrams: account.datagrams.load(Ordering::Relaxed),
                 bytes: account.bytes.load(Ordering::Relaxed),

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use flowgate_core::counters::Traffic;
 use flowgate_core::{BackendId, FlowId, Instant, ManagerInput};
-use flowgate_fastpath::{Entry, EntryOptions, LoadError, Progress, Table};
+use flowgate_fastpath::{Entry, EntryAccount, EntryOptions, LoadError, Progress, Table};
 
 use super::accounts::{Told, is_settled, pair};
 use super::entries::{Addresses, Path, Rewriting};
+use super::inherited::OffloadSnapshot;
 use super::ways::Ways;
 use super::{FastPathFigures, SharedFastPath};
 use crate::sys::clock::Clock;
@@ -33,13 +34,13 @@ const SLOTS_AT_ONCE: usize = 1_024;
 const ROUTES_AT_ONCE: usize = 64;
 
 /// How long accounts rest after their entries are gone: a packet may still be on its way.
-const REST: Duration = Duration::from_secs(1);
+pub(super) const REST: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether flows have paused for long enough to go past the sockets.
 const PENDING_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// A flow, of a shard.
-type Key = (u32, FlowId);
+pub(super) type Key = (u32, FlowId);
 
 /// What the kernel has forwarded of a flow since that was told last.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +95,8 @@ pub struct Offloads {
     looks_up_routes: bool,
     /// Whether the program may be attached to an interface that no flow uses.
     is_attached: bool,
+    /// Whether another process may go on with its flows: nobody here is to be told of them.
+    is_lent: bool,
     next_look: Instant,
     next_look_up: Instant,
 }
@@ -152,6 +155,7 @@ impl Offloads {
             cursor: None,
             looks_up_routes: false,
             is_attached: false,
+            is_lent: false,
             next_look: now + TELL_EVERY,
             next_look_up: now + LOOK_UP_EVERY,
         })
@@ -221,7 +225,7 @@ impl Offloads {
         self.take_back(key)?;
         let resting = self.resting.back_mut()?;
         let Resting { accounts, backend, .. } = *resting;
-        Some(read(&mut resting.told, &self.table, accounts, backend, self.clock))
+        Some(activity(&mut resting.told, pair(&self.table, accounts), backend, self.clock))
     }
 
     /// Removes a flow's entries. What they have counted is told when their accounts have rested.
@@ -278,7 +282,7 @@ impl Offloads {
     pub fn activity(&mut self, key: Key) -> Option<Activity> {
         let slot = *self.index.get(&key)?;
         let flow = self.flows.get_mut(slot as usize)?.as_mut()?;
-        Some(read(&mut flow.told, &self.table, slot * 2, flow.backend, self.clock))
+        Some(activity(&mut flow.told, pair(&self.table, slot * 2), flow.backend, self.clock))
     }
 
     /// Whether the kernel forwards a flow.
@@ -296,6 +300,36 @@ impl Offloads {
     pub fn keys(&self, shard: Option<u32>) -> Vec<Key> {
         let is_of = |key: &&Key| shard.is_none_or(|shard| key.0 == shard);
         self.index.keys().filter(is_of).copied().collect()
+    }
+
+    /// The flows that may not have come into force yet: while nobody serves, their datagrams would
+    /// overtake those that wait in the sockets.
+    pub fn unsettled(&self) -> Vec<Key> {
+        let unsettled = self.flows.iter().flatten().filter(|flow| !flow.is_settled);
+        unsettled.map(|flow| flow.key).collect()
+    }
+
+    /// Goes on with no more than what is in force, for another process that may take over. Nobody here
+    /// is told of it, until this is called off.
+    pub const fn set_lent(&mut self, is_lent: bool) {
+        self.is_lent = is_lent;
+    }
+
+    /// What another process has to know of a shard's flows.
+    pub fn snapshot(&self, shard: u32) -> Vec<OffloadSnapshot> {
+        let is_its = |key: Key| key.0 == shard;
+        let in_force = (0..).zip(&self.flows).filter_map(|(slot, flow)| {
+            let flow = flow.as_ref().filter(|flow| is_its(flow.key))?;
+            let Offloaded { key, backend, told, .. } = *flow;
+            let gate = self.gates.get(&(shard, backend)).copied();
+            Some(OffloadSnapshot { flow: key.1, backend, accounts: slot * 2, gate, told })
+        });
+        let resting = self.resting.iter().filter_map(|resting| {
+            let Resting { key, backend, accounts, told, .. } = *resting;
+            let (_, flow) = key.filter(|key| is_its(*key))?;
+            Some(OffloadSnapshot { flow, backend, accounts, gate: None, told })
+        });
+        in_force.chain(resting).collect()
     }
 
     /// A shard is no more: its flows were recalled. What is counted after this is not told.
@@ -324,6 +358,10 @@ impl Offloads {
 
     /// How long the poll may wait at most.
     pub fn poll_timeout(&self, now: Instant) -> Option<Duration> {
+        if self.is_lent {
+            // The program wants to see this worker alive.
+            return Some(TELL_EVERY);
+        }
         if self.cursor.is_some() {
             return Some(Duration::ZERO);
         }
@@ -344,7 +382,7 @@ impl Offloads {
     pub fn end_turn(&mut self, is_all_sent: bool, now: Instant) {
         let turn = self.table.turn(self.worker);
         turn.alive_ns.store(self.monotonic_ns(now), Ordering::Relaxed);
-        if !is_all_sent {
+        if !is_all_sent || self.is_lent {
             return;
         }
         let done_ns = self.monotonic_ns(self.poll_began);
@@ -374,6 +412,9 @@ impl Offloads {
     /// What there is to tell now: of some flows, once a second of each; and what was still counted of
     /// flows that have been recalled.
     pub fn due(&mut self, now: Instant) -> Vec<(Key, Activity)> {
+        if self.is_lent {
+            return Vec::new();
+        }
         let mut all = self.rested(now);
         let begins = now >= self.next_look;
         if self.cursor.is_none() && begins {
@@ -392,7 +433,8 @@ impl Offloads {
         for slot in first..end {
             let Some(flow) = &mut self.flows[slot] else { continue };
             let (accounts, backend) = (slot as u32 * 2, flow.backend);
-            let activity = read(&mut flow.told, &self.table, accounts, backend, self.clock);
+            let activity =
+                activity(&mut flow.told, pair(&self.table, accounts), backend, self.clock);
             if !activity.is_empty() {
                 all.push((flow.key, activity));
             }
@@ -521,6 +563,9 @@ impl Offloads {
 
 impl Drop for Offloads {
     fn drop(&mut self) {
+        if self.is_lent {
+            return;
+        }
         for key in self.keys(None) {
             self.recall(key);
         }
@@ -535,7 +580,7 @@ impl Drop for Offloads {
 impl Resting {
     /// What has been counted since that was told last, if anybody is to be told.
     fn read(&mut self, table: &Table, clock: Clock) -> Option<(Key, Activity)> {
-        let activity = read(&mut self.told, table, self.accounts, self.backend, clock);
+        let activity = activity(&mut self.told, pair(table, self.accounts), self.backend, clock);
         self.key.filter(|_| !activity.is_empty()).map(|key| (key, activity))
     }
 }
@@ -549,14 +594,14 @@ fn settle(table: &Table, flow: &mut Offloaded, accounts: u32, figures: &mut Fast
     }
 }
 
-fn read(
+/// What two accounts have counted since that was told last.
+pub(super) fn activity(
     told: &mut Told,
-    table: &Table,
-    accounts: u32,
+    accounts: [&EntryAccount; 2],
     backend: BackendId,
     clock: Clock,
 ) -> Activity {
-    let news = told.update(table, accounts);
+    let news = told.update(accounts);
     let last = Some(news.last(clock.origin()));
     Activity { backend, to_backend: news.to_backend, to_client: news.to_client, last }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use flowgate_core::{FlowId, Instant};
 
-use super::Worker;
-use crate::datapath::fast_path::Offloads;
+use super::{NamedShard, Worker};
+use crate::datapath::fast_path::{InheritedFlows, Offloads};
 
 impl Worker {
     /// Lets the kernel forward flows from now on.
@@ -16,15 +16,25 @@ impl Worker {
 
     /// The poll begins, which may wait for so long otherwise.
     pub(super) fn begin_poll(&mut self, timeout: Option<Duration>) -> Option<Duration> {
-        let Some(fast_path) = &mut self.kernel.fast_path else { return timeout };
+        if self.kernel.fast_path.is_none() && self.inherited.is_empty() {
+            return timeout;
+        }
         let now = self.clock.now();
-        fast_path.begin_poll(now);
-        [timeout, fast_path.poll_timeout(now)].into_iter().flatten().min()
+        let rest = self.inherited.iter().map(|flows| flows.until().saturating_since(now)).min();
+        let of_kernel = self.kernel.fast_path.as_mut().and_then(|fast_path| {
+            fast_path.begin_poll(now);
+            fast_path.poll_timeout(now)
+        });
+        [timeout, rest, of_kernel].into_iter().flatten().min()
     }
 
     /// Says how far this worker has got, so that flows which have paused go past the sockets; and
     /// tells what has gone past them.
     pub(super) fn serve_fast_path(&mut self, is_left: bool, now: Instant) {
+        if self.inherited.iter().any(|flows| flows.until() <= now) {
+            self.tell_inherited(now);
+            self.inherited.retain(|flows| now < flows.until());
+        }
         let Some(fast_path) = &mut self.kernel.fast_path else { return };
         let mut shards = self.shards.iter().flatten();
         let has_unsent = shards.any(|named| named.shard.sockets().has_unsent());
@@ -36,6 +46,7 @@ impl Worker {
 
     /// Tells what the kernel has forwarded of all flows of a shard, or of all shards.
     pub(super) fn tell_all_activity(&mut self, shard: Option<u32>, now: Instant) {
+        self.tell_inherited(now);
         let Some(fast_path) = &self.kernel.fast_path else { return };
         for key in fast_path.keys(shard) {
             self.tell_activity(key, now);
@@ -64,18 +75,54 @@ impl Worker {
         }
     }
 
-    /// Has all datagrams come by the sockets again, and tells what the kernel has forwarded.
-    pub(super) fn recall_all(&mut self, now: Instant) {
+    /// Lets the kernel go on with the flows that it forwards, while nobody serves.
+    pub(super) fn lend_all(&mut self, now: Instant) {
+        let Some(fast_path) = &self.kernel.fast_path else { return };
+        self.recall_these(fast_path.unsettled(), now);
         let Some(fast_path) = &mut self.kernel.fast_path else { return };
-        let mut keys = fast_path.keys(None);
-        keys.sort_unstable_by_key(|&(shard, flow)| (shard, flow.index()));
-        fast_path.close_all();
+        fast_path.set_lent(true);
+        for (number, named) in (0..).zip(&mut self.shards) {
+            let Some(NamedShard { shard, .. }) = named else { continue };
+            shard.set_offloads(fast_path.snapshot(number));
+        }
+    }
+
+    /// Goes on with what the kernel has gone on with: this process's own, or another's.
+    pub(super) fn inherit(&mut self, inherited: Option<InheritedFlows>, now: Instant) {
+        match (inherited, &mut self.kernel.fast_path) {
+            (Some(flows), _) => {
+                self.inherited.push(flows);
+                self.tell_inherited(now);
+            }
+            (None, Some(fast_path)) => fast_path.set_lent(false),
+            (None, None) => {}
+        }
+    }
+
+    fn tell_inherited(&mut self, now: Instant) {
+        let clock = self.clock;
+        let all: Vec<_> = self.inherited.iter_mut().flat_map(|flows| flows.read(clock)).collect();
+        for ((shard, flow), activity) in all {
+            self.tell(shard, activity.input(flow), now);
+        }
+    }
+
+    fn recall_these(&mut self, keys: Vec<(u32, FlowId)>, now: Instant) {
         for (shard, flow) in keys {
             let fast_path = self.kernel.fast_path.as_mut();
             if let Some(activity) = fast_path.and_then(|path| path.recall((shard, flow))) {
                 self.tell(shard, activity.input(flow), now);
             }
         }
+    }
+
+    /// Has all datagrams come by the sockets again, and tells what the kernel has forwarded.
+    pub(super) fn recall_all(&mut self, now: Instant) {
+        let Some(fast_path) = &mut self.kernel.fast_path else { return };
+        let mut keys = fast_path.keys(None);
+        keys.sort_unstable_by_key(|&(shard, flow)| (shard, flow.index()));
+        fast_path.close_all();
+        self.recall_these(keys, now);
         // What packets that were on their way meanwhile have added.
         let late =
             self.kernel.fast_path.as_mut().map(|path| path.read_resting()).unwrap_or_default();

@@ -1,6 +1,9 @@
 //! `fast_path`: established flows that the kernel forwards past the sockets, between network
 //! namespaces joined by cables. It needs root.
 
+mod churn;
+mod load;
+
 use flowgate_fastpath::FastPath;
 use flowgate_tests::e2e::{Peer, eventually};
 use flowgate_tests::netns::Namespace;
@@ -9,6 +12,7 @@ use flowgate_tests::skip::skip;
 use serde_json::Value;
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
+const SABOTEUR: &str = env!("CARGO_BIN_EXE_flowgate-saboteur");
 
 /// A client at 10.8.0.2 and fd08::2, a balancer between at 10.8.0.1 and 10.9.0.1, and backends at
 /// 10.9.0.2 and fd09::2.
@@ -44,8 +48,12 @@ impl Network {
     }
 
     fn run(&self, toml: &str) -> Process {
+        self.run_with(toml, &[])
+    }
+
+    fn run_with(&self, toml: &str, environment: &[(&str, &str)]) -> Process {
         self.balancer.inside(|| {
-            let mut process = Process::run(FLOWGATE, toml);
+            let mut process = Process::run_with(FLOWGATE, toml, environment);
             process.line("started");
             process
         })
@@ -324,14 +332,60 @@ fn an_upgrade_loses_nothing_and_the_flow_comes_back_to_the_kernel() {
     let mut process = network.run(&config(listen, &["10.9.0.2:9000"], ""));
     let client = network.client("10.8.0.2:0");
     let mut exchange = Exchange { client: &client, listen, round_trips: 0 };
-    exchange.until_offloaded(&server, &process);
-    process.upgrade(&[]);
-    exchange.once(&server);
-    assert_ledger(&listener(&process), exchange.round_trips);
+    for _ in 0..3 {
+        exchange.until_offloaded(&server, &process);
+        std::thread::scope(|scope| {
+            let upgrade = scope.spawn(|| process.upgrade(&[]));
+            while !upgrade.is_finished() {
+                exchange.once(&server);
+            }
+        });
+        assert_ledger(&listener(&process), exchange.round_trips);
+    }
     exchange.until_offloaded(&server, &process);
     let listener = listener(&process);
     assert_ledger(&listener, exchange.round_trips);
     assert_eq!(number(&listener["flows_opened"]), 1);
+}
+
+#[test]
+fn the_kernel_goes_on_while_nobody_serves_and_a_new_process_hangs() {
+    let Some(network) = Network::new() else { return };
+    let server = network.backend("10.9.0.2:9000");
+    let listen = "10.8.0.1:7000";
+    let toml = config(listen, &["10.9.0.2:9000"], "");
+    let environment = [("SABOTAGE", "hang@holding"), ("SABOTAGE_PROGRAM", FLOWGATE)];
+    let mut process = network.run_with(&toml, &environment);
+    let client = network.client("10.8.0.2:0");
+    let mut exchange = Exchange { client: &client, listen, round_trips: 0 };
+    exchange.until_offloaded(&server, &process);
+    let by_sockets = |listener: &Value| {
+        let received =
+            ["to_backend", "to_client"].map(|direction| &listener[direction]["received"]);
+        let received: u64 = received.iter().map(|traffic| number(&traffic["datagrams"])).sum();
+        let (to_backend, to_client) = by_kernel(listener);
+        received - to_backend - to_client
+    };
+    let before = by_sockets(&listener(&process));
+    std::thread::scope(|scope| {
+        let socket = process.control_socket();
+        let upgrade = scope.spawn(move || {
+            output(FLOWGATE, &["upgrade", "--binary", SABOTEUR, "--socket", &socket])
+        });
+        while !upgrade.is_finished() {
+            exchange.once(&server);
+        }
+        let output = upgrade.join().expect("an answer");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("did not answer in time"), "{said}");
+    });
+    let after = listener(&process);
+    assert_ledger(&after, exchange.round_trips);
+    assert_eq!(by_sockets(&after), before, "some waited in the sockets");
+    // The old process goes on, and a good one takes over from it.
+    process.upgrade(&["--binary", FLOWGATE]);
+    exchange.until_offloaded(&server, &process);
+    assert_ledger(&listener(&process), exchange.round_trips);
 }
 
 #[test]

@@ -1,0 +1,246 @@
+//! Clients and backends that send without a pause, and see whether every datagram arrives once, where
+//! it should, and in order.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use flowgate_core::random::Random;
+use flowgate_tests::e2e::{PATIENCE, Peer, eventually};
+
+/// What a backend adds to what it sends back.
+const MARK: usize = 1;
+
+/// The head of each datagram: whose it is, and its number.
+const HEAD: usize = 6;
+
+/// What is to be done.
+const RUN: u8 = 0;
+const PAUSE: u8 = 1;
+const STOP: u8 = 2;
+
+/// What may be lost of what is under way.
+pub(crate) const NOTHING: u8 = 0;
+/// Answers: their flows move from one backend to another.
+pub(crate) const ANSWERS: u8 = 1;
+/// Anything: the process is killed.
+pub(crate) const ANYTHING: u8 = 2;
+
+/// What the test says to the load, and the load to the test.
+#[derive(Default)]
+pub(crate) struct Control {
+    phase: AtomicU8,
+    excuse: AtomicU8,
+    is_idle: AtomicBool,
+    /// How many datagrams have come to backends.
+    pub(crate) delivered: AtomicU64,
+    /// How many answers have come to clients.
+    pub(crate) answered: AtomicU64,
+    /// How often one came after one that was sent later.
+    pub(crate) reordered: AtomicU64,
+}
+
+impl Control {
+    /// What is under way from now on may be lost.
+    pub(crate) fn excuse(&self, what: u8) {
+        self.excuse.store(what, Ordering::SeqCst);
+    }
+
+    /// Sends nothing more, and waits until all has arrived that must.
+    pub(crate) fn pause(&self) {
+        self.is_idle.store(false, Ordering::SeqCst);
+        self.phase.store(PAUSE, Ordering::SeqCst);
+        eventually("all has arrived", || self.is_idle.load(Ordering::SeqCst).then_some(()));
+    }
+
+    /// Goes on.
+    pub(crate) fn resume(&self) {
+        self.phase.store(RUN, Ordering::SeqCst);
+    }
+
+    /// Ends when all has arrived that must.
+    pub(crate) fn stop(&self) {
+        self.phase.store(STOP, Ordering::SeqCst);
+    }
+
+    /// How many datagrams have come to backends, and to clients.
+    pub(crate) fn arrived(&self) -> [u64; 2] {
+        [&self.delivered, &self.answered].map(|count| count.load(Ordering::SeqCst))
+    }
+}
+
+/// One datagram.
+#[derive(Clone, Copy, Default)]
+struct Sent {
+    is_delivered: bool,
+    is_answered: bool,
+    excuse: u8,
+}
+
+struct Client {
+    peer: Peer,
+    /// By number.
+    sent: Vec<Sent>,
+    /// The numbers of those that have not been answered, and may not be lost.
+    open: Vec<usize>,
+    /// How many of those there may be.
+    window: usize,
+}
+
+/// All of them.
+pub(crate) struct Load {
+    clients: Vec<Client>,
+    backends: Vec<Peer>,
+    listener: SocketAddr,
+    random: Random,
+    /// The last number of each client that each backend got, and that came back from it.
+    last: HashMap<(bool, usize, usize), usize>,
+}
+
+impl Load {
+    /// Nothing sent yet.
+    pub(crate) fn new(
+        clients: Vec<Peer>,
+        backends: Vec<Peer>,
+        listener: SocketAddr,
+        seed: u64,
+    ) -> Self {
+        let client = |(place, peer)| Client {
+            peer,
+            sent: Vec::new(),
+            open: Vec::new(),
+            window: 1 + place % 4,
+        };
+        let clients = clients.into_iter().enumerate().map(client).collect();
+        Self { clients, backends, listener, random: Random::new(seed), last: HashMap::new() }
+    }
+
+    /// Goes on until it is stopped.
+    ///
+    /// # Panics
+    ///
+    /// When a datagram is lost, comes twice, or to somebody else.
+    pub(crate) fn run(mut self, control: &Control) {
+        let mut last_news = Instant::now();
+        loop {
+            let phase = control.phase.load(Ordering::SeqCst);
+            self.forgive(control.excuse.load(Ordering::SeqCst));
+            if phase == RUN {
+                self.send();
+            }
+            if self.receive(control) {
+                last_news = Instant::now();
+                continue;
+            }
+            let open = self.clients.iter().map(|client| client.open.len()).sum::<usize>();
+            if phase != RUN && open == 0 {
+                control.is_idle.store(true, Ordering::SeqCst);
+                if phase == STOP {
+                    return;
+                }
+            }
+            if open > 0 && last_news.elapsed() > PATIENCE {
+                panic!("lost: {:?}", self.lost());
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Client, number, and whether a backend had it.
+    fn lost(&self) -> Vec<(usize, usize, bool)> {
+        let of = |(place, client): (usize, &Client)| {
+            let lost = |number: &usize| (place, *number, client.sent[*number].is_delivered);
+            client.open.iter().map(lost).collect::<Vec<_>>()
+        };
+        self.clients.iter().enumerate().flat_map(of).collect()
+    }
+
+    fn forgive(&mut self, excuse: u8) {
+        for Client { sent, open, .. } in self.clients.iter_mut().filter(|_| excuse > NOTHING) {
+            open.iter().for_each(|number| sent[*number].excuse = excuse);
+            // Where only answers may be lost, the questions still have to arrive.
+            open.retain(|number| excuse < ANYTHING && !sent[*number].is_delivered);
+        }
+    }
+
+    fn send(&mut self) {
+        for (place, client) in self.clients.iter_mut().enumerate() {
+            let room = client.window.saturating_sub(client.open.len());
+            if room == 0 || self.random.below(4) == 0 {
+                continue;
+            }
+            let mut datagram = || {
+                let number = client.sent.len();
+                client.sent.push(Sent::default());
+                client.open.push(number);
+                let mut bytes = (place as u16).to_be_bytes().to_vec();
+                bytes.extend((number as u32).to_be_bytes());
+                bytes.resize(200, number as u8);
+                bytes
+            };
+            if room > 1 && self.random.below(8) == 0 {
+                let train: Vec<u8> = (0..room).flat_map(|_| datagram()).collect();
+                client.peer.send_train(&train, 200, self.listener);
+            } else {
+                let bytes = datagram();
+                client.peer.send_to(&bytes, self.listener);
+            }
+        }
+    }
+
+    fn receive(&mut self, control: &Control) -> bool {
+        let mut has_news = false;
+        for place in 0..self.backends.len() {
+            while let Some(question) = self.backends[place].receive_now() {
+                let (client, number) = self.known(&question.bytes);
+                let sent = &mut self.clients[client].sent[number];
+                assert!(!sent.is_delivered, "{client}, {number}: a backend has it twice");
+                sent.is_delivered = true;
+                if sent.excuse >= ANSWERS {
+                    self.clients[client].open.retain(|open| *open != number);
+                }
+                control.delivered.fetch_add(1, Ordering::SeqCst);
+                self.note_order((false, client, place), number, control);
+                let answer = [&question.bytes[..], &[place as u8]].concat();
+                self.backends[place].send_to(&answer, question.from);
+                has_news = true;
+            }
+        }
+        for place in 0..self.clients.len() {
+            while let Some(answer) = self.clients[place].peer.receive_now() {
+                assert_eq!(answer.from, self.listener);
+                let (payload, mark) = answer.bytes.split_at(answer.bytes.len() - MARK);
+                let (client, number) = self.known(payload);
+                assert_eq!(client, place, "another client's answer");
+                let Client { sent, open, .. } = &mut self.clients[client];
+                let is_first = !std::mem::replace(&mut sent[number].is_answered, true);
+                assert!(is_first, "{client}, {number}: an answer comes twice");
+                assert!(sent[number].is_delivered, "nobody has given this answer");
+                open.retain(|open| *open != number);
+                control.answered.fetch_add(1, Ordering::SeqCst);
+                self.note_order((true, client, usize::from(mark[0])), number, control);
+                has_news = true;
+            }
+        }
+        has_news
+    }
+
+    /// Whose a datagram is, and its number: it is as it was sent.
+    fn known(&self, bytes: &[u8]) -> (usize, usize) {
+        let (head, rest) = bytes.split_at(HEAD);
+        let client = usize::from(u16::from_be_bytes([head[0], head[1]]));
+        let number = u32::from_be_bytes([head[2], head[3], head[4], head[5]]) as usize;
+        assert!(number < self.clients[client].sent.len(), "it was never sent");
+        assert!(rest.iter().all(|byte| *byte == number as u8), "it has changed");
+        (client, number)
+    }
+
+    fn note_order(&mut self, way: (bool, usize, usize), number: usize, control: &Control) {
+        let last = self.last.entry(way).or_insert(number);
+        if number < *last {
+            control.reordered.fetch_add(1, Ordering::SeqCst);
+        }
+        *last = number.max(*last);
+    }
+}
