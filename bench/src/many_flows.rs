@@ -87,7 +87,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let usage = || Usage::of(balancer.process.id());
         crowd.knock().map_err(|error| format!("{error}:\n{}", balancer.process.output()))?;
         crowd.run(|crowd, _| crowd.asked < flows as u64)?;
-        let (open, resident) = (balancer.flows_active(&flowgate)?, usage()?.resident);
+        let (open, resident) = (balancer.flows_active()?, usage()?.resident);
         let (before, start) = (usage()?.cpu, Instant::now());
         crowd.begin();
         crowd.run(|_, now| now < start + length)?;
@@ -99,7 +99,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         );
         if options.upgrade {
             crowd.begin();
-            let took = crowd.upgrade(&balancer, &flowgate)?;
+            let took = crowd.upgrade(&balancer)?;
             println!(
                 "{:>9} upgrade in {:.2} s at {PACE} questions a second: longest answer {:.1} ms, lost {} of {}, {} flows open after it",
                 "",
@@ -107,28 +107,35 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 crowd.longest.as_secs_f64() * 1e3,
                 crowd.asked - crowd.answered,
                 crowd.asked,
-                balancer.flows_active(&flowgate)?,
+                balancer.flows_active()?,
             );
         }
     }
     Ok(())
 }
 
-/// A Flowgate that runs.
+/// A Flowgate that runs; it ends with this value, whichever process has taken it over.
 struct Balancer {
     process: Guarded,
+    program: PathBuf,
     socket: String,
 }
 
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        let _ = self.ask(&["stop", "--now", "--wait"]).output();
+    }
+}
+
 impl Balancer {
-    fn ask(&self, flowgate: &Path, question: &[&str]) -> Command {
-        let mut command = Command::new(flowgate);
+    fn ask(&self, question: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
         command.args(question).args(["--socket", &self.socket]);
         command
     }
 
-    fn flows_active(&self, flowgate: &Path) -> Result<u64> {
-        let status = self.ask(flowgate, &["status", "--json"]).output()?.stdout;
+    fn flows_active(&self) -> Result<u64> {
+        let status = self.ask(&["status", "--json"]).output()?.stdout;
         let status: serde_json::Value = serde_json::from_slice(&status)?;
         let flows = &status["listeners"][0]["flows_active"];
         flows.as_u64().ok_or_else(|| "the status tells no flows".into())
@@ -186,7 +193,8 @@ impl Crowd {
         let command =
             [flowgate.display().to_string(), "run".to_owned(), file.display().to_string()];
         let socket = socket.display().to_string();
-        Ok(Balancer { process: Guarded::start(core, &command, scratch)?, socket })
+        let program = flowgate.to_owned();
+        Ok(Balancer { process: Guarded::start(core, &command, scratch)?, program, socket })
     }
 
     /// Waits until the balancer forwards.
@@ -239,7 +247,7 @@ impl Crowd {
     }
 
     /// Asks at a steady pace until an upgrade is done, and a little longer; says how long the command took.
-    fn upgrade(&mut self, balancer: &Balancer, flowgate: &Path) -> Result<Duration> {
+    fn upgrade(&mut self, balancer: &Balancer) -> Result<Duration> {
         let start = Instant::now();
         let (mut upgrade, mut took) = (None, None);
         loop {
@@ -249,7 +257,7 @@ impl Crowd {
             self.take()?;
             let child = match &mut upgrade {
                 None if now < start + Duration::from_millis(500) => continue,
-                None => upgrade.insert(balancer.ask(flowgate, &["upgrade"]).spawn()?),
+                None => upgrade.insert(balancer.ask(&["upgrade"]).spawn()?),
                 Some(child) => child,
             };
             match took {
