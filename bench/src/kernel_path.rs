@@ -309,17 +309,12 @@ fn start(
     backends: &[SocketAddr],
 ) -> Result<Guarded> {
     let scratch = Scratch::new(&format!("{way:?}"))?;
-    let addresses = backends.iter().map(SocketAddr::to_string);
     let command = if way == Way::Relay {
-        let executable = env::current_exe()?.display().to_string();
-        [executable, "relay".to_owned(), listener.to_string()]
-            .into_iter()
-            .chain(addresses)
-            .collect()
+        relay_command("connected", 0, listener, backends)?
     } else {
         let fast_path = if way == Way::Kernel { "tc" } else { "off" };
         let file = scratch.path("flowgate.toml");
-        let backends: Vec<_> = addresses.collect();
+        let backends: Vec<_> = backends.iter().map(SocketAddr::to_string).collect();
         let socket = scratch.path("control.sock");
         let toml = format!(
             "[admin]\nsocket = {socket:?}\n[[listener]]\naddress = \"{listener}\"\ncluster = \"bench\"\n\

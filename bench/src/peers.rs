@@ -163,17 +163,11 @@ impl Balancer {
             Peer::Direct => {
                 return Ok(Balancer { targets: backends.to_vec(), process: None, _scraper: None });
             }
-            Peer::Relay => relay_command("connected", address, workload, backends)?,
-            Peer::Pool => relay_command("pool", address, workload, backends)?,
-            Peer::Ids => relay_command("ids", address, workload, backends)?,
-            Peer::Envoy => {
-                envoy::command(&programs.other(peer)?.path, address, backends, &scratch)?
-            }
-            Peer::Traefik => {
-                traefik::command(&programs.other(peer)?.path, address, backends, &scratch)?
-            }
-            Peer::Dnsdist => {
-                dnsdist::command(&programs.other(peer)?.path, address, backends, &scratch)?
+            Peer::Relay => relay_command("connected", workload.responses, address, backends)?,
+            Peer::Pool => relay_command("pool", workload.responses, address, backends)?,
+            Peer::Ids => relay_command("ids", workload.responses, address, backends)?,
+            Peer::Envoy | Peer::Traefik | Peer::Dnsdist => {
+                programs.other(peer)?.command(address, backends, &scratch)?
             }
             Peer::Nginx => programs
                 .nginx
@@ -218,18 +212,16 @@ fn free_address() -> Result<SocketAddr> {
     Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
-fn relay_command(
+/// The command that runs a bare relay of this design, whose flows end after so many answers.
+pub(crate) fn relay_command(
     design: &str,
+    responses: u32,
     address: SocketAddr,
-    workload: &Workload,
     backends: &[SocketAddr],
 ) -> Result<Vec<String>> {
     let executable = env::current_exe()?.display().to_string();
-    let responses = workload.responses.to_string();
+    let responses = responses.to_string();
     let options = ["relay", "--design", design, "--responses", &responses].map(str::to_owned);
-    let mut command = vec![executable];
-    command.extend(options);
-    command.push(address.to_string());
-    command.extend(backends.iter().map(SocketAddr::to_string));
-    Ok(command)
+    let addresses = [&address].into_iter().chain(backends).map(SocketAddr::to_string);
+    Ok([executable].into_iter().chain(options).chain(addresses).collect())
 }

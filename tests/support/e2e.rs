@@ -292,6 +292,18 @@ impl Peer {
         Ok(Datagram { bytes, from, tos: tos.unwrap_or(0) })
     }
 
+    /// Asks `to`, and is answered by this backend, from where it has asked. Returns whom the backend
+    /// saw.
+    #[track_caller]
+    pub fn is_served_by(&self, to: SocketAddr, backend: &Self) -> SocketAddr {
+        self.send_to(b"question", to);
+        let question = backend.answer(b"answer");
+        assert_eq!(question.bytes, b"question");
+        let answer = self.receive();
+        assert_eq!((&answer.bytes[..], answer.from), (&b"answer"[..], to));
+        question.from
+    }
+
     /// Answers the next datagram with `reply`, and returns it.
     #[track_caller]
     pub fn answer(&self, reply: &[u8]) -> Datagram {

@@ -52,6 +52,21 @@ impl Namespace {
         Some([one, two])
     }
 
+    /// A client at 10.8.0.2 and fd08::2, a balancer at 10.8.0.1 and fd08::1, and a backend behind it, joined
+    /// as a [`pair`](Self::pair).
+    pub fn between() -> Option<[Self; 3]> {
+        let [balancer, backend] = Self::pair()?;
+        let client = Self::new()?;
+        balancer.ip(&format!("link add inner type veth peer name outer netns {}", client.name));
+        for (namespace, end, number) in [(&balancer, "inner", 1), (&client, "outer", 2)] {
+            namespace.ip(&format!("link set {end} addrgenmode none"));
+            namespace.ip(&format!("link set {end} up"));
+            namespace.ip(&format!("address add 10.8.0.{number}/24 dev {end}"));
+            namespace.ip(&format!("address add fd08::{number}/64 dev {end} nodad"));
+        }
+        Some([client, balancer, backend])
+    }
+
     /// Its name, for `ip`.
     pub fn name(&self) -> &str {
         &self.name

@@ -16,30 +16,38 @@ impl Resolver {
     /// A server that knows these names, and answers; `None`, with the reason printed, where it or
     /// `dig` is not installed.
     pub fn start(names: &[(String, Ipv4Addr)]) -> Option<Self> {
-        // It takes no port 0, so one that was free a moment ago must do.
-        let address = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).ok()?;
-        let child = Command::new("dnsmasq")
-            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--pid-file", "--user="])
-            .args(["--bind-interfaces", "--listen-address=127.0.0.1", "--no-resolv", "--no-hosts"])
-            .arg(format!("--port={}", address.port()))
-            .args(names.iter().map(|(name, ip)| format!("--address=/{name}/{ip}")))
-            .stderr(Stdio::null())
-            .spawn();
-        let resolver = match child {
-            Ok(child) => Self { child, address },
-            Err(error) => return skip(&format!("dnsmasq (Debian: dnsmasq-base): {error}")),
-        };
+        let records = names.iter().map(|(name, ip)| format!("--address=/{name}/{ip}"));
+        let resolver = dnsmasq(records)?;
         let (name, ip) = names.first().expect("a name");
-        let is_there = eventually("the resolver answers", || match dig(address, &[name]) {
-            Some(said) => (said == [ip.to_string()]).then_some(true),
-            None => Some(false),
-        });
+        let is_there =
+            eventually("the resolver answers", || match dig(resolver.address, &[name]) {
+                Some(said) => (said == [ip.to_string()]).then_some(true),
+                None => Some(false),
+            });
         is_there.then_some(resolver)
     }
 
     /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+}
+
+/// A server with these records, as options of dnsmasq's, which may not listen yet; `None`, with the
+/// reason printed, where it is not installed.
+pub fn dnsmasq(records: impl Iterator<Item = String>) -> Option<Resolver> {
+    // It takes no port 0, so one that was free a moment ago must do.
+    let address = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).ok()?;
+    let child = Command::new("dnsmasq")
+        .args(["--keep-in-foreground", "--conf-file=/dev/null", "--pid-file", "--user="])
+        .args(["--bind-interfaces", "--listen-address=127.0.0.1", "--no-resolv", "--no-hosts"])
+        .arg(format!("--port={}", address.port()))
+        .args(records)
+        .stderr(Stdio::null())
+        .spawn();
+    match child {
+        Ok(child) => Some(Resolver { child, address }),
+        Err(error) => skip(&format!("dnsmasq (Debian: dnsmasq-base): {error}")),
     }
 }
 

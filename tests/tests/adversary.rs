@@ -1,5 +1,4 @@
-//! Anyone who lies about his address gains nothing by it, and costs nobody else anything
-//! (SCENARIOS.md, rows 35, 36 and 38).
+//! Anyone who lies about his address gains nothing by it, and costs nobody else anything.
 //!
 //! Floods are paced by honest round trips: what is sent next waits until all before it has been
 //! read, on any machine. So a lost datagram was lost by the balancer, and never by a full receive

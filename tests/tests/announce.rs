@@ -23,14 +23,6 @@ fn readiness(process: &Process) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-#[track_caller]
-fn serves_a_new_flow(to: std::net::SocketAddr, backend: &Peer) {
-    let client = Peer::v4();
-    client.send_to(b"question", to);
-    assert_eq!(backend.answer(b"answer").bytes, b"question");
-    assert_eq!(client.receive().bytes, b"answer");
-}
-
 #[test]
 fn a_lame_duck_is_not_ready_and_serves_new_flows() {
     let backend = Peer::v4();
@@ -42,7 +34,7 @@ fn a_lame_duck_is_not_ready_and_serves_new_flows() {
     flowgate.line("lame duck");
     let (is_ready, why) = readiness(&flowgate);
     assert!(!is_ready && why.contains("stopping"), "{why}");
-    serves_a_new_flow(address, &backend);
+    Peer::v4().is_served_by(address, &backend);
     let status = flowgate.ask_json(&["status"]);
     assert_eq!((&status["stopping"], &status["draining"]), (&true.into(), &false.into()));
     for refused in [&["reload"][..], &["upgrade"]] {
@@ -52,7 +44,7 @@ fn a_lame_duck_is_not_ready_and_serves_new_flows() {
     }
     // Anyone who asks for the same once more does not shorten it; a second signal does.
     assert!(flowgate.ask(&["stop"]).status.success());
-    serves_a_new_flow(address, &backend);
+    Peer::v4().is_served_by(address, &backend);
     flowgate.signal(Signal::SIGTERM);
     assert_eq!(flowgate.wait().code(), Some(0));
 }
@@ -63,7 +55,7 @@ fn a_lame_duck_drains_in_the_end() {
     let top = "lame_duck = \"100ms\"\ndrain_timeout = \"1h\"";
     let mut flowgate = Process::run(FLOWGATE, &config(top, &backend, ""));
     let address = flowgate.address();
-    serves_a_new_flow(address, &backend);
+    Peer::v4().is_served_by(address, &backend);
     flowgate.signal(Signal::SIGTERM);
     flowgate.line("lame duck");
     flowgate.line("draining");
@@ -135,7 +127,7 @@ fn a_program_hears_when_the_instance_rises_falls_and_stops() {
     let (backend, program) = (Peer::v4(), Program::new());
     let toml = config("lame_duck = \"1h\"", &backend, &program.table(""));
     let mut flowgate = Process::run(FLOWGATE, &toml);
-    flowgate.address();
+    let address = flowgate.address();
     program.eventually_noted(&["announce"]);
     let announced = |flowgate: &Process| {
         let status = flowgate.ask_json(&["status"]);
@@ -156,16 +148,11 @@ fn a_program_hears_when_the_instance_rises_falls_and_stops() {
     flowgate.signal(Signal::SIGTERM);
     program.eventually_noted(&["announce", "withdraw", "announce", "withdraw"]);
     // It stays withdrawn, though all backends are up.
-    serves_a_new_flow(flowgate_address(&flowgate), &backend);
+    Peer::v4().is_served_by(address, &backend);
     assert!(!readiness(&flowgate).0);
     flowgate.signal(Signal::SIGTERM);
     assert_eq!(flowgate.wait().code(), Some(0));
     program.eventually_noted(&["announce", "withdraw", "announce", "withdraw"]);
-}
-
-fn flowgate_address(flowgate: &Process) -> std::net::SocketAddr {
-    let status = flowgate.ask_json(&["status"]);
-    status["listeners"][0]["address"].as_str().expect("an address").parse().expect("an address")
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use std::io::{BufRead, BufReader, Write};
 
 use flowgate_tests::e2e::{PATIENCE, Peer, eventually, pattern};
+use flowgate_tests::echo_server::EchoServer;
 use flowgate_tests::netns::Namespace;
 use flowgate_tests::process::{ConfigFile, Process, output};
 use flowgate_tests::scratch::Scratch;
@@ -153,7 +154,7 @@ impl Network {
     fn balance_with(&self, number: usize, backends: &[SocketAddr], more: &str) -> Process {
         let backends: Vec<_> = backends.iter().map(|address| format!("\"{address}\"")).collect();
         let config = format!(
-            "lame_duck = \"300ms\"\ndrain_timeout = \"2s\"\n\
+            "lame_duck = \"2s\"\ndrain_timeout = \"2s\"\n\
              [announce]\nrise = 1\ninterval = \"100ms\"\n\
              bird = {{ socket = {:?}, protocol = \"anycast\" }}\n\
              [[listener]]\naddress = \"{ANYCAST}:5300\"\ncluster = \"web\"\n\
@@ -177,20 +178,12 @@ impl Network {
     }
 }
 
-/// Servers that send back whatever they get, for as long as the test runs.
-fn echo_servers(namespace: &Namespace) -> Vec<SocketAddr> {
-    let addresses = (0..3).map(|_| {
-        let socket = namespace.inside(|| UdpSocket::bind("10.72.0.2:0")).expect("a socket");
-        let address = socket.local_addr().expect("an address");
-        std::thread::spawn(move || {
-            let mut datagram = [0; 64];
-            while let Ok((length, from)) = socket.recv_from(&mut datagram) {
-                let _ = socket.send_to(&datagram[..length], from);
-            }
-        });
-        address
-    });
-    addresses.collect()
+/// Servers that send back whatever they get, and where they are.
+fn echo_servers(namespace: &Namespace) -> (Vec<EchoServer>, Vec<SocketAddr>) {
+    let start = || (0..3).map(|_| EchoServer::start("10.72.0.2:0", |_| true)).collect();
+    let servers: Vec<EchoServer> = namespace.inside(start);
+    let addresses = servers.iter().map(EchoServer::address).collect();
+    (servers, addresses)
 }
 
 /// Clients that ask and ask, each from a port for a while and then from another.
@@ -260,7 +253,7 @@ impl Load {
 fn balancers_stop_and_start_in_turn_and_nothing_is_lost() {
     let Some(network) = Network::new() else { return };
     let stops = std::env::var(STOPS).ok().and_then(|text| text.parse().ok()).unwrap_or(4);
-    let backends = echo_servers(&network.backends);
+    let (_servers, backends) = echo_servers(&network.backends);
     let mut running = [1, 2].map(|number| network.balance(number, &backends));
     network.wait_for_routes(2);
     let load = Load::start(&network.client);
@@ -282,7 +275,7 @@ fn balancers_stop_and_start_in_turn_and_nothing_is_lost() {
 #[test]
 fn a_bird_that_is_started_anew_is_told_again() {
     let Some(mut network) = Network::new() else { return };
-    let backends = echo_servers(&network.backends);
+    let (_servers, backends) = echo_servers(&network.backends);
     let scratch = Scratch::new("bird-again");
     // At a place of its own, where another one can listen.
     let place = scratch.path().join("bird.ctl");

@@ -79,7 +79,7 @@ fn a_connected_client_has_a_socket_of_its_own_from_the_first_datagram_until_its_
     }
     let place = Place::new();
     let backend = place.peer();
-    let config = config(&place.listen(), "connected", 1, &[&backend], "idle_timeout = \"300ms\"");
+    let config = config(&place.listen(), "connected", 1, &[&backend], "idle_timeout = \"2s\"");
     let balancer = Balancer::start(&config);
     let client = place.peer();
     client.send_to(b"hello", balancer.address());

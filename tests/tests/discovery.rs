@@ -4,8 +4,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -14,36 +12,28 @@ use flowgate_config::{BackendsFrom, Place};
 use flowgate_tests::e2e::{PATIENCE, Peer, eventually};
 use flowgate_tests::echo_server::EchoServer;
 use flowgate_tests::process::Process;
-use flowgate_tests::skip::skip;
+use flowgate_tests::resolver::dnsmasq;
+use flowgate_tests::scratch::Scratch;
 use nix::sys::signal::Signal;
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
 
-/// A folder that goes with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path =
-            std::env::temp_dir().join(format!("flowgate-found-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
+/// A directory, and what tests write into it.
+trait Folder {
+    fn at(&self, name: &str) -> String;
 
     /// Writes a file as those do who know that it is read.
-    fn replace(&self, name: &str, text: &str) {
-        std::fs::write(self.0.join(".draft"), text).unwrap();
-        std::fs::rename(self.0.join(".draft"), self.0.join(name)).unwrap();
-    }
+    fn replace(&self, name: &str, text: &str);
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+impl Folder for Scratch {
+    fn at(&self, name: &str) -> String {
+        self.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn replace(&self, name: &str, text: &str) {
+        std::fs::write(self.at(".draft"), text).unwrap();
+        std::fs::rename(self.at(".draft"), self.at(name)).unwrap();
     }
 }
 
@@ -76,8 +66,8 @@ fn comes_to_have(process: &Process, expected: &[SocketAddr]) {
 }
 
 /// A process that keeps what it finds in the folder, and where it listens.
-fn start(folder: &Folder, toml: &str) -> (Process, SocketAddr) {
-    let state = folder.path("state");
+fn start(folder: &Scratch, toml: &str) -> (Process, SocketAddr) {
+    let state = folder.at("state");
     std::fs::create_dir_all(&state).unwrap();
     let mut process = Process::run_with(FLOWGATE, toml, &[("STATE_DIRECTORY", &state)]);
     let address = process.address();
@@ -96,9 +86,9 @@ fn is_answered(address: SocketAddr) {
 
 #[test]
 fn a_file_is_followed_and_only_good_sets_are_taken() {
-    let folder = Folder::new("file");
+    let folder = Scratch::new("file");
     let (a, b) = (echo(), echo());
-    let file = folder.path("web.json");
+    let file = folder.at("web.json");
     let (mut process, address) = start(&folder, &toml(&format!("{{ file = {file:?} }}")));
     assert_eq!(backends(&process), []);
 
@@ -133,34 +123,35 @@ fn a_file_is_followed_and_only_good_sets_are_taken() {
 #[test]
 fn a_link_on_the_way_to_a_file_may_be_swapped() {
     // As Kubernetes does for the maps that it mounts.
-    let folder = Folder::new("link");
+    let folder = Scratch::new("link");
     let (a, b) = (echo(), echo());
     for (name, backend) in [("..1", &a), ("..2", &b)] {
-        std::fs::create_dir(folder.0.join(name)).unwrap();
-        std::fs::write(folder.0.join(name).join("web.json"), set(&[backend.address()])).unwrap();
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        std::fs::write(folder.path().join(name).join("web.json"), set(&[backend.address()]))
+            .unwrap();
     }
-    symlink("..1", folder.0.join("..data")).unwrap();
-    symlink("..data/web.json", folder.0.join("web.json")).unwrap();
-    let file = folder.path("web.json");
+    symlink("..1", folder.path().join("..data")).unwrap();
+    symlink("..data/web.json", folder.path().join("web.json")).unwrap();
+    let file = folder.at("web.json");
     let (process, _) = start(&folder, &toml(&format!("{{ file = {file:?} }}")));
     comes_to_have(&process, &[a.address()]);
-    symlink("..2", folder.0.join("..tmp")).unwrap();
-    std::fs::rename(folder.0.join("..tmp"), folder.0.join("..data")).unwrap();
+    symlink("..2", folder.path().join("..tmp")).unwrap();
+    std::fs::rename(folder.path().join("..tmp"), folder.path().join("..data")).unwrap();
     comes_to_have(&process, &[b.address()]);
 }
 
 #[test]
 fn a_start_without_the_source_serves_what_was_good_last() {
-    let folder = Folder::new("kept");
+    let folder = Scratch::new("kept");
     let a = echo();
-    let config = toml(&format!("{{ file = {:?} }}", folder.path("web.json")));
+    let config = toml(&format!("{{ file = {:?} }}", folder.at("web.json")));
     folder.replace("web.json", &set(&[a.address()]));
     let (mut first, _) = start(&folder, &config);
     comes_to_have(&first, &[a.address()]);
     first.signal(Signal::SIGINT);
     first.wait();
 
-    std::fs::remove_file(folder.path("web.json")).unwrap();
+    std::fs::remove_file(folder.at("web.json")).unwrap();
     let (second, address) = start(&folder, &config);
     is_answered(address);
     assert_eq!(backends(&second), [(a.address().to_string(), 1)]);
@@ -168,10 +159,10 @@ fn a_start_without_the_source_serves_what_was_good_last() {
 
 #[test]
 fn a_reload_and_an_upgrade_keep_what_was_found() {
-    let folder = Folder::new("reload");
+    let folder = Scratch::new("reload");
     let (a, b) = (echo(), echo());
     folder.replace("web.json", &set(&[b.address()]));
-    let file = folder.path("web.json");
+    let file = folder.at("web.json");
     let (mut process, address) = start(&folder, &toml(&format!("{{ file = {file:?} }}")));
     comes_to_have(&process, &[b.address()]);
     // What is listed comes first.
@@ -183,6 +174,8 @@ fn a_reload_and_an_upgrade_keep_what_was_found() {
     is_answered(address);
     assert_eq!(backends(&process).len(), 2);
     folder.replace("web.json", &set(&[]));
+    process.line("keeping the last good one");
+    assert_eq!(backends(&process).len(), 2);
     folder.replace("web.json", &set(&[a.address()]));
     comes_to_have(&process, &[a.address()]);
 }
@@ -233,11 +226,12 @@ fn ok(body: &str) -> String {
 
 #[test]
 fn a_server_is_asked_again_as_its_answer_says() {
-    let folder = Folder::new("http");
+    let folder = Scratch::new("http");
     let (a, b) = (echo(), echo());
     let server = Http::start(&ok(&set(&[a.address()])));
     let url = format!("http://{}/backends", server.address);
-    let (process, _) = start(&folder, &toml(&format!("{{ http = {url:?}, interval = \"1h\" }}")));
+    let (mut process, _) =
+        start(&folder, &toml(&format!("{{ http = {url:?}, interval = \"1h\" }}")));
     comes_to_have(&process, &[a.address()]);
 
     server.says("HTTP/1.1 304 Not Modified\r\nconnection: close\r\n\r\n");
@@ -249,52 +243,24 @@ fn a_server_is_asked_again_as_its_answer_says() {
     assert_eq!(backends(&process).len(), 1);
 
     server.says("HTTP/1.1 500 Oh\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-    while server.asked.try_recv().is_ok() {}
-    server.asked.recv_timeout(PATIENCE).unwrap();
+    process.line("keeping the last good one");
     assert_eq!(backends(&process), [(a.address().to_string(), 1)]);
     server.says(&ok(&set(&[a.address(), b.address()])));
     comes_to_have(&process, &[a.address(), b.address()]);
 }
 
-/// dnsmasq with some records; `None`, with the reason printed, where it is not installed.
-struct Dnsmasq(Child, SocketAddr);
-
-impl Dnsmasq {
-    fn start(records: &[&str]) -> Option<Self> {
-        // It takes no port 0, so one that was free a moment ago must do.
-        let free = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-        let address = free.unwrap();
-        let child = Command::new("dnsmasq")
-            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--pid-file", "--user="])
-            .args(["--bind-interfaces", "--listen-address=127.0.0.1", "--no-resolv", "--no-hosts"])
-            .arg(format!("--port={}", address.port()))
-            .args(records.iter().map(|record| format!("--srv-host={record}")))
-            .stderr(Stdio::null())
-            .spawn();
-        match child {
-            Ok(child) => Some(Self(child, address)),
-            Err(error) => skip(&format!("dnsmasq (Debian: dnsmasq-base): {error}")),
-        }
-    }
-}
-
-impl Drop for Dnsmasq {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn srv_records_say_port_weight_and_who_stands_by() {
     let records = ["_dns._udp.test,a.test,5301,10,7", "_dns._udp.test,b.test,5302,20,1"];
-    let Some(server) = Dnsmasq::start(&records) else { return };
+    let Some(server) = dnsmasq(records.iter().map(|record| format!("--srv-host={record}"))) else {
+        return;
+    };
     let place = Place::Srv("_dns._udp.test".to_owned());
     let places = Places::from([("dns".to_owned(), BackendsFrom { place, allow_empty: false })]);
     let (sender, found) = mpsc::channel();
     let on_found = move |discovered| drop(sender.send(discovered));
     let timeout = Duration::from_secs(2);
-    let discoverer = Discoverer::start_with(&[server.1], timeout, None, on_found).unwrap();
+    let discoverer = Discoverer::start_with(&[server.address()], timeout, None, on_found).unwrap();
     discoverer.set_places(places);
     // It may be asked before it listens, and is asked again then.
     let discovered = found.recv_timeout(PATIENCE).unwrap();

@@ -1,5 +1,5 @@
 //! What the system refuses costs what it must and nothing else, and is over when the system
-//! relents (SCENARIOS.md, rows 16 and 17).
+//! relents.
 
 use flowgate_core::{CloseReason, Direction, DropReason};
 use flowgate_tests::e2e::{Balancer, Peer, eventually, simple_config};

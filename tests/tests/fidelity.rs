@@ -1,5 +1,4 @@
-//! What comes out is what went in: bytes, lengths, boundaries, order and marks (SCENARIOS.md, rows
-//! 1 to 3 and 8).
+//! What comes out is what went in: bytes, lengths, boundaries, order and marks.
 
 use std::net::SocketAddr;
 

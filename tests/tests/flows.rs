@@ -1,5 +1,5 @@
 //! The life of a flow over real sockets: when it ends, how many there may be, what a backend is
-//! told of the client (SCENARIOS.md, row 13).
+//! told of the client.
 
 use std::net::SocketAddr;
 

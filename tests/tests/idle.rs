@@ -38,7 +38,7 @@ fn an_idle_balancer_with_live_flows_is_not_put_on_a_processor() {
 fn after_a_stall_flows_go_on_whose_datagrams_have_waited() {
     const CLIENTS: usize = 300;
     let backend = Peer::v4();
-    let config = simple_config("127.0.0.1:0", &[&backend], "idle_timeout = \"1s\"");
+    let config = simple_config("127.0.0.1:0", &[&backend], "idle_timeout = \"3s\"");
     let mut flowgate = Process::run(FLOWGATE, &config);
     let address = flowgate.address();
     let clients: Vec<_> = (0..CLIENTS).map(|_| Peer::v4()).collect();
@@ -48,7 +48,7 @@ fn after_a_stall_flows_go_on_whose_datagrams_have_waited() {
     flowgate.signal(Signal::SIGSTOP);
     call(b"meanwhile");
     // This wait is the stall.
-    std::thread::sleep(Duration::from_millis(1_500));
+    std::thread::sleep(Duration::from_millis(3_500));
     flowgate.signal(Signal::SIGCONT);
     let after: HashSet<_> = (0..CLIENTS).map(|_| backend.receive().from).collect();
     assert!(before == after, "flows have ended, and new ones have begun");

@@ -1,5 +1,4 @@
-//! What one client, or one neighbourhood of clients, may take, with real sockets (SCENARIOS.md, rows
-//! 37 and 39).
+//! What one client, or one neighbourhood of clients, may take, with real sockets.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
 //! What goes in circles dies, is counted, and leaves a balancer that serves everybody else and then
-//! rests (SCENARIOS.md, row 38).
+//! rests.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;

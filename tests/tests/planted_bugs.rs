@@ -1,5 +1,6 @@
 //! Every promise is broken on purpose, and the simulator must see it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 
@@ -26,6 +27,12 @@ fn every_planted_bug_is_found() {
 fn the_guide_lists_every_planted_bug() {
     let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/testing.md");
     let guide = fs::read_to_string(guide).expect("docs/testing.md is there");
+    let promises: BTreeSet<_> = Bug::ALL.iter().map(|bug| bug.breaks().to_string()).collect();
+    let is_bug = |line: &&str| {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        cells.len() == 5 && promises.contains(cells[1])
+    };
+    assert_eq!(guide.lines().filter(is_bug).count(), Bug::ALL.len(), "a row for each bug, once");
     let mut missing = String::new();
     for &bug in Bug::ALL {
         let row = format!("| {} | {} |", bug.breaks(), bug.as_str());

@@ -1,4 +1,4 @@
-//! The configuration changes while traffic flows (SCENARIOS.md, rows 19, 20 and 27 to 29).
+//! The configuration changes while traffic flows.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

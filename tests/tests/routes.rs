@@ -18,17 +18,6 @@ fn config(routes: &str, all: &Peer, inside: &Peer, workers: u16) -> String {
 
 const ROUTE: &str = "[[listener.route]]\nfrom = [\"127.0.0.64/26\"]\ncluster = \"inside\"\n";
 
-/// Asks and is answered by this backend; returns what it saw.
-#[track_caller]
-fn is_served_by(client: &Peer, to: SocketAddr, backend: &Peer) -> SocketAddr {
-    client.send_to(b"question", to);
-    let question = backend.answer(b"answer");
-    assert_eq!(question.bytes, b"question");
-    let answer = client.receive();
-    assert_eq!((&answer.bytes[..], answer.from), (&b"answer"[..], to));
-    question.from
-}
-
 #[test]
 fn the_network_of_a_client_decides_about_its_cluster() {
     for workers in [1, 2] {
@@ -37,15 +26,13 @@ fn the_network_of_a_client_decides_about_its_cluster() {
         let to = flowgate.address();
         let outsiders: Vec<Peer> = (0..4).map(|_| Peer::bind("127.0.0.1:0")).collect();
         let insiders: Vec<Peer> = (0..4).map(|_| Peer::bind("127.0.0.65:0")).collect();
-        let ask_all = |flowgate: &Process| -> Vec<SocketAddr> {
-            let _ = flowgate;
-            let out = outsiders.iter().map(|client| is_served_by(client, to, &all));
-            let out: Vec<_> = out.collect();
-            let ins = insiders.iter().map(|client| is_served_by(client, to, &inside));
-            out.into_iter().chain(ins).collect()
+        let ask_all = || -> Vec<SocketAddr> {
+            let outside = outsiders.iter().map(|client| client.is_served_by(to, &all));
+            let inside = insiders.iter().map(|client| client.is_served_by(to, &inside));
+            outside.chain(inside).collect()
         };
-        let before = ask_all(&flowgate);
-        assert_eq!(ask_all(&flowgate), before);
+        let before = ask_all();
+        assert_eq!(ask_all(), before);
         let figures = |flowgate: &Process, name: &str| {
             let status = flowgate.ask_json(&["status"]);
             let listeners = status["listeners"].as_array().expect("listeners").clone();
@@ -62,14 +49,14 @@ fn the_network_of_a_client_decides_about_its_cluster() {
 
         // A process that takes over goes on with the flows of both.
         flowgate.upgrade(&[]);
-        assert_eq!(ask_all(&flowgate), before);
+        assert_eq!(ask_all(), before);
         assert_eq!(figures(&flowgate, "dns/inside").2, 12);
 
         // A reload that changes something else keeps them too.
         let slower = config(ROUTE, &all, &inside, workers)
             .replace("[cluster.inside]", "[cluster.inside]\nidle_timeout = \"9s\"");
         flowgate.reload(&slower);
-        assert_eq!(ask_all(&flowgate), before);
+        assert_eq!(ask_all(), before);
     }
 }
 
@@ -79,16 +66,16 @@ fn a_reload_adds_changes_and_takes_away_routes() {
     let mut flowgate = Process::run(FLOWGATE, &config("", &all, &inside, 1));
     let to = flowgate.address();
     let client = Peer::bind("127.0.0.65:0");
-    is_served_by(&client, to, &all);
+    client.is_served_by(to, &all);
     flowgate.reload(&config(ROUTE, &all, &inside, 1));
-    is_served_by(&client, to, &inside);
+    client.is_served_by(to, &inside);
     // The first one counts.
     let first = "[[listener.route]]\nfrom = [\"127.0.0.65\", \"::1\"]\ncluster = \"all\"\n";
     flowgate.reload(&config(&format!("{first}{ROUTE}"), &all, &inside, 1));
-    is_served_by(&client, to, &all);
-    is_served_by(&Peer::bind("127.0.0.66:0"), to, &inside);
+    client.is_served_by(to, &all);
+    Peer::bind("127.0.0.66:0").is_served_by(to, &inside);
     flowgate.reload(&config("", &all, &inside, 1));
-    is_served_by(&Peer::bind("127.0.0.66:0"), to, &all);
+    Peer::bind("127.0.0.66:0").is_served_by(to, &all);
 }
 
 #[test]

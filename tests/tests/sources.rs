@@ -1,4 +1,4 @@
-//! Who may answer, and from where (SCENARIOS.md, rows 9 and 10).
+//! Who may answer, and from where.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, SocketAddrV6};

@@ -86,7 +86,7 @@ fn it_ends_when_its_time_is_over_and_its_lines_are_json() {
     let limits = "[cluster.test.limits]\nflows_per_source = 1";
     let mut flowgate = Process::run(FLOWGATE, &simple_config("127.0.0.1:0", &[&backend], limits));
     let address = flowgate.address();
-    let mut trace = Trace::begin(&flowgate, &["--json", "--drops", "--for", "1s"]);
+    let mut trace = Trace::begin(&flowgate, &["--json", "--drops", "--for", "5s"]);
     client.send_to(b"first", address);
     backend.answer(b"welcome");
     Peer::v4().send_to(b"one too many", address);
@@ -187,7 +187,7 @@ fn a_capture_opens_in_wireshark_with_comments() {
     let output = tshark.output();
     let _ = std::fs::remove_file(&path);
     let Ok(output) = output else {
-        return skip_test("tshark is not installed");
+        return skip_test("tshark (Debian: tshark) is not installed");
     };
     let printed = String::from_utf8_lossy(&output.stdout);
     let complaints = String::from_utf8_lossy(&output.stderr);

@@ -16,15 +16,7 @@ struct Network {
 
 impl Network {
     fn new() -> Option<Self> {
-        let [balancer, backend] = Namespace::pair()?;
-        let client = Namespace::new()?;
-        balancer.ip(&format!("link add inner type veth peer name outer netns {}", client.name()));
-        for (namespace, end, number) in [(&balancer, "inner", 1), (&client, "outer", 2)] {
-            namespace.ip(&format!("link set {end} addrgenmode none"));
-            namespace.ip(&format!("link set {end} up"));
-            namespace.ip(&format!("address add 10.8.0.{number}/24 dev {end}"));
-            namespace.ip(&format!("address add fd08::{number}/64 dev {end} nodad"));
-        }
+        let [client, balancer, backend] = Namespace::between()?;
         backend.ip("route add 10.8.0.0/24 via 10.9.0.1");
         backend.ip("route add fd08::/64 via fd09::1");
         // What backends send to clients is for a socket here, though the address is not ours.

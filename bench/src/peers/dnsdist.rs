@@ -10,11 +10,15 @@ use crate::Result;
 use crate::process::Scratch;
 
 pub(super) fn find() -> std::result::Result<program::Program, String> {
-    program::find("dnsdist", &["--version"], "dnsdist is not installed (Debian: dnsdist)")
+    program::find(
+        "dnsdist",
+        &["--version"],
+        "dnsdist is not installed (Debian: dnsdist)",
+        configure,
+    )
 }
 
-/// The command that runs it in front of `backends`.
-pub(super) fn command(
+fn configure(
     path: &str,
     address: SocketAddr,
     backends: &[SocketAddr],
@@ -25,18 +29,14 @@ pub(super) fn command(
         "setLocal(\"{address}\", {{reusePort=true}})\nsetACL(\"127.0.0.0/8\")\n\
          setMaxUDPOutstanding(65535)\nsetVerboseHealthChecks(false)\nsetServerPolicy(roundrobin)\n"
     );
-    for backend in backends {
+    for (number, backend) in backends.iter().enumerate() {
         // Eight sockets for each backend; the health of those that serve here is not in doubt.
         let _ = writeln!(
             text,
             "newServer({{address=\"{backend}\", sockets=8, healthCheckMode=\"up\"}})"
         );
         // Version 1.7 has no such mode, and takes the same from a call.
-        let _ = writeln!(
-            text,
-            "getServer({}):setUp()",
-            backends.iter().position(|b| b == backend).unwrap_or(0)
-        );
+        let _ = writeln!(text, "getServer({number}):setUp()");
     }
     fs::write(&file, text)?;
     let file = file.display().to_string();

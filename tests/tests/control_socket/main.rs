@@ -1,5 +1,4 @@
-//! The control socket and anyone who means it ill, and the commands that use it (SCENARIOS.md,
-//! row 41).
+//! The control socket and anyone who means it ill, and the commands that use it.
 
 mod commands;
 mod served;

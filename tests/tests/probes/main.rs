@@ -259,7 +259,7 @@ fn a_stray_before_the_right_answer_does_no_harm() {
 #[test]
 fn one_wrong_answer_that_the_right_one_does_not_follow_is_a_failure() {
     let backend = Backend::new();
-    let mut target = target(backend.address(), ping(), Duration::from_millis(500));
+    let mut target = target(backend.address(), ping(), Duration::from_secs(3));
     target.policy.fall = 1;
     let watch = Watch::start(vec![target.clone()]);
     backend.serve_many(1, busy);

@@ -1,4 +1,4 @@
-//! The rows of SCENARIOS.md that the core alone can show, by their numbers.
+//! What the core alone can show of the scenarios, by their numbers.
 
 mod abuse;
 mod backends;

@@ -43,7 +43,7 @@ fn run(seed: u64) -> u64 {
     let rate = [0, 20, 150][dice.below(3) as usize];
     let mut world = ShellWorld::new(config, CLIENTS, seed, Faults::by_chance(seed, rate));
     for _ in 0..300 {
-        step(&mut world, &mut dice, true);
+        step(&mut world, &mut dice);
     }
     calm_down(&mut world);
     let unread: usize =
@@ -84,8 +84,8 @@ fn any_shape(dice: &mut Random) -> Shape {
     }
 }
 
-/// A few things happen; send buffers fill up where they `may_fill`.
-fn step(world: &mut ShellWorld, dice: &mut Random, may_fill: bool) {
+/// A few things happen.
+fn step(world: &mut ShellWorld, dice: &mut Random) {
     for _ in 0..dice.below(6) {
         world.request(dice.below(u64::from(CLIENTS)) as u32, any_shape(dice));
     }
@@ -103,7 +103,7 @@ fn step(world: &mut ShellWorld, dice: &mut Random, may_fill: bool) {
                     let errno = world.kernel.faults().any_icmp();
                     world.kernel.report_error(socket, errno);
                 }
-                1 if may_fill => world.kernel.set_room(socket, dice.below(40) as usize),
+                1 => world.kernel.set_room(socket, dice.below(40) as usize),
                 2 => world.kernel.set_room(socket, usize::MAX),
                 3 => world.kernel.arrive(socket, from_a_stranger()),
                 4 => world.kernel.arrive(socket, cut_short(backend, dice)),
@@ -120,7 +120,7 @@ fn step(world: &mut ShellWorld, dice: &mut Random, may_fill: bool) {
         }
     }
     match dice.below(8) {
-        0 if may_fill => world.kernel.set_room(world.listener, dice.below(30) as usize),
+        0 => world.kernel.set_room(world.listener, dice.below(30) as usize),
         1 => world.kernel.set_room(world.listener, usize::MAX),
         2 => world.pass(Duration::from_secs(dice.below(90))),
         _ => {}

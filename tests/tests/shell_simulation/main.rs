@@ -1,5 +1,5 @@
 //! The real shard, from what it receives to what it sends, on a kernel that does everything a
-//! kernel may do (SCENARIOS.md, rows 4 to 7, 10, 16 and 17).
+//! kernel may do.
 //!
 //! [`ShellWorld`](flowgate_tests::shell_world::ShellWorld) checks after every step that each
 //! datagram went out once, waits once or is counted as dropped once; the tests here only say what

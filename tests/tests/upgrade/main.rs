@@ -1,4 +1,4 @@
-//! A new process takes over from a running one (SCENARIOS.md, rows 32 and 33).
+//! A new process takes over from a running one.
 
 mod crowd;
 mod faults;

@@ -1,4 +1,4 @@
-//! A worker that panics (SCENARIOS.md, row 34).
+//! A worker that panics.
 
 use std::sync::mpsc::channel;
 
