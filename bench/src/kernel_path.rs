@@ -21,6 +21,7 @@ use crate::backends::{Backends, Behaviour};
 use crate::clients::Clients;
 use crate::drive::Driver;
 use crate::meter::{Usage, scheduled};
+use crate::peers::relay_command;
 use crate::process::{Cores, Guarded, Scratch, pin};
 use crate::workload::{Pace, USUAL, Workload};
 

@@ -8,6 +8,7 @@ pub mod fuzz;
 pub mod modes;
 pub mod netns;
 pub mod process;
+pub mod quic_peers;
 pub mod resolver;
 pub mod scratch;
 pub mod service_manager;

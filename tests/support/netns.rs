@@ -117,6 +117,58 @@ impl Namespace {
     }
 }
 
+/// A router at .1 of four networks, with clients in 10.70.0, balancers in 10.71.1 and 10.71.2, and
+/// backends in 10.72.0, each at .2; and the same of IPv6, in fd00, fd01, fd02 and fd03. The router
+/// spreads flows over several next hops by addresses and ports.
+pub struct Routed {
+    /// The router.
+    pub router: Namespace,
+    /// Where clients are.
+    pub client: Namespace,
+    /// Where a balancer each is.
+    pub balancers: [Namespace; 2],
+    /// Where backends are.
+    pub backends: Namespace,
+}
+
+impl Routed {
+    /// New ones; `None`, with the reason printed, where there can be none.
+    ///
+    /// # Panics
+    ///
+    /// When they cannot be joined.
+    pub fn new() -> Option<Self> {
+        let (router, client) = (Namespace::new()?, Namespace::new()?);
+        let (balancers, backends) = ([Namespace::new()?, Namespace::new()?], Namespace::new()?);
+        let [one, two] = &balancers;
+        let all =
+            [(&client, "10.70.0"), (one, "10.71.1"), (two, "10.71.2"), (&backends, "10.72.0")];
+        for (number, (namespace, network)) in all.into_iter().enumerate() {
+            let end = format!("to{number}");
+            router.ip(&format!("link add {end} type veth peer name eth netns {}", namespace.name));
+            router.ip(&format!("address add {network}.1/24 dev {end}"));
+            router.ip(&format!("link set {end} up"));
+            namespace.ip(&format!("address add {network}.2/24 dev eth"));
+            namespace.ip("link set eth up");
+            namespace.ip(&format!("route add default via {network}.1"));
+            router.ip(&format!("address add fd0{number}::1/64 dev {end} nodad"));
+            namespace.ip(&format!("address add fd0{number}::2/64 dev eth nodad"));
+            namespace.ip(&format!("route add default via fd0{number}::1"));
+        }
+        router.inside(|| {
+            let set = |key: &str, value: &str| {
+                std::fs::write(format!("/proc/sys/net/{key}"), value).expect("a setting");
+            };
+            set("ipv4/ip_forward", "1");
+            set("ipv4/conf/all/rp_filter", "0");
+            set("ipv6/conf/all/forwarding", "1");
+            // By addresses and ports.
+            set("ipv4/fib_multipath_hash_policy", "1");
+        });
+        Some(Self { router, client, balancers, backends })
+    }
+}
+
 impl Drop for Namespace {
     fn drop(&mut self) {
         let _ = run("ip", &["netns", "delete", &self.name]);

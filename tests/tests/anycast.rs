@@ -13,7 +13,7 @@ use std::io::{BufRead, BufReader, Write};
 
 use flowgate_tests::e2e::{PATIENCE, Peer, eventually, pattern};
 use flowgate_tests::echo_server::EchoServer;
-use flowgate_tests::netns::Namespace;
+use flowgate_tests::netns::{Namespace, Routed};
 use flowgate_tests::process::{ConfigFile, Process, output};
 use flowgate_tests::scratch::Scratch;
 use flowgate_tests::skip::{skip, skip_test};
@@ -62,21 +62,25 @@ impl Drop for Bird {
     }
 }
 
-/// A router at .1 of four networks, with clients in 10.70.0, balancers in 10.71.1 and 10.71.2, and
-/// backends in 10.72.0, each at .2.
+/// Namespaces around a router, and birds in them.
 struct Network {
-    router: Namespace,
-    client: Namespace,
-    balancers: [Namespace; 2],
-    backends: Namespace,
+    routed: Routed,
     /// Of the router, and of the balancers.
     birds: Vec<Bird>,
+}
+
+impl std::ops::Deref for Network {
+    type Target = Routed;
+
+    fn deref(&self) -> &Routed {
+        &self.routed
+    }
 }
 
 impl Network {
     /// With birds, of which the router is told who has the address.
     fn new() -> Option<Self> {
-        let mut network = Self::without_birds()?;
+        let network = Self::without_birds()?;
         let neighbour = |number: usize| {
             format!(
                 "protocol bgp b{number} {{ local 10.71.{number}.1 as 65000; neighbor 10.71.{number}.2 \
@@ -89,48 +93,21 @@ impl Network {
             neighbour(1),
             neighbour(2)
         );
-        network.birds.push(Bird::start(&network.router, &config)?);
+        let mut birds = vec![Bird::start(&network.router, &config)?];
         for (number, balancer) in (1..).zip(&network.balancers) {
-            network.birds.push(Self::announcer(number, balancer)?);
+            birds.push(Self::announcer(number, balancer)?);
         }
-        Some(network)
+        Some(Self { birds, ..network })
     }
 
     /// Without: nobody has the address yet.
     fn without_birds() -> Option<Self> {
-        let (router, client, backends) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
-        let balancers = [Namespace::new()?, Namespace::new()?];
-        let [one, two] = &balancers;
-        let all =
-            [(&client, "10.70.0"), (one, "10.71.1"), (two, "10.71.2"), (&backends, "10.72.0")];
-        for (number, (namespace, network)) in all.into_iter().enumerate() {
-            let end = format!("to{number}");
-            router
-                .ip(&format!("link add {end} type veth peer name eth netns {}", namespace.name()));
-            router.ip(&format!("address add {network}.1/24 dev {end}"));
-            router.ip(&format!("link set {end} up"));
-            namespace.ip(&format!("address add {network}.2/24 dev eth"));
-            namespace.ip("link set eth up");
-            namespace.ip(&format!("route add default via {network}.1"));
-            router.ip(&format!("address add fd0{number}::1/64 dev {end} nodad"));
-            namespace.ip(&format!("address add fd0{number}::2/64 dev eth nodad"));
-            namespace.ip(&format!("route add default via fd0{number}::1"));
-        }
-        for balancer in &balancers {
+        let routed = Routed::new()?;
+        for balancer in &routed.balancers {
             balancer.ip(&format!("address add {ANYCAST}/32 dev lo"));
             balancer.ip(&format!("address add {ANYCAST_V6}/128 dev lo nodad"));
         }
-        router.inside(|| {
-            let set = |key: &str, value: &str| {
-                std::fs::write(format!("/proc/sys/net/{key}"), value).expect("a setting");
-            };
-            set("ipv4/ip_forward", "1");
-            set("ipv4/conf/all/rp_filter", "0");
-            set("ipv6/conf/all/forwarding", "1");
-            // By addresses and ports.
-            set("ipv4/fib_multipath_hash_policy", "1");
-        });
-        Some(Self { router, client, balancers, backends, birds: Vec::new() })
+        Some(Self { routed, birds: Vec::new() })
     }
 
     /// A bird that announces the address once it is told to.
