@@ -4,6 +4,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use flowgate::control::server::{Server, ServerOptions};
@@ -40,6 +41,16 @@ fn in_time<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// A loopback address that no other test uses, so that all of its ports are free, and stay so.
+pub fn own_loopback() -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let process = std::process::id();
+    // Those of 16 are one process's.
+    let (high, middle, low) = (process / 4_096 % 100, process / 16 % 256, process % 16);
+    format!("127.{}.{middle}.{}", 100 + high, low * 16 + number % 16)
 }
 
 /// Waits until no socket of IPv4 is bound to an address that the test has just closed one at.

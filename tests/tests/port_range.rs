@@ -1,26 +1,12 @@
 //! Listeners with a range of ports: each port is served, and all of them are one listener.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use flowgate_tests::e2e::Peer;
+use flowgate_tests::e2e::{Peer, own_loopback};
 use flowgate_tests::process::{ConfigFile, Process, output};
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
-
-/// A loopback address that no other test uses, so that all of its ports are free.
-fn own_address() -> String {
-    static NUMBER: AtomicU32 = AtomicU32::new(1);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let process = std::process::id();
-    format!(
-        "127.{}.{}.{}",
-        100 + process / 65_536 % 100,
-        process / 256 % 256,
-        (process % 128) * 2 + number % 2
-    )
-}
 
 fn config(address: &str, ports: &str, listener: &str, cluster: &str) -> String {
     format!(
@@ -31,7 +17,7 @@ fn config(address: &str, ports: &str, listener: &str, cluster: &str) -> String {
 
 #[test]
 fn a_thousand_ports_are_one_listener_and_keep_flows_at_reload_and_upgrade() {
-    let (address, backend) = (own_address(), Peer::v4());
+    let (address, backend) = (own_loopback(), Peer::v4());
     let cluster = format!("backends = [\"{}\"]", backend.address());
     let toml = config(&address, "20000-20999", "max_flows = 5000", &cluster);
     let start = Instant::now();
@@ -74,7 +60,7 @@ fn a_thousand_ports_are_one_listener_and_keep_flows_at_reload_and_upgrade() {
 
 #[test]
 fn datagrams_go_to_the_port_that_they_came_to_if_that_is_wanted() {
-    let (address, host) = (own_address(), own_address());
+    let (address, host) = (own_loopback(), own_loopback());
     let relays: Vec<Peer> =
         (30_000..30_003).map(|port| Peer::bind(&format!("{host}:{port}"))).collect();
     let cluster = format!("backends = [\"{host}:9\"]");

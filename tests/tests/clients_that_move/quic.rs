@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use flowgate_tests::e2e::own_loopback;
 use flowgate_tests::netns::Routed;
 use flowgate_tests::process::Process;
 use flowgate_tests::quic_peers::{
@@ -23,11 +24,10 @@ const SERVERS: usize = 2;
 /// One-pass AES, where server id and nonce fill a block.
 const ENCRYPTED: Naming = Naming { rotation: 0, nonce: 8, key: Some(KEYS[0]) };
 
-/// Ports of an address that are free.
-fn free(ip: &str) -> Vec<SocketAddr> {
-    let sockets: Vec<_> =
-        (0..SERVERS).map(|_| std::net::UdpSocket::bind((ip, 0)).expect("a free port")).collect();
-    sockets.iter().map(|socket| socket.local_addr().expect("an address")).collect()
+/// Where nobody else has a socket.
+fn free() -> Vec<SocketAddr> {
+    let ip = own_loopback().parse().expect("an address");
+    (0..SERVERS as u16).map(|number| SocketAddr::new(ip, 9_001 + number)).collect()
 }
 
 fn envoys(peers: &QuicPeers, at: &[SocketAddr], naming: Naming) -> Vec<Peer> {
@@ -72,7 +72,7 @@ fn assert_whole(outcome: &Outcome, answers: u64) {
 /// Forty clients that move and change their id.
 fn envoy_keeps_forty(naming: Naming) {
     let Some(peers) = QuicPeers::find() else { return };
-    let (at, scratch) = (free("127.0.0.1"), Scratch::new("moved"));
+    let (at, scratch) = (free(), Scratch::new("moved"));
     let _envoys = envoys(&peers, &at, naming);
     let config = config("127.0.0.1:0", &at, &[naming], scratch.path());
     let mut flowgate = Process::run(FLOWGATE, &config);
@@ -99,7 +99,7 @@ fn clients_of_envoy_that_move_are_all_kept_with_ids_encrypted_in_four_passes() {
 #[test]
 fn keys_change_under_load_and_nobody_is_lost() {
     let Some(peers) = QuicPeers::find() else { return };
-    let (at, scratch) = (free("127.0.0.1"), Scratch::new("rotated"));
+    let (at, scratch) = (free(), Scratch::new("rotated"));
     let next = Naming { rotation: 1, key: Some(KEYS[1]), ..ENCRYPTED };
     let _envoys = envoys(&peers, &at, ENCRYPTED);
     let with = |namings: &[Naming]| config("127.0.0.1:0", &at, namings, scratch.path());
@@ -120,7 +120,7 @@ fn keys_change_under_load_and_nobody_is_lost() {
 /// Servers as they come: what a server calls itself is learned.
 fn nameless_servers_keep_twenty(how: Move, affinity: &str, patience: u32) -> Option<Outcome> {
     let peers = QuicPeers::find()?;
-    let at = free("127.0.0.1");
+    let at = free();
     let _servers: Vec<_> =
         at.iter().enumerate().map(|(number, at)| peers.nameless_server(*at, number)).collect();
     let mut flowgate = Process::run(

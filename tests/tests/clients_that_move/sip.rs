@@ -2,10 +2,10 @@
 //! from, they go to the server that its Call-ID says.
 
 use std::collections::BTreeSet;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 
-use flowgate_tests::e2e::eventually;
+use flowgate_tests::e2e::{eventually, own_loopback};
 use flowgate_tests::process::Process;
 use flowgate_tests::scratch::Scratch;
 use flowgate_tests::skip::skip;
@@ -109,19 +109,17 @@ impl Drop for Server {
     }
 }
 
-/// A server at a port that was free a moment ago (sipp takes no port 0), which notes what comes.
-fn server(scratch: &Scratch, notes: &str) -> (Server, u16) {
-    let free = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let (port, text) =
-        free.map(|free| (free.port(), free.port().to_string())).expect("a free port");
+/// A server at an address that nobody else has, which notes what comes.
+fn server(scratch: &Scratch, notes: &str) -> (Server, SocketAddr) {
+    let address = SocketAddr::new(own_loopback().parse().expect("an address"), 5_060);
     // A call that is over may come again.
     let again = ["-deadcall_wait", "0", "-trace_msg", "-message_file", notes];
-    let arguments = [&["-sf", "server.xml", "-p", &text][..], &again].concat();
-    let mut command = sipp(scratch, "127.0.0.1", &arguments);
+    let arguments = [&["-sf", "server.xml", "-p", "5060"][..], &again].concat();
+    let mut command = sipp(scratch, &address.ip().to_string(), &arguments);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let server = Server(command.spawn().expect("sipp"));
-    eventually("sipp listens", || UdpSocket::bind(("127.0.0.1", port)).is_err().then_some(()));
-    (server, port)
+    eventually("sipp listens", || UdpSocket::bind(address).is_err().then_some(()));
+    (server, address)
 }
 
 /// The calls of which something has come.
@@ -144,7 +142,7 @@ fn each_call_has_one_server_whichever_socket_it_comes_from() {
     let servers = notes.map(|notes| server(&scratch, notes));
     let config = format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\ncluster = \"sip\"\n\
-         [cluster.sip]\naffinity = \"sip-call-id\"\nbackends = [\"127.0.0.1:{}\", \"127.0.0.1:{}\"]\n",
+         [cluster.sip]\naffinity = \"sip-call-id\"\nbackends = [\"{}\", \"{}\"]\n",
         servers[0].1, servers[1].1
     );
     let mut flowgate = Process::run(FLOWGATE, &config);
