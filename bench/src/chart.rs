@@ -120,6 +120,9 @@ fn class(peer: Peer) -> &'static str {
         | Peer::Traefik
         | Peer::Dnsdist
         | Peer::Scraped
+        | Peer::Traced
+        | Peer::Untraced
+        | Peer::Recorded
         | Peer::Direct => "bar",
     }
 }

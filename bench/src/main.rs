@@ -28,6 +28,7 @@ mod report;
 mod scraper;
 mod table;
 mod train;
+mod watcher;
 mod workload;
 
 use std::fs;

@@ -19,6 +19,7 @@ use crate::meter::Usage;
 use crate::payload::Payload;
 use crate::process::{Guarded, Scratch};
 use crate::scraper::Scraper;
+use crate::watcher::Watcher;
 use crate::workload::{Mode, Workload};
 use program::Program;
 
@@ -38,6 +39,12 @@ pub(crate) enum Peer {
     Flowgate,
     /// Flowgate, while someone reads its metrics ten times a second.
     Scraped,
+    /// Flowgate, while `flowgate trace` shows one of the clients.
+    Traced,
+    /// Flowgate, while `flowgate trace` waits for a client that there is not.
+    Untraced,
+    /// Flowgate, while `flowgate record` writes down everything.
+    Recorded,
     /// The bare relay of this crate: the limit of a balancer that is made of sockets.
     Relay,
     /// The bare relay of unconnected sockets, each of which has a flow for every backend.
@@ -54,6 +61,9 @@ impl Peer {
             Peer::Nginx => "nginx",
             Peer::Flowgate => "Flowgate",
             Peer::Scraped => "scraped",
+            Peer::Traced => "one client traced",
+            Peer::Untraced => "nobody traced",
+            Peer::Recorded => "recorded",
             Peer::Envoy => "Envoy",
             Peer::Traefik => "Traefik",
             Peer::Dnsdist => "dnsdist",
@@ -66,6 +76,26 @@ impl Peer {
 }
 
 impl Peer {
+    /// Whether it is Flowgate, whatever else goes on.
+    fn is_flowgate(self) -> bool {
+        match self {
+            Peer::Flowgate | Peer::Scraped | Peer::Traced | Peer::Untraced | Peer::Recorded => true,
+            Peer::Nginx | Peer::Envoy | Peer::Traefik | Peer::Dnsdist => false,
+            Peer::Relay | Peer::Pool | Peer::Ids | Peer::Direct => false,
+        }
+    }
+
+    /// What is asked of Flowgate all the time that it is measured.
+    fn watch(self) -> Option<&'static [&'static str]> {
+        match self {
+            // One of the clients, see `Clients::new`.
+            Peer::Traced => Some(&["trace", "--client", "127.16.0.7"]),
+            Peer::Untraced => Some(&["trace", "--client", "192.0.2.1"]),
+            Peer::Recorded => Some(&["record", "/dev/null"]),
+            _ => None,
+        }
+    }
+
     /// Whether it can be compared with others in a workload. Those that end no flow after an answer
     /// would keep the clients' flows where others open new ones; and some know DNS only.
     pub(crate) fn takes(self, workload: &Workload) -> bool {
@@ -74,7 +104,8 @@ impl Peer {
             Peer::Dnsdist | Peer::Ids => is_dns,
             Peer::Envoy | Peer::Traefik => workload.responses == 0,
             Peer::Pool => workload.mode == Mode::Session,
-            Peer::Nginx | Peer::Flowgate | Peer::Scraped | Peer::Relay | Peer::Direct => true,
+            Peer::Nginx | Peer::Relay | Peer::Direct => true,
+            Peer::Flowgate | Peer::Scraped | Peer::Traced | Peer::Untraced | Peer::Recorded => true,
         }
     }
 }
@@ -105,12 +136,15 @@ impl Programs {
     pub(crate) fn missing(&self, peer: Peer) -> Option<String> {
         match peer {
             Peer::Nginx => self.nginx.as_ref().err().cloned(),
-            Peer::Flowgate | Peer::Scraped if !self.flowgate.is_file() => Some(format!(
+            peer if peer.is_flowgate() && !self.flowgate.is_file() => Some(format!(
                 "{} does not exist; build it with `cargo build --release -p flowgate`, or name it with --flowgate",
                 self.flowgate.display()
             )),
             Peer::Flowgate
             | Peer::Scraped
+            | Peer::Traced
+            | Peer::Untraced
+            | Peer::Recorded
             | Peer::Relay
             | Peer::Pool
             | Peer::Ids
@@ -142,6 +176,7 @@ pub(crate) struct Balancer {
     pub(crate) targets: Vec<SocketAddr>,
     process: Option<Guarded>,
     _scraper: Option<Scraper>,
+    _watcher: Option<Watcher>,
 }
 
 impl Balancer {
@@ -161,7 +196,8 @@ impl Balancer {
         };
         let command = match peer {
             Peer::Direct => {
-                return Ok(Balancer { targets: backends.to_vec(), process: None, _scraper: None });
+                let targets = backends.to_vec();
+                return Ok(Balancer { targets, process: None, _scraper: None, _watcher: None });
             }
             Peer::Relay => relay_command("connected", workload.responses, address, backends)?,
             Peer::Pool => relay_command("pool", workload.responses, address, backends)?,
@@ -174,7 +210,7 @@ impl Balancer {
                 .as_ref()
                 .map_err(String::clone)?
                 .command(address, workload, backends, &scratch)?,
-            Peer::Flowgate | Peer::Scraped => {
+            Peer::Flowgate | Peer::Scraped | Peer::Traced | Peer::Untraced | Peer::Recorded => {
                 let admin = flowgate::Admin { http, socket: scratch.path("control.sock") };
                 flowgate::command(
                     &programs.flowgate,
@@ -186,9 +222,20 @@ impl Balancer {
                 )?
             }
         };
+        let socket = scratch.path("control.sock").display().to_string();
         let process = Guarded::start(core, &command, scratch)?;
         let scraper = http.map(Scraper::start);
-        Ok(Balancer { targets: vec![address], process: Some(process), _scraper: scraper })
+        let watcher = peer.watch().map(|arguments| {
+            let arguments = arguments.iter().map(ToString::to_string);
+            let arguments = arguments.chain(["--socket".to_owned(), socket]).collect();
+            Watcher::start(programs.flowgate.clone(), arguments)
+        });
+        Ok(Balancer {
+            targets: vec![address],
+            process: Some(process),
+            _scraper: scraper,
+            _watcher: watcher,
+        })
     }
 
     /// What the balancer has used until now; nothing if there is none.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::event::BackendEvent;
 use crate::config::{BackendConfig, Failback, HealthPolicy, OnBackendDown, Passive};
-use crate::counters::Traffic;
+use crate::counters::{AnswerTimes, Traffic};
 use crate::id::BackendId;
 use crate::reason::CloseReason;
 use crate::time::Instant;
@@ -57,6 +57,8 @@ pub struct Backend {
     pub dropped: Traffic,
     /// What came from it and was passed on to clients.
     pub from: Traffic,
+    /// How long its first answers took.
+    pub answer_times: AnswerTimes,
 }
 
 /// Whether a backend takes new flows, in a word.
@@ -126,6 +128,7 @@ impl Backend {
             to: Traffic::default(),
             dropped: Traffic::default(),
             from: Traffic::default(),
+            answer_times: AnswerTimes::default(),
         }
     }
 

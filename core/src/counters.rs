@@ -1,10 +1,13 @@
 //! What a manager counts. The shell samples these; nothing is emitted per datagram.
 
+mod answer_times;
 #[cfg(feature = "snapshot")]
 mod snapshot;
 
 #[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
+
+pub use answer_times::{AnswerTimes, BOUNDS};
 
 use crate::burst::Burst;
 use crate::reason::{CloseReason, Direction, DropReason};

@@ -3,6 +3,7 @@
 mod ask;
 mod check;
 mod columns;
+mod completions;
 mod demo;
 mod diff;
 mod explain;
@@ -21,7 +22,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::control::log;
 
@@ -83,6 +85,11 @@ enum Command {
         /// Print the answer as JSON
         #[arg(long)]
         json: bool,
+        /// Ask the running Flowgate instead, which knows what is down, full or set by an operator
+        #[arg(long, conflicts_with = "backend_setup")]
+        live: bool,
+        #[command(flatten)]
+        socket: ask::SocketOption,
         /// The payload of its first datagram, in hexadecimal digits
         #[arg(long, value_name = "HEX", value_parser = explain::Payload::parse)]
         payload: Option<explain::Payload>,
@@ -99,6 +106,8 @@ enum Command {
     Drain(ask::DrainArguments),
     /// Send new flows to a drained backend again
     Undrain(ask::UndrainArguments),
+    /// Give a backend of a running Flowgate another weight, until the next reload
+    Backend(ask::BackendArguments),
     /// Replace a running Flowgate by a new process of its program, keeping all flows
     Upgrade(ask::UpgradeArguments),
     /// Write the state of a running Flowgate to standard output, for a bug report
@@ -122,12 +131,15 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// List the backends of a running Flowgate, for shells
+    #[command(name = "__backends", hide = true)]
+    Backends(ask::SocketOption),
 }
 
 /// Runs the command line of this process and returns its exit code: 0 done, 1 refused or failed,
 /// 2 wrong usage.
 pub fn main() -> ExitCode {
-    let Arguments { test, command } = Arguments::parse();
+    let Arguments { test, command } = arguments();
     let command = match (command, test) {
         (Some(command), _) => command,
         (None, Some(config)) => Command::Check(check::CheckArguments::of(config)),
@@ -146,11 +158,15 @@ pub fn main() -> ExitCode {
         Command::Explain { config, client, backend_setup: true, .. } => {
             explain::backend_setup(client.map_or(config.config, PathBuf::from).as_path())
         }
-        Command::Explain { config, client, json, payload, .. } => {
+        Command::Explain { config, client, json, payload, live, socket, .. } => {
             let client = parse_client(&client.unwrap_or_default()).unwrap_or_else(|reason| {
                 Arguments::command().error(ErrorKind::ValueValidation, reason).exit()
             });
-            explain::run(&config.config, client, payload.as_ref(), json)
+            if live {
+                explain::run_live(&socket, client, payload.as_ref(), json)
+            } else {
+                explain::run(&config.config, client, payload.as_ref(), json)
+            }
         }
         Command::Status(arguments) => status::run(&arguments),
         Command::Ready(arguments) => ask::ready(&arguments),
@@ -158,6 +174,7 @@ pub fn main() -> ExitCode {
         Command::Reload(arguments) => ask::reload(&arguments),
         Command::Drain(arguments) => ask::drain(&arguments),
         Command::Undrain(arguments) => ask::undrain(&arguments),
+        Command::Backend(arguments) => ask::backend(&arguments),
         Command::Upgrade(arguments) => ask::upgrade(&arguments),
         Command::Snapshot(arguments) => ask::snapshot(&arguments),
         Command::Stop(arguments) => ask::stop(&arguments),
@@ -170,11 +187,8 @@ pub fn main() -> ExitCode {
             println!("flowgate {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
-        Command::Completions { shell } => {
-            let mut command = Arguments::command();
-            clap_complete::generate(shell, &mut command, "flowgate", &mut std::io::stdout());
-            Ok(())
-        }
+        Command::Completions { shell } => completions::run(shell),
+        Command::Backends(socket) => completions::backends(&socket),
     };
     // What was logged comes before what is printed at the end.
     log::flush();
@@ -196,6 +210,20 @@ impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Self {
         Self(error.to_string())
     }
+}
+
+/// What is asked for. Exits where that cannot be.
+fn arguments() -> Arguments {
+    let mut command = Arguments::command();
+    let matches = command.get_matches_mut();
+    if let Some(explain) = matches.subcommand_matches("explain")
+        && explain.get_flag("live")
+        && explain.value_source("config") == Some(ValueSource::CommandLine)
+    {
+        let reason = "with --live the configuration is that of the running Flowgate: name none";
+        command.error(ErrorKind::ArgumentConflict, reason).exit();
+    }
+    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 /// An address with a port, or without: then any port may be meant, and 0 stands for it.

@@ -10,6 +10,7 @@
 //! | [`probe`] | asks backends how they are |
 //! | `announce` | tells routers whether to send traffic here |
 //! | [`discovery`] | finds backends in files, over HTTP and by SRV records |
+//! | [`explain`] | where a client's datagrams would go, and why |
 //! | [`resolve`] | keeps the addresses of backends with names fresh |
 //! | [`flow_log`] | a line for each flow that has ended |
 //! | [`systemd`] | what the service manager wants to know, and hands over |
@@ -20,6 +21,7 @@
 pub mod accept;
 pub(crate) mod announce;
 pub mod discovery;
+pub mod explain;
 pub mod flow_log;
 pub mod log;
 pub mod probe;

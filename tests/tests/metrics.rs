@@ -147,6 +147,8 @@ fn backend(address: &str, state: BackendState) -> BackendStatus {
         bytes_to: 6_000,
         bytes_from: 5_000,
         datagrams_dropped: 6,
+        first_answers: None,
+        configured_weight: None,
     }
 }
 

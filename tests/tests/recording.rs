@@ -226,3 +226,41 @@ fn diff_says_what_a_reload_does_and_which_clients_go_elsewhere() {
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("is removed: its flows go on with others"), "{shown}");
 }
+
+/// `tests/fixtures` has what `tcpdump` saw of `dig` and `dnsperf` asking `dnsmasq`, and of three QUIC clients,
+/// one of which goes on from another port, as behind a NAT.
+#[test]
+fn captures_of_real_dns_and_quic_are_played_by_any_configuration() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/");
+    let played = |name: &str, port: u16, more: &str| {
+        let config = ConfigFile::new(&format!(
+            "[[listener]]\nname = \"l\"\naddress = \"0.0.0.0:{port}\"\ncluster = \"c\"\n\
+             [cluster.c]\nbackends = [\"10.0.0.1:53\", \"10.0.0.2:53\", \"10.0.0.3:53\"]\n{more}\n"
+        ));
+        let (code, report, complaints) =
+            replay(&format!("{folder}{name}"), &["--config", config.path()]);
+        assert_eq!(code, Some(0), "{more}: {complaints}");
+        assert_eq!(report["whole"], true, "{more}: {report}");
+        assert_eq!(report["dropped"], serde_json::json!({}), "{more}: {report}");
+        assert_eq!(report["answers_without_flow"], 0, "{more}: {report}");
+        let backends = report["backends"].as_object().expect("backends");
+        let sent =
+            backends.values().map(|backend| backend["datagrams"].as_u64().expect("a number"));
+        let sent: u64 = sent.sum();
+        (report["flows_opened"].as_u64().expect("a number"), sent, report)
+    };
+    let questions = "transactions = \"dns\"\nresponses = 1";
+    let (flows, sent, report) = played("dns.pcap", 5353, questions);
+    assert_eq!((flows, sent, &report["flows_closed"]["complete"]), (26, 26, &26.into()));
+    for balance in ["round-robin", "random", "least-flows", "power-of-two", "maglev", "rendezvous"]
+    {
+        let more = format!("balance = \"{balance}\"\naffinity = \"source-ip-port\"");
+        assert_eq!(played("dns.pcap", 5353, &more).1, 26, "{balance}");
+        let (flows, sent, _) = played("quic.pcap", 4433, &more);
+        assert_eq!((flows, sent), (4, 26), "a flow for each address of a client");
+    }
+    for more in ["affinity = \"quic\"", "balance = \"maglev\"\naffinity = \"quic\""] {
+        let (flows, sent, _) = played("quic.pcap", 4433, more);
+        assert_eq!((flows, sent), (4, 26), "{more}");
+    }
+}

@@ -2,15 +2,24 @@
 //!
 //! - `SEEDS=4096 STEPS=5000 cargo test --release -p flowgate-tests --test simulation`: the big sweep;
 //! - `SEEDS=forever FIRST=4096 …`: batches like that, one after the other, until told to stop;
-//! - `SEED=7 STEPS=100 cargo test -p flowgate-tests --test simulation`: one seed, to be read.
+//! - `SEED=7 STEPS=100 cargo test -p flowgate-tests --test simulation`: one seed, to be read;
+//! - `RECORDING=FILE cargo test -p flowgate-tests --test simulation a_recording`: what `flowgate record` wrote.
 
-use std::env;
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::{env, time};
 
-use flowgate_core::{CloseReason, Direction, DropReason, UdpManager};
+use flowgate::recording::codec::InputEncoder;
+use flowgate::recording::file::{RecordingBlock, RecordingStart, StartState, preamble};
+use flowgate_core::{
+    BackendEvent, BackendId, Burst, CloseReason, Direction, DropReason, Instant, ManagerInput,
+    Output, UdpManager,
+};
+use flowgate_tests::sim::planted::{Bug, Planted};
 use flowgate_tests::sim::{
-    Action, CHANGES, Choices, KERNEL, SNAPSHOT, SeededChoices, Setting, TURNS, Tally, replay,
-    report, run_bytes, sweep,
+    Action, CHANGES, Choices, KERNEL, SNAPSHOT, Scenario, SeededChoices, Setting, TURNS, Tally,
+    replay, report, report_of, run_bytes, sweep,
 };
 
 /// Few enough for a debug build to take seconds.
@@ -99,4 +108,88 @@ fn a_seed_means_the_same_for_ever() {
     assert_eq!([choices.byte(), choices.byte(), choices.byte()], [189, 40, 71]);
     let first = Action::stream(SeededChoices::new(42)).next();
     assert_eq!(first, Action::stream(SeededChoices::new(42)).next());
+}
+
+#[test]
+fn a_recording_is_a_scenario_and_is_shrunk_where_it_fails() {
+    if let Ok(path) = env::var("RECORDING") {
+        let file = File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let scenarios = Scenario::read_all(BufReader::new(file));
+        for scenario in scenarios.unwrap_or_else(|error| panic!("{path}: {error}")) {
+            let Scenario { listener, setting, actions, left_out } = scenario;
+            if let Some(report) = report_of(&setting, &actions, manager) {
+                panic!("{path}, listener {listener:?}, {report}");
+            }
+            let played = actions.len();
+            let line = format!("listener {listener:?}: {played} actions, {left_out} left out\n");
+            let _ = io::stderr().write_all(line.as_bytes());
+        }
+        return;
+    }
+    let scenarios = Scenario::read_all(&recording()[..]).expect("a recording");
+    let [Scenario { setting, actions, left_out: 0, .. }] = &scenarios[..] else {
+        panic!("{scenarios:?}");
+    };
+    let sent = actions.iter().filter(|action| matches!(action, Action::Send { .. })).count();
+    assert_eq!((sent, setting.tempers.len()), (200, 3));
+    assert_eq!(report_of(setting, actions, manager), None);
+    let planted = |setting: &Setting| Planted::new(setting, Bug::OpensTwice);
+    let report = report_of(setting, actions, planted).expect("it is found");
+    assert!(report.starts_with("after 1 of ") && report.contains("VIOLATION: "), "{report}");
+}
+
+/// Clients that ask and are answered, a backend that goes down and comes back, and flows that end.
+fn recording() -> Vec<u8> {
+    let toml = "[[listener]]\nname = \"dns\"\naddress = \"192.0.2.1:53\"\ncluster = \"c\"\n\
+                [cluster.c]\nidle_timeout = \"2s\"\nrequests = 3\n\
+                backends = [\"10.0.0.1:53\", \"10.0.0.2:53\", \"10.0.0.3:53\"]\n";
+    let config = flowgate_config::parse(toml, "test.toml").expect("a configuration");
+    let listener = &config.listeners[0];
+    let backends = listener.cluster.backends(|_| Vec::new());
+    let told = listener.manager_config(listener.address, 1_000, Vec::new(), false, backends);
+    let mut recorded = UdpManager::new(told, 7, Instant::ORIGIN);
+    let state = StartState::Whole(recorded.snapshot());
+    let start = RecordingStart { listener: "dns".into(), cluster: "c".into(), state };
+    let mut bytes = [preamble(), RecordingBlock::Start(0, Box::new(start)).to_bytes()].concat();
+    let mut encoder = InputEncoder::new(0);
+    let mut now = Instant::from_millis(10);
+    for number in 0..200_u8 {
+        let mut tell = |input, client: Option<SocketAddr>| {
+            let mut outputs = Vec::new();
+            encoder.input(&input, client, now);
+            recorded.handle_input(input, now, &mut outputs);
+            let sent = outputs.iter().find_map(|output| match output {
+                Output::Send { flow, .. } => recorded.flow(*flow),
+                _ => None,
+            });
+            let backend = |id| recorded.backends().get(id).map(|backend| backend.address());
+            sent.and_then(|flow| Some((flow.upstream(), backend(flow.backend())?)))
+        };
+        let client = SocketAddr::from(([198, 51, 100, number % 30], 4_000));
+        let burst = Burst::segmented(&[7; 100], if number % 3 == 0 { 40 } else { 100 });
+        let burst = burst.expect("datagrams");
+        let asked =
+            ManagerInput::ClientBurst { source: client, local: None, tos: 0, ttl: 64, burst };
+        let sent = tell(asked, Some(client));
+        if let Some((upstream, sender)) = sent {
+            let burst = Burst::single(b"answer").expect("a datagram");
+            tell(ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst }, Some(client));
+        }
+        match number {
+            60 | 120 => {
+                let event = if number == 60 { BackendEvent::Down } else { BackendEvent::Up };
+                let backend = BackendId::new(1);
+                tell(ManagerInput::BackendChanged { backend, event }, None);
+            }
+            90 | 150 => {
+                tell(ManagerInput::Timeout, None);
+            }
+            _ => {}
+        }
+        now += time::Duration::from_millis(if number % 40 == 39 { 2_500 } else { 7 });
+    }
+    let inputs = RecordingBlock::Inputs { shard: 0, piece: encoder.take(), outputs: 0 };
+    bytes.extend(inputs.to_bytes());
+    bytes.extend(RecordingBlock::End.to_bytes());
+    bytes
 }

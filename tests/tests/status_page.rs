@@ -254,6 +254,8 @@ fn backend(
         bytes_to: 80 * datagrams_to,
         bytes_from: 120 * datagrams_from,
         datagrams_dropped: 0,
+        first_answers: None,
+        configured_weight: None,
     }
 }
 

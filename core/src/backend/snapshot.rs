@@ -36,6 +36,7 @@ impl Backends {
             [backend.to, backend.dropped, backend.from] = traffic;
             backend.health = super::BackendHealth::restored(&snapshot.health);
             backend.ejections = snapshot.ejections;
+            backend.answer_times = snapshot.answer_times;
         }
         restored.recompute(Instant::ORIGIN);
         for (backend, snapshot) in restored.list.iter_mut().zip(&snapshot.figures) {
@@ -66,6 +67,7 @@ impl Backend {
             to: self.to,
             dropped: self.dropped,
             from: self.from,
+            answer_times: self.answer_times,
         }
     }
 }

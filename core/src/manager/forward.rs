@@ -233,6 +233,9 @@ impl UdpManager {
         if is_first_answer {
             self.queues.push(EXCHANGED, id.index());
             self.first_answers.record(opened, now);
+            if let Some(backend) = self.backends.get_mut(backend) {
+                backend.answer_times.record(now - opened);
+            }
             self.remember_answered(id);
         }
         let dropped =

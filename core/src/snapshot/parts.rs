@@ -10,7 +10,7 @@ use super::address;
 use crate::affinity::Placed;
 use crate::backend::{PassiveHealth, ProbeState};
 use crate::config::{BackendConfig, ManagerConfig};
-use crate::counters::Traffic;
+use crate::counters::{AnswerTimes, Traffic};
 use crate::egress::Salts;
 use crate::flow::Offload;
 use crate::flow::first_answers::FirstAnswers;
@@ -86,6 +86,8 @@ pub(crate) struct BackendSnapshot {
     pub(crate) to: Traffic,
     pub(crate) dropped: Traffic,
     pub(crate) from: Traffic,
+    /// How long first answers took.
+    pub(crate) answer_times: AnswerTimes,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -214,6 +214,14 @@ fn encode(request: &Request) -> Result<HttpRequest<Full<Bytes>>, String> {
         Request::Flows { filter } => {
             (Method::GET, format!("/flows?{}", query(filter)), Bytes::new())
         }
+        Request::Explain { client, payload } => {
+            let mut query = Serializer::new(String::new());
+            query.append_pair("client", &client.to_string());
+            if let Some(payload) = payload {
+                query.append_pair("payload", payload);
+            }
+            (Method::GET, format!("/explain?{}", query.finish()), Bytes::new())
+        }
         Request::Snapshot => (Method::GET, "/snapshot".to_owned(), Bytes::new()),
         _ => {
             let (command, details) = request.to_parts()?;

@@ -44,6 +44,8 @@ pub(super) enum Kind {
     Counter,
     /// It goes up and down.
     Gauge,
+    /// How many observations were at most so large, how many there were, and their sum.
+    Histogram,
     /// It is always 1, and its labels say something. Its name ends in `_info`.
     Info,
 }
@@ -54,6 +56,7 @@ impl Kind {
         match self {
             Self::Counter => ("_total", "counter"),
             Self::Gauge => ("", "gauge"),
+            Self::Histogram => ("", "histogram"),
             Self::Info => ("_info", "info"),
         }
     }
@@ -62,6 +65,7 @@ impl Kind {
         match self {
             Self::Counter => "counter",
             Self::Gauge | Self::Info => "gauge",
+            Self::Histogram => "histogram",
         }
     }
 }
@@ -117,8 +121,19 @@ impl Family<'_> {
         labels: &[(&str, &dyn Display)],
         value: impl Display,
     ) -> &mut Self {
+        self.sample_of("", labels, value)
+    }
+
+    /// A sample whose name has an end that the family's has not, as those of histograms have.
+    pub(super) fn sample_of(
+        &mut self,
+        suffix: &str,
+        labels: &[(&str, &dyn Display)],
+        value: impl Display,
+    ) -> &mut Self {
         let exposition = &mut *self.exposition;
         exposition.text.push_str(self.name);
+        exposition.text.push_str(suffix);
         for (number, (label, value)) in labels.iter().enumerate() {
             exposition.text.push(if number == 0 { '{' } else { ',' });
             exposition.put(format_args!("{label}=\"{}\"", escaped(&value.to_string())));

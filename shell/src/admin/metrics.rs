@@ -25,6 +25,7 @@ pub(super) fn render(document: &StatusDocument, format: Format) -> String {
     fast_path(&mut text, document);
     backends(&mut text, document);
     states(&mut text, document);
+    first_answers(&mut text, document);
     dropped_for_backends(&mut text, document);
     usage(&mut text, document);
     text.finish()
@@ -298,6 +299,25 @@ fn states(text: &mut Exposition, document: &StatusDocument) {
     of_backends_by(text, document, family, "direction", |backend| {
         both_ways(backend.bytes_to, backend.bytes_from)
     });
+}
+
+fn first_answers(text: &mut Exposition, document: &StatusDocument) {
+    let help =
+        "How long the first answers of the backend took, from the first datagram of a flow on.";
+    let mut family = text.family("flowgate_first_answer_seconds", Kind::Histogram, help);
+    for (cluster, backend) in all_backends(document) {
+        let Some(times) = &backend.first_answers else { continue };
+        let labels: [(&str, &dyn Display); 2] =
+            [("cluster", &cluster), ("backend", &backend.address)];
+        let mut bucket = |bound: &dyn Display, count: u64| {
+            family.sample_of("_bucket", &[labels[0], labels[1], ("le", bound)], count);
+        };
+        // What is 1 is written as 1.0, as OpenMetrics has it.
+        times.buckets.iter().for_each(|(bound, count)| bucket(&format!("{bound:?}"), *count));
+        bucket(&"+Inf", times.count);
+        family.sample_of("_sum", &labels, times.sum_seconds);
+        family.sample_of("_count", &labels, times.count);
+    }
 }
 
 fn dropped_for_backends(text: &mut Exposition, document: &StatusDocument) {

@@ -24,6 +24,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::status::{FlowsDocument, StatusDocument};
+use crate::control::explain::ExplainedListener;
 use crate::observe::record::{RecordOptions, RecordSender};
 use crate::observe::trace::TraceSender;
 
@@ -43,6 +44,14 @@ pub enum Request {
         #[serde(default)]
         filter: FlowFilter,
     },
+    /// Where would a client's datagrams go now, and why?
+    Explain {
+        /// The client; port 0 stands for any.
+        client: SocketAddr,
+        /// The payload of its first datagram, in hexadecimal digits.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        payload: Option<String>,
+    },
     /// Read the configuration again, and go over to it if it is valid.
     Reload,
     /// Stop sending new flows to a backend; existing flows go on until they end.
@@ -58,6 +67,13 @@ pub enum Request {
     Undrain {
         /// The backend, as `CLUSTER/ADDRESS`.
         backend: String,
+    },
+    /// Give a backend another weight than the configuration says, until that is read again.
+    Weight {
+        /// The backend, as `CLUSTER/ADDRESS`.
+        backend: String,
+        /// Its share of new flows, relative to the others. 0: none.
+        weight: u32,
     },
     /// Start the program again, and hand everything over to it.
     Upgrade {
@@ -193,6 +209,11 @@ pub enum Response {
     Status(StatusDocument),
     /// The flows.
     Flows(FlowsDocument),
+    /// What a client gets from each listener.
+    Explained {
+        /// In the order of the configuration.
+        listeners: Vec<ExplainedListener>,
+    },
     /// What a process is: a encoded snapshot, in hexadecimal digits.
     Snapshot {
         /// The digits.
@@ -233,6 +254,7 @@ mod tests {
             Request::Reload,
             Request::Drain { backend: "dns/10.0.0.1:53".into(), deadline_ms: Some(30_000) },
             Request::Undrain { backend: "dns/10.0.0.1:53".into() },
+            Request::Weight { backend: "dns/10.0.0.1:53".into(), weight: 3 },
             Request::Stop { now: true },
             Request::Upgrade { binary: Some("/usr/bin/flowgate".into()) },
         ] {

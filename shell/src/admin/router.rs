@@ -6,15 +6,19 @@
 //! | `/status`, `/flows`, `/metrics` | GET | how things stand |
 //! | `/history` | GET | the last minutes, where `admin.http` has a page to show them |
 //! | `/ready`, `/live` | GET | 200 or 503, for orchestrators |
-//! | `/reload`, `/drain`, `/undrain`, `/upgrade`, `/stop` | POST | changes, on the control socket only |
+//! | `/reload`, `/drain`, `/undrain`, `/weight`, `/upgrade`, `/stop` | POST | changes, on the control socket only |
+//! | `/explain` | GET | where a client's datagrams would go, and why, on the control socket only |
 //! | `/snapshot` | GET | what the process is, on the control socket only |
 //! | `/record` | GET | a recording from now on, on the control socket only |
 //! | `/trace` | GET | what is decided from now on, a line of JSON each, on the control socket only |
 
-use std::net::IpAddr;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -69,11 +73,27 @@ const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
 const READ: [&str; 7] = ["/", "/status", "/history", "/metrics", "/flows", "/ready", "/live"];
 
 /// What changes something, or tells what only owners may know.
-const CHANGE: [&str; 8] =
-    ["/reload", "/drain", "/undrain", "/upgrade", "/stop", "/snapshot", "/trace", "/record"];
+const CHANGE: [&str; 10] = [
+    "/reload",
+    "/drain",
+    "/undrain",
+    "/weight",
+    "/upgrade",
+    "/stop",
+    "/explain",
+    "/snapshot",
+    "/trace",
+    "/record",
+];
+
+/// What of that is read all the same.
+const TOLD_TO_OWNERS: [&str; 4] = ["/explain", "/snapshot", "/trace", "/record"];
 
 /// The most traces and recordings at once: each takes time of the workers.
 const MAX_TRACES: usize = 4;
+
+/// Shorter answers are not worth the time that it takes to compress them.
+const MIN_GZIPPED: usize = 1_024;
 
 type Body = Full<Bytes>;
 
@@ -115,7 +135,9 @@ impl Router {
                 Err(refusal) => refusal.map(Either::Left),
             };
         }
-        self.route(request).await.map(Either::Left)
+        let takes_gzip = takes_gzip(request.headers());
+        let response = self.route(request).await;
+        if takes_gzip { gzipped(response).await } else { response }.map(Either::Left)
     }
 
     /// Why a request is not answered, if it is not.
@@ -143,11 +165,7 @@ impl Router {
         if !(is_read || self.is_control && CHANGE.contains(&path)) {
             return Some(self.not_found(path));
         }
-        let allowed = if is_read || matches!(path, "/snapshot" | "/trace" | "/record") {
-            "GET, HEAD"
-        } else {
-            "POST"
-        };
+        let allowed = if is_read || TOLD_TO_OWNERS.contains(&path) { "GET, HEAD" } else { "POST" };
         if !allowed.split(", ").any(|method| method == request.method().as_str()) {
             let refusal = format!("{path} takes {allowed}.\n");
             let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, PLAIN, refusal);
@@ -181,6 +199,10 @@ impl Router {
             }
             "/flows" => match flow_filter(request.uri().query().unwrap_or_default()) {
                 Ok(filter) => self.ask(Request::Flows { filter }).await,
+                Err(reason) => refuse(StatusCode::BAD_REQUEST, &reason),
+            },
+            "/explain" => match explain_query(request.uri().query().unwrap_or_default()) {
+                Ok(explain) => self.ask(explain).await,
                 Err(reason) => refuse(StatusCode::BAD_REQUEST, &reason),
             },
             "/snapshot" => self.ask(Request::Snapshot).await,
@@ -263,7 +285,7 @@ impl Router {
         match self.reports.get(view).await {
             Ok(bytes) => {
                 let mut response = answer(StatusCode::OK, content_type, bytes);
-                response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+                response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
                 response
             }
             Err(reasons) => {
@@ -318,6 +340,26 @@ fn flow_filter(query: &str) -> Result<FlowFilter, String> {
         }
     }
     Ok(filter)
+}
+
+/// Reads whose datagrams are meant from a query such as `client=192.0.2.7:4711`.
+fn explain_query(query: &str) -> Result<Request, String> {
+    let (mut client, mut payload) = (None, None);
+    for (key, text) in form_urlencoded::parse(query.as_bytes()) {
+        match &*key {
+            "client" => {
+                let any_port = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0));
+                let address = text.parse::<SocketAddr>().or_else(|_| any_port());
+                client = Some(address.map_err(|_| {
+                    format!("client: {text:?} is not valid; give one such as 192.0.2.7:4711")
+                })?);
+            }
+            "payload" => payload = Some(text.into_owned()),
+            _ => return Err(format!("{key:?} is no key here; there are client and payload")),
+        }
+    }
+    let client = client.ok_or("client: missing; give one such as 192.0.2.7:4711")?;
+    Ok(Request::Explain { client, payload })
 }
 
 /// Reads what a trace is to be about from a query such as `client=10.0.0.0/8&drops=true&for=30s`, and
@@ -434,6 +476,42 @@ fn answer(
     response
 }
 
+/// Whether a client understands gzip (RFC 9110, section 12.5.3).
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT_ENCODING).iter().flat_map(|v| v.to_str().ok());
+    let mut by_any = None;
+    for coding in accepted.flat_map(|value| value.split(',')) {
+        let mut parts = coding.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let weight = parts.find_map(|part| part.strip_prefix("q="));
+        let is_wanted = weight.is_none_or(|weight| weight.parse::<f32>().is_ok_and(|q| q > 0.0));
+        match name.as_str() {
+            "gzip" | "x-gzip" => return is_wanted,
+            "*" => by_any = Some(is_wanted),
+            _ => {}
+        }
+    }
+    by_any.unwrap_or(false)
+}
+
+/// The same answer in fewer bytes, where there are some to be saved.
+async fn gzipped(response: HttpResponse<Body>) -> HttpResponse<Body> {
+    let (mut head, body) = response.into_parts();
+    let Ok(body) = body.collect().await;
+    let body = body.to_bytes();
+    if body.len() < MIN_GZIPPED {
+        return HttpResponse::from_parts(head, Full::new(body));
+    }
+    // It is memory that is written into.
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
+    let Ok(compressed) = encoder.write_all(&body).and_then(|()| encoder.finish()) else {
+        return HttpResponse::from_parts(head, Full::new(body));
+    };
+    head.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    head.headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    HttpResponse::from_parts(head, Full::new(compressed.into()))
+}
+
 fn wanted_format(headers: &HeaderMap) -> Format {
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     Format::negotiate(&accept.collect::<Vec<_>>().join(","))
@@ -498,6 +576,22 @@ mod tests {
         ] {
             assert!(!is_local("/", Some(host)), "{host}");
         }
+    }
+
+    #[test]
+    fn gzip_is_for_those_who_ask_for_it() {
+        let takes = |accepted: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(accepted));
+            takes_gzip(&headers)
+        };
+        for accepted in ["gzip", "br, GZIP;q=0.5", "*", "identity, *;q=0.1", "gzip, *;q=0"] {
+            assert!(takes(accepted), "{accepted}");
+        }
+        for accepted in ["", "br", "gzip;q=0", "gzip;q=0, *", "identity", "*;q=0", "gzip;q=x"] {
+            assert!(!takes(accepted), "{accepted}");
+        }
+        assert!(!takes_gzip(&HeaderMap::new()));
     }
 
     #[test]

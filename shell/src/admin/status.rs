@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 pub use flowgate_core::backend::BackendState;
-use flowgate_core::counters::{Counters, Ledger, Traffic};
+use flowgate_core::counters::{AnswerTimes, Counters, Ledger, Traffic};
 use flowgate_core::{CloseReason, DropReason};
 use serde::{Deserialize, Serialize};
 
@@ -316,6 +316,34 @@ pub struct BackendStatus {
     /// Datagrams that were to be sent to it and could not be.
     #[serde(default)]
     pub datagrams_dropped: u64,
+    /// How long its first answers took, where it is to answer through here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_answers: Option<AnswerTimesDoc>,
+    /// The weight that the configuration gives it, where an operator has given it another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configured_weight: Option<u32>,
+}
+
+/// How long first answers took, from the first datagram of a flow on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AnswerTimesDoc {
+    /// How many there were.
+    pub count: u64,
+    /// How long all of them took together.
+    pub sum_seconds: f64,
+    /// How many took at most so many seconds, in rising order.
+    pub buckets: Vec<(f64, u64)>,
+}
+
+impl From<&AnswerTimes> for AnswerTimesDoc {
+    fn from(times: &AnswerTimes) -> Self {
+        let bounded = times.cumulated().filter_map(|(bound, count)| Some((bound?, count)));
+        Self {
+            count: times.count(),
+            sum_seconds: times.sum().as_secs_f64(),
+            buckets: bounded.map(|(bound, count)| (bound.as_secs_f64(), count)).collect(),
+        }
+    }
 }
 
 /// The sums over all listeners. In each direction `received = forwarded + dropped + queued`.

@@ -6,7 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use flowgate_config::hex;
 use serde::Serialize;
 
@@ -55,7 +55,7 @@ impl SocketOption {
     }
 
     /// Asks, and returns what is answered.
-    fn ask(&self, request: &Request) -> Result<Response, Failure> {
+    pub(super) fn ask(&self, request: &Request) -> Result<Response, Failure> {
         Ok(client::request(&self.path(), request, PATIENCE)?)
     }
 }
@@ -109,7 +109,7 @@ impl ClientOptions {
 }
 
 /// Why there is not what was asked for.
-fn fault(answer: &Response) -> Failure {
+pub(super) fn fault(answer: &Response) -> Failure {
     Failure(match answer {
         Response::Refused { reasons } => refusal(reasons),
         _ => "the answer is not one to this question; use the `flowgate` of the version that is \
@@ -226,6 +226,34 @@ pub(super) fn undrain(arguments: &UndrainArguments) -> Result<(), Failure> {
     let UndrainArguments { backend, options } = arguments;
     let request = Request::Undrain { backend: backend.clone() };
     options.have_done(&request, &format!("{} gets new flows again", escaped(backend)))
+}
+
+/// The arguments of `flowgate backend`.
+#[derive(Args, Debug)]
+pub(super) struct BackendArguments {
+    /// The backend, as `flowgate status` names it: resolvers/10.0.0.1:53
+    #[arg(value_name = "CLUSTER/BACKEND", value_parser = parse_backend)]
+    backend: String,
+    #[command(subcommand)]
+    change: BackendChange,
+}
+
+#[derive(Debug, Subcommand)]
+enum BackendChange {
+    /// Give it another weight, which holds until the next reload
+    Weight {
+        /// Its share of new flows, relative to the other backends' weights; 0: no new flows
+        weight: u32,
+        #[command(flatten)]
+        options: ClientOptions,
+    },
+}
+
+pub(super) fn backend(arguments: &BackendArguments) -> Result<(), Failure> {
+    let BackendArguments { backend, change: BackendChange::Weight { weight, options } } = arguments;
+    let request = Request::Weight { backend: backend.clone(), weight: *weight };
+    let done = format!("{} has weight {weight} until the next reload", escaped(backend));
+    options.have_done(&request, &done)
 }
 
 /// The arguments of `flowgate upgrade`.

@@ -275,7 +275,7 @@ fn backends(clusters: &[ClusterStatus]) -> Table<10> {
                 format!("{name}/{}", backend_name(backend)),
                 balance.clone(),
                 state(backend),
-                backend.weight.to_string(),
+                weight(backend),
                 if all == 0 { "-".into() } else { human::percent(backend.datagrams_to, all) },
                 human::count(backend.flows_active),
                 human::count(backend.datagrams_to),
@@ -293,6 +293,14 @@ pub(super) fn backend_name(backend: &BackendStatus) -> String {
     match &backend.name {
         Some(name) => format!("{} ({})", backend.address, escaped(name)),
         None => backend.address.to_string(),
+    }
+}
+
+/// Its weight, and what the configuration says where an operator has given it another.
+fn weight(backend: &BackendStatus) -> String {
+    match backend.configured_weight {
+        Some(configured) => format!("{} (configured: {configured})", backend.weight),
+        None => backend.weight.to_string(),
     }
 }
 

@@ -304,6 +304,30 @@ impl Server {
         self.publish_events();
     }
 
+    /// Gives a backend of a cluster another weight than the configuration says, until that is read
+    /// again.
+    pub fn set_weight(&mut self, cluster: &str, backend: SocketAddr, weight: u32) {
+        self.service_states.change(cluster, backend, |said| said.weight = Some(weight));
+        self.reconfigure();
+    }
+
+    /// Forgets the weights that operators have given to backends. The next configuration that is
+    /// gone over to has none of them.
+    pub fn forget_weights(&mut self) {
+        self.service_states.forget_weights();
+    }
+
+    /// The backends of a cluster with the addresses that names have, and the weights that operators
+    /// have given.
+    pub fn backends_of(&self, cluster: &Cluster) -> Vec<BackendConfig> {
+        let mut backends = cluster.backends(|host| self.addresses_of(host));
+        for backend in &mut backends {
+            let said = self.service_state(&cluster.name, backend.address);
+            backend.weight = said.weight.unwrap_or(backend.weight);
+        }
+        backends
+    }
+
     /// What the probes and the operator have said of a backend of a cluster.
     pub fn service_state(&self, cluster: &str, backend: SocketAddr) -> ServiceState {
         self.service_states.get(cluster, backend)

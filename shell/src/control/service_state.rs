@@ -13,6 +13,8 @@ pub struct ServiceState {
     /// How often the operator has taken that back, or has said it of one that was not draining: it
     /// clears what datagrams have said against a backend.
     pub undrained: u32,
+    /// The weight that the operator has given it, which holds until the next reload.
+    pub weight: Option<u32>,
 }
 
 impl ServiceState {
@@ -42,7 +44,8 @@ mod tests {
     fn only_what_is_new_is_told() {
         let now = Instant::from_millis(5);
         let nothing = ServiceState::default();
-        let both = ServiceState { probe: Some(false), drain: Some(Some(now)), undrained: 0 };
+        let both =
+            ServiceState { probe: Some(false), drain: Some(Some(now)), ..ServiceState::default() };
         let event = |to: ServiceState, from| to.events_since(from).collect::<Vec<_>>();
         assert_eq!(event(nothing, nothing), []);
         assert_eq!(
@@ -50,7 +53,7 @@ mod tests {
             [BackendEvent::Down, BackendEvent::Drain { deadline: Some(now) }]
         );
         assert_eq!(event(nothing, both), [BackendEvent::Unprobed, BackendEvent::Undrain]);
-        let up = ServiceState { probe: Some(true), drain: None, undrained: 0 };
+        let up = ServiceState { probe: Some(true), ..ServiceState::default() };
         let undrained = ServiceState { undrained: 1, ..nothing };
         assert_eq!(event(undrained, nothing), [BackendEvent::Undrain]);
         assert_eq!(event(up, nothing), [BackendEvent::Up]);

@@ -7,6 +7,7 @@
 mod announcing;
 mod answer;
 mod conditions;
+mod explain;
 mod keep;
 mod reload;
 mod stop;

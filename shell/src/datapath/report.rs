@@ -6,7 +6,7 @@ use std::ops::Range;
 use flowgate_config::FastPathMode;
 use flowgate_core::affinity::Placed;
 use flowgate_core::backend::{Backend, BackendState, Ejection, EjectionCause};
-use flowgate_core::counters::{Counters, Traffic};
+use flowgate_core::counters::{AnswerTimes, Counters, Traffic};
 use flowgate_core::{BackendId, FlowId, Instant, LocalAddr, UdpManager};
 
 use crate::datapath::fast_path::FastPathFigures;
@@ -106,6 +106,8 @@ pub struct BackendReport {
     pub dropped: Traffic,
     /// What came from it.
     pub from: Traffic,
+    /// How long its first answers took.
+    pub answer_times: AnswerTimes,
 }
 
 impl ShardReport {
@@ -168,6 +170,7 @@ impl BackendReport {
             to: backend.to,
             dropped: backend.dropped,
             from: backend.from,
+            answer_times: backend.answer_times,
         };
         manager.backends().iter().map(report).collect()
     }
@@ -208,6 +211,7 @@ impl BackendReport {
         self.to = self.to.plus(other.to);
         self.dropped = self.dropped.plus(other.dropped);
         self.from = self.from.plus(other.from);
+        self.answer_times.add(&other.answer_times);
     }
 }
 

@@ -161,8 +161,9 @@ struct ShardPlay {
 struct Tally {
     digest: Option<Digest>,
     shares: Vec<BackendShare>,
-    /// The flow that a client has.
-    flows: HashMap<SocketAddr, FlowId>,
+    /// The flows that a client has, the latest last, with some that it had: several where each of its
+    /// questions is one.
+    flows: HashMap<SocketAddr, Vec<FlowId>>,
     /// Where the datagrams of a client went last; `None`: nowhere.
     destinations: HashMap<SocketAddr, Option<BackendId>>,
     /// Whose datagrams are at hand.
@@ -307,7 +308,7 @@ impl ShardPlay {
         let is_free = is_free || new.is_some();
         let mut tally = Tally { digest: (!is_free).then(Digest::default), ..Tally::default() };
         for (id, flow) in manager.flows() {
-            tally.flows.insert(flow.client(), id);
+            tally.flows.entry(flow.client()).or_default().push(id);
         }
         Self {
             listener,
@@ -391,11 +392,12 @@ impl ShardPlay {
                 let input = ManagerInput::ClientBurst { source, local, tos, ttl, burst };
                 manager.handle_input(input, now, tally);
                 tally.client = None;
+                tally.forget_the_ended(source, manager);
             }
             RecordedInput::UpstreamBurst { upstream, sender, client, tos, form } => {
                 let Some(burst) = form.burst(memory) else { return };
                 let route = if *is_free {
-                    tally.flow_of(client).and_then(|flow| route_of(flow, manager))
+                    tally.route_to(client, burst.bytes(), manager)
                 } else {
                     Some((upstream, sender))
                 };
@@ -486,9 +488,30 @@ impl ShardPlay {
 }
 
 impl Tally {
-    /// The flow of a client, as far as that is known.
-    fn flow_of(&self, client: Option<SocketAddr>) -> Option<FlowId> {
-        self.flows.get(&client?).copied()
+    /// What an answer to a client comes by, and from whom: of its flows that which it belongs to, where
+    /// it says so, else the latest.
+    fn route_to(
+        &self,
+        client: Option<SocketAddr>,
+        answer: &[u8],
+        manager: &UdpManager,
+    ) -> Option<(UpstreamId, SocketAddr)> {
+        let flows = self.flows.get(&client?)?;
+        let routes = || flows.iter().rev().filter_map(|&id| Some((id, route_of(id, manager)?)));
+        let belongs = |(flow, (upstream, sender)): &(FlowId, (UpstreamId, SocketAddr))| {
+            manager.flow_of(*upstream, Some(*sender), answer) == Some(*flow)
+        };
+        routes().find(belongs).or_else(|| routes().next()).map(|(_, route)| route)
+    }
+
+    /// Forgets flows of a client that have ended, now and then.
+    fn forget_the_ended(&mut self, client: SocketAddr, manager: &UdpManager) {
+        if let Some(flows) = self.flows.get_mut(&client)
+            && flows.len() >= 16
+            && flows.len().is_power_of_two()
+        {
+            flows.retain(|&flow| manager.flow(flow).is_some());
+        }
     }
 
     fn sent(&mut self, backend: BackendId, burst: &flowgate_core::Burst<'_>) {
@@ -522,7 +545,11 @@ impl<'p> Outputs<'p> for Tally {
                     self.share(backend).flows += 1;
                 }
                 if let Some(client) = self.client {
-                    self.flows.insert(client, flow);
+                    let flows = self.flows.entry(client).or_default();
+                    if has_moved {
+                        flows.retain(|known| *known != flow);
+                    }
+                    flows.push(flow);
                 }
             }
             Output::Send { backend, burst, .. } => self.sent(backend, &burst),

@@ -40,7 +40,7 @@ pub enum Temper {
 
 /// The most flows of a setting. Small enough that one timeout gets to all of them, so that the
 /// model need not know how large the budget of a timeout is.
-const LARGEST_TABLE: u32 = 64;
+pub(super) const LARGEST_TABLE: u32 = 64;
 
 /// None, below and at the tick of the timer wheel, within its lowest level, and far beyond.
 const IDLE_TIMEOUTS: [Duration; 9] = [
@@ -91,7 +91,7 @@ const ACCEPTS: [config::Accept; 4] = [
 ];
 
 /// What names a question: who asks it, which is what datagrams begin with.
-const NAMED_BY_PARTY: config::Transactions =
+pub(super) const NAMED_BY_PARTY: config::Transactions =
     config::Transactions::Pattern { request_offset: 0, answer_offset: 0, length: 2 };
 
 /// Where datagrams to backends come from.

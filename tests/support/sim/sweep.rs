@@ -85,16 +85,38 @@ pub fn report<S: Subject>(seed: u64, steps: usize, make: impl Fn(&Setting) -> S)
     let Err(failure) = run_seed(seed, steps, true, &make) else {
         return report_difference(&setting, actions.collect(), make, &again);
     };
+    let actions = actions.take(failure.actions_played).collect();
+    format!("seed {seed}, {}{again}", shortest(&setting, actions, failure, make))
+}
+
+/// What to print where actions, which come from elsewhere than a seed, find something: the shortest list
+/// of them that still does. Nothing, if they find nothing.
+pub fn report_of<S: Subject>(
+    setting: &Setting,
+    actions: &[Action],
+    make: impl Fn(&Setting) -> S,
+) -> Option<String> {
+    let (result, _) = play(setting, make(setting), actions.iter().copied(), Trace::hashed());
+    let failure = result.err()?;
+    let actions = actions[..failure.actions_played.min(actions.len())].to_vec();
+    Some(shortest(setting, actions, failure, make))
+}
+
+fn shortest<S: Subject>(
+    setting: &Setting,
+    actions: Vec<Action>,
+    failure: Failure,
+    make: impl Fn(&Setting) -> S,
+) -> String {
     let run = |actions: &[Action]| {
         let trace = Trace::readable();
-        play(&setting, make(&setting), actions.iter().copied(), trace)
+        play(setting, make(setting), actions.iter().copied(), trace)
     };
-    let actions = actions.take(failure.actions_played).collect();
     let shortest = shrink(actions, |actions| failure.is_like(&run(actions).0));
     let (result, trace) = run(&shortest);
     let violation = result.err().map_or(failure.violation, |shrunk| shrunk.violation);
     format!(
-        "seed {seed}, after {} of {} actions:\n{setting:#?}\n{}VIOLATION: {violation}\n{again}",
+        "after {} of {} actions:\n{setting:#?}\n{}VIOLATION: {violation}\n",
         shortest.len(),
         failure.actions_played,
         trace.lines(),

@@ -144,6 +144,8 @@ pub(crate) fn status() -> StatusDocument {
         bytes_to: 1_234_500,
         bytes_from: 1_234_500,
         datagrams_dropped: 0,
+        first_answers: None,
+        configured_weight: None,
     };
     StatusDocument {
         version: "0.0.0".into(),

@@ -39,6 +39,25 @@ function duration(seconds) {
   return m > 0 ? `${m} min ${s % 60} s` : `${s} s`;
 }
 
+// Below which time a part of the first answers came, as far as buckets say: `null` where there were none,
+// and infinity beyond the last bucket.
+function quantile(answers, part) {
+  if (!answers || answers.count === 0) return null;
+  const wanted = answers.count * part;
+  let [from, before] = [0, 0];
+  for (const [to, within] of answers.buckets) {
+    if (within >= wanted) return from + (to - from) * (wanted - before) / Math.max(1, within - before);
+    [from, before] = [to, within];
+  }
+  return Infinity;
+}
+
+function millis(seconds) {
+  if (seconds === null) return '–';
+  if (seconds === Infinity) return '> 5 s';
+  return seconds < 1 ? `${(seconds * 1000).toPrecision(2)} ms` : `${seconds.toPrecision(2)} s`;
+}
+
 // Names may hold any character. Those that cannot be seen, or that turn the text around, are shown
 // as the log shows them.
 function visible(name) {

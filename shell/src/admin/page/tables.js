@@ -198,7 +198,7 @@ function showBackends(table, cluster, backends, most, rates) {
     make: () => {
       const row = tableRow([
         ['Backend'], ['State', 'state-cell'], ['Share', 'wide'], ['Flows', 'number'], ['Sent/s', 'number'],
-        ['Replies/s', 'number'], ['Weight', 'number'],
+        ['Replies/s', 'number'], ['First answer', 'number'], ['Weight', 'number'],
       ]);
       row.head = head(row.cells[0]);
       row.state = element('span', 'state');
@@ -224,7 +224,12 @@ function showBackends(table, cluster, backends, most, rates) {
       write(row.cells[3], cluster.mode === 'one-way' ? '–' : count(backend.flows_active));
       write(row.cells[4], rate(rate_of?.to ?? null));
       write(row.cells[5], cluster.mode === 'one-way' ? '–' : rate(rate_of?.from ?? null));
-      write(row.cells[6], count(backend.weight));
+      const answers = backend.first_answers;
+      write(row.cells[6], millis(quantile(answers, 0.5)));
+      row.cells[6].title = answers?.count > 0 ? `95 % within ${millis(quantile(answers, 0.95))}` : '';
+      const configured = backend.configured_weight;
+      write(row.cells[7], count(backend.weight) + (configured === undefined ? '' : ` (${count(configured)})`));
+      row.cells[7].title = configured === undefined ? '' : `set by an operator; the configuration says ${configured}`;
     },
   });
 }

@@ -64,6 +64,7 @@ pub(super) mod tests {
     use super::*;
     use crate::datapath::report::BackendReport;
     use flowgate_core::backend::BackendState;
+    use flowgate_core::counters::AnswerTimes;
 
     /// Two backends, and nothing done yet.
     pub(in super::super) fn start() -> Sample {
@@ -80,6 +81,7 @@ pub(super) mod tests {
             to: Traffic::default(),
             dropped: Traffic::default(),
             from: Traffic::default(),
+            answer_times: AnswerTimes::default(),
         };
         let backends = vec![backend(40_001), backend(40_002)];
         Sample {

@@ -73,6 +73,8 @@ pub(in crate::cli) fn document() -> StatusDocument {
         bytes_to: part * 100_000,
         bytes_from: part * 99_900,
         datagrams_dropped: 0,
+        first_answers: None,
+        configured_weight: None,
     };
     let mut backends = vec![
         backend("10.0.0.1:53", BackendState::Up, 600),

@@ -320,7 +320,7 @@ impl Server {
     /// The backends that a listener is to have, each in its place.
     fn places(&self, number: usize, figures: &Figures) -> Vec<BackendConfig> {
         let listener = &self.listeners[number];
-        let mut wanted = listener.settings.cluster.backends(|host| self.addresses_of(host));
+        let mut wanted = self.backends_of(&listener.settings.cluster);
         // Of the addresses that are written none is ours: that has been looked at. What a name
         // stands for is not known before.
         wanted.retain(|backend| {

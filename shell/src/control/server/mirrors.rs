@@ -53,7 +53,7 @@ impl Server {
     ) -> Mirror {
         let present: &[BackendConfig] =
             former.map_or(&[], |former| &former.configuration.config().cluster.backends);
-        let wanted = cluster.backends(|host| self.addresses_of(host));
+        let wanted = self.backends_of(&cluster);
         // No flow refers to a place.
         let backends = backend_index::assign(present, &wanted, |_| true);
         let mut told = former.map(|former| former.told.clone()).unwrap_or_default();

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use flowgate_core::counters::Traffic;
+use flowgate_core::counters::{AnswerTimes, Traffic};
 use flowgate_core::snapshot::address;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,7 @@ pub(crate) struct PastFigures {
     dropped: Traffic,
     from: Traffic,
     ejections: [u64; 2],
+    answer_times: AnswerTimes,
 }
 
 /// The figures of one backend of one cluster, for another process.
@@ -51,6 +52,7 @@ impl PastBackends {
             for (sum, more) in sum.ejections.iter_mut().zip(backend.ejections) {
                 *sum += more;
             }
+            sum.answer_times.add(&backend.answer_times);
         }
     }
 
@@ -64,6 +66,7 @@ impl PastBackends {
         for (sum, more) in report.ejections.iter_mut().zip(past.ejections) {
             *sum += more;
         }
+        report.answer_times.add(&past.answer_times);
     }
 
     /// Forgets the backends that are no more.

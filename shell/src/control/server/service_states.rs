@@ -71,6 +71,11 @@ impl ServiceStates {
         service_states
     }
 
+    /// Every backend has the weight that is configured.
+    pub(super) fn forget_weights(&mut self) {
+        self.by_cluster.values_mut().flat_map(HashMap::values_mut).for_each(|s| s.weight = None);
+    }
+
     /// Forgets the backends that are no more: if one comes back, nothing is held against it.
     pub(super) fn retain(&mut self, exists: impl Fn(&str, SocketAddr) -> bool) {
         for (name, cluster) in &mut self.by_cluster {

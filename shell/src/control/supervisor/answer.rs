@@ -32,6 +32,7 @@ impl Supervisor {
         match request {
             Request::Status => Response::Status(self.status()),
             Request::Flows { filter } => Response::Flows(self.server.flows(&filter)),
+            Request::Explain { client, payload } => self.explain(client, payload.as_deref()),
             Request::Reload => match self.reload() {
                 Ok(notes) => Response::Done { notes },
                 Err(reasons) => Response::Refused { reasons },
@@ -50,6 +51,13 @@ impl Supervisor {
                     info!(cluster, %address, "a backend drains no more");
                     server.undrain_backend(cluster, address);
                 })
+            }
+            Request::Weight { backend, weight } => {
+                let response = self.for_backends(&backend, |server, cluster, address| {
+                    info!(cluster, %address, weight, "a backend has another weight until the next reload");
+                    server.set_weight(cluster, address, weight);
+                });
+                self.with_note_of_no_backend_left(&backend, response)
             }
             // Its answer comes when it is over.
             Request::Upgrade { .. } => Response::refused("an upgrade is not asked for here"),
@@ -145,7 +153,7 @@ impl Supervisor {
         let Response::Done { mut notes } = response else { return response };
         let cluster = meant.rsplit_once('/').map_or(meant, |(cluster, _)| cluster);
         if let Some(known) = self.server.clusters().iter().find(|known| known.name == cluster) {
-            let all = known.backends(|host| self.server.addresses_of(host));
+            let all = self.server.backends_of(known);
             let takes_flows = |backend: &BackendConfig| {
                 let said = self.server.service_state(cluster, backend.address);
                 backend.weight > 0 && said.drain.is_none()
@@ -222,7 +230,7 @@ impl Supervisor {
     }
 
     /// How all backends stand, with all listeners that use them together.
-    fn clusters(&mut self, listeners: &[ListenerReport]) -> Vec<ClusterStatus> {
+    pub(super) fn clusters(&mut self, listeners: &[ListenerReport]) -> Vec<ClusterStatus> {
         let Self { server, prober, conditions, clock, .. } = self;
         let findings = prober.findings();
         let mut doubted = Vec::new();
@@ -231,18 +239,28 @@ impl Supervisor {
             let mut figures = figures_of(cluster, listeners);
             figures.values_mut().for_each(|figures| server.add_past(&cluster.name, figures));
             let names = names_of(cluster, server);
+            let answers_are_seen = cluster.policy.mode.has_flows();
+            let configured = cluster.backends(|host| server.addresses_of(host));
+            let weights: HashMap<_, _> = configured.iter().map(|b| (b.address, b.weight)).collect();
             let mut describe = |config: &BackendConfig| {
                 let found = figures.get(&config.address);
                 let state = found_state(server, cluster, config.address, found, &findings);
                 let condition = conditions.observe(&cluster.name, config.address, state, clock);
                 let name = names.get(&config.address).cloned();
+                let has_other_weight =
+                    server.service_state(&cluster.name, config.address).weight.is_some();
                 let key = TargetKey { cluster: cluster.name.clone(), backend: config.address };
                 if found.is_some_and(|found| conditions.is_doubted_anew(&key, found.doubts)) {
                     doubted.push(key);
                 }
-                backend(config, name, found, condition, clock.now())
+                let mut described = backend(config, name, found, condition, clock.now());
+                described.first_answers = described.first_answers.filter(|_| answers_are_seen);
+                if has_other_weight {
+                    described.configured_weight = weights.get(&config.address).copied();
+                }
+                described
             };
-            let backends = cluster.backends(|host| server.addresses_of(host));
+            let backends = server.backends_of(cluster);
             all.push(ClusterStatus {
                 name: cluster.name.clone(),
                 fingerprint: Some(fingerprint_of(cluster, &backends)),
@@ -403,6 +421,8 @@ fn backend(
         bytes_to: to.bytes,
         bytes_from: from.bytes,
         datagrams_dropped: found.map_or(0, |found| found.dropped.datagrams),
+        first_answers: Some((&found.map(|found| found.answer_times).unwrap_or_default()).into()),
+        configured_weight: None,
     }
 }
 

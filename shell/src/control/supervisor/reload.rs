@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::Supervisor;
 use super::targets::{holds, names, places};
+use crate::control::server::StartError;
 
 /// How long a reload waits for sources of backends that are new.
 const PATIENCE_WITH_SOURCES: Duration = Duration::from_secs(2);
@@ -70,7 +71,7 @@ impl Supervisor {
         let changes = self.config.changes_to(&config);
         self.resolver.set_holds(holds(&config));
         self.resolve_new_names(&config);
-        let applied = self.server.apply(&config).map_err(|error| vec![error.to_string()]);
+        let applied = self.apply(&config).map_err(|error| vec![error.to_string()]);
         // Until here the names of both were kept fresh.
         let is_applied = applied.is_ok();
         self.resolver.set_names(names(if is_applied { &config } else { &self.config }));
@@ -94,6 +95,14 @@ impl Supervisor {
         self.retarget();
         self.announce_as_configured();
         Ok(notes)
+    }
+
+    /// Goes over to a configuration, which has the weights that it says and no operator's.
+    fn apply(&mut self, config: &Config) -> Result<(), StartError> {
+        let bound = self.server.bind(config)?;
+        self.server.forget_weights();
+        self.server.go_over(config, bound);
+        Ok(())
     }
 
     /// Resolves the names that are new. Those that were needed until now are kept.

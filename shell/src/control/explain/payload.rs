@@ -6,18 +6,6 @@ use flowgate_config::hex;
 use flowgate_core::affinity::{self, Explanation, Found, PlacedBy};
 use flowgate_core::config::ClusterConfig;
 
-/// A payload, as it is given on the command line: in hexadecimal digits.
-#[derive(Clone, Debug)]
-pub(crate) struct Payload(Vec<u8>);
-
-impl Payload {
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let digits: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-        let bytes = hex::decode(&digits).map(Self);
-        bytes.ok_or_else(|| "expected two hexadecimal digits for each byte".to_owned())
-    }
-}
-
 /// What counts beside the client's address.
 pub(super) enum Says<'p> {
     /// This is the backend.
@@ -31,12 +19,12 @@ pub(super) enum Says<'p> {
 /// What a payload says, to a cluster with these backends, and the line that tells of it.
 pub(super) fn read<'p>(
     cluster: &ClusterConfig,
-    payload: Option<&'p Payload>,
+    payload: Option<&'p [u8]>,
 ) -> (Says<'p>, Option<String>) {
     if !cluster.affinity.reads_payload() {
         return (Says::Nothing, None);
     }
-    let Some(Payload(payload)) = payload else {
+    let Some(payload) = payload else {
         let line = "its payload counts too: give --payload to see what it says";
         return (Says::Nothing, Some(line.to_owned()));
     };
