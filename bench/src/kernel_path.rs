@@ -25,8 +25,10 @@ use crate::peers::relay_command;
 use crate::process::{Cores, Guarded, Scratch, pin};
 use crate::workload::{Pace, USUAL, Workload};
 
-/// Long enough for every flow to have been handed over to the kernel.
+/// How long is sent at least before anything is measured, and how many datagrams of each client: a flow that is never
+/// answered is handed over to the kernel after 16, which at 20 a second takes most of a second, and longer on a busy machine.
 const WARM_UP: Duration = Duration::from_millis(1_500);
+const WARM_UP_DATAGRAMS: u64 = 24;
 
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -273,7 +275,11 @@ impl Network {
             let said = balancer.as_ref().map(Guarded::output).unwrap_or_default();
             return Err(format!("nothing came through; the balancer said:\n{said}").into());
         }
-        driver.warm_up(WARM_UP)?;
+        let mut sent = 0;
+        while sent < WARM_UP_DATAGRAMS * workload.clients as u64 {
+            driver.warm_up(WARM_UP)?;
+            sent += driver.tally().sent;
+        }
         let own = || match &balancer {
             Some(balancer) => Usage::of(balancer.id()).map(|usage| usage.cpu),
             None => Ok(Duration::ZERO),

@@ -304,6 +304,12 @@ impl UdpManager {
         slots.filter_map(|slot| self.flows.alive_at(slot))
     }
 
+    /// How many upstreams to make room for at start, so that none allocates. Shared ones are as many as
+    /// they come to be.
+    pub fn upstream_capacity(&self) -> usize {
+        capacity_for_upstreams(&self.config)
+    }
+
     /// How many slots there are to look at to see every flow.
     pub fn slots(&self) -> usize {
         self.flows.slots()

@@ -7,6 +7,7 @@ pub mod cmsg;
 pub mod errno;
 pub mod inherited;
 pub mod mmsg;
+pub mod neighbours;
 pub mod netlink;
 pub mod ports;
 pub mod process;

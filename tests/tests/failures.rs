@@ -97,6 +97,47 @@ fn flows_that_share_sockets_are_more_than_descriptors_and_leave_some_to_operator
     assert_eq!(first.receive().bytes, b"question");
 }
 
+#[test]
+fn clients_on_the_link_that_do_not_exist_hold_up_no_others() {
+    const FORGED: u64 = 40;
+    const QUESTIONS: u64 = 10;
+    let Some([near, far]) = Namespace::pair() else { return };
+    // Everybody knows the other's hardware address, and nobody answers who asks for one.
+    near.ip("link set one address 02:00:00:00:00:01");
+    far.ip("link set two address 02:00:00:00:00:02");
+    near.ip("neigh replace 10.9.0.2 lladdr 02:00:00:00:00:02 dev one nud permanent");
+    far.ip("neigh replace 10.9.0.1 lladdr 02:00:00:00:00:01 dev two nud permanent");
+    let silence = "/proc/sys/net/ipv4/conf/two/arp_ignore";
+    far.inside(|| std::fs::write(silence, "8").expect("a setting"));
+    let backend = near.inside(Peer::v4);
+    let balancer = near.inside(|| {
+        Balancer::start(
+            &simple_config("10.9.0.1:0", &[&backend], "")
+                .replace("[cluster", "send_buffer = \"64KiB\"\n[cluster"),
+        )
+    });
+    let client = far.inside(|| Peer::bind("10.9.0.2:0"));
+    for host in 0..FORGED {
+        far.ip(&format!("address add 10.9.0.{}/24 dev two", 100 + host));
+        let forged = far.inside(|| Peer::bind(&format!("10.9.0.{}:0", 100 + host)));
+        for _ in 0..QUESTIONS {
+            forged.send_to(b"question", balancer.address());
+            backend.answer(&[0; 1_000]);
+        }
+    }
+    balancer.eventually("some answers are given up", |figures| {
+        let ledger = &figures.counters.to_client;
+        ledger.received.datagrams == FORGED * QUESTIONS
+            && ledger.dropped_for(DropReason::Unreachable).datagrams > 0
+            && ledger.queued.datagrams == 0
+    });
+    for _ in 0..100 {
+        client.send_to(b"question", balancer.address());
+        backend.answer(b"answer");
+        assert_eq!(client.receive().bytes, b"answer");
+    }
+}
+
 /// A client and a balancer in a namespace, in front of a backend that the test's routes lead to.
 fn behind_routes(namespace: &Namespace, backend: &str) -> (Balancer, Peer) {
     namespace.inside(|| {

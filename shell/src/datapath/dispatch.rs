@@ -28,6 +28,13 @@ use crate::datapath::token::Token;
 use crate::observe::tap::Taps;
 use one_way::{Mirrored, PendingRoles};
 
+/// How much leaves by a listener until it is looked how full its send buffer is: a small part of that,
+/// so that it costs nothing.
+const LOOK_AFTER: usize = 64 << 10;
+
+/// What the kernel needs for a datagram besides, about.
+const OVERHEAD: usize = 512;
+
 /// Memory that one tick leaves to the next.
 #[derive(Default)]
 pub struct Scratch {
@@ -245,6 +252,20 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
 
     fn flush_listener(&mut self) {
         let sockets = &mut *self.sockets;
+        if sockets.unlooked >= LOOK_AFTER {
+            sockets.unlooked = 0;
+            if self.kernel.look_for_silent(&sockets.listener) {
+                let (kernel, budget) = (&*self.kernel, &mut sockets.send_queue_budget);
+                let lost = sockets.listener_queue.take(budget, |waiting| {
+                    waiting.destination.is_some_and(|client| kernel.is_silent(client.ip()))
+                });
+                let lost = lost.iter().map(|lost| {
+                    let account = lost.account(Direction::ToClient);
+                    account.undelivered(DropReason::Unreachable, 1, lost.bytes)
+                });
+                self.outcomes.extend(lost);
+            }
+        }
         let chain = std::mem::replace(&mut self.to_clients, Chain::EMPTY);
         let transmitter = Transmitter {
             kernel: self.kernel,
@@ -288,6 +309,13 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
     }
 
     fn send_to_client(&mut self, id: UpstreamId, outgoing: Outgoing<'t>) {
+        self.sockets.unlooked +=
+            outgoing.burst.bytes().len() + OVERHEAD * usize::from(outgoing.burst.count());
+        // What waits for one client to say where it is must not hold up the others.
+        if outgoing.destination.is_some_and(|client| self.kernel.is_silent(client.ip())) {
+            self.lose(&outgoing, DropReason::Unreachable);
+            return;
+        }
         let upstream = self.sockets.upstreams.get_mut(id);
         let may_use_gso = upstream.is_none_or(|u| u.may_use_gso(Direction::ToClient));
         self.outbox.push(&mut self.to_clients, Outgoing { may_use_gso, ..outgoing });

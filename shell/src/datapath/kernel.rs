@@ -14,6 +14,7 @@ use crate::datapath::fast_path::{Activity, Addresses, Offloads};
 use crate::datapath::token::Token;
 use crate::sys::arena::FreeSlots;
 use crate::sys::mmsg::{self, Batch, QueuedError, Receiver, Sender};
+use crate::sys::neighbours::SilentNeighbours;
 use crate::sys::ports::PortLease;
 use crate::sys::udp;
 use crate::sys::{errno, process, sockopt};
@@ -144,6 +145,18 @@ pub trait Kernel {
         watch: bool,
     ) -> io::Result<()>;
 
+    /// Where more than half of a socket's send buffer is full: finds out which neighbours do not say
+    /// what their hardware address is, so that what was sent to them waits there. Says whether there
+    /// are any.
+    fn look_for_silent(&mut self, _socket: &Self::Socket) -> bool {
+        false
+    }
+
+    /// Whether nothing is to be sent to a host now, since it would wait so.
+    fn is_silent(&self, _host: IpAddr) -> bool {
+        false
+    }
+
     /// Lets the kernel forward a flow's datagrams past the sockets, if it can.
     fn offload(&mut self, _offer: &Offer<'_, Self::Socket>) {}
 
@@ -199,6 +212,8 @@ pub struct Linux {
     /// Sockets of flows have lower descriptors than this: those above are for whatever else the
     /// process opens, so that operators come in however many flows there are.
     descriptors: RawFd,
+    /// Those who hold up a listener's send buffer.
+    silent: SilentNeighbours,
     /// The flows that the kernel forwards past the sockets, where it may.
     pub fast_path: Option<Box<Offloads>>,
 }
@@ -219,7 +234,15 @@ impl Linux {
     pub fn new(registry: Registry) -> Self {
         let (receiver, sender) = Default::default();
         let descriptors = process::descriptors_for_flows();
-        Self { registry, receiver, sender, may_force_buffers: true, descriptors, fast_path: None }
+        Self {
+            registry,
+            receiver,
+            sender,
+            may_force_buffers: true,
+            descriptors,
+            silent: SilentNeighbours::default(),
+            fast_path: None,
+        }
     }
 
     /// Leaves the last descriptors to others: the kernel always gives the lowest one that is free.
@@ -327,9 +350,7 @@ const fn bound_at_once(source: LocalSource) -> LocalSource {
 
 /// Asks for a send buffer for many clients' datagrams.
 fn set_send_buffer(socket: &Socket) {
-    if sockopt::force_send_buffer(socket.as_fd(), SHARED_SEND_BUFFER).is_err() {
-        let _ = socket2::SockRef::from(&socket.fd).set_send_buffer_size(SHARED_SEND_BUFFER);
-    }
+    sockopt::ask_send_buffer(socket.as_fd(), SHARED_SEND_BUFFER);
 }
 
 impl AsFd for Socket {
@@ -426,9 +447,7 @@ impl Kernel for Linux {
         // A client is to lose nothing by having a socket of its own. The kernel tells the double of
         // what it was asked for.
         let buffer = socket2::SockRef::from(listener).recv_buffer_size()? / 2;
-        if sockopt::force_receive_buffer(fd.as_fd(), buffer).is_err() {
-            let _ = socket2::SockRef::from(&fd).set_recv_buffer_size(buffer);
-        }
+        sockopt::ask_receive_buffer(fd.as_fd(), buffer);
         let socket = Socket::new(fd, true);
         self.leave_descriptors(&socket)?;
         let source = socket.fd.as_raw_fd();
@@ -475,6 +494,15 @@ impl Kernel for Linux {
         let usual = socket.interest();
         let interest = if watch { usual | Interest::WRITABLE } else { usual };
         self.registry.reregister(&mut SourceFd(&socket.fd.as_raw_fd()), token.into(), interest)
+    }
+
+    fn look_for_silent(&mut self, socket: &Socket) -> bool {
+        self.silent.look(socket.as_fd())
+    }
+
+    #[inline]
+    fn is_silent(&self, host: IpAddr) -> bool {
+        self.silent.has(host)
     }
 
     fn offload(&mut self, offer: &Offer<'_, Socket>) {

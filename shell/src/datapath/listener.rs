@@ -238,15 +238,11 @@ impl Buffers {
         let socket = socket2::SockRef::from(&fd);
         let is_short = |actual: io::Result<usize>, asked: usize| granted(actual) < asked;
         // Past the sysctl's limit where the process may, up to it where it may not.
-        if is_short(socket.recv_buffer_size(), self.receive)
-            && sockopt::force_receive_buffer(fd, self.receive).is_err()
-        {
-            let _ = socket.set_recv_buffer_size(self.receive);
+        if is_short(socket.recv_buffer_size(), self.receive) {
+            sockopt::ask_receive_buffer(fd, self.receive);
         }
-        if is_short(socket.send_buffer_size(), self.send)
-            && sockopt::force_send_buffer(fd, self.send).is_err()
-        {
-            let _ = socket.set_send_buffer_size(self.send);
+        if is_short(socket.send_buffer_size(), self.send) {
+            sockopt::ask_send_buffer(fd, self.send);
         }
     }
 }

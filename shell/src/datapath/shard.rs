@@ -16,7 +16,7 @@ use crate::datapath::dispatch::{Dispatch, Scratch};
 use crate::datapath::fast_path::OffloadSnapshot;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
-use crate::datapath::sockets::{Sockets, room_for_upstreams};
+use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
 use crate::observe::tap::Tap;
 use crate::sys::arena::Arena;
@@ -67,7 +67,7 @@ enum Ready {
 impl<K: Kernel> Shard<K> {
     /// A shard that serves `listener` as `manager` decides; `number` is its place in its worker.
     pub fn new(number: u32, listener: K::Socket, manager: UdpManager) -> Self {
-        let room = room_for_upstreams(&manager);
+        let room = manager.upstream_capacity();
         Self::with_sockets(Sockets::new(number, listener, room), manager, None)
     }
 
@@ -77,7 +77,7 @@ impl<K: Kernel> Shard<K> {
         manager: UdpManager,
         mirror: Option<UdpManager>,
     ) -> Self {
-        let room = room_for_upstreams(&manager) + 1;
+        let room = manager.upstream_capacity() + 1;
         let mut sockets =
             Sockets { max_datagram_size: manager.config().max_datagram_size, ..sockets };
         for (role, manager) in [(Role::Primary, Some(&manager)), (Role::Mirror, mirror.as_ref())] {

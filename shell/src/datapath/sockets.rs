@@ -4,7 +4,6 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use flowgate_core::config::{UpstreamMode, slots_for};
 use flowgate_core::snapshot::RestoreError;
 use flowgate_core::{UdpManager, UpstreamId};
 use serde::{Deserialize, Serialize};
@@ -17,8 +16,8 @@ use crate::datapath::send::queue::SendQueue;
 use crate::datapath::token::Token;
 use crate::datapath::upstream::{Upstream, UpstreamSnapshot, Upstreams};
 
-/// How many bytes may wait for sockets of one shard, all spill queues together.
-const SPILL_BUDGET: usize = 16 << 20;
+/// How many bytes may wait for sockets of one shard, all send queues together.
+const QUEUE_BUDGET: usize = 16 << 20;
 
 /// The sockets of a shard.
 pub struct Sockets<K: Kernel> {
@@ -28,6 +27,8 @@ pub struct Sockets<K: Kernel> {
     pub listener: K::Socket,
     /// What waits for room in the listener's send buffer.
     pub listener_queue: SendQueue,
+    /// How much has left by the listener since it was seen how full its send buffer is.
+    pub unlooked: usize,
     /// Those towards backends that flows use.
     pub upstreams: Upstreams<K::Socket>,
     /// One for each client that has its own.
@@ -56,11 +57,12 @@ impl<K: Kernel> Sockets<K> {
             shard,
             listener,
             listener_queue: SendQueue::default(),
+            unlooked: 0,
             upstreams: Upstreams::new(upstreams),
             clients: Clients::default(),
             egress_sockets: <[EgressSockets<K::Socket>; 2]>::default(),
             orphaned_queues: Vec::new(),
-            send_queue_budget: SPILL_BUDGET,
+            send_queue_budget: QUEUE_BUDGET,
             receive_buffer: 0,
             max_datagram_size: 0,
             upstream_drops: 0,
@@ -69,7 +71,7 @@ impl<K: Kernel> Sockets<K> {
 
     /// Whether something waits for room in a send buffer.
     pub const fn has_unsent(&self) -> bool {
-        self.send_queue_budget < SPILL_BUDGET
+        self.send_queue_budget < QUEUE_BUDGET
     }
 
     /// Takes note that an upstream socket has lost this many datagrams in all.
@@ -84,15 +86,6 @@ impl<K: Kernel> Sockets<K> {
     /// How many datagrams wait for room in the send buffers of sockets that serve no flow.
     pub fn queued_one_way(&self) -> usize {
         self.egress_sockets.iter().map(EgressSockets::queued).sum()
-    }
-}
-
-/// For how many upstream sockets to make room at start. Shared ones are as many as they come to be.
-pub const fn room_for_upstreams(manager: &UdpManager) -> usize {
-    let config = manager.config();
-    match config.cluster.upstream {
-        UpstreamMode::PerFlow => slots_for(config.max_flows as usize),
-        UpstreamMode::Shared => 0,
     }
 }
 
@@ -214,12 +207,12 @@ impl Sockets<Linux> {
                 egress_sockets.restore(number as usize, Socket::deaf(fd, v6), send_queue);
             }
         }
-        let waiting = sockets.spills().map(SendQueue::bytes_on_the_wire).sum();
-        sockets.send_queue_budget = SPILL_BUDGET.saturating_sub(waiting);
+        let waiting = sockets.send_queues().map(SendQueue::bytes_on_the_wire).sum();
+        sockets.send_queue_budget = QUEUE_BUDGET.saturating_sub(waiting);
         (sockets, missing)
     }
 
-    fn spills(&self) -> impl Iterator<Item = &SendQueue> {
+    fn send_queues(&self) -> impl Iterator<Item = &SendQueue> {
         let of_upstreams = self.upstreams.iter().map(|upstream| &upstream.send_queue);
         let of_egress_sockets =
             self.egress_sockets.iter().flat_map(EgressSockets::iter).map(|(_, o)| &o.send_queue);

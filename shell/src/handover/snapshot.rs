@@ -20,7 +20,7 @@ use crate::control::service_state::ServiceState;
 use crate::datapath::fast_path::OffloadSnapshot;
 use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::shard::Shard;
-use crate::datapath::sockets::{Sockets, SocketsSnapshot, room_for_upstreams};
+use crate::datapath::sockets::{Sockets, SocketsSnapshot};
 use crate::datapath::upstream::UpstreamSnapshot;
 
 /// A process.
@@ -138,7 +138,7 @@ impl ShardSnapshot {
     ) -> Result<(Shard<Linux>, Vec<UpstreamSnapshot>), RestoreError> {
         let offloads = std::mem::take(&mut self.offloads);
         let (manager, mirror, sockets) = self.managers(prepared)?;
-        let room = room_for_upstreams(&manager);
+        let room = manager.upstream_capacity();
         let (sockets, missing) = Sockets::restore(number, listener, room, sockets, descriptors);
         let mut shard = Shard::with_sockets(sockets, manager, mirror);
         shard.set_offloads(offloads);

@@ -96,12 +96,8 @@ pub(super) fn open(groups: u32) -> io::Result<OwnedFd> {
 }
 
 /// Reads messages; a length that makes no sense ends the reading.
-fn read(mut messages: &[u8], changes: &mut NetworkChanges) {
-    while let Some(len) = number(messages, 0) {
-        let Some(message) = messages.get(..len as usize).filter(|m| m.len() >= MESSAGE_HEADER)
-        else {
-            return;
-        };
+fn read(all: &[u8], changes: &mut NetworkChanges) {
+    for message in messages(all) {
         match half(message, 4) {
             Some(libc::RTM_DELADDR) => {
                 let address = message.get(MESSAGE_HEADER + ADDRESS_HEADER..);
@@ -123,9 +119,17 @@ fn read(mut messages: &[u8], changes: &mut NetworkChanges) {
             }
             _ => {}
         }
-        let next = (len as usize).next_multiple_of(4);
-        messages = messages.get(next..).unwrap_or_default();
     }
+}
+
+/// The messages that lie one behind the other, headers and all.
+pub(super) fn messages(mut all: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let len = number(all, 0)? as usize;
+        let message = all.get(..len).filter(|message| message.len() >= MESSAGE_HEADER)?;
+        all = all.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
+    })
 }
 
 /// The host's own address among the attributes of an address. On a link between two hosts that is

@@ -135,6 +135,20 @@ pub fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<
     set(socket, sockopt::RcvBufForce, &bytes.min(MAX_BUFFER))
 }
 
+/// Asks for a receive buffer, as much of it as the process may have.
+pub fn ask_receive_buffer(socket: BorrowedFd<'_>, bytes: usize) {
+    if force_receive_buffer(socket, bytes).is_err() {
+        let _ = SockRef::from(&socket).set_recv_buffer_size(bytes);
+    }
+}
+
+/// Asks for a send buffer, as much of it as the process may have.
+pub fn ask_send_buffer(socket: BorrowedFd<'_>, bytes: usize) {
+    if force_send_buffer(socket, bytes).is_err() {
+        let _ = SockRef::from(&socket).set_send_buffer_size(bytes);
+    }
+}
+
 /// Sets the send buffer past `net.core.wmem_max` where the process may (`SO_SNDBUFFORCE`).
 ///
 /// # Errors
@@ -188,6 +202,19 @@ pub fn is_half_full(socket: BorrowedFd<'_>) -> io::Result<bool> {
     const RECEIVE_BUFFER: usize = 1;
     let figures = getsockopt(&socket, MemInfo)?;
     Ok(figures[RECEIVE_BYTES] > figures[RECEIVE_BUFFER] / 2)
+}
+
+/// Whether more than half of a socket's send buffer is full: of what waits for a queue of the network
+/// interface, or for the hardware address of a neighbour.
+///
+/// # Errors
+///
+/// Those of [`receive_drops`].
+pub fn is_send_half_full(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    const SENT_BYTES: usize = 2;
+    const SEND_BUFFER: usize = 3;
+    let figures = getsockopt(&socket, MemInfo)?;
+    Ok(figures[SENT_BYTES] > figures[SEND_BUFFER] / 2)
 }
 
 /// Lets the socket have an address that is not this host's (`IP_TRANSPARENT`, `IPV6_TRANSPARENT`).

@@ -1,7 +1,7 @@
 //! Getting what was planned into the kernel: resuming where it took a part, sending singly what
 //! it refuses as a GSO batch, keeping what it has no room for, and giving up the rest, counted.
 //!
-//! Each datagram ends in exactly one of three ways: the kernel took it, the spill queue holds it,
+//! Each datagram ends in exactly one of three ways: the kernel took it, the send queue holds it,
 //! or it was reported undelivered. None is sent twice.
 
 use std::io;
@@ -220,13 +220,13 @@ impl<K: Kernel> Transmitter<'_, K> {
     }
 
     /// Sends the datagrams of a GSO batch one by one: the rare way, so it may allocate.
-    fn send_singly(&mut self, outbox: &Outbox<'_>, train: &Segments) -> Option<Position> {
+    fn send_singly(&mut self, outbox: &Outbox<'_>, batch: &Segments) -> Option<Position> {
         let mut plan = Plan::default();
-        plan.singles(outbox, train.start, train.datagrams);
+        plan.singles(outbox, batch.start, batch.datagrams);
         self.send_plan(outbox, &plan)
     }
 
-    /// Copies datagrams to the spill queue, as many as it has room for.
+    /// Copies datagrams to the send queue, as many as it has room for.
     fn keep(&mut self, outbox: &Outbox<'_>, from: Position, datagrams: usize) {
         for (_, outgoing, bytes) in outbox.datagrams(from).take(datagrams) {
             if !self.send_queue.push(outgoing, bytes, self.send_queue_budget) {

@@ -27,6 +27,9 @@ impl Headers {
         self.headers.clear();
         self.pieces.clear();
         self.starts.clear();
+        if batch.messages.iter().all(|message| message.source.is_none()) {
+            return;
+        }
         for message in batch.messages {
             if let (Some(source), Some(destination)) = (message.source, message.destination) {
                 let pieces = &batch.pieces[message.pieces.clone()];

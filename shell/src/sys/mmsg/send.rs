@@ -23,7 +23,7 @@ pub struct Batch<'b> {
     pub messages: &'b [Message],
 }
 
-/// One datagram, or a train of them that the kernel cuts up (`UDP_SEGMENT`).
+/// One datagram, or a GSO batch, which the kernel cuts up (`UDP_SEGMENT`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// Which of the batch's pieces make up the payload.
