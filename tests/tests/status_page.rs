@@ -12,8 +12,8 @@ use std::time::Duration;
 use flowgate::admin::http::HttpServer;
 use flowgate::admin::request::{Handler, Request, Response};
 use flowgate::admin::status::{
-    BackendState, BackendStatus, ByDirection, ClusterStatus, CountersDoc, EventDoc, LedgerDoc,
-    ListenerStatus, ProcessStatus, ReloadStatus, StatusDocument, TrafficDoc,
+    AnswerTimesDoc, BackendState, BackendStatus, ByDirection, ClusterStatus, CountersDoc, EventDoc,
+    LedgerDoc, ListenerStatus, ProcessStatus, ReloadStatus, StatusDocument, TrafficDoc,
 };
 use flowgate_tests::scratch::Scratch;
 use flowgate_tests::skip::skip;
@@ -142,7 +142,15 @@ fn document(seconds: u64) -> StatusDocument {
         balance: "rendezvous".into(),
         mode: "session".into(),
         backends: vec![
-            backend("10.0.0.1:53", 2, BackendState::Up, 4_200, to / 2, from / 2),
+            BackendStatus {
+                first_answers: Some(AnswerTimesDoc {
+                    count: 100,
+                    sum_seconds: 0.3,
+                    buckets: vec![(0.001, 0), (0.0025, 50), (0.005, 90), (0.01, 100)],
+                }),
+                configured_weight: Some(1),
+                ..backend("10.0.0.1:53", 2, BackendState::Up, 4_200, to / 2, from / 2)
+            },
             backend("10.0.0.2:53", 1, BackendState::Up, 2_100, to / 3, from / 3),
             backend("10.0.0.3:53", 1, BackendState::Draining, 310, to / 6, from / 6),
             BackendStatus {
@@ -317,6 +325,8 @@ fn the_page_shows_listeners_clusters_backends_and_rates() {
         "one-way, no answers",
         "fan-out, a copy to each",
         "ejected</span><span>",
+        "title=\"95 % within 7.5 ms\">2.5 ms</td>",
+        "title=\"set by an operator; the configuration says 1\">2 (1)</td>",
     ] {
         assert!(page.contains(shown), "{shown} is not in {page}");
     }
