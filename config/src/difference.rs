@@ -1,6 +1,6 @@
 //! What changes between two configurations, for a process that goes on from one to the other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::{Cluster, Config, Listener};
@@ -122,15 +122,13 @@ impl Config {
 
 /// Which backends a cluster has more and less, and whether anything else differs.
 fn members_changed(old: &Cluster, new: &Cluster) -> String {
-    let names = |cluster: &Cluster| -> Vec<_> {
-        cluster.members.iter().map(|member| member.target.to_string()).collect()
+    let signed = |sign: &str, cluster: &Cluster, other: &Cluster| {
+        let others: HashSet<_> = other.members.iter().map(|member| &member.target).collect();
+        let targets = cluster.members.iter().map(|member| &member.target);
+        let missing = targets.filter(|target| !others.contains(target));
+        missing.map(|target| format!(" {sign}{target}")).collect::<String>()
     };
-    let (before, after) = (names(old), names(new));
-    let signed = |sign: &str, names: &[String], others: &[String]| {
-        let missing = names.iter().filter(|name| !others.contains(name));
-        missing.map(|name| format!(" {sign}{name}")).collect::<String>()
-    };
-    let backends = signed("+", &after, &before) + &signed("-", &before, &after);
+    let backends = signed("+", new, old) + &signed("-", old, new);
     if backends.is_empty() { String::new() } else { format!(": backends{backends}") }
 }
 

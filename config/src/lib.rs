@@ -60,6 +60,7 @@ mod schema;
 mod texts;
 mod value;
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
@@ -117,6 +118,14 @@ impl Config {
     /// The cluster of this name.
     pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
         self.clusters.iter().find(|cluster| cluster.name == name)
+    }
+
+    /// The clusters that serve a listener or mirror one that does, each once, in the order of the file.
+    pub fn used_clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        let serving = self.listeners.iter().map(|listener| &*listener.cluster);
+        let names = serving.flat_map(|c| [Some(c.name.as_str()), c.mirror.as_deref()]);
+        let used: HashSet<&str> = names.flatten().collect();
+        self.clusters.iter().filter(move |cluster| used.contains(cluster.name.as_str()))
     }
 }
 
@@ -276,9 +285,12 @@ impl Listener {
 
     /// The listener that it is at one of its ports.
     pub fn at_port(&self, port: u16) -> Self {
-        let address = SocketAddr::new(self.address.ip(), port);
-        let address = if self.last_port.is_some() { address } else { self.address };
-        Self { address, last_port: None, ..self.clone() }
+        let mut one = Self { last_port: None, ..self.clone() };
+        if self.last_port.is_some() {
+            // Of a link-local address the zone stays.
+            one.address.set_port(port);
+        }
+        one
     }
 
     /// Where what is sent to a backend arrives from one of its ports: at that of the backend, or at the
@@ -293,7 +305,7 @@ impl Listener {
 
     /// Whether a datagram to `backend` would come to one of its ports, where `is_local` tells the
     /// addresses of this host: see [`is_reached_at`](Self::is_reached_at).
-    pub fn is_reached(&self, backend: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
+    pub fn is_reached(&self, backend: SocketAddr, is_local: impl FnMut(IpAddr) -> bool) -> bool {
         let is_hit = self.same_port || self.ports().contains(&backend.port());
         let mut bound = self.address;
         if self.last_port.is_some() && is_hit {
@@ -309,12 +321,13 @@ impl Listener {
         bound: SocketAddr,
         v6_only: bool,
         backend: SocketAddr,
-        is_local: impl Fn(IpAddr) -> bool,
+        mut is_local: impl FnMut(IpAddr) -> bool,
     ) -> bool {
         let (ip, to) = (bound.ip(), backend.ip());
         let takes_family = ip.is_ipv4() == to.is_ipv4() || ip.is_ipv6() && !v6_only;
-        let is_same = ip == to || ip.is_unspecified() && takes_family && is_local(to);
-        bound.port() == backend.port() && is_same
+        // The port first: who asks whether an address is local asks the kernel.
+        bound.port() == backend.port()
+            && (ip == to || ip.is_unspecified() && takes_family && is_local(to))
     }
 
     /// What a manager that serves this listener is told to do.

@@ -65,6 +65,17 @@ fn comes_to_have(process: &Process, expected: &[SocketAddr]) {
     eventually("the backends that are expected", || (backends(process) == expected).then_some(()));
 }
 
+/// Waits until a cluster has this backend and no other.
+#[track_caller]
+fn has_one(process: &Process, cluster: usize, backend: SocketAddr) {
+    eventually("the backend that is expected", || {
+        let status = process.ask_json(&["status"]);
+        let backends = status["clusters"][cluster]["backends"].as_array()?;
+        let [one] = &backends[..] else { return None };
+        (one["address"] == backend.to_string()).then_some(())
+    });
+}
+
 /// A process that keeps what it finds in the folder, and where it listens.
 fn start(folder: &Scratch, toml: &str) -> (Process, SocketAddr) {
     let state = folder.at("state");
@@ -118,6 +129,36 @@ fn a_file_is_followed_and_only_good_sets_are_taken() {
     folder.replace("web.json", &draining.to_string());
     let expected = [(a.address().to_string(), 0), (b.address().to_string(), 3)];
     eventually("one drains", || (backends(&process) == expected).then_some(()));
+}
+
+#[test]
+fn a_set_that_cannot_be_in_force_keeps_no_other_cluster_waiting() {
+    let folder = Folder::new("refused");
+    let (a, b) = (echo(), echo());
+    folder.replace("web.json", &set(&[a.address()]));
+    folder.replace("api.json", &set(&[a.address()]));
+    let from = |name: &str| format!("{{ file = {:?} }}", folder.path(name));
+    let second = "[[listener]]\nname = \"api\"\naddress = \"127.0.0.1:0\"\ncluster = \"api\"\n";
+    let more = format!("{second}[cluster.api]\nbackends_from = {}\n", from("api.json"));
+    let (mut process, _) = start(&folder, &(toml(&from("web.json")) + &more));
+    has_one(&process, 0, a.address());
+    has_one(&process, 1, a.address());
+
+    // The loopback interface has this broadcast address in every namespace.
+    folder.replace("web.json", &set(&["127.255.255.255:53".parse().unwrap()]));
+    process.line("cannot go over to the backends that were found");
+    folder.replace("api.json", &set(&[b.address()]));
+    has_one(&process, 1, b.address());
+    has_one(&process, 0, a.address());
+    // A reload does not fail for it, and says so.
+    let reloaded = process.ask(&["reload"]);
+    let said =
+        String::from_utf8_lossy(&reloaded.stdout) + String::from_utf8_lossy(&reloaded.stderr);
+    assert!(reloaded.status.success(), "{said}");
+    assert!(said.contains("cannot go over to the backends that were found"), "{said}");
+    has_one(&process, 0, a.address());
+    folder.replace("web.json", &set(&[b.address()]));
+    has_one(&process, 0, b.address());
 }
 
 #[test]
@@ -244,6 +285,13 @@ fn a_server_is_asked_again_as_its_answer_says() {
 
     server.says("HTTP/1.1 500 Oh\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     process.line("keeping the last good one");
+    assert_eq!(backends(&process), [(a.address().to_string(), 1)]);
+    // A set of nobody is of no use, and it is not asked whether that has changed.
+    server.says(&ok("[]"));
+    eventually("a question without a tag", || {
+        let asked = server.asked.recv_timeout(PATIENCE).ok()?.to_ascii_lowercase();
+        (!asked.contains("if-none-match:")).then_some(())
+    });
     assert_eq!(backends(&process), [(a.address().to_string(), 1)]);
     server.says(&ok(&set(&[a.address(), b.address()])));
     comes_to_have(&process, &[a.address(), b.address()]);

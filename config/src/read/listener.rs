@@ -291,7 +291,7 @@ fn sends_to_itself(
     let Some(address) = address else { return false };
     let ports = address.port()..=last_port.unwrap_or(address.port());
     let bound = |to: SocketAddr| match ports.contains(&to.port()) {
-        true => SocketAddr::new(address.ip(), to.port()),
+        true => with_port(address, to.port()),
         false => address,
     };
     let mirror = cluster.mirror.as_deref().and_then(|name| clusters.get(name));

@@ -49,18 +49,24 @@ pub(crate) struct Announcer {
 
 impl Announcer {
     /// Starts without an order. `on_outcome` is called on its thread: when an order is carried out,
-    /// and at each failure.
+    /// and at each failure. Before the first order it has a `former` one withdraw, and waits for
+    /// that: both may speak of the same route, and the last word is to be this one's.
     ///
     /// # Errors
     ///
     /// When the thread cannot be started.
     pub(crate) fn start(
         by: AnnounceBy,
+        former: Option<Self>,
         on_outcome: impl Fn(Outcome) + Send + 'static,
     ) -> io::Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let (end, ended) = mpsc::channel();
         let thread = ControlThread::spawn("announce", move || {
+            if let Some(former) = former {
+                former.order(false);
+                former.finish(COMMAND_TIMEOUT);
+            }
             carry_out(&inbox, |announced| tell(&by, announced), is_repeated(&by), on_outcome);
             drop(end);
         })?;

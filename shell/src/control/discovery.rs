@@ -23,6 +23,7 @@ use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use crate::control::resolve::lookup::Lookups;
+use crate::control::resolve::retry_after;
 use crate::control::thread::ControlThread;
 use keep::Kept;
 
@@ -30,12 +31,6 @@ pub(crate) use keep::directory;
 
 /// Where the backends of each cluster that has some to be found are, by the cluster's name.
 pub type Places = BTreeMap<String, BackendsFrom>;
-
-/// The first wait after something failed. It doubles up to [`LONGEST_RETRY`].
-const SHORTEST_RETRY: Duration = Duration::from_secs(1);
-
-/// The longest wait after something failed.
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// A cluster, and all that was found of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +92,11 @@ impl Discoverer {
             on_found: Mutex::new(Box::new(on_found)),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let run = move || runtime.block_on(follow_all(orders, Arc::new(duty)));
+        let run = move || {
+            runtime.block_on(follow_all(orders, Arc::new(duty)));
+            // A resolver that hangs is not waited for.
+            runtime.shutdown_background();
+        };
         let thread = ControlThread::spawn("discovery", run)?;
         Ok(Self { places: Some(places), known, thread: Some(thread) })
     }
@@ -117,13 +116,17 @@ impl Discoverer {
     /// is told to `on_found` too.
     pub fn find_now(&self, places: Places, patience: Duration) -> FoundBackends {
         self.set_places(places.clone());
+        // A task that is on its way out may tell of a former source once more.
+        let is_its = |cluster: &String, tried: &Tried| places.get(cluster) == Some(&tried.from);
         let has_untried = |known: &mut BTreeMap<String, Tried>| {
-            places.keys().any(|cluster| !known.contains_key(cluster))
+            let is_tried = |cluster| known.get(cluster).is_some_and(|tried| is_its(cluster, tried));
+            !places.keys().all(is_tried)
         };
         let waited = self.known.tried.wait_timeout_while(self.known.lock(), patience, has_untried);
         drop(waited);
         let known = self.known.lock();
-        let good = known.iter().filter_map(|(cluster, tried)| {
+        let its = known.iter().filter(|(cluster, tried)| is_its(cluster, tried));
+        let good = its.filter_map(|(cluster, tried)| {
             tried.members.as_ref().map(|members| (cluster.clone(), members.clone()))
         });
         good.collect()
@@ -224,7 +227,6 @@ impl Followed {
         });
         let wait = match said {
             Ok(members) => {
-                self.failures = 0;
                 self.recovered();
                 self.take(members, true);
                 None
@@ -232,8 +234,7 @@ impl Followed {
             Err(why) => {
                 self.trouble(&why);
                 self.failures = self.failures.saturating_add(1);
-                let doubled = SHORTEST_RETRY.saturating_mul(1 << (self.failures - 1).min(10));
-                Some(jittered(doubled.min(LONGEST_RETRY)))
+                Some(jittered(retry_after(self.failures)))
             }
         };
         let tried = Tried { from: self.from.clone(), members: self.members.clone() };
@@ -243,6 +244,7 @@ impl Followed {
     }
 
     fn recovered(&mut self) {
+        self.failures = 0;
         if std::mem::take(&mut self.is_in_trouble) {
             let (cluster, from) = (&self.cluster, &self.from.place);
             info!(?cluster, %from, "the source of a cluster's backends is good again");

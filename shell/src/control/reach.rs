@@ -1,9 +1,11 @@
 //! Whether what clusters send can arrive at other hosts' servers, found out before anything relies
 //! on it.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use flowgate_config::{Config, Listener, Target};
+use flowgate_config::{Cluster, Config, Listener, Target};
 use flowgate_core::LocalSource;
 use socket2::{Domain, Type};
 
@@ -46,26 +48,48 @@ pub enum ReachError {
 ///
 /// When one is the listener that it serves, or a broadcast address of a link of this host.
 pub fn check(config: &Config) -> Result<(), ReachError> {
+    check_beside(config, &[])
+}
+
+/// The same where the backends of some clusters are in force: whether those are broadcast addresses
+/// has been looked at, and thousands of them are not asked about at each change of one.
+///
+/// # Errors
+///
+/// As for [`check`].
+pub fn check_beside(config: &Config, in_force: &[Arc<Cluster>]) -> Result<(), ReachError> {
+    // Each answer is a few calls of the kernel's.
+    let mut local = HashMap::new();
+    let mut is_local = |ip| *local.entry(ip).or_insert_with(|| is_local(ip));
     for listener in &config.listeners {
         let mirror = listener.cluster.mirror.as_deref().and_then(|name| config.cluster(name));
         for cluster in [Some(&listener.cluster), mirror].into_iter().flatten() {
-            let addresses = cluster.members.iter().filter_map(|member| match member.target {
-                Target::Address(address) => Some(address),
-                Target::Name { .. } => None,
-            });
-            for backend in addresses {
-                let cluster = || cluster.name.clone();
-                if listener.is_reached(backend, is_local) {
-                    let listener = listener.name.clone();
-                    return Err(ReachError::Itself { cluster: cluster(), backend, listener });
-                }
-                if is_broadcast(backend) {
-                    return Err(ReachError::Broadcast { cluster: cluster(), backend });
+            for backend in addresses(cluster) {
+                if listener.is_reached(backend, &mut is_local) {
+                    let (cluster, listener) = (cluster.name.clone(), listener.name.clone());
+                    return Err(ReachError::Itself { cluster, backend, listener });
                 }
             }
         }
     }
+    let in_force = in_force.iter().flat_map(|cluster| addresses(cluster));
+    let mut known: HashSet<IpAddr> = in_force.map(|backend| backend.ip()).collect();
+    for cluster in config.used_clusters() {
+        for backend in addresses(cluster) {
+            if known.insert(backend.ip()) && is_broadcast(backend) {
+                return Err(ReachError::Broadcast { cluster: cluster.name.clone(), backend });
+            }
+        }
+    }
     Ok(())
+}
+
+/// The backends that are written as addresses.
+fn addresses(cluster: &Cluster) -> impl Iterator<Item = SocketAddr> {
+    cluster.members.iter().filter_map(|member| match member.target {
+        Target::Address(address) => Some(address),
+        Target::Name { .. } => None,
+    })
 }
 
 /// Whether what is sent to a backend comes to a listener that is bound to `bound`, or to one of its

@@ -31,6 +31,7 @@ use crate::sys::clock::Clock;
 use lookup::Lookups;
 use state::{NameState, News};
 
+pub(crate) use state::retry_after;
 pub use state::{LONGEST_TTL, MOST_ADDRESSES, SHORTEST_TTL};
 
 /// A host's name as the configuration spells it.

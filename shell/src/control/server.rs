@@ -401,8 +401,12 @@ impl WorkerHandle {
     fn command(&self, command: Command) {
         // A worker that has ended takes no commands, and needs none.
         if self.commands.send(command).is_ok() {
-            let _ = self.waker.wake();
+            self.wake();
         }
+    }
+
+    fn wake(&self) {
+        let _ = self.waker.wake();
     }
 }
 
@@ -421,8 +425,11 @@ fn command_shards(
     mut command: impl FnMut(usize, u32) -> Command,
 ) {
     for (place, &shard) in shards.iter().enumerate() {
-        workers[worker_of(place, workers.len())].command(command(place, shard));
+        // A worker that has ended takes no commands, and needs none.
+        let _ = workers[worker_of(place, workers.len())].commands.send(command(place, shard));
     }
+    // Once for all: those of a range of ports have thousands.
+    workers.iter().take(shards.len()).for_each(WorkerHandle::wake);
 }
 
 /// Which of a number of workers has the shard in a place of its listener's. There are as many shards as

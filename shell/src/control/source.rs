@@ -28,13 +28,7 @@ pub struct SourceError {
 /// When an address is not this host's, when a range begins with a port that needs a capability, and
 /// when `"client"` does.
 pub fn check(config: &Config) -> Result<(), SourceError> {
-    for listener in &config.listeners {
-        let mirror = listener.cluster.mirror.as_deref().and_then(|name| config.cluster(name));
-        for cluster in [Some(&listener.cluster), mirror].into_iter().flatten() {
-            check_cluster(cluster)?;
-        }
-    }
-    Ok(())
+    config.used_clusters().try_for_each(|cluster| check_cluster(cluster))
 }
 
 fn check_cluster(cluster: &Cluster) -> Result<(), SourceError> {

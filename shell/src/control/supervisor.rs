@@ -329,18 +329,28 @@ impl Supervisor {
         if !is_asked_for || self.found.get(&cluster) == Some(&members) {
             return;
         }
-        self.found.insert(cluster, members);
-        let config = self.written.with_found(&self.found);
-        // Names that are new are heard of when they are known.
-        self.resolver.set_holds(holds(&config));
-        self.resolver.set_names(names(&config));
+        let mut found = self.found.clone();
+        found.insert(cluster.clone(), members);
+        let config = self.written.with_found(&found);
         match self.server.apply(&config) {
             Ok(()) => {
-                self.config = config;
+                (self.config, self.found) = (config, found);
+                self.follow_names();
                 self.retarget();
             }
-            Err(error) => warn!("cannot go over to the backends that were found: {error}"),
+            // What is found of other clusters is not to wait for this one.
+            Err(error) => warn!(
+                ?cluster,
+                "cannot go over to the backends that were found: {error}; those that were found \
+                 before serve on until others are found"
+            ),
         }
+    }
+
+    /// Has the names resolved that are in force. Those that are new are heard of when they are known.
+    fn follow_names(&self) {
+        self.resolver.set_holds(holds(&self.config));
+        self.resolver.set_names(names(&self.config));
     }
 
     /// Has the backends probed that there are now.
@@ -499,9 +509,8 @@ fn listen_for_signals(sender: Sender<Event>) -> io::Result<()> {
             if signal == SIGINT || terminations == 2 {
                 end_in_any_case();
             }
-            if sender.send(Event::Signal(signal)).is_err() {
-                break;
-            }
+            // Where a start has fallen back to another way, that one has a thread of its own.
+            let _ = sender.send(Event::Signal(signal));
         }
     })?;
     Ok(())

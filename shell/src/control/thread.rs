@@ -3,15 +3,16 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// What is done where a thread has ended by itself.
-static ON_END: OnceLock<Box<dyn Fn(&'static str) + Send + Sync>> = OnceLock::new();
+static ON_END: Mutex<Option<Arc<dyn Fn(&'static str) + Send + Sync>>> = Mutex::new(None);
 
-/// Says what is to be done where a thread ends by itself, with its name. A second call does nothing.
+/// Says what is to be done where a thread ends by itself, with its name. The last one that was said is
+/// done: a start that falls back to another way says it again.
 pub fn on_end(act: impl Fn(&'static str) + Send + Sync + 'static) {
-    let _ = ON_END.set(Box::new(act));
+    *ON_END.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(act));
 }
 
 /// A thread of the control plane. It is needed until it is [released](Self::release).
@@ -63,10 +64,9 @@ struct End {
 
 impl Drop for End {
     fn drop(&mut self) {
-        if self.is_needed.load(Ordering::Acquire)
-            && let Some(act) = ON_END.get()
-        {
-            act(self.name);
+        if self.is_needed.load(Ordering::Acquire) {
+            let act = ON_END.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            act.into_iter().for_each(|act| act(self.name));
         }
     }
 }
@@ -79,6 +79,7 @@ mod tests {
     #[test]
     fn a_thread_that_ends_by_itself_is_told_and_one_that_was_released_is_not() {
         let (sender, ended) = mpsc::channel();
+        on_end(|name| unreachable!("{name} is told to those who were said last"));
         on_end(move |name| sender.send(name).expect("it is waited for"));
         let (go, wait) = mpsc::channel::<()>();
         let released = ControlThread::spawn("released", move || {

@@ -117,15 +117,16 @@ fn overlaps_any(listener: &Listener, mut ours: impl Iterator<Item = (SocketAddr,
     ours.any(|other| overlaps((listener.address, listener.v6_only), other))
 }
 
-/// Whether the kernel would refuse one of two addresses beside the other: a wildcard beside a single
-/// address of the same port, unless that is of a family that the wildcard does not take. Datagrams
-/// go to the more specific of the two.
+/// Whether the kernel would refuse one of two addresses beside the other: the same address twice, as
+/// where a reload binds it anew; and a wildcard beside a single address of the same port, unless that
+/// is of a family that the wildcard does not take. Datagrams go to the more specific of the two.
 pub fn overlaps(one: (SocketAddr, bool), other: (SocketAddr, bool)) -> bool {
     let takes = |(wildcard, v6_only): (SocketAddr, bool), single: SocketAddr| {
         let is_dual = wildcard.is_ipv6() && !v6_only;
         wildcard.ip().is_unspecified() && (wildcard.is_ipv6() == single.is_ipv6() || is_dual)
     };
-    one.0.port() == other.0.port() && (takes(one, other.0) || takes(other, one.0))
+    let is_one_port = one.0.port() == other.0.port();
+    one.0 == other.0 || is_one_port && (takes(one, other.0) || takes(other, one.0))
 }
 
 fn bind_group(

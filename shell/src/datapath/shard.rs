@@ -126,10 +126,12 @@ impl<K: Kernel> Shard<K> {
         self.is_deaf = is_deaf;
     }
 
-    /// Has other shards serve some of its clients from now on, or none. Says whether it was or is so.
+    /// Has other shards serve some of its clients from now on, or none. Says whether that changes
+    /// anything.
     pub fn set_routes(&mut self, routes: Option<Arc<Routes<u32>>>) -> bool {
-        let has_routes = routes.is_some();
-        std::mem::replace(&mut self.routes, routes).is_some() || has_routes
+        let is_new = self.routes != routes;
+        self.routes = routes;
+        is_new
     }
 
     /// The manager, for its counters and flows.

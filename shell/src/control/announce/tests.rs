@@ -40,6 +40,32 @@ fn what_fails_is_tried_again_and_told_each_time() {
 }
 
 #[test]
+fn a_former_announcer_withdraws_before_another_announces() {
+    let file = std::env::temp_dir().join(format!("flowgate-announced-{}", std::process::id()));
+    let program = |name: &str| {
+        let script = format!("echo {name} $1 >> {}", file.display());
+        AnnounceBy::Command(vec!["sh".into(), "-c".into(), script, "sh".into()])
+    };
+    let (sender, outcomes) = mpsc::channel();
+    let telling = |sender: &Sender<Outcome>| {
+        let sender = sender.clone();
+        move |outcome| sender.send(outcome).unwrap()
+    };
+    let old = Announcer::start(program("old"), None, telling(&sender)).unwrap();
+    old.order(true);
+    assert_eq!(outcomes.recv().unwrap(), Outcome { announced: true, failure: None });
+    let new = Announcer::start(program("new"), Some(old), telling(&sender)).unwrap();
+    new.order(true);
+    for announced in [false, true] {
+        assert_eq!(outcomes.recv().unwrap(), Outcome { announced, failure: None });
+    }
+    new.finish(COMMAND_TIMEOUT);
+    let told = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(told, "old announce\nold withdraw\nnew announce\n");
+}
+
+#[test]
 fn a_program_is_run_with_the_verb_and_its_failure_is_told() {
     let run_in_shell =
         |script: &str| run(&["sh".into(), "-c".into(), script.into(), "sh".into()], "announce");

@@ -47,6 +47,8 @@ pub(super) async fn follow(path: &Path, followed: &mut Followed) {
 
 fn read(path: &Path) -> Result<Vec<flowgate_config::Member>, String> {
     match std::fs::metadata(path) {
+        // A pipe would be waited for.
+        Ok(metadata) if !metadata.is_file() => Err("it is no regular file".to_owned()),
         Ok(metadata) if metadata.len() > LARGEST => {
             Err(format!("it has more than {LARGEST} bytes"))
         }

@@ -46,10 +46,15 @@ pub(super) async fn follow(url: &str, interval: Duration, followed: &mut Followe
                 good_for = answer.good_for.unwrap_or(as_it_was);
                 match answer.body {
                     Some(body) => {
-                        let outcome = flowgate_config::parse_found(&body);
-                        etag = answer.etag.filter(|_| outcome.is_ok());
-                        followed.learn(outcome)
+                        let failed = followed.learn(flowgate_config::parse_found(&body));
+                        // What is of no use, such as an empty set, is asked for anew.
+                        etag = answer.etag.filter(|_| failed.is_none());
+                        failed
                     }
+                    None if etag.is_none() => followed.learn(Err(
+                        "the server answers 304 Not Modified to a question without a condition"
+                            .into(),
+                    )),
                     // There is an answer, and it is the one that we have.
                     None => {
                         followed.recovered();

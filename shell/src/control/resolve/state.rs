@@ -203,7 +203,7 @@ fn trouble(v4: &Family, v6: &Family) -> Option<(Trouble, String)> {
 }
 
 /// How long to wait after this many failures in a row: 1 s, 2 s, 4 s, ...
-fn retry_after(failures: u32) -> Duration {
+pub(crate) fn retry_after(failures: u32) -> Duration {
     let seconds = 1_u64.checked_shl(failures.saturating_sub(1)).unwrap_or(u64::MAX);
     Duration::from_secs(seconds).min(LONGEST_RETRY)
 }

@@ -72,7 +72,7 @@ impl Server {
             _ => {}
         }
         source::check(config)?;
-        reach::check(config)?;
+        reach::check_beside(config, &self.clusters)?;
         accept::check(config)?;
         self.load_fast_path(config)?;
         self.bind_new(config).map(BoundListeners)
@@ -481,13 +481,12 @@ impl BoundListener {
             Some(_) => self.settings.ports(),
             None => self.address.port()..=self.address.port(),
         };
-        let at = |port| SocketAddr::new(self.address.ip(), port);
-        ports.map(move |port| (at(port), self.settings.v6_only))
+        ports.map(move |port| (with_port(self.address, port), self.settings.v6_only))
     }
 
     /// Whether the kernel would refuse a listener beside it.
     fn overlaps(&self, settings: &Listener) -> bool {
-        let this = |port| (SocketAddr::new(settings.address.ip(), port), settings.v6_only);
+        let this = |port| (with_port(settings.address, port), settings.v6_only);
         let mut shared = self.addresses().filter(|(a, _)| settings.ports().contains(&a.port()));
         shared.next().is_some_and(|ours| listener::overlaps(ours, this(ours.0.port())))
     }
@@ -527,6 +526,11 @@ impl BoundListener {
             );
         }
     }
+}
+
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
 }
 
 /// Where another backend takes a place, or one that was removed comes back, the managers know

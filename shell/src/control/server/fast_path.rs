@@ -28,10 +28,11 @@ impl Server {
     /// When a listener names it and it cannot be had.
     pub fn load_fast_path(&mut self, config: &Config) -> Result<(), FastPathError> {
         let wanted = config.listeners.iter().filter(|l| l.fast_path != FastPathMode::Off);
+        // What was not permitted before may be now, and is tried once.
+        let mut is_tried = matches!(self.fast_path, Some(Ok(_)));
         for listener in wanted {
-            let is_loaded = matches!(self.fast_path, Some(Ok(_)));
-            if !is_loaded && obstacle_of(listener).is_none() {
-                // What was not permitted before may be now.
+            if !is_tried && obstacle_of(listener).is_none() {
+                is_tried = true;
                 self.fast_path = Some(SharedFastPath::load().map_err(|error| error.to_string()));
                 self.give_fast_path();
             }

@@ -37,20 +37,16 @@ impl Supervisor {
             }
             (former, Some(settings)) => {
                 let on_outcome = sending(&self.sender, Event::Announced);
-                let announcer = match Announcer::start(settings.by.clone(), on_outcome) {
+                let former = former.take().map(|former| (former.announcer, former.hysteresis));
+                let (former, hysteresis) = former.unzip();
+                let hysteresis = hysteresis.unwrap_or_default();
+                // Those who have been told before are not to go on by themselves.
+                let announcer = match Announcer::start(settings.by.clone(), former, on_outcome) {
                     Ok(announcer) => announcer,
                     Err(error) => return warn!("cannot announce anything: {error}"),
                 };
-                let former = former.take();
-                let hysteresis = former.as_ref().map(|former| former.hysteresis);
-                let hysteresis = hysteresis.unwrap_or_default();
                 if let Some(announced) = hysteresis.announced() {
                     announcer.order(announced);
-                }
-                // Those who have been told before are not to go on by themselves.
-                if let Some(former) = former {
-                    former.announcer.order(false);
-                    former.announcer.finish(PATIENCE);
                 }
                 let next_look = Some(self.clock.now());
                 let outcome = None;

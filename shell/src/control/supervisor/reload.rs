@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use flowgate_config::{Config, ConfigFileError};
+use flowgate_config::{Config, ConfigFileError, FoundBackends};
 use tracing::{info, warn};
 
 use super::Supervisor;
-use super::targets::{holds, names, places};
+use super::targets::{names, places};
 use crate::control::server::StartError;
 
 /// How long a reload waits for sources of backends that are new.
@@ -67,30 +67,31 @@ impl Supervisor {
             listener.accept = former.map_or(listener.accept, |former| former.accept);
         }
         let found = self.discoverer.find_now(places(&written), PATIENCE_WITH_SOURCES);
-        let config = written.with_found(&found);
-        let changes = self.config.changes_to(&config);
-        self.resolver.set_holds(holds(&config));
-        self.resolve_new_names(&config);
-        let applied = self.apply(&config).map_err(|error| vec![error.to_string()]);
-        // Until here the names of both were kept fresh.
-        let is_applied = applied.is_ok();
-        self.resolver.set_names(names(if is_applied { &config } else { &self.config }));
-        self.discoverer.set_places(places(if is_applied { &written } else { &self.written }));
-        applied?;
+        let (config, found, trouble) = match self.go_over_to(&written, found) {
+            Ok(gone_over) => gone_over,
+            Err(error) => {
+                // Until here the names of both were kept fresh.
+                self.follow_names();
+                self.discoverer.set_places(places(&self.written));
+                return Err(vec![error.to_string()]);
+            }
+        };
 
         self.level.set(config.log.level);
-        let mut notes = changes;
+        let mut notes = self.config.changes_to(&config);
         if notes.is_empty() && waiting.is_empty() {
             notes.push("nothing has changed".to_owned());
         }
         notes.iter().for_each(|change| info!("{change}"));
         let mut warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+        warnings.extend(trouble);
         let waits = |key: &&str| format!("{key}: takes effect when flowgate is started again");
         warnings.extend(waiting.iter().map(waits));
         warnings.iter().for_each(|warning| warn!("{warning}"));
         notes.append(&mut warnings);
         (self.config, self.text) = (config, text);
         (self.written, self.found) = (written, found);
+        self.follow_names();
         self.keep_listeners();
         self.retarget();
         self.announce_as_configured();
@@ -103,6 +104,37 @@ impl Supervisor {
         self.server.forget_weights();
         self.server.go_over(config, bound);
         Ok(())
+    }
+
+    /// Goes over to what is written and what was found. Where a set that was found since cannot be in
+    /// force, the one that is stays, and it is said why.
+    fn go_over_to(
+        &mut self,
+        written: &Config,
+        found: FoundBackends,
+    ) -> Result<(Config, FoundBackends, Option<String>), StartError> {
+        let config = written.with_found(&found);
+        self.resolve_new_names(&config);
+        let error = match self.apply(&config) {
+            Ok(()) => return Ok((config, found, None)),
+            Err(error) => error,
+        };
+        let mut former = found.clone();
+        for (cluster, members) in &mut former {
+            if let Some(in_force) = self.found.get(cluster) {
+                members.clone_from(in_force);
+            }
+        }
+        if former == found {
+            return Err(error);
+        }
+        let config = written.with_found(&former);
+        self.apply(&config)?;
+        let trouble = format!(
+            "cannot go over to the backends that were found: {error}; those that were found before \
+             serve on until others are found"
+        );
+        Ok((config, former, Some(trouble)))
     }
 
     /// Resolves the names that are new. Those that were needed until now are kept.

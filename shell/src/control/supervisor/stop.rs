@@ -57,8 +57,10 @@ impl Supervisor {
         }
     }
 
-    /// Stops at once.
+    /// Stops at once, whatever it was about to do.
     pub(super) fn stop_now(&mut self) {
+        self.lame_duck = None;
+        self.is_draining = true;
         self.withdraw();
         self.server.stop();
     }

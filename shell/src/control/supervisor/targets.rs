@@ -45,23 +45,13 @@ pub(super) fn probe_targets(
     resolve: impl Fn(&str) -> Vec<IpAddr>,
 ) -> Vec<ProbeTarget> {
     let mut targets = Vec::new();
-    for cluster in used_clusters(config) {
+    // Clusters that no listener uses are not worth a probe.
+    for cluster in config.used_clusters() {
         let Some(probing) = &cluster.health else { continue };
         let backends = cluster.backends(&resolve);
         targets.extend(backends.iter().map(|b| target(cluster, probing, b.address)));
     }
     targets
-}
-
-/// Clusters that no listener uses are not worth a probe.
-fn used_clusters(config: &Config) -> impl Iterator<Item = &Cluster> {
-    let is_used = |cluster: &&Cluster| {
-        config.listeners.iter().any(|listener| {
-            let mirror = listener.cluster.mirror.as_ref();
-            listener.cluster.name == cluster.name || mirror == Some(&cluster.name)
-        })
-    };
-    config.clusters.iter().map(AsRef::as_ref).filter(is_used)
 }
 
 fn target(cluster: &Cluster, probing: &Probing, backend: SocketAddr) -> ProbeTarget {
