@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+type Act = dyn Fn(&'static str) + Send + Sync;
+
 /// What is done where a thread has ended by itself.
-static ON_END: Mutex<Option<Arc<dyn Fn(&'static str) + Send + Sync>>> = Mutex::new(None);
+static ON_END: Mutex<Option<Arc<Act>>> = Mutex::new(None);
 
 /// Says what is to be done where a thread ends by itself, with its name. The last one that was said is
 /// done: a start that falls back to another way says it again.
