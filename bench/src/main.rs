@@ -17,6 +17,7 @@ mod chart;
 mod clients;
 mod compare;
 mod drive;
+mod fleet;
 mod kernel_path;
 mod many_flows;
 mod meter;
@@ -57,6 +58,8 @@ enum Action {
     KernelPath(kernel_path::Options),
     /// Measure Flowgate with very many flows on shared sockets: CPU of a datagram, memory, an upgrade.
     ManyFlows(many_flows::Options),
+    /// Measure what a fleet asks: thousands of backends of which one changes, a thousand ports in one range.
+    Fleet(fleet::Options),
     /// Run a bare relay: no limits, no timers, nothing but moving bytes.
     Relay {
         /// What its sockets are like.
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
         }
         Action::KernelPath(options) => kernel_path::run(&options),
         Action::ManyFlows(options) => many_flows::run(&options),
+        Action::Fleet(options) => fleet::run(&options),
         Action::Chart { json, svg } => redraw(&json, &svg),
         Action::Spin => process::spin(),
         Action::Launch { core, command } => process::launch(core, &command),

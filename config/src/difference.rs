@@ -134,8 +134,7 @@ fn members_changed(old: &Cluster, new: &Cluster) -> String {
 
 /// Whether the listeners that keep their sockets serve clients by sockets as before.
 fn accept_alike(old: &[Listener], new: &[Listener]) -> bool {
-    new.iter()
-        .all(|new| old.iter().all(|old| old.address != new.address || old.accept == new.accept))
+    new.iter().all(|new| old.iter().all(|old| !new.has_sockets_of(old) || old.accept == new.accept))
 }
 
 fn listener_changes(old: &[Listener], new: &[Listener]) -> ListenerChanges {

@@ -222,8 +222,12 @@ pub struct Listener {
     /// Its name in logs and metrics: different from every other listener's, never empty, and free
     /// to hold any character, so escape it where it is shown. By default the address.
     pub name: String,
-    /// Where it receives. Port 0: the kernel chooses one. Never an IPv4 address mapped into IPv6.
+    /// Where it receives. Port 0: the kernel chooses one. Never an IPv4 address mapped into IPv6. A
+    /// multicast group only beside an `interface`.
     pub address: SocketAddr,
+    /// The interface whose datagrams it takes, and at which it joins the group that is its address.
+    /// None: any.
+    pub interface: Option<String>,
     /// The last of its ports, where it receives at all from that of `address` to this one.
     pub last_port: Option<u16>,
     /// Whether datagrams go on to the same port of the backend that they came to, rather than to the
@@ -277,7 +281,8 @@ impl Listener {
     /// where they are a route's, it is one to the same cluster. With port 0 they have the port that
     /// the kernel chose for the listener of that name.
     pub fn has_sockets_of(&self, other: &Self) -> bool {
-        let place = |l: &Self| (l.address, l.last_port, l.same_port, l.v6_only);
+        let at = |l: &Self| (l.address, l.last_port, l.same_port, l.v6_only);
+        let place = |l: &Self| (at(l), l.interface.clone());
         let to = |l: &Self| l.routed_from.as_ref().map(|_| l.cluster.name.clone());
         let is_one_port = self.address.port() != 0 || self.name == other.name;
         place(self) == place(other) && to(self) == to(other) && is_one_port

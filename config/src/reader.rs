@@ -338,9 +338,15 @@ impl<T> Field<'_, T> {
 /// What must be different in each element of a list, and where the first is that has it.
 pub(crate) struct Claims<K>(HashMap<K, usize>);
 
+impl<K> Default for Claims<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
 impl<K: Eq + Hash> Claims<K> {
     pub(crate) fn new() -> Self {
-        Self(HashMap::new())
+        Self::default()
     }
 
     /// Whether `key` is the first of its kind. Otherwise refuses `item`.

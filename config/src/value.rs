@@ -164,16 +164,24 @@ pub(crate) fn listen_addresses(item: &Item<'_>) -> Option<(SocketAddr, Option<u1
 
 fn listen_address(item: &Item<'_>, written: &str) -> Option<SocketAddr> {
     match socket_address(written) {
-        Some(address) if address.ip().is_multicast() => item.refuse(
-            "an address of this host or a wildcard: multicast groups are not joined, and nothing \
-             would arrive",
-        ),
         Some(address) if needs_a_zone(address) => item.refuse(ZONE),
         Some(address) => Some(address),
         None => item.refuse_typo(
             "an IP address and port, such as \"0.0.0.0:53\" or \"[::]:53\"",
             with_port(written).as_deref(),
         ),
+    }
+}
+
+/// The name of an interface, as Linux allows them.
+pub(crate) fn interface(item: &Item<'_>) -> Option<String> {
+    let is_plain = |c: char| !c.is_whitespace() && !"/:\0".contains(c);
+    let is_name = |name: &str| {
+        (1..=15).contains(&name.len()) && name.chars().all(is_plain) && !matches!(name, "." | "..")
+    };
+    match text(item) {
+        Some(name) if is_name(name) => Some(name.to_owned()),
+        _ => item.refuse("the name of an interface, such as \"eth0\""),
     }
 }
 

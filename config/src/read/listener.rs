@@ -1,5 +1,6 @@
 //! `[[listener]]`.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -14,7 +15,7 @@ use super::cluster::Clusters;
 use crate::cluster::{Cluster, Member, Target};
 use crate::error::Fault;
 use crate::reader::{Claims, Field, Item, Table};
-use crate::value::{boolean, choice, integer, listen_addresses, name, network, size};
+use crate::value::{boolean, choice, integer, interface, listen_addresses, name, network, size};
 use crate::{FastPathMode, Listener};
 
 const TABLES: &str = "one or more [[listener]] tables";
@@ -28,7 +29,7 @@ const BUFFER: RangeInclusive<ByteSize> = ByteSize::kib(4)..=ByteSize::mib(512);
 const DEFAULT_BUFFER: usize = 4 << 20;
 
 pub(super) fn listeners(item: &Item<'_>, clusters: &Clusters) -> Option<Vec<Listener>> {
-    let (mut names, mut addresses) = (Claims::new(), Claims::new());
+    let (mut names, mut addresses) = (Claims::new(), Addresses::default());
     let listeners = item.list(TABLES, |item| {
         item.table(TABLES, |table| listener(table, clusters, &mut names, &mut addresses))
     })?;
@@ -40,9 +41,15 @@ fn listener(
     table: &Table<'_>,
     clusters: &Clusters,
     names: &mut Claims<String>,
-    addresses: &mut Claims<SocketAddr>,
+    addresses: &mut Addresses,
 ) -> Option<Vec<Listener>> {
-    let range = table.require("address", listen_addresses);
+    let interface = table.get("interface", interface);
+    let has_interface = interface.item.value().is_some();
+    let range = table.require("address", listen_addresses).when(
+        |(address, _)| has_interface || !address.ip().is_multicast(),
+        "an address of this host or a wildcard, or a multicast group beside the `interface` at which \
+         it is joined",
+    );
     let last_port = range.value.and_then(|(_, last)| last);
     let address = Field { value: range.value.map(|(address, _)| address), item: range.item };
     let name = table.get("name", name);
@@ -71,7 +78,11 @@ fn listener(
          mirror: each datagram would go round until its time to live ends",
     );
     let accept = accept(table, address.value, &accept_proxy_protocol, cluster.value.as_deref());
-    let fast_path = fast_path(table, address.value, cluster.value.as_deref());
+    let accept = accept.when(
+        |accept| *accept == Accept::Shared || !has_interface,
+        "shared, as the listener takes the datagrams of one interface only",
+    );
+    let fast_path = fast_path(table, address.value, has_interface, cluster.value.as_deref());
     let is_alone = |accept: &Accept| last_port.is_none() || *accept == Accept::Shared;
     let accept = accept.when(is_alone, "shared, as the address has a range of ports");
     let accept = accept.or(Accept::Shared);
@@ -111,10 +122,13 @@ fn listener(
     let deny = table.get("deny", networks).or(vec![]);
 
     let at = address.value?;
-    let taken = "an address that no other listener receives on";
+    if interface.is_refused() {
+        return None;
+    }
+    let interface = interface.value.clone();
     let all_new = (at.port()..=last_port.unwrap_or(at.port()))
         .flat_map(|port| covered(with_port(at, port), v6_only))
-        .all(|a| addresses.claim(a, &address.item, taken));
+        .all(|a| addresses.claim(a, interface.as_deref(), &address.item));
     let written = last_port.map_or_else(|| at.to_string(), |last| format!("{at}-{last}"));
     let named = name.value.clone().unwrap_or(written);
     if all_new {
@@ -127,6 +141,7 @@ fn listener(
         routed_from: None,
         name: named,
         address: at,
+        interface,
         last_port,
         same_port,
         v6_only,
@@ -217,6 +232,7 @@ const FAST_PATH: &[(&str, Option<FastPathMode>)] = &[
 fn fast_path(
     table: &Table<'_>,
     address: Option<SocketAddr>,
+    has_interface: bool,
     cluster: Option<&Cluster>,
 ) -> FastPathMode {
     let is_asked = |asked: &Option<FastPathMode>| *asked == Some(FastPathMode::Tc);
@@ -228,6 +244,10 @@ fn fast_path(
         .when(
             |asked| !is_asked(asked) || !is_loopback,
             "off or auto, as the address is a loopback address, whose packets pass no interface",
+        )
+        .when(
+            |asked| !is_asked(asked) || !has_interface,
+            "off or auto, as the listener takes the datagrams of one interface only",
         )
         .when(
             |asked| !is_asked(asked) || obstacle.is_none(),
@@ -324,6 +344,33 @@ fn proxies(table: &Table<'_>, address: Option<SocketAddr>, v6_only: bool) -> Vec
 
 fn networks(item: &Item<'_>) -> Option<Vec<IpNet>> {
     item.list("a list of networks, such as [\"10.0.0.0/8\"]", network)
+}
+
+/// The addresses that listeners have, each at one interface or at all of them.
+#[derive(Default)]
+struct Addresses {
+    claims: Claims<(SocketAddr, Option<String>)>,
+    has_interface: HashMap<SocketAddr, bool>,
+}
+
+impl Addresses {
+    /// Whether nobody else has an address. Where one is there with an interface and one without, the
+    /// kernel gives datagrams to the one that was bound last.
+    fn claim(&mut self, address: SocketAddr, interface: Option<&str>, item: &Item<'_>) -> bool {
+        let has_interface = *self.has_interface.entry(address).or_insert(interface.is_some());
+        if has_interface != interface.is_some() {
+            item.refuse::<()>(
+                "an address that no other listener receives on, unless each of them has an `interface`",
+            );
+            return false;
+        }
+        let interface = interface.map(str::to_owned);
+        self.claims.claim(
+            (address, interface),
+            item,
+            "an address that no other listener receives on",
+        )
+    }
 }
 
 /// The addresses that are a listener's alone: its own, and for the dual-stack `[::]` all of IPv4.

@@ -125,8 +125,9 @@ fn a_listener_that_receives_elsewhere_is_rebound() {
         ("0.0.0.0:53\"", "0.0.0.0:54\""),
         ("0.0.0.0:53\"", "0.0.0.0:54\"\nmax_flows = 9"),
         ("\"[::]:27015\"", "\"[::]:27015\"\nv6_only = true"),
+        ("\"[::]:27015\"", "\"[::]:27015\"\ninterface = \"eth0\""),
     ] {
-        let name = if by.contains("v6_only") { "game" } else { "dns" };
+        let name = if part.contains("[::]") { "game" } else { "dns" };
         let listeners = replaced(TWO, part, by).listeners;
         assert_eq!(listeners.rebound, [name]);
         assert_eq!(listeners.unchanged.len(), 1);

@@ -89,6 +89,7 @@ flows = "/var/log/flowgate/flows.json"
 [[listener]]
 name = "dns"
 address = "[::]:53"
+interface = "eth0"
 v6_only = true
 cluster = "resolvers"
 max_flows = 20_000
@@ -245,6 +246,7 @@ fn a_full_example_sets_every_supported_key() {
         Listener {
             name: "dns".into(),
             address: address("[::]:53"),
+            interface: Some("eth0".into()),
             routes: flowgate_core::route::Routes::default(),
             routed_from: None,
             last_port: None,

@@ -68,7 +68,15 @@ fn a_listener_is_on_an_address_at_which_something_arrives() {
     };
     for address in ["239.1.2.3:5000", "[ff05::1]:5000"] {
         let messages = of(address);
-        assert!(messages[0].contains("multicast groups are not joined"), "{messages:?}");
+        assert!(
+            messages[0].contains("or a multicast group beside the `interface`"),
+            "{messages:?}"
+        );
+        let joined = format!("{address}\"\ninterface = \"eth0");
+        let joined = format!(
+            "[[listener]]\naddress = \"{joined}\"\ncluster = \"web\"\n[cluster.web]\nbackends = []\n"
+        );
+        assert!(flowgate_config::parse(&joined, "f").is_ok(), "{address}");
     }
     assert!(of("[fe80::1]:53")[0].contains("allowed: a link-local address with the interface"));
 }

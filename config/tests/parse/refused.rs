@@ -196,3 +196,38 @@ fn networks_of_proxies_are_networks_that_the_listener_can_hear() {
         assert!(messages[0].contains(allowed), "{messages:?}");
     }
 }
+
+#[test]
+fn an_interface_has_a_name_that_linux_allows() {
+    for name in ["", "eth 0", "a/b", "eth0:1", "..", "sixteen-letters-"] {
+        let messages = of_listeners(&[&format!("address = \"0.0.0.0:53\"\ninterface = {name:?}")]);
+        let allowed = "allowed: the name of an interface, such as \"eth0\"";
+        assert!(messages.iter().any(|message| message.contains(allowed)), "{name:?}: {messages:?}");
+    }
+}
+
+#[test]
+fn one_address_at_two_interfaces_is_two_listeners_with_names_of_their_own() {
+    let at = |name: &str, interface: &str| {
+        format!("name = {name:?}\naddress = \"0.0.0.0:53\"\ninterface = {interface:?}")
+    };
+    let two = format!(
+        "[[listener]]\ncluster = \"web\"\n{}\n[[listener]]\ncluster = \"web\"\n{}\n[cluster.web]\nbackends = []\n",
+        at("a", "eth0"),
+        at("b", "eth1")
+    );
+    assert!(flowgate_config::parse(&two, "f").is_ok());
+    let refused = of_listeners(&[&at("a", "eth0"), &at("b", "eth0")]);
+    assert!(refused[0].contains("an address that no other listener receives on ("), "{refused:?}");
+    let refused = of_listeners(&[&at("a", "eth0"), "address = \"0.0.0.0:53\""]);
+    assert!(refused[0].contains("unless each of them has an `interface`"), "{refused:?}");
+}
+
+#[test]
+fn what_knows_no_interface_is_refused_beside_one() {
+    for line in ["accept = \"connected\"", "fast_path = \"tc\""] {
+        let listener = format!("address = \"192.0.2.1:53\"\ninterface = \"eth0\"\n{line}");
+        let refused = of_listeners(&[&listener]);
+        assert!(refused[0].contains("the datagrams of one interface only"), "{refused:?}");
+    }
+}

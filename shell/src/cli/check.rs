@@ -67,9 +67,10 @@ fn summary(path: &Path, config: &Config) {
     for listener in &config.listeners {
         let cluster = &listener.cluster;
         println!(
-            "  listener {:?} on {} -> cluster {:?}: {}, {} backend{}",
+            "  listener {:?} on {}{} -> cluster {:?}: {}, {} backend{}",
             listener.name,
             listener.written_address(),
+            listener.interface.as_ref().map(|name| format!(" at {name}")).unwrap_or_default(),
             cluster.name,
             describe(listener),
             cluster.members.len(),
@@ -123,6 +124,7 @@ fn document(
             "listeners": config.listeners.iter().map(|listener| json!({
                 "name": listener.name,
                 "address": listener.written_address(),
+                "interface": listener.interface,
                 "cluster": listener.cluster.name,
                 "balance": describe(listener),
                 "backends": listener.cluster.members.len(),

@@ -1,12 +1,13 @@
 //! Listener sockets: bound before anything runs, with every option the data path relies on.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use flowgate_config::Listener;
 use flowgate_core::config::Accept;
-use socket2::{Domain, Protocol, Type};
+use nix::net::if_::if_nametoindex;
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Type};
 use tracing::warn;
 
 use crate::datapath::kernel::Socket;
@@ -57,7 +58,11 @@ pub fn bind(
     ours: impl Iterator<Item = (SocketAddr, bool)>,
     inherited: &mut Vec<(SocketAddr, OwnedFd)>,
 ) -> Result<Group, BindError> {
-    let is_meant = |(address, _): &mut (SocketAddr, OwnedFd)| *address == listener.address;
+    let is_meant = |(address, socket): &mut (SocketAddr, OwnedFd)| {
+        let interface = interface_of(socket);
+        let is_its = interface.is_none() || interface.as_deref() == listener.interface.as_deref();
+        *address == listener.address && is_its
+    };
     let inherited = inherited.extract_if(.., is_meant).map(|(_, fd)| fd);
     let is_beside_ours = overlaps_any(listener, ours);
     let inherited = inherited.collect::<Vec<_>>();
@@ -166,6 +171,7 @@ fn bind_group(
     for socket in &bound {
         sockopt::clear_timestamps(socket.as_fd());
         prepare(socket, listener)?;
+        join_group(socket, listener)?;
     }
     let of_ipv6 = address.is_ipv6();
     let sockets = bound.into_iter().map(|socket| Socket::new(OwnedFd::from(socket), of_ipv6));
@@ -179,6 +185,13 @@ fn check_inherited(inherited: &[OwnedFd], listener: &Listener) -> io::Result<()>
         && inherited.iter().any(|socket| sockopt::is_in_group(socket.as_fd()).is_ok_and(|is| !is))
     {
         return unfit("the service manager has opened its socket without ReusePort=".to_owned());
+    }
+    if let Some(interface) = &listener.interface
+        && inherited.iter().any(|socket| interface_of(socket).is_none())
+    {
+        return unfit(format!(
+            "the service manager has opened its socket without BindToDevice={interface}"
+        ));
     }
     if listener.address.is_ipv6() && listener.address.ip().is_unspecified() {
         for socket in inherited {
@@ -201,9 +214,47 @@ fn open(listener: &Listener) -> io::Result<socket2::Socket> {
     if listener.address.is_ipv6() {
         socket.set_only_v6(listener.v6_only)?;
     }
+    if let Some(interface) = &listener.interface {
+        number_of(interface)?;
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
     // What arrives as soon as it is bound must say what the data path relies on.
     prepare(&socket, listener)?;
     Ok(socket)
+}
+
+/// The number that the kernel has for an interface.
+fn number_of(interface: &str) -> io::Result<u32> {
+    if_nametoindex(interface).map_err(|_| {
+        io::Error::new(io::ErrorKind::NotFound, format!("there is no interface {interface:?}"))
+    })
+}
+
+/// The name of the interface that a socket is bound to, if it is to one that there is.
+fn interface_of(socket: &OwnedFd) -> Option<String> {
+    let name = socket2::SockRef::from(socket).device().ok()??;
+    String::from_utf8(name).ok()
+}
+
+/// Has datagrams to the multicast group arrive that is the listener's address, if it is one. They go
+/// to every socket that is bound to the group: one is enough.
+fn join_group(socket: &socket2::Socket, listener: &Listener) -> io::Result<()> {
+    let Some(interface) = &listener.interface else { return Ok(()) };
+    let joined = match listener.address.ip() {
+        IpAddr::V4(group) if group.is_multicast() => {
+            let at = InterfaceIndexOrAddress::Index(number_of(interface)?);
+            socket.join_multicast_v4_n(&group, &at)
+        }
+        IpAddr::V6(group) if group.is_multicast() => {
+            socket.join_multicast_v6(&group, number_of(interface)?)
+        }
+        _ => return Ok(()),
+    };
+    match joined {
+        // One that another process has passed on is a member.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// Asks for everything that the data path relies on.
@@ -292,8 +343,9 @@ fn advice(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => {
             "the address is not one of this host: see `ip address`, or change listener.address"
         }
+        io::ErrorKind::NotFound => "see `ip link`, or change listener.interface",
         io::ErrorKind::InvalidInput => {
-            "make the .socket unit and the configuration agree: see BindIPv6Only="
+            "make the .socket unit and the configuration agree: see BindIPv6Only= and BindToDevice="
         }
         io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
         _ => "change listener.address",

@@ -112,6 +112,25 @@ fn of_a_thousand_backends_the_heaviest_goes_without_disturbing_more_than_one_per
     assert!(disturbance <= 0.01, "{disturbance}");
 }
 
+/// In theory one that takes the place of another of `n` moves two shares of `1 / n`: what the former
+/// had, and what is its own.
+#[test]
+fn of_two_to_ten_thousand_one_is_replaced_within_one_percent_of_the_theory() {
+    for count in [2, 10, 100, 1_000, 10_000] {
+        let before = of_weights(&vec![1; count]);
+        let mut after = before.clone();
+        after[count / 2].address = ([192, 0, 2, 1], 53).into();
+        let tables = [maglev(&before), maglev(&after)];
+        let [one, other] = [(&tables[0], &before), (&tables[1], &after)]
+            .map(|(table, configs)| table.owners().map(|owner| configs[owner].address));
+        let moved = one.zip(other).filter(|(before, after)| before != after).count();
+        let share = moved as f64 / tables[0].table.len() as f64;
+        // Who had a place of the former may have one of the new: the least is one share.
+        let [least, most] = [1.0, 2.0].map(|shares| shares / count as f64);
+        assert!((least - 0.01..=most + 0.01).contains(&share), "{count}: {share}");
+    }
+}
+
 #[test]
 fn the_displaced_spread_by_weight_and_nobody_else_moves() {
     let weights = [1, 2, 3, 4];

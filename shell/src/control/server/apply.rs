@@ -191,11 +191,14 @@ impl Server {
             }
             let ours = self.listeners.iter().chain(&fresh).filter(|l| is_beside(l));
             let ours: Vec<_> = ours.flat_map(with_family).collect();
+            // What is sent to a group goes to each of its sockets, and would come once for each worker.
+            let is_group = settings.address.ip().is_multicast();
+            let count = if is_group { 1 } else { self.workers.len() };
             let (mut sockets, mut ports, mut address) = (Vec::new(), Vec::new(), None);
             for port in settings.ports() {
                 let at = settings.at_port(port);
                 let ours = ours.iter().copied();
-                let group = listener::bind(&at, self.workers.len(), ours, &mut self.inherited)?;
+                let group = listener::bind(&at, count, ours, &mut self.inherited)?;
                 match address {
                     None => listener::size_buffers(settings, &group),
                     Some(_) => listener::size_buffers_quietly(settings, &group),

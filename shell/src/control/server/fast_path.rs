@@ -92,6 +92,10 @@ impl Server {
 fn obstacle_of(listener: &Listener) -> Option<String> {
     let is_loopback = listener.address.ip().is_loopback();
     let of_loopback = "the listener's address is a loopback address";
-    let obstacle = is_loopback.then_some(of_loopback);
+    let of_interface = "the listener takes the datagrams of one interface only";
+    let obstacle = match listener.interface {
+        Some(_) => Some(of_interface),
+        None => is_loopback.then_some(of_loopback),
+    };
     obstacle.or_else(|| listener.cluster.policy.offload_obstacle()).map(str::to_owned)
 }

@@ -198,12 +198,15 @@ impl Server {
 
         let mut descriptors = descriptors.into_iter();
         let mut groups: Vec<Vec<Socket>> = Vec::new();
-        for (listener, settings) in snapshot.listeners.iter().zip(&config.listeners) {
+        for (place, (listener, settings)) in
+            snapshot.listeners.iter().zip(&config.listeners).enumerate()
+        {
             let bound = descriptors.by_ref().take(listener.shards.len()).flatten().collect();
             let settings = Listener { address: listener.address, ..settings.clone() };
-            let all = snapshot.listeners.iter().zip(&config.listeners);
-            let others = all.map(|(other, settings)| (other.address, settings.v6_only));
-            let others = others.filter(|(other, _)| *other != listener.address);
+            let all = snapshot.listeners.iter().zip(&config.listeners).enumerate();
+            let has_sockets = |(_, s): &(_, &Listener)| s.routed_from.is_none();
+            let others = all.filter(|(other, pair)| *other != place && has_sockets(pair));
+            let others = others.map(|(_, (other, settings))| (other.address, settings.v6_only));
             let count = listener.shards.len();
             if let Some(parent) = &settings.routed_from {
                 // They are the sockets of the listener that it is a route of.

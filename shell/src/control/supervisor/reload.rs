@@ -63,7 +63,7 @@ impl Supervisor {
         written.log.format = self.written.log.format;
         written.log.flows.clone_from(&self.written.log.flows);
         for listener in &mut written.listeners {
-            let former = self.written.listeners.iter().find(|l| l.address == listener.address);
+            let former = self.written.listeners.iter().find(|l| listener.has_sockets_of(l));
             listener.accept = former.map_or(listener.accept, |former| former.accept);
         }
         let found = self.discoverer.find_now(places(&written), PATIENCE_WITH_SOURCES);

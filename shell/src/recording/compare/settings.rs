@@ -114,6 +114,7 @@ impl Settings {
         let Listener {
             name,
             address: _,
+            interface,
             last_port: _,
             same_port,
             v6_only,
@@ -137,6 +138,7 @@ impl Settings {
         let key = |key: &str| format!("listener.{name}.{key}");
         self.note(key("address"), listener.written_address());
         self.note(key("backend_port"), if *same_port { "same" } else { "own" });
+        self.note(key("interface"), interface.as_deref().unwrap_or("any"));
         self.note(key("v6_only"), v6_only);
         self.note(key("cluster"), &cluster.name);
         // Two routes may be to one cluster, and which is the first may count.
