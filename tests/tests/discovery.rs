@@ -133,11 +133,11 @@ fn a_file_is_followed_and_only_good_sets_are_taken() {
 
 #[test]
 fn a_set_that_cannot_be_in_force_keeps_no_other_cluster_waiting() {
-    let folder = Folder::new("refused");
+    let folder = Scratch::new("refused");
     let (a, b) = (echo(), echo());
     folder.replace("web.json", &set(&[a.address()]));
     folder.replace("api.json", &set(&[a.address()]));
-    let from = |name: &str| format!("{{ file = {:?} }}", folder.path(name));
+    let from = |name: &str| format!("{{ file = {:?} }}", folder.at(name));
     let second = "[[listener]]\nname = \"api\"\naddress = \"127.0.0.1:0\"\ncluster = \"api\"\n";
     let more = format!("{second}[cluster.api]\nbackends_from = {}\n", from("api.json"));
     let (mut process, _) = start(&folder, &(toml(&from("web.json")) + &more));

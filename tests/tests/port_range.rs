@@ -89,21 +89,21 @@ fn datagrams_go_to_the_port_that_they_came_to_if_that_is_wanted() {
 
 #[test]
 fn a_reload_changes_the_range_of_one_address() {
-    let (address, host) = (own_address(), own_address());
+    let (address, host) = (own_loopback(), own_loopback());
     let (backend, relay) = (Peer::v4(), Peer::bind(&format!("{host}:31003")));
     let cluster = format!("backends = [\"{}\"]", backend.address());
     let mut flowgate = Process::run(FLOWGATE, &config(&address, "31000-31002", "", &cluster));
     flowgate.line("started");
     let at = |port| SocketAddr::new(address.parse().unwrap(), port);
-    ask(&Peer::v4(), at(31_001), &backend);
+    Peer::v4().is_served_by(at(31_001), &backend);
     // The same ports and more, then some of them and others.
     for (ports, port) in [("31000-31004", 31_000), ("31003-31008", 31_003)] {
         flowgate.reload(&config(&address, ports, "", &cluster));
-        ask(&Peer::v4(), at(port), &backend);
+        Peer::v4().is_served_by(at(port), &backend);
     }
     let cluster = format!("backends = [\"{host}:9\"]");
     flowgate.reload(&config(&address, "31003-31008", "backend_port = \"same\"", &cluster));
-    ask(&Peer::v4(), at(31_003), &relay);
+    Peer::v4().is_served_by(at(31_003), &relay);
 }
 
 #[test]
