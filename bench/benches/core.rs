@@ -35,7 +35,10 @@ fn main() {
 /// Datagrams of known flows, from client to backend, in batches as a listener delivers them.
 #[divan::bench(args = FLOWS)]
 fn request_of_a_known_flow(bencher: Bencher, flows: usize) {
-    let mut world = World::new(flows);
+    requests_of_known_flows(bencher, &mut World::new(flows), flows);
+}
+
+fn requests_of_known_flows(bencher: Bencher, world: &mut World, flows: usize) {
     bencher.counter(ItemsCount::new(BURSTS)).bench_local(|| {
         for _ in 0..BURSTS / BATCH {
             let clients: [SocketAddr; BATCH] = from_fn(|_| world.any_client(flows));
@@ -45,6 +48,14 @@ fn request_of_a_known_flow(bencher: Bencher, flows: usize) {
             }
         }
     });
+}
+
+/// The same where the ids of QUIC place flows: what a known flow pays is a look at whether its id has
+/// changed. The datagrams are short headers to QUIC.
+#[divan::bench(args = FLOWS)]
+fn request_of_a_known_flow_with_quic_ids(bencher: Bencher, flows: usize) {
+    let mut world = World::with(flows, |cluster| cluster.affinity = Affinity::Quic);
+    requests_of_known_flows(bencher, &mut world, flows);
 }
 
 /// The same datagrams one at a time, each waiting for its flow to come from memory.
@@ -153,7 +164,11 @@ impl<'p> Outputs<'p> for Sink {
 
 impl World {
     fn new(flows: usize) -> Self {
-        let manager = UdpManager::new(config(flows, |_| {}), 1, Instant::ORIGIN);
+        Self::with(flows, |_| {})
+    }
+
+    fn with(flows: usize, change: impl FnOnce(&mut ClusterConfig)) -> Self {
+        let manager = UdpManager::new(config(flows, change), 1, Instant::ORIGIN);
         let (random, now) = (Random::new(1), Instant::ORIGIN);
         let mut world = Self { manager, flows: Vec::new(), random, now };
         for number in 0..flows {

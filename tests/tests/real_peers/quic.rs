@@ -61,51 +61,66 @@ impl QuicServer {
         self.endpoint.local_addr().unwrap()
     }
 
-    /// Has a new client send `len` bytes to `called`, which leads here, and get as many others
-    /// back. Returns what the server and the client saw of ECN.
-    pub(crate) async fn transfer(&self, destination: SocketAddr, len: u64) -> [Marks; 2] {
+    /// Has a new client send bytes to `destination`, which leads here, and get as many others back, each way
+    /// for as long as there is to be `more` after so many. Returns what the server and the client saw
+    /// of ECN.
+    pub(crate) async fn transfer(
+        &self,
+        destination: SocketAddr,
+        more: impl Fn(u64) -> bool,
+    ) -> [Marks; 2] {
         let any = if destination.is_ipv6() { "::" } else { "0.0.0.0" };
         let (mut client, client_socket) = endpoint(any, None);
         client.set_default_client_config(self.client_config.clone());
-        tokio::join!(self.serve(len), call(&client, destination, len));
+        let ((came, went), (sent, got)) =
+            tokio::join!(self.serve(&more), call(&client, destination, &more));
+        assert_eq!((came, got), (sent, went), "cut short");
         [self.socket.marks(), client_socket.marks()]
     }
 
-    async fn serve(&self, len: u64) {
+    /// How many bytes came, and how many went back.
+    async fn serve(&self, more: impl Fn(u64) -> bool) -> (u64, u64) {
         let connection = self.endpoint.accept().await.unwrap().await.unwrap();
         let (to_client, mut from_client) = connection.accept_bi().await.unwrap();
-        check(&mut from_client, 1, len).await;
-        fill(to_client, 2, len).await;
+        let came = check(&mut from_client, 1).await;
+        let went = fill(to_client, 2, more).await;
         // The client leaves when it has had everything.
         connection.closed().await;
+        (came, went)
     }
 }
 
-async fn call(client: &Endpoint, destination: SocketAddr, len: u64) {
+/// How many bytes went, and how many came back.
+async fn call(
+    client: &Endpoint,
+    destination: SocketAddr,
+    more: impl Fn(u64) -> bool,
+) -> (u64, u64) {
     let connection = client.connect(destination, NAME).unwrap().await.unwrap();
     assert_eq!(connection.remote_address(), destination);
     let (to_server, mut from_server) = connection.open_bi().await.unwrap();
-    fill(to_server, 1, len).await;
-    check(&mut from_server, 2, len).await;
+    let sent = fill(to_server, 1, more).await;
+    let got = check(&mut from_server, 2).await;
     connection.close(0u32.into(), b"all of it");
     client.wait_idle().await;
+    (sent, got)
 }
 
-/// Writes `len` bytes that depend on their place and on `salt`.
-async fn fill(mut stream: SendStream, salt: u64, len: u64) {
+/// Writes bytes that depend on their place and on `salt`, and says how many.
+async fn fill(mut stream: SendStream, salt: u64, more: impl Fn(u64) -> bool) -> u64 {
     let mut piece = vec![0; PIECE];
     let mut at = 0;
-    while at < len {
-        let piece = &mut piece[..PIECE.min((len - at) as usize)];
+    while more(at) {
         (at..).zip(piece.iter_mut()).for_each(|(at, byte)| *byte = byte_at(at, salt));
-        stream.write_all(piece).await.unwrap();
+        stream.write_all(&piece).await.unwrap();
         at += piece.len() as u64;
     }
     stream.finish().unwrap();
+    at
 }
 
-/// Reads to the end and checks every byte.
-async fn check(stream: &mut RecvStream, salt: u64, len: u64) {
+/// Reads to the end, checks every byte, and says how many there were.
+async fn check(stream: &mut RecvStream, salt: u64) -> u64 {
     let mut piece = vec![0; PIECE];
     let mut at = 0;
     while let Some(read) = stream.read(&mut piece).await.unwrap() {
@@ -113,7 +128,7 @@ async fn check(stream: &mut RecvStream, salt: u64, len: u64) {
         assert!(is_right, "wrong bytes between {at} and {}", at + read as u64);
         at += read as u64;
     }
-    assert_eq!(at, len);
+    at
 }
 
 /// Bytes without a period that a lost or doubled datagram could hide in: a word of SplitMix64 for
