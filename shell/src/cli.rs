@@ -45,7 +45,7 @@ const DEFAULT_CONFIG: &str = "/etc/flowgate/flowgate.toml";
 /// Which configuration is meant.
 #[derive(Args, Clone, Debug)]
 struct ConfigArgument {
-    /// The configuration: a file, or a directory whose `*.toml` make it in the order of their names
+    /// The configuration: a file, or a directory whose `*.toml` files are read in order
     #[arg(value_name = "CONFIG", env = "FLOWGATE_CONFIG", default_value = DEFAULT_CONFIG)]
     config: PathBuf,
 }
@@ -116,13 +116,13 @@ enum Command {
     Stop(ask::StopArguments),
     /// Watch a running Flowgate live in the terminal
     Top(top::TopArguments),
-    /// What another configuration changes, and what it would have made of recorded traffic
+    /// Show what another configuration changes, and what it would have done with recorded traffic
     Diff(diff::DiffArguments),
-    /// Record what a running Flowgate is told, to be replayed
+    /// Record what a running Flowgate receives, for replay
     Record(record::RecordArguments),
-    /// Play a recording or a capture through the core, by the same or another configuration
+    /// Play a recording or a capture through the core, with the same or another configuration
     Replay(replay::ReplayArguments),
-    /// Tell live what a running Flowgate decides on which datagrams
+    /// Show live what a running Flowgate decides about each datagram
     Trace(trace::TraceArguments),
     /// Print the version
     Version,

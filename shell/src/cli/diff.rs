@@ -22,9 +22,9 @@ const MAX_LISTED: usize = 10;
 pub(super) struct DiffArguments {
     /// The configuration that is in force
     old: PathBuf,
-    /// The other one
+    /// The new configuration
     new: PathBuf,
-    /// What both are to make of: see `flowgate record`
+    /// Traffic to play through both: see `flowgate record`
     recording: Option<PathBuf>,
     /// Print the answer as JSON
     #[arg(long)]

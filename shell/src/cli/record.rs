@@ -22,16 +22,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct RecordArguments {
     /// The file to write
     file: PathBuf,
-    /// End after this time; without it, with Ctrl-C
+    /// Stop after this time (default: on Ctrl-C)
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     time: Option<Duration>,
-    /// Which share of the clients: each with all of its datagrams, or not at all
+    /// Record this share of the clients, each with all of its datagrams
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = parse_share)]
     sample: f64,
-    /// How many bytes of each datagram; without it, as many as decisions need, which mostly is none
+    /// Keep this many bytes of each datagram (default: as many as decisions need, usually none)
     #[arg(long, value_name = "BYTES")]
     payload: Option<u16>,
-    /// Other addresses in place of clients', which have in common what those had
+    /// Replace client addresses by others that keep their common prefixes
     #[arg(long)]
     anonymise: bool,
     #[command(flatten)]

@@ -30,13 +30,13 @@ const MAX_LINES: u64 = 20;
 pub(super) struct ReplayArguments {
     /// A recording, or a capture (pcap, pcapng)
     file: PathBuf,
-    /// Play by this configuration instead of the recorded one
+    /// Use this configuration instead of the recorded one
     #[arg(long, value_name = "CONFIG")]
     config: Option<PathBuf>,
-    /// Which listener a capture is played to; may be left out where there is one
+    /// The listener that a capture is played to; optional if there is only one
     #[arg(long, value_name = "NAME", requires = "config")]
     listener: Option<String>,
-    /// Fail unless all that is decided is what was decided
+    /// Fail unless every decision is the recorded one
     #[arg(long, conflicts_with = "config")]
     verify: bool,
     /// Print the report as JSON

@@ -29,7 +29,7 @@ pub(super) struct TraceArguments {
     /// Only what is dropped
     #[arg(long)]
     drops: bool,
-    /// End after this time; without it, with Ctrl-C
+    /// Stop after this time (default: on Ctrl-C)
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     time: Option<Duration>,
     /// Print each event as a line of JSON

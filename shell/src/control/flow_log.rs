@@ -244,7 +244,7 @@ impl Writer {
         if let Err(error) = &outcome
             && !self.fails
         {
-            warn!("cannot write the log of flows: {error}; it goes on when that is mended");
+            warn!("cannot write the log of flows: {error}; it resumes when that is fixed");
         }
         self.fails = outcome.is_err();
     }

@@ -520,7 +520,7 @@ fn listen_for_signals(sender: Sender<Event>) -> io::Result<()> {
 fn end_in_any_case() {
     let end = || {
         std::thread::sleep(STOP_TIMEOUT);
-        error!("something hangs, and does not stop within {STOP_TIMEOUT:?}: ending the process");
+        error!("a thread hangs and has not stopped within {STOP_TIMEOUT:?}: ending the process");
         log::flush();
         signal_hook::low_level::exit(1);
     };

@@ -232,7 +232,7 @@ fn complain(error: Option<&io::Error>) {
         && !HAS_COMPLAINED.swap(true, Ordering::Relaxed)
     {
         error!(
-            "receiving fails again and again: {error}; what arrives is lost until it works: see \
+            "receiving keeps failing: {error}; datagrams are lost until it works again: see \
              whether a sandbox (seccomp) refuses recvmmsg"
         );
     }

@@ -48,7 +48,7 @@ impl Supervisor {
             }
             Request::Undrain { backend } => {
                 self.for_backends(&backend, |server, cluster, address| {
-                    info!(cluster, %address, "a backend drains no more");
+                    info!(cluster, %address, "a backend is no longer drained");
                     server.undrain_backend(cluster, address);
                 })
             }
