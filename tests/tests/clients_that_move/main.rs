@@ -1,6 +1,7 @@
-//! Clients that change their address and go on, with programs that others wrote: QUIC, WireGuard, and
-//! SIP calls of which each message comes from another socket.
+//! Clients that change their address and go on: QUIC, WireGuard and SIP as programs that others wrote speak
+//! them, and DTLS by records that the test makes.
 
+mod dtls;
 mod quic;
 mod sip;
 mod wireguard;
