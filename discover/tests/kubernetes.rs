@@ -24,6 +24,8 @@ struct Known {
     forgotten: u64,
     lists: usize,
     watches: usize,
+    /// How many questions went unanswered while the server was away.
+    unanswered: usize,
     /// How a watch of what is forgotten is refused: by an event, or by the answer itself.
     refuses_by_event: bool,
 }
@@ -78,6 +80,7 @@ impl Api {
     async fn answer(self, asked: Asked, mut to: Answering) {
         assert!(asked.path.contains("kubernetes.io%2Fservice-name%3Ddns"), "{}", asked.path);
         if *self.is_away.borrow() {
+            self.with(|known| known.unanswered += 1);
             return;
         }
         if asked.query("watch") != Some("true") && asked.query("watch") != Some("1") {
@@ -208,6 +211,7 @@ async fn an_api_that_is_away_changes_nothing_and_is_caught_up_with() {
     eventually(|| api.with(|known| known.watches) > 0, || "a watch".to_owned()).await;
 
     api.is_away.send_replace(true);
+    eventually(|| api.with(|known| known.unanswered) > 0, || "a question in vain".to_owned()).await;
     api.put("dns-a", &[("10.0.0.1", "ready"), ("10.0.0.2", "ready")]);
     assert_eq!(support::read(&followed.file).unwrap().len(), 1);
     api.is_away.send_replace(false);
