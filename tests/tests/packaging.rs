@@ -60,6 +60,49 @@ fn package(into: &Scratch) -> String {
 }
 
 #[test]
+fn a_release_is_an_archive_a_package_a_bill_of_materials_and_their_checksums() {
+    if !["dpkg-deb", "python3", "git", "tar"].into_iter().all(has) {
+        return;
+    }
+    let build = |scratch: &Scratch| {
+        let mut build = Command::new(root().join("dist/build"));
+        build.arg(scratch.path()).env("DEB_COMPRESSION", "gzip").env("DEBEMAIL", "a@example.org");
+        // The one program stands for both: what is in the archive matters here.
+        build.env("FLOWGATE_BINARY", FLOWGATE).env("FLOWGATE_DISCOVER_BINARY", FLOWGATE);
+        printed(build.env("SOURCE_DATE_EPOCH", "1700000000"));
+        let sums = std::fs::read_to_string(scratch.path().join("SHA256SUMS")).expect("checksums");
+        printed(Command::new("sha256sum").args(["-c", "SHA256SUMS"]).current_dir(scratch.path()));
+        sums
+    };
+    let scratch = Scratch::new("release");
+    let sums = build(&scratch);
+    let file = |end: &str| {
+        let names = sums.lines().filter_map(|line| line.split_whitespace().nth(1));
+        let name = { names }.find(|name| name.ends_with(end)).unwrap_or_else(|| panic!("{sums}"));
+        scratch.path().join(name)
+    };
+    file(".deb");
+    let archive = file(".tar.gz");
+    let contents = printed(Command::new("tar").arg("-tf").arg(&archive));
+    for path in ["/flowgate", "/flowgate-discover", "/man/flowgate.1", "/completions/flowgate.bash"]
+    {
+        assert!(contents.lines().any(|line| line.ends_with(path)), "{path}: {contents}");
+    }
+    let bill = std::fs::read_to_string(file(".cdx.json")).expect("a document");
+    let bill: serde_json::Value = serde_json::from_str(&bill).expect("JSON");
+    let components = bill["components"].as_array().expect("components");
+    let is_listed = |name: &str| components.iter().any(|component| component["name"] == name);
+    // What is used, with what that uses; not what only tests do.
+    assert!(["flowgate-core", "mio", "libc", "kube"].into_iter().all(is_listed));
+    assert!(!is_listed("proptest"));
+    for component in components {
+        let is_ours = component["name"].as_str().is_some_and(|name| name.starts_with("flowgate"));
+        assert!(is_ours || component["hashes"][0]["content"].is_string(), "{component}");
+        assert!(component["licenses"][0]["expression"].is_string(), "{component}");
+    }
+}
+
+#[test]
 fn the_package_holds_all_that_an_operator_needs() {
     if !has("dpkg-deb") {
         return;
