@@ -119,6 +119,7 @@ fn class(peer: Peer) -> &'static str {
         | Peer::Envoy
         | Peer::Traefik
         | Peer::Dnsdist
+        | Peer::Portable
         | Peer::Scraped
         | Peer::Traced
         | Peer::Untraced

@@ -37,6 +37,8 @@ pub(crate) enum Peer {
     Dnsdist,
     /// Flowgate, with one worker.
     Flowgate,
+    /// Flowgate by the calls that every system has (`FLOWGATE_IO=portable`).
+    Portable,
     /// Flowgate, while someone reads its metrics ten times a second.
     Scraped,
     /// Flowgate, while `flowgate trace` shows one of the clients.
@@ -64,6 +66,7 @@ impl Peer {
             Peer::Traced => "one client traced",
             Peer::Untraced => "nobody traced",
             Peer::Recorded => "recorded",
+            Peer::Portable => "portable",
             Peer::Envoy => "Envoy",
             Peer::Traefik => "Traefik",
             Peer::Dnsdist => "dnsdist",
@@ -79,7 +82,8 @@ impl Peer {
     /// Whether it is Flowgate, whatever else goes on.
     fn is_flowgate(self) -> bool {
         match self {
-            Peer::Flowgate | Peer::Scraped | Peer::Traced | Peer::Untraced | Peer::Recorded => true,
+            Peer::Flowgate | Peer::Portable => true,
+            Peer::Scraped | Peer::Traced | Peer::Untraced | Peer::Recorded => true,
             Peer::Nginx | Peer::Envoy | Peer::Traefik | Peer::Dnsdist => false,
             Peer::Relay | Peer::Pool | Peer::Ids | Peer::Direct => false,
         }
@@ -105,7 +109,8 @@ impl Peer {
             Peer::Envoy | Peer::Traefik => workload.responses == 0,
             Peer::Pool => workload.mode == Mode::Session,
             Peer::Nginx | Peer::Relay | Peer::Direct => true,
-            Peer::Flowgate | Peer::Scraped | Peer::Traced | Peer::Untraced | Peer::Recorded => true,
+            Peer::Flowgate | Peer::Portable => true,
+            Peer::Scraped | Peer::Traced | Peer::Untraced | Peer::Recorded => true,
         }
     }
 }
@@ -141,6 +146,7 @@ impl Programs {
                 self.flowgate.display()
             )),
             Peer::Flowgate
+            | Peer::Portable
             | Peer::Scraped
             | Peer::Traced
             | Peer::Untraced
@@ -210,16 +216,19 @@ impl Balancer {
                 .as_ref()
                 .map_err(String::clone)?
                 .command(address, workload, backends, &scratch)?,
-            Peer::Flowgate | Peer::Scraped | Peer::Traced | Peer::Untraced | Peer::Recorded => {
+            Peer::Flowgate
+            | Peer::Portable
+            | Peer::Scraped
+            | Peer::Traced
+            | Peer::Untraced
+            | Peer::Recorded => {
                 let admin = flowgate::Admin { http, socket: scratch.path("control.sock") };
-                flowgate::command(
-                    &programs.flowgate,
-                    address,
-                    workload,
-                    backends,
-                    &admin,
-                    &scratch,
-                )?
+                let program = &programs.flowgate;
+                let command =
+                    flowgate::command(program, address, workload, backends, &admin, &scratch)?;
+                let portable = ["env", "FLOWGATE_IO=portable"].map(str::to_owned);
+                let portable = portable.into_iter().filter(|_| peer == Peer::Portable);
+                portable.chain(command).collect()
             }
         };
         let socket = scratch.path("control.sock").display().to_string();

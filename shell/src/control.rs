@@ -5,6 +5,7 @@
 //! | [`supervisor`] | signals, requests, reloads, upgrades, one after another |
 //! | [`server`] | starts, changes, asks and stops the workers |
 //! | [`service_state`] | what probes and operators have said of a backend |
+//! | [`io`] | by which calls of the system datagrams come and go |
 //! | [`accept`] | whether the kernel can give clients sockets of their own |
 //! | [`source`] | whether this host can have the bind addresses that clusters name |
 //! | [`probe`] | asks backends how they are |
@@ -23,6 +24,7 @@ pub(crate) mod announce;
 pub mod discovery;
 pub mod explain;
 pub mod flow_log;
+pub mod io;
 pub mod log;
 pub mod probe;
 pub mod reach;

@@ -9,6 +9,7 @@ pub mod inherited;
 pub mod mmsg;
 pub mod neighbours;
 pub mod netlink;
+pub mod portable;
 pub mod ports;
 pub mod process;
 pub mod route;

@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use flowgate::control::io::Io;
 use flowgate::control::server::{Server, ServerOptions};
 use flowgate::datapath::report::{ListenerReport, ShardReport};
 use flowgate::sys::clock::Clock;
@@ -327,6 +328,14 @@ impl Peer {
 fn socket_address(storage: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = storage.as_sockaddr_in().map(|v4| SocketAddrV4::from(*v4).into());
     v4.or_else(|| storage.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into()))
+}
+
+/// What passes of a TOS byte: all of it, or by the portable I/O the ECN bits.
+pub fn passing_tos(tos: u8) -> u8 {
+    match Io::of_this_process() {
+        Ok(Io::Portable) => tos & 0b11,
+        _ => tos,
+    }
 }
 
 /// Bytes that differ from place to place, and from `salt` to `salt`.

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::Write;
 
+use flowgate::control::io::Io;
+
 /// A file that each skipped test adds a line to, for a summary when all have run.
 const LIST: &str = "FLOWGATE_SKIPPED";
 
@@ -18,6 +20,15 @@ pub fn skip<T>(reason: &str) -> Option<T> {
         list.write_all(line.as_bytes()).expect(LIST);
     }
     None
+}
+
+/// Whether a test needs what the I/O lacks by which this pass of the tests runs. Says so then.
+pub fn lacks(what: &str) -> bool {
+    let lacks = Io::of_this_process() == Ok(Io::Portable);
+    if lacks {
+        skip_test(&format!("FLOWGATE_IO is portable, which lacks {what}"));
+    }
+    lacks
 }
 
 /// The same where there is nothing to return.

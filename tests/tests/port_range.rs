@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use flowgate_tests::e2e::{Peer, own_loopback};
 use flowgate_tests::process::{ConfigFile, Process, output};
+use flowgate_tests::skip::lacks;
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
 
@@ -17,6 +18,9 @@ fn config(address: &str, ports: &str, listener: &str, cluster: &str) -> String {
 
 #[test]
 fn a_thousand_ports_are_one_listener_and_keep_flows_at_reload_and_upgrade() {
+    if lacks("upgrades") {
+        return;
+    }
     let (address, backend) = (own_loopback(), Peer::v4());
     let cluster = format!("backends = [\"{}\"]", backend.address());
     let toml = config(&address, "20000-20999", "max_flows = 5000", &cluster);
@@ -60,6 +64,9 @@ fn a_thousand_ports_are_one_listener_and_keep_flows_at_reload_and_upgrade() {
 
 #[test]
 fn datagrams_go_to_the_port_that_they_came_to_if_that_is_wanted() {
+    if lacks("upgrades") {
+        return;
+    }
     let (address, host) = (own_loopback(), own_loopback());
     let relays: Vec<Peer> =
         (30_000..30_003).map(|port| Peer::bind(&format!("{host}:{port}"))).collect();

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use flowgate_tests::e2e::Peer;
 use flowgate_tests::process::{ConfigFile, Process, output};
+use flowgate_tests::skip::lacks;
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
 
@@ -20,6 +21,9 @@ const ROUTE: &str = "[[listener.route]]\nfrom = [\"127.0.0.64/26\"]\ncluster = \
 
 #[test]
 fn the_network_of_a_client_decides_about_its_cluster() {
+    if lacks("upgrades") {
+        return;
+    }
     for workers in [1, 2] {
         let (all, inside) = (Peer::v4(), Peer::v4());
         let mut flowgate = Process::run(FLOWGATE, &config(ROUTE, &all, &inside, workers));

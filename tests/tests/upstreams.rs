@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use flowgate_core::{Direction, DropReason};
 use flowgate_tests::e2e::{Balancer, Peer, eventually};
+use flowgate_tests::skip::lacks;
 
 const SHARED: &str = "upstream = \"shared\"\nbalance = \"round-robin\"";
 
@@ -68,6 +69,9 @@ fn a_late_answer_reaches_nobody_else() {
 
 #[test]
 fn what_icmp_says_is_held_against_the_backend_that_it_speaks_of() {
+    if lacks("what ICMP says of shared sockets") {
+        return;
+    }
     let (alive, dead) = (Peer::v4(), Peer::v4());
     let more = format!("{SHARED}\nhealth.passive = true");
     let balancer = Balancer::between("127.0.0.1:0", &[&alive, &dead], &more);

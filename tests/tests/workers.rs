@@ -6,7 +6,7 @@ use flowgate::control::server::{Server, ServerOptions};
 use flowgate::sys::clock::Clock;
 use flowgate_tests::e2e::{Balancer, Peer, eventually, simple_config};
 use flowgate_tests::process::Process;
-use flowgate_tests::skip::skip_test;
+use flowgate_tests::skip::{lacks, skip_test};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -89,6 +89,9 @@ fn a_group_of_workers_stops_as_one() {
 /// them reaches them.
 #[test]
 fn three_workers_get_back_the_shards_that_they_let_go_of() {
+    if lacks("upgrades") {
+        return;
+    }
     const CLIENTS: usize = 48;
     let backends = [Peer::v4(), Peer::v4()];
     let parse = |toml: &str| flowgate_config::parse(toml, "test.toml").expect("valid");

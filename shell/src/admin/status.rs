@@ -79,6 +79,8 @@ pub struct ProcessStatus {
     /// The last reload, if there was any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_reload: Option<ReloadStatus>,
+    /// By which calls of the system datagrams come and go: `linux` or `portable`.
+    pub io: String,
     /// What it uses of the system.
     pub usage: UsageDoc,
 }

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::{ConfigArgument, DEFAULT_CONFIG, Failure};
 use crate::admin::escape::escaped_json;
-use crate::control::reach::{self, ReachError};
+use crate::control::io::{self, Io};
+use crate::control::reach;
 
 /// The arguments of `flowgate check`.
 #[derive(Args, Debug)]
@@ -36,14 +37,14 @@ impl CheckArguments {
 pub(super) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
     let path = &arguments.config.config;
     let loaded = flowgate_config::load(path);
-    let unreachable = loaded.as_ref().ok().and_then(|config| reach::check(config).err());
+    let unfit = loaded.as_ref().ok().and_then(|config| unfit(config).err());
     if arguments.json {
-        let document = document(&loaded, unreachable.as_ref(), arguments.strict);
+        let document = document(&loaded, unfit.as_deref(), arguments.strict);
         println!("{}", escaped_json(&format!("{document:#}")));
     }
     let config = loaded?;
-    if let Some(error) = unreachable {
-        return Err(error.into());
+    if let Some(reason) = unfit {
+        return Err(Failure(reason));
     }
     if !arguments.json {
         for warning in &config.warnings {
@@ -60,6 +61,13 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         summary(path, &config);
     }
     Ok(())
+}
+
+/// What a configuration asks for that cannot be, if anything.
+fn unfit(config: &Config) -> Result<(), String> {
+    let io = Io::of_this_process().map_err(|error| error.to_string())?;
+    io::check(config, io).map_err(|error| error.to_string())?;
+    reach::check(config).map_err(|error| error.to_string())
 }
 
 fn summary(path: &Path, config: &Config) {
@@ -98,11 +106,7 @@ fn describe(listener: &Listener) -> String {
 }
 
 /// What was found, for programs.
-fn document(
-    loaded: &Result<Config, ConfigFileError>,
-    unreachable: Option<&ReachError>,
-    strict: bool,
-) -> Value {
+fn document(loaded: &Result<Config, ConfigFileError>, unfit: Option<&str>, strict: bool) -> Value {
     let problem = |problem: &Problem| {
         json!({
             "file": &*problem.file,
@@ -113,8 +117,8 @@ fn document(
         })
     };
     let refused = |reason: String| json!({ "valid": false, "errors": [{ "message": reason }], "warnings": [] });
-    if let Some(error) = unreachable {
-        return refused(error.to_string());
+    if let Some(reason) = unfit {
+        return refused(reason.to_owned());
     }
     match loaded {
         Ok(config) => json!({

@@ -16,7 +16,7 @@ pub(super) fn run(path: &Path) -> Result<(), Failure> {
         warn!("{warning}");
     }
     let supervisor = Supervisor::start(path, (config, text), level)?;
-    info!(version = env!("CARGO_PKG_VERSION"), "started");
+    info!(version = env!("CARGO_PKG_VERSION"), io = supervisor.io().as_str(), "started");
     supervisor.run()?;
     info!("stopped");
     Ok(())
@@ -38,7 +38,7 @@ pub(super) fn take_over(path: &Path) -> Result<(), Failure> {
     }
     let supervisor = Supervisor::take_over(path, (config, text), level, predecessor);
     let supervisor = supervisor.inspect_err(|error| error!("{error}"))?;
-    info!(version = env!("CARGO_PKG_VERSION"), "took over");
+    info!(version = env!("CARGO_PKG_VERSION"), io = supervisor.io().as_str(), "took over");
     supervisor.run()?;
     info!("stopped");
     Ok(())

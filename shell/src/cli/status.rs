@@ -78,6 +78,9 @@ fn origin(status: &StatusDocument) -> String {
         }
         text.push('\n');
     }
+    if process.io == "portable" {
+        text += "FLOWGATE_IO=portable: the calls that every system has\n";
+    }
     if !process.config.is_empty() {
         text += &format!("{} on {}", escaped(&process.config), escaped(&process.host));
         if let Some(reload) = &process.last_reload {

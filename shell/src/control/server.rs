@@ -29,15 +29,17 @@ use mio::{Poll, Waker};
 
 use crate::control::accept::AcceptError;
 use crate::control::flow_log::FlowLogger;
+use crate::control::io::{Io, IoError};
 use crate::control::probe::ProbeSnapshot;
 use crate::control::reach::ReachError;
 use crate::control::service_state::ServiceState;
 use crate::control::source::SourceError;
 use crate::datapath::fast_path::SharedFastPath;
-use crate::datapath::kernel::Socket;
+use crate::datapath::kernel::{Linux, Portable, Socket};
 use crate::datapath::listener::{BindError, Buffers};
 use crate::datapath::role::Role;
 use crate::datapath::token::Token;
+use crate::datapath::worker::kernel::WorkerKernel;
 use crate::datapath::worker::{Command, StateListener, Worker};
 use crate::sys::clock::Clock;
 use crate::sys::process;
@@ -56,6 +58,9 @@ const MOST_RESERVED: u64 = 1 << 20;
 /// Why a server did not start, or did not go over to another configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// Datagrams cannot come and go as it is asked for.
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// A listener could not be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -107,6 +112,7 @@ impl fmt::Display for WorkerEnd {
 /// A running balancer. Dropping it stops it.
 pub struct Server {
     clock: Clock,
+    io: Io,
     /// How many files the process may open.
     descriptors: u64,
     workers: Vec<WorkerHandle>,
@@ -197,18 +203,20 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When a worker cannot start.
+    /// When a worker cannot start, or `FLOWGATE_IO` says nothing that is known.
     pub fn without_listeners(
         workers: Workers,
         clock: Clock,
         options: ServerOptions,
         on_end: impl Fn(WorkerEnd) + Clone + Send + 'static,
     ) -> Result<Self, StartError> {
+        let io = Io::of_this_process()?;
         let descriptors = process::raise_descriptor_limit()?;
         // If it fails, the table grows when it must.
         let _ = process::reserve_descriptors(descriptors.min(MOST_RESERVED));
         let mut server = Self {
             clock,
+            io,
             descriptors,
             workers: Vec::new(),
             listeners: Vec::new(),
@@ -225,12 +233,18 @@ impl Server {
             let poll = Poll::new()?;
             let waker = Waker::new(poll.registry(), Token::Wake.into())?;
             let (commands, inbox) = mpsc::channel();
-            let mut worker = Worker::new(poll, clock, inbox, options.flow_log.clone())?;
-            if let Some(listener) = &options.on_state_change {
-                worker.tell_state_changes_to(Arc::clone(listener));
-            }
-            let thread = Some(spawn(number, worker, on_end.clone())?);
-            server.workers.push(WorkerHandle { commands, waker, thread });
+            let (log, listener) = (options.flow_log.clone(), options.on_state_change.clone());
+            let thread = match io {
+                Io::Linux => {
+                    let worker = Worker::<Linux>::new(poll, clock, inbox, log)?;
+                    spawn(number, worker.telling_state_changes_to(listener), on_end.clone())?
+                }
+                Io::Portable => {
+                    let worker = Worker::<Portable>::new(poll, clock, inbox, log)?;
+                    spawn(number, worker.telling_state_changes_to(listener), on_end.clone())?
+                }
+            };
+            server.workers.push(WorkerHandle { commands, waker, thread: Some(thread) });
         }
         Ok(server)
     }
@@ -238,6 +252,11 @@ impl Server {
     /// The addresses of the listeners as they are bound, in the order of the configuration.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.listeners.iter().map(|listener| listener.address)
+    }
+
+    /// By which calls of the system datagrams come and go.
+    pub const fn io(&self) -> Io {
+        self.io
     }
 
     /// How many shards there are, each with a listener socket.
@@ -448,7 +467,7 @@ fn worker_count(workers: Workers) -> usize {
 
 fn spawn(
     number: usize,
-    mut worker: Worker,
+    mut worker: Worker<impl WorkerKernel>,
     on_end: impl Fn(WorkerEnd) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {

@@ -38,6 +38,7 @@ use crate::admin::socket_path::default_path;
 use crate::control::announce::Outcome;
 use crate::control::discovery::{self, Discovered, Discoverer};
 use crate::control::flow_log::{FlowLogSink, FlowLogWriter, FlowLogger};
+use crate::control::io::Io;
 use crate::control::log::{self, LevelHandle};
 use crate::control::probe::{HealthChange, ProbeSnapshot, Prober};
 use crate::control::resolve::{Answer, Resolver};
@@ -211,6 +212,11 @@ impl Supervisor {
         supervisor.keep_listeners();
         supervisor.notifier.forget_flows();
         Ok(supervisor)
+    }
+
+    /// By which calls of the system datagrams come and go.
+    pub const fn io(&self) -> Io {
+        self.server.io()
     }
 
     /// Sees to whatever happens until all workers have ended, or another process serves.

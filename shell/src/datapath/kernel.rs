@@ -1,6 +1,8 @@
 //! The kernel, as far as the data path uses it: behind a trait, so that simulations can stand in
 //! for it and do everything a kernel may do, partial work and errors included.
 
+mod portable;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -18,6 +20,8 @@ use crate::sys::neighbours::SilentNeighbours;
 use crate::sys::ports::PortLease;
 use crate::sys::udp;
 use crate::sys::{errno, process, sockopt};
+
+pub use portable::{Portable, PortableSocket};
 
 /// The system calls of the data path. None of them blocks.
 pub trait Kernel {

@@ -1,6 +1,7 @@
 //! A worker: one thread, its poll loop, and a shard of every listener.
 
 mod fast_path;
+pub mod kernel;
 
 use std::io;
 use std::ops::Range;
@@ -18,13 +19,14 @@ use tracing::debug;
 
 use crate::control::flow_log::FlowLogger;
 use crate::datapath::fast_path::{InheritedFlows, Offloads};
-use crate::datapath::kernel::{Kernel, Linux, Socket};
+use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::listener::Buffers;
 use crate::datapath::report::{FlowFigures, ShardReport};
 use crate::datapath::role::Role;
 use crate::datapath::shard::{Readiness, Shard};
 use crate::datapath::token::Token;
 use crate::datapath::upstream::UpstreamSnapshot;
+use crate::datapath::worker::kernel::WorkerKernel;
 use crate::handover::snapshot::ShardSnapshot;
 use crate::observe::record::{RecordOptions, RecordSender, RecordTap};
 use crate::observe::tap::Tap;
@@ -187,14 +189,14 @@ pub struct Flows {
 }
 
 /// All that one thread runs.
-pub struct Worker {
+pub struct Worker<K: WorkerKernel> {
     poll: Poll,
     events: Events,
-    kernel: Linux,
+    kernel: K,
     clock: Clock,
     arena: Arena,
     /// By their numbers.
-    shards: Vec<Option<NamedShard>>,
+    shards: Vec<Option<NamedShard<K>>>,
     commands: Receiver<Command>,
     flow_log: FlowLogger,
     /// Tells of addresses, links and routes. `None` where the system does not.
@@ -211,14 +213,14 @@ pub struct Worker {
 /// What is called when a backend has gone over to another state. It must not block.
 pub type StateListener = Arc<dyn Fn() + Send + Sync>;
 
-struct NamedShard {
+struct NamedShard<K: WorkerKernel> {
     name: Arc<str>,
-    shard: Shard<Linux>,
+    shard: Shard<K>,
     /// How often backends had gone over to another state when that was told last.
     state_changes: u64,
 }
 
-impl Worker {
+impl<K: WorkerKernel> Worker<K> {
     /// A worker without shards. The waker of `poll` must be registered under [`Token::Wake`].
     ///
     /// # Errors
@@ -231,16 +233,17 @@ impl Worker {
         flow_log: FlowLogger,
     ) -> io::Result<Self> {
         let registry = poll.registry();
-        let network = NetworkWatch::open().and_then(|watch| {
-            let fd = watch.as_fd().as_raw_fd();
-            let token = Token::Network.into();
+        let watch_network = || {
+            let watch = NetworkWatch::open()?;
+            let (fd, token) = (watch.as_fd().as_raw_fd(), Token::Network.into());
             registry.register(&mut SourceFd(&fd), token, Interest::READABLE).map(|()| watch)
-        });
+        };
+        let network = K::FOLLOWS_THE_NETWORK.then(watch_network).transpose();
         Ok(Self {
             network: network
                 .inspect_err(|error| debug!("no news of this host's network: {error}"))
-                .ok(),
-            kernel: Linux::new(poll.registry().try_clone()?),
+                .unwrap_or(None),
+            kernel: K::on(poll.registry().try_clone()?),
             poll,
             events: Events::with_capacity(EVENTS),
             clock,
@@ -255,9 +258,10 @@ impl Worker {
         })
     }
 
-    /// Tells someone when a backend goes over to another state, from now on.
-    pub fn tell_state_changes_to(&mut self, listener: StateListener) {
-        self.on_state_change = Some(listener);
+    /// The same, which tells someone, if there is anyone, when a backend goes over to another state.
+    #[must_use]
+    pub fn telling_state_changes_to(self, listener: Option<StateListener>) -> Self {
+        Self { on_state_change: listener, ..self }
     }
 
     /// Runs until it is stopped, or drained.
@@ -278,7 +282,7 @@ impl Worker {
             let mut is_left = self.events.iter().count() == EVENTS;
             for number in 0..self.shards.len() {
                 let Some(NamedShard { shard, .. }) = &mut self.shards[number] else { continue };
-                is_left |= shard.watch_more(&self.kernel)?;
+                is_left |= self.kernel.watch_more(shard)?;
                 if !shard.has_work() {
                     continue;
                 }
@@ -373,13 +377,13 @@ impl Worker {
         let Some(changes) = self.network.as_ref().map(NetworkWatch::changes) else { return };
         for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
             for &gone in &changes.gone {
-                shard.leave_address(gone, &self.kernel);
+                self.kernel.leave_address(shard, gone);
             }
             if changes.has_another_way {
                 shard.handle(ManagerInput::NetworkChanged, &mut self.kernel, now);
             }
         }
-        if let Some(fast_path) = &mut self.kernel.fast_path {
+        if let Some(fast_path) = self.kernel.fast_path_mut() {
             changes.gone.iter().for_each(|&gone| fast_path.leave_address(gone));
             if changes.have_routes_changed {
                 fast_path.routes_changed();
@@ -405,7 +409,7 @@ impl Worker {
                     && shard.set_routes(routes)
                 {
                     // Clients may be another shard's from now on.
-                    self.kernel.fast_path.iter().for_each(|path| path.close_all());
+                    self.kernel.fast_path().into_iter().for_each(Offloads::close_all);
                 }
             }
             Command::Adopt { shard, name, adopted } => self.adopt(shard, name, *adopted, now)?,
@@ -418,7 +422,7 @@ impl Worker {
                 let _ = reply.send(self.let_go());
             }
             Command::Snapshot(reply) => {
-                let _ = reply.send(self.of_shards(|shard| Some(ShardSnapshot::of(shard))));
+                let _ = reply.send(self.of_shards(K::snapshot));
             }
             Command::RemoveShard { shard, reply } => {
                 if let Some(last) = self.remove_shard(shard, now) {
@@ -492,8 +496,7 @@ impl Worker {
                 }
             }
             Command::Listeners(reply) => {
-                let copy =
-                    |shard: &Shard<Linux>| shard.listener().as_fd().try_clone_to_owned().ok();
+                let copy = |shard: &Shard<K>| shard.listener().as_fd().try_clone_to_owned().ok();
                 let _ = reply.send(self.of_shards(copy));
             }
             Command::UseFastPath(offloads) => self.use_fast_path(offloads),
@@ -514,27 +517,26 @@ impl Worker {
             shard.end_watches();
             Some((number, shard))
         });
-        all.collect()
+        K::release(all.collect())
     }
 
     /// The figures of all shards, with their numbers.
     fn reports(&self) -> Vec<(u32, ShardReport)> {
         let numbered = (0..).zip(&self.shards);
-        let report = |(number, named): (u32, &Option<NamedShard>)| {
+        let report = |(number, named): (u32, &Option<NamedShard<K>>)| {
             Some((number, self.report_of(number, &named.as_ref()?.shard)))
         };
         numbered.filter_map(report).collect()
     }
 
-    fn report_of(&self, number: u32, shard: &Shard<Linux>) -> ShardReport {
-        let drops = self.kernel.receive_drops(shard.listener());
-        let drops = u64::from(drops) + shard.clients().drops;
-        let fast_path = self.kernel.fast_path.as_ref().map(|path| path.figures(number));
+    fn report_of(&self, number: u32, shard: &Shard<K>) -> ShardReport {
+        let drops = u64::from(self.kernel.receive_drops(shard.listener())) + shard.clients().drops;
+        let fast_path = self.kernel.fast_path().map(|path| path.figures(number));
         ShardReport { fast_path: fast_path.unwrap_or_default(), ..ShardReport::of(shard, drops) }
     }
 
     /// Something of every shard that has it, with the shards' numbers.
-    fn of_shards<T>(&self, of: impl Fn(&Shard<Linux>) -> Option<T>) -> Vec<(u32, T)> {
+    fn of_shards<T>(&self, of: impl Fn(&Shard<K>) -> Option<T>) -> Vec<(u32, T)> {
         let numbered = (0..).zip(&self.shards);
         numbered.filter_map(|(number, named)| Some((number, of(&named.as_ref()?.shard)?))).collect()
     }
@@ -547,8 +549,8 @@ impl Worker {
         manager: UdpManager,
         now: Instant,
     ) -> io::Result<()> {
-        self.kernel.watch(&listener, Token::Listener { shard: number }, false)?;
         let is_deaf = listener.is_deaf();
+        let listener = self.kernel.listen(listener, Token::Listener { shard: number })?;
         let mut shard = Shard::new(number, listener, manager);
         shard.set_deaf(is_deaf);
         match_buffers(&mut shard);
@@ -568,15 +570,13 @@ impl Worker {
         let flows = shard.take_offloads();
         // Nothing of theirs goes past the sockets when the first is read.
         let inherited = inherited.map(|maps| InheritedFlows::take_back(number, maps, flows, now));
-        shard.set_deaf(shard.listener().is_deaf());
-        match_buffers(&mut shard);
-        shard.begin(missing, &mut self.kernel, now)?;
+        let Some(shard) = self.kernel.adopt(shard, missing, now)? else { return Ok(()) };
         self.place(number, NamedShard { name, shard, state_changes: 0 });
         self.inherit(inherited, now);
         Ok(())
     }
 
-    fn place(&mut self, number: u32, shard: NamedShard) {
+    fn place(&mut self, number: u32, shard: NamedShard<K>) {
         let place = number as usize;
         if self.shards.len() <= place {
             self.shards.resize_with(place + 1, || None);
@@ -589,7 +589,7 @@ impl Worker {
         shard.close_all(&mut self.kernel, now);
         shard.take_records().for_each(|ended| self.flow_log.log(&name, &ended));
         let report = self.report_of(number, &shard);
-        if let Some(fast_path) = &mut self.kernel.fast_path {
+        if let Some(fast_path) = self.kernel.fast_path_mut() {
             fast_path.forget(number);
         }
         Some(report)
@@ -652,18 +652,18 @@ impl Worker {
 
 /// Has a shard's upstream sockets open with receive buffers like its listener's. The kernel tells
 /// the double of what it was asked for.
-fn match_buffers(shard: &mut Shard<Linux>) {
+fn match_buffers<K: WorkerKernel>(shard: &mut Shard<K>) {
     let of_listener = socket2::SockRef::from(shard.listener()).recv_buffer_size();
     shard.set_receive_buffer(of_listener.map_or(0, |bytes| bytes / 2));
 }
 
 /// Gives other shards what a shard has read for them, in order. What is for one that is gone is for
 /// whoever has read it.
-fn pass_on<'t>(
-    shards: &mut [Option<NamedShard>],
+fn pass_on<'t, K: WorkerKernel>(
+    shards: &mut [Option<NamedShard<K>>],
     reader: usize,
     mut routed: Vec<(u32, ManagerInput<'t>)>,
-    kernel: &mut Linux,
+    kernel: &mut K,
     now: Instant,
 ) {
     while let Some(&(next, _)) = routed.first() {

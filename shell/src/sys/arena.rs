@@ -191,6 +191,19 @@ impl FreeSlots<'_> {
         unsafe { std::slice::from_raw_parts_mut(self.arena.payloads.at(index * SLOT_STRIDE), len) }
     }
 
+    /// The rooms for the payloads of all slots from `first` on, as [`payload`](Self::payload) gives
+    /// them one by one.
+    pub fn payloads(&mut self, first: usize) -> impl Iterator<Item = &mut [u8]> {
+        let (payloads, used) = (&self.arena.payloads, self.arena.used);
+        (first..self.len).map(move |slot| {
+            // SAFETY: the slot exists and is free, so that nobody else has access to it while it is
+            // borrowed here; each is another, and slots do not overlap; its bytes are initialised.
+            unsafe {
+                std::slice::from_raw_parts_mut(payloads.at((used + slot) * SLOT_STRIDE), SLOT_BYTES)
+            }
+        })
+    }
+
     /// Says what is known of the payload that was written to a slot. Nothing is said of a slot that
     /// does not exist.
     pub fn set(&mut self, slot: usize, meta: RecvMeta) {

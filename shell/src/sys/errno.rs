@@ -8,6 +8,7 @@
 
 use std::io;
 
+use flowgate_core::probe::ProbeOutcome;
 use flowgate_core::{DropReason, NetworkError};
 
 use super::udp::NoSource;
@@ -89,6 +90,36 @@ pub fn lacks_its_peer(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EDESTADDRREQ)
 }
 
+/// Whether two errors are the same one.
+pub fn is_same(one: &io::Error, other: &io::Error) -> bool {
+    (one.raw_os_error(), one.kind()) == (other.raw_os_error(), other.kind())
+}
+
+/// What a kernel says that does not cut up what it is given to send.
+pub fn no_gso() -> io::Error {
+    io::Error::from_raw_os_error(libc::EIO)
+}
+
+/// Whether a connection is on its way: a call that does not block has begun to make it.
+pub fn is_in_progress(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINPROGRESS)
+}
+
+/// What the failure of a probe's system call says about its target.
+pub fn on_probe(error: &io::Error) -> ProbeOutcome {
+    match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::ConnectionRefused, _) => ProbeOutcome::Refused,
+        (io::ErrorKind::TimedOut, _) => ProbeOutcome::TimedOut,
+        // Something is short here: descriptors, memory, ports, room in a send buffer. It would be
+        // a pity to lose all backends for that.
+        (io::ErrorKind::AddrNotAvailable | io::ErrorKind::WouldBlock, _)
+        | (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC)) => {
+            ProbeOutcome::Inconclusive
+        }
+        _ => ProbeOutcome::Unreachable,
+    }
+}
+
 /// Whether a system call does not exist here: an old kernel, or a sandbox that hides it.
 pub fn is_missing(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOSYS)
@@ -151,6 +182,23 @@ mod tests {
             assert_eq!(connect_failure(&of(ours)), None, "{ours}");
         }
         assert_eq!(connect_failure(&NoSource.into()), None);
+    }
+
+    #[test]
+    fn want_of_something_here_is_not_blamed_on_a_target() {
+        for (code, outcome) in [
+            (libc::ECONNREFUSED, ProbeOutcome::Refused),
+            (libc::EHOSTUNREACH, ProbeOutcome::Unreachable),
+            (libc::ENETUNREACH, ProbeOutcome::Unreachable),
+            (libc::EPERM, ProbeOutcome::Unreachable),
+            (libc::ETIMEDOUT, ProbeOutcome::TimedOut),
+            (libc::EMFILE, ProbeOutcome::Inconclusive),
+            (libc::ENOBUFS, ProbeOutcome::Inconclusive),
+            (libc::EADDRNOTAVAIL, ProbeOutcome::Inconclusive),
+        ] {
+            assert_eq!(on_probe(&of(code)), outcome);
+        }
+        assert_eq!(on_probe(&NoSource.into()), ProbeOutcome::Inconclusive);
     }
 
     #[test]

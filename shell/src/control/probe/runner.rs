@@ -12,10 +12,9 @@ use tracing::{info, warn};
 
 use super::tcp::TcpProbe;
 use super::udp::UdpProbe;
-use super::{
-    Command, Findings, HealthChange, ProbeMethod, ProbeSnapshot, ProbeTarget, TargetKey, failure,
-};
+use super::{Command, Findings, HealthChange, ProbeMethod, ProbeSnapshot, ProbeTarget, TargetKey};
 use crate::sys::clock::Clock;
+use crate::sys::errno;
 
 /// There is a new set of targets, or the thread is to end. Every other token is the number of the
 /// target whose socket it is about; no target gets this far.
@@ -268,7 +267,7 @@ impl<F: Fn(HealthChange)> Runner<F> {
                 self.is_short = false;
             }
             Err(error) => {
-                let outcome = failure(&error);
+                let outcome = errno::on_probe(&error);
                 if outcome == ProbeOutcome::Inconclusive
                     && !std::mem::replace(&mut self.is_short, true)
                 {

@@ -9,7 +9,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Socket, Type};
 
-use super::failure;
+use crate::sys::errno;
 
 /// A connection that is being made.
 pub(super) struct TcpProbe {
@@ -32,7 +32,7 @@ impl TcpProbe {
             socket.bind(&SocketAddr::new(ip, 0).into())?;
         }
         match socket.connect(&address.into()) {
-            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            Err(error) if !errno::is_in_progress(&error) => return Err(error),
             _ => {}
         }
         let mut stream = TcpStream::from_std(socket.into());
@@ -48,12 +48,12 @@ impl TcpProbe {
             Ok(Some(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
                 return Some(ProbeOutcome::Answered);
             }
-            Ok(Some(error)) | Err(error) => return Some(failure(&error)),
+            Ok(Some(error)) | Err(error) => return Some(errno::on_probe(&error)),
         }
         match self.stream.peer_addr() {
             Ok(peer) => Some(self.connected(peer)),
             Err(error) if error.kind() == io::ErrorKind::NotConnected => None,
-            Err(error) => Some(failure(&error)),
+            Err(error) => Some(errno::on_probe(&error)),
         }
     }
 

@@ -8,9 +8,8 @@ use flowgate_core::probe::ProbeOutcome;
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 
-use super::failure;
 use super::question::{ExpectedReply, ProbePayload, ProbeRequest};
-use crate::sys::{process, udp};
+use crate::sys::{errno, process, udp};
 
 /// A probe listens to no more wrong answers than this.
 const MOST_WRONG_ANSWERS: u32 = 64;
@@ -40,7 +39,7 @@ impl UdpProbe {
         if local == address {
             // The kernel chose the very port that is probed, which therefore nobody has: the probe
             // would answer itself.
-            return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
+            return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let mut socket = UdpSocket::from_std(socket);
         registry.register(&mut socket, token, Interest::READABLE)?;
@@ -67,7 +66,7 @@ impl UdpProbe {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(error) => return Some(failure(&error)),
+                Err(error) => return Some(errno::on_probe(&error)),
             }
         }
         Some(ProbeOutcome::WrongAnswer)

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use super::ask::Figures;
 use super::{BoundListener, Server, StartError, backend_index, command_shards};
+use crate::control::io::{self, Io};
 use crate::control::service_state::ServiceState;
 use crate::control::{accept, reach, source};
 use crate::datapath::kernel::Socket;
@@ -66,8 +67,11 @@ impl Server {
     ///
     /// When a new listener cannot be bound, or a cluster's source cannot be had.
     pub fn bind(&mut self, config: &Config) -> Result<BoundListeners, StartError> {
+        io::check(config, self.io)?;
         match mmsg::check_receive() {
-            Err(error) if errno::is_missing(&error) => return Err(StartError::Receive(error)),
+            Err(error) if self.io == Io::Linux && errno::is_missing(&error) => {
+                return Err(StartError::Receive(error));
+            }
             // What is refused now may be allowed later; it is logged when it is met.
             _ => {}
         }

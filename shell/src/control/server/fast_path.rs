@@ -31,7 +31,7 @@ impl Server {
         // What was not permitted before may be now, and is tried once.
         let mut is_tried = matches!(self.fast_path, Some(Ok(_)));
         for listener in wanted {
-            if !is_tried && obstacle_of(listener).is_none() {
+            if !is_tried && self.lasting_obstacle(listener).is_none() {
                 is_tried = true;
                 self.fast_path = Some(SharedFastPath::load().map_err(|error| error.to_string()));
                 self.give_fast_path();
@@ -80,8 +80,14 @@ impl Server {
         (mode != FastPathMode::Off).then_some(FastPathState { mode, obstacle })
     }
 
+    /// Why the kernel cannot forward a listener's flows, whatever it permits.
+    fn lasting_obstacle(&self, listener: &Listener) -> Option<String> {
+        let of_io = self.io.fast_path_obstacle().map(str::to_owned);
+        of_io.or_else(|| obstacle_of(listener))
+    }
+
     fn obstacle(&self, listener: &Listener) -> Option<String> {
-        obstacle_of(listener).or_else(|| match &self.fast_path {
+        self.lasting_obstacle(listener).or_else(|| match &self.fast_path {
             Some(Err(error)) => Some(error.clone()),
             Some(Ok(_)) | None => None,
         })

@@ -59,6 +59,9 @@ pub enum ServerRestoreError {
         /// How many there should be.
         config: usize,
     },
+    /// This process could not go on with its flows.
+    #[error("FLOWGATE_IO is \"portable\", which cannot go on with another process's flows")]
+    Io,
     /// A listener had to be bound again, and could not be.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -179,6 +182,9 @@ impl Server {
         prepared: &Prepared,
         descriptors: impl IntoIterator<Item = Option<OwnedFd>>,
     ) -> Result<Vec<Vec<Adopted>>, ServerRestoreError> {
+        if !self.io.can_hand_over() {
+            return Err(ServerRestoreError::Io);
+        }
         let counts = (snapshot.listeners.len(), config.listeners.len());
         if counts.0 != counts.1 {
             return Err(ServerRestoreError::OtherListeners {

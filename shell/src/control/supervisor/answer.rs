@@ -225,6 +225,7 @@ impl Supervisor {
             now: self.clock.unix_time().as_secs_f64(),
             started: self.started.as_secs_f64(),
             last_reload: self.conditions.last_reload().cloned(),
+            io: self.server.io().as_str().to_owned(),
             usage: self.usage.look(self.clock.now()),
         }
     }

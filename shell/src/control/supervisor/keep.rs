@@ -38,7 +38,8 @@ impl Supervisor {
     /// Has the service manager keep everything, where it has room for it; says whether it does. Then
     /// nobody serves any more, and the next process goes on.
     pub(super) fn keep_everything(&self) -> bool {
-        if self.notifier.room() == 0 || self.upgrade.is_some() {
+        if !self.server.io().can_hand_over() || self.notifier.room() == 0 || self.upgrade.is_some()
+        {
             return false;
         }
         let snapshot = self.process_snapshot(ServerSnapshot::default());

@@ -58,7 +58,11 @@ impl Supervisor {
     }
 
     fn may_upgrade(&self) -> Result<(), &'static str> {
-        if self.upgrade.is_some() {
+        if !self.server.io().can_hand_over() {
+            Err(
+                "FLOWGATE_IO is \"portable\", which cannot pass flows on: stop flowgate and start it again",
+            )
+        } else if self.upgrade.is_some() {
             Err("an upgrade is under way already")
         } else if self.is_stopping() {
             Err("flowgate is stopping")
@@ -187,6 +191,11 @@ impl Supervisor {
 
     /// What this process is, for people who look for a bug.
     pub(super) fn snapshot(&self) -> Response {
+        if !self.server.io().can_hand_over() {
+            return Response::refused(
+                "FLOWGATE_IO is \"portable\", of which there are no snapshots",
+            );
+        }
         let bytes = snapshot::encode(&self.process_snapshot(self.server.snapshot()));
         Response::Snapshot { hex: flowgate_config::hex::encode(&bytes) }
     }

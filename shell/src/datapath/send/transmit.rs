@@ -319,7 +319,7 @@ fn try_send<K: Kernel>(
                 Ok(false) | Err(_) => {}
             }
         }
-        let is_repeated = last.is_some_and(|last| last.raw_os_error() == error.raw_os_error());
+        let is_repeated = last.is_some_and(|last| errno::is_same(&last, &error));
         match errno::on_send(&error, is_batch) {
             SendError::Interrupted => {}
             SendError::Full => return Err(Refusal::Full),

@@ -5,23 +5,24 @@ use std::time::Duration;
 
 use flowgate_core::{FlowId, Instant};
 
+use super::kernel::WorkerKernel;
 use super::{NamedShard, Worker};
 use crate::datapath::fast_path::{InheritedFlows, Offloads};
 
-impl Worker {
+impl<K: WorkerKernel> Worker<K> {
     /// Lets the kernel forward flows from now on.
     pub(super) fn use_fast_path(&mut self, offloads: Box<Offloads>) {
-        self.kernel.fast_path = Some(offloads);
+        self.kernel.use_fast_path(offloads);
     }
 
     /// The poll begins, which may wait for so long otherwise.
     pub(super) fn begin_poll(&mut self, timeout: Option<Duration>) -> Option<Duration> {
-        if self.kernel.fast_path.is_none() && self.inherited.is_empty() {
+        if self.kernel.fast_path().is_none() && self.inherited.is_empty() {
             return timeout;
         }
         let now = self.clock.now();
         let rest = self.inherited.iter().map(|flows| flows.until().saturating_since(now)).min();
-        let of_kernel = self.kernel.fast_path.as_mut().and_then(|fast_path| {
+        let of_kernel = self.kernel.fast_path_mut().and_then(|fast_path| {
             fast_path.begin_poll(now);
             fast_path.poll_timeout(now)
         });
@@ -35,7 +36,7 @@ impl Worker {
             self.tell_inherited(now);
             self.inherited.retain(|flows| now < flows.until());
         }
-        let Some(fast_path) = &mut self.kernel.fast_path else { return };
+        let Some(fast_path) = self.kernel.fast_path_mut() else { return };
         let mut shards = self.shards.iter().flatten();
         let has_unsent = shards.any(|named| named.shard.sockets().has_unsent());
         fast_path.end_turn(!is_left && !has_unsent, now);
@@ -47,7 +48,7 @@ impl Worker {
     /// Tells what the kernel has forwarded of all flows of a shard, or of all shards.
     pub(super) fn tell_all_activity(&mut self, shard: Option<u32>, now: Instant) {
         self.tell_inherited(now);
-        let Some(fast_path) = &self.kernel.fast_path else { return };
+        let Some(fast_path) = self.kernel.fast_path() else { return };
         for key in fast_path.keys(shard) {
             self.tell_activity(key, now);
         }
@@ -56,7 +57,7 @@ impl Worker {
     /// The same of the flows in some slots.
     pub(super) fn tell_activity_in(&mut self, shard: u32, slots: Range<usize>, now: Instant) {
         let Some(Some(named)) = self.shards.get(shard as usize) else { return };
-        if self.kernel.fast_path.is_none() {
+        if self.kernel.fast_path().is_none() {
             return;
         }
         let manager = named.shard.manager();
@@ -68,7 +69,7 @@ impl Worker {
     }
 
     fn tell_activity(&mut self, (shard, flow): (u32, FlowId), now: Instant) {
-        let fast_path = self.kernel.fast_path.as_mut();
+        let fast_path = self.kernel.fast_path_mut();
         let activity = fast_path.and_then(|path| path.activity((shard, flow)));
         if let Some(activity) = activity.filter(|activity| !activity.is_empty()) {
             self.tell(shard, activity.input(flow), now);
@@ -77,9 +78,9 @@ impl Worker {
 
     /// Lets the kernel go on with the flows that it forwards, while nobody serves.
     pub(super) fn lend_all(&mut self, now: Instant) {
-        let Some(fast_path) = &self.kernel.fast_path else { return };
+        let Some(fast_path) = self.kernel.fast_path() else { return };
         self.recall_these(fast_path.unsettled(), now);
-        let Some(fast_path) = &mut self.kernel.fast_path else { return };
+        let Some(fast_path) = self.kernel.fast_path_mut() else { return };
         fast_path.set_lent(true);
         for (number, named) in (0..).zip(&mut self.shards) {
             let Some(NamedShard { shard, .. }) = named else { continue };
@@ -89,7 +90,7 @@ impl Worker {
 
     /// Goes on with what the kernel has gone on with: this process's own, or another's.
     pub(super) fn inherit(&mut self, inherited: Option<InheritedFlows>, now: Instant) {
-        match (inherited, &mut self.kernel.fast_path) {
+        match (inherited, self.kernel.fast_path_mut()) {
             (Some(flows), _) => {
                 self.inherited.push(flows);
                 self.tell_inherited(now);
@@ -109,7 +110,7 @@ impl Worker {
 
     fn recall_these(&mut self, keys: Vec<(u32, FlowId)>, now: Instant) {
         for (shard, flow) in keys {
-            let fast_path = self.kernel.fast_path.as_mut();
+            let fast_path = self.kernel.fast_path_mut();
             if let Some(activity) = fast_path.and_then(|path| path.recall((shard, flow))) {
                 self.tell(shard, activity.input(flow), now);
             }
@@ -118,20 +119,19 @@ impl Worker {
 
     /// Has all datagrams come by the sockets again, and tells what the kernel has forwarded.
     pub(super) fn recall_all(&mut self, now: Instant) {
-        let Some(fast_path) = &mut self.kernel.fast_path else { return };
+        let Some(fast_path) = self.kernel.fast_path_mut() else { return };
         let mut keys = fast_path.keys(None);
         keys.sort_unstable_by_key(|&(shard, flow)| (shard, flow.index()));
         fast_path.close_all();
         self.recall_these(keys, now);
         // What packets that were on their way meanwhile have added.
-        let late =
-            self.kernel.fast_path.as_mut().map(|path| path.read_resting()).unwrap_or_default();
+        let late = self.kernel.fast_path_mut().map(Offloads::read_resting).unwrap_or_default();
         for ((shard, flow), activity) in late {
             self.tell(shard, activity.input(flow), now);
         }
     }
 
     pub(super) fn is_in_fast_path(&self, shard: u32, flow: FlowId) -> bool {
-        self.kernel.fast_path.as_ref().is_some_and(|path| path.has((shard, flow)))
+        self.kernel.fast_path().is_some_and(|path| path.has((shard, flow)))
     }
 }

@@ -1,0 +1,156 @@
+//! How datagrams come and go: by all that Linux has for it, or by what every system has.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use flowgate_config::{Cluster, Config, FastPathMode, Listener};
+use flowgate_core::config::{Accept, Source};
+
+/// The environment variable that chooses.
+pub const VARIABLE: &str = "FLOWGATE_IO";
+
+/// By which calls of the system datagrams come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    /// Those of Linux.
+    Linux,
+    /// Those that every system has in some form.
+    Portable,
+}
+
+/// It cannot be as it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IoError {
+    /// There is nothing of this name.
+    #[error("{VARIABLE} is {0:?}: expected \"linux\" or \"portable\", or nothing")]
+    Unknown(String),
+    /// It cannot do what a configuration asks for.
+    #[error("with {VARIABLE}=portable this cannot be had:\n{}", .0.join("\n"))]
+    Lacks(Vec<String>),
+}
+
+impl Io {
+    /// What the environment of this process says.
+    ///
+    /// # Errors
+    ///
+    /// When it says nothing that is known.
+    pub fn of_this_process() -> Result<Self, IoError> {
+        std::env::var_os(VARIABLE)
+            .map_or(Ok(Self::Linux), |value| Self::named(&value.to_string_lossy()))
+    }
+
+    fn named(name: &str) -> Result<Self, IoError> {
+        match name {
+            "" | "linux" => Ok(Self::Linux),
+            "portable" => Ok(Self::Portable),
+            other => Err(IoError::Unknown(other.to_owned())),
+        }
+    }
+
+    /// Its name, as the variable has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Linux => "linux",
+            Self::Portable => "portable",
+        }
+    }
+
+    /// Why the kernel cannot forward flows past the sockets, if it cannot for that.
+    pub const fn fast_path_obstacle(self) -> Option<&'static str> {
+        match self {
+            Self::Linux => None,
+            Self::Portable => Some("FLOWGATE_IO is \"portable\", which knows no kernel path"),
+        }
+    }
+
+    /// Whether sockets can be passed on to another process, with what is known of them.
+    pub const fn can_hand_over(self) -> bool {
+        matches!(self, Self::Linux)
+    }
+}
+
+impl fmt::Display for Io {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether all that a configuration asks for can be had.
+///
+/// # Errors
+///
+/// With everything that cannot.
+pub fn check(config: &Config, io: Io) -> Result<(), IoError> {
+    if io == Io::Linux {
+        return Ok(());
+    }
+    let mut lacks = Vec::new();
+    let mut serving = BTreeSet::new();
+    for listener in &config.listeners {
+        lacks.extend(lacks_of_listener(listener));
+        serving.insert(listener.cluster.name.as_str());
+        serving.extend(listener.cluster.mirror.as_deref());
+    }
+    let serving = serving.into_iter().filter_map(|name| config.cluster(name));
+    lacks.extend(serving.filter_map(|cluster| lack_of_cluster(cluster)));
+    if lacks.is_empty() { Ok(()) } else { Err(IoError::Lacks(lacks)) }
+}
+
+fn lacks_of_listener(listener: &Listener) -> Vec<String> {
+    let name = &listener.name;
+    let mut lacks = Vec::new();
+    if listener.accept != Accept::Shared {
+        lacks.push(format!(
+            "listener {name:?}: accept: clients cannot have sockets of their own; set it to \"shared\""
+        ));
+    }
+    if listener.fast_path == FastPathMode::Tc {
+        lacks.push(format!(
+            "listener {name:?}: fast_path = \"tc\": there is no kernel path; set it to \"off\" or \"auto\""
+        ));
+    }
+    lacks
+}
+
+fn lack_of_cluster(cluster: &Cluster) -> Option<String> {
+    let name = &cluster.name;
+    if cluster.is_direct {
+        return Some(format!(
+            "cluster {name:?}: return = \"direct\": nothing can be sent from clients' addresses"
+        ));
+    }
+    (cluster.policy.source == Source::Client).then(|| {
+        format!(
+            "cluster {name:?}: source = \"client\": nothing can be sent from clients' addresses"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_known_can_be_chosen() {
+        for (name, io) in [("", Io::Linux), ("linux", Io::Linux), ("portable", Io::Portable)] {
+            assert_eq!(Io::named(name), Ok(io));
+        }
+        assert_eq!(Io::named("Portable"), Err(IoError::Unknown("Portable".to_owned())));
+    }
+
+    #[test]
+    fn everything_that_cannot_be_had_is_told_at_once() {
+        let text = "[[listener]]\naddress = \"0.0.0.0:53\"\ncluster = \"a\"\naccept = \"connected\"\n\
+                    fast_path = \"tc\"\n\
+                    [cluster.a]\nbackends = [\"192.0.2.1:53\"]\nsource = \"client\"\n\
+                    [cluster.unused]\nbackends = [\"192.0.2.1:53\"]\nsource = \"client\"\n";
+        let config = flowgate_config::parse(text, "test.toml").unwrap();
+        assert_eq!(check(&config, Io::Linux), Ok(()));
+        let told = check(&config, Io::Portable).unwrap_err().to_string();
+        for part in ["accept", "fast_path", "cluster \"a\": source"] {
+            assert!(told.contains(part), "{told}");
+        }
+        assert!(!told.contains("unused"), "{told}");
+    }
+}
