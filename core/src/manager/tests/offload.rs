@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod differential;
+
 fn offloading(change: impl FnOnce(&mut ManagerConfig)) -> Harness {
     Harness::new(|config| {
         config.offload = true;
