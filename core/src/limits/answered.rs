@@ -18,11 +18,43 @@ const CAPACITY: usize = 4_096;
 /// The clients that were answered last. Of each there is a fingerprint: who is taken for another is
 /// rare, and does no harm, since this only says whose silence is a sign against a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize), serde(from = "Few", into = "Few"))]
 pub(crate) struct AnsweredClients {
     keys: (u64, u64),
-    /// Sets of [`WAYS`], in each the latest first; 0 is nobody. Empty while nobody is remembered.
+    /// Sets of [`WAYS`], in each the latest first; 0 is nobody.
     fingerprints: Vec<u32>,
+}
+
+/// The same in a snapshot: those that there are, by their places. A listener with a thousand ports has
+/// a thousand tables, most of them all but empty.
+#[cfg(feature = "serde")]
+#[derive(Serialize, Deserialize)]
+struct Few {
+    keys: (u64, u64),
+    fingerprints: Vec<(u16, u32)>,
+}
+
+#[cfg(feature = "serde")]
+impl From<AnsweredClients> for Few {
+    fn from(AnsweredClients { keys, fingerprints }: AnsweredClients) -> Self {
+        let all = (0..).zip(fingerprints);
+        Self { keys, fingerprints: all.filter(|(_, fingerprint)| *fingerprint != 0).collect() }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl From<Few> for AnsweredClients {
+    fn from(Few { keys, fingerprints: few }: Few) -> Self {
+        let mut fingerprints = vec![0; CAPACITY];
+        for (place, fingerprint) in few {
+            match fingerprints.get_mut(usize::from(place)) {
+                Some(at) => *at = fingerprint,
+                // Not sound: see below.
+                None => return Self { keys, fingerprints: Vec::new() },
+            }
+        }
+        Self { keys, fingerprints }
+    }
 }
 
 impl AnsweredClients {
@@ -78,5 +110,17 @@ mod tests {
             clients.insert(u128::MAX);
         }
         assert!(clients.contains(u128::MAX));
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_snapshot_has_those_that_there_are_and_no_place_that_there_is_not() {
+        let mut clients = AnsweredClients::new(&mut Random::new(1));
+        (0..10u128).for_each(|client| clients.insert(client));
+        let mut few = Few::from(clients.clone());
+        assert_eq!(few.fingerprints.len(), 10);
+        few.fingerprints.push((CAPACITY as u16, 1));
+        assert!(!AnsweredClients::from(few).is_sound());
+        assert_eq!(AnsweredClients::from(Few::from(clients.clone())), clients);
     }
 }
