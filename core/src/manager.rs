@@ -257,6 +257,7 @@ impl UdpManager {
         let are_clients = accept_proxy_protocol.is_empty() && cluster.questions().is_none();
         if are_clients && self.flows.len() >= PREFETCH_FROM {
             self.flows.prefetch(clients.map(|(source, local)| FlowKey::new(source, local)));
+            self.placement.prefetch(self.flows.expected());
         }
     }
 

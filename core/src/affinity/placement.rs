@@ -2,6 +2,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::hint::black_box;
 use core::time::Duration;
 
 use flowgate_quic_lb::ServerId;
@@ -302,6 +303,16 @@ impl Placement {
         let learned = core::mem::take(flow).learned;
         if learned != 0 {
             self.learned.release(learned, now);
+        }
+    }
+
+    /// Fetches from memory what the ids of the flows in some slots are compared with, all at once.
+    pub(crate) fn prefetch(&self, slots: impl Iterator<Item = usize>) {
+        if self.flows.is_empty() {
+            return;
+        }
+        for flow in slots.filter_map(|slot| self.flows.get(slot)) {
+            black_box(flow.fingerprint);
         }
     }
 

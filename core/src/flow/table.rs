@@ -169,6 +169,11 @@ impl FlowTable {
         }
     }
 
+    /// The slots of the flows that were fetched last.
+    pub(crate) fn expected(&self) -> impl Iterator<Item = usize> {
+        self.expected.slots.iter().map(|&slot| slot as usize)
+    }
+
     /// Fetches the flows in some slots from memory, as far as replies need them, all at once.
     #[inline]
     pub(crate) fn prefetch_slots(&self, slots: impl Iterator<Item = usize>) {
