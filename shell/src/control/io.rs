@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn everything_that_cannot_be_had_is_told_at_once() {
-        let text = "[[listener]]\naddress = \"0.0.0.0:53\"\ncluster = \"a\"\naccept = \"connected\"\n\
+        let text = "[[listener]]\naddress = \"192.0.2.53:53\"\ncluster = \"a\"\naccept = \"connected\"\n\
                     fast_path = \"tc\"\n\
                     [cluster.a]\nbackends = [\"192.0.2.1:53\"]\nsource = \"client\"\n\
                     [cluster.unused]\nbackends = [\"192.0.2.1:53\"]\nsource = \"client\"\n";
