@@ -64,7 +64,7 @@ pub(crate) struct Options {
 
 /// Runs the comparison and tells what came of it. Nothing delivered is a failure, slow is not.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let programs = Programs::find(options.flowgate.clone())?;
+    let programs = Programs::find(options.flowgate.as_deref());
     let peers = present(&options.peers, &programs)?;
     let cores = cores(options)?;
     pin(cores.load)?;

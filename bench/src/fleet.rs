@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use std::{env, fs, io, thread};
+use std::{fs, io, thread};
 
 use clap::Args;
 
 use crate::Result;
-use crate::process::{Cores, Guarded, Scratch};
+use crate::process::{self, Cores, Guarded, Scratch};
 
 /// How long anything may take before it counts as never.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,8 +53,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let beside = env::current_exe()?.with_file_name("flowgate");
-    let flowgate = options.flowgate.clone().unwrap_or(beside);
+    let flowgate = process::flowgate(options.flowgate.as_deref())?;
     for balance in ["rendezvous", "maglev"] {
         backends_change(options, &flowgate, balance)?;
     }

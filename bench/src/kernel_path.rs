@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use std::{env, io, process};
+use std::{io, process};
 
 use clap::Args;
 use nix::sched::{CloneFlags, setns};
@@ -135,13 +135,7 @@ struct Sample {
 
 /// Measures everything and prints a table of it.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let beside = env::current_exe()?.with_file_name("flowgate");
-    let flowgate = options.flowgate.clone().unwrap_or(beside);
-    if !flowgate.is_file() {
-        return Err(
-            format!("{} does not exist; name it with --flowgate", flowgate.display()).into()
-        );
-    }
+    let flowgate = crate::process::flowgate(options.flowgate.as_deref())?;
     let cores = Cores::available()?;
     pin(cores.load)?;
     let network = Network::new()?;

@@ -4,13 +4,13 @@
 //! Clients are told apart by their addresses, of which loopback has sixteen million: a few sockets send from all of
 //! them. The balancer's cluster has `upstream = "shared"`, so that flows need no descriptors of their own.
 
+use std::fs;
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use std::{env, fs};
 
 use clap::Args;
 use nix::errno::Errno;
@@ -21,7 +21,7 @@ use crate::Result;
 use crate::backends::{Backends, Behaviour};
 use crate::meter::Usage;
 use crate::payload::Payload;
-use crate::process::{Cores, Guarded, Scratch, pin};
+use crate::process::{self, Cores, Guarded, Scratch, pin};
 use crate::train::{Inbox, bind};
 
 /// Where clients have their addresses, and up.
@@ -69,13 +69,7 @@ pub(crate) struct Options {
 
 /// Measures every number of flows and prints a line for each.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let beside = env::current_exe()?.with_file_name("flowgate");
-    let flowgate = options.flowgate.clone().unwrap_or(beside);
-    if !flowgate.is_file() {
-        return Err(
-            format!("{} does not exist; name it with --flowgate", flowgate.display()).into()
-        );
-    }
+    let flowgate = process::flowgate(options.flowgate.as_deref())?;
     let cores = Cores::available()?;
     pin(cores.load)?;
     let length = Duration::try_from_secs_f64(options.seconds.max(0.1))?;

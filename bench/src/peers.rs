@@ -9,7 +9,7 @@ mod traefik;
 
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::meter::Usage;
 use crate::payload::Payload;
-use crate::process::{Guarded, Scratch};
+use crate::process::{self, Guarded, Scratch};
 use crate::scraper::Scraper;
 use crate::watcher::Watcher;
 use crate::workload::{Mode, Workload};
@@ -117,34 +117,30 @@ impl Peer {
 
 /// The programs found on this machine.
 pub(crate) struct Programs {
-    flowgate: PathBuf,
+    flowgate: std::result::Result<PathBuf, String>,
     nginx: std::result::Result<nginx::Program, String>,
     others: [(Peer, std::result::Result<Program, String>); 3],
 }
 
 impl Programs {
     /// Looks for the other peers, and for Flowgate at `flowgate` or beside this executable.
-    pub(crate) fn find(flowgate: Option<PathBuf>) -> Result<Self> {
-        let beside = env::current_exe()?.with_file_name("flowgate");
-        Ok(Programs {
-            flowgate: flowgate.unwrap_or(beside),
+    pub(crate) fn find(flowgate: Option<&Path>) -> Self {
+        Programs {
+            flowgate: process::flowgate(flowgate),
             nginx: nginx::Program::find(),
             others: [
                 (Peer::Envoy, envoy::find()),
                 (Peer::Traefik, traefik::find()),
                 (Peer::Dnsdist, dnsdist::find()),
             ],
-        })
+        }
     }
 
     /// Why `peer` cannot be measured here; none if it can.
     pub(crate) fn missing(&self, peer: Peer) -> Option<String> {
         match peer {
             Peer::Nginx => self.nginx.as_ref().err().cloned(),
-            peer if peer.is_flowgate() && !self.flowgate.is_file() => Some(format!(
-                "{} does not exist; build it with `cargo build --release -p flowgate`, or name it with --flowgate",
-                self.flowgate.display()
-            )),
+            peer if peer.is_flowgate() => self.flowgate.as_ref().err().cloned(),
             Peer::Flowgate
             | Peer::Portable
             | Peer::Scraped
@@ -223,7 +219,7 @@ impl Balancer {
             | Peer::Untraced
             | Peer::Recorded => {
                 let admin = flowgate::Admin { http, socket: scratch.path("control.sock") };
-                let program = &programs.flowgate;
+                let program = programs.flowgate.as_ref().map_err(String::as_str)?;
                 let command =
                     flowgate::command(program, address, workload, backends, &admin, &scratch)?;
                 let portable = ["env", "FLOWGATE_IO=portable"].map(str::to_owned);
@@ -234,11 +230,14 @@ impl Balancer {
         let socket = scratch.path("control.sock").display().to_string();
         let process = Guarded::start(core, &command, scratch)?;
         let scraper = http.map(Scraper::start);
-        let watcher = peer.watch().map(|arguments| {
-            let arguments = arguments.iter().map(ToString::to_string);
-            let arguments = arguments.chain(["--socket".to_owned(), socket]).collect();
-            Watcher::start(programs.flowgate.clone(), arguments)
-        });
+        let watcher = match peer.watch() {
+            None => None,
+            Some(arguments) => {
+                let arguments = arguments.iter().map(ToString::to_string);
+                let arguments = arguments.chain(["--socket".to_owned(), socket]).collect();
+                Some(Watcher::start(programs.flowgate.clone()?, arguments))
+            }
+        };
         Ok(Balancer {
             targets: vec![address],
             process: Some(process),

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{env, hint, process};
 
@@ -35,6 +35,20 @@ impl Cores {
         let load = cores.next().unwrap_or(0);
         Ok(Cores { load, balancer: cores.next().unwrap_or(load) })
     }
+}
+
+/// The Flowgate to measure: the one that is named, or the one beside this executable; or why there is none.
+pub(crate) fn flowgate(named: Option<&Path>) -> std::result::Result<PathBuf, String> {
+    let beside = || Ok(env::current_exe()?.with_file_name("flowgate"));
+    let program = named.map_or_else(beside, |named| Ok(named.to_owned()));
+    let program = program.map_err(|error: io::Error| error.to_string())?;
+    if program.is_file() {
+        return Ok(program);
+    }
+    Err(format!(
+        "{} does not exist; build it with `cargo build --release -p flowgate`, or name it with --flowgate",
+        program.display()
+    ))
 }
 
 /// Keeps the calling thread, and what it starts, on one core.
