@@ -1,14 +1,14 @@
-//! How others are told whether to send traffic here.
+//! How others are told whether to send traffic here, to this instance or to one of its listeners.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// When this instance is announced, and how.
+/// When this instance, or one of its listeners, is announced, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announce {
-    /// How many backends of each cluster that serves a listener have to be up.
+    /// How many backends have to be up of each cluster that serves a listener, or this one.
     pub min_backends_up: u32,
     /// After how many looks in a row that find it fit it is announced. At least 1.
     pub rise: u32,
@@ -21,7 +21,7 @@ pub struct Announce {
 }
 
 /// Who is told what is announced and withdrawn.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum AnnounceBy {
     /// A program, with `announce` or `withdraw` as its last argument.
     Command(Vec<String>),

@@ -95,7 +95,7 @@ pub struct Config {
     /// How long everything is still served once the process is told to stop, new flows too, before it
     /// drains.
     pub lame_duck: Duration,
-    /// When it is announced to routers, and how. None: it is not.
+    /// When the whole of it is announced to routers, and how. None: it is not.
     pub announce: Option<Announce>,
     /// Where operators reach the process.
     pub admin: Admin,
@@ -118,6 +118,22 @@ impl Config {
     /// The cluster of this name.
     pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
         self.clusters.iter().find(|cluster| cluster.name == name)
+    }
+
+    /// What is announced: the whole, as None, and listeners by their names.
+    pub fn announced(&self) -> impl Iterator<Item = (Option<&str>, &Announce)> {
+        let all = self.announce.iter().map(|announce| (None, announce));
+        let alone = self.listeners.iter().filter_map(|listener| {
+            listener.announce.as_ref().map(|announce| (Some(listener.name.as_str()), announce))
+        });
+        all.chain(alone)
+    }
+
+    /// The names of the clusters that serve a listener's clients, those of its routes too.
+    pub fn clusters_of(&self, listener: &str) -> HashSet<&str> {
+        let is_its =
+            |l: &&Listener| l.name == listener || l.routed_from.as_deref() == Some(listener);
+        self.listeners.iter().filter(is_its).map(|l| l.cluster.name.as_str()).collect()
     }
 
     /// The clusters that serve a listener or mirror one that does, each once, in the order of the file.
@@ -260,6 +276,8 @@ pub struct Listener {
     pub allow: Vec<IpNet>,
     /// Clients that may not, also where they are allowed.
     pub deny: Vec<IpNet>,
+    /// When it is announced to routers by itself, and how. None: it is not.
+    pub announce: Option<Announce>,
 }
 
 impl Listener {

@@ -22,6 +22,7 @@ use crate::reader::{Field, Item, Table};
 use crate::schema::Shape;
 use crate::value::{duration, text, whole};
 use crate::{Config, Listener, Workers};
+use announce::Told;
 use cluster::Clusters;
 
 /// The longest wait for flows to end at a graceful stop.
@@ -38,17 +39,19 @@ pub(crate) fn document(table: &Table<'_>) -> Option<Config> {
     let drain_timeout = table
         .get("drain_timeout", duration(Duration::ZERO..=LONGEST_DRAIN))
         .or(Duration::from_secs(30));
-    let announce = table
-        .get("announce", |item| item.table("a table", |table| announce::announce(table, item)));
-    // Those who send traffic here are to hear that they had better not, if anybody tells them.
-    let usual = if announce.item.value().is_some() { USUAL_LAME_DUCK } else { Duration::ZERO };
-    let lame_duck = table.get("lame_duck", duration(Duration::ZERO..=LONGEST_DRAIN)).or(usual);
+    let mut told = Told::new();
+    let announce = announce::announce(table, &mut told);
+    let lame_duck = table.get("lame_duck", duration(Duration::ZERO..=LONGEST_DRAIN));
     let log = table.section("log", log::log);
     let admin = table.section("admin", admin::admin);
     let Field { item, value } = table.get("cluster", Clusters::read);
     let clusters = value.unwrap_or_default();
-    let listeners = table.require("listener", |item| listener::listeners(item, &clusters)).value?;
+    let listeners =
+        table.require("listener", |item| listener::listeners(item, &clusters, &mut told)).value?;
     warn_of_unused(&item, &listeners);
+    // Those who send traffic here are to hear that they had better not, if anybody tells them.
+    let is_told = announce.item.value().is_some() || listeners.iter().any(|l| l.announce.is_some());
+    let lame_duck = lame_duck.or(if is_told { USUAL_LAME_DUCK } else { Duration::ZERO });
     Some(Config {
         workers,
         drain_timeout,

@@ -112,6 +112,11 @@ impl Program {
         )
     }
 
+    /// The same for the listener whose table is the last one.
+    fn table_of_listener(&self, more: &str) -> String {
+        self.table(more).replace("[announce]", "[listener.announce]")
+    }
+
     #[track_caller]
     fn eventually_noted(&self, expected: &[&str]) {
         let notes = || std::fs::read_to_string(self.notes()).unwrap_or_default();
@@ -173,6 +178,67 @@ fn fewer_backends_than_asked_for_announce_nothing_and_are_not_ready() {
     assert!(flowgate.ask(&["stop", "--now"]).status.success());
     assert_eq!(flowgate.wait().code(), Some(0));
     program.eventually_noted(&["withdraw", "announce", "withdraw"]);
+}
+
+#[test]
+fn a_listener_is_announced_by_what_its_own_clusters_have() {
+    let (backends, programs) =
+        ([Peer::v4(), Peer::v4(), Peer::v4()], [Program::new(), Program::new()]);
+    let [one, two, three] = backends.each_ref().map(|backend| backend.address());
+    let listener = |name: &str, cluster: &str, table: &str| {
+        format!(
+            "[[listener]]\nname = {name:?}\naddress = \"127.0.0.1:0\"\ncluster = {cluster:?}\n\
+             {table}\n"
+        )
+    };
+    let (own, others) =
+        (programs[0].table_of_listener(""), programs[1].table_of_listener("min_backends_up = 2"));
+    let route = "[[listener.route]]\nfrom = [\"127.0.0.9\"]\ncluster = \"web\"\n";
+    let clusters = format!(
+        "[cluster.dns]\nbackends = [\"{one}\"]\n[cluster.web]\nbackends = [\"{two}\", \"{three}\"]\n"
+    );
+    let dns = listener("dns", "dns", &format!("{route}{own}"));
+    let web = listener("web", "web", &others);
+    let toml = format!("lame_duck = \"1h\"\n{dns}{web}{clusters}");
+    let mut flowgate = Process::run(FLOWGATE, &toml);
+    flowgate.address();
+    programs.iter().for_each(|program| program.eventually_noted(&["announce"]));
+    let announced = |flowgate: &Process, name: &str| {
+        let status = flowgate.ask_json(&["status"]);
+        let listeners = status["listeners"].as_array().expect("listeners").clone();
+        let its = listeners.into_iter().find(|listener| listener["name"] == name);
+        its.expect("it is there")["announce"]["announced"].clone()
+    };
+    let said = |flowgate: &Process| {
+        String::from_utf8_lossy(&flowgate.ask(&["status"]).stdout).into_owned()
+    };
+
+    // One of two is enough for a listener that a route leads there, but not for the other one.
+    assert!(flowgate.ask(&["drain", &format!("web/{two}")]).status.success());
+    programs[1].eventually_noted(&["announce", "withdraw"]);
+    eventually("the status says so", || (announced(&flowgate, "web") == false).then_some(()));
+    assert_eq!(announced(&flowgate, "dns"), true);
+    let text = said(&flowgate);
+    assert!(text.contains("listener dns: announced\n"), "{text}");
+    assert!(text.contains("listener web: withdrawn\n"), "{text}");
+    assert!(flowgate.ask(&["drain", &format!("web/{three}")]).status.success());
+    programs[0].eventually_noted(&["announce", "withdraw"]);
+    for backend in [two, three] {
+        assert!(flowgate.ask(&["undrain", &format!("web/{backend}")]).status.success());
+    }
+    let again = ["announce", "withdraw", "announce"];
+    programs.iter().for_each(|program| program.eventually_noted(&again));
+
+    // Whoever is told of another name hears nothing; where the listener goes, it is withdrawn.
+    let renamed = dns.replace("name = \"dns\"", "name = \"resolvers\"");
+    flowgate.reload(&format!("lame_duck = \"1h\"\n{renamed}{clusters}"));
+    programs[1].eventually_noted(&["announce", "withdraw", "announce", "withdraw"]);
+    assert_eq!(announced(&flowgate, "resolvers"), true);
+    programs[0].eventually_noted(&again);
+    flowgate.signal(Signal::SIGTERM);
+    programs[0].eventually_noted(&["announce", "withdraw", "announce", "withdraw"]);
+    flowgate.signal(Signal::SIGTERM);
+    assert_eq!(flowgate.wait().code(), Some(0));
 }
 
 #[test]

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use flowgate::admin::http::{HttpServer, MAX_CONNECTIONS};
 use flowgate::admin::request::{Handler, Request, Response};
 use flowgate::admin::status::{
-    BackendState, BackendStatus, ByDirection, ClusterStatus, CountersDoc, FastPathStatus,
-    LedgerDoc, ListenerStatus, MirrorStatus, StatusDocument, TrafficDoc,
+    AnnounceStatus, BackendState, BackendStatus, ByDirection, ClusterStatus, CountersDoc,
+    FastPathStatus, LedgerDoc, ListenerStatus, MirrorStatus, StatusDocument, TrafficDoc,
 };
 use flowgate_tests::e2e::{PATIENCE, eventually};
 
@@ -127,6 +127,7 @@ fn listener(name: &str, to_backend: LedgerDoc, to_client: LedgerDoc) -> Listener
         to_backend,
         to_client,
         mirror: None,
+        announce: None,
     }
 }
 
@@ -157,12 +158,15 @@ fn document() -> StatusDocument {
     let copies = ledger(30, &[("unreachable", 4)]);
     let mirror = MirrorStatus { cluster: "shadow".into(), to_backend: copies };
     let dns = listener("dns", to_backend, ledger(80, &[]));
+    let announce = |announced| Some(AnnounceStatus { announced, ..AnnounceStatus::default() });
+    let dns = ListenerStatus { mirror: Some(mirror), announce: announce(Some(true)), ..dns };
     StatusDocument {
         version: "0.1.0".into(),
         pid: 4_711,
         uptime_seconds: 12.0,
         draining: false,
-        listeners: vec![ListenerStatus { mirror: Some(mirror), ..dns }],
+        announce: announce(None),
+        listeners: vec![dns],
         clusters: vec![ClusterStatus {
             name: "resolvers".into(),
             balance: "rendezvous".into(),
@@ -193,6 +197,8 @@ fn every_metric_has_its_name_labels_and_value() {
         ("flowgate_uptime_seconds", 12),
         ("flowgate_reloads_total{result=\"ok\"}", 3),
         ("flowgate_reloads_total{result=\"failed\"}", 1),
+        ("flowgate_announced", 0),
+        ("flowgate_announced{listener=\"dns\"}", 1),
         ("flowgate_datagrams_received_total{listener=\"dns\",direction=\"to_backend\"}", 110),
         ("flowgate_datagrams_queued{listener=\"dns\",direction=\"to_backend\"}", 3),
         ("flowgate_datagrams_total{listener=\"dns\",direction=\"to_backend\"}", 100),

@@ -126,6 +126,7 @@ fn document(seconds: u64) -> StatusDocument {
         to_backend: ledger(to, 80, &[("max_flows", full), ("denied", denied)]),
         to_client: ledger(from, 120, &[("unreachable", unreachable)]),
         mirror: None,
+        announce: None,
     };
     let syslog = ListenerStatus {
         name: "0.0.0.0:514".into(),

@@ -1,11 +1,13 @@
-//! `[announce]`.
+//! `[announce]` and `[listener.announce]`.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::announce::{Announce, AnnounceBy};
-use crate::reader::{Item, Table};
+use crate::reader::{Claims, Field, Item, Table};
 use crate::value::{duration, integer, network, text};
 
 const BY: &str = "one of command, bird and exabgp";
@@ -14,7 +16,29 @@ const BY: &str = "one of command, bird and exabgp";
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(60 * 60);
 
-pub(super) fn announce(table: &Table<'_>, item: &Item<'_>) -> Option<Announce> {
+/// Who is told of something already.
+pub(super) type Told = Claims<AnnounceBy>;
+
+/// The table under `announce`, if there is one. Nobody is told of two things, which may differ.
+pub(super) fn announce<'t>(table: &'t Table<'_>, told: &mut Told) -> Field<'t, Announce> {
+    table.get("announce", |item| {
+        let announce = item.table("a table", |table| read(table, item))?;
+        let alone = each(&announce.by).into_iter().all(|by| told.claim(by, item, ONE));
+        alone.then_some(announce)
+    })
+}
+
+const ONE: &str = "a command, a protocol or routes that no other table announces by";
+
+/// What is told apart, as routes are.
+fn each(by: &AnnounceBy) -> Vec<AnnounceBy> {
+    let AnnounceBy::ExaBgp { routes, .. } = by else { return vec![by.clone()] };
+    let alone =
+        |route: &IpNet| AnnounceBy::ExaBgp { routes: vec![*route], next_hop: String::new() };
+    routes.iter().map(alone).collect()
+}
+
+fn read(table: &Table<'_>, item: &Item<'_>) -> Option<Announce> {
     let min_backends_up = table.get("min_backends_up", integer(0..=u32::MAX)).or(1);
     let rise = table.get("rise", integer(1..=u32::MAX)).or(2);
     let fall = table.get("fall", integer(1..=u32::MAX)).or(3);

@@ -11,6 +11,7 @@ use flowgate_core::config::{Accept, Balance, MAX_FLOWS, Mode, Source};
 use flowgate_core::route::Routes;
 use ipnet::IpNet;
 
+use super::announce::{self, Told};
 use super::cluster::Clusters;
 use crate::cluster::{Cluster, Member, Target};
 use crate::error::Fault;
@@ -28,20 +29,29 @@ const BUFFER: RangeInclusive<ByteSize> = ByteSize::kib(4)..=ByteSize::mib(512);
 
 const DEFAULT_BUFFER: usize = 4 << 20;
 
-pub(super) fn listeners(item: &Item<'_>, clusters: &Clusters) -> Option<Vec<Listener>> {
-    let (mut names, mut addresses) = (Claims::new(), Addresses::default());
-    let listeners = item.list(TABLES, |item| {
-        item.table(TABLES, |table| listener(table, clusters, &mut names, &mut addresses))
-    })?;
+pub(super) fn listeners(
+    item: &Item<'_>,
+    clusters: &Clusters,
+    told: &mut Told,
+) -> Option<Vec<Listener>> {
+    let mut seen = Seen { names: Claims::new(), addresses: Addresses::default(), told };
+    let listeners =
+        item.list(TABLES, |item| item.table(TABLES, |table| listener(table, clusters, &mut seen)))?;
     let listeners: Vec<_> = listeners.into_iter().flatten().collect();
     if listeners.is_empty() { item.refuse(TABLES) } else { Some(listeners) }
+}
+
+/// What no two listeners have.
+struct Seen<'a> {
+    names: Claims<String>,
+    addresses: Addresses,
+    told: &'a mut Told,
 }
 
 fn listener(
     table: &Table<'_>,
     clusters: &Clusters,
-    names: &mut Claims<String>,
-    addresses: &mut Addresses,
+    Seen { names, addresses, told }: &mut Seen<'_>,
 ) -> Option<Vec<Listener>> {
     let interface = table.get("interface", interface);
     let has_interface = interface.item.value().is_some();
@@ -120,6 +130,7 @@ fn listener(
     let routes = routes.or(Vec::new());
     let allow = table.get("allow", networks).or(vec![]);
     let deny = table.get("deny", networks).or(vec![]);
+    let announce = announce::announce(table, told);
 
     let at = address.value?;
     if interface.is_refused() {
@@ -155,6 +166,7 @@ fn listener(
         fast_path,
         allow,
         deny,
+        announce: announce.value,
     };
     let mut all = vec![listener];
     for (_, cluster) in routes {
@@ -174,6 +186,7 @@ fn routed(listener: &Listener, cluster: Arc<Cluster>) -> Listener {
         cluster,
         routes: Routes::default(),
         routed_from: Some(listener.name.clone()),
+        announce: None,
         ..listener.clone()
     }
 }

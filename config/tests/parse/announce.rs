@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flowgate_config::{Announce, AnnounceBy};
 
-use crate::{MINIMAL, at_top, valid};
+use crate::{MINIMAL, at_top, messages, valid, without_place};
 
 fn announce(lines: &str) -> Announce {
     valid(&format!("{MINIMAL}\n[announce]\n{lines}")).announce.expect("announcing")
@@ -73,4 +73,46 @@ fn what_announces_nothing_is_refused() {
         assert!(said.len() == 1 && said[0].starts_with(key), "{lines}: {said:?}");
     }
     assert_eq!(at_top("lame_duck = \"2days\"").len(), 1);
+}
+
+/// Two listeners, the first of which routes to another cluster, with these tables of theirs.
+fn two(first: &str, second: &str) -> String {
+    format!(
+        "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\ncluster = \"c\"\n\
+         [[listener.route]]\nfrom = [\"10.0.0.0/8\"]\ncluster = \"d\"\n{first}\n\
+         [[listener]]\nname = \"b\"\naddress = \"127.0.0.1:2\"\ncluster = \"d\"\n{second}\n\
+         [cluster.c]\nbackends = [\"10.0.0.1:53\"]\n[cluster.d]\nbackends = [\"10.0.0.2:53\"]\n"
+    )
+}
+
+#[test]
+fn a_listener_is_announced_by_itself_with_the_clusters_of_its_routes() {
+    let own = "[listener.announce]\nmin_backends_up = 2\nrise = 7\ncommand = [\"a\"]";
+    let config = valid(&two(own, ""));
+    assert_eq!(config.lame_duck, Duration::from_secs(5));
+    let announced: Vec<_> = config.announced().collect();
+    let [(Some("a"), Announce { min_backends_up: 2, rise: 7, fall: 3, .. })] = announced[..] else {
+        panic!("{announced:?}");
+    };
+    assert_eq!(config.clusters_of("a"), ["c", "d"].into());
+    assert_eq!(config.clusters_of("b"), ["d"].into());
+    assert!(config.listeners.iter().all(|l| l.announce.is_some() == (l.name == "a")));
+    let both = format!("[announce]\ncommand = [\"b\"]\n{}", two(own, ""));
+    assert_eq!(valid(&both).announced().count(), 2);
+}
+
+#[test]
+fn nobody_is_told_of_two_things() {
+    let exabgp = |routes: &str| format!("[listener.announce]\nexabgp = {{ routes = [{routes}] }}");
+    let command = "[listener.announce]\ncommand = [\"a\", \"b\"]";
+    let other = "[listener.announce]\ncommand = [\"a\", \"c\"]";
+    let (one, two_routes) = (exabgp("\"192.0.2.1\""), exabgp("\"192.0.2.2\", \"192.0.2.1\""));
+    valid(&two(command, other));
+    valid(&two(&one, &exabgp("\"192.0.2.2\"")));
+    for (first, second) in [(command, command), (&one[..], &two_routes[..])] {
+        let said = without_place(messages(&two(first, second)), "");
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("listener[1].announce: found "), "{said:?}");
+        assert!(said[0].contains("that no other table announces by (line "), "{said:?}");
+    }
 }

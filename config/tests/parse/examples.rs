@@ -262,6 +262,7 @@ fn a_full_example_sets_every_supported_key() {
             accept_proxy_protocol: vec![network("fd00::/8"), network("2001:db8::7/128")],
             allow: vec![network("10.0.0.0/8"), network("2001:db8::/32")],
             deny: vec![network("10.1.2.3/32")],
+            announce: None,
         }
     );
     assert_eq!(config.clusters[0], resolvers);

@@ -129,6 +129,7 @@ mod tests {
             to_backend: ledger,
             to_client: LedgerDoc::default(),
             mirror: None,
+            announce: None,
         };
         StatusDocument { listeners: vec![listener], ..StatusDocument::default() }
     }

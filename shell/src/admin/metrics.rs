@@ -59,10 +59,16 @@ fn process(text: &mut Exposition, document: &StatusDocument) {
         )
         .sample(&[], u8::from(reload.ok));
     }
-    let help = "1 while this instance is announced, 0 while it is withdrawn or neither yet.";
+    let help = "1 while this instance, or a listener that is announced by itself, is announced, 0 while it is withdrawn or neither yet.";
     let mut family = text.family("flowgate_announced", Kind::Gauge, help);
     if let Some(announce) = &document.announce {
         family.sample(&[], u8::from(announce.announced == Some(true)));
+    }
+    for listener in &document.listeners {
+        if let Some(announce) = &listener.announce {
+            let is_announced = u8::from(announce.announced == Some(true));
+            family.sample(&[("listener", &listener.name)], is_announced);
+        }
     }
     let help = "A number that instances share which place clients alike.";
     let mut family = text.family("flowgate_cluster_fingerprint", Kind::Gauge, help);

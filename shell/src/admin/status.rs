@@ -31,7 +31,7 @@ pub struct StatusDocument {
     /// How many backends of each cluster have to be up for this instance to be ready, unless one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_backends_up: Option<u32>,
-    /// Whether it is announced, if it ever is.
+    /// Whether the whole of it is announced, if it ever is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announce: Option<AnnounceStatus>,
     /// The listeners in the order of the configuration.
@@ -51,7 +51,7 @@ pub struct StatusDocument {
     pub events: Vec<EventDoc>,
 }
 
-/// Whether this instance is announced to routers.
+/// Whether this instance, or a listener, is announced to routers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AnnounceStatus {
@@ -141,7 +141,7 @@ pub struct EventDoc {
     pub at: f64,
     /// What kind of thing: the state that a backend went over to, `reloaded`, `refused`.
     pub kind: String,
-    /// What it happened to: `CLUSTER/BACKEND`, or nothing.
+    /// What it happened to: `CLUSTER/BACKEND`, a listener that is announced by itself, or nothing.
     pub subject: String,
     /// What there is to say of it.
     pub text: String,
@@ -150,20 +150,26 @@ pub struct EventDoc {
 impl StatusDocument {
     /// Why new flows cannot all be served, a line for each reason. None: they can.
     pub fn not_ready(&self) -> Vec<String> {
+        let is_used =
+            |cluster: &str| self.listeners.iter().any(|listener| listener.cluster == cluster);
+        self.unfit(self.min_backends_up.unwrap_or(1), is_used)
+    }
+
+    /// Why new flows cannot all be served by some clusters, of each of which so many backends have to
+    /// be up, a line for each reason.
+    pub fn unfit(&self, least: u32, is_used: impl Fn(&str) -> bool) -> Vec<String> {
         let draining = match (self.draining, self.stopping) {
             (true, _) => Some("draining: no new flows are taken\n".to_owned()),
             (false, true) => Some("stopping: new flows are taken for a while yet\n".to_owned()),
             (false, false) => None,
         };
-        let least = self.min_backends_up.unwrap_or(1) as usize;
+        let least = least as usize;
         let serves = |state| matches!(state, BackendState::Up | BackendState::Unchecked);
-        let is_used = |cluster: &&ClusterStatus| {
-            self.listeners.iter().any(|listener| listener.cluster == cluster.name)
-        };
         let up = |cluster: &ClusterStatus| {
             cluster.backends.iter().filter(|backend| serves(backend.state)).count()
         };
-        let used = self.clusters.iter().filter(is_used).map(|cluster| (cluster, up(cluster)));
+        let used = self.clusters.iter().filter(|cluster| is_used(&cluster.name));
+        let used = used.map(|cluster| (cluster, up(cluster)));
         let down = used.filter(|(_, up)| *up < least).map(|(cluster, up)| match up {
             0 => format!("cluster {:?}: no backend is up\n", cluster.name),
             up => {
@@ -224,6 +230,9 @@ pub struct ListenerStatus {
     /// How the kernel forwards its flows past the sockets, if it is to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fast_path: Option<FastPathStatus>,
+    /// Whether it is announced by itself, if it ever is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announce: Option<AnnounceStatus>,
 }
 
 /// How the kernel forwards a listener's flows past the sockets.

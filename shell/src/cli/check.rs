@@ -84,6 +84,10 @@ fn summary(path: &Path, config: &Config) {
             cluster.members.len(),
             if cluster.members.len() == 1 { "" } else { "s" },
         );
+        if let Some(announce) = &listener.announce {
+            let least = announce.min_backends_up;
+            println!("    announced by itself, while at least {least} of its backends are up");
+        }
         if cluster.is_direct {
             println!(
                 "    answers do not come by here: no flows, no counts of answers, no passive health; \
@@ -132,6 +136,7 @@ fn document(loaded: &Result<Config, ConfigFileError>, unfit: Option<&str>, stric
                 "cluster": listener.cluster.name,
                 "balance": describe(listener),
                 "backends": listener.cluster.members.len(),
+                "announced": listener.announce.is_some(),
                 "return": if listener.cluster.is_direct { "direct" } else { "nat" },
             })).collect::<Vec<_>>(),
         }),

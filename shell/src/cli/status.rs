@@ -12,8 +12,8 @@ use super::human;
 use crate::admin::escape::escaped;
 use crate::admin::request::{Request, Response};
 use crate::admin::status::{
-    BackendState, BackendStatus, ClusterStatus, LedgerDoc, ListenerStatus, NameStatus,
-    StatusDocument,
+    AnnounceStatus, BackendState, BackendStatus, ClusterStatus, LedgerDoc, ListenerStatus,
+    NameStatus, StatusDocument,
 };
 
 /// The arguments of `flowgate status`.
@@ -65,18 +65,11 @@ fn origin(status: &StatusDocument) -> String {
     if status.stopping && !status.draining {
         text += "stopping: everything is served for a while yet\n";
     }
-    if let Some(announce) = &status.announce {
-        text += match (announce.announced, announce.wanted) {
-            (Some(true), true) => "announced",
-            (Some(true), false) => "announced, to be withdrawn",
-            (_, true) => "to be announced",
-            (Some(false), false) => "withdrawn",
-            (None, false) => "neither announced nor withdrawn yet",
-        };
-        if let Some(failure) = &announce.failure {
-            text += &format!(": {}", escaped(failure));
+    text += &status.announce.as_ref().map(announced).unwrap_or_default();
+    for listener in &status.listeners {
+        if let Some(announce) = &listener.announce {
+            text += &format!("listener {}: {}", escaped(&listener.name), announced(announce));
         }
-        text.push('\n');
     }
     if process.io == "portable" {
         text += "FLOWGATE_IO=portable: the calls that every system has\n";
@@ -91,6 +84,21 @@ fn origin(status: &StatusDocument) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Whether routers send traffic here, in a line.
+fn announced(announce: &AnnounceStatus) -> String {
+    let state = match (announce.announced, announce.wanted) {
+        (Some(true), true) => "announced",
+        (Some(true), false) => "announced, to be withdrawn",
+        (_, true) => "to be announced",
+        (Some(false), false) => "withdrawn",
+        (None, false) => "neither announced nor withdrawn yet",
+    };
+    match &announce.failure {
+        Some(failure) => format!("{state}: {}\n", escaped(failure)),
+        None => format!("{state}\n"),
+    }
 }
 
 fn unless_empty<const N: usize>(table: &Table<N>) -> String {

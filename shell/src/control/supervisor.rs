@@ -74,8 +74,8 @@ enum Event {
     BackendsChanged,
     Resolved(Answer),
     Found(Discovered),
-    /// Others have been told whether to send traffic here, or could not be.
-    Announced(Outcome),
+    /// Others have been told by one announcer whether to send traffic here, or could not be.
+    Announced(u64, Outcome),
     Asked(Request, Sender<Response>),
     /// The process that is to take over has been started.
     SuccessorStarted(u32),
@@ -161,7 +161,7 @@ pub struct Supervisor {
     is_draining: bool,
     /// While everything is served though it is told to stop.
     lame_duck: Option<LameDuck>,
-    announcing: Option<Announcing>,
+    announcing: Announcing,
     upgrade: Option<Upgrade>,
 }
 
@@ -253,7 +253,7 @@ impl Supervisor {
                 }
                 Event::Resolved(answer) => self.take_answer(answer),
                 Event::Found(found) => self.take_found(found),
-                Event::Announced(outcome) => self.take_announced(outcome),
+                Event::Announced(number, outcome) => self.take_announced(number, outcome),
                 Event::Asked(Request::Upgrade { binary }, reply) => {
                     self.begin_upgrade(binary, Some(reply));
                 }
@@ -476,7 +476,7 @@ impl Runtime {
             started: self.clock.unix_time(),
             is_draining: false,
             lame_duck: None,
-            announcing: None,
+            announcing: Announcing::default(),
             upgrade: None,
         })
     }

@@ -127,6 +127,7 @@ pub(crate) fn status() -> StatusDocument {
         to_backend: ledger.clone(),
         to_client: ledger,
         mirror: None,
+        announce: None,
     };
     let backend = BackendStatus {
         address: "127.0.0.2:53".parse().expect("an address"),

@@ -38,6 +38,7 @@ pub(in crate::cli) fn document() -> StatusDocument {
             dropped: BTreeMap::new(),
         },
         mirror: None,
+        announce: None,
     };
     let odd = ListenerStatus {
         name: "o\x1b[2Jd\nd".into(),

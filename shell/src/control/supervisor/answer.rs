@@ -201,6 +201,10 @@ impl Supervisor {
         counters.add(self.server.past());
         listeners.iter().for_each(|listener| counters.add(&listener.figures.counters));
         let clusters = self.clusters(&listeners);
+        let described = |report: &ListenerReport| ListenerStatus {
+            announce: self.announce_status(Some(&report.name)),
+            ..listener(report)
+        };
         StatusDocument {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -208,9 +212,9 @@ impl Supervisor {
             draining: self.is_draining,
             stopping: self.is_stopping(),
             min_backends_up: self.config.announce.as_ref().map(|announce| announce.min_backends_up),
-            announce: self.announce_status(),
+            announce: self.announce_status(None),
             clusters,
-            listeners: listeners.iter().map(listener).collect(),
+            listeners: listeners.iter().map(described).collect(),
             counters,
             names: self.resolver.names().into_iter().map(name).collect(),
             process: self.process(),
@@ -477,5 +481,6 @@ fn listener(report: &ListenerReport) -> ListenerStatus {
         mirror: report.mirror.clone().zip(figures.mirror.as_ref()).map(|(cluster, figures)| {
             MirrorStatus { cluster, to_backend: (&figures.counters.to_backend).into() }
         }),
+        announce: None,
     }
 }

@@ -107,10 +107,10 @@ impl Conditions {
         self.last_reload = Some(ReloadStatus { at, ok, notes: notes.to_vec() });
     }
 
-    /// Takes in that this instance is announced, or is no more.
-    pub(super) fn announced(&mut self, announced: bool, why: String, clock: &Clock) {
+    /// Takes in that this instance, or a listener, is announced, or is no more.
+    pub(super) fn announced(&mut self, what: &str, announced: bool, why: String, clock: &Clock) {
         let kind = if announced { "announced" } else { "withdrawn" };
-        self.note(clock, kind, "", why);
+        self.note(clock, kind, what, why);
     }
 
     /// How the last reload ended, if there was any.

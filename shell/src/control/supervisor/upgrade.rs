@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::{info, warn};
 
+use super::announcing::Announcing;
 use super::{Event, Supervisor};
 use crate::admin::http::HttpServer;
 use crate::admin::request::Response;
@@ -153,7 +154,7 @@ impl Supervisor {
     /// Ends without closing anything that the new process has now.
     pub(super) fn leave(&mut self) {
         // What is announced goes on being so.
-        self.announcing = None;
+        self.announcing = Announcing::default();
         if let Some(control) = self.control.take() {
             control.leave();
         }

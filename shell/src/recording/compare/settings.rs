@@ -59,7 +59,7 @@ impl Settings {
         all.note("drain_timeout", span(*drain_timeout));
         all.note("lame_duck", span(*lame_duck));
         if let Some(announce) = announce {
-            all.announce(announce);
+            all.announce("announce", announce);
         }
         let socket = socket.as_deref().map_or("(default)".into(), |path| path.to_string_lossy());
         all.note("admin.socket", socket);
@@ -91,21 +91,22 @@ impl Settings {
         self.0.insert(key.into(), value.to_string());
     }
 
-    fn announce(&mut self, announce: &Announce) {
+    fn announce(&mut self, table: &str, announce: &Announce) {
         let Announce { min_backends_up, rise, fall, interval, by } = announce;
-        self.note("announce.min_backends_up", min_backends_up);
-        self.note("announce.rise", rise);
-        self.note("announce.fall", fall);
-        self.note("announce.interval", span(*interval));
+        let key = |key: &str| format!("{table}.{key}");
+        self.note(key("min_backends_up"), min_backends_up);
+        self.note(key("rise"), rise);
+        self.note(key("fall"), fall);
+        self.note(key("interval"), span(*interval));
         match by {
-            AnnounceBy::Command(words) => self.note("announce.command", words.join(" ")),
+            AnnounceBy::Command(words) => self.note(key("command"), words.join(" ")),
             AnnounceBy::Bird { socket, protocol } => {
-                self.note("announce.bird.socket", socket.display());
-                self.note("announce.bird.protocol", protocol);
+                self.note(key("bird.socket"), socket.display());
+                self.note(key("bird.protocol"), protocol);
             }
             AnnounceBy::ExaBgp { routes, next_hop } => {
-                self.note("announce.exabgp.routes", networks(routes));
-                self.note("announce.exabgp.next_hop", next_hop);
+                self.note(key("exabgp.routes"), networks(routes));
+                self.note(key("exabgp.next_hop"), next_hop);
             }
         }
     }
@@ -130,6 +131,7 @@ impl Settings {
             fast_path,
             allow,
             deny,
+            announce,
         } = listener;
         if routed_from.is_some() {
             // It is no table of the file: all that it has is that of the listener with the route.
@@ -160,6 +162,9 @@ impl Settings {
         self.note(key("fast_path"), fast_path.as_str());
         self.note(key("allow"), networks(allow));
         self.note(key("deny"), networks(deny));
+        if let Some(announce) = announce {
+            self.announce(&key("announce"), announce);
+        }
     }
 
     fn cluster(&mut self, cluster: &Cluster) {

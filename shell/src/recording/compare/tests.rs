@@ -198,10 +198,12 @@ fn no_setting_that_differs_is_passed_over() {
     assert!(ConfigDiff::between(&base, &base).is_same);
     let d = "[cluster.d]\nbackends = [\"10.0.0.3:53\"]\n";
     let bird = "[announce]\nbird = { socket = \"/run/bird.ctl\", protocol = \"a\" }\n";
+    let own = bird.replace("[announce]", "[listener.announce]");
     let ports = listener.replace("192.0.2.1:53", "192.0.2.1:53-60");
     for (toml, key, value) in [
         (format!("lame_duck = \"5s\"\n{listener}{cluster}"), "lame_duck", "5s"),
         (format!("{bird}{listener}{cluster}"), "announce.bird.protocol", "a"),
+        (format!("{listener}{own}{cluster}"), "listener.dns.announce.bird.protocol", "a"),
         (format!("[log]\nlevel = \"debug\"\n{listener}{cluster}"), "log.level", "debug"),
         (format!("{ports}{cluster}"), "listener.dns.address", "192.0.2.1:53-60"),
         (format!("{ports}backend_port = \"same\"\n{cluster}"), "listener.dns.backend_port", "same"),
