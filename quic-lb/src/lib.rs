@@ -2,15 +2,19 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(any(test, doctest, feature = "quinn"))]
+#[cfg(any(test, doctest, feature = "quinn", feature = "s2n"))]
 extern crate std;
 
 mod cipher;
 mod config;
 mod decoder;
+#[cfg(any(feature = "quinn", feature = "s2n"))]
+mod generator;
 mod id;
 #[cfg(feature = "quinn")]
 pub mod quinn;
+#[cfg(feature = "s2n")]
+pub mod s2n;
 
 pub use config::{ConfigError, EncodeError, FirstOctet, QuicLbConfig};
 pub use decoder::Decoder;

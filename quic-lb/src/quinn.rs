@@ -14,16 +14,13 @@ use std::time::Duration;
 
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
 
-use crate::config::{EncodeError, FirstOctet, QuicLbConfig};
+use crate::config::{EncodeError, QuicLbConfig};
+use crate::generator;
 use crate::id::ServerId;
 
 /// Makes ids that name one server, with nonces from the operating system's random numbers.
 #[derive(Clone, Debug)]
-pub struct Generator {
-    config: QuicLbConfig,
-    server_id: ServerId,
-    lifetime: Option<Duration>,
-}
+pub struct Generator(generator::Generator);
 
 impl Generator {
     /// A generator for a server, which its load balancers know by `server_id`.
@@ -32,17 +29,14 @@ impl Generator {
     ///
     /// When the id has another length than the configuration says.
     pub fn new(config: QuicLbConfig, server_id: ServerId) -> Result<Self, EncodeError> {
-        if server_id.len() != config.server_id_length() {
-            return Err(EncodeError::ServerIdLength);
-        }
-        Ok(Self { config, server_id, lifetime: None })
+        generator::Generator::new(config, server_id).map(Self)
     }
 
     /// The same, of ids that are retired after a while: where keys are rotated, sooner than the
     /// load balancers forget the old one.
     #[must_use]
     pub fn with_lifetime(self, lifetime: Duration) -> Self {
-        Self { lifetime: Some(lifetime), ..self }
+        Self(self.0.with_lifetime(lifetime))
     }
 }
 
@@ -51,24 +45,19 @@ impl ConnectionIdGenerator for Generator {
     ///
     /// When the operating system has no random numbers.
     fn generate_cid(&mut self) -> ConnectionId {
-        let mut random = [0; crate::MAX_CONNECTION_ID_LENGTH];
-        getrandom::fill(&mut random).expect("the operating system gives random numbers");
-        let nonce = &random[1..][..self.config.nonce_length()];
-        let id = self.config.encode(&self.server_id, nonce, FirstOctet::Random(random[0]));
-        ConnectionId::new(&id.expect("lengths were compared when the generator was made"))
+        ConnectionId::new(&self.0.generate())
     }
 
     fn validate(&self, cid: &ConnectionId) -> Result<(), InvalidCid> {
-        let is_ours = self.config.decode(cid) == Some(self.server_id);
-        if is_ours { Ok(()) } else { Err(InvalidCid) }
+        if self.0.is_ours(cid) { Ok(()) } else { Err(InvalidCid) }
     }
 
     fn cid_len(&self) -> usize {
-        self.config.connection_id_length()
+        self.0.config.connection_id_length()
     }
 
     fn cid_lifetime(&self) -> Option<Duration> {
-        self.lifetime
+        self.0.lifetime
     }
 }
 
