@@ -142,7 +142,11 @@ pub(crate) struct Placement {
     /// In the order of their ids.
     servers: Vec<(ServerId, BackendId)>,
     pub(super) learned: LearnedIds,
-    /// One for each slot of the flow table where payloads are read, otherwise none.
+    /// One for each slot of the flow table where payloads are read, otherwise none: what the id in
+    /// the flow's last datagram is compared by. By themselves, since each datagram of a known flow
+    /// looks at them, and eight share a cache line.
+    pub(super) fingerprints: Vec<u64>,
+    /// As many.
     pub(super) flows: Vec<PlacedFlow>,
     /// Balancers for the backends as they were, with the time until which they count, oldest first.
     former: Vec<(Instant, Balancer)>,
@@ -150,8 +154,6 @@ pub(crate) struct Placement {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct PlacedFlow {
-    /// Of the last datagram that was looked at.
-    pub(super) fingerprint: u64,
     /// The number of the learned id that the flow has; 0: none.
     pub(super) learned: u64,
     pub(super) placed: Placed,
@@ -162,12 +164,14 @@ impl Placement {
         let (has_ids, reads_payload) =
             (cluster.affinity.has_ids(), cluster.affinity.reads_payload());
         let keys = if has_ids { (random.draw(), random.draw()) } else { (0, 0) };
+        let slots = if reads_payload { max_flows } else { 0 };
         Self {
             affinity: cluster.affinity,
             quic_lb: cluster.quic_lb.clone(),
             servers: servers(cluster),
             learned: LearnedIds::new(if has_ids { max_flows } else { 0 }, keys),
-            flows: vec![PlacedFlow::default(); if reads_payload { max_flows } else { 0 }],
+            fingerprints: vec![0; slots],
+            flows: vec![PlacedFlow::default(); slots],
             former: Vec::with_capacity(MAX_FORMER),
         }
     }
@@ -186,6 +190,7 @@ impl Placement {
             let former = core::mem::take(&mut self.former);
             *self = Self { former, ..Self::new(cluster, max_flows, random) };
         } else if self.flows.len() < max_flows && self.reads_payload() {
+            self.fingerprints.resize(max_flows, 0);
             self.flows.resize(max_flows, PlacedFlow::default());
             self.learned.reserve(if self.affinity.has_ids() { max_flows } else { 0 });
         }
@@ -287,11 +292,8 @@ impl Placement {
     /// A flow was opened, in a slot, by a datagram.
     pub(crate) fn opened(&mut self, slot: usize, place: &Place<'_>, datagram: &[u8]) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
-        *flow = PlacedFlow {
-            fingerprint: self.affinity.fingerprint(datagram),
-            learned: place.learned,
-            placed: Placed::new(place),
-        };
+        *flow = PlacedFlow { learned: place.learned, placed: Placed::new(place) };
+        self.fingerprints[slot] = self.affinity.fingerprint(datagram);
         if place.learned != 0 {
             self.learned.adopt(place.learned);
         }
@@ -301,6 +303,7 @@ impl Placement {
     pub(crate) fn closed(&mut self, slot: usize, now: Instant) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         let learned = core::mem::take(flow).learned;
+        self.fingerprints[slot] = 0;
         if learned != 0 {
             self.learned.release(learned, now);
         }
@@ -308,11 +311,11 @@ impl Placement {
 
     /// Fetches from memory what the ids of the flows in some slots are compared with, all at once.
     pub(crate) fn prefetch(&self, slots: impl Iterator<Item = usize>) {
-        if self.flows.is_empty() {
+        if self.fingerprints.is_empty() {
             return;
         }
-        for flow in slots.filter_map(|slot| self.flows.get(slot)) {
-            black_box(flow.fingerprint);
+        for fingerprint in slots.filter_map(|slot| self.fingerprints.get(slot)) {
+            black_box(*fingerprint);
         }
     }
 
@@ -320,9 +323,9 @@ impl Placement {
     /// known flows pay.
     #[inline]
     pub(crate) fn has_another_id(&mut self, slot: usize, datagram: &[u8]) -> bool {
-        let Some(flow) = self.flows.get_mut(slot) else { return false };
+        let Some(last) = self.fingerprints.get_mut(slot) else { return false };
         let fingerprint = self.affinity.fingerprint(datagram);
-        core::mem::replace(&mut flow.fingerprint, fingerprint) != fingerprint
+        core::mem::replace(last, fingerprint) != fingerprint
     }
 
     /// A backend's datagram to a flow's client, which may announce an id.

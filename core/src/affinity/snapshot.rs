@@ -14,11 +14,11 @@ use crate::snapshot::parts::{PlacedFlowSnapshot, PlacementSnapshot};
 impl Placement {
     /// All but how the backends were before others were added.
     pub(crate) fn snapshot(&self) -> PlacementSnapshot {
-        let slots = self.flows.iter().enumerate();
-        let placed = slots.filter(|(_, flow)| **flow != PlacedFlow::default());
-        let flows = placed.map(|(slot, flow)| PlacedFlowSnapshot {
+        let slots = self.flows.iter().zip(&self.fingerprints).enumerate();
+        let placed = slots.filter(|&(_, flow)| flow != (&PlacedFlow::default(), &0));
+        let flows = placed.map(|(slot, (flow, &fingerprint))| PlacedFlowSnapshot {
             slot: slot as u32,
-            fingerprint: flow.fingerprint,
+            fingerprint,
             learned: flow.learned,
             placed: flow.placed,
         });
@@ -42,12 +42,14 @@ impl Placement {
             let Some(place) = placement.flows.get_mut(slot).filter(|_| is_alive(slot)) else {
                 return Err(RestoreError::Broken("no flow was placed there"));
             };
-            require!(*place == PlacedFlow::default(), "a flow was placed twice");
+            let is_free = *place == PlacedFlow::default() && placement.fingerprints[slot] == 0;
+            require!(is_free, "a flow was placed twice");
             require!(flow.placed.is_possible(), "an id that is too long");
             let has_it = flow.learned == 0 || placement.learned.adopt(flow.learned);
             require!(has_it, "a flow has an id that was not learned");
             let PlacedFlowSnapshot { fingerprint, learned, placed, .. } = *flow;
-            *place = PlacedFlow { fingerprint, learned, placed };
+            *place = PlacedFlow { learned, placed };
+            placement.fingerprints[slot] = fingerprint;
         }
         require!(placement.learned.is_consistent(), "an id that will never be forgotten");
         Ok(placement)
