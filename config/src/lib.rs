@@ -31,7 +31,7 @@
 //!     errors.to_string(),
 //!     "flowgate.toml:4:1: cluster.web.backends: missing; allowed: a list of backends, such as [\"10.0.0.1:53\"]\n\
 //!      flowgate.toml:5:1: cluster.web.backend: unknown key; allowed: affinity, backends, backends_from, balance, failback, \
-//!      health, hold, idle_timeout, limits, mirror, mode, on_backend_down, quic_lb, reply_from, requests, responses, return, send_proxy_protocol, \
+//!      health, hold, idle_timeout, limits, mirror, mode, on_backend_down, quic_lb, reply_from, requests, responses, retry, return, send_proxy_protocol, \
 //!      source, transactions, upstream, upstream_quarantine; \
 //!      did you mean `backends`?",
 //! );

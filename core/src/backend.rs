@@ -36,6 +36,8 @@ pub struct Backend {
     flow_action: FlowAction,
     /// Whether new flows may go to it, as far as that does not depend on how many it has.
     is_in_service: bool,
+    /// Whether it takes none at the moment, whatever else is said.
+    is_hidden: bool,
     /// Whether it is up, and wanted.
     is_able: bool,
     state: BackendState,
@@ -117,6 +119,7 @@ impl Backend {
             health: BackendHealth::default(),
             flow_action: FlowAction::Stay,
             is_in_service: false,
+            is_hidden: false,
             is_able: false,
             state: BackendState::Unchecked,
             state_since: now,
@@ -215,7 +218,7 @@ impl Backend {
     /// Whether it may be given one more flow now.
     pub const fn can_take_a_flow(&self) -> bool {
         let below_limit = self.config.max_flows == 0 || self.flows_active < self.config.max_flows;
-        self.is_in_service && below_limit
+        self.is_in_service && below_limit && !self.is_hidden
     }
 
     /// Which of the two has more flows for its weight. Exact: nothing is rounded.
@@ -359,6 +362,25 @@ impl Backends {
         }
         self.get(id).is_some_and(|backend| backend.answers())
             && matches!(self.flow_action(id), FlowAction::Stay | FlowAction::Return)
+    }
+
+    /// What `choose` chooses as if some of them took no flow.
+    pub(crate) fn without<R>(
+        &mut self,
+        some: impl Iterator<Item = BackendId> + Clone,
+        choose: impl FnOnce(&Self) -> R,
+    ) -> R {
+        let hide = |backends: &mut Self, is_hidden| {
+            for id in some.clone() {
+                if let Some(backend) = backends.get_mut(id) {
+                    backend.is_hidden = is_hidden;
+                }
+            }
+        };
+        hide(self, true);
+        let chosen = choose(self);
+        hide(self, false);
+        chosen
     }
 
     /// What is to become of the flows of a backend.

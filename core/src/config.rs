@@ -107,6 +107,9 @@ pub struct ClusterConfig {
     /// it, and so are their answers on shared upstreams. Only in a session:
     /// [`questions`](Self::questions).
     pub transactions: Option<Transactions>,
+    /// When a question is asked again of another backend. It has effect on [questions](Self::questions)
+    /// that come.
+    pub retry: Option<Retry>,
     /// How long nobody else gets what comes for a flow that may still be answered after it has
     /// ended: its socket stays open, or its place on a shared one stays taken. Each late answer is
     /// dropped and starts the time again. Zero: not at all. It has no effect with
@@ -123,6 +126,17 @@ pub struct ClusterConfig {
     pub quic_lb: QuicLb,
     /// The backends. A [`BackendId`](crate::BackendId) is an index into this list.
     pub backends: Vec<BackendConfig>,
+}
+
+/// When another backend is asked: at once where one refuses a question or cannot be reached, and where
+/// it is silent for long. The client gets the first answer, and no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+pub struct Retry {
+    /// For how long.
+    pub after: Duration,
+    /// How many others are asked at most.
+    pub times: u8,
 }
 
 /// Which sockets towards backends flows use.

@@ -23,8 +23,10 @@ pub struct Counters {
     pub flows_opened: u64,
     /// Flows closed, indexed by [`CloseReason`].
     pub flows_closed: [u64; CloseReason::COUNT],
-    /// Flows that went on with another backend, since theirs was down or removed.
+    /// Flows that went on with another backend, since theirs was down, removed, or asked in vain.
     pub flows_moved: u64,
+    /// How often a question was asked again of another backend, to which its flow went over then.
+    pub retries: u64,
     /// ICMP errors reported by upstream sockets.
     pub upstream_errors: u64,
 }
@@ -48,6 +50,7 @@ impl Counters {
             *sum += more;
         }
         self.flows_moved += other.flows_moved;
+        self.retries += other.retries;
         self.upstream_errors += other.upstream_errors;
     }
 
@@ -189,6 +192,7 @@ mod tests {
         let one = Traffic { datagrams: 1, bytes: 10 };
         let mut sum =
             Counters { flows_opened: 3, flows_moved: 4, upstream_errors: 5, ..Counters::default() };
+        sum.retries = 6;
         sum.flows_closed[CloseReason::Idle as usize] = 3;
         sum.to_client.received = one;
         sum.to_backend.forwarded = one;
@@ -199,6 +203,7 @@ mod tests {
 
         let two = Traffic { datagrams: 2, bytes: 20 };
         assert_eq!((sum.flows_opened, sum.flows_moved, sum.upstream_errors), (6, 8, 10));
+        assert_eq!(sum.retries, 12);
         assert_eq!(sum.closed(CloseReason::Idle), 6);
         assert_eq!(sum.to_client.received, two);
         assert_eq!(sum.to_backend.forwarded, two);

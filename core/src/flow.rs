@@ -267,6 +267,17 @@ impl UdpFlow {
         !self.introduced || self.to_backend.datagrams == 0
     }
 
+    /// Its backend has had what it began with.
+    pub(crate) const fn introduce(&mut self) {
+        self.introduced = true;
+    }
+
+    /// Whether anything has come from a backend, if only to be dropped.
+    #[inline]
+    pub(crate) const fn is_heard(&self) -> bool {
+        self.heard
+    }
+
     /// Whether its client's datagrams are copied to the mirror.
     #[inline]
     pub const fn is_mirrored(&self) -> bool {

@@ -105,7 +105,7 @@ pub enum Carrier {
     },
     /// Nothing but the backend they go to. All that goes one way can leave by the same socket.
     OneWay(BackendId),
-    /// A backend that gets a copy of what others get too. Each such backend needs a socket of its
-    /// own, so that one that is slow holds up no other.
+    /// A backend that gets a copy of what others get too, or have had before. Where all get one, each
+    /// such backend needs a socket of its own, so that one that is slow holds up no other.
     Copy(BackendId),
 }

@@ -11,6 +11,7 @@ use crate::local_addr::LocalAddr;
 use crate::proxy_protocol::ProxyInfo;
 use crate::reason::{Direction, DropReason};
 use crate::time::Instant;
+use crate::transaction::TransactionId;
 
 /// Something that happened in the world, told to [`UdpManager::handle_input`].
 ///
@@ -109,6 +110,8 @@ pub enum ManagerInput<'p> {
         upstream: UpstreamId,
         /// Whom it is about; `None`: whom the socket is connected to.
         remote: Option<SocketAddr>,
+        /// What names the question that it is about, where it quotes one.
+        question: Option<TransactionId>,
         /// What it says.
         error: NetworkError,
     },

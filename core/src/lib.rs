@@ -70,7 +70,8 @@
 //!    that comes too early or twice is harmless.
 //! 7. A datagram that is not admitted costs no flow, no socket and no allocation.
 //! 8. Every table has a limit and is allocated at start: handling an input allocates nothing, unless
-//!    it changes the configuration, or a socket opens that flows share.
+//!    it changes the configuration, a socket opens that flows share, or a question is kept to be asked
+//!    [again](config::Retry).
 //!
 //! # A datagram and a deadline at the same instant
 //!
@@ -120,6 +121,7 @@ mod flow;
 pub mod hash;
 mod id;
 mod input;
+mod kept;
 mod limits;
 mod local_addr;
 mod manager;
@@ -142,6 +144,7 @@ pub use egress::{LocalSource, is_nobodys};
 pub use flow::UdpFlow;
 pub use id::{BackendId, Carrier, FlowId, UpstreamId};
 pub use input::{ManagerInput, NetworkError};
+pub use kept::KeptDatagram;
 pub use local_addr::LocalAddr;
 pub use manager::{Deadline, DeadlineReason, UdpManager};
 pub use output::{FlowRecord, Output, Outputs};

@@ -13,6 +13,7 @@ mod offload;
 mod one_way;
 mod place;
 mod proxied;
+mod retry;
 #[cfg(feature = "snapshot")]
 mod snapshot;
 mod upstream;
@@ -35,6 +36,7 @@ use crate::flow::table::FlowTable;
 use crate::flow::{FlowLimits, UdpFlow};
 use crate::id::{BackendId, FlowId, UpstreamId};
 use crate::input::ManagerInput;
+use crate::kept::KeptQuestions;
 use crate::limits::SourceLimits;
 use crate::limits::answered::AnsweredClients;
 use crate::limits::overload::OpeningBudget;
@@ -87,7 +89,8 @@ pub use expire::{Deadline, DeadlineReason};
 /// ([`Delivered`](ManagerInput::Delivered)): until then it is queued.
 ///
 /// A known flow's burst costs one table lookup and writes to one flow. The manager allocates when
-/// it is made, when it is configured again, and when a socket opens that flows share; at no other
+/// it is made, when it is configured again, when a socket opens that flows share, and for a question that
+/// is [kept](Self::kept); at no other
 /// time.
 #[derive(Clone, Debug)]
 pub struct UdpManager {
@@ -119,6 +122,8 @@ pub struct UdpManager {
     /// Whether backends may have been lost since the last input whose flows the kernel must forward
     /// no more.
     has_lost_backends: bool,
+    /// Those that may be asked again.
+    kept: KeptQuestions,
     /// When the last timeout left work behind, if it did. The next is a tick later.
     last_partial_timeout: Option<Instant>,
 }
@@ -159,6 +164,7 @@ impl UdpManager {
             silences_known_from: now,
             sweep: None,
             has_lost_backends: false,
+            kept: KeptQuestions::default(),
             last_partial_timeout: None,
             config,
         };
@@ -214,13 +220,14 @@ impl UdpManager {
             }
             ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes } => {
                 let traffic = Traffic { datagrams: u64::from(datagrams), bytes };
-                self.handle_undelivered(carrier, backend, direction, reason, traffic);
+                let of = (carrier, backend, direction);
+                self.handle_undelivered(of, reason, traffic, now, outputs);
             }
             ManagerInput::UpstreamOpenFailed { upstream } => {
                 self.handle_open_failed(upstream, now, outputs);
             }
-            ManagerInput::UpstreamError { upstream, remote, error: _ } => {
-                self.handle_upstream_error(upstream, remote, now);
+            ManagerInput::UpstreamError { upstream, remote, question, error: _ } => {
+                self.handle_upstream_error(upstream, remote, question, now, outputs);
             }
             ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last } => {
                 let activity = Activity { backend, to_backend, to_client, last };

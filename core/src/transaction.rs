@@ -102,6 +102,11 @@ impl TransactionId {
         Self(words)
     }
 
+    /// The one of these bits.
+    pub const fn from_words(words: [u32; WORDS]) -> Self {
+        Self(words)
+    }
+
     /// The bits, for tables that hash by a key of their own.
     pub const fn as_words(self) -> [u32; WORDS] {
         self.0

@@ -321,7 +321,7 @@ impl<B: Balancer> World<B> {
         let is_connected = self.sockets.get(&upstream).copied().unwrap_or(true);
         let remote = (!is_connected).then_some(address);
         let error = NetworkError::Refused;
-        self.tell(ManagerInput::UpstreamError { upstream, remote, error })
+        self.tell(ManagerInput::UpstreamError { upstream, remote, question: None, error })
     }
 
     fn go_on_elsewhere(&mut self) -> Result<(), Violation> {

@@ -92,7 +92,7 @@ fn rule_1_for_one_flow_open_comes_first_and_close_last() {
                         assert_ne!(self.ever_opened.insert(*flow), *has_moved);
                         assert_ne!(self.open.insert(*flow), *has_moved);
                     }
-                    Output::Send { flow, upstream, .. } => {
+                    Output::Send { flow, upstream, .. } | Output::Repeat { flow, upstream, .. } => {
                         assert!(self.open.contains(flow) && self.sockets.contains(upstream));
                     }
                     Output::OpenClient { flow, .. }
@@ -258,7 +258,7 @@ fn any_input<'p>(
         (4, Some(_)) if choices.one_in(2) => ManagerInput::UpstreamOpenFailed { upstream },
         (4, Some(_)) => {
             let (remote, error) = (Some(sender), NetworkError::Unreachable);
-            ManagerInput::UpstreamError { upstream, remote, error }
+            ManagerInput::UpstreamError { upstream, remote, question: None, error }
         }
         (5, _) if backend.is_some() => {
             let deadline =
@@ -375,8 +375,12 @@ impl Subject for Frugal {
         // A shared socket has places for flows to all backends, as many as it takes.
         let opens_shared =
             |output: &Output<'_>| matches!(output, Output::OpenUpstream { connect: None, .. });
+        // A question that may be asked again is copied.
+        let keeps_questions = self.manager.config().cluster.retry.is_some();
         let may_allocate = self.waste == 0
-            && (matches!(input, ManagerInput::Configured(_)) || outputs.iter().any(opens_shared));
+            && (keeps_questions
+                || matches!(input, ManagerInput::Configured(_))
+                || outputs.iter().any(opens_shared));
         assert!(may_allocate || allocated.count_total == 0, "{input:?} makes the manager allocate");
     }
 

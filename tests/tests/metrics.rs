@@ -110,6 +110,7 @@ fn listener(name: &str, to_backend: LedgerDoc, to_client: LedgerDoc) -> Listener
         flows_active: 7,
         flows_max: 1_000,
         flows_opened: 50,
+        retries: 0,
         flows_closed: [("idle".to_owned(), 40), ("complete".to_owned(), 3)].into(),
         socket_drops: 9,
         upstream_socket_drops: 3,

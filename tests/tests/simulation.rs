@@ -54,7 +54,7 @@ fn the_manager_does_what_the_model_says_whatever_happens() {
                 "{seeds} seeds x {steps} actions, each with snapshots and without: {} inputs",
                 2 * tally.inputs
             );
-            println!("{} flows moved; {:?}", tally.moved, tally.met);
+            println!("{} flows moved, {} retries; {:?}", tally.moved, tally.retried, tally.met);
             assert_meets_every_limit(&tally);
         }
         Err(seed) => panic!("{}", report(seed, steps, manager)),
@@ -90,6 +90,7 @@ fn assert_meets_every_limit(tally: &Tally) {
         assert!(tally.met.contains_key(name), "this never happens: {name}");
     }
     assert!(tally.moved > 0, "no flow moves");
+    assert!(tally.retried > 0, "no question is asked again");
     assert!(tally.forwarded.iter().all(|&datagrams| datagrams > tally.inputs / 12), "{tally:?}");
 }
 

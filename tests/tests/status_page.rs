@@ -115,6 +115,7 @@ fn document(seconds: u64) -> StatusDocument {
         flows_active: 8_400 + seconds % 97,
         flows_max: 500_000,
         flows_opened: 30 * seconds,
+        retries: 0,
         flows_closed: [("idle".to_owned(), 20 * seconds)].into(),
         socket_drops: 2 * seconds,
         upstream_socket_drops: 0,

@@ -122,6 +122,7 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
     let quic_lb = affinity::quic_lb(table, affinity.value.unwrap_or(Affinity::SourceIp));
     let idle_timeout = table.get("idle_timeout", duration(IDLE));
     let upstreams = Upstreams::read(table, &modes);
+    let retry = upstream::retry(table, upstreams.are_named());
     // A question has one answer.
     let usual = u32::from(upstreams.are_named());
     let responses = modes.fit(table.get("responses", count), 0, "0").or(usual);
@@ -176,6 +177,13 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
     }
     let Health { probing, fail_open, passive } = health?;
     let (upstream, transactions) = upstreams?;
+    let limits = limits?;
+    let upstream_quarantine = upstream_quarantine.or(Duration::from_secs(1));
+    let timeout = match limits.unanswered_timeout {
+        Duration::ZERO => idle_timeout,
+        unanswered => unanswered.min(idle_timeout),
+    };
+    let retry = upstream::fit_retry(retry, timeout, upstream_quarantine);
     let policy = ClusterConfig {
         mode,
         balance,
@@ -186,10 +194,11 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
         send_proxy_protocol,
         upstream,
         transactions,
-        upstream_quarantine: upstream_quarantine.or(Duration::from_secs(1)),
+        upstream_quarantine,
+        retry,
         source: source?,
         health: HealthPolicy { on_backend_down, failback, fail_open, passive },
-        limits: limits?,
+        limits,
         quic_lb: without_keys(&quic_lb),
         backends: backends(&members, |_| Vec::new()),
     };

@@ -198,6 +198,7 @@ fn a_full_example_sets_every_supported_key() {
             send_proxy_protocol: SendProxyProtocol::Every,
             upstream: UpstreamMode::Shared,
             transactions: None,
+            retry: None,
             upstream_quarantine: Duration::from_millis(250),
             source: Source::Local {
                 ip: None,
@@ -303,6 +304,7 @@ fn the_defaults_are_those_of_the_manual() {
             send_proxy_protocol: SendProxyProtocol::Off,
             upstream: UpstreamMode::PerFlow,
             transactions: None,
+            retry: None,
             upstream_quarantine: Duration::from_secs(1),
             source: Source::Any,
             health: HealthPolicy {

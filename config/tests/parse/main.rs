@@ -14,6 +14,7 @@ mod modes;
 mod properties;
 mod reach;
 mod refused;
+mod retry;
 mod schema;
 mod source;
 mod syntax;

@@ -62,6 +62,7 @@ impl ClusterConfig {
             send_proxy_protocol: SendProxyProtocol::Off,
             upstream: UpstreamMode::PerFlow,
             transactions: None,
+            retry: None,
             upstream_quarantine: Duration::from_secs(1),
             source: Source::Any,
             health: HealthPolicy::default(),

@@ -17,6 +17,7 @@ impl Counters {
             flows_opened: self.flows_opened,
             flows_closed: named(CloseReason::ALL, CloseReason::as_str, &self.flows_closed),
             flows_moved: self.flows_moved,
+            retries: self.retries,
             upstream_errors: self.upstream_errors,
         }
     }
@@ -33,9 +34,11 @@ impl Counters {
             flows_opened: snapshot.flows_opened,
             flows_closed: by_reason(CloseReason::ALL, CloseReason::as_str, &snapshot.flows_closed)?,
             flows_moved: snapshot.flows_moved,
+            retries: snapshot.retries,
             upstream_errors: snapshot.upstream_errors,
         };
-        let figures = [restored.flows_opened, restored.flows_moved, restored.upstream_errors];
+        let Self { flows_opened, flows_moved, retries, upstream_errors, .. } = restored;
+        let figures = [flows_opened, flows_moved, retries, upstream_errors];
         require!(figures.iter().all(|&figure| figure < MOST_COUNTED), "a counter ran over");
         let mut closed = restored.flows_closed.iter();
         let opened = closed.try_fold(flows, |sum, &closed| sum.checked_add(closed));

@@ -104,6 +104,11 @@ impl FlowTable {
         Some((FlowId::new(index as u32, flow.generation()), flow))
     }
 
+    /// Whether the flow in a slot has ended and is in quarantine.
+    pub(crate) fn has_ended_at(&self, index: usize) -> bool {
+        self.flows.get(index).is_some_and(UdpFlow::has_ended)
+    }
+
     /// Whether there are as many flows as may be alive.
     pub(crate) fn is_full(&self) -> bool {
         self.len() >= self.capacity
@@ -279,6 +284,12 @@ impl FlowTable {
         let Self { flows, routes, .. } = self;
         let rehash = |&at: &u32| flows[at as usize].route_hash();
         routes.insert_unique(flows[slot].route_hash(), slot as u32, rehash);
+    }
+
+    /// Puts the flow in a slot, alive or in quarantine, where its answers come from now on. It has no
+    /// route.
+    pub(crate) fn put(&mut self, slot: usize, backend: BackendId, upstream: UpstreamId) {
+        self.flows[slot].move_to(backend, upstream);
     }
 
     /// Has them found no more, if they were.

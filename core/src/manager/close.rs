@@ -40,6 +40,7 @@ impl UdpManager {
         if has_companions {
             self.leave_branches(id);
         }
+        self.kept.forget(id.index());
         self.wheel.cancel(id.index());
         self.queues.remove(id.index());
         self.source_limits.closed(client.source());
@@ -73,6 +74,7 @@ impl UdpManager {
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
+        self.kept.end(slot);
         self.wheel.cancel(slot);
         self.flows.remove_route(slot);
         let flow = self.flows.remove_ended(slot);

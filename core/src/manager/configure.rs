@@ -6,6 +6,7 @@ use super::upstream::capacity_for_upstreams;
 use crate::config::prepared::PreparedConfig;
 use crate::config::slots_for;
 use crate::flow::{FlowLimits, UdpFlow};
+use crate::kept::KeptQuestions;
 use crate::limits::SourceLimits;
 use crate::output::Outputs;
 use crate::reason::CloseReason;
@@ -74,6 +75,9 @@ impl UdpManager {
                 self.source_limits.opened(flow.key().client.source());
             }
         }
+        if config.cluster.retry != self.config.cluster.retry {
+            self.kept = KeptQuestions::default();
+        }
         if config.cluster.idle_timeout != self.config.cluster.idle_timeout {
             self.silences_known_from = now + STALE_TIMEOUT;
         }
@@ -100,7 +104,8 @@ impl UdpManager {
         for slot in 0..self.flows.slots() {
             let Some((id, _)) = self.flows.alive_at(slot) else { continue };
             if let Some(flow) = self.flows.get_mut(id) {
-                self.wheel.schedule(slot, flow.hasten(&self.limits, now));
+                flow.hasten(&self.limits, now);
+                self.schedule(slot);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Timeouts: flows that fell silent, and the end of a drain.
 
 use super::UdpManager;
+use super::retry::RetryCause;
 use super::upstream::KEPT_FOR;
 use crate::collections::wheel::TICK;
 use crate::flow::Offload;
@@ -81,8 +82,12 @@ impl UdpManager {
                 return true;
             };
             let (id, flow) = self.flows.at(timer);
-            if flow.deadline() > now {
-                self.wheel.schedule(timer, flow.deadline());
+            let next_look = self.next_look(timer);
+            if next_look > now {
+                self.wheel.schedule(timer, next_look);
+            } else if flow.deadline() > now {
+                self.ask_another(id, RetryCause::Silent, now, outputs);
+                self.schedule(timer);
             } else if flow.has_ended() {
                 self.end_quarantine(timer, now, outputs);
             } else if flow.offload() == Offload::No {

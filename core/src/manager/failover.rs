@@ -100,11 +100,12 @@ impl UdpManager {
         let Some(flow) = self.flows.get(id) else { return Ok(()) };
         let client = flow.client();
         let backend = self.pick_by_source(client).ok_or(DropReason::NoBackend)?;
-        self.move_flow_to(id, backend, ttl, now, outputs)
+        self.move_flow_to(id, backend, ttl, now, outputs).map(|_| ())
     }
 
     /// Gives a flow a certain backend in place of the one it has, and another upstream. What it had
-    /// is in quarantine where something may still come by it, as far as there is room for that.
+    /// is in quarantine where something may still come by it, as far as there is room for that: in a
+    /// slot that is returned then.
     pub(super) fn move_flow_to<'p>(
         &mut self,
         id: FlowId,
@@ -112,8 +113,8 @@ impl UdpManager {
         ttl: u8,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
-    ) -> Result<(), DropReason> {
-        let Some(flow) = self.flows.get(id) else { return Ok(()) };
+    ) -> Result<Option<usize>, DropReason> {
+        let Some(flow) = self.flows.get(id) else { return Ok(None) };
         let (key, former, former_upstream) = (flow.key(), flow.backend(), flow.upstream());
         let has_sent = !flow.is_new_to_its_backend();
         let chosen = self.backends.get_mut(backend).ok_or(DropReason::NoBackend)?;
@@ -125,10 +126,12 @@ impl UdpManager {
         self.counters.flows_moved += 1;
         self.recall(id, outputs);
         self.flows.remove_route(id.index());
+        let mut left_behind = None;
         match self.quarantine().filter(|_| has_sent && self.flows.has_free_slot()) {
             Some(time) => {
                 let left = self.flows.leave_behind(id, now + time).index();
                 self.wheel.schedule(left, now + time);
+                left_behind = Some(left);
                 if matches!(self.upstreams.get(former_upstream), Some(Carries::One(_))) {
                     self.upstreams.hand_to(former_upstream, left);
                 } else {
@@ -145,7 +148,7 @@ impl UdpManager {
         self.route(slot, upstream);
         let (flow, has_moved) = (id, true);
         outputs.emit(Output::OpenFlow { flow, upstream, backend, address, has_moved });
-        Ok(())
+        Ok(left_behind)
     }
 
     /// Begins a sweep where flows have to end. One that is under way goes once round from where it

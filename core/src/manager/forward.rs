@@ -3,6 +3,7 @@
 use core::net::SocketAddr;
 
 use super::admit::first_of;
+use super::retry::RetryCause;
 use super::upstream::Recipient;
 use super::{CONTINUED, EXCHANGED, UdpManager};
 use crate::burst::Burst;
@@ -52,6 +53,9 @@ impl UdpManager {
             let traffic = Traffic::of(&burst);
             self.counters.to_backend.queued.add(traffic);
             self.emit_requests((id, backend), is_first, recv_meta, burst, outputs);
+            if is_first && self.config.cluster.retry.is_some() {
+                self.keep_question(id, recv_meta, &burst, now);
+            }
             if is_mirrored {
                 self.mirror(id, recv_meta, burst, outputs);
             }
@@ -182,8 +186,19 @@ impl UdpManager {
         let burst = self.drop_too_large(Direction::ToClient, burst, outputs);
         let reason = match self.recipient(upstream, sender, first) {
             Recipient::Flow(flow) => return self.handle_replies(flow, tos, burst, now, outputs),
-            Recipient::Ended(slot) => {
-                self.disturb(slot, now);
+            Recipient::Ended(left) => {
+                if let Some((flow, backend)) = self.asker(left, sender) {
+                    if burst.is_some() && self.waits_for_an_answer(flow) {
+                        self.change_back(flow, left, outputs);
+                        self.handle_replies(flow, tos, burst, now, outputs);
+                        // That backend may be to have no flows meanwhile.
+                        self.sweep_if_needed(now);
+                        return;
+                    }
+                    // It comes second, and shows that the backend is there.
+                    self.count_answer(backend, Traffic::default(), now);
+                }
+                self.disturb(left, now);
                 DropReason::UnknownFlow
             }
             Recipient::Nobody(reason) => reason,
@@ -205,6 +220,9 @@ impl UdpManager {
     ) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         let backend = flow.backend();
+        if !self.kept.is_empty() {
+            self.kept.forget(id.index());
+        }
         let Some(burst) = burst else {
             flow.hear();
             self.count_answer(backend, Traffic::default(), now);
@@ -288,26 +306,43 @@ impl UdpManager {
         }
     }
 
-    /// Moves datagrams that were queued to the drops.
-    pub(super) fn handle_undelivered(
+    /// Moves datagrams that were queued to the drops. Not a question that goes to another backend
+    /// instead, which stays queued until that one has it.
+    pub(super) fn handle_undelivered<'p>(
         &mut self,
-        carrier: Carrier,
-        backend: Option<BackendId>,
-        direction: Direction,
+        (carrier, backend, direction): (Carrier, Option<BackendId>, Direction),
         reason: DropReason,
         traffic: Traffic,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
     ) {
-        if !is_copy(carrier, direction) {
-            self.counters.ledger_mut(direction).give_up(reason, traffic);
-        }
         if let Some(backend) = backend.and_then(|backend| self.backends.get_mut(backend)) {
             backend.dropped.add(traffic);
         }
-        if let Carrier::Flow { flow, .. } = carrier
-            && let Some(flow) = self.flows.get_mut(flow)
+        if direction == Direction::ToBackend
+            && let Carrier::Flow { flow, upstream } = carrier
+            && !self.kept.is_empty()
+            && self.is_unsent_question((flow, upstream), reason, traffic)
+        {
+            if self.ask_another(flow, RetryCause::Unsent, now, outputs) {
+                return;
+            }
+            self.kept.forget(flow.index());
+        }
+        if !is_copy(carrier, direction) {
+            self.counters.ledger_mut(direction).give_up(reason, traffic);
+        }
+        if let Carrier::Flow { flow: id, .. } = carrier
+            && let Some(flow) = self.flows.get_mut(id)
         {
             match direction {
-                Direction::ToBackend => flow.take_back_requests(traffic),
+                Direction::ToBackend => {
+                    flow.take_back_requests(traffic);
+                    if flow.to_backend().datagrams == 0 {
+                        // What it began with is lost, and counted so.
+                        self.kept.forget(id.index());
+                    }
+                }
                 Direction::ToClient => flow.take_back_replies(traffic),
             }
         }

@@ -58,6 +58,8 @@ impl UdpManager {
         }
         self.upstreams.assert_invariants(|id| flows_on.get(&id).copied().unwrap_or(0));
 
+        assert!(self.is_kept_rightly(), "a question of no flow is kept");
+
         for (slot, _) in self.flows.in_quarantine() {
             assert!(self.wheel.is_scheduled(slot), "a quarantine without a timer never ends");
         }

@@ -49,6 +49,7 @@ impl UdpManager {
             silences_known_from: self.silences_known_from,
             sweep: self.sweep.map(Sweep::snapshot),
             last_partial_timeout: self.last_partial_timeout,
+            kept: self.kept.clone(),
         }
     }
 
@@ -140,8 +141,10 @@ impl UdpManager {
             drain: snapshot.drain,
             silences_known_from: snapshot.silences_known_from,
             last_partial_timeout: snapshot.last_partial_timeout,
+            kept: snapshot.kept,
             config,
         };
+        require!(restored.is_kept_rightly(), "a question of no flow is kept");
         restored.restore_queues(&snapshot.flows)?;
         restored.check_timers(&snapshot.flows, &snapshot.timers)?;
         Ok(restored)

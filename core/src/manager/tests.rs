@@ -126,7 +126,8 @@ impl Harness {
     }
 
     fn network_error(&self, flow: FlowId, error: NetworkError) -> ManagerInput<'static> {
-        ManagerInput::UpstreamError { upstream: self.upstreams[&flow].0, remote: None, error }
+        let (upstream, remote, question) = (self.upstreams[&flow].0, None, None);
+        ManagerInput::UpstreamError { upstream, remote, question, error }
     }
 
     fn carrier(&self, flow: FlowId) -> Carrier {
@@ -982,6 +983,7 @@ mod overload;
 mod proxied;
 mod proxied_modes;
 mod quarantine;
+mod retry;
 mod room;
 mod shared;
 mod source;

@@ -4,6 +4,7 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::UdpManager;
+use super::retry::RetryCause;
 use crate::collections::wheel::TICK;
 use crate::config::{ManagerConfig, Source, UpstreamMode, slots_for};
 use crate::flow::UdpFlow;
@@ -12,6 +13,7 @@ use crate::id::{BackendId, FlowId, UpstreamId};
 use crate::output::{Output, Outputs};
 use crate::reason::{CloseReason, DropReason};
 use crate::time::Instant;
+use crate::transaction::TransactionId;
 use crate::upstream::Carries;
 
 /// For how long a shared upstream is kept without a flow.
@@ -285,14 +287,20 @@ impl UdpManager {
     }
 
     /// The network has reported an error about what an upstream has sent.
-    pub(super) fn handle_upstream_error(
+    pub(super) fn handle_upstream_error<'p>(
         &mut self,
         upstream: UpstreamId,
         remote: Option<SocketAddr>,
+        question: Option<TransactionId>,
         now: Instant,
+        outputs: &mut impl Outputs<'p>,
     ) {
         self.counters.upstream_errors += 1;
-        let flow = self.flow_of(upstream, remote, &[]).and_then(|flow| self.flows.get(flow));
+        let id = match question.filter(|_| self.config.cluster.questions().is_some()) {
+            Some(question) => self.asking_flow(upstream, remote, question),
+            None => self.flow_of(upstream, remote, &[]),
+        };
+        let flow = id.and_then(|id| self.flows.get(id));
         let told = match (flow, remote) {
             // What it quotes was sent when the flow was used last, or before.
             (Some(flow), _) => Some((flow.backend(), flow.last_used(&self.limits))),
@@ -310,5 +318,21 @@ impl UdpManager {
         {
             self.sweep_if_needed(now);
         }
+        if let Some(id) = id {
+            self.ask_another(id, RetryCause::Refused, now, outputs);
+        }
+    }
+
+    /// The flow of a question that a backend has got by a shared upstream.
+    fn asking_flow(
+        &self,
+        upstream: UpstreamId,
+        remote: Option<SocketAddr>,
+        question: TransactionId,
+    ) -> Option<FlowId> {
+        let name = self.flows.name_question(question);
+        let find = |backend| self.flows.find_route(upstream, backend, name);
+        let (id, flow) = self.flows.at(self.backends.at(remote?).find_map(find)?);
+        (!flow.has_ended()).then_some(id)
     }
 }

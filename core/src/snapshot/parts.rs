@@ -15,6 +15,7 @@ use crate::egress::Salts;
 use crate::flow::Offload;
 use crate::flow::first_answers::FirstAnswers;
 use crate::id::{BackendId, UpstreamId};
+use crate::kept::KeptQuestions;
 use crate::limits::answered::AnsweredClients;
 use crate::limits::overload::OpeningBudget;
 use crate::time::Instant;
@@ -48,6 +49,8 @@ pub struct ManagerSnapshot {
     pub(crate) silences_known_from: Instant,
     pub(crate) sweep: Option<SweepSnapshot>,
     pub(crate) last_partial_timeout: Option<Instant>,
+    /// The questions that may be asked again.
+    pub(crate) kept: KeptQuestions,
 }
 
 impl ManagerSnapshot {
@@ -319,6 +322,7 @@ pub struct CountersSnapshot {
     pub(crate) flows_opened: u64,
     pub(crate) flows_closed: ByReason<u64>,
     pub(crate) flows_moved: u64,
+    pub(crate) retries: u64,
     pub(crate) upstream_errors: u64,
 }
 

@@ -118,6 +118,7 @@ mod tests {
             flows_active: 0,
             flows_max: 1,
             flows_opened: 0,
+            retries: 0,
             flows_closed: BTreeMap::new(),
             socket_drops: 0,
             upstream_socket_drops: 0,

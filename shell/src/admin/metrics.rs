@@ -220,6 +220,12 @@ fn flows(text: &mut Exposition, document: &StatusDocument) {
         ("flowgate_flows_active", Kind::Gauge, "Active flows.", active),
         ("flowgate_flows_max", Kind::Gauge, "The limit of active flows.", |l| l.flows_max),
         ("flowgate_flows_opened_total", Kind::Counter, "Flows opened.", |l| l.flows_opened),
+        (
+            "flowgate_retries_total",
+            Kind::Counter,
+            "Questions asked again of another backend.",
+            |l| l.retries,
+        ),
     ] {
         let mut family = text.family(name, kind, help);
         for listener in &document.listeners {

@@ -196,6 +196,9 @@ pub struct ListenerStatus {
     /// Flows opened since the start.
     #[serde(default)]
     pub flows_opened: u64,
+    /// How often a question was asked again of another backend.
+    #[serde(default)]
+    pub retries: u64,
     /// Flows closed since the start, by reason; only reasons that are not zero.
     #[serde(default)]
     pub flows_closed: BTreeMap<String, u64>,

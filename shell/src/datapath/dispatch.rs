@@ -8,6 +8,7 @@ mod observed;
 mod offload;
 mod one_way;
 mod open;
+mod repeat;
 
 use std::net::SocketAddr;
 
@@ -27,6 +28,7 @@ use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
 use crate::observe::tap::Taps;
 use one_way::{Mirrored, PendingRoles};
+use repeat::Repeat;
 
 /// How much leaves by a listener until it is looked how full its send buffer is: a small part of that,
 /// so that it costs nothing.
@@ -80,6 +82,8 @@ pub struct Dispatch<'a, 't, K: Kernel> {
     /// Who watches.
     taps: Taps,
     records: Vec<FlowRecord>,
+    /// The questions to be sent again that the manager has just told.
+    repeats: Vec<Repeat>,
     /// The last flow that the kernel was told to forward no more, and what it had not told of it.
     recalled: Option<(FlowId, Activity)>,
 }
@@ -102,6 +106,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             mirrored: Mirrored::recycle(scratch.mirrored),
             taps: scratch.taps,
             records: scratch.records,
+            repeats: Vec::new(),
             recalled: None,
         }
     }
@@ -176,7 +181,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         give_up(&mut queue, &mut budget, &mut self.outcomes);
     }
 
-    /// Goes on sending what waits for a socket that can be written to again.
+    /// Goes on sending what waits for a socket that can be written to again, or may be.
     pub fn resume(&mut self, token: Token) {
         let sockets = &mut *self.sockets;
         let mut peer = Peer::Nobody;
@@ -188,7 +193,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             }
             Token::Upstream { upstream, .. } => match sockets.upstreams.get_mut(upstream) {
                 Some(upstream) => {
-                    peer = upstream.peer();
+                    peer = upstream.peer(sockets.questions);
                     (&upstream.socket, &mut upstream.send_queue, Direction::ToBackend)
                 }
                 None => return,
@@ -211,10 +216,12 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
             send_queue_budget: &mut sockets.send_queue_budget,
             outcomes: &mut self.outcomes,
         };
-        if transmitter.resume(direction) {
-            // A socket that cannot be unwatched only causes idle wake-ups.
-            let _ = self.kernel.watch_writable(socket, token, false);
-            send_queue.is_watched = false;
+        let is_all_sent = transmitter.resume(direction);
+        if is_all_sent == send_queue.is_watched {
+            // A socket that cannot be unwatched only causes idle wake-ups, and one that cannot be
+            // watched is tried again with its next datagram.
+            let is_done = self.kernel.watch_writable(socket, token, !is_all_sent).is_ok();
+            send_queue.is_watched = !is_all_sent && is_done;
         }
     }
 
@@ -241,7 +248,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         let token = Token::Upstream { shard: sockets.shard, upstream: id };
         let transmitter = Transmitter {
             kernel: self.kernel,
-            peer: upstream.peer(),
+            peer: upstream.peer(sockets.questions),
             socket: &upstream.socket,
             send_queue: &mut upstream.send_queue,
             send_queue_budget: &mut sockets.send_queue_budget,
@@ -391,6 +398,9 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
             }
             Output::Mirror { client, local, proxy_info, tos, ttl, burst } => {
                 self.mirrored.push(Mirrored { client, local, proxy_info, tos, ttl, burst });
+            }
+            Output::Repeat { flow, upstream, backend, to, carrier, tos, ttl } => {
+                self.repeats.push(Repeat { flow, upstream, backend, to, carrier, tos, ttl });
             }
             Output::OpenClient { flow, client } => self.open_client(flow, client),
             Output::CloseFlow { flow, upstream, .. } => {

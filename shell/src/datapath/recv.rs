@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use flowgate_core::route::Routes;
 use flowgate_core::{
-    Burst, Direction, DropReason, Instant, ManagerInput, NetworkError, UdpManager, UpstreamId,
+    Burst, Direction, DropReason, Instant, ManagerInput, Transactions, UdpManager, UpstreamId,
 };
 use tracing::error;
 
 use crate::datapath::dispatch::Dispatch;
 use crate::datapath::kernel::Kernel;
+use crate::datapath::send::transmit::of_queue;
 use crate::sys::arena::{Received, ReceivedBatch, Tick};
 use crate::sys::errno;
 use crate::sys::mmsg::QueuedError;
@@ -153,10 +154,9 @@ impl<'t> Reading<'_, 't> {
             upstream.coalesces = true;
             kernel.coalesce(&upstream.socket);
         }
-        for (remote, error) in network_errors(is_shared, &errors, &queued) {
-            let input = ManagerInput::UpstreamError { upstream: id, remote, error };
-            dispatch.decide(self.manager, input, self.now);
-        }
+        let questions = self.manager.config().cluster.questions();
+        let told = network_errors((id, is_shared), &errors, &queued, questions);
+        told.for_each(|input| dispatch.decide(self.manager, input, self.now));
         let Some(received) = received else { return is_drained };
         let mut drops = 0;
         for datagrams in received {
@@ -182,16 +182,18 @@ impl<'t> Reading<'_, 't> {
 /// What the network has said of what an upstream socket has sent: by one that sends to many, all that
 /// its error queue says, and of whom; by one that is connected, the last thing.
 fn network_errors(
-    is_shared: bool,
+    (upstream, is_shared): (UpstreamId, bool),
     told: &[io::Error],
     queued: &[QueuedError],
-) -> impl Iterator<Item = (Option<SocketAddr>, NetworkError)> {
+    questions: Option<Transactions>,
+) -> impl Iterator<Item = ManagerInput<'static>> {
     let of_all = queued.iter().filter(move |_| is_shared);
-    let of_all = of_all
-        .filter_map(|queued| Some((Some(queued.remote?), errno::upstream_failure(&queued.error)?)));
+    let of_all = of_all.filter_map(move |queued| of_queue(upstream, queued, questions));
     let last = told.iter().rev().chain(queued.iter().rev().map(|queued| &queued.error));
     let last = { last }.find_map(errno::upstream_failure).filter(|_| !is_shared);
-    of_all.chain(last.map(|error| (None, error)))
+    let (remote, question) = (None, None);
+    let of_peer = move |error| ManagerInput::UpstreamError { upstream, remote, question, error };
+    of_all.chain(last.map(of_peer))
 }
 
 /// The sender and the datagrams, if they arrived whole.

@@ -80,6 +80,7 @@ impl<K: Kernel> Shard<K> {
         let room = manager.upstream_capacity() + 1;
         let mut sockets =
             Sockets { max_datagram_size: manager.config().max_datagram_size, ..sockets };
+        sockets.questions = manager.config().cluster.questions();
         for (role, manager) in [(Role::Primary, Some(&manager)), (Role::Mirror, mirror.as_ref())] {
             if let Some(manager) = manager {
                 sockets.egress_sockets[role as usize].source = manager.config().cluster.source;
@@ -191,7 +192,9 @@ impl<K: Kernel> Shard<K> {
         if matches!(input, ManagerInput::Configured(_)) {
             // Nothing goes to a removed backend from now on, not even what waits.
             let (backends, config) = (self.manager.backends(), self.manager.config());
-            dispatch.parts().1.max_datagram_size = config.max_datagram_size;
+            let (_, sockets) = dispatch.parts();
+            sockets.max_datagram_size = config.max_datagram_size;
+            sockets.questions = config.cluster.questions();
             dispatch.abandon(|address| !backends.has_address(address));
             dispatch.fit_egress_sockets(Role::Primary, backends, &self.manager.config().cluster);
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use flowgate_core::snapshot::RestoreError;
-use flowgate_core::{UdpManager, UpstreamId};
+use flowgate_core::{Transactions, UdpManager, UpstreamId};
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::client::{Clients, ClientsSnapshot};
@@ -47,6 +47,8 @@ pub struct Sockets<K: Kernel> {
     /// How many datagrams upstream sockets are known to have lost since their receive buffers were
     /// full.
     pub upstream_drops: u64,
+    /// What names a question in what the network quotes, where each is a flow.
+    pub questions: Option<Transactions>,
 }
 
 impl<K: Kernel> Sockets<K> {
@@ -66,6 +68,7 @@ impl<K: Kernel> Sockets<K> {
             receive_buffer: 0,
             max_datagram_size: 0,
             upstream_drops: 0,
+            questions: None,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use flowgate_core::snapshot::address;
-use flowgate_core::{Direction, LocalSource, UpstreamId};
+use flowgate_core::{Direction, LocalSource, Transactions, UpstreamId};
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::send::outbox::Chain;
@@ -100,11 +100,11 @@ impl<S> Upstream<S> {
         Self { drops, send_queue, coalesces, no_gso_to_backend, no_gso_to_client, ..new }
     }
 
-    /// Whom what it sends goes to.
-    pub const fn peer(&self) -> Peer {
+    /// Whom what it sends goes to, and what names a question in what the network says of that.
+    pub const fn peer(&self, questions: Option<Transactions>) -> Peer {
         match self.backend {
             Some(backend) => Peer::Backend { backend, source: self.source },
-            None => Peer::Backends(self.id),
+            None => Peer::Backends(self.id, questions),
         }
     }
 

@@ -345,6 +345,11 @@ impl TraceTap {
                 backend: address_of(*backend, manager),
                 datagrams: burst.count().into(),
             },
+            Output::Repeat { flow, backend, .. } => Decision::Forwarded {
+                flow: Some(name(*flow)),
+                backend: address_of(*backend, manager),
+                datagrams: 1,
+            },
             Output::SendOneWay { address, burst, .. } => Decision::Forwarded {
                 flow: None,
                 backend: Some(*address),

@@ -13,7 +13,7 @@ use flowgate_core::counters::Traffic;
 use flowgate_core::snapshot;
 use flowgate_core::{
     BackendEvent, BackendId, Burst, Carrier, Direction, DropReason, FlowId, Instant, LocalAddr,
-    ManagerInput, NetworkError, UpstreamId,
+    ManagerInput, NetworkError, TransactionId, UpstreamId,
 };
 
 /// What kinds of inputs there are: the low half of the first byte.
@@ -274,11 +274,15 @@ impl InputEncoder {
                 self.answered(Answered { upstream, sender, client, tos });
             }
             ManagerInput::UpstreamOpenFailed { upstream } => self.upstream(upstream),
-            ManagerInput::UpstreamError { upstream, remote, error } => {
+            ManagerInput::UpstreamError { upstream, remote, question, error } => {
                 self.upstream(upstream);
                 let is_refused = u8::from(error == NetworkError::Refused);
-                self.bytes.push(is_refused | u8::from(remote.is_some()) << 1);
+                let is_known = u8::from(remote.is_some()) << 1 | u8::from(question.is_some()) << 2;
+                self.bytes.push(is_refused | is_known);
                 remote.into_iter().for_each(|remote| self.address(remote));
+                for word in question.into_iter().flat_map(TransactionId::as_words) {
+                    self.number(word.into());
+                }
             }
             ManagerInput::Unusable { direction, reason, datagrams, bytes } => {
                 self.loss(direction, reason, datagrams, bytes);
@@ -624,9 +628,10 @@ impl<'a> Reader<'a> {
                 let upstream = self.upstream()?;
                 let tag = self.byte()?;
                 let remote = if tag & 2 == 0 { None } else { Some(self.address()?) };
+                let question = if tag & 4 == 0 { None } else { Some(self.question()?) };
                 let error =
                     if tag & 1 == 0 { NetworkError::Unreachable } else { NetworkError::Refused };
-                ManagerInput::UpstreamError { upstream, remote, error }
+                ManagerInput::UpstreamError { upstream, remote, question, error }
             }
             kind::BACKEND_CHANGED => {
                 let backend = self.backend()?;
@@ -669,6 +674,14 @@ impl<'a> Reader<'a> {
         let backend = if tag & 4 == 0 { None } else { Some(self.backend()?) };
         let direction = if tag & 8 == 0 { Direction::ToBackend } else { Direction::ToClient };
         Some((carrier, backend, direction))
+    }
+
+    fn question(&mut self) -> Option<TransactionId> {
+        let mut words = [0; 3];
+        for word in &mut words {
+            *word = self.number()?.try_into().ok()?;
+        }
+        Some(TransactionId::from_words(words))
     }
 
     fn traffic(&mut self) -> Option<Traffic> {

@@ -134,6 +134,14 @@ impl Digest {
                 self.word(tlvs.len() as u64);
                 self.burst(burst);
             }
+            Output::Repeat { flow, upstream, backend, to, carrier, tos, ttl } => {
+                self.word(16 << 40 | u64::from(*tos) << 8 | u64::from(*ttl));
+                self.word(backend.index() as u64);
+                self.flow(*flow);
+                self.upstream(*upstream);
+                to.iter().for_each(|to| self.address(*to));
+                self.carrier(*carrier);
+            }
             Output::SendOneWay { carrier, address, source, prefix, tlvs, tos, ttl, burst } => {
                 self.word(4 << 40 | u64::from(*tos) << 8 | u64::from(*ttl));
                 self.carrier(*carrier);

@@ -564,7 +564,9 @@ impl<'p> Outputs<'p> for Tally {
                 self.dropped += u64::from(datagrams);
                 *self.drops.entry(reason.as_str()).or_default() += u64::from(datagrams);
             }
-            Output::OpenUpstream { .. }
+            // What was asked before is counted there.
+            Output::Repeat { .. }
+            | Output::OpenUpstream { .. }
             | Output::OpenClient { .. }
             | Output::Offload { .. }
             | Output::Recall { .. }

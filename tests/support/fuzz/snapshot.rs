@@ -105,7 +105,7 @@ fn disturb(manager: &mut UdpManager) {
         let sender = remote.unwrap_or(([198, 51, 100, 9], 9).into());
         tell(manager, ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst }, now);
         let error = NetworkError::Refused;
-        tell(manager, ManagerInput::UpstreamError { upstream, remote, error }, now);
+        tell(manager, ManagerInput::UpstreamError { upstream, remote, question: None, error }, now);
     }
     let backends: Vec<_> = manager.backends().iter().map(|(id, _)| id).collect();
     for (place, &backend) in backends.iter().enumerate() {

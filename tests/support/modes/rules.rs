@@ -117,6 +117,9 @@ impl<B: Balancer> World<B> {
                 *fates.by_flows.entry(backend.index()).or_default() += u32::from(burst.count());
                 fates.flow = Some(flow);
             }
+            Output::Repeat { flow, .. } => {
+                return Err(Violation(format!("{flow:?} asks again where that is not wanted")));
+            }
             Output::SendOneWay { carrier, address, burst, .. } => {
                 let (to, fates) = match carrier {
                     Carrier::OneWay(to) => (to, &mut fates.one_way),

@@ -18,6 +18,7 @@ mod effect;
 mod health;
 mod offload;
 pub(super) mod relay;
+mod retry;
 mod room;
 mod sockets;
 
@@ -30,7 +31,7 @@ use flowgate_core::config::{ClusterConfig, ManagerConfig};
 use flowgate_core::counters::{Counters, Ledger, Traffic};
 use flowgate_core::{
     BackendId, Carrier, CloseReason, Direction, DropReason, FlowId, FlowRecord, Instant, LocalAddr,
-    ManagerInput, Output, UdpManager, UpstreamId,
+    ManagerInput, Output, TransactionId, UdpManager, UpstreamId,
 };
 
 use self::admission::{Rates, Seen};
@@ -38,6 +39,7 @@ use self::balance::{Balance, Load};
 use self::effect::Effect;
 use self::health::Sign;
 use self::relay::{Name, Named, Role};
+use self::retry::{Cause, Question};
 use self::room::{FirstAnswers, Openings, Room};
 use self::sockets::{Quarantined, Recipient, Socket};
 use super::forge::backend_id;
@@ -87,6 +89,8 @@ pub struct Model {
     timers_seen: Instant,
     /// Whether that timeout may have left something to the next.
     may_have_left: bool,
+    /// Whether who may be asked again depended on the order of what happened then.
+    was_tight: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -121,6 +125,8 @@ struct Flow {
     asked_until: Option<Instant>,
     /// How many datagrams came by the sockets since it was offered.
     by_sockets: u64,
+    /// Its question, as long as another backend may be asked.
+    kept: Option<Question>,
 }
 
 /// Whom a burst comes from, and how it is marked.
@@ -161,6 +167,7 @@ impl Model {
             has_to_sweep: false,
             timers_seen: setting.start,
             may_have_left: false,
+            was_tight: false,
         }
     }
 
@@ -182,7 +189,16 @@ impl Model {
             ManagerInput::UpstreamBurst { upstream, sender, tos, burst } => {
                 self.replies((upstream, sender), tos, &burst, now)
             }
-            ManagerInput::Timeout => self.timeout(now, &observed),
+            ManagerInput::Timeout => self.timeout(now, &observed)?,
+            ManagerInput::UpstreamError { upstream, remote, question, .. } => {
+                self.counters.upstream_errors += 1;
+                let about = (upstream, remote, question);
+                self.network_failed(about, now, &mut Seen::of(&observed))?
+            }
+            ManagerInput::Undelivered { carrier, direction, reason, datagrams, bytes, .. } => {
+                let what = (carrier, direction, traffic(datagrams, bytes));
+                self.undelivered(what, reason, now, &mut Seen::of(&observed))?
+            }
             ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last } => {
                 let backend = backend.index();
                 let told = offload::Told { backend, to_backend, to_client, last };
@@ -216,6 +232,7 @@ impl Model {
         now: Instant,
     ) -> Result<(), Violation> {
         self.check_counters(counters)?;
+        self.check_kept(manager, now)?;
         self.end_what_is_over(manager, now);
         let (is, should) = (manager.flow_count(), self.flows.len());
         require!(is == should, "there are {is} flows, and should be {should}");
@@ -269,8 +286,9 @@ impl Model {
                 require!(is == should, "{direction} {name} is {is:?}, and should be {should:?}");
             }
         }
-        let flows =
-            |c: &Counters| (c.flows_opened, c.flows_closed, c.flows_moved, c.upstream_errors);
+        let flows = |c: &Counters| {
+            (c.flows_opened, c.flows_closed, c.flows_moved, c.retries, c.upstream_errors)
+        };
         let (is, should) = (flows(counters), flows(&self.counters));
         Err(Violation(format!("flows are counted {is:?}, and should be {should:?}")))
     }
@@ -295,27 +313,11 @@ impl Model {
                 let dropped = &mut ledger.dropped[reason as usize];
                 *dropped = dropped.plus(traffic);
             }
-            ManagerInput::Delivered { backend, direction, datagrams, bytes, .. } => {
-                self.delivered(backend, direction, traffic(datagrams, bytes));
+            ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes } => {
+                self.delivered((carrier, backend), direction, traffic(datagrams, bytes));
             }
-            // In sessions every datagram has a flow.
-            ManagerInput::Undelivered {
-                carrier: Carrier::OneWay(_) | Carrier::Copy(_), ..
-            } => {}
-            ManagerInput::Undelivered {
-                carrier: Carrier::Flow { flow, .. },
-                direction,
-                reason,
-                datagrams,
-                bytes,
-                ..
-            } => self.undelivered(flow, direction, reason, traffic(datagrams, bytes)),
             ManagerInput::UpstreamOpenFailed { upstream } => {
                 return self.open_failed(upstream, now);
-            }
-            ManagerInput::UpstreamError { upstream, remote, .. } => {
-                self.counters.upstream_errors += 1;
-                self.network_failed(upstream, remote, now);
             }
             ManagerInput::BackendChanged { backend, event } => {
                 if let Some(load) = self.loads.get_mut(backend.index()) {
@@ -330,6 +332,8 @@ impl Model {
             | ManagerInput::UpstreamBurst { .. }
             | ManagerInput::FlowActivity { .. }
             | ManagerInput::Configured(_)
+            | ManagerInput::Undelivered { .. }
+            | ManagerInput::UpstreamError { .. }
             | ManagerInput::Timeout => {}
         }
         vec![]
@@ -353,15 +357,24 @@ impl Model {
     }
 
     /// The network says something of what was sent by a socket.
-    fn network_failed(&mut self, upstream: UpstreamId, remote: Option<SocketAddr>, now: Instant) {
+    fn network_failed<'p>(
+        &mut self,
+        (upstream, remote, question): (UpstreamId, Option<SocketAddr>, Option<TransactionId>),
+        now: Instant,
+        seen: &mut Seen,
+    ) -> Result<Vec<Effect<'p>>, Violation> {
+        let question = question.filter(|_| self.asks()).map(relay::name_of);
         let is_shared = self.sockets.get(&upstream).map(|socket| socket.is_shared);
         let address = |place: usize| self.loads[place].config.address;
         let place = match (is_shared, remote) {
-            (Some(true), Some(remote)) => match self.recipient(upstream, remote, None) {
+            (Some(true), Some(remote)) => match self.recipient(upstream, remote, question) {
                 Recipient::Flow(place) => Some(place),
                 _ => None,
             },
-            (Some(false), _) => self.flows.iter().position(|flow| flow.upstream == upstream),
+            // By a socket of one flow no question is named.
+            (Some(false), _) if question.is_none() => {
+                self.flows.iter().position(|flow| flow.upstream == upstream)
+            }
             _ => None,
         };
         let (backend, sent) = if let Some(place) = place {
@@ -370,21 +383,32 @@ impl Model {
             (flow.backend, flow.deadline.as_nanos().saturating_sub(timeout))
         } else {
             // Of nobody knows which datagram, but that it was not long ago.
-            let Some(remote) = remote.filter(|_| is_shared.is_some()) else { return };
+            let Some(remote) = remote.filter(|_| is_shared.is_some()) else { return Ok(vec![]) };
             let backend = (0..self.loads.len()).find(|&place| address(place) == remote);
-            let Some(backend) = backend else { return };
+            let Some(backend) = backend else { return Ok(vec![]) };
             (backend, now.as_nanos().saturating_sub(1_000_000_000))
         };
         self.note(backend, Sign::Error { sent: Instant::from_nanos(sent) }, now);
+        let Some(place) = place else { return Ok(vec![]) };
+        Ok(self.ask_another(place, Cause::Refused, now, seen)?.unwrap_or_default())
     }
 
-    fn undelivered(
+    fn undelivered<'p>(
         &mut self,
-        id: FlowId,
-        direction: Direction,
+        (carrier, direction, traffic): (Carrier, Direction, Traffic),
         reason: DropReason,
-        traffic: Traffic,
-    ) {
+        now: Instant,
+        seen: &mut Seen,
+    ) -> Result<Vec<Effect<'p>>, Violation> {
+        // In sessions every datagram has a flow, but for those that were counted before.
+        let Carrier::Flow { flow: id, .. } = carrier else { return Ok(vec![]) };
+        if direction == Direction::ToBackend
+            && let Some(place) = self.place_of(id)
+            && let Some(effects) =
+                self.undelivered_question((place, carrier), reason, traffic, now, seen)?
+        {
+            return Ok(effects);
+        }
         let ledger = self.ledger(direction);
         ledger.queued = minus(ledger.queued, traffic);
         let dropped = &mut ledger.dropped[reason as usize];
@@ -395,13 +419,24 @@ impl Model {
                 Direction::ToClient => &mut flow.replies,
             };
             *of_flow = minus(*of_flow, traffic);
+            if direction == Direction::ToBackend && flow.requests.datagrams == 0 {
+                flow.kept = None;
+            }
         }
+        Ok(vec![])
     }
 
-    fn delivered(&mut self, backend: Option<BackendId>, direction: Direction, traffic: Traffic) {
-        let ledger = self.ledger(direction);
-        ledger.queued = minus(ledger.queued, traffic);
-        ledger.forwarded = ledger.forwarded.plus(traffic);
+    fn delivered(
+        &mut self,
+        (carrier, backend): (Carrier, Option<BackendId>),
+        direction: Direction,
+        traffic: Traffic,
+    ) {
+        if !matches!(carrier, Carrier::Copy(_)) {
+            let ledger = self.ledger(direction);
+            ledger.queued = minus(ledger.queued, traffic);
+            ledger.forwarded = ledger.forwarded.plus(traffic);
+        }
         if let Some(backend) = backend {
             let load = &mut self.loads[backend.index()];
             load.to = load.to.plus(traffic);

@@ -14,6 +14,11 @@ pub(super) struct Tag {
 /// Shorter datagrams cannot say whose they are. The model knows it still.
 const TAG_LEN: usize = 6;
 
+/// What names the question of a party: what its datagrams begin with.
+pub(super) const fn name_of(party: u16) -> [u8; 2] {
+    party.to_be_bytes()
+}
+
 impl Tag {
     /// Fills a datagram with the tag and, beyond it, bytes that differ from place to place, so
     /// that a cut or a shift shows.

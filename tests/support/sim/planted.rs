@@ -155,6 +155,9 @@ bugs! {
         MiscountsMoves = "counts a flow that moves twice",
         ForgetsToSweep = "asks for no timeout when flows have to end at once",
         IgnoresFailOpen = "ignores `fail_open`",
+        ForgetsToRepeat = "goes to another backend, and does not ask it",
+        CountsARepeat = "counts a question that is asked again as another",
+        RepeatsToTheFormer = "asks the backend again that it has asked",
         FailsOpenUnasked = "uses backends that are down without `fail_open`",
     }
     Promise::Health => {

@@ -200,7 +200,7 @@ impl<S: Subject> Simulation<S> {
         self.trace.exchange(self.now, &input, &outputs, asked);
         self.tally.inputs += 1;
 
-        self.world.carry_out(&input, self.now, &outputs)?;
+        self.world.carry_out(&input, self.now, &outputs, self.subject.manager())?;
         self.model.check(&input, self.now, &outputs)?;
         let (manager, counters) = (self.subject.manager(), self.subject.counters());
         self.model.check_state(manager, counters, self.now)?;

@@ -94,6 +94,14 @@ const ACCEPTS: [config::Accept; 4] = [
 pub(super) const NAMED_BY_PARTY: config::Transactions =
     config::Transactions::Pattern { request_offset: 0, answer_offset: 0, length: 2 };
 
+/// When another backend is asked.
+const RETRIES: [Option<config::Retry>; 4] = [
+    None,
+    Some(config::Retry { after: Duration::from_millis(1), times: 1 }),
+    Some(config::Retry { after: Duration::from_millis(40), times: 3 }),
+    Some(config::Retry { after: Duration::from_secs(3), times: 1 }),
+];
+
 /// Where datagrams to backends come from.
 const SOURCES: [config::Source; 8] = [
     config::Source::Any,
@@ -134,6 +142,7 @@ impl Setting {
                 send_proxy_protocol: choose_proxy_protocol(choices),
                 upstream: choose_upstream(choices),
                 transactions: None,
+                retry: None,
                 upstream_quarantine: Duration::ZERO,
                 source: config::Source::Any,
                 health: HealthPolicy {
@@ -154,6 +163,7 @@ impl Setting {
         config.accept = ACCEPTS[(manager_seed / 64 % 4) as usize];
         if manager_seed / 1024 % 4 == 0 {
             config.cluster.transactions = Some(NAMED_BY_PARTY);
+            config.cluster.retry = RETRIES[(manager_seed / 8_192 % 4) as usize];
         }
         if manager_seed / 4_096 % 2 == 1 {
             config.cluster.health.failback = Failback::All;

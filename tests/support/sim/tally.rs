@@ -18,6 +18,8 @@ pub struct Tally {
     pub closed: [u64; CloseReason::COUNT],
     /// Flows that went on with another backend.
     pub moved: u64,
+    /// Questions that were asked again.
+    pub retried: u64,
     /// What else happened, by name: kinds of changes, and what became of backends.
     pub met: BTreeMap<&'static str, u64>,
 }
@@ -31,6 +33,7 @@ impl Default for Tally {
             dropped: [[0; DropReason::COUNT]; Direction::ALL.len()],
             closed: [0; CloseReason::COUNT],
             moved: 0,
+            retried: 0,
             met: BTreeMap::new(),
         }
     }
@@ -67,6 +70,7 @@ impl Tally {
             *sum += closed;
         }
         self.moved += counters.flows_moved;
+        self.retried += counters.retries;
     }
 
     /// Notes that something happened.
@@ -112,6 +116,7 @@ impl Tally {
         add_each(self.dropped.as_flattened_mut(), other.dropped.as_flattened());
         add_each(&mut self.closed, &other.closed);
         self.moved += other.moved;
+        self.retried += other.retried;
         for (name, times) in &other.met {
             *self.met.entry(name).or_default() += times;
         }

@@ -95,6 +95,9 @@ fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
             (flow, upstream, backend, to, prefix, tos, ttl).hash(hash);
             hash_burst(burst, hash);
         }
+        Output::Repeat { flow, upstream, backend, to, carrier, tos, ttl } => {
+            (flow, upstream, backend, to, carrier, tos, ttl).hash(hash);
+        }
         Output::SendOneWay { carrier, address, source, prefix, tlvs, tos, ttl, burst } => {
             hash_tlvs(tlvs, hash);
             let prefix = prefix.as_ref().map(|prefix| prefix.as_bytes());
@@ -152,8 +155,9 @@ impl std::fmt::Display for Input<'_> {
             ManagerInput::UpstreamOpenFailed { upstream } => {
                 write!(f, "{} could not be opened", Socket(*upstream))
             }
-            ManagerInput::UpstreamError { upstream, remote, error } => {
-                write!(f, "{} of {remote:?}: {error:?}", Socket(*upstream))
+            ManagerInput::UpstreamError { upstream, remote, question, error } => {
+                let about = Socket(*upstream);
+                write!(f, "{about} of {remote:?}, about {question:?}: {error:?}")
             }
             ManagerInput::BackendChanged { backend, event } => {
                 write!(f, "event of backend {}: {event:?}", backend.index())
@@ -189,6 +193,9 @@ impl std::fmt::Display for Order<'_> {
             Output::Send { flow, prefix, burst, .. } => {
                 let header = if prefix.is_some() { ", with header" } else { "" };
                 write!(f, "send {} to the backend of {}{header}", Size(burst), Name(*flow))
+            }
+            Output::Repeat { flow, upstream, .. } => {
+                write!(f, "repeat the question of {} by {}", Name(*flow), Socket(*upstream))
             }
             Output::SendOneWay { address, burst, .. } => {
                 write!(f, "send {} one way to {address}", Size(burst))

@@ -393,7 +393,12 @@ impl World {
             SocketFailure::Network(error) => {
                 let is_connected = self.sockets.get(&upstream).is_none_or(Option::is_some);
                 let remote = known.filter(|_| !is_connected).map(|known| known.address);
-                ManagerInput::UpstreamError { upstream, remote, error }
+                let party = known.and_then(|known| known.party).filter(|_| !is_connected);
+                let named = self.config.cluster.transactions;
+                let question = party.zip(named).and_then(|(party, named)| {
+                    named.request_id(&crate::sim::payload::name_of(party))
+                });
+                ManagerInput::UpstreamError { upstream, remote, question, error }
             }
         }
     }

@@ -116,6 +116,7 @@ pub(crate) fn status() -> StatusDocument {
         flows_active: 1,
         flows_max: 1_000,
         flows_opened: 2,
+        retries: 0,
         flows_closed: BTreeMap::new(),
         socket_drops: 0,
         upstream_socket_drops: 0,

@@ -1,18 +1,19 @@
-//! `upstream` and `transactions` of a `[cluster.NAME]`: which sockets flows use, and what is a flow.
+//! `upstream`, `transactions` and `retry` of a `[cluster.NAME]`: which sockets flows use, what is a flow,
+//! and when another backend is asked.
 
-use flowgate_core::config::{Source, Transactions, UpstreamMode};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use flowgate_core::config::{Retry, Source, Transactions, UpstreamMode};
 use toml::de::DeValue;
 
 use super::mode::Modes;
 use crate::reader::{Field, Item, Table};
-use crate::value::{choice, integer};
+use crate::value::{choice, duration, integer};
 
 /// What has taken the place of a key that there was.
 const REUSE_IS_GONE: &str = "upstream = \"shared\", which has taken its place: flows share sockets, \
                              and open none of their own";
-
-/// Why a key of the next version is refused.
-const NO_RETRY: &str = "nothing: to ask another backend again is not built yet";
 
 const ONLY_IN_SESSIONS: &str = "nothing but beside mode = \"session\": elsewhere the mode says which \
                                 sockets there are";
@@ -38,6 +39,25 @@ const TRANSACTIONS: &[(&str, Option<Transactions>)] = &[
     ("stun", Some(Transactions::Stun)),
 ];
 
+const OFF_OR_TABLE: &str = "off, or a table such as { after = \"300ms\", times = 1 }";
+
+const OFF: &[(&str, Option<Retry>)] = &[("off", None)];
+
+/// After how long another backend may be asked.
+const AFTER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
+
+/// How many others may be asked.
+const MOST_TIMES: u8 = 3;
+
+const ONLY_QUESTIONS: &str = "off, or transactions = \"dns\" or another: only where each question is a \
+                              flow of its own can it be asked again, and have one answer";
+
+const NOT_TOO_LATE: &str = "an `after` shorter than idle_timeout and limits.unanswered_timeout: a \
+                            question that has ended is not asked again";
+
+const NOT_WITHOUT_QUARANTINE: &str = "off, or an upstream_quarantine above 0s: there the first backend's \
+                                      answer is waited for when another is asked";
+
 /// The most bytes that lie before what names a question: those of the longest datagram.
 const MOST_BEFORE: u16 = 65_507;
 
@@ -50,7 +70,6 @@ pub(super) struct Upstreams<'t> {
 impl<'t> Upstreams<'t> {
     pub(super) fn read(table: &'t Table<'_>, modes: &Modes<'_>) -> Self {
         table.refuse_former("upstream_reuse", REUSE_IS_GONE);
-        table.refuse_former("retry", NO_RETRY);
         let transactions = table.get("transactions", transactions);
         let transactions =
             transactions.when(|asked| asked.is_none() || modes.is_session(), NO_QUESTIONS);
@@ -94,6 +113,42 @@ impl<'t> Upstreams<'t> {
         let usual = if is_shared { UpstreamMode::Shared } else { UpstreamMode::PerFlow };
         Some((self.upstream.or(usual), transactions.or(None)))
     }
+}
+
+/// When another backend is asked.
+pub(super) fn retry<'t>(table: &'t Table<'_>, are_named: bool) -> Field<'t, Option<Retry>> {
+    let retry = table.get("retry", off_or_retry);
+    retry.when(|retry| retry.is_none() || are_named, ONLY_QUESTIONS)
+}
+
+/// The same, now that it is known how long a flow waits for its answer, and how long what it has left
+/// behind is its own.
+pub(super) fn fit_retry(
+    retry: Field<'_, Option<Retry>>,
+    timeout: Duration,
+    quarantine: Duration,
+) -> Option<Retry> {
+    retry
+        .when(|retry| retry.is_none_or(|retry| retry.after < timeout), NOT_TOO_LATE)
+        .when(|retry| retry.is_none() || !quarantine.is_zero(), NOT_WITHOUT_QUARANTINE)
+        .or(None)
+}
+
+fn off_or_retry(item: &Item<'_>) -> Option<Option<Retry>> {
+    let is_table = matches!(item.value(), Some(DeValue::Table(_)));
+    if is_table || item.is_described() {
+        let read = item.table(OFF_OR_TABLE, |table| {
+            let after = table.get("after", duration(AFTER)).or(Duration::from_millis(300));
+            let times = table.get("times", integer(1..=MOST_TIMES)).or(1);
+            Some(Retry { after, times })
+        });
+        if !item.is_described() {
+            return read.map(Some);
+        }
+    } else if !matches!(item.value(), None | Some(DeValue::String(_))) {
+        return item.refuse(OFF_OR_TABLE);
+    }
+    choice(OFF)(item)
 }
 
 fn transactions(item: &Item<'_>) -> Option<Option<Transactions>> {

@@ -68,6 +68,7 @@ fn config() -> ManagerConfig {
             send_proxy_protocol: SendProxyProtocol::First,
             upstream: UpstreamMode::PerFlow,
             transactions: None,
+            retry: Some(Retry { after: Duration::from_millis(300), times: 1 }),
             upstream_quarantine: Duration::from_secs(5),
             source: Source::Local {
                 ip: None,
@@ -203,7 +204,11 @@ fn standings(manager: &mut UdpManager) {
     let late = manager.flows().find(|(_, flow)| flow.client() == client(40)).unwrap().1;
     let (upstream, remote, error) = (late.upstream(), None, NetworkError::Refused);
     for millis in [52, 53] {
-        tell(manager, ManagerInput::UpstreamError { upstream, remote, error }, after(millis));
+        tell(
+            manager,
+            ManagerInput::UpstreamError { upstream, remote, question: None, error },
+            after(millis),
+        );
     }
 }
 

@@ -17,6 +17,7 @@ pub(in crate::cli) fn document() -> StatusDocument {
         flows_active: 1_234,
         flows_max: 65_536,
         flows_opened: 40_000,
+        retries: 0,
         flows_closed: BTreeMap::from([("idle".to_owned(), 38_766)]),
         socket_drops: 0,
         upstream_socket_drops: 0,

@@ -459,6 +459,7 @@ fn listener(report: &ListenerReport) -> ListenerStatus {
         flows_active: figures.flows_active,
         flows_max: report.flows_max,
         flows_opened: figures.counters.flows_opened,
+        retries: figures.counters.retries,
         flows_closed: flows_closed(&figures.counters),
         socket_drops: figures.socket_drops,
         upstream_socket_drops: figures.upstream_socket_drops,

@@ -15,6 +15,9 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
         } else {
             self.decide_watched(manager, input, now);
         }
+        if !self.repeats.is_empty() {
+            self.send_repeats(manager);
+        }
     }
 
     /// Who watches.

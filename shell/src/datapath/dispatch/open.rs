@@ -42,7 +42,8 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
                 let is_shared = !matches!(source, LocalSource::Client(_));
                 self.are_ports_gone = is_shared && reason == DropReason::NoPorts;
                 if let Some(error) = failure {
-                    let input = ManagerInput::UpstreamError { upstream, remote: None, error };
+                    let (remote, question) = (None, None);
+                    let input = ManagerInput::UpstreamError { upstream, remote, question, error };
                     self.outcomes.push(SendOutcome::Input(Role::Primary, input));
                 }
                 self.not_opened.push((upstream, reason));

@@ -74,7 +74,20 @@ impl SendQueue {
     /// Copies a datagram to the end of the queue; `false` if the queue, or the `budget` in bytes
     /// of all queues together, has no room for it.
     pub fn push(&mut self, outgoing: &Outgoing<'_>, datagram: &[u8], budget: &mut usize) -> bool {
-        let len = outgoing.front_len() + datagram.len();
+        let wire = [&outgoing.front().concat(), datagram].concat().into_boxed_slice();
+        self.push_wire(outgoing, wire, datagram.len(), budget)
+    }
+
+    /// Puts what is copied already to the end: a datagram of so many bytes behind what goes in front of
+    /// it.
+    pub fn push_wire(
+        &mut self,
+        outgoing: &Outgoing<'_>,
+        wire: Box<[u8]>,
+        bytes: usize,
+        budget: &mut usize,
+    ) -> bool {
+        let len = wire.len();
         if self.waiting.len() >= MAX_DATAGRAMS || self.bytes + len > MAX_BYTES || len > *budget {
             return false;
         }
@@ -84,13 +97,13 @@ impl SendQueue {
             role: outgoing.role,
             carrier: outgoing.carrier,
             backend: outgoing.backend,
-            bytes: datagram.len(),
+            bytes,
             destination: outgoing.destination,
             local: outgoing.local,
             source: outgoing.source,
             tos: outgoing.tos,
             ttl: outgoing.ttl,
-            wire: [&outgoing.front().concat(), datagram].concat().into_boxed_slice(),
+            wire,
         });
         true
     }

@@ -8,8 +8,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use flowgate_core::proxy_protocol::ReceivedHeader;
 use flowgate_core::{
-    BackendId, Carrier, Direction, DropReason, LocalSource, ManagerInput, NetworkError, UpstreamId,
+    BackendId, Carrier, Direction, DropReason, LocalSource, ManagerInput, NetworkError,
+    Transactions, UpstreamId,
 };
 
 use super::gso::{Plan, Segments};
@@ -117,8 +119,9 @@ pub enum Peer {
         /// What the socket was bound to before.
         source: LocalSource,
     },
-    /// To nobody. It hears the errors of all backends that it sends to.
-    Backends(UpstreamId),
+    /// To nobody. It hears the errors of all backends that it sends to, and what they quote may name a
+    /// question.
+    Backends(UpstreamId, Option<Transactions>),
 }
 
 /// Why the kernel did not take a message.
@@ -340,7 +343,7 @@ fn try_send<K: Kernel>(
 }
 
 const fn hears_errors(peer: Peer) -> bool {
-    matches!(peer, Peer::Backend { .. } | Peer::Backends(_))
+    matches!(peer, Peer::Backend { .. } | Peer::Backends(..))
 }
 
 /// Tells what an error says that a send has met, and what waited in the socket's error queue. By a
@@ -357,24 +360,36 @@ fn tell_failure(
         Peer::Backend { .. } => {
             outcomes.extend(failure.and_then(|failure| failed(carrier, failure)));
         }
-        Peer::Backends(upstream) => {
-            outcomes.extend(queued.iter().filter_map(|queued| of_queue(upstream, queued)));
+        Peer::Backends(upstream, questions) => {
+            let all = queued.iter().filter_map(|queued| of_queue(upstream, queued, questions));
+            outcomes.extend(all.map(|input| SendOutcome::Input(Role::Primary, input)));
         }
     }
 }
 
 /// What an entry of the error queue says of a backend.
-fn of_queue(upstream: UpstreamId, queued: &QueuedError) -> Option<SendOutcome> {
+pub fn of_queue(
+    upstream: UpstreamId,
+    queued: &QueuedError,
+    questions: Option<Transactions>,
+) -> Option<ManagerInput<'static>> {
     let (remote, error) = (Some(queued.remote?), errno::upstream_failure(&queued.error)?);
-    let input = ManagerInput::UpstreamError { upstream, remote, error };
-    Some(SendOutcome::Input(Role::Primary, input))
+    let question = questions.and_then(|named| {
+        let quoted = match ReceivedHeader::parse(&queued.quoted) {
+            Ok(Some(header)) => header.payload,
+            Ok(None) | Err(_) => &queued.quoted,
+        };
+        named.request_id(quoted)
+    });
+    Some(ManagerInput::UpstreamError { upstream, remote, question, error })
 }
 
 /// What an error says of a flow's socket. Others are told nothing by the network.
 const fn failed(carrier: Carrier, error: NetworkError) -> Option<SendOutcome> {
     match carrier {
         Carrier::Flow { upstream, .. } => {
-            let input = ManagerInput::UpstreamError { upstream, remote: None, error };
+            let (remote, question) = (None, None);
+            let input = ManagerInput::UpstreamError { upstream, remote, question, error };
             Some(SendOutcome::Input(Role::Primary, input))
         }
         Carrier::OneWay(_) | Carrier::Copy(_) => None,

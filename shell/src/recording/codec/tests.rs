@@ -59,6 +59,7 @@ fn input_of((kind, client, number, bytes, stride, _): &Spec) -> ManagerInput<'_>
         6 => ManagerInput::UpstreamError {
             upstream,
             remote: (number % 3 == 0).then_some(*client),
+            question: (number % 5 == 0).then(|| TransactionId::from_words([*number, 0, u32::MAX])),
             error: NetworkError::Refused,
         },
         7 => ManagerInput::BackendChanged {

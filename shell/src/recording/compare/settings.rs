@@ -10,7 +10,7 @@ use flowgate_config::{
 };
 use flowgate_core::config::{
     Accept, Affinity, ClusterConfig, Failback, HealthPolicy, Limits, Mode, OnBackendDown, Passive,
-    ReplyFrom, SendProxyProtocol, Source, Transactions,
+    ReplyFrom, Retry, SendProxyProtocol, Source, Transactions,
 };
 use ipnet::IpNet;
 
@@ -248,6 +248,7 @@ impl Settings {
             send_proxy_protocol,
             upstream,
             transactions,
+            retry,
             upstream_quarantine,
             source,
             health,
@@ -286,6 +287,10 @@ impl Settings {
         self.note(key("send_proxy_protocol"), send_proxy_protocol);
         self.note(key("upstream"), upstream.as_str());
         self.note(key("transactions"), transactions.map_or("off".to_owned(), questions));
+        let of_retry = |Retry { after, times }: Retry| {
+            format!("{{ after = {}, times = {times} }}", span(after))
+        };
+        self.note(key("retry"), retry.map_or("off".to_owned(), of_retry));
         self.note(key("upstream_quarantine"), span(*upstream_quarantine));
         self.note(key("source"), from(*source));
         let HealthPolicy { on_backend_down, failback, fail_open, passive } = health;

@@ -137,10 +137,16 @@ pub struct QueuedError {
     pub remote: Option<SocketAddr>,
     /// What it said.
     pub error: io::Error,
+    /// What the datagram began with, as far as that is quoted.
+    pub quoted: Vec<u8>,
 }
 
 /// How many errors are taken at once: anyone who floods a socket with them must not hold up the others.
 const MAX_ERRORS: usize = 1_024;
+
+/// How much of a datagram is looked at: what an IPv6 host quotes at most (RFC 4443, section 3.1), without
+/// headers.
+const MAX_QUOTED: usize = 1_232;
 
 /// Takes what waits in a socket's error queue, oldest first. What the socket would have told of it
 /// by its next call goes as well. Errors of this host's own are left out.
@@ -149,22 +155,26 @@ pub fn take_errors(socket: BorrowedFd<'_>) -> Vec<QueuedError> {
     for _ in 0..MAX_ERRORS {
         let mut control = ControlBuffer::<RECEIVE_BYTES>::new();
         let mut remote = RawAddr::EMPTY;
+        let mut quoted = [0_u8; MAX_QUOTED];
+        let mut piece = libc::iovec { iov_base: quoted.as_mut_ptr().cast(), iov_len: quoted.len() };
         // SAFETY: all zeroes are a header, of nothing.
         let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
         header.msg_name = remote.as_mut_ptr();
         header.msg_namelen = sockaddr::MAX_LEN;
+        header.msg_iov = &raw mut piece;
+        header.msg_iovlen = 1;
         header.msg_control = control.as_mut_ptr();
         header.msg_controllen = RECEIVE_BYTES;
         let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
         // SAFETY: the header describes buffers that live and are nobody else's.
-        if unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) } < 0 {
-            break;
-        }
+        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
+        let Ok(received) = usize::try_from(received) else { break };
         let len = header.msg_controllen.min(RECEIVE_BYTES);
         if let Some(number) = cmsg::read_error(control.prefix(len)) {
             let (remote, error) =
                 (remote.read(header.msg_namelen), io::Error::from_raw_os_error(number));
-            told.push(QueuedError { remote, error });
+            let quoted = quoted[..received.min(MAX_QUOTED)].to_vec();
+            told.push(QueuedError { remote, error, quoted });
         }
     }
     told

@@ -45,6 +45,10 @@ impl Model {
             self.rates = Rates::default();
         }
         self.take_over_backends(&new.cluster);
+        if new.cluster.retry != self.config.cluster.retry {
+            self.flows.iter_mut().for_each(|flow| flow.kept = None);
+            self.quarantined.iter_mut().for_each(|left| left.asker = None);
+        }
         if new.cluster.idle_timeout != self.config.cluster.idle_timeout {
             self.silences_known_from = now + STALE_TIMEOUT;
         }

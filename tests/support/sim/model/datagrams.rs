@@ -154,15 +154,28 @@ impl Model {
         now: Instant,
         seen: &mut Seen,
     ) -> Result<Vec<Effect<'p>>, Violation> {
+        if let Some((_, backend, _)) = seen.opened.front() {
+            let (client, able) = (self.flows[place].client, self.able());
+            self.balance.check(client, backend.index(), &self.loads, &able)?;
+        }
+        self.move_unchecked(place, ttl, now, seen)
+    }
+
+    /// The same, where it is known that the other backend is a right one.
+    pub(super) fn move_unchecked<'p>(
+        &mut self,
+        place: usize,
+        ttl: u8,
+        now: Instant,
+        seen: &mut Seen,
+    ) -> Result<Vec<Effect<'p>>, Violation> {
         let id = self.flows[place].id;
         let Some((opened, backend, upstream)) = seen.opened.pop_front() else {
             return Err(Violation(format!("{id:?} goes on with no other backend")));
         };
         require!(opened == id, "{opened:?} is opened where {id:?} has to move");
-        let able = self.able();
         let Flow { client, question, backend: former, upstream: former_upstream, .. } =
             self.flows[place];
-        self.balance.check(client, backend.index(), &self.loads, &able)?;
         self.loads[former].flows -= 1;
         self.loads[backend.index()].flows += 1;
         self.counters.flows_moved += 1;
@@ -264,6 +277,7 @@ impl Model {
             offered: false,
             asked_until: None,
             by_sockets: 0,
+            kept: None,
         };
         flow.postpone(&self.config.cluster, now);
         self.flows.push(flow);
@@ -285,9 +299,10 @@ impl Model {
         self.go_on(place);
         let cluster = &self.config.cluster;
         let flow = &mut self.flows[place];
+        let is_first = !flow.introduced || flow.requests.datagrams == 0;
         let has_header = match cluster.send_proxy_protocol {
             SendProxyProtocol::Off => false,
-            SendProxyProtocol::First => !flow.introduced || flow.requests.datagrams == 0,
+            SendProxyProtocol::First => is_first,
             SendProxyProtocol::Every => true,
         };
         flow.postpone(cluster, now);
@@ -295,14 +310,21 @@ impl Model {
         count(&mut flow.requests, datagram);
         count(&mut self.counters.to_backend.queued, datagram);
 
-        let header = || ProxyHeader::new(flow.client, destination).followed_by(&tlvs);
+        let header = ProxyHeader::new(flow.client, destination).followed_by(&tlvs);
+        if is_first {
+            let parts = tlvs.parts().into_iter().flatten();
+            let front = header.as_bytes().iter().chain(parts).filter(|_| has_header);
+            let front = front.copied().collect();
+            self.keep(place, (front, datagram), (from.tos, from.ttl), now);
+        }
+        let flow = &self.flows[place];
         let to = self.sockets.get(&flow.upstream).filter(|socket| socket.is_shared);
         Effect::Request {
             flow: flow.id,
             upstream: flow.upstream,
             backend: backend_id(flow.backend as u8),
             to: to.map(|_| self.loads[flow.backend].config.address),
-            prefix: has_header.then(header),
+            prefix: has_header.then_some(header),
             tlvs: if has_header { tlvs } else { Tlvs::NONE },
             tos: from.tos,
             ttl: sent_with(from.ttl).unwrap_or(0),
@@ -335,7 +357,18 @@ impl Model {
         now: Instant,
     ) -> Vec<Effect<'p>> {
         let first = burst.datagrams().next().unwrap_or_default();
-        let (place, vain) = match self.recipient(upstream, sender, self.name_of(first)) {
+        let mut recipient = self.recipient(upstream, sender, self.name_of(first));
+        let mut effects = vec![];
+        if let Recipient::Ended(left) = recipient
+            && self.loads[left.backend].config.address == sender
+        {
+            let fits = first.len() <= usize::from(self.config.max_datagram_size);
+            if let Some((place, effect)) = self.goes_back(&left, fits, now) {
+                effects.push(effect);
+                recipient = Recipient::Flow(place);
+            }
+        }
+        let (place, vain) = match recipient {
             Recipient::Nobody(reason) => (None, reason),
             Recipient::Ended(place) => {
                 self.disturb(place, now);
@@ -344,6 +377,7 @@ impl Model {
             // Also an answer that goes no further shows that the backend is there.
             Recipient::Flow(place) => {
                 self.flows[place].heard = true;
+                self.flows[place].kept = None;
                 self.has_answered(self.flows[place].backend, now);
                 (Some(place), DropReason::UnknownFlow)
             }
@@ -351,7 +385,6 @@ impl Model {
         let mut expected = place.map_or(0, |place| self.replies_expected(place));
         let mut is_over_budget = false;
         let mut may_complete = None;
-        let mut effects = vec![];
         for datagram in burst.datagrams() {
             count(&mut self.counters.to_client.received, datagram);
             let unfit = if datagram.len() > usize::from(self.config.max_datagram_size) {
@@ -440,7 +473,7 @@ impl Flow {
 }
 
 /// What a datagram that arrives with this many hops left is sent on with, unless it is in a loop.
-const fn sent_with(left: u8) -> Option<u8> {
+pub(super) const fn sent_with(left: u8) -> Option<u8> {
     match left {
         0 | 129..=132 => None,
         1 => Some(140),

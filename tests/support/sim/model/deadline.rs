@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use flowgate_core::{CloseReason, Deadline, DeadlineReason, FlowId, Instant, UpstreamId};
 
+use super::admission::Seen;
 use super::effect::Effect;
+use super::retry::Cause;
 use super::sockets::Quarantined;
 use super::{Flow, Model, Violation, require};
 
@@ -24,7 +26,13 @@ impl Model {
     /// What has a deadline that has passed may end; it must end once it is due. At the end of a
     /// drain all must end. So must all flows of a backend that is to have none; a flow that is one
     /// of those and may be idle too ends for either reason.
-    pub(super) fn timeout<'p>(&mut self, now: Instant, observed: &[Effect<'_>]) -> Vec<Effect<'p>> {
+    pub(super) fn timeout<'p>(
+        &mut self,
+        now: Instant,
+        observed: &[Effect<'_>],
+    ) -> Result<Vec<Effect<'p>>, Violation> {
+        let mut seen = Seen::of(observed);
+        self.was_tight = self.is_tight(now);
         let passive = self.config.cluster.health.passive;
         self.loads.iter_mut().for_each(|load| load.health.pass(passive.as_ref(), now));
         let is_over = self.drain.is_some_and(|deadline| deadline <= now);
@@ -36,6 +44,14 @@ impl Model {
             match *effect {
                 Effect::Close { flow, reason, .. } => {
                     effects.extend(self.end_of(flow, reason, is_over, now));
+                }
+                Effect::Open { flow, upstream, .. } => {
+                    let is_silent = |place: &usize| !is_over && self.is_silent(*place, now);
+                    if let Some(place) = self.place_of(flow).filter(is_silent) {
+                        self.make_room_to_ask(upstream, now);
+                        let asks = self.ask_another(place, Cause::Silent, now, &mut seen)?;
+                        effects.extend(asks.into_iter().flatten());
+                    }
                 }
                 Effect::AskActivity { flow } => {
                     let may_ask = |flow: &Flow| flow.offered && flow.deadline <= now && !is_over;
@@ -49,6 +65,16 @@ impl Model {
                     effects.extend(self.end_of_socket(upstream, is_over, now));
                 }
                 _ => {}
+            }
+        }
+        // Another must have been asked, if there is one.
+        for place in 0..self.flows.len() {
+            let due = self.flows[place].kept.as_ref().and_then(|kept| kept.due);
+            let must_ask = due.is_some_and(|due| self.due(due) <= now);
+            let is_sure = !is_over && !flows_may_be_left && !self.was_tight;
+            if must_ask && is_sure && self.is_silent(place, now) {
+                let asks = self.ask_another(place, Cause::Silent, now, &mut seen)?;
+                effects.extend(asks.into_iter().flatten());
             }
         }
         // What is left must not be there.
@@ -74,7 +100,19 @@ impl Model {
         }
         self.may_have_left = flows_may_be_left || sockets_may_be_left || has_idle;
         self.timers_seen = now;
-        effects
+        Ok(effects)
+    }
+
+    /// What is in quarantine on a shared socket may have ended before, of which nothing was seen.
+    fn make_room_to_ask(&mut self, upstream: UpstreamId, now: Instant) {
+        let is_over = |model: &Self, left: &Quarantined| {
+            let socket = model.sockets.get(&left.upstream);
+            let is_wanted = left.upstream == upstream || !model.has_free_slot();
+            is_wanted && left.until <= now && socket.is_some_and(|socket| socket.stays_open())
+        };
+        while let Some(left) = self.quarantined.iter().find(|left| is_over(self, left)).cloned() {
+            self.end_of_quarantine(left, now);
+        }
     }
 
     /// The end of a flow that is said to end for `reason`, if it may end for that.
@@ -177,6 +215,8 @@ impl Model {
     /// When the balancer must be called at the latest.
     fn first_due(&self, now: Instant) -> Option<Instant> {
         let flows = self.flows.iter().map(|flow| self.due(flow.next_check()));
+        let asks = self.flows.iter().filter_map(|flow| flow.kept.as_ref()?.due);
+        let flows = flows.chain(asks.map(|due| self.due(due)));
         let ended = self.quarantined.iter().map(|left| self.due(left.until));
         let idle = self.idle_sockets().into_iter().map(|(_, at)| self.due(at));
         let drain_end = self.drain.filter(|_| !self.flows.is_empty());

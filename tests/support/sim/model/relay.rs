@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use flowgate_core::config::ManagerConfig;
 use flowgate_core::proxy_protocol::{ReceivedHeader, Tlvs};
-use flowgate_core::{DropReason, Instant, LocalAddr};
+use flowgate_core::{DropReason, Instant, LocalAddr, TransactionId};
 
 use super::{Flow, Model, Sender};
 use crate::sim::setting::canonical;
@@ -26,6 +26,13 @@ pub(super) struct Caller {
 
 /// What names a question.
 pub(super) type Name = [u8; 2];
+
+/// The same in what the core has for it.
+pub(super) fn name_of(id: TransactionId) -> Name {
+    let [first, ..] = id.as_words();
+    let [high, low, ..] = first.to_be_bytes();
+    [high, low]
+}
 
 /// An address, and the local address that is called from there.
 pub(super) type Role = (SocketAddr, Option<LocalAddr>);

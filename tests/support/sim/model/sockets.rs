@@ -22,6 +22,13 @@ pub(super) struct Socket {
     is_retired: bool,
 }
 
+impl Socket {
+    /// Whether it stays when a flow leaves it.
+    pub(super) const fn stays_open(&self) -> bool {
+        self.is_shared && !self.is_retired
+    }
+}
+
 /// What a flow has left behind: nobody else may have it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quarantined {
@@ -30,6 +37,8 @@ pub(super) struct Quarantined {
     /// What names its question, where each is a flow of its own.
     question: Option<Name>,
     pub(super) until: Instant,
+    /// The flow that has left it to ask another backend.
+    pub(super) asker: Option<FlowId>,
 }
 
 /// Whose something is that comes by a socket.
@@ -172,8 +181,8 @@ impl Model {
             socket.idle_since = now;
         }
         if let (true, Some(time), false) = (is_quarantined, time, asks) {
-            let (question, until) = (None, now + time);
-            self.places.push(Quarantined { upstream, backend, question, until });
+            let (question, until, asker) = (None, now + time, None);
+            self.places.push(Quarantined { upstream, backend, question, until, asker });
         }
         None
     }
@@ -281,7 +290,8 @@ impl Model {
         (upstream, backend, question): (UpstreamId, usize, Option<Name>),
         until: Instant,
     ) {
-        self.quarantined.push(Quarantined { upstream, backend, question, until });
+        let asker = None;
+        self.quarantined.push(Quarantined { upstream, backend, question, until, asker });
     }
 }
 

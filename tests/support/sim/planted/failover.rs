@@ -147,7 +147,7 @@ impl Planted {
         let backend = self.manager.backends().get(known.backend());
         let (upstream, remote) = (known.upstream(), backend.map(Backend::address));
         let error = NetworkError::Refused;
-        let input = ManagerInput::UpstreamError { upstream, remote, error };
+        let input = ManagerInput::UpstreamError { upstream, remote, question: None, error };
         self.manager.handle_input(input, now, &mut vec![]);
         self.errors_made_up += 1;
     }

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use flowgate_core::{
-    Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output, UpstreamId,
+    Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output, UdpManager,
+    UpstreamId,
 };
 
 use super::sockets::{Upstream, not_open};
@@ -26,6 +27,7 @@ impl World {
         input: &ManagerInput<'_>,
         now: Instant,
         outputs: &[Output<'_>],
+        manager: &UdpManager,
     ) -> Result<(), Violation> {
         self.kernel.take_violation()?;
         self.note(input);
@@ -38,7 +40,10 @@ impl World {
                     require!(before.is_none(), "a socket is opened twice: {upstream:?}");
                 }
                 Output::OpenFlow { flow, upstream, backend, address, .. } => {
-                    self.check_choice(backend, address)?;
+                    // Where an answer comes from a flow may go back to, whatever is said of it meanwhile.
+                    if !matches!(input, ManagerInput::UpstreamBurst { .. }) {
+                        self.check_choice(backend, address)?;
+                    }
                     self.open(flow, upstream, (backend, address), input, now)?;
                     self.check_crowd(&crowd)?;
                 }
@@ -46,6 +51,16 @@ impl World {
                     account.forward(&burst)?;
                     self.send_to_backend(flow, (upstream, to), tos, &burst)?;
                     self.upstreams.entry(flow).and_modify(|upstream| upstream.last = now);
+                }
+                Output::Repeat { flow, upstream, to, carrier, tos, .. } => {
+                    let closes = |output: &Output<'_>| matches!(*output, Output::CloseFlow { flow: closed, .. } if closed == flow);
+                    if outputs.iter().any(closes) {
+                        continue;
+                    }
+                    let kept = manager.kept(flow).map(|kept| kept.datagram.to_vec());
+                    let kept = kept.ok_or_else(|| not_open("repeated on", flow))?;
+                    let burst = Burst::single(&kept).expect("a datagram");
+                    self.repeat(flow, (upstream, to), carrier, tos, &burst)?;
                 }
                 Output::SendToClient { flow, burst, .. } => {
                     account.forward(&burst)?;
@@ -112,14 +127,63 @@ impl World {
         }
         upstream.forward(Direction::ToBackend, burst, &self.config.cluster.limits)?;
         let upstream = *upstream;
+        self.check_alone(flow, &upstream, to)?;
+        self.queue(flow, Direction::ToBackend, burst);
+        self.answer(flow, upstream, tos, burst);
+        Ok(())
+    }
+
+    /// Nobody else gets the answers that are a flow's.
+    fn check_alone(
+        &self,
+        flow: FlowId,
+        upstream: &Upstream,
+        to: Option<SocketAddr>,
+    ) -> Result<(), Violation> {
         let is_like = |(other, it): &(&FlowId, &Upstream)| {
             let way = |it: &Upstream| (it.id, it.address, it.party);
-            **other != flow && way(it) == way(&upstream) && upstream.party.is_some()
+            **other != flow && way(it) == way(upstream) && upstream.party.is_some()
         };
         let other = self.upstreams.iter().find(is_like).filter(|_| to.is_some());
         require!(other.is_none(), "{flow:?} gets the answers of {other:?}");
-        self.queue(flow, Direction::ToBackend, burst);
-        self.answer(flow, upstream, tos, burst);
+        Ok(())
+    }
+
+    /// What a flow has sent to one backend goes to another. It is counted once.
+    fn repeat(
+        &mut self,
+        flow: FlowId,
+        (by, to): (UpstreamId, Option<SocketAddr>),
+        carrier: Carrier,
+        tos: u8,
+        question: &Burst<'_>,
+    ) -> Result<(), Violation> {
+        let upstream = *self.upstreams.get(&flow).ok_or_else(|| not_open("repeated on", flow))?;
+        require!(upstream.id == by, "{flow:?} repeats by {by:?}, which is another's");
+        require!(!upstream.is_answered, "{flow:?} has been answered, and asks again");
+        let connected = self.sockets.get(&by).copied().flatten();
+        let reached = to.or(connected);
+        require!(reached == Some(upstream.address), "{flow:?} asks {reached:?} again");
+        self.check_receiver(upstream.backend, upstream.address)?;
+        let party = question.datagrams().find_map(Tag::read).map(|tag| tag.party);
+        let is_its = party.is_none() || party == upstream.party;
+        require!(is_its, "{flow:?} asks what {party:?} has asked");
+        self.check_alone(flow, &upstream, to)?;
+        let of_flow = matches!(carrier, Carrier::Flow { .. });
+        let is_right = carrier == Carrier::Flow { flow, upstream: by }
+            || carrier == Carrier::Copy(upstream.backend);
+        require!(is_right, "{flow:?} asks again for {carrier:?}");
+        self.given_up.remove(&flow);
+        if of_flow {
+            // It counts for this backend, and no more for the former.
+            if let Some(upstream) = self.upstreams.get_mut(&flow) {
+                upstream.forward(Direction::ToBackend, question, &self.config.cluster.limits)?;
+            }
+            self.queue(flow, Direction::ToBackend, question);
+        } else {
+            self.take_from(carrier, &Unsent::of(flow, &upstream, question));
+        }
+        self.answer(flow, upstream, tos, question);
         Ok(())
     }
 
@@ -157,15 +221,8 @@ impl World {
 
     fn queue(&mut self, flow: FlowId, direction: Direction, burst: &Burst<'_>) {
         let Some(upstream) = self.upstreams.get(&flow) else { return };
-        let unsent = Unsent {
-            flow,
-            upstream: upstream.id,
-            backend: (direction == Direction::ToBackend).then_some(upstream.backend),
-            direction,
-            stride: burst.stride(),
-            datagrams: burst.count(),
-            bytes: burst.bytes().len(),
-        };
+        let backend = (direction == Direction::ToBackend).then_some(upstream.backend);
+        let unsent = Unsent { direction, backend, ..Unsent::of(flow, upstream, burst) };
         if !self.blocked {
             self.take(unsent);
             return;
@@ -181,8 +238,12 @@ impl World {
 
     /// The kernel takes datagrams.
     pub(super) fn take(&mut self, sent: Unsent) {
+        self.take_from(Carrier::Flow { flow: sent.flow, upstream: sent.upstream }, &sent);
+    }
+
+    fn take_from(&mut self, carrier: Carrier, sent: &Unsent) {
         self.delivered.push(Event::Told(ManagerInput::Delivered {
-            carrier: Carrier::Flow { flow: sent.flow, upstream: sent.upstream },
+            carrier,
             backend: sent.backend,
             direction: sent.direction,
             datagrams: sent.datagrams.into(),
@@ -238,5 +299,20 @@ impl World {
         let route = Route::FromBackend(self.way_of(flow, Some(upstream)));
         let parcel = Parcel::new(route, tos, answer, party, &mut self.next_number);
         self.from_backends.hold(parcel);
+    }
+}
+
+impl Unsent {
+    /// What a flow sends to its backend.
+    fn of(flow: FlowId, upstream: &Upstream, burst: &Burst<'_>) -> Self {
+        Self {
+            flow,
+            upstream: upstream.id,
+            backend: Some(upstream.backend),
+            direction: Direction::ToBackend,
+            stride: burst.stride(),
+            datagrams: burst.count(),
+            bytes: burst.bytes().len(),
+        }
     }
 }

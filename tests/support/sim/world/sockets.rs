@@ -32,7 +32,7 @@ pub(super) struct Upstream {
     number: u64,
     /// Bytes from the client, and to it.
     bytes: [u64; 2],
-    is_answered: bool,
+    pub(super) is_answered: bool,
     /// When something was passed on to the client, or else when it was opened.
     pub(super) last: Instant,
 }
@@ -54,9 +54,9 @@ impl World {
         input: &ManagerInput<'_>,
         now: Instant,
     ) -> Result<(), Violation> {
-        let &ManagerInput::ClientBurst { .. } = input else {
-            return Err(Violation(format!("{flow:?} is opened for no client")));
-        };
+        let is_asked_by_client = matches!(input, ManagerInput::ClientBurst { .. });
+        let asks_again = self.config.cluster.retry.is_some() && self.upstreams.contains_key(&flow);
+        require!(is_asked_by_client || asks_again, "{flow:?} is opened for no client");
         let Some(&connected) = self.sockets.get(&id) else {
             return Err(Violation(format!("{flow:?} is opened on {id:?}, which is not open")));
         };
@@ -72,10 +72,18 @@ impl World {
         let client = of_client(self.caller);
         let temper = self.tempers[backend.index()];
         if let Some(former) = self.upstreams.get(&flow).copied() {
-            require!(former.client == client, "{flow:?} moves for another client");
-            require!(former.backend != backend, "{flow:?} moves to the backend that it had");
-            self.check_move(former.backend, former.address)?;
+            let goes_back = matches!(input, ManagerInput::UpstreamBurst { .. }) && former.id != id;
+            let is_other = former.backend != backend;
+            require!(is_other || goes_back, "{flow:?} moves to the backend that it had");
+            if is_asked_by_client {
+                require!(former.client == client, "{flow:?} moves for another client");
+                self.check_move(former.backend, former.address)?;
+            } else {
+                require!(!former.is_answered, "{flow:?} has been answered, and asks another");
+            }
             self.leave(flow, &former, now);
+            // It may have gone back.
+            self.left.remove(&(flow, id, address));
             self.upstreams.insert(flow, Upstream { id, backend, address, temper, ..former });
             return Ok(());
         }
