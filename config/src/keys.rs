@@ -1,7 +1,6 @@
 //! Keys that stand in files of their own, so that anyone who may read the configuration need not know
 //! them.
 
-use std::fmt::Display;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -131,6 +130,7 @@ fn read(path: &Path) -> Result<[u8; 16], String> {
 
 #[cfg(unix)]
 fn check_mode(metadata: &Metadata) -> Result<(), String> {
+    use std::fmt::Display;
     use std::os::unix::fs::PermissionsExt;
 
     const OF_OTHERS_OR_WRITTEN_BY_THE_GROUP: u32 = 0o027;

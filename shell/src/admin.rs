@@ -27,12 +27,14 @@ pub mod escape;
 pub mod http;
 pub mod request;
 pub mod socket;
+#[cfg_attr(windows, path = "admin/socket_path/windows.rs")]
 pub mod socket_path;
 pub mod status;
 
 mod access;
 mod exposition;
 mod history;
+mod local;
 mod metrics;
 mod page;
 mod reports;

@@ -12,7 +12,10 @@ mod human;
 mod record;
 mod replay;
 mod run;
+mod service;
 mod status;
+#[cfg_attr(not(target_os = "linux"), path = "cli/take_over/none.rs")]
+mod take_over;
 mod top;
 mod trace;
 
@@ -40,7 +43,11 @@ struct Arguments {
 }
 
 /// The configuration that is meant where none is named.
-const DEFAULT_CONFIG: &str = "/etc/flowgate/flowgate.toml";
+const DEFAULT_CONFIG: &str = if cfg!(windows) {
+    r"C:\ProgramData\flowgate\flowgate.toml"
+} else {
+    "/etc/flowgate/flowgate.toml"
+};
 
 /// Which configuration is meant.
 #[derive(Args, Clone, Debug)]
@@ -114,6 +121,9 @@ enum Command {
     Snapshot(ask::SnapshotArguments),
     /// Stop a running Flowgate: drain its flows first, or stop at once (--now)
     Stop(ask::StopArguments),
+    /// Install, start and stop Flowgate as a service of Windows
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
     /// Watch a running Flowgate live in the terminal
     Top(top::TopArguments),
     /// Show what another configuration changes, and what it would have done with recorded traffic
@@ -148,7 +158,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match command {
         Command::Run { config, take_over: false } => run::run(&config.config),
-        Command::Run { config, take_over: true } => run::take_over(&config.config),
+        Command::Run { config, take_over: true } => take_over::run(&config.config),
         Command::Check(arguments) => check::run(&arguments),
         Command::Demo { seconds, forever } => {
             let length = Duration::from_secs(seconds.into());
@@ -178,6 +188,7 @@ pub fn main() -> ExitCode {
         Command::Upgrade(arguments) => ask::upgrade(&arguments),
         Command::Snapshot(arguments) => ask::snapshot(&arguments),
         Command::Stop(arguments) => ask::stop(&arguments),
+        Command::Service(command) => service::run(command),
         Command::Top(arguments) => top::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Record(arguments) => record::run(&arguments),

@@ -2,6 +2,7 @@
 //!
 //! | module | duty |
 //! |---|---|
+//! | [`signals`] | what the system tells this process to do |
 //! | [`supervisor`] | signals, requests, reloads, upgrades, one after another |
 //! | [`server`] | starts, changes, asks and stops the workers |
 //! | [`service_state`] | what probes and operators have said of a backend |
@@ -31,8 +32,10 @@ pub mod reach;
 pub mod resolve;
 pub mod server;
 pub mod service_state;
+pub mod signals;
 pub mod source;
 pub mod supervisor;
+#[cfg_attr(not(target_os = "linux"), path = "control/systemd/none.rs")]
 pub mod systemd;
 pub mod thread;
 pub mod usage;

@@ -21,6 +21,7 @@
 pub mod client;
 pub mod dispatch;
 pub mod egress;
+#[cfg_attr(not(target_os = "linux"), path = "datapath/fast_path/none.rs")]
 pub mod fast_path;
 pub mod kernel;
 pub mod listener;

@@ -18,7 +18,7 @@ use flowgate::datapath::kernel::Kernel;
 use flowgate::datapath::shard::Readiness;
 use flowgate::datapath::token::Token;
 use flowgate::sys::arena::FreeSlots;
-use flowgate::sys::mmsg::{Batch, QueuedError};
+use flowgate::sys::message::{Batch, QueuedError};
 use flowgate_core::config::Source;
 use flowgate_core::{Direction, LocalSource};
 use nix::errno::Errno;

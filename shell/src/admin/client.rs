@@ -2,8 +2,6 @@
 
 use std::error::Error;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,9 +10,9 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request as HttpRequest, Response as HttpResponse, header};
 use hyper_util::rt::TokioIo;
-use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::escape::escaped;
+use super::local::Connection;
 use super::request::{FlowFilter, Request, Response};
 use super::socket_path;
 
@@ -130,10 +128,10 @@ impl Asked<'_> {
     ) -> Result<T, ClientError> {
         let failed = |error| self.failed(error);
         socket_path::check_directory(self.path).map_err(failed)?;
-        let stream = self.connect().map_err(failed)?;
+        let connection = Connection::open(self.path, self.timeout).map_err(failed)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let outcome = runtime.map_err(failed)?.block_on(async {
-            let answer = self.in_time(begin(stream, question)).await?;
+            let answer = self.in_time(begin(connection, question)).await?;
             read(answer).await
         });
         outcome.map_err(|why| match why {
@@ -141,16 +139,6 @@ impl Asked<'_> {
             Unanswered::Ended => ClientError::NoAnswer(self.path.to_owned()),
             Unanswered::Garbled(why) => self.garbled(why),
         })
-    }
-
-    /// Connects in time: that for sending is also that for a place among those who wait to be
-    /// accepted.
-    fn connect(self) -> io::Result<UnixStream> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_write_timeout(Some(self.timeout))?;
-        socket.connect(&SockAddr::unix(self.path)?)?;
-        socket.set_nonblocking(true)?;
-        Ok(UnixStream::from(OwnedFd::from(socket)))
     }
 
     /// Reads all of an answer.
@@ -196,10 +184,11 @@ impl Asked<'_> {
 
 /// Asks, and returns the answer when it begins.
 async fn begin(
-    stream: UnixStream,
+    connection: Connection,
     question: HttpRequest<Full<Bytes>>,
 ) -> Result<HttpResponse<Incoming>, Unanswered> {
-    let stream = tokio::net::UnixStream::from_std(stream).map_err(|_| Unanswered::Ended)?;
+    let question = connection.prepare(question);
+    let stream = connection.into_stream().map_err(|_| Unanswered::Ended)?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // How it ends is told by what is read from it.

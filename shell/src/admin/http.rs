@@ -6,13 +6,13 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd};
 
 use tracing::info;
 
 use super::request::Handler;
 pub use super::server::MAX_CONNECTIONS;
 use super::server::{Listener, Server};
+use crate::sys::fd::{AsFd, BorrowedFd};
 
 /// A running HTTP listener. Dropping it stops it.
 #[derive(Debug)]

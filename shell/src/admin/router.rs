@@ -113,8 +113,7 @@ pub(super) struct Router {
 
 impl Router {
     pub(super) fn new(is_control: bool, reports: Reports, handler: Handler) -> Self {
-        let host_name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-        let host_name = host_name.map(|name| name.to_ascii_lowercase());
+        let host_name = process::host_name().map(|name| name.to_ascii_lowercase());
         let traces = Arc::new(Semaphore::new(MAX_TRACES));
         Self { is_control, host_name, reports, handler, traces }
     }
@@ -125,7 +124,8 @@ impl Router {
         request: HttpRequest<Incoming>,
         access: &Access,
     ) -> HttpResponse<AnyBody> {
-        if let Some(refusal) = self.refusal(&request, access) {
+        let access = access.of_request(request.headers());
+        if let Some(refusal) = self.refusal(&request, &access) {
             return refusal.map(Either::Left);
         }
         let is_stream = matches!(request.uri().path(), "/trace" | "/record");

@@ -9,8 +9,6 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, TcpListener};
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -27,12 +25,13 @@ use tokio::sync::{mpsc as queue, watch};
 use tokio::task::JoinHandle as TaskHandle;
 use tracing::warn;
 
-use super::access::{Access, access_of};
+use super::access::Access;
+use super::local;
 use super::reports::Reports;
 use super::request::Handler;
 use super::router::Router;
 use crate::control::thread::ControlThread;
-use crate::sys::errno;
+use crate::sys::{errno, files};
 
 /// The most connections at once.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -68,7 +67,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A listening socket of either kind.
 #[derive(Debug)]
 pub(super) enum Listener {
-    Unix(UnixListener),
+    Local(local::Listener),
     Tcp(TcpListener),
 }
 
@@ -103,7 +102,7 @@ impl Server {
             .max_blocking_threads(MAX_WAITING)
             .build()?;
         let is_local = match &listener {
-            Listener::Unix(socket) => socket.set_nonblocking(true).map(|()| true)?,
+            Listener::Local(socket) => socket.set_nonblocking(true).map(|()| true)?,
             Listener::Tcp(socket) => socket.set_nonblocking(true).map(|()| false)?,
         };
         let (commands, inbox) = queue::unbounded_channel();
@@ -183,7 +182,7 @@ impl Activity {
 }
 
 enum Accepting {
-    Unix(tokio::net::UnixListener),
+    Local(local::Accepting),
     Tcp(tokio::net::TcpListener),
 }
 
@@ -195,16 +194,15 @@ type Accepted = (Pin<Box<dyn Stream>>, Access, Option<IpAddr>);
 impl Accepting {
     fn new(listener: Listener) -> io::Result<Self> {
         Ok(match listener {
-            Listener::Unix(socket) => Self::Unix(tokio::net::UnixListener::from_std(socket)?),
+            Listener::Local(socket) => Self::Local(local::Accepting::new(socket)?),
             Listener::Tcp(socket) => Self::Tcp(tokio::net::TcpListener::from_std(socket)?),
         })
     }
 
     async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Unix(listener) => {
-                let (stream, _) = listener.accept().await?;
-                let access = access_of(stream.as_fd());
+            Self::Local(listener) => {
+                let (stream, access) = listener.accept().await?;
                 Ok((Box::pin(stream), access, None))
             }
             Self::Tcp(listener) => {
@@ -311,7 +309,7 @@ struct Reserve(Option<File>);
 impl Reserve {
     fn refill(&mut self) {
         if self.0.is_none() {
-            self.0 = File::open("/dev/null").ok();
+            self.0 = File::open(files::NULL).ok();
         }
     }
 

@@ -1,16 +1,19 @@
 //! The control socket: the whole [admin API](super) on a unix stream socket, which its owner and root
-//! may use, and members of the group `flowgate` may read from.
+//! may use, and members of the group `flowgate` may read from. Windows has a loopback address instead,
+//! with a token that its owner and administrators can read.
 
+#[cfg_attr(windows, path = "socket/claim/windows.rs")]
 mod claim;
+#[cfg(target_os = "linux")]
+mod hand_over;
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use self::claim::Claim;
 use super::escape::escaped;
+use super::local;
 use super::request::Handler;
 use super::server::{Listener, Server};
 
@@ -50,7 +53,7 @@ fn shown(path: &Path) -> String {
 /// Flowgate has its own in that place by then.
 pub struct ControlSocket {
     claim: Claim,
-    listener: UnixListener,
+    listener: local::Listener,
     server: Server,
 }
 
@@ -66,19 +69,13 @@ impl ControlSocket {
         Self::serve(claim, listener, handler)
     }
 
-    /// Goes on serving the socket at `path` that another process has served, with its listening
-    /// socket.
-    ///
-    /// # Errors
-    ///
-    /// When the system does not let us.
-    pub fn adopt(path: &Path, listener: OwnedFd, handler: Handler) -> Result<Self, ControlError> {
-        Self::serve(claim::adopted(path)?, UnixListener::from(listener), handler)
-    }
-
-    fn serve(claim: Claim, listener: UnixListener, handler: Handler) -> Result<Self, ControlError> {
+    fn serve(
+        claim: Claim,
+        listener: local::Listener,
+        handler: Handler,
+    ) -> Result<Self, ControlError> {
         let serve = || {
-            let accepting = Listener::Unix(listener.try_clone()?);
+            let accepting = Listener::Local(listener.try_clone()?);
             Server::start("control", accepting, handler)
         };
         match serve() {
@@ -94,28 +91,6 @@ impl ControlSocket {
     /// Where it is.
     pub fn path(&self) -> &Path {
         self.claim.path()
-    }
-
-    /// The listening socket.
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
-    }
-
-    /// Accepts no connections any more: they wait in the listening socket, for another process or
-    /// for [`resume`](Self::resume). Requests that were accepted are answered.
-    pub fn pause(&self) {
-        self.server.pause();
-    }
-
-    /// Accepts connections again.
-    pub fn resume(&self) {
-        self.server.resume();
-    }
-
-    /// Leaves the socket and its file to another process, which has the listening socket. Replies
-    /// that are being given are read first.
-    pub fn leave(mut self) {
-        self.claim.disown();
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
-use super::access::readers;
+use super::local::readers;
 
 /// The name of the socket in its directory.
 const NAME: &str = "control.sock";

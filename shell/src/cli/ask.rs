@@ -1,8 +1,7 @@
 //! What all commands share that ask a running Flowgate, and those that have it do something.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use crate::admin::client;
 use crate::admin::escape::{escaped, escaped_json};
 use crate::admin::request::{Request, Response};
 use crate::admin::socket_path;
-use crate::sys::process;
+use crate::sys::{files, process};
 
 /// How long an answer may take. A reload may wait for names to be resolved.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,7 +29,7 @@ pub(super) struct SocketOption {
     ///
     /// Unless it is given: control.sock in $RUNTIME_DIRECTORY, else in $XDG_RUNTIME_DIR/flowgate,
     /// else in /tmp/flowgate-UID; and if there is none, in /run/flowgate, where the system's service
-    /// has it.
+    /// has it. On Windows: the file control.token in %LOCALAPPDATA%\flowgate, else that of the service.
     #[arg(long, value_name = "PATH", env = "FLOWGATE_SOCKET")]
     socket: Option<PathBuf>,
 }
@@ -137,12 +136,7 @@ pub(super) fn json(document: &impl Serialize) -> Result<String, Failure> {
 /// A file for the owner alone, as there are others' datagrams in it. What it holds stays until
 /// [`emptied`].
 pub(super) fn private_file(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    if file.metadata()?.is_file() {
-        file.set_permissions(Permissions::from_mode(0o600))?;
-    }
-    Ok(file)
+    files::private(path)
 }
 
 /// Nothing is in a file any more, unless it is one that keeps nothing.

@@ -17,9 +17,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-
 use self::backends::{Backends, Kind};
 use self::clients::{CLIENTS, Clients};
 use self::sample::{Sample, Stretch};
@@ -28,6 +25,7 @@ use super::{Failure, human};
 use crate::admin::http::HttpServer;
 use crate::admin::request::{Handler, Request, Response};
 use crate::control::server::{Server, ServerOptions, WorkerEnd};
+use crate::control::signals;
 use crate::sys::clock::Clock;
 
 /// How long the slow backend sleeps before it answers what has come meanwhile.
@@ -75,12 +73,9 @@ pub(super) fn run(length: Option<Duration>) -> Result<(), Failure> {
 
 /// Makes an event of each signal that asks to end.
 fn tell_of_signals(sender: Sender<Event>) -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for _ in &mut signals {
-            // The main thread may be on its way out already.
-            let _ = sender.send(Event::Interrupted);
-        }
+    signals::listen(move |_| {
+        // The main thread may be on its way out already.
+        let _ = sender.send(Event::Interrupted);
     })?;
     Ok(())
 }

@@ -19,13 +19,13 @@ use std::time::Duration;
 use clap::Args;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::fetch::Answer;
 use self::options::Options;
 use self::watch::Watch;
 use super::Failure;
 use super::ask::SocketOption;
+use crate::control::signals;
 use crate::sys::clock::Clock;
 
 /// How long a key, an answer or a signal may wait to be seen.
@@ -49,9 +49,8 @@ pub(super) fn run(arguments: &TopArguments) -> Result<(), Failure> {
     let clock = Clock::start();
     let (first, answers) = fetch::start(arguments.socket_option.path())?;
     let is_over = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&is_over))?;
-    }
+    let over = Arc::clone(&is_over);
+    signals::listen(move |_| over.store(true, Ordering::Relaxed))?;
     let mut top = Top {
         watch: Watch::new(first, clock.now()),
         clock,

@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::UdpSocket;
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use flowgate_config::Config;
 use flowgate_core::config::Accept;
 use socket2::{Domain, Type};
 
+use crate::sys::fd::AsFd;
 use crate::sys::{sockopt, udp};
 
 /// Clients cannot have sockets of their own here.

@@ -3,6 +3,7 @@
 //! An [`Announcer`] does it on a thread of its own, since a program may take its time and a socket
 //! may be away. What fails is tried again for as long as it is wanted.
 
+#[cfg_attr(windows, path = "announce/bird/none.rs")]
 mod bird;
 mod hysteresis;
 

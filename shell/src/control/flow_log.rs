@@ -4,23 +4,22 @@
 //! what finds the queue full is left out and counted, as is what comes faster than
 //! [`LINES_PER_SECOND`]. A thread of its own writes.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use flowgate_core::{FlowRecord, Instant};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::Serialize;
 use tracing::warn;
 
 use crate::control::thread::ControlThread;
 use crate::sys::clock::Clock;
+use crate::sys::files;
 
 /// How many lines a second are written at most.
 pub const LINES_PER_SECOND: u64 = 20_000;
@@ -261,7 +260,7 @@ impl Output {
         Ok(match destination {
             FlowLogSink::Stderr => Self::Stderr,
             FlowLogSink::File(path) => {
-                Self::File { path: path.clone(), file: BufWriter::new(append_to(path)?) }
+                Self::File { path: path.clone(), file: BufWriter::new(files::append_to(path)?) }
             }
         })
     }
@@ -269,7 +268,7 @@ impl Output {
     fn reopen(&mut self) -> io::Result<()> {
         if let Self::File { path, file } = self {
             file.flush()?;
-            *file = BufWriter::new(append_to(path)?);
+            *file = BufWriter::new(files::append_to(path)?);
         }
         Ok(())
     }
@@ -290,16 +289,6 @@ impl Output {
             Self::File { file, .. } => file.flush(),
         }
     }
-}
-
-/// Opens a file for appending. A pipe that nobody reads is an error, and not waited for.
-fn append_to(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).custom_flags(OFlag::O_NONBLOCK.bits());
-    let file = options.open(path)?;
-    // From now on the thread of the log may wait.
-    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
-    Ok(file)
 }
 
 #[cfg(test)]

@@ -3,11 +3,23 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use flowgate_config::{Cluster, Config, FastPathMode, Listener};
+use flowgate_config::{Announce, AnnounceBy, Cluster, Config, FastPathMode, Listener, Workers};
 use flowgate_core::config::{Accept, Source};
 
 /// The environment variable that chooses.
 pub const VARIABLE: &str = "FLOWGATE_IO";
+
+/// Whether this system has calls of its own that are used.
+const HAS_OWN: bool = cfg!(target_os = "linux");
+
+const EXPECTED: &str = if HAS_OWN {
+    "\"linux\" or \"portable\", or nothing"
+} else {
+    "\"portable\" or nothing: this system has no other"
+};
+
+/// Where something cannot be had.
+const WHERE: &str = if HAS_OWN { "with FLOWGATE_IO=portable" } else { "on this system" };
 
 /// By which calls of the system datagrams come and go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +34,10 @@ pub enum Io {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IoError {
     /// There is nothing of this name.
-    #[error("{VARIABLE} is {0:?}: expected \"linux\" or \"portable\", or nothing")]
+    #[error("{VARIABLE} is {0:?}: expected {EXPECTED}")]
     Unknown(String),
     /// It cannot do what a configuration asks for.
-    #[error("with {VARIABLE}=portable this cannot be had:\n{}", .0.join("\n"))]
+    #[error("{WHERE} this cannot be had:\n{}", .0.join("\n"))]
     Lacks(Vec<String>),
 }
 
@@ -36,14 +48,13 @@ impl Io {
     ///
     /// When it says nothing that is known.
     pub fn of_this_process() -> Result<Self, IoError> {
-        std::env::var_os(VARIABLE)
-            .map_or(Ok(Self::Linux), |value| Self::named(&value.to_string_lossy()))
+        Self::named(&std::env::var_os(VARIABLE).unwrap_or_default().to_string_lossy())
     }
 
     fn named(name: &str) -> Result<Self, IoError> {
         match name {
-            "" | "linux" => Ok(Self::Linux),
-            "portable" => Ok(Self::Portable),
+            "" | "linux" if HAS_OWN => Ok(Self::Linux),
+            "" | "portable" => Ok(Self::Portable),
             other => Err(IoError::Unknown(other.to_owned())),
         }
     }
@@ -60,7 +71,10 @@ impl Io {
     pub const fn fast_path_obstacle(self) -> Option<&'static str> {
         match self {
             Self::Linux => None,
-            Self::Portable => Some("FLOWGATE_IO is \"portable\", which knows no kernel path"),
+            Self::Portable if HAS_OWN => {
+                Some("FLOWGATE_IO is \"portable\", which knows no kernel path")
+            }
+            Self::Portable => Some("this system has no kernel path"),
         }
     }
 
@@ -85,7 +99,7 @@ pub fn check(config: &Config, io: Io) -> Result<(), IoError> {
     if io == Io::Linux {
         return Ok(());
     }
-    let mut lacks = Vec::new();
+    let mut lacks = lacks_of_system(config);
     let mut serving = BTreeSet::new();
     for listener in &config.listeners {
         lacks.extend(lacks_of_listener(listener));
@@ -95,6 +109,35 @@ pub fn check(config: &Config, io: Io) -> Result<(), IoError> {
     let serving = serving.into_iter().filter_map(|name| config.cluster(name));
     lacks.extend(serving.filter_map(|cluster| lack_of_cluster(cluster)));
     if lacks.is_empty() { Ok(()) } else { Err(IoError::Lacks(lacks)) }
+}
+
+/// How many workers a server has where nobody says it: as many as may share listeners.
+pub fn most_workers() -> usize {
+    if HAS_OWN { usize::MAX } else { 1 }
+}
+
+/// What Linux has by whichever calls, and this system has not.
+fn lacks_of_system(config: &Config) -> Vec<String> {
+    let mut lacks = Vec::new();
+    if HAS_OWN {
+        return lacks;
+    }
+    if let Workers::Count(count) = config.workers
+        && count.get() > 1
+    {
+        lacks.push("workers: clients cannot be spread over several; set it to 1".to_owned());
+    }
+    for listener in config.listeners.iter().filter(|listener| listener.interface.is_some()) {
+        let name = &listener.name;
+        lacks.push(format!(
+            "listener {name:?}: interface: no socket hears one interface alone; remove it"
+        ));
+    }
+    let by_bird = |announce: &Announce| matches!(announce.by, AnnounceBy::Bird { .. });
+    if cfg!(windows) && config.announced().any(|(_, announce)| by_bird(announce)) {
+        lacks.push("announce: there is no bird on Windows; use a command".to_owned());
+    }
+    lacks
 }
 
 fn lacks_of_listener(listener: &Listener) -> Vec<String> {
@@ -127,7 +170,7 @@ fn lack_of_cluster(cluster: &Cluster) -> Option<String> {
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 

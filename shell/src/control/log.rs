@@ -5,8 +5,6 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write, stderr};
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, sync_channel};
@@ -24,6 +22,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::control::thread::ControlThread;
+use crate::sys::files;
 
 /// Changes how much is logged while the process runs.
 #[derive(Clone)]
@@ -147,9 +146,8 @@ fn has_colours() -> bool {
 pub fn goes_to_the_journal() -> bool {
     let is_stream = |stream: String| {
         let (device, inode) = stream.split_once(':')?;
-        let ours = std::fs::File::from(stderr().as_fd().try_clone_to_owned().ok()?);
-        let ours = ours.metadata().ok()?;
-        Some(device == ours.dev().to_string() && inode == ours.ino().to_string())
+        let ours = files::identity_of_stderr()?;
+        Some(device == ours.0.to_string() && inode == ours.1.to_string())
     };
     std::env::var("JOURNAL_STREAM").ok().and_then(is_stream).unwrap_or(false)
 }

@@ -14,6 +14,7 @@
 
 pub(super) mod lookup;
 mod state;
+mod system;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -5,6 +5,7 @@ mod apply;
 mod ask;
 mod backend_index;
 mod fast_path;
+#[cfg(target_os = "linux")]
 mod hand_over;
 mod mirrors;
 pub(crate) mod past;
@@ -14,7 +15,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -29,19 +29,20 @@ use mio::{Poll, Waker};
 
 use crate::control::accept::AcceptError;
 use crate::control::flow_log::FlowLogger;
-use crate::control::io::{Io, IoError};
+use crate::control::io::{self as control_io, Io, IoError};
 use crate::control::probe::ProbeSnapshot;
 use crate::control::reach::ReachError;
 use crate::control::service_state::ServiceState;
 use crate::control::source::SourceError;
 use crate::datapath::fast_path::SharedFastPath;
-use crate::datapath::kernel::{Linux, Portable, Socket};
+use crate::datapath::kernel::{Native, Portable, Socket};
 use crate::datapath::listener::{BindError, Buffers};
 use crate::datapath::role::Role;
 use crate::datapath::token::Token;
 use crate::datapath::worker::kernel::WorkerKernel;
 use crate::datapath::worker::{Command, StateListener, Worker};
 use crate::sys::clock::Clock;
+use crate::sys::fd::OwnedFd;
 use crate::sys::process;
 pub use fast_path::FastPathError;
 use mirrors::Mirror;
@@ -50,6 +51,7 @@ use service_states::ServiceStates;
 
 pub use apply::BoundListeners;
 pub use backend_index::assign as assign_places;
+#[cfg(target_os = "linux")]
 pub use hand_over::{Prepared, Released, ServerRestoreError};
 
 /// The most descriptors whose place in the kernel's table is taken up at start: 8 MiB of it.
@@ -236,7 +238,7 @@ impl Server {
             let (log, listener) = (options.flow_log.clone(), options.on_state_change.clone());
             let thread = match io {
                 Io::Linux => {
-                    let worker = Worker::<Linux>::new(poll, clock, inbox, log)?;
+                    let worker = Worker::<Native>::new(poll, clock, inbox, log)?;
                     spawn(number, worker.telling_state_changes_to(listener), on_end.clone())?
                 }
                 Io::Portable => {
@@ -460,7 +462,10 @@ const fn worker_of(place: usize, workers: usize) -> usize {
 /// How many threads to run.
 fn worker_count(workers: Workers) -> usize {
     match workers {
-        Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
+        Workers::Auto => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            cores.min(control_io::most_workers())
+        }
         Workers::Count(count) => usize::from(count.get()),
     }
 }

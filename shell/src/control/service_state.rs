@@ -1,5 +1,8 @@
 //! What the probes and the operator have said of one backend.
 
+use std::net::SocketAddr;
+
+use flowgate_core::snapshot::address;
 use flowgate_core::{BackendEvent, Instant};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +37,18 @@ impl ServiceState {
         let drain = is_told.then_some(drain);
         health.into_iter().chain(drain)
     }
+}
+
+/// What was said of one backend of a cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServiceStateSnapshot {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The backend.
+    #[serde(with = "address")]
+    pub backend: SocketAddr,
+    /// What was said.
+    pub service_state: ServiceState,
 }
 
 #[cfg(test)]

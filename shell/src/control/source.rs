@@ -3,12 +3,12 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
 
 use flowgate_config::{Cluster, Config, Target};
 use flowgate_core::config::Source;
 use socket2::{Domain, Type};
 
+use crate::sys::fd::AsFd;
 use crate::sys::{sockopt, udp};
 
 /// A source that no socket can have.

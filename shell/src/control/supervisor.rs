@@ -8,17 +8,19 @@ mod announcing;
 mod answer;
 mod conditions;
 mod explain;
+#[cfg(target_os = "linux")]
 mod keep;
 mod reload;
 mod stop;
+#[cfg(target_os = "linux")]
 mod take_over;
 mod targets;
+#[cfg_attr(not(target_os = "linux"), path = "supervisor/upgrade/none.rs")]
 mod upgrade;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,8 +29,6 @@ use std::time::Duration;
 
 use flowgate_config::{Config, FlowLog, FoundBackends};
 use flowgate_core::Instant;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
-use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
 use crate::admin::http::HttpServer;
@@ -43,17 +43,18 @@ use crate::control::log::{self, LevelHandle};
 use crate::control::probe::{HealthChange, ProbeSnapshot, Prober};
 use crate::control::resolve::{Answer, Resolver};
 use crate::control::server::{Server, ServerOptions, StartError, WorkerEnd};
+use crate::control::signals::{self, Signal};
 use crate::control::systemd::{self, InheritError, Notifier};
-use crate::control::thread::{self, ControlThread};
+use crate::control::thread;
 use crate::control::usage::Usage;
-use crate::handover::successor::{Failure, Successor};
 use crate::sys::clock::Clock;
+use crate::sys::fd::OwnedFd;
 use crate::sys::process;
 use announcing::Announcing;
 use conditions::Conditions;
 use stop::LameDuck;
 use targets::{holds, names, places, probe_targets};
-use upgrade::Upgrade;
+use upgrade::{Failure, Successor, Upgrade};
 
 /// How long the start waits for the names of backends to be resolved. After that it goes on with
 /// those that are known, and the others follow.
@@ -67,7 +68,7 @@ const PATIENCE_WITH_SOURCES: Duration = Duration::from_secs(5);
 
 /// Something the control plane has to see to.
 enum Event {
-    Signal(i32),
+    Signal(Signal),
     WorkerEnded(WorkerEnd),
     Probed(HealthChange),
     /// Traffic, or time, may have put a backend out of service or back.
@@ -185,17 +186,8 @@ impl Supervisor {
         level: LevelHandle,
     ) -> Result<Self, RunError> {
         let mut inherited = systemd::inherited()?;
-        if let Some(kept) = inherited.kept.take() {
-            let copies: Vec<_> = inherited
-                .listeners
-                .iter()
-                .map(|(_, fd)| fd.try_clone())
-                .collect::<Result<_, _>>()?;
-            let own = (config.clone(), text.clone());
-            match Self::go_on(path, &own, &level, kept, copies.into_iter()) {
-                Ok(supervisor) => return Ok(supervisor),
-                Err(reason) => warn!("cannot go on with the flows of the former process: {reason}"),
-            }
+        if let Some(supervisor) = Self::resume(path, (&config, &text), &level, &mut inherited)? {
+            return Ok(supervisor);
         }
         let runtime = Runtime::start(config, Clock::start(), BTreeMap::new())?;
         let handler = handler(runtime.sender.clone());
@@ -237,11 +229,13 @@ impl Supervisor {
         while running > 0 {
             let Some(event) = self.next_event() else { continue };
             match event {
-                Event::Signal(SIGHUP) => drop(self.reload()),
-                Event::Signal(SIGUSR1) => self.flow_log.iter().for_each(FlowLogWriter::reopen),
-                Event::Signal(SIGUSR2) => self.begin_upgrade(None, None),
-                Event::Signal(SIGTERM) if !self.is_stopping() => self.begin_stop(true),
-                Event::Signal(_) => self.stop_now(),
+                Event::Signal(Signal::Reload) => drop(self.reload()),
+                Event::Signal(Signal::ReopenLogs) => {
+                    self.flow_log.iter().for_each(FlowLogWriter::reopen);
+                }
+                Event::Signal(Signal::Upgrade) => self.begin_upgrade(None, None),
+                Event::Signal(Signal::Stop) if !self.is_stopping() => self.begin_stop(true),
+                Event::Signal(Signal::Stop | Signal::StopNow) => self.stop_now(),
                 Event::Probed(change) => {
                     let is_up = change.outcome.map(|_| change.is_up);
                     self.server.probed(&change.key.cluster, change.key.backend, is_up);
@@ -505,21 +499,15 @@ fn handler(sender: Sender<Event>) -> Handler {
 }
 
 fn listen_for_signals(sender: Sender<Event>) -> io::Result<()> {
-    // A file at its limit is an error of the thread that writes it, and not the end of the process.
-    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
-    ControlThread::spawn("signals", move || {
-        let mut terminations = 0;
-        for signal in &mut signals {
-            terminations += u32::from(signal == SIGTERM);
-            if signal == SIGINT || terminations == 2 {
-                end_in_any_case();
-            }
-            // Where a start has fallen back to another way, that one has a thread of its own.
-            let _ = sender.send(Event::Signal(signal));
+    let mut stops = 0;
+    signals::listen(move |signal| {
+        stops += u32::from(signal == Signal::Stop);
+        if signal == Signal::StopNow || stops == 2 {
+            end_in_any_case();
         }
-    })?;
-    Ok(())
+        // Where a start has fallen back to another way, that one has a thread of its own.
+        let _ = sender.send(Event::Signal(signal));
+    })
 }
 
 /// Ends the process in a moment, if it has not ended by then, whatever hangs.
@@ -528,7 +516,7 @@ fn end_in_any_case() {
         std::thread::sleep(STOP_TIMEOUT);
         error!("a thread hangs and has not stopped within {STOP_TIMEOUT:?}: ending the process");
         log::flush();
-        signal_hook::low_level::exit(1);
+        signals::exit(1);
     };
     if std::thread::Builder::new().name("end".into()).spawn(end).is_err() {
         end();

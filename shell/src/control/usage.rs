@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use flowgate_core::Instant;
-use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
-use nix::sys::time::TimeVal;
 
 use crate::admin::status::UsageDoc;
+use crate::sys::process;
 
 /// How long a count of open files is good: where the kernel does not keep it, each is looked at.
 const FRESH: Duration = Duration::from_secs(5);
@@ -20,46 +19,21 @@ pub struct Usage {
 impl Usage {
     /// What it uses now. What cannot be found out is 0.
     pub fn look(&mut self, now: Instant) -> UsageDoc {
-        let cpu_seconds = getrusage(UsageWho::RUSAGE_SELF)
-            .map_or(0.0, |usage| seconds(usage.user_time()) + seconds(usage.system_time()));
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let used = process::usage();
         let (counted, open_files) = match self.open_files {
             Some((at, count)) if now.saturating_since(at) < FRESH => (at, count),
-            _ => (now, open_files()),
+            _ => (now, process::open_files()),
         };
         self.open_files = Some((counted, open_files));
         UsageDoc {
-            cpu_seconds,
-            resident_bytes: kibibytes(&status, "VmRSS:"),
-            virtual_bytes: kibibytes(&status, "VmSize:"),
-            threads: number(&status, "Threads:"),
+            cpu_seconds: used.cpu_seconds,
+            resident_bytes: used.resident_bytes,
+            virtual_bytes: used.virtual_bytes,
+            threads: used.threads,
             open_files,
-            open_files_max: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft),
+            open_files_max: process::open_files_max(),
         }
     }
-}
-
-fn seconds(time: TimeVal) -> f64 {
-    time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6
-}
-
-/// Linux 6.2 and later say it as the size of the directory.
-fn open_files() -> u64 {
-    let directory = "/proc/self/fd";
-    match std::fs::metadata(directory).map(|metadata| metadata.len()) {
-        Ok(0) | Err(_) => std::fs::read_dir(directory).map_or(0, |all| all.count() as u64),
-        Ok(count) => count,
-    }
-}
-
-fn kibibytes(status: &str, key: &str) -> u64 {
-    number(status, key) << 10
-}
-
-fn number(status: &str, key: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix(key));
-    let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-    number.unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 mod accounts;
 mod entries;
+mod figures;
 mod inherited;
 mod offloads;
 mod ways;
@@ -25,8 +26,9 @@ use tracing::{debug, info};
 use crate::sys::route::Link;
 
 pub use entries::Addresses;
+pub use figures::{Activity, FastPathFigures};
 pub use inherited::{InheritedFlows, OffloadSnapshot};
-pub use offloads::{Activity, Offloads};
+pub use offloads::Offloads;
 
 /// How long the program stays attached to an interface that no flow uses any more.
 const UNUSED_FOR: Duration = Duration::from_secs(5);
@@ -160,23 +162,5 @@ impl SharedFastPath {
             stays
         });
         !attached.is_empty()
-    }
-}
-
-/// What the kernel path does for a shard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FastPathFigures {
-    /// The flows that the kernel forwards.
-    pub flows: u64,
-    /// Entries that came into force before their flow had paused, so that one datagram may have
-    /// overtaken another.
-    pub overtaken: u64,
-}
-
-impl FastPathFigures {
-    /// Adds those of another shard.
-    pub const fn add(&mut self, other: Self) {
-        self.flows += other.flows;
-        self.overtaken += other.overtaken;
     }
 }

@@ -2,16 +2,16 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use flowgate_config::Listener;
 use flowgate_core::config::Accept;
-use nix::net::if_::if_nametoindex;
-use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Type};
+use socket2::InterfaceIndexOrAddress;
 use tracing::warn;
 
 use crate::datapath::kernel::Socket;
-use crate::sys::sockopt;
+use crate::sys::fd::{AsFd, BorrowedFd, OwnedFd};
+use crate::sys::interface::{self, number_of};
+use crate::sys::{sockopt, udp};
 
 /// A listener that could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +59,7 @@ pub fn bind(
     inherited: &mut Vec<(SocketAddr, OwnedFd)>,
 ) -> Result<Group, BindError> {
     let is_meant = |(address, socket): &mut (SocketAddr, OwnedFd)| {
-        let interface = interface_of(socket);
+        let interface = interface::of(socket);
         let is_its = interface.is_none() || interface.as_deref() == listener.interface.as_deref();
         *address == listener.address && is_its
     };
@@ -148,7 +148,7 @@ fn bind_group(
             // that has one socket only: not at those of all clients.
             sockopt::found_group(first.as_fd())?;
         }
-        first.set_reuse_port(is_beside_ours)?;
+        sockopt::set_reuse_port(first.as_fd(), is_beside_ours)?;
         first.bind(&listener.address.into())?;
         bound.push(first);
     }
@@ -158,12 +158,12 @@ fn bind_group(
     let is_shared =
         workers.max(bound.len()) > 1 || listener.accept != Accept::Shared || is_beside_ours;
     for socket in &bound {
-        socket.set_reuse_port(is_shared)?;
+        sockopt::set_reuse_port(socket.as_fd(), is_shared)?;
     }
     let address = bound[0].local_addr()?.as_socket().unwrap_or(listener.address);
     while bound.len() < workers {
         let next = open(listener)?;
-        next.set_reuse_port(true)?;
+        sockopt::set_reuse_port(next.as_fd(), true)?;
         next.bind(&address.into())?;
         bound.push(next);
     }
@@ -187,7 +187,7 @@ fn check_inherited(inherited: &[OwnedFd], listener: &Listener) -> io::Result<()>
         return unfit("the service manager has opened its socket without ReusePort=".to_owned());
     }
     if let Some(interface) = &listener.interface
-        && inherited.iter().any(|socket| interface_of(socket).is_none())
+        && inherited.iter().any(|socket| interface::of(socket).is_none())
     {
         return unfit(format!(
             "the service manager has opened its socket without BindToDevice={interface}"
@@ -208,32 +208,16 @@ fn check_inherited(inherited: &[OwnedFd], listener: &Listener) -> io::Result<()>
 
 /// Opens a socket that is ready to be bound.
 fn open(listener: &Listener) -> io::Result<socket2::Socket> {
-    let kind = Type::DGRAM.nonblocking().cloexec();
-    let domain = Domain::for_address(listener.address);
-    let socket = socket2::Socket::new(domain, kind, Some(Protocol::UDP))?;
+    let socket = udp::unbound(listener.address.is_ipv6())?;
     if listener.address.is_ipv6() {
         socket.set_only_v6(listener.v6_only)?;
     }
     if let Some(interface) = &listener.interface {
-        number_of(interface)?;
-        socket.bind_device(Some(interface.as_bytes()))?;
+        interface::bind(&socket, interface)?;
     }
     // What arrives as soon as it is bound must say what the data path relies on.
     prepare(&socket, listener)?;
     Ok(socket)
-}
-
-/// The number that the kernel has for an interface.
-fn number_of(interface: &str) -> io::Result<u32> {
-    if_nametoindex(interface).map_err(|_| {
-        io::Error::new(io::ErrorKind::NotFound, format!("there is no interface {interface:?}"))
-    })
-}
-
-/// The name of the interface that a socket is bound to, if it is to one that there is.
-fn interface_of(socket: &OwnedFd) -> Option<String> {
-    let name = socket2::SockRef::from(socket).device().ok()??;
-    String::from_utf8(name).ok()
 }
 
 /// Has datagrams to the multicast group arrive that is the listener's address, if it is one. They go
@@ -329,10 +313,9 @@ pub fn size_buffers(listener: &Listener, group: &Group) {
     }
 }
 
-/// What a buffer can hold. The kernel doubles what it is asked for, to pay for its own bookkeeping
-/// (`socket(7)`).
+/// What a buffer can hold.
 fn granted(actual: io::Result<usize>) -> usize {
-    actual.unwrap_or(0) / 2
+    actual.unwrap_or(0) / sockopt::TOLD_OF_BUFFERS
 }
 
 fn advice(error: &io::Error) -> &'static str {

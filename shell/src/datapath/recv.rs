@@ -17,7 +17,7 @@ use crate::datapath::kernel::Kernel;
 use crate::datapath::send::transmit::of_queue;
 use crate::sys::arena::{Received, ReceivedBatch, Tick};
 use crate::sys::errno;
-use crate::sys::mmsg::QueuedError;
+use crate::sys::message::QueuedError;
 
 /// The most bursts that one receive takes from a listener.
 pub(super) const LISTENER_BATCH: usize = 64;

@@ -1,5 +1,6 @@
 //! One listener socket with its manager and its flows: all that a worker needs to serve it.
 
+#[cfg(target_os = "linux")]
 mod adopt;
 
 use std::collections::VecDeque;

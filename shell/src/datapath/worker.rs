@@ -1,39 +1,41 @@
 //! A worker: one thread, its poll loop, and a shard of every listener.
 
+#[cfg_attr(not(target_os = "linux"), path = "worker/fast_path/none.rs")]
 mod fast_path;
+#[cfg_attr(not(target_os = "linux"), path = "worker/hand_over/none.rs")]
+mod hand_over;
 pub mod kernel;
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use flowgate_core::route::Routes;
 use flowgate_core::{BackendEvent, BackendId, Instant, ManagerInput, PreparedConfig, UdpManager};
-use flowgate_fastpath::InheritedMaps;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll};
+use mio::{Events, Poll};
 use tracing::debug;
 
 use crate::control::flow_log::FlowLogger;
 use crate::datapath::fast_path::{InheritedFlows, Offloads};
-use crate::datapath::kernel::{Linux, Socket};
+use crate::datapath::kernel::Socket;
 use crate::datapath::listener::Buffers;
 use crate::datapath::report::{FlowFigures, ShardReport};
 use crate::datapath::role::Role;
 use crate::datapath::shard::{Readiness, Shard};
 use crate::datapath::token::Token;
-use crate::datapath::upstream::UpstreamSnapshot;
 use crate::datapath::worker::kernel::WorkerKernel;
-use crate::handover::snapshot::ShardSnapshot;
 use crate::observe::record::{RecordOptions, RecordSender, RecordTap};
 use crate::observe::tap::Tap;
 use crate::observe::trace::{Filter, TraceSender, TraceTap};
 use crate::sys::arena::Arena;
 use crate::sys::clock::Clock;
+use crate::sys::fd::{AsFd, OwnedFd};
 use crate::sys::netlink::NetworkWatch;
+use crate::sys::sockopt;
+
+pub use hand_over::*;
 
 /// How many bursts one tick can hold.
 const ARENA_SLOTS: usize = 256;
@@ -60,23 +62,8 @@ pub enum Command {
         /// What decides for it.
         manager: Box<UdpManager>,
     },
-    /// Go on with a shard that another process or this one has served before.
-    Adopt {
-        /// The shard.
-        shard: u32,
-        /// The name of the listener.
-        name: Arc<str>,
-        /// The shard, with its sockets.
-        adopted: Box<Adopted>,
-    },
-    /// Let go of all shards: nobody serves them until someone adopts them, and nothing of theirs goes
-    /// past the sockets.
-    Release(OfShards<Shard<Linux>>),
-    /// The same, but the kernel goes on with the flows that it forwards.
-    Lend(OfShards<Shard<Linux>>),
-    /// Say what all shards are, as plain data, with their numbers. Nothing is forwarded meanwhile,
-    /// which takes some microseconds for every thousand flows.
-    Snapshot(OfShards<ShardSnapshot>),
+    /// Do what a handover to another process needs.
+    HandOver(HandOver),
     /// End all flows of a shard and close its listener.
     RemoveShard {
         /// The shard.
@@ -170,16 +157,6 @@ pub enum Command {
     Panic,
 }
 
-/// A shard that was served before.
-pub struct Adopted {
-    /// The shard.
-    pub shard: Shard<Linux>,
-    /// The upstream sockets that it had and has not any more.
-    pub missing: Vec<UpstreamSnapshot>,
-    /// What the kernel goes on with, where that was begun by another process.
-    pub inherited: Option<Arc<InheritedMaps>>,
-}
-
 /// Some flows of a shard.
 pub struct Flows {
     /// The flows.
@@ -233,11 +210,7 @@ impl<K: WorkerKernel> Worker<K> {
         flow_log: FlowLogger,
     ) -> io::Result<Self> {
         let registry = poll.registry();
-        let watch_network = || {
-            let watch = NetworkWatch::open()?;
-            let (fd, token) = (watch.as_fd().as_raw_fd(), Token::Network.into());
-            registry.register(&mut SourceFd(&fd), token, Interest::READABLE).map(|()| watch)
-        };
+        let watch_network = || NetworkWatch::open(registry, Token::Network.into());
         let network = K::FOLLOWS_THE_NETWORK.then(watch_network).transpose();
         Ok(Self {
             network: network
@@ -412,18 +385,7 @@ impl<K: WorkerKernel> Worker<K> {
                     self.kernel.fast_path().into_iter().for_each(Offloads::close_all);
                 }
             }
-            Command::Adopt { shard, name, adopted } => self.adopt(shard, name, *adopted, now)?,
-            Command::Release(reply) => {
-                self.recall_all(now);
-                let _ = reply.send(self.let_go());
-            }
-            Command::Lend(reply) => {
-                self.lend_all(now);
-                let _ = reply.send(self.let_go());
-            }
-            Command::Snapshot(reply) => {
-                let _ = reply.send(self.of_shards(K::snapshot));
-            }
+            Command::HandOver(command) => self.hand_over(command, now)?,
             Command::RemoveShard { shard, reply } => {
                 if let Some(last) = self.remove_shard(shard, now) {
                     let _ = reply.send(last);
@@ -509,17 +471,6 @@ impl<K: WorkerKernel> Worker<K> {
         Ok(())
     }
 
-    fn let_go(&mut self) -> Vec<(u32, Shard<Linux>)> {
-        self.log_flows();
-        let numbered = (0..).zip(self.shards.drain(..));
-        let all = numbered.filter_map(|(number, named)| {
-            let mut shard = named?.shard;
-            shard.end_watches();
-            Some((number, shard))
-        });
-        K::release(all.collect())
-    }
-
     /// The figures of all shards, with their numbers.
     fn reports(&self) -> Vec<(u32, ShardReport)> {
         let numbered = (0..).zip(&self.shards);
@@ -556,23 +507,6 @@ impl<K: WorkerKernel> Worker<K> {
         match_buffers(&mut shard);
         shard.open_egress_sockets(&mut self.kernel, now);
         self.place(number, NamedShard { name, shard, state_changes: 0 });
-        Ok(())
-    }
-
-    fn adopt(
-        &mut self,
-        number: u32,
-        name: Arc<str>,
-        adopted: Adopted,
-        now: Instant,
-    ) -> io::Result<()> {
-        let Adopted { mut shard, missing, inherited } = adopted;
-        let flows = shard.take_offloads();
-        // Nothing of theirs goes past the sockets when the first is read.
-        let inherited = inherited.map(|maps| InheritedFlows::take_back(number, maps, flows, now));
-        let Some(shard) = self.kernel.adopt(shard, missing, now)? else { return Ok(()) };
-        self.place(number, NamedShard { name, shard, state_changes: 0 });
-        self.inherit(inherited, now);
         Ok(())
     }
 
@@ -650,11 +584,10 @@ impl<K: WorkerKernel> Worker<K> {
     }
 }
 
-/// Has a shard's upstream sockets open with receive buffers like its listener's. The kernel tells
-/// the double of what it was asked for.
+/// Has a shard's upstream sockets open with receive buffers like its listener's.
 fn match_buffers<K: WorkerKernel>(shard: &mut Shard<K>) {
-    let of_listener = socket2::SockRef::from(shard.listener()).recv_buffer_size();
-    shard.set_receive_buffer(of_listener.map_or(0, |bytes| bytes / 2));
+    let of_listener = socket2::SockRef::from(&shard.listener().as_fd()).recv_buffer_size();
+    shard.set_receive_buffer(of_listener.map_or(0, |bytes| bytes / sockopt::TOLD_OF_BUFFERS));
 }
 
 /// Gives other shards what a shard has read for them, in order. What is for one that is gone is for

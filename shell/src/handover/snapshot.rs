@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::probe::ProbeSnapshot;
 use crate::control::server::past::PastBackendSnapshot;
-use crate::control::service_state::ServiceState;
+use crate::control::service_state::{ServiceState, ServiceStateSnapshot};
 use crate::datapath::fast_path::OffloadSnapshot;
 use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::shard::Shard;
@@ -59,18 +59,6 @@ pub struct ServerSnapshot {
     /// Whether the kernel goes on with flows. The maps with their accounts and gates are the last of
     /// the descriptors then.
     pub has_fast_path: bool,
-}
-
-/// What was said of one backend of a cluster.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ServiceStateSnapshot {
-    /// The cluster's name.
-    pub cluster: String,
-    /// The backend.
-    #[serde(with = "address")]
-    pub backend: SocketAddr,
-    /// What was said.
-    pub service_state: ServiceState,
 }
 
 /// A listener.

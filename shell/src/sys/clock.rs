@@ -4,7 +4,6 @@ use std::io;
 use std::time::Duration;
 
 use flowgate_core::Instant;
-use nix::time::{ClockId, clock_gettime};
 
 /// The monotonic clock (`CLOCK_MONOTONIC`), counted from when it was made. It stands still while
 /// the machine is suspended.
@@ -74,7 +73,17 @@ impl IoDeadline {
 }
 
 /// Since some moment, usually the start of the machine.
+#[cfg(unix)]
 fn monotonic() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
     // Every kernel has this clock.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Since some moment, which another process does not know.
+#[cfg(not(unix))]
+fn monotonic() -> Duration {
+    static FIRST: std::sync::LazyLock<std::time::Instant> =
+        std::sync::LazyLock::new(std::time::Instant::now);
+    FIRST.elapsed()
 }

@@ -6,6 +6,8 @@
 //!   send, a receive or the error queue says so.
 //! - *this datagram's*: too long, not permitted. Neither.
 
+mod numbers;
+
 use std::io;
 
 use flowgate_core::probe::ProbeOutcome;
@@ -37,12 +39,14 @@ pub enum SendError {
 /// Sorts the error of a send of one datagram, or of a GSO batch.
 pub fn on_send(error: &io::Error, is_batch: bool) -> SendError {
     match error.raw_os_error() {
-        Some(libc::EINTR) => SendError::Interrupted,
-        Some(libc::ECONNREFUSED) => SendError::Stale(NetworkError::Refused),
-        Some(libc::EIO) => SendError::NoGso { for_good: true },
-        Some(libc::EINVAL | libc::EMSGSIZE) if is_batch => SendError::NoGso { for_good: false },
-        Some(libc::EAGAIN) => SendError::Full,
-        Some(libc::EMSGSIZE) => SendError::MayBeStale(None),
+        Some(numbers::EINTR) => SendError::Interrupted,
+        Some(numbers::ECONNREFUSED) => SendError::Stale(NetworkError::Refused),
+        Some(numbers::EIO) => SendError::NoGso { for_good: true },
+        Some(numbers::EINVAL | numbers::EMSGSIZE) if is_batch => {
+            SendError::NoGso { for_good: false }
+        }
+        Some(numbers::EAGAIN) => SendError::Full,
+        Some(numbers::EMSGSIZE) => SendError::MayBeStale(None),
         _ => match upstream_failure(error) {
             Some(failure) => SendError::MayBeStale(Some(failure)),
             None => SendError::Lost,
@@ -53,14 +57,14 @@ pub fn on_send(error: &io::Error, is_batch: bool) -> SendError {
 /// What the network said of an earlier datagram (ICMP), if an error may tell that.
 pub fn upstream_failure(error: &io::Error) -> Option<NetworkError> {
     match error.raw_os_error()? {
-        libc::ECONNREFUSED => Some(NetworkError::Refused),
-        libc::EHOSTUNREACH
-        | libc::ENETUNREACH
-        | libc::EHOSTDOWN
-        | libc::ENONET
-        | libc::ENOPROTOOPT
-        | libc::EPROTO
-        | libc::EACCES => Some(NetworkError::Unreachable),
+        numbers::ECONNREFUSED => Some(NetworkError::Refused),
+        numbers::EHOSTUNREACH
+        | numbers::ENETUNREACH
+        | numbers::EHOSTDOWN
+        | numbers::ENONET
+        | numbers::ENOPROTOOPT
+        | numbers::EPROTO
+        | numbers::EACCES => Some(NetworkError::Unreachable),
         _ => None,
     }
 }
@@ -70,7 +74,7 @@ pub fn upstream_failure(error: &io::Error) -> Option<NetworkError> {
 /// no such family.
 pub fn connect_failure(error: &io::Error) -> Option<NetworkError> {
     match error.raw_os_error()? {
-        libc::EINVAL | libc::EAFNOSUPPORT => Some(NetworkError::Unreachable),
+        numbers::EINVAL | numbers::EAFNOSUPPORT => Some(NetworkError::Unreachable),
         _ => upstream_failure(error),
     }
 }
@@ -80,14 +84,16 @@ pub fn connect_failure(error: &io::Error) -> Option<NetworkError> {
 pub fn may_lack_its_source(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::ENETUNREACH | libc::EINVAL | libc::EADDRNOTAVAIL | libc::EDESTADDRREQ)
+        Some(
+            numbers::ENETUNREACH | numbers::EINVAL | numbers::EADDRNOTAVAIL | numbers::EDESTADDRREQ
+        )
     )
 }
 
 /// Whether a socket is connected to nobody any more: it could not be connected again when the address
 /// went that it had sent from.
 pub fn lacks_its_peer(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EDESTADDRREQ)
+    error.raw_os_error() == Some(numbers::EDESTADDRREQ)
 }
 
 /// Whether two errors are the same one.
@@ -95,14 +101,20 @@ pub fn is_same(one: &io::Error, other: &io::Error) -> bool {
     (one.raw_os_error(), one.kind()) == (other.raw_os_error(), other.kind())
 }
 
+/// Whether a receive says it of something that was sent before, by a socket that is connected to
+/// nobody. Windows does.
+pub fn is_of_a_send(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(numbers::ECONNRESET | numbers::ENETRESET))
+}
+
 /// What a kernel says that does not cut up what it is given to send.
 pub fn no_gso() -> io::Error {
-    io::Error::from_raw_os_error(libc::EIO)
+    io::Error::from_raw_os_error(numbers::EIO)
 }
 
 /// Whether a connection is on its way: a call that does not block has begun to make it.
 pub fn is_in_progress(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EINPROGRESS)
+    error.raw_os_error() == Some(numbers::EINPROGRESS)
 }
 
 /// What the failure of a probe's system call says about its target.
@@ -113,47 +125,68 @@ pub fn on_probe(error: &io::Error) -> ProbeOutcome {
         // Something is short here: descriptors, memory, ports, room in a send buffer. It would be
         // a pity to lose all backends for that.
         (io::ErrorKind::AddrNotAvailable | io::ErrorKind::WouldBlock, _)
-        | (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC)) => {
-            ProbeOutcome::Inconclusive
-        }
+        | (
+            _,
+            Some(
+                numbers::EMFILE
+                | numbers::ENFILE
+                | numbers::ENOMEM
+                | numbers::ENOBUFS
+                | numbers::ENOSPC,
+            ),
+        ) => ProbeOutcome::Inconclusive,
         _ => ProbeOutcome::Unreachable,
     }
 }
 
 /// Whether a system call does not exist here: an old kernel, or a sandbox that hides it.
 pub fn is_missing(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENOSYS)
+    error.raw_os_error() == Some(numbers::ENOSYS)
 }
 
 /// The name under which datagrams that met an error are counted.
 pub fn drop_reason(error: &io::Error) -> DropReason {
     match error.raw_os_error() {
         None if error.get_ref().is_some_and(|inner| inner.is::<NoSource>()) => DropReason::NoSource,
-        Some(libc::EMFILE | libc::ENFILE) => DropReason::NoDescriptors,
-        Some(libc::EADDRNOTAVAIL | libc::EAGAIN | libc::EADDRINUSE) => DropReason::NoPorts,
-        Some(libc::ENOBUFS | libc::ENOMEM) => DropReason::NoBuffers,
-        Some(libc::EPERM | libc::EACCES) => DropReason::NotPermitted,
+        Some(numbers::EMFILE | numbers::ENFILE) => DropReason::NoDescriptors,
+        Some(numbers::EADDRNOTAVAIL | numbers::EAGAIN | numbers::EADDRINUSE) => DropReason::NoPorts,
+        Some(numbers::ENOBUFS | numbers::ENOMEM) => DropReason::NoBuffers,
+        Some(numbers::EPERM | numbers::EACCES) => DropReason::NotPermitted,
         Some(
-            libc::ENETUNREACH
-            | libc::EHOSTUNREACH
-            | libc::ENETDOWN
-            | libc::EHOSTDOWN
-            | libc::ENONET,
+            numbers::ENETUNREACH
+            | numbers::EHOSTUNREACH
+            | numbers::ENETDOWN
+            | numbers::EHOSTDOWN
+            | numbers::ENONET,
         ) => DropReason::Unreachable,
-        Some(libc::ECONNREFUSED) => DropReason::Refused,
-        Some(libc::EMSGSIZE) => DropReason::MessageSize,
+        Some(numbers::ECONNREFUSED) => DropReason::Refused,
+        Some(numbers::EMSGSIZE) => DropReason::MessageSize,
         _ => DropReason::SendFailed,
     }
 }
 
+/// What the kernel says where somebody has the port (`EADDRINUSE`).
+pub fn address_in_use() -> io::Error {
+    io::Error::from_raw_os_error(numbers::EADDRINUSE)
+}
+
+/// Whether a socket cannot be bound to an address, whatever port it has: `connect(2)` tells a lack of
+/// ports by the first of these numbers.
+pub fn is_no_source(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(numbers::EADDRNOTAVAIL | numbers::EINVAL | numbers::EAFNOSUPPORT)
+    )
+}
+
 /// What the kernel says where the process has no descriptors left (`EMFILE`).
 pub fn out_of_descriptors() -> io::Error {
-    io::Error::from_raw_os_error(libc::EMFILE)
+    io::Error::from_raw_os_error(numbers::EMFILE)
 }
 
 /// Whether the process or the system has no descriptors left.
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+    matches!(error.raw_os_error(), Some(numbers::EMFILE | numbers::ENFILE))
 }
 
 #[cfg(test)]
@@ -167,16 +200,16 @@ mod tests {
     #[test]
     fn what_is_short_here_is_never_held_against_a_backend() {
         for ours in [
-            libc::EMFILE,
-            libc::ENFILE,
-            libc::ENOMEM,
-            libc::ENOBUFS,
-            libc::EADDRNOTAVAIL,
-            libc::EAGAIN,
-            libc::EADDRINUSE,
-            libc::EPERM,
-            libc::EINTR,
-            libc::EMSGSIZE,
+            numbers::EMFILE,
+            numbers::ENFILE,
+            numbers::ENOMEM,
+            numbers::ENOBUFS,
+            numbers::EADDRNOTAVAIL,
+            numbers::EAGAIN,
+            numbers::EADDRINUSE,
+            numbers::EPERM,
+            numbers::EINTR,
+            numbers::EMSGSIZE,
         ] {
             assert_eq!(upstream_failure(&of(ours)), None, "{ours}");
             assert_eq!(connect_failure(&of(ours)), None, "{ours}");
@@ -187,14 +220,14 @@ mod tests {
     #[test]
     fn want_of_something_here_is_not_blamed_on_a_target() {
         for (code, outcome) in [
-            (libc::ECONNREFUSED, ProbeOutcome::Refused),
-            (libc::EHOSTUNREACH, ProbeOutcome::Unreachable),
-            (libc::ENETUNREACH, ProbeOutcome::Unreachable),
-            (libc::EPERM, ProbeOutcome::Unreachable),
-            (libc::ETIMEDOUT, ProbeOutcome::TimedOut),
-            (libc::EMFILE, ProbeOutcome::Inconclusive),
-            (libc::ENOBUFS, ProbeOutcome::Inconclusive),
-            (libc::EADDRNOTAVAIL, ProbeOutcome::Inconclusive),
+            (numbers::ECONNREFUSED, ProbeOutcome::Refused),
+            (numbers::EHOSTUNREACH, ProbeOutcome::Unreachable),
+            (numbers::ENETUNREACH, ProbeOutcome::Unreachable),
+            (numbers::EPERM, ProbeOutcome::Unreachable),
+            (numbers::ETIMEDOUT, ProbeOutcome::TimedOut),
+            (numbers::EMFILE, ProbeOutcome::Inconclusive),
+            (numbers::ENOBUFS, ProbeOutcome::Inconclusive),
+            (numbers::EADDRNOTAVAIL, ProbeOutcome::Inconclusive),
         ] {
             assert_eq!(on_probe(&of(code)), outcome);
         }
@@ -203,14 +236,16 @@ mod tests {
 
     #[test]
     fn no_way_to_a_backend_is_held_against_it_whoever_says_so() {
-        for theirs in [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EHOSTDOWN] {
+        for theirs in
+            [numbers::ENETUNREACH, numbers::EHOSTUNREACH, numbers::EACCES, numbers::EHOSTDOWN]
+        {
             let failure = Some(NetworkError::Unreachable);
             assert_eq!(upstream_failure(&of(theirs)), failure);
             assert_eq!(connect_failure(&of(theirs)), failure);
             assert_eq!(on_send(&of(theirs), false), SendError::MayBeStale(failure));
         }
-        assert_eq!(connect_failure(&of(libc::EINVAL)), Some(NetworkError::Unreachable));
-        assert_eq!(on_send(&of(libc::EINVAL), false), SendError::Lost);
-        assert_eq!(on_send(&of(libc::EINVAL), true), SendError::NoGso { for_good: false });
+        assert_eq!(connect_failure(&of(numbers::EINVAL)), Some(NetworkError::Unreachable));
+        assert_eq!(on_send(&of(numbers::EINVAL), false), SendError::Lost);
+        assert_eq!(on_send(&of(numbers::EINVAL), true), SendError::NoGso { for_good: false });
     }
 }

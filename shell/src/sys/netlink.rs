@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
@@ -31,18 +33,20 @@ const ROUTE_FLAGS: usize = MESSAGE_HEADER + 8;
 pub struct NetworkWatch(OwnedFd);
 
 impl NetworkWatch {
-    /// Begins to listen.
+    /// Begins to listen, and has a poll tell of it.
     ///
     /// # Errors
     ///
-    /// Those of `socket(2)` and `bind(2)`: a sandbox may know no such sockets.
-    pub fn open() -> io::Result<Self> {
+    /// Those of `socket(2)`, `bind(2)` and `epoll_ctl(2)`: a sandbox may know no such sockets.
+    pub fn open(registry: &Registry, token: Token) -> io::Result<Self> {
         let groups = libc::RTMGRP_IPV4_IFADDR
             | libc::RTMGRP_IPV6_IFADDR
             | libc::RTMGRP_LINK
             | libc::RTMGRP_IPV4_ROUTE
             | libc::RTMGRP_IPV6_ROUTE;
-        open(groups.cast_unsigned()).map(Self)
+        let socket = open(groups.cast_unsigned())?;
+        registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
+        Ok(Self(socket))
     }
 
     /// What has changed since the last call. Addresses are left out that are back already.
@@ -74,12 +78,6 @@ pub struct NetworkChanges {
     pub has_another_way: bool,
     /// Whether packets may leave by other links, or for other neighbours, than before.
     pub have_routes_changed: bool,
-}
-
-impl AsFd for NetworkWatch {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
 }
 
 /// A socket that asks the kernel of its network, and hears what it tells these groups.

@@ -4,26 +4,60 @@
 //! Of a datagram it tells and sets the ECN bits and the local address; not the DSCP, nor the time to
 //! live, nor what the kernel has lost, nor of whom the network has said something.
 
+mod pollable;
+
 use std::array;
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-use std::os::fd::BorrowedFd;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 
 use flowgate_core::LocalAddr;
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, Transmit, UdpSockRef, UdpSocketState};
 
 use super::arena::{FreeSlots, RecvMeta};
-use super::mmsg::{Batch, Message};
-use super::{errno, sockopt};
+use super::errno::{self, SendError};
+use super::fd::AsFd;
+use super::message::{Batch, Message};
+use super::sockopt;
+
+pub use pollable::Pollable;
 
 /// The bits of the TOS byte that are ECN's (RFC 3168).
 const ECN: u8 = 0b11;
 
+/// What all sockets share: what the system is found to be able to do, which takes two sockets to find
+/// out, and memory to put together what is made of several pieces.
+#[derive(Debug)]
+pub struct Calls {
+    /// `None` where `quinn-udp` cannot do with the system, as with Windows before version 10.
+    state: Option<UdpSocketState>,
+    scratch: Vec<u8>,
+}
+
+impl Calls {
+    /// Finds out what the system can do.
+    ///
+    /// # Errors
+    ///
+    /// Those of `socket(2)` and `setsockopt(2)`: out of descriptors.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { state: find_out()?, scratch: Vec::new() })
+    }
+}
+
+fn find_out() -> io::Result<Option<UdpSocketState>> {
+    let any = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    match UdpSocketState::new(UdpSockRef::from(&any)) {
+        Ok(state) => Ok(Some(state)),
+        Err(_) if cfg!(windows) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// What is known of a socket that datagrams are sent and received by.
 #[derive(Debug)]
 pub struct Datagrams {
-    state: RefCell<UdpSocketState>,
+    socket: Pollable,
     v6: bool,
     /// Whether the address that a datagram was sent to is in doubt.
     is_wildcard: bool,
@@ -38,18 +72,27 @@ pub struct Datagrams {
     of_send: RefCell<Option<io::Error>>,
 }
 
+super::fd::has_socket!(Datagrams, socket);
+
 impl Datagrams {
     /// Asks for all that is relied on, of a socket that is bound or connected.
     ///
     /// # Errors
     ///
     /// Those of `setsockopt(2)` and `getsockname(2)`.
-    pub fn new(socket: BorrowedFd<'_>, v6: bool, peer: Option<SocketAddr>) -> io::Result<Self> {
+    pub fn new(
+        socket: impl Into<Pollable>,
+        v6: bool,
+        peer: Option<SocketAddr>,
+    ) -> io::Result<Self> {
+        let socket = socket.into();
         let local = socket2::SockRef::from(&socket).local_addr()?.as_socket();
+        let is_wildcard = peer.is_none() && local.is_some_and(|local| local.ip().is_unspecified());
+        sockopt::prepare_portable(socket.as_fd(), v6, is_wildcard)?;
         Ok(Self {
-            state: RefCell::new(prepare(socket, v6)?),
+            socket,
             v6,
-            is_wildcard: peer.is_none() && local.is_some_and(|local| local.ip().is_unspecified()),
+            is_wildcard,
             peer,
             own_ttl: Cell::new(None),
             ttl: Cell::new(None),
@@ -58,19 +101,24 @@ impl Datagrams {
         })
     }
 
+    /// The socket, for a poll to tell of.
+    pub const fn socket(&self) -> &Pollable {
+        &self.socket
+    }
+
     /// Sends with this time to live or hop limit from now on.
     ///
     /// # Errors
     ///
     /// Those of `setsockopt(2)`.
-    pub fn set_ttl(&self, socket: BorrowedFd<'_>, ttl: u8) -> io::Result<()> {
+    pub fn set_ttl(&self, ttl: u8) -> io::Result<()> {
         self.own_ttl.set(Some(ttl));
-        self.send_with(socket, Some(ttl))
+        self.send_with(Some(ttl))
     }
 
-    fn send_with(&self, socket: BorrowedFd<'_>, ttl: Option<u8>) -> io::Result<()> {
+    fn send_with(&self, ttl: Option<u8>) -> io::Result<()> {
         let Some(wanted) = ttl.filter(|_| ttl != self.ttl.get()) else { return Ok(()) };
-        let options = socket2::SockRef::from(&socket);
+        let options = socket2::SockRef::from(&self.socket);
         if self.v6 {
             options.set_unicast_hops_v6(wanted.into())?;
         } else {
@@ -87,18 +135,22 @@ impl Datagrams {
     ///
     /// Those of the system: `WouldBlock` where nothing waits. One that comes after some datagrams is
     /// kept back for the next call.
-    pub fn receive(&self, socket: BorrowedFd<'_>, free: &mut FreeSlots<'_>) -> io::Result<usize> {
+    pub fn receive(&self, calls: &Calls, free: &mut FreeSlots<'_>) -> io::Result<usize> {
         if let Some(error) = self.of_receive.take() {
             return Err(error);
         }
-        let state = self.state.borrow();
-        let mut filled = 0;
+        let (mut filled, mut ignored) = (0, 0);
         while filled < free.len() {
             let mut metas = [quinn_udp::RecvMeta::default(); BATCH_SIZE];
             let mut payloads: [_; BATCH_SIZE] = array::from_fn(|_| IoSliceMut::new(&mut []));
             let rooms = payloads.iter_mut().zip(free.payloads(filled));
             let asked = rooms.map(|(payload, room)| *payload = IoSliceMut::new(room)).count();
-            match state.recv(UdpSockRef::from(&socket), &mut payloads[..asked], &mut metas) {
+            let (socket, payloads) = (UdpSockRef::from(&self.socket), &mut payloads[..asked]);
+            let received = match &calls.state {
+                Some(state) => self.socket.call(|| state.recv(socket, payloads, &mut metas)),
+                None => self.receive_plainly(payloads, &mut metas),
+            };
+            match received {
                 Ok(received) => {
                     for meta in &metas[..received] {
                         free.set(filled, self.meta(meta));
@@ -107,6 +159,13 @@ impl Datagrams {
                     // Where they are received one by one, only the next call tells that none is left.
                     if received < asked {
                         break;
+                    }
+                }
+                // Of whom it was said nobody knows, where there are several.
+                Err(error) if self.peer.is_none() && errno::is_of_a_send(&error) => {
+                    ignored += 1;
+                    if ignored > MOST_IGNORED {
+                        return if filled == 0 { Err(error) } else { Ok(filled) };
                     }
                 }
                 Err(error) if filled == 0 => return Err(error),
@@ -118,6 +177,18 @@ impl Datagrams {
             }
         }
         Ok(filled)
+    }
+
+    /// Receives one datagram, of which no more is known than who has sent it.
+    fn receive_plainly(
+        &self,
+        payloads: &mut [IoSliceMut<'_>],
+        metas: &mut [quinn_udp::RecvMeta],
+    ) -> io::Result<usize> {
+        let ([payload, ..], [meta, ..]) = (payloads, metas) else { return Ok(0) };
+        let (len, addr) = self.socket.receive_from(payload)?;
+        *meta = quinn_udp::RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None };
+        Ok(1)
     }
 
     fn meta(&self, meta: &quinn_udp::RecvMeta) -> RecvMeta {
@@ -134,25 +205,19 @@ impl Datagrams {
         }
     }
 
-    /// Sends messages in order, without blocking, and says how many the system took. `scratch` is
-    /// memory to put together what is made of several pieces.
+    /// Sends messages in order, without blocking, and says how many the system took.
     ///
     /// # Errors
     ///
     /// Those of the system for the first message. One that a later message meets is told by the next
     /// call, of which that message is the first.
-    pub fn send(
-        &self,
-        socket: BorrowedFd<'_>,
-        batch: Batch<'_>,
-        scratch: &mut Vec<u8>,
-    ) -> io::Result<usize> {
+    pub fn send(&self, calls: &mut Calls, batch: Batch<'_>) -> io::Result<usize> {
         if let Some(error) = self.of_send.take() {
             return Err(error);
         }
         for (sent, message) in batch.messages.iter().enumerate() {
             let pieces = &batch.pieces[message.pieces.clone()];
-            match self.send_one(socket, pieces, message, scratch) {
+            match self.send_one(calls, pieces, message) {
                 Ok(()) => {}
                 Err(error) if sent == 0 => return Err(error),
                 Err(error) => {
@@ -168,10 +233,9 @@ impl Datagrams {
 
     fn send_one(
         &self,
-        socket: BorrowedFd<'_>,
+        calls: &mut Calls,
         pieces: &[IoSlice<'_>],
         message: &Message,
-        scratch: &mut Vec<u8>,
     ) -> io::Result<()> {
         if message.source.is_some() {
             return Err(io::ErrorKind::Unsupported.into());
@@ -180,6 +244,7 @@ impl Datagrams {
         // out the ECN bits of all that follows.
         let destination = message.destination.or(self.peer).filter(|to| to.port() != 0);
         let destination = destination.ok_or(io::ErrorKind::InvalidInput)?;
+        let Calls { state, scratch } = calls;
         let contents = match pieces {
             [whole] => &**whole,
             pieces => {
@@ -190,10 +255,10 @@ impl Datagrams {
         };
         let segment_size = Some(usize::from(message.segment)).filter(|size| *size > 0);
         let segments = segment_size.map_or(1, |size| contents.len().div_ceil(size));
-        if segments > self.state.borrow().max_gso_segments() {
+        if segments > state.as_ref().map_or(1, UdpSocketState::max_gso_segments) {
             return Err(errno::no_gso());
         }
-        self.send_with(socket, message.ttl.or(self.own_ttl.get()))?;
+        self.send_with(message.ttl.or(self.own_ttl.get()))?;
         let transmit = Transmit {
             destination: as_outside(destination, self.v6),
             ecn: EcnCodepoint::from_bits(message.tos & ECN),
@@ -201,23 +266,26 @@ impl Datagrams {
             segment_size,
             src_ip: message.local.map(|local| local.ip),
         };
-        let outcome = self.state.borrow().try_send(UdpSockRef::from(&socket), &transmit);
-        if outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput) {
-            // It was about this datagram, not about all that quinn-udp leaves out from then on.
-            self.state.replace(prepare(socket, self.v6)?);
+        let Some(known) = state else {
+            return self.socket.send_to(contents, transmit.destination);
+        };
+        let outcome =
+            self.socket.call(|| known.try_send(UdpSockRef::from(&self.socket), &transmit));
+        let may_have_changed = |error: &io::Error| {
+            error.kind() == io::ErrorKind::InvalidInput
+                || matches!(errno::on_send(error, segments > 1), SendError::NoGso { .. })
+        };
+        if outcome.as_ref().is_err_and(may_have_changed) {
+            // It was about this datagram or this way, not about all that quinn-udp leaves out from
+            // then on.
+            *state = find_out()?;
         }
         outcome
     }
 }
 
-fn prepare(socket: BorrowedFd<'_>, v6: bool) -> io::Result<UdpSocketState> {
-    // A listener's has been opened for whichever I/O there is.
-    sockopt::ask_for_less(socket, v6)?;
-    let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-    // What is too long for a packet is cut up, as it would be without a balancer.
-    sockopt::allow_fragments(socket, v6)?;
-    Ok(state)
-}
+/// How many errors of what was sent are passed over by one receive.
+const MOST_IGNORED: usize = 64;
 
 /// An address as it is inside Flowgate, where one of IPv4 is never mapped.
 fn as_inside(address: SocketAddr) -> SocketAddr {

@@ -10,9 +10,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use super::fd::BorrowedFd;
 use super::sockopt;
 
 /// The peers that each local address is used for.
@@ -60,12 +60,19 @@ pub fn lease(
 ) -> io::Result<PortLease> {
     let mut book = book();
     let is_ours = match book.get(&local) {
-        Some(peers) if peers.contains(&peer) => return Err(io::ErrorKind::AddrInUse.into()),
+        // Others than Linux would give all that comes to one of the sockets.
+        Some(peers) if peers.contains(&peer) || !cfg!(target_os = "linux") => {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
         peers => peers.is_some(),
     };
-    sockopt::set_reuse_address(socket, is_ours)?;
+    if cfg!(target_os = "linux") {
+        sockopt::set_reuse_address(socket, is_ours)?;
+    }
     bind()?;
-    sockopt::set_reuse_address(socket, true)?;
+    if cfg!(target_os = "linux") {
+        sockopt::set_reuse_address(socket, true)?;
+    }
     book.entry(local).or_default().push(peer);
     Ok(PortLease { local, peer })
 }

@@ -15,6 +15,10 @@ const ROUTE_HEADER: usize = 12;
 /// `struct ifinfomsg`: family, type, index, flags, what of them changes.
 const LINK_HEADER: usize = 16;
 
+/// The next hop where it is of another family than the destination (`RTA_VIA`), which not every C library
+/// has a name for.
+const RTA_VIA: u16 = 18;
+
 /// A metric of a route (`linux/rtnetlink.h`): the longest packet that fits the way.
 const RTAX_MTU: u16 = 2;
 /// The type of a route to elsewhere.
@@ -91,7 +95,7 @@ impl RouteLookup {
                 libc::RTA_OIF => ifindex = number(value, 0),
                 libc::RTA_GATEWAY => neighbour = ip(value).unwrap_or(neighbour),
                 // The family comes before the address.
-                libc::RTA_VIA => neighbour = value.get(2..).and_then(ip).unwrap_or(neighbour),
+                RTA_VIA => neighbour = value.get(2..).and_then(ip).unwrap_or(neighbour),
                 libc::RTA_METRICS => {
                     let mut metrics = attributes(value);
                     mtu =

@@ -1,7 +1,7 @@
 //! Socket options of the data path, by `nix` and `socket2`.
 //!
-//! Neither of the two has `SO_MEMINFO`, `SO_DETACH_REUSEPORT_BPF` and the options that allow fragments,
-//! which are declared here by nix's macro, nor `SO_PEERGROUPS`, whose value has no fixed length.
+//! Neither of the two has `SO_MEMINFO` and `SO_DETACH_REUSEPORT_BPF`, which are declared here by nix's
+//! macro, nor `SO_PEERGROUPS`, whose value has no fixed length.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -19,22 +19,6 @@ sockopt_impl!(
     [u32; 9]
 );
 sockopt_impl!(
-    /// Whether datagrams of IPv4 may be cut into fragments.
-    FragmentV4,
-    SetOnly,
-    libc::IPPROTO_IP,
-    libc::IP_MTU_DISCOVER,
-    libc::c_int
-);
-sockopt_impl!(
-    /// Whether datagrams of IPv6 may be cut into fragments.
-    FragmentV6,
-    SetOnly,
-    libc::IPPROTO_IPV6,
-    libc::IPV6_MTU_DISCOVER,
-    libc::c_int
-);
-sockopt_impl!(
     /// Takes away the program that chooses among the sockets of a group.
     DetachReusePortBpf,
     SetOnly,
@@ -42,6 +26,10 @@ sockopt_impl!(
     libc::SO_DETACH_REUSEPORT_BPF,
     libc::c_int
 );
+
+/// How many times as much as it was asked for the kernel tells of a buffer, to pay for its own
+/// bookkeeping (`socket(7)`).
+pub const TOLD_OF_BUFFERS: usize = 2;
 
 /// Has the kernel keep as little as it can of what arrives (`SO_RCVBUF`).
 ///
@@ -97,20 +85,6 @@ pub fn set_ttl(socket: BorrowedFd<'_>, v6: bool, ttl: u8) -> io::Result<()> {
     if v6 { set(socket, sockopt::Ipv6Ttl, &ttl) } else { set(socket, sockopt::Ipv4Ttl, &ttl) }
 }
 
-/// Lets datagrams that are longer than a packet be cut into fragments, as is usual
-/// (`IP_MTU_DISCOVER`, `IPV6_MTU_DISCOVER`, `IPV6_DONTFRAG`).
-///
-/// # Errors
-///
-/// Those of `setsockopt(2)`.
-pub fn allow_fragments(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
-    if v6 {
-        set(socket, FragmentV6, &libc::IPV6_PMTUDISC_WANT)?;
-        set(socket, sockopt::Ipv6DontFrag, &false)?;
-    }
-    set(socket, FragmentV4, &libc::IP_PMTUDISC_WANT)
-}
-
 /// Asks for the local address that datagrams were sent to (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
 ///
 /// # Errors
@@ -133,18 +107,26 @@ pub fn set_receive_drops(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, sockopt::RxqOvfl, &1)
 }
 
-/// Asks for no time to live, nor on a socket of IPv6 for addresses in the form of IPv4: whoever has little
-/// room beside a datagram would lose what matters more.
+/// Asks for what the [portable path](super::portable) relies on, and for no more: whoever has little
+/// room beside a datagram would lose what matters more. A listener has been opened for whichever path
+/// there is.
 ///
 /// # Errors
 ///
 /// Those of `setsockopt(2)`.
-pub fn ask_for_less(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
-    if v6 {
-        set(socket, sockopt::Ipv6RecvHopLimit, &false)?;
-        set(socket, sockopt::Ipv4PacketInfo, &false)?;
+pub fn prepare_portable(socket: BorrowedFd<'_>, v6: bool, is_wildcard: bool) -> io::Result<()> {
+    set_receive_tos(socket, v6)?;
+    // Kernels before 5.0 have no GRO.
+    let _ = set_gro(socket);
+    if is_wildcard {
+        if v6 {
+            set(socket, sockopt::Ipv6RecvHopLimit, &false)?;
+            set(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        }
+        set(socket, sockopt::Ipv4PacketInfo, &!v6)?;
+        set(socket, sockopt::Ipv4RecvTtl, &false)?;
     }
-    set(socket, sockopt::Ipv4RecvTtl, &false)
+    Ok(())
 }
 
 /// Asks no longer for timestamps, which the process that opened the socket may have wanted: nobody here

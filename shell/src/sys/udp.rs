@@ -2,13 +2,18 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use flowgate_core::{LocalSource, is_nobodys};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
+use super::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::ports::{self, PortLease};
-use super::sockopt;
+use super::{errno, sockopt};
+
+#[cfg_attr(not(target_os = "linux"), path = "udp/none.rs")]
+mod linux;
+
+pub use linux::*;
 
 /// How many ports of a range are tried for one socket. A range that is all taken costs no more than
 /// that.
@@ -65,27 +70,6 @@ pub fn unconnected(v6: bool, source: LocalSource) -> io::Result<OwnedFd> {
     bound(v6, source, None).map(|(socket, _)| socket)
 }
 
-/// Opens a non-blocking raw socket that sends UDP datagrams from whatever address and port each of them
-/// has, and hears nothing.
-///
-/// # Errors
-///
-/// Those of `socket(2)` and `bind(2)`: it needs CAP_NET_RAW.
-pub fn raw(v6: bool) -> io::Result<OwnedFd> {
-    let socket = open_as(v6, Type::RAW, Some(Protocol::UDP))?;
-    sockopt::set_transparent(socket.as_fd(), v6)?;
-    // It would get a copy of each datagram that comes to this host, but for those that are for
-    // another address than its own. Nobody sends to these: one of this host that nobody has heard
-    // of, and one that is for throwing away (RFC 6666).
-    let nobody = if v6 {
-        IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1))
-    } else {
-        IpAddr::V4(Ipv4Addr::new(127, 255, 255, 254))
-    };
-    bind(socket.as_fd(), SocketAddr::new(nobody, 0), v6)?;
-    Ok(socket)
-}
-
 fn bound(
     v6: bool,
     source: LocalSource,
@@ -124,49 +108,6 @@ pub const fn unspecified(v6: bool) -> IpAddr {
     if v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) }
 }
 
-/// Opens a non-blocking socket on the IPv4 address of a listener, connected to one of its clients,
-/// which tells all that the listener does.
-///
-/// It is a socket of IPv6, which takes IPv4 too. So it is in no group with the listener, and the
-/// kernel, which puts such sockets behind others of the address, finds the listener first: neither
-/// before it is connected nor for the sake of it does anybody else's datagram take another way, and
-/// no search comes by all of them. Its client's are found by both addresses (Linux 6.13).
-///
-/// # Errors
-///
-/// Those of `socket(2)`, `setsockopt(2)`, `bind(2)` and `connect(2)`.
-pub fn over_listener(listener: SocketAddr, client: SocketAddr) -> io::Result<OwnedFd> {
-    let socket = open(true)?;
-    sockopt::set_only_v6(socket.as_fd(), false)?;
-    sockopt::set_reuse_port(socket.as_fd(), true)?;
-    sockopt::set_receive_tos(socket.as_fd(), true)?;
-    sockopt::set_receive_ttl(socket.as_fd(), true)?;
-    bind(socket.as_fd(), listener, true)?;
-    connect(socket.as_fd(), client, true)?;
-    Ok(socket)
-}
-
-/// Connects a connected socket again. Unless it was bound before, it gets another port, and the
-/// address that the kernel would choose now. What has arrived stays to be read.
-///
-/// # Errors
-///
-/// Those of `connect(2)`. It is connected to nobody then.
-pub fn reconnect(socket: BorrowedFd<'_>, peer: SocketAddr) -> io::Result<()> {
-    disconnect(socket)?;
-    connect(socket, peer, peer.is_ipv6())
-}
-
-/// Has a connected socket that was bound before hear nothing more that the listener of its address
-/// may hear. What has arrived stays to be read.
-///
-/// # Errors
-///
-/// Those of `connect(2)`.
-pub fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
-    Ok(rustix::net::connect_unspec(socket)?)
-}
-
 /// Binds to the first of the ports that nobody has, or nobody for that peer.
 fn bind_first(
     socket: BorrowedFd<'_>,
@@ -175,7 +116,7 @@ fn bind_first(
     peer: Option<SocketAddr>,
     v6: bool,
 ) -> io::Result<Option<PortLease>> {
-    let in_use = io::Error::from_raw_os_error(libc::EADDRINUSE);
+    let in_use = errno::address_in_use();
     let take = |local: SocketAddr| {
         let bind = || bind_source(socket, local, v6);
         match peer {
@@ -194,20 +135,35 @@ fn bind_source(socket: BorrowedFd<'_>, address: SocketAddr, v6: bool) -> io::Res
     if address.is_ipv6() != v6 {
         return Err(NoSource.into());
     }
-    bind(socket, address, v6).map_err(|error| match error.raw_os_error() {
-        // `connect(2)` tells a lack of ports by the first of these numbers.
-        Some(libc::EADDRNOTAVAIL | libc::EINVAL | libc::EAFNOSUPPORT) => NoSource.into(),
-        _ => error,
-    })
+    bind(socket, address, v6)
+        .map_err(|error| if errno::is_no_source(&error) { NoSource.into() } else { error })
 }
 
 fn open(v6: bool) -> io::Result<OwnedFd> {
-    open_as(v6, Type::DGRAM, None)
+    unbound(v6).map(OwnedFd::from)
 }
 
-fn open_as(v6: bool, kind: Type, protocol: Option<Protocol>) -> io::Result<OwnedFd> {
+/// Opens a non-blocking socket of IPv4 or IPv6 that is bound to nothing yet.
+///
+/// # Errors
+///
+/// Those of `socket(2)`.
+pub fn unbound(v6: bool) -> io::Result<Socket> {
+    open_as(v6, Type::DGRAM, Some(Protocol::UDP))
+}
+
+#[cfg(target_os = "linux")]
+fn open_as(v6: bool, kind: Type, protocol: Option<Protocol>) -> io::Result<Socket> {
     let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
-    Socket::new(domain, kind.nonblocking(), protocol).map(OwnedFd::from)
+    Socket::new(domain, kind.nonblocking(), protocol)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_as(v6: bool, kind: Type, protocol: Option<Protocol>) -> io::Result<Socket> {
+    let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+    let socket = Socket::new(domain, kind, protocol)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 fn bind(socket: BorrowedFd<'_>, address: SocketAddr, v6: bool) -> io::Result<()> {

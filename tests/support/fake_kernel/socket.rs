@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use flowgate::datapath::token::Token;
 use flowgate::sys::arena::RecvMeta;
-use flowgate::sys::mmsg::{Batch, Message};
+use flowgate::sys::message::{Batch, Message};
 use flowgate_core::{Burst, Direction, LocalAddr};
 use nix::errno::Errno;
 

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::super::access::readers;
+use super::super::local::readers;
 use super::super::socket_path;
 use super::{ControlError, shown};
 use crate::sys::clock::Clock;
@@ -149,9 +149,12 @@ fn is_served(address: &SockAddr) -> io::Result<bool> {
 /// Binds a socket whose file nobody but its owner has ever been able to use.
 fn bind(path: &Path, address: &SockAddr) -> io::Result<Socket> {
     let socket = File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM, None)?));
-    // On Linux the file gets the mode of the socket, less the umask. And before someone listens,
-    // nobody can connect.
-    socket.set_permissions(Permissions::from_mode(0o600))?;
+    // On Linux the file gets the mode of the socket, less the umask. Others refuse that; and before
+    // someone listens, nobody can connect.
+    let narrowed = socket.set_permissions(Permissions::from_mode(0o600));
+    if cfg!(target_os = "linux") {
+        narrowed?;
+    }
     let socket = Socket::from(OwnedFd::from(socket));
     socket.bind(address).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => io::Error::other(format!(

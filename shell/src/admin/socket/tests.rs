@@ -1,13 +1,13 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::super::access::readers;
 use super::super::client::{self, ClientError};
+use super::super::local::readers;
 use super::super::request::{Request, Response};
 use super::super::server::MAX_CONNECTIONS;
 use super::*;

@@ -4,12 +4,11 @@
 //! a link on the way to it. Either is an event of the directory. Where the kernel tells no events,
 //! the file is looked at every few seconds.
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use super::Followed;
+use crate::sys::files::Stamp;
 use crate::sys::watch::Watch;
 
 /// How long the file may change on before it is read.
@@ -57,25 +56,5 @@ fn read(path: &Path) -> Result<Vec<flowgate_config::Member>, String> {
             flowgate_config::parse_found(&text)
         }
         Err(error) => Err(error.to_string()),
-    }
-}
-
-/// What tells one state of a file from another.
-#[derive(PartialEq, Eq)]
-struct Stamp {
-    place: (u64, u64),
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            place: (metadata.dev(), metadata.ino()),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
     }
 }

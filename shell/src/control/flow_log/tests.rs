@@ -1,4 +1,9 @@
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
 use flowgate_core::{BackendId, CloseReason};
+use nix::fcntl::OFlag;
 
 use super::*;
 
@@ -99,7 +104,6 @@ fn a_file_that_cannot_be_opened_is_an_error_at_start() {
 
 #[test]
 fn a_pipe_that_nobody_reads_is_an_error_and_one_that_is_read_no_more_holds_nobody_up() {
-    use std::os::unix::fs::OpenOptionsExt;
     let path = file("pipe");
     let _ = std::fs::remove_file(&path);
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();

@@ -24,8 +24,8 @@ impl TcpProbe {
         registry: &Registry,
         token: Token,
     ) -> io::Result<Self> {
-        let kind = Type::STREAM.nonblocking().cloexec();
-        let socket = Socket::new(Domain::for_address(address), kind, None)?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
         // Closed by a reset rather than in good order, it leaves no port in TIME_WAIT.
         socket.set_linger(Some(Duration::ZERO))?;
         if let Some(ip) = source {

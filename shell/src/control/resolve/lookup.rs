@@ -14,10 +14,10 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
-use hickory_resolver::system_conf::parse_resolv_conf;
 use hickory_resolver::{Hosts, Resolver, TokioResolver};
 
 use super::state::{Family, Outcome};
+use super::system::{RESOLV_CONF, hosts_file, servers};
 
 /// How long an answer of `/etc/hosts` is good: nobody says when it changes.
 const HOSTS_TTL: Duration = Duration::from_secs(10);
@@ -131,7 +131,7 @@ impl Lookups {
             hosts.read_hosts_conf(text).map(|()| hosts).map_err(|error| error.to_string())
         };
         // Without the file, or with one that cannot be read, there is DNS.
-        let hosts = hosts.of_file("/etc/hosts", read).ok()?;
+        let hosts = hosts.of_file(&hosts_file(), read).ok()?;
         let find = |record_type| {
             let lookup = hosts.lookup_static_host(&Query::query(name.clone(), record_type))?;
             Some(found(lookup.answers(), Some(HOSTS_TTL)))
@@ -152,11 +152,13 @@ impl Lookups {
             Self::System { client: derived, .. } => {
                 let mut derived = derived.lock().unwrap_or_else(PoisonError::into_inner);
                 let read = |text: &[u8]| {
-                    let made = parse_resolv_conf(text)
-                        .and_then(|(config, options)| client(config, options));
-                    made.map_err(|error| format!("/etc/resolv.conf: {error}"))
+                    let (config, options) = servers(text)?;
+                    client(config, options).map_err(|error| error.to_string())
                 };
-                derived.of_file("/etc/resolv.conf", read).cloned()
+                match RESOLV_CONF {
+                    Some(path) => derived.of_file(path, read).cloned(),
+                    None => read(&[]),
+                }
             }
         }
     }

@@ -6,7 +6,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::sync::{Arc, mpsc};
 
 use flowgate_config::{Cluster, Config, FlowLog, Listener};
@@ -22,10 +21,12 @@ use super::{BoundListener, Server, StartError, backend_index, command_shards};
 use crate::control::io::{self, Io};
 use crate::control::service_state::ServiceState;
 use crate::control::{accept, reach, source};
-use crate::datapath::kernel::Socket;
+use crate::datapath::kernel::{Native, Portable, Socket};
 use crate::datapath::listener::{self, Buffers};
 use crate::datapath::worker::Command;
-use crate::sys::{errno, mmsg, process, sockopt};
+use crate::datapath::worker::kernel::WorkerKernel;
+use crate::sys::fd::AsFd;
+use crate::sys::{process, sockopt};
 
 /// Descriptors that are not upstream sockets: the standard streams, logs, a poll and a waker for
 /// each worker, probes, operators' connections, and some to spare.
@@ -68,13 +69,11 @@ impl Server {
     /// When a new listener cannot be bound, or a cluster's source cannot be had.
     pub fn bind(&mut self, config: &Config) -> Result<BoundListeners, StartError> {
         io::check(config, self.io)?;
-        match mmsg::check_receive() {
-            Err(error) if self.io == Io::Linux && errno::is_missing(&error) => {
-                return Err(StartError::Receive(error));
-            }
-            // What is refused now may be allowed later; it is logged when it is met.
-            _ => {}
+        match self.io {
+            Io::Linux => Native::check(),
+            Io::Portable => Portable::check(),
         }
+        .map_err(StartError::Receive)?;
         source::check(config)?;
         reach::check_beside(config, &self.clusters)?;
         accept::check(config)?;

@@ -14,6 +14,7 @@ use crate::datapath::report::{BackendReport, FlowFigures, ListenerReport, ShardR
 use crate::datapath::worker::{Command, Flows, OfShards};
 use crate::observe::record::{RecordOptions, RecordSender};
 use crate::observe::trace::{Filter, TraceSender};
+use crate::sys::fd::OwnedFd;
 
 /// How many slots of the flow table a worker looks at in one go: some tens of microseconds.
 const SLOTS_AT_ONCE: usize = 2_048;
@@ -132,13 +133,27 @@ impl Server {
         Figures(self.ask(Command::Report))
     }
 
+    /// Copies of the sockets of all listeners.
+    pub fn listeners(&self) -> Vec<OwnedFd> {
+        let mut all = self.ask(Command::Listeners);
+        let with_sockets = self.listeners.iter().filter(|l| l.settings.routed_from.is_none());
+        with_sockets.flat_map(|listener| listener.take_its(&mut all)).collect()
+    }
+
     /// What all workers say of their shards, by the shards' numbers. Workers that have ended are left
     /// out.
-    pub(super) fn ask<T>(&self, command: fn(OfShards<T>) -> Command) -> HashMap<u32, T> {
+    pub(super) fn ask<T>(&self, command: impl Fn(OfShards<T>) -> Command) -> HashMap<u32, T> {
         let (sender, answers) = mpsc::channel();
         self.command_all(|| command(sender.clone()));
         drop(sender);
         answers.iter().flatten().collect()
+    }
+}
+
+impl BoundListener {
+    /// What is there for its shards, in their order.
+    pub(super) fn take_its<T>(&self, of_shards: &mut HashMap<u32, T>) -> Vec<T> {
+        self.shards.iter().filter_map(|shard| of_shards.remove(shard)).collect()
     }
 }
 

@@ -1,6 +1,5 @@
 //! A server as plain data, released by one process and taken up by another.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -18,7 +17,7 @@ use super::{BoundListener, Server, StartError, worker_of};
 use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::listener::{self, Buffers};
 use crate::datapath::shard::Shard;
-use crate::datapath::worker::{Adopted, Command};
+use crate::datapath::worker::{Adopted, Command, HandOver};
 use crate::handover::snapshot::{ListenerSnapshot, ServerSnapshot, ShardSnapshot};
 
 /// What nobody serves at the moment: the shards of a server, with their sockets.
@@ -106,15 +105,8 @@ impl Prepared {
 impl Server {
     /// What it is at the moment. It goes on serving.
     pub fn snapshot(&self) -> ServerSnapshot {
-        let mut snapshots = self.ask(Command::Snapshot);
+        let mut snapshots = self.ask(|reply| Command::HandOver(HandOver::Snapshot(reply)));
         self.snapshot_with(|listener| listener.take_its(&mut snapshots))
-    }
-
-    /// Copies of the sockets of all listeners.
-    pub fn listeners(&self) -> Vec<OwnedFd> {
-        let mut all = self.ask(Command::Listeners);
-        let with_sockets = self.listeners.iter().filter(|l| l.settings.routed_from.is_none());
-        with_sockets.flat_map(|listener| listener.take_its(&mut all)).collect()
     }
 
     /// Lets go of all shards, and says what it was: nobody serves them, and what comes for them waits
@@ -125,8 +117,8 @@ impl Server {
         let fast_path = self.fast_path.as_ref().filter(|_| to_another);
         let fast_path = fast_path.and_then(|loaded| loaded.as_ref().ok()?.descriptors().ok());
         let release: fn(_) -> _ =
-            if fast_path.is_some() { Command::Lend } else { Command::Release };
-        let mut all = self.ask(release);
+            if fast_path.is_some() { HandOver::Lend } else { HandOver::Release };
+        let mut all = self.ask(|reply| Command::HandOver(release(reply)));
         let of_listener = |listener: &BoundListener| listener.take_its(&mut all);
         let shards: Vec<_> = self.listeners.iter().map(of_listener).collect();
         let mut snapshots =
@@ -317,7 +309,8 @@ impl Server {
             for (place, (&shard, adopted)) in listener.shards.iter().zip(shards).enumerate() {
                 let (name, adopted) = (listener.name.clone(), Box::new(adopted));
                 let worker = worker_of(place, self.workers.len());
-                self.workers[worker].command(Command::Adopt { shard, name, adopted });
+                let adopt = HandOver::Adopt { shard, name, adopted };
+                self.workers[worker].command(Command::HandOver(adopt));
             }
         }
         self.set_routes();
@@ -332,11 +325,4 @@ fn inherit(descriptors: &mut impl Iterator<Item = Option<OwnedFd>>) -> Option<Ar
     let inherited = InheritedMaps::new([accounts.as_fd(), gates.as_fd()]);
     let failed = |error: &std::io::Error| warn!("what the kernel has forwarded is lost: {error}");
     inherited.inspect_err(failed).ok().map(Arc::new)
-}
-
-impl BoundListener {
-    /// What is there for its shards, in their order.
-    pub(super) fn take_its<T>(&self, of_shards: &mut HashMap<u32, T>) -> Vec<T> {
-        self.shards.iter().filter_map(|shard| of_shards.remove(shard)).collect()
-    }
 }

@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 use flowgate_core::config::BackendConfig;
 use flowgate_core::{BackendEvent, BackendId};
 
-use crate::control::service_state::ServiceState;
-use crate::handover::snapshot::ServiceStateSnapshot;
+use crate::control::service_state::{ServiceState, ServiceStateSnapshot};
 
 /// All backends of which anything was said.
 #[derive(Debug, Default)]

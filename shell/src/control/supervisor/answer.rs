@@ -10,7 +10,6 @@ use flowgate_core::Instant;
 use flowgate_core::backend::{Ejection, EjectionCause};
 use flowgate_core::balance::fingerprint;
 use flowgate_core::config::{BackendConfig, Mode};
-use nix::unistd::gethostname;
 use tracing::{info, warn};
 
 use super::Supervisor;
@@ -26,6 +25,7 @@ use crate::control::server::Server;
 use crate::datapath::report::{BackendReport, ListenerReport};
 use crate::observe::trace::Filter;
 use crate::sys::clock::Clock;
+use crate::sys::process;
 
 impl Supervisor {
     pub(super) fn answer(&mut self, request: Request) -> Response {
@@ -224,7 +224,7 @@ impl Supervisor {
 
     fn process(&mut self) -> ProcessStatus {
         ProcessStatus {
-            host: gethostname().map(|name| name.to_string_lossy().into()).unwrap_or_default(),
+            host: process::host_name().unwrap_or_default(),
             config: self.path.display().to_string(),
             now: self.clock.unix_time().as_secs_f64(),
             started: self.started.as_secs_f64(),

@@ -2,6 +2,7 @@
 //! crash no more than the flows.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 use super::Supervisor;
 use super::take_over::Candidate;
 use crate::control::log::LevelHandle;
+use crate::control::systemd::Inherited;
 use crate::handover::fdstore::Kept;
 use crate::handover::snapshot::{ProcessSnapshot, ServerSnapshot};
 use crate::sys::sockopt::cookie;
@@ -76,13 +78,36 @@ impl Supervisor {
         }
     }
 
+    /// Goes on where a process stopped that left everything with the service manager, if one did. Where
+    /// that cannot be, it is logged.
+    ///
+    /// # Errors
+    ///
+    /// When the listeners cannot be duplicated: out of descriptors.
+    pub(super) fn resume(
+        path: &Path,
+        (config, text): (&Config, &str),
+        level: &LevelHandle,
+        inherited: &mut Inherited,
+    ) -> io::Result<Option<Self>> {
+        let Some(kept) = inherited.kept.take() else { return Ok(None) };
+        let listeners = inherited.listeners.iter().map(|(_, fd)| fd.try_clone());
+        let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
+        let own = (config.clone(), text.to_owned());
+        let resumed = Self::go_on(path, &own, level, kept, listeners.into_iter());
+        let say = |reason: &String| {
+            warn!("cannot go on with the flows of the former process: {reason}");
+        };
+        Ok(resumed.inspect_err(say).ok())
+    }
+
     /// Goes on where a process stopped that left everything with the service manager; `listeners`
     /// are what is left of its listeners.
     ///
     /// # Errors
     ///
     /// Why that cannot be.
-    pub(super) fn go_on(
+    fn go_on(
         path: &Path,
         config: &(Config, String),
         level: &LevelHandle,

@@ -6,7 +6,6 @@ use std::sync::mpsc::Sender;
 use flowgate_core::snapshot;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::{info, warn};
 
 use super::announcing::Announcing;
@@ -14,8 +13,10 @@ use super::{Event, Supervisor};
 use crate::admin::http::HttpServer;
 use crate::admin::request::Response;
 use crate::admin::socket::ControlSocket;
+use crate::control::signals;
 use crate::handover::snapshot::{ProcessSnapshot, ServerSnapshot};
-use crate::handover::successor::{self, Successor};
+use crate::handover::successor;
+pub(super) use crate::handover::successor::{Failure, Successor};
 use crate::sys::clock::Clock;
 
 /// An upgrade that is under way.
@@ -121,12 +122,13 @@ impl Supervisor {
     /// Has the new process do what this one was told to while it could not listen.
     fn pass_on_signals(&self, successor: u32) {
         for event in self.events.try_iter() {
-            if let Event::Signal(number @ (SIGTERM | SIGINT)) = event
-                && let Ok(signal) = Signal::try_from(number)
-            {
-                // It fails where the new process has ended.
-                let _ = kill(Pid::from_raw(successor.cast_signed()), signal);
-            }
+            let signal = match event {
+                Event::Signal(signals::Signal::Stop) => Signal::SIGTERM,
+                Event::Signal(signals::Signal::StopNow) => Signal::SIGINT,
+                _ => continue,
+            };
+            // It fails where the new process has ended.
+            let _ = kill(Pid::from_raw(successor.cast_signed()), signal);
         }
     }
 

@@ -8,8 +8,9 @@ use flowgate_core::{BackendId, FlowId, Instant};
 use flowgate_fastpath::InheritedMaps;
 use serde::{Deserialize, Serialize};
 
+use super::Activity;
 use super::accounts::Told;
-use super::offloads::{Activity, Key, REST, activity};
+use super::offloads::{Key, REST, activity};
 use crate::sys::clock::Clock;
 
 /// A flow that the kernel forwards, or has forwarded until just now.

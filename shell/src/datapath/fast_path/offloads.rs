@@ -7,15 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use flowgate_core::counters::Traffic;
-use flowgate_core::{BackendId, FlowId, Instant, ManagerInput};
+use flowgate_core::{BackendId, FlowId, Instant};
 use flowgate_fastpath::{Entry, EntryAccount, EntryOptions, LoadError, Progress, Table};
 
 use super::accounts::{Told, is_settled, pair};
 use super::entries::{Addresses, Path, Rewriting};
 use super::inherited::OffloadSnapshot;
 use super::ways::Ways;
-use super::{FastPathFigures, SharedFastPath};
+use super::{Activity, FastPathFigures, SharedFastPath};
 use crate::sys::clock::Clock;
 use crate::sys::route::Link;
 
@@ -41,33 +40,6 @@ const PENDING_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// A flow, of a shard.
 pub(super) type Key = (u32, FlowId);
-
-/// What the kernel has forwarded of a flow since that was told last.
-#[derive(Clone, Copy, Debug)]
-pub struct Activity {
-    /// With which backend.
-    pub backend: BackendId,
-    /// What went to it.
-    pub to_backend: Traffic,
-    /// What came from it.
-    pub to_client: Traffic,
-    /// When the last datagram was forwarded, at the latest.
-    pub last: Option<Instant>,
-}
-
-impl Activity {
-    /// Whether there is nothing to tell.
-    pub fn is_empty(&self) -> bool {
-        // Octets may be read that belong to datagrams which had not been counted then.
-        self.to_backend == Traffic::default() && self.to_client == Traffic::default()
-    }
-
-    /// As the flow's manager is told.
-    pub const fn input(self, flow: FlowId) -> ManagerInput<'static> {
-        let Self { backend, to_backend, to_client, last } = self;
-        ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last }
-    }
-}
 
 /// The flows of one worker that the kernel forwards, and those of which it may still count something.
 #[derive(Debug)]

@@ -4,79 +4,76 @@
 //! byte only the ECN bits, no time to live, no count of what the kernel has lost, and of what ICMP
 //! says only what a connected socket is told.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use flowgate_core::LocalSource;
 use flowgate_core::config::Source;
-use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
-use super::{Kernel, Socket, bound_at_once};
+use super::{Kernel, SHARED_SEND_BUFFER, Socket, bound_at_once, open_towards};
 use crate::datapath::token::Token;
+use crate::datapath::worker::HandsOver;
 use crate::datapath::worker::kernel::WorkerKernel;
 use crate::sys::arena::FreeSlots;
-use crate::sys::mmsg::{Batch, QueuedError};
-use crate::sys::portable::Datagrams;
-use crate::sys::{errno, process, sockopt, udp};
+use crate::sys::fd::{AsFd, has_socket};
+use crate::sys::message::{Batch, QueuedError};
+use crate::sys::portable::{Calls, Datagrams};
+use crate::sys::ports::PortLease;
+use crate::sys::process::{self, DescriptorLimit};
+use crate::sys::{sockopt, udp};
 
 /// The kernel, as far as every system has it.
 pub struct Portable {
     registry: Registry,
-    /// Sockets of flows have lower descriptors than this, as Linux's own.
-    descriptors: RawFd,
-    /// Where what is made of several pieces is put together.
-    scratch: Vec<u8>,
+    descriptors: DescriptorLimit,
+    /// What all sockets share, once there is one.
+    calls: Option<Calls>,
 }
 
 /// A UDP socket.
 #[derive(Debug)]
 pub struct PortableSocket {
-    socket: Socket,
     datagrams: Datagrams,
-    /// Whether the poll tells of it.
-    is_watched: Cell<bool>,
+    is_deaf: bool,
+    /// Declared last: it outlives the socket.
+    _lease: Option<PortLease>,
 }
 
-impl AsFd for PortableSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
+has_socket!(PortableSocket, datagrams);
 
 impl Portable {
     /// Takes in a socket, and has the poll tell of it if anything is to be heard by it.
     fn take_in(
-        &self,
+        &mut self,
         socket: Socket,
         peer: Option<SocketAddr>,
         token: Token,
     ) -> io::Result<PortableSocket> {
-        let datagrams = Datagrams::new(socket.as_fd(), socket.v6, peer)?;
-        let socket = PortableSocket { socket, datagrams, is_watched: Cell::new(false) };
+        if self.calls.is_none() {
+            self.calls = Some(Calls::new()?);
+        }
+        let Socket { fd, v6, is_deaf, lease } = socket;
+        let datagrams = Datagrams::new(fd, v6, peer)?;
+        let socket = PortableSocket { datagrams, is_deaf, _lease: lease };
         self.watch(&socket, token, false)?;
         Ok(socket)
     }
 
     fn watch(&self, socket: &PortableSocket, token: Token, writable: bool) -> io::Result<()> {
-        let readable = (!socket.socket.is_deaf).then_some(Interest::READABLE);
+        let readable = (!socket.is_deaf).then_some(Interest::READABLE);
         let writable = writable.then_some(Interest::WRITABLE);
         let interest = match (readable, writable) {
             (Some(one), Some(other)) => Some(one | other),
             (one, other) => one.or(other),
         };
-        let (fd, token) = (socket.socket.fd.as_raw_fd(), mio::Token::from(token));
-        let source = &mut SourceFd(&fd);
-        let was_watched = socket.is_watched.replace(interest.is_some());
-        match interest {
-            Some(interest) if was_watched => self.registry.reregister(source, token, interest),
-            Some(interest) => self.registry.register(source, token, interest),
-            None if was_watched => self.registry.deregister(source),
-            None => Ok(()),
-        }
+        socket.datagrams.socket().watch(&self.registry, token.into(), interest)
     }
+}
+
+/// What is said where a socket is used that was never taken in.
+fn not_taken_in() -> io::Error {
+    io::ErrorKind::NotConnected.into()
 }
 
 impl Kernel for Portable {
@@ -90,20 +87,13 @@ impl Kernel for Portable {
         receive_buffer: usize,
         token: Token,
     ) -> io::Result<PortableSocket> {
-        let (fd, lease) = match backend {
-            Some(backend) => udp::leased(backend, source)?,
-            None => (udp::unconnected(v6, bound_at_once(source))?, None),
-        };
-        let socket = Socket { _lease: lease, ..Socket::new(fd, v6) };
-        if socket.fd.as_raw_fd() >= self.descriptors {
-            return Err(errno::out_of_descriptors());
-        }
+        let socket = open_towards((backend, v6), source, self.descriptors)?;
         let options = socket2::SockRef::from(&socket);
         if receive_buffer > 0 {
             let _ = options.set_recv_buffer_size(receive_buffer);
         }
         if backend.is_none() {
-            let _ = options.set_send_buffer_size(super::SHARED_SEND_BUFFER);
+            let _ = options.set_send_buffer_size(SHARED_SEND_BUFFER);
         }
         let socket = self.take_in(socket, backend, token)?;
         self.set_ttl(&socket, ttl).map(|()| socket)
@@ -124,7 +114,7 @@ impl Kernel for Portable {
     }
 
     fn local_address(&self, socket: &PortableSocket) -> Option<SocketAddr> {
-        socket.socket.local_addr().ok()
+        socket2::SockRef::from(socket).local_addr().ok()?.as_socket()
     }
 
     fn receive_drops(&self, _socket: &PortableSocket) -> u32 {
@@ -146,7 +136,7 @@ impl Kernel for Portable {
         };
         let socket = Socket::deaf(udp::unconnected(v6, source)?, v6);
         sockopt::deafen(socket.as_fd())?;
-        let _ = socket2::SockRef::from(&socket).set_send_buffer_size(super::SHARED_SEND_BUFFER);
+        let _ = socket2::SockRef::from(&socket).set_send_buffer_size(SHARED_SEND_BUFFER);
         self.take_in(socket, None, token)
     }
 
@@ -172,15 +162,17 @@ impl Kernel for Portable {
     }
 
     fn set_ttl(&mut self, socket: &PortableSocket, ttl: u8) -> io::Result<()> {
-        socket.datagrams.set_ttl(socket.as_fd(), ttl)
+        socket.datagrams.set_ttl(ttl)
     }
 
     fn receive(&mut self, from: &PortableSocket, slots: &mut FreeSlots<'_>) -> io::Result<usize> {
-        from.datagrams.receive(from.as_fd(), slots)
+        let calls = self.calls.as_ref().ok_or_else(not_taken_in)?;
+        from.datagrams.receive(calls, slots)
     }
 
     fn send(&mut self, socket: &PortableSocket, batch: Batch<'_>) -> io::Result<usize> {
-        socket.datagrams.send(socket.as_fd(), batch, &mut self.scratch)
+        let calls = self.calls.as_mut().ok_or_else(not_taken_in)?;
+        socket.datagrams.send(calls, batch)
     }
 
     fn coalesce(&mut self, _socket: &PortableSocket) {
@@ -197,9 +189,11 @@ impl Kernel for Portable {
     }
 }
 
+impl HandsOver for Portable {}
+
 impl WorkerKernel for Portable {
     fn on(registry: Registry) -> Self {
-        Self { registry, descriptors: process::descriptors_for_flows(), scratch: Vec::new() }
+        Self { registry, descriptors: DescriptorLimit::of_this_process(), calls: None }
     }
 
     fn listen(&mut self, listener: Socket, token: Token) -> io::Result<PortableSocket> {

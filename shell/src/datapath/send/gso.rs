@@ -4,7 +4,7 @@
 use std::io::IoSlice;
 
 use super::outbox::{Outbox, Outgoing, Position};
-use crate::sys::mmsg::{Batch, Message};
+use crate::sys::message::{Batch, Message};
 
 /// The most datagrams in one GSO batch; older kernels take no more (`UDP_MAX_SEGMENTS`).
 const MAX_DATAGRAMS: usize = 64;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::outbox::Outgoing;
 use super::transmit::SendAccount;
 use crate::datapath::role::Role;
-use crate::sys::mmsg::{Batch, Message};
+use crate::sys::message::{Batch, Message};
 
 /// The most datagrams that wait for one socket.
 pub const MAX_DATAGRAMS: usize = 1_024;

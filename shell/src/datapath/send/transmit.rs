@@ -20,7 +20,7 @@ use super::queue::SendQueue;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
 use crate::sys::errno::{self, SendError};
-use crate::sys::mmsg::{Batch, QueuedError};
+use crate::sys::message::{Batch, QueuedError};
 
 /// How often one message is tried again after an error that is not its own: a signal, or what
 /// the network said of an earlier datagram (`ECONNREFUSED` on a connected socket).

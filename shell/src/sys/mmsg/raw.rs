@@ -5,7 +5,7 @@
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 
-use super::send::Batch;
+use crate::sys::message::Batch;
 
 /// The length of a UDP header.
 const HEADER: usize = 8;

@@ -1,12 +1,13 @@
 //! Receiving: as many bursts as wait, with one system call.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
+use super::{control_len, empty_header};
 use crate::sys::arena::{FreeSlots, RecvMeta, SLOT_BYTES};
 use crate::sys::cmsg::{self, ControlBuffer, RECEIVE_BYTES};
+use crate::sys::message::QueuedError;
 use crate::sys::sockaddr::{self, RawAddr};
 
 /// The most bursts that one `recvmmsg(2)` is asked for; the kernel delivers 1,024.
@@ -69,7 +70,7 @@ impl Receiver {
         for (index, slot) in self.slots.iter_mut().enumerate().take(max) {
             slot.payload.iov_base = free.payload(index).as_mut_ptr().cast();
         }
-        let (headers, flags) = (self.headers.as_mut_ptr(), libc::MSG_DONTWAIT);
+        let (headers, flags) = (self.headers.as_mut_ptr(), libc::MSG_DONTWAIT as _);
         // SAFETY: at least `max` headers exist; they describe slots that are borrowed here alone,
         // and payloads of `SLOT_BYTES` that are free.
         let filled = unsafe {
@@ -88,7 +89,7 @@ impl Receiver {
 impl Slot {
     /// What the kernel says of what it received here.
     fn meta(&self, header: &libc::mmsghdr) -> RecvMeta {
-        let control_len = header.msg_hdr.msg_controllen.min(RECEIVE_BYTES);
+        let control_len = control_len(&header.msg_hdr).min(RECEIVE_BYTES);
         RecvMeta {
             len: (header.msg_len as usize).min(SLOT_BYTES),
             source: self.source.read(header.msg_hdr.msg_namelen),
@@ -101,18 +102,14 @@ impl Slot {
 
 /// A header that makes the kernel fill the slot, from the beginning and with all it has to say.
 fn fresh_header(slot: &mut Slot) -> libc::mmsghdr {
-    libc::mmsghdr {
-        msg_hdr: libc::msghdr {
-            msg_name: slot.source.as_mut_ptr(),
-            msg_namelen: sockaddr::MAX_LEN,
-            msg_iov: &raw mut slot.payload,
-            msg_iovlen: 1,
-            msg_control: slot.control.as_mut_ptr(),
-            msg_controllen: RECEIVE_BYTES,
-            msg_flags: 0,
-        },
-        msg_len: 0,
-    }
+    let mut header = empty_header();
+    header.msg_name = slot.source.as_mut_ptr();
+    header.msg_namelen = sockaddr::MAX_LEN;
+    header.msg_iov = &raw mut slot.payload;
+    header.msg_iovlen = 1;
+    header.msg_control = slot.control.as_mut_ptr();
+    header.msg_controllen = RECEIVE_BYTES as _;
+    libc::mmsghdr { msg_hdr: header, msg_len: 0 }
 }
 
 /// Whether the system has a call that receives several datagrams.
@@ -122,23 +119,12 @@ fn fresh_header(slot: &mut Slot) -> libc::mmsghdr {
 /// When it does not exist, or is refused.
 pub fn check_receive() -> io::Result<()> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
-    let (none, flags) = (ptr::null_mut(), libc::MSG_DONTWAIT);
+    let (none, flags) = (ptr::null_mut(), libc::MSG_DONTWAIT as _);
     // SAFETY: of no headers none is looked at.
     match unsafe { libc::recvmmsg(socket.as_raw_fd(), none, 0, flags, ptr::null_mut()) } {
         0.. => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-/// What the network has said of a datagram that a socket has sent (`IP_RECVERR` of `ip(7)`).
-#[derive(Debug)]
-pub struct QueuedError {
-    /// Whom the datagram was for.
-    pub remote: Option<SocketAddr>,
-    /// What it said.
-    pub error: io::Error,
-    /// What the datagram began with, as far as that is quoted.
-    pub quoted: Vec<u8>,
 }
 
 /// How many errors are taken at once: anyone who floods a socket with them must not hold up the others.
@@ -157,19 +143,18 @@ pub fn take_errors(socket: BorrowedFd<'_>) -> Vec<QueuedError> {
         let mut remote = RawAddr::EMPTY;
         let mut quoted = [0_u8; MAX_QUOTED];
         let mut piece = libc::iovec { iov_base: quoted.as_mut_ptr().cast(), iov_len: quoted.len() };
-        // SAFETY: all zeroes are a header, of nothing.
-        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        let mut header = empty_header();
         header.msg_name = remote.as_mut_ptr();
         header.msg_namelen = sockaddr::MAX_LEN;
         header.msg_iov = &raw mut piece;
         header.msg_iovlen = 1;
         header.msg_control = control.as_mut_ptr();
-        header.msg_controllen = RECEIVE_BYTES;
+        header.msg_controllen = RECEIVE_BYTES as _;
         let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
         // SAFETY: the header describes buffers that live and are nobody else's.
         let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
         let Ok(received) = usize::try_from(received) else { break };
-        let len = header.msg_controllen.min(RECEIVE_BYTES);
+        let len = control_len(&header).min(RECEIVE_BYTES);
         if let Some(number) = cmsg::read_error(control.prefix(len)) {
             let (remote, error) =
                 (remote.read(header.msg_namelen), io::Error::from_raw_os_error(number));

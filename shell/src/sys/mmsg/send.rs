@@ -1,46 +1,19 @@
 //! Sending: a batch of messages, each gathered from pieces, in one system call.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use flowgate_core::LocalAddr;
 
+use super::empty_header;
 use crate::sys::cmsg::{ControlBuffer, SEND_BYTES};
+use crate::sys::message::{Batch, Message};
 use crate::sys::mmsg::raw::Headers;
 use crate::sys::sockaddr::RawAddr;
 
 /// The most messages that one `sendmmsg(2)` is given; the kernel takes 1,024.
 const MAX_MESSAGES: usize = 256;
-
-/// Messages to be sent from one socket, in order.
-#[derive(Clone, Copy, Debug)]
-pub struct Batch<'b> {
-    /// What the messages are made of.
-    pub pieces: &'b [IoSlice<'b>],
-    /// The messages.
-    pub messages: &'b [Message],
-}
-
-/// One datagram, or a GSO batch, which the kernel cuts up (`UDP_SEGMENT`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Which of the batch's pieces make up the payload.
-    pub pieces: Range<usize>,
-    /// Where to; `None` on a connected socket.
-    pub destination: Option<SocketAddr>,
-    /// The address to send from, where the socket is bound to a wildcard.
-    pub local: Option<LocalAddr>,
-    /// The address and port to send from by a raw socket, which is given the destination too.
-    pub source: Option<SocketAddr>,
-    /// The TOS or traffic-class byte.
-    pub tos: u8,
-    /// The time to live or hop limit; `None` for the socket's own.
-    pub ttl: Option<u8>,
-    /// The length of every datagram but the last; 0 for a single datagram.
-    pub segment: u16,
-}
 
 /// The memory that a `sendmmsg(2)` is written in, kept from one to the next.
 #[derive(Default)]
@@ -83,7 +56,7 @@ impl Sender {
                         socket.as_raw_fd(),
                         self.headers.as_mut_ptr(),
                         self.headers.len() as libc::c_uint,
-                        libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+                        (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
                     )
                 }
             }
@@ -114,18 +87,14 @@ impl Sender {
             let plain = (pieces.as_ptr().cast_mut().cast(), pieces.len());
             let raw = self.raw.pieces(index).map(|pieces| (pieces.as_mut_ptr(), pieces.len()));
             let (msg_iov, msg_iovlen) = raw.unwrap_or(plain);
-            self.headers.push(libc::mmsghdr {
-                msg_hdr: libc::msghdr {
-                    msg_name: address.as_mut_ptr(),
-                    msg_namelen: address.len(),
-                    msg_iov,
-                    msg_iovlen,
-                    msg_controllen: control.as_bytes().len(),
-                    msg_control: control.as_mut_ptr(),
-                    msg_flags: 0,
-                },
-                msg_len: 0,
-            });
+            let mut header = empty_header();
+            header.msg_name = address.as_mut_ptr();
+            header.msg_namelen = address.len();
+            header.msg_iov = msg_iov;
+            header.msg_iovlen = msg_iovlen as _;
+            header.msg_controllen = control.as_bytes().len() as _;
+            header.msg_control = control.as_mut_ptr();
+            self.headers.push(libc::mmsghdr { msg_hdr: header, msg_len: 0 });
         }
     }
 }

@@ -1,0 +1,44 @@
+//! What the system tells this process to do: by signals, or on Windows by the console and the service
+//! manager.
+
+use std::io;
+
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(unix)]
+use unix as system;
+#[cfg(windows)]
+use windows as system;
+
+#[cfg(unix)]
+pub use unix::exit;
+#[cfg(windows)]
+pub use windows::{exit, raise};
+
+/// What a process is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// To read its configuration again (`SIGHUP`).
+    Reload,
+    /// To open the log of flows again (`SIGUSR1`).
+    ReopenLogs,
+    /// To let a new process take over (`SIGUSR2`).
+    Upgrade,
+    /// To stop when its flows have ended (`SIGTERM`, Ctrl-Break, the service manager).
+    Stop,
+    /// To stop at once (`SIGINT`, Ctrl-C, a console that closes).
+    StopNow,
+}
+
+/// Calls `on_signal` on a thread of its own for whatever this process is told from now on, instead of
+/// what would happen otherwise.
+///
+/// # Errors
+///
+/// When the system refuses, or is out of threads.
+pub fn listen(on_signal: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
+    system::listen(on_signal)
+}

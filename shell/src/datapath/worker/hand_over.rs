@@ -1,0 +1,133 @@
+//! What a worker does where another process goes on with its work.
+
+use std::io;
+use std::sync::Arc;
+
+use flowgate_core::Instant;
+use flowgate_fastpath::InheritedMaps;
+
+use super::kernel::WorkerKernel;
+use super::{NamedShard, OfShards, Worker};
+use crate::datapath::fast_path::InheritedFlows;
+use crate::datapath::kernel::{Kernel, Linux};
+use crate::datapath::shard::Shard;
+use crate::datapath::upstream::UpstreamSnapshot;
+use crate::handover::snapshot::ShardSnapshot;
+
+/// What other threads ask of a worker for a handover.
+pub enum HandOver {
+    /// Go on with a shard that another process or this one has served before.
+    Adopt {
+        /// The shard.
+        shard: u32,
+        /// The name of the listener.
+        name: Arc<str>,
+        /// The shard, with its sockets.
+        adopted: Box<Adopted>,
+    },
+    /// Let go of all shards: nobody serves them until someone adopts them, and nothing of theirs goes
+    /// past the sockets.
+    Release(OfShards<Shard<Linux>>),
+    /// The same, but the kernel goes on with the flows that it forwards.
+    Lend(OfShards<Shard<Linux>>),
+    /// Say what all shards are, as plain data, with their numbers. Nothing is forwarded meanwhile,
+    /// which takes some microseconds for every thousand flows.
+    Snapshot(OfShards<ShardSnapshot>),
+}
+
+/// A shard that was served before.
+pub struct Adopted {
+    /// The shard.
+    pub shard: Shard<Linux>,
+    /// The upstream sockets that it had and has not any more.
+    pub missing: Vec<UpstreamSnapshot>,
+    /// What the kernel goes on with, where that was begun by another process.
+    pub inherited: Option<Arc<InheritedMaps>>,
+}
+
+/// What a kernel can do for another process to go on: nothing, where nothing is said.
+pub trait HandsOver: Kernel + Sized {
+    /// The shards that nobody serves any more, for whoever does next, if they can be passed on.
+    fn release(_shards: Vec<(u32, Shard<Self>)>) -> Vec<(u32, Shard<Linux>)> {
+        Vec::new()
+    }
+
+    /// What a shard is, if that can be told.
+    fn snapshot(_shard: &Shard<Self>) -> Option<ShardSnapshot> {
+        None
+    }
+
+    /// Goes on with a shard that another process or this one has served, if that can be. The upstream
+    /// sockets that it had and has not any more are `missing`.
+    ///
+    /// # Errors
+    ///
+    /// Those of watching its sockets.
+    fn adopt(
+        &mut self,
+        _shard: Shard<Linux>,
+        _missing: Vec<UpstreamSnapshot>,
+        _now: Instant,
+    ) -> io::Result<Option<Shard<Self>>> {
+        Ok(None)
+    }
+
+    /// Has the poll tell of some more sockets of a shard that was adopted; says whether that was
+    /// still to be done.
+    ///
+    /// # Errors
+    ///
+    /// Those of watching them.
+    fn watch_more(&self, _shard: &mut Shard<Self>) -> io::Result<bool> {
+        Ok(false)
+    }
+}
+
+impl<K: WorkerKernel> Worker<K> {
+    pub(super) fn hand_over(&mut self, command: HandOver, now: Instant) -> io::Result<()> {
+        // Anyone who asks for an answer may have gone; then nobody needs it.
+        match command {
+            HandOver::Adopt { shard, name, adopted } => self.adopt(shard, name, *adopted, now)?,
+            HandOver::Release(reply) => {
+                self.recall_all(now);
+                let _ = reply.send(self.let_go());
+            }
+            HandOver::Lend(reply) => {
+                self.lend_all(now);
+                let _ = reply.send(self.let_go());
+            }
+            HandOver::Snapshot(reply) => {
+                let _ = reply.send(self.of_shards(K::snapshot));
+            }
+        }
+        Ok(())
+    }
+
+    fn let_go(&mut self) -> Vec<(u32, Shard<Linux>)> {
+        self.log_flows();
+        let numbered = (0..).zip(self.shards.drain(..));
+        let all = numbered.filter_map(|(number, named)| {
+            let mut shard = named?.shard;
+            shard.end_watches();
+            Some((number, shard))
+        });
+        K::release(all.collect())
+    }
+
+    fn adopt(
+        &mut self,
+        number: u32,
+        name: Arc<str>,
+        adopted: Adopted,
+        now: Instant,
+    ) -> io::Result<()> {
+        let Adopted { mut shard, missing, inherited } = adopted;
+        let flows = shard.take_offloads();
+        // Nothing of theirs goes past the sockets when the first is read.
+        let inherited = inherited.map(|maps| InheritedFlows::take_back(number, maps, flows, now));
+        let Some(shard) = self.kernel.adopt(shard, missing, now)? else { return Ok(()) };
+        self.place(number, NamedShard { name, shard, state_changes: 0 });
+        self.inherit(inherited, now);
+        Ok(())
+    }
+}
