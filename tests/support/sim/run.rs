@@ -138,6 +138,8 @@ impl<S: Subject> Simulation<S> {
         self.run_down()?;
         self.restart_if_drained();
         self.heal()?;
+        // What was asked again meanwhile is answered by now, or is never.
+        self.world.lose_answers();
 
         self.trace.note("all clients send");
         self.now = (self.now + A_NEW_RATE).min(END_OF_TIME);

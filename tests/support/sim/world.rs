@@ -304,6 +304,11 @@ impl World {
         answers
     }
 
+    /// The same, and none of it arrives.
+    pub(super) fn lose_answers(&mut self) {
+        self.from_backends.clear();
+    }
+
     /// All that clients have sent and that has not arrived.
     pub(super) fn take_requests(&mut self) -> Vec<Event> {
         let mut requests = vec![];
