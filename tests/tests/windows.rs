@@ -142,7 +142,8 @@ fn datagrams_pass_and_commands_control(wine: &Wine) {
     // What is refused changes nothing.
     process.rewrite_config(&format!("workers = 4\n{both}"));
     assert!(!process.ask(&["reload"]).status.success());
-    process.reload(&simple_config("127.0.0.1:0", &[&other], ""));
+    let health = "[cluster.test.health]\nfall = 1";
+    process.reload(&simple_config("127.0.0.1:0", &[&other], health));
     let late = [Peer::v4(), Peer::v4()];
     for client in &late {
         assert_eq!(ask(client, listener, &[&one, &other]).0, 1, "the other is left");
@@ -151,6 +152,13 @@ fn datagrams_pass_and_commands_control(wine: &Wine) {
     let refusal = String::from_utf8_lossy(&upgrade.stderr).into_owned();
     assert!(!upgrade.status.success() && refusal.contains("another process"), "{refusal}");
 
+    // Windows tells of a backend that is gone by a connection that was refused, or reset.
+    drop(other);
+    eventually("the refusal is held against the backend", || {
+        late[0].send_to(b"anybody there?", listener);
+        let status = process.ask_json(&["status"]);
+        status["clusters"][0]["backends"][0]["ejections"]["network_errors"].as_u64()
+    });
     assert!(process.ask(&["stop", "--now", "--wait"]).status.success());
     assert!(process.wait().success());
     assert!(!Path::new(&process.control_socket()).exists(), "it leaves its file");

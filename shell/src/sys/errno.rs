@@ -15,6 +15,11 @@ use flowgate_core::{DropReason, NetworkError};
 
 use super::udp::NoSource;
 
+/// The number of an error, if the system has told it.
+fn number(error: &io::Error) -> Option<i32> {
+    error.raw_os_error().map(numbers::canonical)
+}
+
 /// What the error of a send asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendError {
@@ -38,7 +43,7 @@ pub enum SendError {
 
 /// Sorts the error of a send of one datagram, or of a GSO batch.
 pub fn on_send(error: &io::Error, is_batch: bool) -> SendError {
-    match error.raw_os_error() {
+    match number(error) {
         Some(numbers::EINTR) => SendError::Interrupted,
         Some(numbers::ECONNREFUSED) => SendError::Stale(NetworkError::Refused),
         Some(numbers::EIO) => SendError::NoGso { for_good: true },
@@ -56,7 +61,7 @@ pub fn on_send(error: &io::Error, is_batch: bool) -> SendError {
 
 /// What the network said of an earlier datagram (ICMP), if an error may tell that.
 pub fn upstream_failure(error: &io::Error) -> Option<NetworkError> {
-    match error.raw_os_error()? {
+    match number(error)? {
         numbers::ECONNREFUSED => Some(NetworkError::Refused),
         numbers::EHOSTUNREACH
         | numbers::ENETUNREACH
@@ -73,7 +78,7 @@ pub fn upstream_failure(error: &io::Error) -> Option<NetworkError> {
 /// there is no way to it from here. A blackhole is an invalid argument, and a host without IPv6 has
 /// no such family.
 pub fn connect_failure(error: &io::Error) -> Option<NetworkError> {
-    match error.raw_os_error()? {
+    match number(error)? {
         numbers::EINVAL | numbers::EAFNOSUPPORT => Some(NetworkError::Unreachable),
         _ => upstream_failure(error),
     }
@@ -83,7 +88,7 @@ pub fn connect_failure(error: &io::Error) -> Option<NetworkError> {
 /// it has none.
 pub fn may_lack_its_source(error: &io::Error) -> bool {
     matches!(
-        error.raw_os_error(),
+        number(error),
         Some(
             numbers::ENETUNREACH | numbers::EINVAL | numbers::EADDRNOTAVAIL | numbers::EDESTADDRREQ
         )
@@ -93,18 +98,18 @@ pub fn may_lack_its_source(error: &io::Error) -> bool {
 /// Whether a socket is connected to nobody any more: it could not be connected again when the address
 /// went that it had sent from.
 pub fn lacks_its_peer(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(numbers::EDESTADDRREQ)
+    number(error) == Some(numbers::EDESTADDRREQ)
 }
 
 /// Whether two errors are the same one.
 pub fn is_same(one: &io::Error, other: &io::Error) -> bool {
-    (one.raw_os_error(), one.kind()) == (other.raw_os_error(), other.kind())
+    (number(one), one.kind()) == (number(other), other.kind())
 }
 
 /// Whether a receive says it of something that was sent before, by a socket that is connected to
 /// nobody. Windows does.
 pub fn is_of_a_send(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(numbers::ECONNRESET | numbers::ENETRESET))
+    cfg!(windows) && matches!(number(error), Some(numbers::ECONNREFUSED | numbers::ENETRESET))
 }
 
 /// What a kernel says that does not cut up what it is given to send.
@@ -114,12 +119,12 @@ pub fn no_gso() -> io::Error {
 
 /// Whether a connection is on its way: a call that does not block has begun to make it.
 pub fn is_in_progress(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(numbers::EINPROGRESS)
+    number(error) == Some(numbers::EINPROGRESS)
 }
 
 /// What the failure of a probe's system call says about its target.
 pub fn on_probe(error: &io::Error) -> ProbeOutcome {
-    match (error.kind(), error.raw_os_error()) {
+    match (error.kind(), number(error)) {
         (io::ErrorKind::ConnectionRefused, _) => ProbeOutcome::Refused,
         (io::ErrorKind::TimedOut, _) => ProbeOutcome::TimedOut,
         // Something is short here: descriptors, memory, ports, room in a send buffer. It would be
@@ -141,12 +146,12 @@ pub fn on_probe(error: &io::Error) -> ProbeOutcome {
 
 /// Whether a system call does not exist here: an old kernel, or a sandbox that hides it.
 pub fn is_missing(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(numbers::ENOSYS)
+    number(error) == Some(numbers::ENOSYS)
 }
 
 /// The name under which datagrams that met an error are counted.
 pub fn drop_reason(error: &io::Error) -> DropReason {
-    match error.raw_os_error() {
+    match number(error) {
         None if error.get_ref().is_some_and(|inner| inner.is::<NoSource>()) => DropReason::NoSource,
         Some(numbers::EMFILE | numbers::ENFILE) => DropReason::NoDescriptors,
         Some(numbers::EADDRNOTAVAIL | numbers::EAGAIN | numbers::EADDRINUSE) => DropReason::NoPorts,
@@ -173,10 +178,7 @@ pub fn address_in_use() -> io::Error {
 /// Whether a socket cannot be bound to an address, whatever port it has: `connect(2)` tells a lack of
 /// ports by the first of these numbers.
 pub fn is_no_source(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(numbers::EADDRNOTAVAIL | numbers::EINVAL | numbers::EAFNOSUPPORT)
-    )
+    matches!(number(error), Some(numbers::EADDRNOTAVAIL | numbers::EINVAL | numbers::EAFNOSUPPORT))
 }
 
 /// What the kernel says where the process has no descriptors left (`EMFILE`).
@@ -186,7 +188,7 @@ pub fn out_of_descriptors() -> io::Error {
 
 /// Whether the process or the system has no descriptors left.
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(numbers::EMFILE | numbers::ENFILE))
+    matches!(number(error), Some(numbers::EMFILE | numbers::ENFILE))
 }
 
 #[cfg(test)]

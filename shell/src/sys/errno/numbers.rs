@@ -11,11 +11,16 @@ mod unix {
     #[cfg(test)]
     pub(in super::super) use libc::ETIMEDOUT;
     pub(in super::super) use libc::{
-        EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN, ECONNREFUSED, ECONNRESET,
-        EDESTADDRREQ, EHOSTDOWN, EHOSTUNREACH, EINPROGRESS, EINTR, EINVAL, EIO, EMFILE, EMSGSIZE,
-        ENETDOWN, ENETRESET, ENETUNREACH, ENFILE, ENOBUFS, ENOMEM, ENOPROTOOPT, ENOSPC, ENOSYS,
-        EPERM, EPROTO,
+        EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN, ECONNREFUSED, EDESTADDRREQ,
+        EHOSTDOWN, EHOSTUNREACH, EINPROGRESS, EINTR, EINVAL, EIO, EMFILE, EMSGSIZE, ENETDOWN,
+        ENETRESET, ENETUNREACH, ENFILE, ENOBUFS, ENOMEM, ENOPROTOOPT, ENOSPC, ENOSYS, EPERM,
+        EPROTO,
     };
+
+    /// A number as it is looked for here.
+    pub(in super::super) const fn canonical(number: i32) -> i32 {
+        number
+    }
 
     #[cfg(target_os = "linux")]
     pub(in super::super) use libc::ENONET;
@@ -23,7 +28,7 @@ mod unix {
     pub(in super::super) const ENONET: i32 = -1;
 }
 
-/// Those of Winsock. What ICMP says of a port that nobody has is a connection that was reset there.
+/// Those of Winsock.
 #[cfg(windows)]
 mod windows {
     use windows_sys::Win32::Foundation::{
@@ -31,13 +36,21 @@ mod windows {
     };
     pub(in super::super) use windows_sys::Win32::Networking::WinSock::{
         WSAEACCES as EACCES, WSAEADDRINUSE as EADDRINUSE, WSAEADDRNOTAVAIL as EADDRNOTAVAIL,
-        WSAEAFNOSUPPORT as EAFNOSUPPORT, WSAECONNRESET as ECONNREFUSED,
-        WSAECONNRESET as ECONNRESET, WSAEDESTADDRREQ as EDESTADDRREQ, WSAEHOSTDOWN as EHOSTDOWN,
+        WSAEAFNOSUPPORT as EAFNOSUPPORT, WSAECONNREFUSED as ECONNREFUSED,
+        WSAEDESTADDRREQ as EDESTADDRREQ, WSAEHOSTDOWN as EHOSTDOWN,
         WSAEHOSTUNREACH as EHOSTUNREACH, WSAEINTR as EINTR, WSAEINVAL as EINVAL,
         WSAEMFILE as EMFILE, WSAEMSGSIZE as EMSGSIZE, WSAENETDOWN as ENETDOWN,
         WSAENETRESET as ENETRESET, WSAENETUNREACH as ENETUNREACH, WSAENOBUFS as ENOBUFS,
         WSAENOPROTOOPT as ENOPROTOOPT, WSAEWOULDBLOCK as EAGAIN, WSAEWOULDBLOCK as EINPROGRESS,
     };
+
+    use windows_sys::Win32::Networking::WinSock::WSAECONNRESET;
+
+    /// A number as it is looked for here. What ICMP says of a port that nobody has is a connection that
+    /// was reset.
+    pub(in super::super) const fn canonical(number: i32) -> i32 {
+        if number == WSAECONNRESET { ECONNREFUSED } else { number }
+    }
 
     pub(in super::super) const EIO: i32 = ERROR_IO_DEVICE.cast_signed();
     pub(in super::super) const ENOMEM: i32 = ERROR_NOT_ENOUGH_MEMORY.cast_signed();
