@@ -1,5 +1,5 @@
 //! The program for Windows, run by wine: that it starts there, forwards, and is controlled by its own
-//! commands. What wine is not, such as Windows' service manager, is not shown.
+//! commands. What wine is not, is not shown.
 //!
 //! `FLOWGATE_WINDOWS_BINARY` names the program, as `dist/targets` builds it.
 
@@ -85,7 +85,7 @@ fn the_program_for_windows_checks_runs_reloads_and_stops() {
     check_says_what_windows_lacks(&wine);
     the_demo_runs(&wine);
     datagrams_pass_and_commands_control(&wine);
-    services_are_of_the_service_manager(&wine);
+    it_is_a_service(&wine);
 }
 
 fn check_says_what_windows_lacks(wine: &Wine) {
@@ -164,7 +164,37 @@ fn datagrams_pass_and_commands_control(wine: &Wine) {
     assert!(!Path::new(&process.control_socket()).exists(), "it leaves its file");
 }
 
-fn services_are_of_the_service_manager(wine: &Wine) {
-    let (succeeds, said, _) = wine.run(&["service", "stop"]);
-    assert!(!succeeds && !said.contains("stopping"), "{said}");
+/// By wine's own service manager, which knows no accounts.
+fn it_is_a_service(wine: &Wine) {
+    let backend = Peer::v4();
+    let plain = simple_config("127.0.0.1:0", &[&backend], "");
+    // Wine and its services end with the last of its programs.
+    let mut other = Process::run(&wine.flowgate(), &plain);
+    other.address();
+
+    let config = ConfigFile::new("");
+    let socket = format!("{}.token", config.path());
+    config.rewrite(&format!("[admin]\nsocket = {socket:?}\n{plain}"));
+    let succeeds = |arguments: &[&str]| {
+        let (succeeds, said, complaints) = wine.run(arguments);
+        assert!(succeeds, "{arguments:?}: {said}{complaints}");
+    };
+    succeeds(&["service", "install", config.path()]);
+    succeeds(&["service", "start"]);
+    let status: serde_json::Value = eventually("the service answers", || {
+        let (_, status, _) = wine.run(&["status", "--json", "--socket", &socket]);
+        serde_json::from_str(&status).ok()
+    });
+    let address = status["listeners"][0]["address"].as_str().expect("an address");
+    let client = Peer::v4();
+    client.is_served_by(address.parse().expect("an address"), &backend);
+    succeeds(&["reload", "--socket", &socket]);
+    // It drains: its flow has to end first, and there is a way to hurry.
+    succeeds(&["service", "stop"]);
+    succeeds(&["stop", "--now", "--socket", &socket]);
+    eventually("the service ends", || (!Path::new(&socket).exists()).then_some(()));
+    succeeds(&["service", "uninstall"]);
+    assert!(!wine.run(&["service", "start"]).0);
+    assert!(other.ask(&["stop", "--now"]).status.success());
+    assert!(other.wait().success());
 }
