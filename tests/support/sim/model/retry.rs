@@ -205,6 +205,8 @@ impl Model {
         self.loads[former.1].flows -= 1;
         self.loads[left.backend].flows += 1;
         self.counters.flows_moved += 1;
+        // That backend may be to have no flows meanwhile, and this one may be over before that is seen to.
+        self.has_to_sweep |= self.must_end(place).is_some();
         let (upstream, backend) = (left.upstream, backend_id(left.backend as u8));
         let address = self.loads[left.backend].config.address;
         Some((place, Effect::Open { flow: asker, upstream, backend, address }))
