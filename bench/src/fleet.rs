@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// From one datagram of the load to the next.
 const PACE: Duration = Duration::from_micros(200);
 
+/// What Flowgate logs when it has gone over to a set of backends.
+const IN_FORCE: &str = "the backends that were found are in force";
+
 /// How many clients the load has.
 const CLIENTS: usize = 64;
 
@@ -80,7 +83,8 @@ fn backends_change(options: &Options, flowgate: &Path, balance: &str) -> Result<
     let write_found = |last: u32| {
         let draft = scratch.path(".draft");
         fs::write(&draft, format!("[{{\"targets\": [{}]}}]", list(options.backends, last)))?;
-        fs::rename(draft, &found)
+        let begun = Instant::now();
+        fs::rename(draft, &found).map(|()| begun)
     };
     write_found(0)?;
     write_config(0, false)?;
@@ -96,12 +100,15 @@ fn backends_change(options: &Options, flowgate: &Path, balance: &str) -> Result<
     for round in 0..options.rounds as u32 {
         thread::sleep(Duration::from_millis(300));
         load.take_gap();
-        let begun = Instant::now();
-        write_found(round + 1)?;
-        let last = address(options.backends + round + 1).to_string();
-        let took =
-            until(begun, || ask(&socket, "GET /status").is_ok_and(|answer| answer.contains(&last)));
+        let begun = write_found(round + 1)?;
+        // Nothing is asked meanwhile: a status of so many backends takes time of the same thread.
+        let in_force = || process.output().matches(IN_FORCE).count() > round as usize;
+        let took = until(begun, in_force);
         changes.push((took.ok_or("the file is not read")?, load.take_gap()));
+    }
+    let last = address(options.backends + options.rounds as u32).to_string();
+    if !ask(&socket, "GET /status")?.contains(&last) {
+        return Err("the last change is not in force, though it is said to be".into());
     }
     // The same from the configuration itself.
     write_config(0, true)?;

@@ -87,19 +87,23 @@ pub(crate) fn backends(
     members: &[Member],
     resolve: impl Fn(&str) -> Vec<IpAddr>,
 ) -> Vec<BackendConfig> {
-    let mut taken = HashSet::new();
+    let mut taken = HashSet::with_capacity(members.len());
     let mut backends = Vec::with_capacity(members.len());
     for member in members {
-        let addresses = match &member.target {
-            Target::Address(address) => vec![*address],
-            Target::Name { host, port } => {
-                let mut ips: Vec<_> = resolve(host).iter().map(IpAddr::to_canonical).collect();
-                ips.sort_unstable();
-                ips.retain(names_one_host);
-                ips.into_iter().map(|ip| SocketAddr::from((ip, *port))).collect()
+        let (mut ips, port) = match &member.target {
+            Target::Address(address) => {
+                if taken.insert(*address) {
+                    backends.push(member.at(*address));
+                }
+                continue;
             }
+            Target::Name { host, port } => (resolve(host), *port),
         };
-        let fresh = addresses.into_iter().filter(|address| taken.insert(*address));
+        ips.iter_mut().for_each(|ip| *ip = ip.to_canonical());
+        ips.sort_unstable();
+        ips.retain(names_one_host);
+        let addresses = ips.into_iter().map(|ip| SocketAddr::from((ip, port)));
+        let fresh = addresses.filter(|address| taken.insert(*address));
         backends.extend(fresh.map(|address| member.at(address)));
     }
     backends

@@ -169,18 +169,24 @@ pub fn parse_found(text: &[u8]) -> Result<Vec<Member>, String> {
 
 /// Writes a set as [`parse_found`] reads it.
 pub fn write_found(members: &[Member]) -> String {
-    let group = |member: &Member| {
-        let mut labels = serde_json::Map::new();
-        let mut say = |label: &str, text: String| labels.insert(label.to_owned(), text.into());
-        say("weight", member.weight.to_string());
-        say("backup", member.backup.to_string());
-        say("max_flows", member.max_flows.to_string());
-        if let Some(id) = member.server_id {
-            say("server_id", id.to_string());
+    let labels =
+        |member: &Member| (member.weight, member.backup, member.max_flows, member.server_id);
+    let group = |group: &[Member]| {
+        let (weight, backup, max_flows, server_id) = labels(&group[0]);
+        let mut labels = serde_json::json!({
+            "weight": weight.to_string(),
+            "backup": backup.to_string(),
+            "max_flows": max_flows.to_string(),
+        });
+        if let Some(id) = server_id {
+            labels["server_id"] = id.to_string().into();
         }
-        serde_json::json!({ "targets": [member.target.to_string()], "labels": labels })
+        let targets: Vec<_> = group.iter().map(|member| member.target.to_string()).collect();
+        serde_json::json!({ "targets": targets, "labels": labels })
     };
-    serde_json::Value::Array(members.iter().map(group).collect()).to_string()
+    // Of thousands, most have the same labels.
+    let groups = members.chunk_by(|one, next| labels(one) == labels(next));
+    serde_json::Value::Array(groups.map(group).collect()).to_string()
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ impl Balancer {
     /// A balancer over `backends`.
     ///
     /// Takes microseconds, for 10,000 backends a quarter of a millisecond; but [`Balance::Maglev`]
-    /// builds a table of 2 MiB in 5 to 100 ms.
+    /// builds a table of 2 MiB in 5 to 30 ms.
     pub fn new(balance: Balance, backends: &Backends) -> Self {
         Self::by_affinity(balance, Affinity::SourceIp, backends)
     }

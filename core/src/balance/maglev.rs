@@ -28,7 +28,7 @@
 //! whose own backend can serve, the displaced spread over all members by weight, and they come
 //! back. Rendezvous decides after a few attempts in vain, which keeps all that true.
 
-use alloc::collections::BinaryHeap;
+use alloc::collections::{BTreeMap, BinaryHeap};
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -92,61 +92,160 @@ const fn table_size(members: usize) -> usize {
 fn build_table(members: &[Member]) -> Table {
     let size = table_size(members.len());
     let mut table = Table::new(size, members.len());
-    let mut taken = vec![false; size];
+    let mut entries = Entries::new(size);
     let mut preferences: Vec<Preference> =
         members.iter().map(|member| Preference::new(member.hash, size)).collect();
-    // Not staggered: the turns of a member do not depend on who the others are, so those of the
-    // others stay as they are when it leaves.
-    let mut queue: BinaryHeap<Reverse<Turn>> = members
-        .iter()
-        .enumerate()
-        .map(|(place, member)| Reverse(Turn::first(place, member.weight)))
-        .collect();
-
-    for _ in 0..size {
-        let Some(mut soonest) = queue.peek_mut() else {
-            break;
-        };
-        let member = soonest.0.member();
-        let entry = preferences[member].next_free(&taken);
-        taken[entry] = true;
-        table.set(entry, member);
-        soonest.0 = soonest.0.next();
+    let mut rounds = Rounds::new(members);
+    while entries.free > 0 {
+        let round = rounds.next();
+        for &member in &round[..round.len().min(entries.free)] {
+            let member = member as usize;
+            let entry = entries.take_best_liked(&mut preferences[member]);
+            table.set(entry, member);
+        }
     }
     table
+}
+
+/// The turns of all members in the order of time. They are not staggered: the turns of a member do
+/// not depend on who the others are, so those of the others stay as they are when it leaves.
+///
+/// Members of one weight have all their turns together, so it is the weights that queue, of which
+/// there are few as a rule, and not the members.
+struct Rounds {
+    queue: BinaryHeap<Reverse<Turn>>,
+    /// The members of each weight, in their order.
+    of_weight: Vec<Vec<u32>>,
+    /// Those of several weights whose turns fall on one time.
+    together: Vec<u32>,
+}
+
+impl Rounds {
+    fn new(members: &[Member]) -> Self {
+        let mut by_weight = BTreeMap::<u32, Vec<u32>>::new();
+        for (place, member) in members.iter().enumerate() {
+            by_weight.entry(member.weight).or_default().push(place as u32);
+        }
+        let first = |(place, &weight): (usize, &u32)| Reverse(Turn::first(place, weight));
+        Self {
+            queue: by_weight.keys().enumerate().map(first).collect(),
+            of_weight: by_weight.into_values().collect(),
+            together: Vec::new(),
+        }
+    }
+
+    /// Those whose turns are next, all at one time, in their order.
+    fn next(&mut self) -> &[u32] {
+        let Self { queue, of_weight, together } = self;
+        let Some(mut soonest) = queue.peek_mut() else { return &[] };
+        let turn = soonest.0;
+        soonest.0 = turn.next();
+        drop(soonest);
+        let its = &of_weight[turn.member()];
+        let is_now = |other: &Reverse<Turn>| other.0.time() == turn.time();
+        if !queue.peek().is_some_and(is_now) {
+            return its;
+        }
+        together.clone_from(its);
+        while let Some(mut other) = queue.peek_mut().filter(|other| is_now(&**other)) {
+            together.extend(&of_weight[other.0.member()]);
+            other.0 = other.0.next();
+        }
+        together.sort_unstable();
+        together
+    }
+}
+
+/// The entries, and which of them have been taken.
+struct Entries {
+    size: u32,
+    /// A bit for each. They are looked at some ten times as often as there are entries, and fit into a
+    /// core's own cache.
+    taken: Vec<u64>,
+    free: usize,
+    /// Those that are free, once they are few.
+    last: Vec<u32>,
+}
+
+/// How many free entries are few: it takes half of all looks to find the last thousand among a million
+/// by trying one after the other, and hardly any time to compute which of a thousand comes first.
+const FEW: usize = 1_000;
+
+impl Entries {
+    fn new(size: usize) -> Self {
+        let taken = vec![0; size.div_ceil(64)];
+        Self { size: size as u32, taken, free: size, last: Vec::new() }
+    }
+
+    /// Takes the free entry that a member likes best. There must be one.
+    fn take_best_liked(&mut self, preference: &mut Preference) -> usize {
+        if self.free <= FEW && self.last.is_empty() {
+            self.last = (0..self.size).filter(|&entry| !self.is_taken(entry)).collect();
+        }
+        let entry = if self.last.is_empty() {
+            self.next_free(preference)
+        } else {
+            let inverse = inverse(preference.step, self.size);
+            // After how many steps a member comes to an entry.
+            let steps = |place: &usize| {
+                let (entry, next) = (self.last[*place], preference.next);
+                let way = if entry >= next { entry - next } else { entry + self.size - next };
+                u64::from(way) * inverse % u64::from(self.size)
+            };
+            let best = (0..self.last.len()).min_by_key(steps).unwrap_or(0);
+            self.last.swap_remove(best)
+        };
+        preference.next = self.wrapped(entry + preference.step);
+        self.taken[entry as usize / 64] |= 1 << (entry % 64);
+        self.free -= 1;
+        entry as usize
+    }
+
+    fn next_free(&self, preference: &Preference) -> u32 {
+        let mut entry = preference.next;
+        while self.is_taken(entry) {
+            entry = self.wrapped(entry + preference.step);
+        }
+        entry
+    }
+
+    const fn wrapped(&self, entry: u32) -> u32 {
+        if entry >= self.size { entry - self.size } else { entry }
+    }
+
+    fn is_taken(&self, entry: u32) -> bool {
+        self.taken[entry as usize / 64] & 1 << (entry % 64) != 0
+    }
 }
 
 /// The order in which a member likes the entries of a table: from one on, by steps of one length.
 #[derive(Clone, Copy, Debug)]
 struct Preference {
-    next: usize,
-    step: usize,
-    size: usize,
+    /// All before it are taken.
+    next: u32,
+    step: u32,
 }
 
 impl Preference {
     fn new(member: BackendHash, size: usize) -> Self {
         let mut sequence = Random::new(member.as_u64());
         Self {
-            next: sequence.below(size as u64) as usize,
-            step: 1 + sequence.below(size as u64 - 1) as usize,
-            size,
+            next: sequence.below(size as u64) as u32,
+            step: 1 + sequence.below(size as u64 - 1) as u32,
         }
     }
+}
 
-    /// The best liked entry that is free. There must be one.
-    fn next_free(&mut self, taken: &[bool]) -> usize {
-        loop {
-            let entry = self.next;
-            self.next += self.step;
-            if self.next >= self.size {
-                self.next -= self.size;
-            }
-            if !taken[entry] {
-                return entry;
-            }
-        }
+/// What undoes a multiplication by `step`, modulo a prime (the extended Euclidean algorithm).
+const fn inverse(step: u32, prime: u32) -> u64 {
+    let (mut former, mut rest) = (prime as i64, step as i64);
+    let (mut last, mut found) = (0, 1);
+    while rest != 0 {
+        let times = former / rest;
+        (former, rest) = (rest, former - times * rest);
+        (last, found) = (found, last - times * found);
     }
+    last.rem_euclid(prime as i64) as u64
 }
 
 /// Which member has which entry, in the narrower of two types that holds them all.

@@ -225,22 +225,35 @@ impl Followed {
             }
             _ => Ok(members),
         });
-        let wait = match said {
+        let (mut wait, mut is_new) = (None, false);
+        match said {
             Ok(members) => {
                 self.recovered();
-                self.take(members, true);
-                None
+                is_new = self.take(members);
             }
             Err(why) => {
                 self.trouble(&why);
                 self.failures = self.failures.saturating_add(1);
-                Some(jittered(retry_after(self.failures)))
+                wait = Some(jittered(retry_after(self.failures)));
             }
-        };
+        }
         let tried = Tried { from: self.from.clone(), members: self.members.clone() };
         self.duty.known.lock().insert(self.cluster.clone(), tried);
         self.duty.known.tried.notify_all();
+        // Nobody waits for the disk.
+        if is_new {
+            self.keep();
+        }
         wait
+    }
+
+    /// Writes down a good set for the next start.
+    fn keep(&self) {
+        if let (Some(kept), Some(members)) = (&self.kept, &self.members)
+            && let Err(error) = kept.write(members)
+        {
+            warn!("cannot keep a good set of backends for the next start: {error}");
+        }
     }
 
     fn recovered(&mut self) {
@@ -266,7 +279,7 @@ impl Followed {
                     ?cluster, %from, ?path, backends = members.len(),
                     "no good set of backends: {why}; serving the last good one, as it was kept"
                 );
-                self.take(members, false);
+                self.take(members);
             }
             None => {
                 warn!(?cluster, %from, "no good set of backends: {why}; there is no former one")
@@ -274,21 +287,17 @@ impl Followed {
         }
     }
 
-    /// Has a set in force.
-    fn take(&mut self, members: Vec<Member>, is_fresh: bool) {
+    /// Has a set in force. Says whether it is another one than before.
+    fn take(&mut self, members: Vec<Member>) -> bool {
         if self.members.as_ref() == Some(&members) {
-            return;
+            return false;
         }
         self.members = Some(members.clone());
-        if let (true, Some(kept)) = (is_fresh, &self.kept)
-            && let Err(error) = kept.write(&members)
-        {
-            warn!("cannot keep a good set of backends for the next start: {error}");
-        }
         let cluster = self.cluster.clone();
         info!(?cluster, from = %self.from.place, backends = members.len(), "found backends");
         let on_found = self.duty.on_found.lock().unwrap_or_else(PoisonError::into_inner);
         on_found(Discovered { cluster, members });
+        true
     }
 }
 

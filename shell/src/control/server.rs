@@ -342,9 +342,9 @@ impl Server {
     /// have given.
     pub fn backends_of(&self, cluster: &Cluster) -> Vec<BackendConfig> {
         let mut backends = cluster.backends(|host| self.addresses_of(host));
+        let said_of = self.service_states.of(&cluster.name);
         for backend in &mut backends {
-            let said = self.service_state(&cluster.name, backend.address);
-            backend.weight = said.weight.unwrap_or(backend.weight);
+            backend.weight = said_of(backend.address).weight.unwrap_or(backend.weight);
         }
         backends
     }

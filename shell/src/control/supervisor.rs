@@ -334,6 +334,7 @@ impl Supervisor {
         let config = self.written.with_found(&found);
         match self.server.apply(&config) {
             Ok(()) => {
+                info!(?cluster, "the backends that were found are in force");
                 (self.config, self.found) = (config, found);
                 self.follow_names();
                 self.retarget();

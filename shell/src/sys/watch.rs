@@ -1,16 +1,32 @@
 //! Directories that are watched (inotify).
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// What the kernel tells of a file's directory.
 #[derive(Debug)]
-pub struct Watch(AsyncFd<Events>);
+pub struct Watch {
+    events: AsyncFd<Events>,
+    /// The file's own name.
+    name: Option<OsString>,
+}
+
+/// What has happened in a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The file, or what it may be reached by, has been put in place, or whoever wrote it has closed it.
+    Whole,
+    /// Something else, which may be the beginning of that.
+    Begun,
+    /// The directory itself is gone, or elsewhere.
+    Gone,
+}
 
 impl Watch {
     /// `None` where it tells nothing: there is no directory, or too much is watched already.
@@ -32,16 +48,33 @@ impl Watch {
         // and is open as long as the instance lives, which the result owns.
         let registered =
             unsafe { AsyncFd::register_with_interest(Events(inotify), Interest::READABLE) };
-        registered.ok().map(Self)
+        let name = path.file_name().map(OsString::from);
+        registered.ok().map(|events| Self { events, name })
     }
 
     /// Waits until something changes in the directory.
-    pub async fn changed(&self) {
-        while let Ok(mut ready) = self.0.readable().await {
-            match self.0.get_ref().0.read_events() {
+    pub async fn changed(&self) -> Change {
+        while let Ok(mut ready) = self.events.readable().await {
+            match self.events.get_ref().0.read_events() {
                 Err(Errno::EAGAIN | Errno::EINTR) => ready.clear_ready(),
-                _ => return,
+                Err(_) => return Change::Gone,
+                Ok(events) => return self.change(&events),
             }
+        }
+        Change::Gone
+    }
+
+    fn change(&self, events: &[InotifyEvent]) -> Change {
+        let any = |of: AddWatchFlags| events.iter().any(|event| event.mask.intersects(of));
+        let is_closed = |event: &InotifyEvent| {
+            event.mask.contains(AddWatchFlags::IN_CLOSE_WRITE) && event.name == self.name
+        };
+        if any(AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF) {
+            Change::Gone
+        } else if any(AddWatchFlags::IN_MOVED_TO) || events.iter().any(is_closed) {
+            Change::Whole
+        } else {
+            Change::Begun
         }
     }
 }

@@ -78,6 +78,55 @@ fn placements_never_change() {
     );
 }
 
+/// The same table, made as it is described: at each turn the member that has it takes what it likes
+/// best of what is free.
+fn described(members: &[Member]) -> Vec<usize> {
+    let size = table_size(members.len());
+    let mut owners = std::vec![usize::MAX; size];
+    let first = |(place, member): (usize, &Member)| Reverse(Turn::first(place, member.weight));
+    let mut queue: BinaryHeap<_> = members.iter().enumerate().map(first).collect();
+    let mut preferences: Vec<_> = members.iter().map(|m| Preference::new(m.hash, size)).collect();
+    for _ in 0..size {
+        let mut soonest = queue.peek_mut().unwrap();
+        let preference = &mut preferences[soonest.0.member()];
+        let entry = loop {
+            let entry = preference.next as usize;
+            preference.next = ((entry + preference.step as usize) % size) as u32;
+            if owners[entry] == usize::MAX {
+                break entry;
+            }
+        };
+        owners[entry] = soonest.0.member();
+        soonest.0 = soonest.0.next();
+    }
+    owners
+}
+
+#[test]
+fn a_step_is_undone() {
+    for prime in [2, 3, 1_048_573, 16_777_213] {
+        for step in [1, 2, 3, 65_537, prime - 1].into_iter().filter(|&step| step < prime) {
+            assert_eq!(u64::from(step) * inverse(step, prime) % u64::from(prime), 1, "{step}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+    #[test]
+    fn a_table_is_as_described(
+        weights in vec_of(prop_oneof![1_u32..4, Just(1_000), Just(u32::MAX), any::<u32>()], 2..40)
+    ) {
+        let configs = of_weights(&weights);
+        let backends = Backends::new(&configs, HealthPolicy::default());
+        let mut members = members(&backends, false, Affinity::SourceIp);
+        members.sort_by_key(|member| member.hash);
+        let table = build_table(&members);
+        let owners: Vec<_> = (0..table.len()).map(|entry| table.get(entry).unwrap()).collect();
+        prop_assert!(owners == described(&members));
+    }
+}
+
 #[test]
 fn the_size_is_prime_and_the_same_from_2_to_10_000_backends() {
     for members in [2, 10_000, 10_001, 1_000_000] {

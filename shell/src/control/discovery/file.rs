@@ -3,16 +3,25 @@
 //! Anyone who replaces a file does so by a rename, or, as Kubernetes does for what it mounts, by one of
 //! a link on the way to it. Either is an event of the directory. Where the kernel tells no events,
 //! the file is looked at every few seconds.
+//!
+//! What has been put in place by a rename, or has been closed by those who wrote it, is whole and is read at
+//! once. What may be written yet is given a moment.
 
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::time::MissedTickBehavior;
+
 use super::Followed;
 use crate::sys::files::Stamp;
-use crate::sys::watch::Watch;
+use crate::sys::watch::{Change, Watch};
 
-/// How long the file may change on before it is read.
+/// How long a file that may be written yet may change on before it is read, and the least time from one
+/// reading to the next.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// The least time from one look at the file to the next, in a directory where much happens.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// How often the file is looked at where events may not be told, as on network file systems.
 const LOOK: Duration = Duration::from_secs(5);
@@ -24,23 +33,47 @@ const LOOK_OFTEN: Duration = Duration::from_secs(1);
 const LARGEST: u64 = 64 << 20;
 
 pub(super) async fn follow(path: &Path, followed: &mut Followed) {
-    let mut seen = None;
+    let (mut seen, mut is_whole) = (None, true);
+    let mut readings = tokio::time::interval(PAUSE);
+    readings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Before the file is looked at, so that no change is missed.
+    let mut watch = Watch::start(path);
     loop {
-        // Before the file is looked at, so that no change is missed.
-        let watch = Watch::start(path);
-        let now = std::fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata));
+        let now = stamp(path);
         if seen.as_ref() != Some(&now) {
+            if !is_whole {
+                tokio::time::sleep(PAUSE).await;
+            }
+            readings.tick().await;
+            let now = stamp(path);
             // What is not read as a whole is read again with its next change.
             let _ = followed.learn(read(path));
             seen = Some(now);
         }
-        match watch {
-            Some(watch) => {
-                let _ = tokio::time::timeout(LOOK, watch.changed()).await;
-                tokio::time::sleep(PAUSE).await;
+        watch = match watch {
+            Some(watch) => match tokio::time::timeout(LOOK, watch.changed()).await {
+                Ok(Change::Whole) => {
+                    is_whole = true;
+                    Some(watch)
+                }
+                Ok(Change::Begun) => {
+                    is_whole = false;
+                    tokio::time::sleep(MOMENT).await;
+                    Some(watch)
+                }
+                // It may be another directory by now.
+                Ok(Change::Gone) | Err(_) => {
+                    is_whole = false;
+                    tokio::time::sleep(MOMENT).await;
+                    Watch::start(path)
+                }
+            },
+            None => {
+                is_whole = false;
+                tokio::time::sleep(LOOK_OFTEN).await;
+                Watch::start(path)
             }
-            None => tokio::time::sleep(LOOK_OFTEN).await,
-        }
+        };
     }
 }
 
@@ -57,4 +90,9 @@ fn read(path: &Path) -> Result<Vec<flowgate_config::Member>, String> {
         }
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// In what state the file is. None: there is none.
+fn stamp(path: &Path) -> Option<Stamp> {
+    std::fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata))
 }

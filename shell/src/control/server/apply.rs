@@ -255,6 +255,16 @@ impl Server {
             self.configure(number, configs);
             self.set_mirror(number);
         }
+        self.forget_strangers();
+        self.publish_events();
+        self.acknowledged();
+    }
+
+    /// Forgets what was said of backends that are no more, and what was counted of them.
+    fn forget_strangers(&mut self) {
+        if self.service_states.is_empty() && self.past_backends.is_empty() {
+            return;
+        }
         let addresses = |cluster: &Arc<Cluster>| {
             let backends = cluster.backends(|host| self.addresses_of(host));
             let addresses: HashSet<SocketAddr> = backends.iter().map(|b| b.address).collect();
@@ -267,8 +277,6 @@ impl Server {
         };
         self.service_states.retain(exists);
         self.past_backends.retain(exists);
-        self.publish_events();
-        self.acknowledged();
     }
 
     /// What the manager of each shard of a listener is to be told to do.

@@ -69,6 +69,10 @@ impl PastBackends {
         report.answer_times.add(&past.answer_times);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Forgets the backends that are no more.
     pub(super) fn retain(&mut self, exists: impl Fn(&str, SocketAddr) -> bool) {
         for (name, cluster) in &mut self.0 {

@@ -16,8 +16,17 @@ pub(super) struct ServiceStates {
 
 impl ServiceStates {
     pub(super) fn get(&self, cluster: &str, backend: SocketAddr) -> ServiceState {
-        let found = self.by_cluster.get(cluster).and_then(|cluster| cluster.get(&backend));
-        found.copied().unwrap_or_default()
+        self.of(cluster)(backend)
+    }
+
+    /// What was said of each backend of a cluster.
+    pub(super) fn of(&self, cluster: &str) -> impl Fn(SocketAddr) -> ServiceState {
+        let its = self.by_cluster.get(cluster);
+        move |backend| its.and_then(|its| its.get(&backend)).copied().unwrap_or_default()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_cluster.is_empty()
     }
 
     /// What has been said of the backends of a cluster that managers, which know what `told` says
@@ -28,9 +37,9 @@ impl ServiceStates {
         backends: &[BackendConfig],
         told: &mut [ServiceState],
     ) -> Vec<(BackendId, BackendEvent)> {
-        let mut all = Vec::new();
+        let (mut all, of_cluster) = (Vec::new(), self.of(cluster));
         for (place, (backend, told)) in backends.iter().zip(told).enumerate() {
-            let now = self.get(cluster, backend.address);
+            let now = of_cluster(backend.address);
             let event = now.events_since(std::mem::replace(told, now));
             all.extend(event.map(|event| (BackendId::new(place), event)));
         }

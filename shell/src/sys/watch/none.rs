@@ -15,7 +15,18 @@ impl Watch {
     }
 
     /// Never ends.
-    pub async fn changed(&self) {
+    pub async fn changed(&self) -> Change {
         pending().await
     }
+}
+
+/// What has happened in a directory: never anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// What is looked at is whole.
+    Whole,
+    /// It may be about to be.
+    Begun,
+    /// There is no directory any more.
+    Gone,
 }
