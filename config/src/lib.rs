@@ -67,7 +67,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowgate_core::config::{Accept, BackendConfig, ClusterConfig, ManagerConfig};
+use flowgate_core::config::{Accept, BackendConfig, ClusterConfig, ManagerConfig, OwnAddress};
 use flowgate_core::route::Routes;
 use ipnet::IpNet;
 use toml::de::DeTable;
@@ -363,7 +363,7 @@ impl Listener {
         &self,
         address: SocketAddr,
         max_flows: u32,
-        own_addresses: Vec<SocketAddr>,
+        own_addresses: Vec<OwnAddress>,
         record_flows: bool,
         backends: Vec<BackendConfig>,
     ) -> ManagerConfig {
@@ -388,7 +388,7 @@ impl Listener {
         &self,
         mirror: &Cluster,
         address: SocketAddr,
-        own_addresses: Vec<SocketAddr>,
+        own_addresses: Vec<OwnAddress>,
         backends: Vec<BackendConfig>,
     ) -> ManagerConfig {
         ManagerConfig {

@@ -53,8 +53,7 @@ pub struct ManagerConfig {
     pub deny: Vec<IpNet>,
     /// The addresses of all our listeners; `address` is one in any case. A datagram that comes from
     /// one of them is in a loop. A wildcard stands for the address that the datagram was sent to.
-    #[cfg_attr(feature = "serde", serde(with = "crate::snapshot::address::list"))]
-    pub own_addresses: Vec<SocketAddr>,
+    pub own_addresses: Vec<OwnAddress>,
     /// Whether to emit [`Output::RecordFlow`](crate::Output::RecordFlow) for each flow that ends.
     pub record_flows: bool,
     /// Whether a client gets a socket of its own, and when.
@@ -64,6 +63,31 @@ pub struct ManagerConfig {
     pub offload: bool,
     /// The cluster that serves the listener.
     pub cluster: ClusterConfig,
+}
+
+/// Where one of our listeners receives: at a port, or at each of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+pub struct OwnAddress {
+    /// Its address, with the first of its ports.
+    #[cfg_attr(feature = "serde", serde(with = "crate::snapshot::address"))]
+    pub address: SocketAddr,
+    /// The last of its ports.
+    pub last_port: u16,
+}
+
+impl OwnAddress {
+    /// Whether a port is one of its.
+    pub fn has_port(&self, port: u16) -> bool {
+        (self.address.port()..=self.last_port).contains(&port)
+    }
+}
+
+/// One port.
+impl From<SocketAddr> for OwnAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, last_port: address.port() }
+    }
 }
 
 /// Whether a client gets a socket of its own beside the listener's, connected to it, so that what

@@ -538,7 +538,7 @@ fn config(protocol: Protocol, bug: Option<Bug>) -> ManagerConfig {
     let address = SocketAddr::from(([192, 0, 2, 1], 443));
     let listener = &parsed.listeners[0];
     let mut config =
-        listener.manager_config(address, 4_096, vec![address], false, backends.collect());
+        listener.manager_config(address, 4_096, vec![address.into()], false, backends.collect());
     config.cluster.idle_timeout = IDLE_TIMEOUT;
     if bug != Some(Bug::IgnoresIds) {
         config.cluster.affinity = protocol.affinity();

@@ -10,7 +10,7 @@ use flowgate_config::{
 };
 use flowgate_core::config::{
     Accept, Affinity, BackendConfig, Balance, ClusterConfig, Failback, HealthPolicy, Limits,
-    ManagerConfig, Mode, OnBackendDown, Passive, PortRange, SendProxyProtocol, Source,
+    ManagerConfig, Mode, OnBackendDown, OwnAddress, Passive, PortRange, SendProxyProtocol, Source,
     UpstreamMode,
 };
 use ipnet::IpNet;
@@ -323,7 +323,8 @@ fn the_defaults_are_those_of_the_manual() {
 fn a_listener_tells_its_manager_what_to_do() {
     let config = valid(FULL);
     let listener = &config.listeners[0];
-    let own = vec![address("[::]:53"), address("0.0.0.0:53")];
+    let own: Vec<OwnAddress> =
+        [address("[::]:53"), address("0.0.0.0:53")].map(OwnAddress::from).to_vec();
     let backends = vec![BackendConfig::new(address("10.0.0.7:53"))];
     let manager =
         listener.manager_config(address("[::]:53"), 300, own.clone(), true, backends.clone());

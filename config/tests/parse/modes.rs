@@ -185,8 +185,12 @@ fn a_mirror_sends_one_way_and_keeps_flows_whole() {
         let shadow = config.cluster("shadow").expect("the mirror");
         let address = "[::1]:53".parse().unwrap();
         let listener = &config.listeners[0];
-        let told =
-            listener.mirror_config(shadow, address, vec![address], shadow.backends(|_| vec![]));
+        let told = listener.mirror_config(
+            shadow,
+            address,
+            vec![address.into()],
+            shadow.backends(|_| vec![]),
+        );
         assert_eq!(told.cluster.backends.len(), 1);
         let Target::Address(_) = shadow.members[0].target else { panic!("{shadow:?}") };
         (told.cluster.mode, told.cluster.balance, told.cluster.affinity)

@@ -9,7 +9,7 @@ use super::evict::Room;
 use super::forward::RecvMeta;
 use super::{UNANSWERED, UdpManager};
 use crate::burst::Burst;
-use crate::config::{Accept, ManagerConfig, Mode};
+use crate::config::{Accept, ManagerConfig, Mode, OwnAddress};
 use crate::counters::Traffic;
 use crate::flow::UdpFlow;
 use crate::flow::key::FlowKey;
@@ -343,12 +343,12 @@ pub(super) fn first_of<'p>(burst: &Burst<'p>) -> &'p [u8] {
 }
 
 /// Whether a client that called us at `called` has the address of one of our listeners.
-fn is_at(client: SocketAddr, listener: &SocketAddr, destination: IpAddr) -> bool {
-    let has_ip = match listener.ip() {
+fn is_at(client: SocketAddr, listener: &OwnAddress, destination: IpAddr) -> bool {
+    let has_ip = match listener.address.ip() {
         // A wildcard receives at every address of the host. Which those are the core does not
         // know, but for the one that the client has just called, and the loopback.
         ip if ip.is_unspecified() => client.ip() == destination || client.ip().is_loopback(),
         ip => client.ip() == ip,
     };
-    has_ip && client.port() == listener.port()
+    has_ip && listener.has_port(client.port())
 }

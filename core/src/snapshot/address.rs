@@ -1,7 +1,6 @@
 //! How a socket address is written down: whole, for `#[serde(with = "…")]`. serde's own form leaves
 //! out the scope of a link-local address, and the flow label.
 
-use alloc::vec::Vec;
 use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -80,34 +79,5 @@ pub mod optional {
         deserializer: D,
     ) -> Result<Option<SocketAddr>, D::Error> {
         Ok(Option::<Written>::deserialize(deserializer)?.map(SocketAddr::from))
-    }
-}
-
-/// The same for several.
-pub mod list {
-    use super::{Deserialize, Deserializer, Serializer, SocketAddr, Vec, Written};
-
-    /// Writes several.
-    ///
-    /// # Errors
-    ///
-    /// When the serializer fails.
-    pub fn serialize<S: Serializer>(
-        addresses: &[SocketAddr],
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(addresses.iter().copied().map(Written::from))
-    }
-
-    /// Reads several.
-    ///
-    /// # Errors
-    ///
-    /// When something there is none.
-    pub fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Vec<SocketAddr>, D::Error> {
-        let written = Vec::<Written>::deserialize(deserializer)?;
-        Ok(written.into_iter().map(SocketAddr::from).collect())
     }
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use flowgate_config::{Cluster, Config, Listener, Workers};
 use flowgate_core::PreparedConfig;
-use flowgate_core::config::BackendConfig;
+use flowgate_core::config::{BackendConfig, OwnAddress};
 use flowgate_core::counters::Counters;
 use mio::{Poll, Waker};
 
@@ -254,6 +254,18 @@ impl Server {
     /// The addresses of the listeners as they are bound, in the order of the configuration.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.listeners.iter().map(|listener| listener.address)
+    }
+
+    /// The same with all ports, for managers: what comes from one of them is in a loop.
+    fn own_addresses(&self) -> Vec<OwnAddress> {
+        let of = |listener: &BoundListener| {
+            let one = OwnAddress::from(listener.address);
+            let last_port = listener.settings.last_port;
+            OwnAddress { last_port: last_port.unwrap_or(one.last_port), ..one }
+        };
+        // A route has no address of its own.
+        let bound = self.listeners.iter().filter(|l| l.settings.routed_from.is_none());
+        bound.map(of).collect()
     }
 
     /// By which calls of the system datagrams come and go.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flowgate_core::config::{
     self, Affinity, BackendConfig, Balance, ClusterConfig, Failback, HealthPolicy, Limits,
-    ManagerConfig, Mode, OnBackendDown, Passive, PortRange, SendProxyProtocol,
+    ManagerConfig, Mode, OnBackendDown, OwnAddress, Passive, PortRange, SendProxyProtocol,
 };
 use flowgate_core::{Instant, LocalAddr};
 use ipnet::IpNet;
@@ -260,8 +260,16 @@ pub(super) fn networks(mask: u8) -> Vec<IpNet> {
 }
 
 /// The listeners that the bits of a number name.
-pub(super) fn listeners(mask: u8) -> Vec<SocketAddr> {
-    named(mask, &LISTENERS).map(|address| address.parse().expect("an address")).collect()
+pub(super) fn listeners(mask: u8) -> Vec<OwnAddress> {
+    let own = |written: &str| {
+        let mut own = OwnAddress::from(written.parse::<SocketAddr>().expect("an address"));
+        // A range that ends there.
+        if own.last_port == 53 {
+            own.address.set_port(50);
+        }
+        own
+    };
+    named(mask, &LISTENERS).map(own).collect()
 }
 
 fn named(mask: u8, all: &'static [&'static str]) -> impl Iterator<Item = &'static str> {

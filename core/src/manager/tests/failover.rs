@@ -475,14 +475,31 @@ fn a_flow_that_ends_is_recorded_where_that_is_wanted() {
 #[test]
 fn a_datagram_from_another_of_our_listeners_opens_no_flow() {
     let other: SocketAddr = "192.0.2.53:5353".parse().unwrap();
-    let mut harness = Harness::new(|c| c.own_addresses = vec![other]);
+    let mut harness = Harness::new(|c| c.own_addresses = vec![other.into()]);
     harness.request(other, b"loop", at(0));
     assert_eq!(harness.drops(Direction::ToBackend, DropReason::OwnAddress), 1);
 }
 
+fn own(first: &str, last_port: u16) -> OwnAddress {
+    OwnAddress { address: first.parse().unwrap(), last_port }
+}
+
+#[test]
+fn a_datagram_from_any_port_of_one_of_our_ranges_opens_no_flow() {
+    let range = own("192.0.2.53:20000", 20_999);
+    let mut harness = Harness::new(|c| c.own_addresses = vec![range]);
+    let from = |port: u16| SocketAddr::new(range.address.ip(), port);
+    for port in [20_000, 20_500, 20_999] {
+        harness.request(from(port), b"loop", at(0));
+    }
+    assert_eq!(harness.drops(Direction::ToBackend, DropReason::OwnAddress), 3);
+    harness.open(from(19_999), at(0));
+    harness.open(from(21_000), at(0));
+}
+
 #[test]
 fn a_listener_on_a_wildcard_is_known_by_the_address_it_is_called_at_and_by_the_loopback() {
-    let mut harness = Harness::new(|c| c.own_addresses = vec!["0.0.0.0:5353".parse().unwrap()]);
+    let mut harness = Harness::new(|c| c.own_addresses = vec![own("0.0.0.0:5353", 5353)]);
     harness.request("192.0.2.53:5353".parse().unwrap(), b"loop", at(0));
     harness.request("127.0.0.1:5353".parse().unwrap(), b"loop", at(0));
     assert_eq!(harness.drops(Direction::ToBackend, DropReason::OwnAddress), 2);

@@ -261,7 +261,7 @@ fn a_client_has_the_same_backend_by_a_proxy_as_by_itself() {
 
 #[test]
 fn a_proxy_with_our_own_address_is_a_loop() {
-    let mut harness = trusting(|c| c.own_addresses = vec![proxy(1)]);
+    let mut harness = trusting(|c| c.own_addresses = vec![proxy(1).into()]);
     harness.request(proxy(1), &told(client(1), b"", b"x"), at(0));
     assert_eq!(drops(&harness, DropReason::OwnAddress), 1);
     let mut zero = proxy(1);

@@ -54,7 +54,10 @@ fn config() -> ManagerConfig {
         accept_proxy_protocol: vec!["10.9.0.0/16".parse().unwrap()],
         allow: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
         deny: vec!["192.0.2.66/32".parse().unwrap()],
-        own_addresses: vec!["[fe80::53%2]:54".parse().unwrap()],
+        own_addresses: vec![OwnAddress {
+            address: "[fe80::53%2]:54".parse().unwrap(),
+            last_port: 59,
+        }],
         record_flows: true,
         offload: true,
         cluster: ClusterConfig {

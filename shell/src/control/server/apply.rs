@@ -283,7 +283,7 @@ impl Server {
     fn manager_configs(&mut self, number: usize, figures: &Figures) -> Vec<ManagerConfig> {
         let places = self.places(number, figures);
         let affordable = self.affordable(number, &places);
-        let own_addresses: Vec<SocketAddr> = self.addresses().collect();
+        let own_addresses = self.own_addresses();
         let offload = self.may_offload(&self.listeners[number].settings);
         let listener = &mut self.listeners[number];
         let shards = listener.shards.len() as u64;

@@ -61,7 +61,7 @@ impl Server {
         told.resize(backends.len(), ServiceState::default());
 
         let listener = &self.listeners[number];
-        let own_addresses = self.addresses().collect();
+        let own_addresses = self.own_addresses();
         let config =
             listener.settings.mirror_config(&cluster, listener.address, own_addresses, backends);
         let configuration = match former {

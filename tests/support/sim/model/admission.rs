@@ -96,8 +96,12 @@ impl Model {
             true => client.ip() == destination || client.ip().is_loopback(),
             false => client.ip() == listener,
         };
-        let mut listeners = self.config.own_addresses.iter().chain([&this]);
-        listeners.any(|l| has_ip(l.ip()) && client.port() == l.port())
+        let is_at = |ip: IpAddr, first: u16, last: u16| {
+            has_ip(ip) && first <= client.port() && client.port() <= last
+        };
+        let mut others = self.config.own_addresses.iter();
+        is_at(this.ip(), this.port(), this.port())
+            || others.any(|own| is_at(own.address.ip(), own.address.port(), own.last_port))
     }
 
     fn is_allowed(&self, client: IpAddr) -> bool {
