@@ -128,14 +128,14 @@ fn next_deadline(bencher: Bencher, flows: usize) {
 /// Saying all that a manager knows, and wrapping it: forwarding waits for that in an upgrade.
 #[divan::bench(args = HANDED_OVER)]
 fn snapshot_of_flows(bencher: Bencher, flows: usize) {
-    let world = World::in_use(flows);
-    bencher.bench_local(|| encode(&black_box(&world.manager).snapshot()));
+    let mut world = World::in_use(flows);
+    bencher.bench_local(|| encode(&black_box(&mut world.manager).snapshot()));
 }
 
 /// Making a manager of what was said, which forwarding waits for too.
 #[divan::bench(args = HANDED_OVER)]
 fn restoring_flows(bencher: Bencher, flows: usize) {
-    let world = World::in_use(flows);
+    let mut world = World::in_use(flows);
     let encoded = encode(&world.manager.snapshot());
     let prepared = PreparedConfig::new(world.manager.config().clone());
     bencher.bench_local(|| {

@@ -24,7 +24,7 @@ use core::ops::Range;
 use crate::affinity::{Placed, Placement};
 use crate::backend::Backends;
 use crate::balance::Balancer;
-use crate::collections::lists::Queues;
+use crate::collections::lists::Lists;
 use crate::collections::wheel::TimerWheel;
 use crate::config::prepared::PreparedConfig;
 use crate::config::{ManagerConfig, slots_for};
@@ -101,7 +101,7 @@ pub struct UdpManager {
     wheel: TimerWheel,
     backends: Backends,
     balancer: Balancer,
-    queues: Queues,
+    queues: Lists,
     source_limits: SourceLimits,
     placement: Placement,
     salts: Salts,
@@ -149,7 +149,7 @@ impl UdpManager {
             upstreams: Upstreams::with_capacity(capacity_for_upstreams(&config)),
             wheel: TimerWheel::new(slots_for(capacity), now),
             balancer: configuration.balancer().clone(),
-            queues: Queues::new(QUEUES, slots_for(capacity)),
+            queues: Lists::new(QUEUES, slots_for(capacity)),
             backends,
             source_limits: SourceLimits::new(&config.cluster.limits, capacity, &mut random),
             placement: Placement::new(&config.cluster, slots_for(capacity), &mut random),
@@ -340,7 +340,7 @@ impl UdpManager {
     }
 
     /// How many upstream sockets are open, and how many of those are shared.
-    pub const fn upstream_counts(&self) -> (usize, usize) {
+    pub fn upstream_counts(&self) -> (usize, usize) {
         self.upstreams.counts()
     }
 

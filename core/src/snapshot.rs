@@ -10,16 +10,20 @@
 //! # use flowgate_core::{Instant, UdpManager, config::ManagerConfig};
 //! # let backends = ["10.0.0.1:53".parse::<std::net::SocketAddr>()?];
 //! # let config = ManagerConfig::new("192.0.2.1:53".parse()?, backends);
-//! # let manager = UdpManager::new(config, 42, Instant::ORIGIN);
+//! # let mut manager = UdpManager::new(config, 42, Instant::ORIGIN);
 //! let mut bytes = encode(&manager.snapshot());
 //! let snapshot: ManagerSnapshot = decode(&bytes)?;
-//! let restored = UdpManager::restore(snapshot, None)?;
+//! let mut restored = UdpManager::restore(snapshot, None)?;
 //! assert_eq!(restored.snapshot(), manager.snapshot());
 //!
 //! bytes[100] ^= 1;
 //! assert_eq!(decode::<ManagerSnapshot>(&bytes), Err(SnapshotError::ChecksumMismatch));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! Where there are very many flows, [`UdpManager::copy_and_note_changes`] makes a copy to take a
+//! snapshot of; from then on [`UdpManager::changes`] tells what has changed, and
+//! [`UdpManager::update`] does the same to a manager that was restored from that snapshot.
 //!
 //! # What is in it, and what is not
 //!

@@ -15,8 +15,8 @@ pub(crate) mod pool;
 #[cfg(feature = "snapshot")]
 mod snapshot;
 
-use crate::collections::lists::Queues;
-use crate::collections::slots::Slots;
+use crate::collections::indexed_slab::{Entry, IndexedSlab};
+use crate::collections::lists::Lists;
 use crate::id::{BackendId, UpstreamId};
 use crate::random::Random;
 use crate::time::Instant;
@@ -25,14 +25,14 @@ use pool::Pool;
 /// All upstreams of a manager, in slots that are their ids' indices.
 #[derive(Clone, Debug)]
 pub(crate) struct Upstreams {
-    slots: Slots<Upstream>,
+    slots: IndexedSlab<Upstream, 0>,
     next_generation: u16,
     /// How many of them are shared.
     shared: usize,
     /// The shared ones of IPv4, and those of IPv6.
     pools: [Pool; 2],
     /// The shared ones without a flow, in the order in which they have lost their last.
-    idle: Queues,
+    idle: Lists,
 }
 
 /// One socket towards backends.
@@ -60,19 +60,32 @@ pub(crate) enum Carries {
     },
 }
 
-/// The queue of the shared upstreams without flows.
+impl Entry for Upstream {
+    #[cfg(feature = "snapshot")]
+    fn vacant() -> Self {
+        Self { generation: 0, carries: Carries::One(0) }
+    }
+
+    fn hash(&self, _index: usize, _secret: (u64, u64)) -> u64 {
+        unreachable!("upstreams are found by their slots alone")
+    }
+}
+
+/// The list of the shared upstreams without flows.
 const IDLE: usize = 0;
 
 impl Upstreams {
     /// Room for this many without allocating later.
     pub(crate) fn with_capacity(capacity: usize) -> Self {
-        Self {
-            slots: Slots::with_capacity(capacity),
+        let mut upstreams = Self {
+            slots: IndexedSlab::new((0, 0)),
             next_generation: 0,
             shared: 0,
             pools: [Pool::default(), Pool::default()],
-            idle: Queues::new(1, 0),
-        }
+            idle: Lists::new(1, 0),
+        };
+        upstreams.slots.reserve(capacity);
+        upstreams
     }
 
     /// Makes room for this many, if there is less.
@@ -81,7 +94,7 @@ impl Upstreams {
     }
 
     /// How many are open, and how many of those are shared.
-    pub(crate) const fn counts(&self) -> (usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize) {
         (self.slots.len(), self.shared)
     }
 
@@ -129,7 +142,7 @@ impl Upstreams {
         let (flows, idle_since, is_retired) = (0, now, false);
         let id = self.insert(Carries::Many { v6, flows, idle_since, is_retired });
         self.shared += 1;
-        self.idle.push(IDLE, id.index());
+        self.idle.push_back(IDLE, id.index());
         let Self { pools, slots, .. } = self;
         pools[usize::from(v6)].add(id, backends, |id| takes_flows(slots, id));
         id
@@ -210,7 +223,7 @@ impl Upstreams {
         }
         self.pools[usize::from(v6)].give_back(id, backend, quarantined_until);
         if is_idle {
-            self.idle.push(IDLE, id.index());
+            self.idle.push_back(IDLE, id.index());
         }
         false
     }
@@ -270,7 +283,7 @@ impl Upstreams {
                         flows_on(id),
                         "flows on a socket were lost count of"
                     );
-                    let is_idle = self.idle.queue_of(id.index()).is_some();
+                    let is_idle = self.idle.list_of(id.index()).is_some();
                     assert_eq!(is_idle, flows == 0 && !is_retired, "a socket that never closes");
                     let has_place = self.pools[usize::from(v6)].contains(id);
                     assert_eq!(has_place, !is_retired, "a socket in no pool");
@@ -285,7 +298,7 @@ impl Upstreams {
 }
 
 /// Whether a shared upstream is open, and may have another flow.
-fn takes_flows(slots: &Slots<Upstream>, id: UpstreamId) -> bool {
+fn takes_flows(slots: &IndexedSlab<Upstream, 0>, id: UpstreamId) -> bool {
     slots.get(id.index()).is_some_and(|upstream| {
         let is_pooled = matches!(upstream.carries, Carries::Many { is_retired: false, .. });
         upstream.generation == id.generation() && is_pooled

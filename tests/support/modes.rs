@@ -325,7 +325,7 @@ impl<B: Balancer> World<B> {
     }
 
     fn go_on_elsewhere(&mut self) -> Result<(), Violation> {
-        let written = encode(&self.balancer.manager().snapshot());
+        let written = encode(&self.balancer.manager().clone().snapshot());
         let read = decode(&written).map_err(|error| Violation(error.to_string()))?;
         let restored = UdpManager::restore(read, None);
         self.balancer.go_on_as(restored.map_err(|error| Violation(error.to_string()))?);

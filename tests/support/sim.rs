@@ -46,7 +46,7 @@ pub use setting::{Setting, Temper};
 pub use shrink::shrink;
 pub use subject::Subject;
 pub use sweep::{first_failing_seed, replay, report, report_of, sweep};
-pub use tally::{KERNEL, SNAPSHOT, TURNS, Tally};
+pub use tally::{FOLLOWED, KERNEL, SNAPSHOT, TURNS, Tally};
 pub use trace::Trace;
 pub use world::World;
 

@@ -58,6 +58,10 @@ impl<W: Watch> Subject for Watched<W> {
         &self.manager
     }
 
+    fn manager_mut(&mut self) -> &mut UdpManager {
+        &mut self.manager
+    }
+
     fn replace(&mut self, manager: UdpManager) {
         self.manager = manager;
     }
@@ -386,6 +390,10 @@ impl Subject for Frugal {
 
     fn manager(&self) -> &UdpManager {
         &self.manager
+    }
+
+    fn manager_mut(&mut self) -> &mut UdpManager {
+        &mut self.manager
     }
 
     fn replace(&mut self, manager: UdpManager) {

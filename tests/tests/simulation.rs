@@ -18,8 +18,8 @@ use flowgate_core::{
 };
 use flowgate_tests::sim::planted::{Bug, Planted};
 use flowgate_tests::sim::{
-    Action, CHANGES, Choices, KERNEL, SNAPSHOT, Scenario, SeededChoices, Setting, TURNS, Tally,
-    replay, report, report_of, run_bytes, sweep,
+    Action, CHANGES, Choices, FOLLOWED, KERNEL, SNAPSHOT, Scenario, SeededChoices, Setting, TURNS,
+    Tally, replay, report, report_of, run_bytes, sweep,
 };
 
 /// Few enough for a debug build to take seconds.
@@ -86,7 +86,7 @@ fn assert_meets_every_limit(tally: &Tally) {
         let dropped = Direction::ALL.map(|direction| tally.dropped_for(direction, reason));
         assert!(dropped.iter().sum::<u64>() > 0, "nothing is dropped as {reason}");
     }
-    for name in CHANGES.iter().chain(&TURNS).chain(&[SNAPSHOT, KERNEL]) {
+    for name in CHANGES.iter().chain(&TURNS).chain(&[SNAPSHOT, FOLLOWED, KERNEL]) {
         assert!(tally.met.contains_key(name), "this never happens: {name}");
     }
     assert!(tally.moved > 0, "no flow moves");

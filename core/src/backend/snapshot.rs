@@ -48,6 +48,25 @@ impl Backends {
         Ok(restored)
     }
 
+    /// Counts flows as they were counted before a snapshot told of others.
+    pub(crate) fn count_as(&mut self, before: &Self) {
+        for (backend, before) in self.list.iter_mut().zip(&before.list) {
+            backend.flows_active = before.flows_active;
+        }
+    }
+
+    /// Counts a flow no longer, of which a snapshot says something else.
+    pub(crate) fn uncount_flow(&mut self, backend: BackendId) {
+        if let Some(backend) = self.get_mut(backend) {
+            backend.flows_active = backend.flows_active.saturating_sub(1);
+        }
+    }
+
+    /// How many flows all of them are counted to have.
+    pub(crate) fn flows(&self) -> usize {
+        self.list.iter().map(|backend| backend.flows_active as usize).sum()
+    }
+
     /// Counts a flow. There must be such a backend.
     pub(crate) fn restore_flow(&mut self, backend: BackendId) -> Result<(), RestoreError> {
         match self.get_mut(backend) {

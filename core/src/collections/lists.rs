@@ -1,16 +1,22 @@
-//! Queues of small dense numbers, from which any can leave in constant time.
+//! Doubly linked lists of small dense numbers, whose links lie in one array: an intrusive list, in
+//! which a number can be found, moved and removed in constant time.
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::iter;
+
+use crate::collections::slot_set::SlotSet;
 
 const NIL: u32 = u32::MAX;
 
-/// Several queues over the same numbers, each of which is in at most one of them, once. Allocates
+/// Several lists over the same numbers, each of which is in at most one of them, once. Allocates
 /// nothing for numbers below its capacity.
 #[derive(Clone, Debug)]
-pub(crate) struct Queues {
+pub(crate) struct Lists {
     ends: Vec<Ends>,
     links: Vec<Link>,
+    /// The numbers that have been pushed or removed since somebody began to note that.
+    changed: Option<SlotSet>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -24,19 +30,19 @@ struct Ends {
 struct Link {
     previous: u32,
     next: u32,
-    /// The queue it is in; `NIL` for none.
-    queue: u32,
+    /// The list it is in; `NIL` for none.
+    list: u32,
 }
 
 impl Link {
-    const ALONE: Self = Self { previous: NIL, next: NIL, queue: NIL };
+    const ALONE: Self = Self { previous: NIL, next: NIL, list: NIL };
 }
 
-impl Queues {
-    /// This many empty queues for numbers `0..capacity`.
-    pub(crate) fn new(queues: usize, capacity: usize) -> Self {
+impl Lists {
+    /// This many empty lists for numbers `0..capacity`.
+    pub(crate) fn new(lists: usize, capacity: usize) -> Self {
         let empty = Ends { first: NIL, last: NIL, len: 0 };
-        Self { ends: vec![empty; queues], links: Vec::with_capacity(capacity) }
+        Self { ends: vec![empty; lists], links: Vec::with_capacity(capacity), changed: None }
     }
 
     /// Makes room for numbers `0..capacity`, if there is less.
@@ -44,51 +50,65 @@ impl Queues {
         self.links.reserve_exact(capacity.saturating_sub(self.links.len()));
     }
 
-    /// How many numbers a queue holds.
-    pub(crate) fn len(&self, queue: usize) -> usize {
-        self.ends[queue].len as usize
+    /// How many numbers a list holds.
+    pub(crate) fn len(&self, list: usize) -> usize {
+        self.ends[list].len as usize
     }
 
-    /// The queue that a number is in.
-    pub(crate) fn queue_of(&self, number: usize) -> Option<usize> {
-        let link = self.links.get(number).filter(|link| link.queue != NIL)?;
-        Some(link.queue as usize)
+    /// The list that a number is in.
+    pub(crate) fn list_of(&self, number: usize) -> Option<usize> {
+        let link = self.links.get(number).filter(|link| link.list != NIL)?;
+        Some(link.list as usize)
     }
 
-    /// All numbers of a queue, in the order in which they were pushed.
-    pub(crate) fn iter(&self, queue: usize) -> impl Iterator<Item = u32> {
-        let next = |&number: &u32| self.links.get(number as usize).map(|link| link.next);
-        let all = core::iter::successors(Some(self.ends[queue].first), next);
-        all.take_while(|&number| number != NIL)
+    /// All numbers of a list, from its front.
+    pub(crate) fn iter(&self, list: usize) -> impl Iterator<Item = u32> {
+        self.walk(self.ends[list].first, |link| link.next)
     }
 
-    /// The number that was pushed first.
-    pub(crate) fn first(&self, queue: usize) -> Option<usize> {
-        let first = self.ends[queue].first;
+    /// The number at the front.
+    pub(crate) fn first(&self, list: usize) -> Option<usize> {
+        let first = self.ends[list].first;
         (first != NIL).then_some(first as usize)
     }
 
     /// Appends a number, which leaves the place where it was.
-    pub(crate) fn push(&mut self, queue: usize, number: usize) {
+    pub(crate) fn push_back(&mut self, list: usize, number: usize) {
         self.remove(number);
+        let last = self.ends[list].last;
+        self.link(number, Link { previous: last, next: NIL, list: list as u32 });
+    }
+
+    /// Puts a number before all others, which leaves the place where it was.
+    pub(crate) fn push_front(&mut self, list: usize, number: usize) {
+        self.remove(number);
+        let first = self.ends[list].first;
+        self.link(number, Link { previous: NIL, next: first, list: list as u32 });
+    }
+
+    fn link(&mut self, number: usize, link: Link) {
         if self.links.len() <= number {
             self.links.resize(number + 1, Link::ALONE);
         }
-        let ends = &mut self.ends[queue];
-        self.links[number] = Link { previous: ends.last, next: NIL, queue: queue as u32 };
-        match self.links.get_mut(ends.last as usize) {
-            Some(last) => last.next = number as u32,
+        self.links[number] = link;
+        let ends = &mut self.ends[link.list as usize];
+        match self.links.get_mut(link.previous as usize) {
+            Some(previous) => previous.next = number as u32,
             None => ends.first = number as u32,
         }
-        ends.last = number as u32;
+        match self.links.get_mut(link.next as usize) {
+            Some(next) => next.previous = number as u32,
+            None => ends.last = number as u32,
+        }
         ends.len += 1;
+        self.note(number);
     }
 
-    /// Takes a number out of its queue, if it is in one.
-    pub(crate) fn remove(&mut self, number: usize) {
-        let Some(queue) = self.queue_of(number) else { return };
+    /// Takes a number out of its list, and says which that was, if it is in one.
+    pub(crate) fn remove(&mut self, number: usize) -> Option<usize> {
+        let list = self.list_of(number)?;
         let link = core::mem::replace(&mut self.links[number], Link::ALONE);
-        let ends = &mut self.ends[queue];
+        let ends = &mut self.ends[list];
         match self.links.get_mut(link.previous as usize) {
             Some(previous) => previous.next = link.next,
             None => ends.first = link.next,
@@ -98,43 +118,50 @@ impl Queues {
             None => ends.last = link.previous,
         }
         ends.len -= 1;
+        self.note(number);
+        Some(list)
+    }
+
+    fn walk(&self, from: u32, step: fn(&Link) -> u32) -> impl Iterator<Item = u32> {
+        let next = move |&number: &u32| self.links.get(number as usize).map(step);
+        iter::successors(Some(from), next).take_while(|&number| number != NIL)
+    }
+
+    #[inline]
+    fn note(&mut self, number: usize) {
+        if let Some(changed) = &mut self.changed {
+            changed.insert(number);
+        }
+    }
+}
+
+/// What has changed. Where that is not noted, everything has.
+#[cfg(feature = "snapshot")]
+impl Lists {
+    /// Notes from now on what changes, or stops to do that.
+    pub(crate) fn note_changes(&mut self, whether: bool) {
+        self.changed = whether.then(|| SlotSet::with_capacity(self.links.capacity()));
+    }
+
+    /// The numbers that have come to the front of a list into which none is pushed elsewhere, from the
+    /// front. The others follow as they were.
+    pub(crate) fn pushed_front(&self, list: usize) -> Vec<u32> {
+        self.iter(list).take_while(|&number| self.has_changed(number)).collect()
+    }
+
+    /// The numbers that have come to the back of a list into which none is pushed elsewhere, the last
+    /// one last. Those before them are as they were.
+    pub(crate) fn pushed_back(&self, list: usize) -> Vec<u32> {
+        let from_back = self.walk(self.ends[list].last, |link| link.previous);
+        let mut pushed: Vec<_> = from_back.take_while(|&number| self.has_changed(number)).collect();
+        pushed.reverse();
+        pushed
+    }
+
+    fn has_changed(&self, number: u32) -> bool {
+        self.changed.as_ref().is_none_or(|changed| changed.contains(number as usize))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::collections::VecDeque;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn the_queues_agree_with_lists(
-            steps in prop::collection::vec((0usize..10, 0usize..4), 1..200),
-        ) {
-            const QUEUES: usize = 3;
-            let mut queues = Queues::new(QUEUES, 10);
-            let mut lists = vec![VecDeque::new(); QUEUES];
-            for (number, queue) in steps {
-                lists.iter_mut().for_each(|list| list.retain(|&other| other != number));
-                if let Some(list) = lists.get_mut(queue) {
-                    queues.push(queue, number);
-                    list.push_back(number);
-                } else {
-                    queues.remove(number);
-                }
-                prop_assert_eq!(queues.queue_of(number), (queue < QUEUES).then_some(queue));
-                for (queue, list) in lists.iter().enumerate() {
-                    prop_assert_eq!(queues.first(queue), list.front().copied());
-                    prop_assert_eq!(queues.len(queue), list.len());
-                }
-            }
-            for (queue, list) in lists.iter_mut().enumerate() {
-                while let Some(first) = queues.first(queue) {
-                    prop_assert_eq!(Some(first), list.pop_front());
-                    queues.remove(first);
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -12,9 +12,9 @@
 #[cfg(feature = "snapshot")]
 mod snapshot;
 
-use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::collections::lists::Lists;
 use crate::time::Instant;
 
 /// The resolution of the wheel: deadlines are kept to the next full millisecond.
@@ -25,8 +25,6 @@ const SLOTS: usize = 1 << SLOT_BITS;
 /// Enough for every [`Instant`]: 2^48 ticks are 8,900 years.
 const LEVELS: usize = 8;
 
-const NIL: u32 = u32::MAX;
-
 /// Timers named by small dense numbers: the indices of flows.
 #[derive(Clone, Debug)]
 pub(crate) struct TimerWheel {
@@ -34,24 +32,8 @@ pub(crate) struct TimerWheel {
     elapsed: u64,
     /// For each level, a bit for each slot that is not empty.
     occupied: [u64; LEVELS],
-    /// The first timer of each slot.
-    heads: [[u32; SLOTS]; LEVELS],
-    /// The links of each timer, so that one can leave its slot in constant time.
-    links: Vec<Link>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Link {
-    previous: u32,
-    next: u32,
-    level: u8,
-    slot: u8,
-    scheduled: bool,
-}
-
-impl Link {
-    const UNSCHEDULED: Self =
-        Self { previous: NIL, next: NIL, level: 0, slot: 0, scheduled: false };
+    /// The timers of each slot, level by level, those that were scheduled last first.
+    slots: Lists,
 }
 
 impl TimerWheel {
@@ -60,23 +42,19 @@ impl TimerWheel {
         Self {
             elapsed: now.as_millis(),
             occupied: [0; LEVELS],
-            heads: [[NIL; SLOTS]; LEVELS],
-            links: Vec::with_capacity(capacity),
+            slots: Lists::new(LEVELS * SLOTS, capacity),
         }
     }
 
     /// Makes room for timers `0..capacity`, if there is less.
     pub(crate) fn reserve(&mut self, capacity: usize) {
-        self.links.reserve_exact(capacity.saturating_sub(self.links.len()));
+        self.slots.reserve(capacity);
     }
 
     /// Makes `timer` come up at `deadline`, or at the next tick where that has passed. A timer
     /// that is already scheduled moves.
     pub(crate) fn schedule(&mut self, timer: usize, deadline: Instant) {
         self.cancel(timer);
-        if self.links.len() <= timer {
-            self.links.resize(timer + 1, Link::UNSCHEDULED);
-        }
         let tick = deadline.as_nanos().div_ceil(TICK.as_nanos() as u64).max(self.elapsed + 1);
         let (level, slot) = self.place(tick);
         self.link(timer, level, slot);
@@ -84,38 +62,17 @@ impl TimerWheel {
 
     /// Puts a timer that is not scheduled before all others of a slot.
     fn link(&mut self, timer: usize, level: usize, slot: usize) {
-        let head = &mut self.heads[level][slot];
-        self.links[timer] = Link {
-            previous: NIL,
-            next: *head,
-            level: level as u8,
-            slot: slot as u8,
-            scheduled: true,
-        };
-        if let Some(second) = self.links.get_mut(*head as usize) {
-            second.previous = timer as u32;
-        }
-        *head = timer as u32;
+        self.slots.push_front(level * SLOTS + slot, timer);
         self.occupied[level] |= 1 << slot;
     }
 
     /// Makes `timer` never come up. Nothing happens if it was not scheduled.
     pub(crate) fn cancel(&mut self, timer: usize) {
-        let Some(link) = self.links.get(timer).copied().filter(|link| link.scheduled) else {
-            return;
-        };
-        let (level, slot) = (usize::from(link.level), usize::from(link.slot));
-        match self.links.get_mut(link.previous as usize) {
-            Some(previous) => previous.next = link.next,
-            None => self.heads[level][slot] = link.next,
+        if let Some(list) = self.slots.remove(timer)
+            && self.slots.first(list).is_none()
+        {
+            self.occupied[list / SLOTS] &= !(1 << (list % SLOTS));
         }
-        if let Some(next) = self.links.get_mut(link.next as usize) {
-            next.previous = link.previous;
-        }
-        if self.heads[level][slot] == NIL {
-            self.occupied[level] &= !(1 << slot);
-        }
-        self.links[timer] = Link::UNSCHEDULED;
     }
 
     /// Takes out one timer whose slot has begun by `now`, if there is one.
@@ -129,13 +86,13 @@ impl TimerWheel {
             }
         };
         self.elapsed = self.elapsed.max(tick);
-        Some(self.take_first(level, slot))
+        self.take_first(level, slot)
     }
 
     /// Takes out one timer, due or not, and leaves the time of the wheel as it is.
     pub(crate) fn pop_any(&mut self) -> Option<usize> {
         let (_, level, slot) = self.first_slot()?;
-        Some(self.take_first(level, slot))
+        self.take_first(level, slot)
     }
 
     /// When the next slot that holds a timer begins: no later than the earliest deadline, and
@@ -146,13 +103,13 @@ impl TimerWheel {
 
     /// Whether `timer` is scheduled.
     pub(crate) fn is_scheduled(&self, timer: usize) -> bool {
-        self.links.get(timer).is_some_and(|link| link.scheduled)
+        self.slots.list_of(timer).is_some()
     }
 
-    fn take_first(&mut self, level: usize, slot: usize) -> usize {
-        let timer = self.heads[level][slot] as usize;
+    fn take_first(&mut self, level: usize, slot: usize) -> Option<usize> {
+        let timer = self.slots.first(level * SLOTS + slot)?;
         self.cancel(timer);
-        timer
+        Some(timer)
     }
 
     /// The level and slot for a tick after `elapsed`: the lowest level whose current turn still

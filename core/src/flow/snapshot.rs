@@ -4,12 +4,13 @@ use core::net::{IpAddr, Ipv4Addr};
 
 use super::{Stage, UdpFlow};
 use crate::flow::key::FlowKey;
-use crate::id::{BackendId, FlowId};
+use crate::id::{BackendId, FlowId, UpstreamId};
 use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
 use crate::snapshot::parts::{
     FlowSnapshot, KeySnapshot, PathSnapshot, QuarantinedSnapshot, StageSnapshot,
 };
+use crate::time::Instant;
 
 impl UdpFlow {
     /// What is known of a flow that is alive, in a slot; `None` of one that has ended.
@@ -115,5 +116,17 @@ impl UdpFlow {
         let key = FlowKey::restored(&nobody);
         let blank = Self::blank(&key, id, backend, snapshot.upstream, snapshot.until);
         Self { stage: Stage::Quarantined, ..blank }
+    }
+
+    /// What stands for a flow where there is none.
+    pub(crate) fn nobody() -> Self {
+        Self::restored_quarantined(&QuarantinedSnapshot {
+            transaction: None,
+            slot: 0,
+            generation: 0,
+            backend: 0,
+            upstream: UpstreamId::new(0, 0),
+            until: Instant::ORIGIN,
+        })
     }
 }

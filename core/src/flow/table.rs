@@ -7,10 +7,9 @@ use core::hint::black_box;
 
 use core::hash::Hasher;
 
-use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 
-use crate::collections::slots::Slots;
+use crate::collections::indexed_slab::{Entry, IndexedSlab};
 use crate::config::slots_for;
 use crate::flow::UdpFlow;
 use crate::flow::key::FlowKey;
@@ -22,23 +21,36 @@ use crate::transaction::TransactionId;
 /// The most flows that one prefetch fetches.
 const PREFETCH_BATCH: usize = 64;
 
-/// The flows, in slots that are their ids' indices, and an index over those by key.
+/// The index by keys, of flows that their clients' next datagrams belong to.
+const BY_KEY: usize = 0;
+
+/// The index by where answers come, of flows on shared upstreams, in quarantine or not.
+const BY_ROUTE: usize = 1;
+
+/// The flows, in slots that are their ids' indices.
 ///
 /// Clients choose the keys, so they are hashed with SipHash under a secret: nobody who cannot see
-/// the seed can make them collide. Both parts are allocated for `capacity` flows at start, the
-/// index for twice as many, so that it never has to grow when flows come and go.
+/// the seed can make them collide. All is allocated for `capacity` flows at start, the index by keys
+/// for twice as many, so that it never has to grow when flows come and go.
 #[derive(Clone, Debug)]
 pub(crate) struct FlowTable {
-    flows: Slots<UdpFlow>,
+    flows: IndexedSlab<UdpFlow, 2>,
     /// How many of them have ended and are in quarantine.
     quarantined: usize,
-    index: HashTable<u32>,
-    /// Those on shared upstreams, in quarantine or not, by where their answers come.
-    routes: HashTable<u32>,
-    hash_keys: (u64, u64),
     capacity: usize,
     next_generation: u32,
     expected: Expected,
+}
+
+impl Entry for UdpFlow {
+    #[cfg(feature = "snapshot")]
+    fn vacant() -> Self {
+        Self::nobody()
+    }
+
+    fn hash(&self, index: usize, secret: (u64, u64)) -> u64 {
+        if index == BY_KEY { self.key().hash(secret) } else { self.route_hash() }
+    }
 }
 
 /// Where the flows of the coming datagrams are likely to be. A wrong guess costs a comparison.
@@ -62,16 +74,14 @@ impl Expected {
 
 impl FlowTable {
     pub(crate) fn new(capacity: usize, random: &mut Random) -> Self {
-        Self {
-            flows: Slots::with_capacity(slots_for(capacity)),
-            quarantined: 0,
-            index: HashTable::with_capacity(capacity * 2),
-            routes: HashTable::new(),
-            hash_keys: (random.draw(), random.draw()),
-            capacity,
-            next_generation: 0,
-            expected: Expected::NOTHING,
-        }
+        Self::with_secret(capacity, (random.draw(), random.draw()))
+    }
+
+    fn with_secret(capacity: usize, secret: (u64, u64)) -> Self {
+        let (flows, expected) = (IndexedSlab::new(secret), Expected::NOTHING);
+        let mut table = Self { flows, quarantined: 0, capacity, next_generation: 0, expected };
+        table.set_capacity(capacity);
+        table
     }
 
     /// How many flows are alive.
@@ -86,10 +96,8 @@ impl FlowTable {
 
     /// Allows another number of flows. Where there are more, they may stay.
     pub(crate) fn set_capacity(&mut self, capacity: usize) {
-        let Self { flows, index, hash_keys, .. } = self;
-        flows.reserve(slots_for(capacity));
-        let rehash = |&at: &u32| flows[at as usize].key().hash(*hash_keys);
-        index.reserve((capacity * 2).saturating_sub(index.len()), rehash);
+        self.flows.reserve(slots_for(capacity));
+        self.flows.reserve_index(BY_KEY, capacity * 2);
         self.capacity = capacity;
     }
 
@@ -120,14 +128,15 @@ impl FlowTable {
     }
 
     /// The slot that the next flow gets.
-    pub(crate) const fn next_slot(&self) -> usize {
+    pub(crate) fn next_slot(&self) -> usize {
         self.flows.next()
     }
 
     /// What names a question, here and to nobody else.
     #[inline]
     pub(crate) fn name_question(&self, id: TransactionId) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(!self.hash_keys.0, self.hash_keys.1);
+        let secret = self.flows.secret();
+        let mut hasher = SipHasher13::new_with_keys(!secret.0, secret.1);
         id.as_words().into_iter().for_each(|word| hasher.write_u32(word));
         hasher.finish()
     }
@@ -146,9 +155,8 @@ impl FlowTable {
     }
 
     pub(crate) fn look_up(&self, key: &FlowKey) -> Option<FlowId> {
-        let is_key = |&index: &u32| self.flows[index as usize].has_key(key);
-        let index = *self.index.find(key.hash(self.hash_keys), is_key)?;
-        Some(self.id_at(index as usize))
+        let hash = key.hash(self.flows.secret());
+        Some(self.id_at(self.flows.find(BY_KEY, hash, |flow| flow.has_key(key))?))
     }
 
     /// Fetches the flows of the keys that will be looked for next from memory, all at once, and
@@ -160,12 +168,12 @@ impl FlowTable {
         let mut hashes = [0; PREFETCH_BATCH];
         let mut count = 0;
         for (hash, key) in hashes.iter_mut().zip(keys) {
-            *hash = key.hash(self.hash_keys);
+            *hash = key.hash(self.flows.secret());
             count += 1;
         }
         self.expected = Expected { slots: [NOWHERE; PREFETCH_BATCH], next: 0 };
         for (slot, &hash) in self.expected.slots.iter_mut().zip(&hashes[..count]) {
-            *slot = self.index.iter_hash(hash).next().copied().unwrap_or(NOWHERE);
+            *slot = self.flows.guess(BY_KEY, hash).unwrap_or(NOWHERE);
         }
         for &slot in &self.expected.slots[..count] {
             if let Some(flow) = self.flows.get(slot as usize) {
@@ -213,19 +221,16 @@ impl FlowTable {
     /// one unfindable at once.
     pub(crate) fn insert(
         &mut self,
-        key: &FlowKey,
         is_branch: bool,
         build: impl FnOnce(FlowId) -> UdpFlow,
     ) -> FlowId {
         let id = self.next_id(is_branch);
-        let index = self.flows.insert(build(id)) as u32;
-        let Self { flows, index: by_key, hash_keys, .. } = self;
-        let rehash = |&index: &u32| flows[index as usize].key().hash(*hash_keys);
-        by_key.insert_unique(key.hash(*hash_keys), index, rehash);
+        self.flows.insert(build(id));
+        self.flows.add_to(BY_KEY, id.index());
         id
     }
 
-    const fn next_id(&mut self, is_branch: bool) -> FlowId {
+    fn next_id(&mut self, is_branch: bool) -> FlowId {
         let generation = self.next_generation | if is_branch { BRANCH } else { 0 };
         self.next_generation = self.next_generation.wrapping_add(2 * BRANCH);
         FlowId::new(self.flows.next() as u32, generation)
@@ -274,16 +279,13 @@ impl FlowTable {
         backend: BackendId,
         transaction: u64,
     ) -> Option<usize> {
-        let is_it = |&at: &u32| self.flows[at as usize].is_on(upstream, backend, transaction);
-        let found = self.routes.find(route_hash(upstream, backend, transaction), is_it);
-        found.map(|&slot| slot as usize)
+        let hash = route_hash(upstream, backend, transaction);
+        self.flows.find(BY_ROUTE, hash, |flow| flow.is_on(upstream, backend, transaction))
     }
 
     /// Has the answers found that come for the flow in a slot by its shared upstream.
     pub(crate) fn add_route(&mut self, slot: usize) {
-        let Self { flows, routes, .. } = self;
-        let rehash = |&at: &u32| flows[at as usize].route_hash();
-        routes.insert_unique(flows[slot].route_hash(), slot as u32, rehash);
+        self.flows.add_to(BY_ROUTE, slot);
     }
 
     /// Puts the flow in a slot, alive or in quarantine, where its answers come from now on. It has no
@@ -294,36 +296,24 @@ impl FlowTable {
 
     /// Has them found no more, if they were.
     pub(crate) fn remove_route(&mut self, slot: usize) {
-        let Some(flow) = self.flows.get(slot) else { return };
-        let hash = flow.route_hash();
-        if let Ok(entry) = self.routes.find_entry(hash, |&at| at as usize == slot) {
-            entry.remove();
-        }
+        self.flows.remove_from(BY_ROUTE, slot);
     }
 
     /// Makes room for the routes of as many flows as may be.
     pub(crate) fn reserve_routes(&mut self) {
-        let Self { flows, routes, capacity, .. } = self;
-        let rehash = |&at: &u32| flows[at as usize].route_hash();
-        routes.reserve((slots_for(*capacity)).saturating_sub(routes.len()), rehash);
+        self.flows.reserve_index(BY_ROUTE, slots_for(self.capacity));
     }
 
     /// Makes a flow unfindable by key, so that another may take the key.
     pub(crate) fn unindex(&mut self, id: FlowId) {
-        let hash = self.flows[id.index()].key().hash(self.hash_keys);
-        if let Ok(entry) = self.index.find_entry(hash, |&index| index as usize == id.index()) {
-            entry.remove();
-        }
+        self.flows.remove_from(BY_KEY, id.index());
     }
 
     /// Makes a branch the head of its ring.
     pub(crate) fn lead(&mut self, id: FlowId) {
         let Some(flow) = self.get_mut(id) else { return };
         flow.follow(false);
-        let hash = flow.key().hash(self.hash_keys);
-        let Self { flows, index, hash_keys, .. } = self;
-        let rehash = |&at: &u32| flows[at as usize].key().hash(*hash_keys);
-        index.insert_unique(hash, id.index() as u32, rehash);
+        self.flows.add_to(BY_KEY, id.index());
     }
 
     /// Removes a flow; its id is stale from now on.
@@ -343,13 +333,17 @@ impl FlowTable {
             findable += 1;
             assert_eq!(self.look_up(&flow.key()), Some(id), "a live flow is not found by its key");
         }
-        assert_eq!(self.index.len(), findable, "the index names flows that cannot be found");
+        assert_eq!(
+            self.flows.indexed(BY_KEY).len(),
+            findable,
+            "the index names flows that cannot be found"
+        );
         let quarantined = self.in_quarantine().count();
         assert_eq!(self.quarantined, quarantined, "flows in quarantine were lost count of");
-        for &slot in &self.routes {
-            let flow = &self.flows[slot as usize];
+        for slot in self.flows.indexed(BY_ROUTE) {
+            let flow = &self.flows[slot];
             let found = self.find_route(flow.upstream(), flow.backend(), flow.transaction());
-            assert_eq!(found, Some(slot as usize), "two flows get the same answers");
+            assert_eq!(found, Some(slot), "two flows get the same answers");
         }
     }
 

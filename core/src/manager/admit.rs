@@ -253,11 +253,11 @@ impl UdpManager {
         let head = if is_branch { self.flows.look_up(key) } else { None };
         let build =
             |id| UdpFlow::new(key, id, backend, upstream, limits, now).mirrored(is_mirrored);
-        let flow = self.flows.insert(key, is_branch, build);
+        let flow = self.flows.insert(is_branch, build);
         self.route(flow.index(), upstream);
         self.join_branches(head, flow);
         self.wheel.schedule(flow.index(), self.flows.at(flow.index()).1.deadline());
-        self.queues.push(UNANSWERED, flow.index());
+        self.queues.push_back(UNANSWERED, flow.index());
         self.source_limits.opened(key.client.source());
         if let Some(proxy) = key.client.proxy() {
             self.proxies.opened(proxy);

@@ -23,6 +23,9 @@ impl UdpManager {
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
+        // What changes now is more than single flows.
+        #[cfg(feature = "snapshot")]
+        self.forget_changes();
         self.recall_all(outputs);
         let config = new.config();
         let was = (&self.config.cluster, &self.balancer);

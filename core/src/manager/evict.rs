@@ -123,7 +123,7 @@ impl UdpManager {
             if flow.first_answer() + silence >= now {
                 return None;
             }
-            self.queues.push(EXCHANGED, first);
+            self.queues.push_back(EXCHANGED, first);
         }
         None
     }
@@ -138,7 +138,7 @@ impl UdpManager {
             if silence >= MIN_IDLE && longest.is_none_or(|(_, longest)| silence > longest) {
                 longest = Some((self.flows.at(first).0, silence));
             }
-            self.queues.push(CONTINUED, first);
+            self.queues.push_back(CONTINUED, first);
         }
         longest.map(|(flow, _)| flow)
     }

@@ -64,7 +64,7 @@ impl UdpManager {
             self.offer(id, burst.count(), outputs);
         }
         if confirms {
-            self.queues.push(CONTINUED, id.index());
+            self.queues.push_back(CONTINUED, id.index());
         }
         if is_retired {
             self.flows.unindex(id);
@@ -249,7 +249,7 @@ impl UdpManager {
         }
         self.count_answer(backend, traffic, now);
         if is_first_answer {
-            self.queues.push(EXCHANGED, id.index());
+            self.queues.push_back(EXCHANGED, id.index());
             self.first_answers.record(opened, now);
             if let Some(backend) = self.backends.get_mut(backend) {
                 backend.answer_times.record(now - opened);

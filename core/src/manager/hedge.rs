@@ -135,7 +135,7 @@ impl UdpManager {
         let AcceptedRequests { confirms, .. } = flow.accept_requests(burst, &self.limits, now);
         let backend = flow.backend();
         if confirms {
-            self.queues.push(CONTINUED, branch.index());
+            self.queues.push_back(CONTINUED, branch.index());
         }
         self.emit_requests((branch, backend), is_first, recv_meta, burst, outputs);
     }
@@ -194,7 +194,7 @@ impl UdpManager {
     ) {
         let Some(flow) = self.flows.get_mut(branch) else { return };
         if flow.is_answered_in_vain(&self.limits, now) {
-            self.queues.push(EXCHANGED, branch.index());
+            self.queues.push_back(EXCHANGED, branch.index());
         }
         let backend = flow.backend();
         self.count_answer(backend, Traffic::default(), now);

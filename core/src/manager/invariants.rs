@@ -22,7 +22,7 @@ impl UdpManager {
         for (id, flow) in self.flows.iter() {
             assert!(self.wheel.is_scheduled(id.index()), "a flow without a timer never ends");
             assert_eq!(
-                self.queues.queue_of(id.index()),
+                self.queues.list_of(id.index()),
                 queue_of(flow),
                 "a flow in the wrong queue"
             );

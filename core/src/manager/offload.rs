@@ -122,13 +122,13 @@ impl UdpManager {
         let NotedActivity { is_first_answer, confirms } =
             flow.note_activity(to_backend, to_client, last, &self.limits);
         if is_first_answer {
-            self.queues.push(EXCHANGED, id.index());
+            self.queues.push_back(EXCHANGED, id.index());
         }
         if confirms {
             if self.config.accept == Accept::Confirmed {
                 outputs.emit(Output::OpenClient { flow: id, client: flow.client() });
             }
-            self.queues.push(CONTINUED, id.index());
+            self.queues.push_back(CONTINUED, id.index());
         }
         let was_asked = flow.offload() == Offload::Asked;
         if was_asked {

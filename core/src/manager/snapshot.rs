@@ -6,28 +6,68 @@ use super::upstream::{capacity_for_upstreams, shares_upstreams};
 use super::{CONTINUED, EXCHANGED, QUEUES, UNANSWERED, UdpManager};
 use crate::affinity::Placement;
 use crate::backend::Backends;
-use crate::collections::lists::Queues;
+use crate::balance::Balancer;
+use crate::collections::lists::Lists;
+use crate::collections::slot_set::SlotSet;
 use crate::collections::wheel::TimerWheel;
 use crate::config::prepared::PreparedConfig;
-use crate::config::{MAX_FLOWS, slots_for};
+use crate::config::{MAX_FLOWS, ManagerConfig, Mode, slots_for};
 use crate::counters::Counters;
 use crate::flow::table::FlowTable;
-use crate::flow::{FlowLimits, Offload};
+use crate::flow::{FlowLimits, Offload, UdpFlow};
 use crate::id::BackendId;
 use crate::limits::SourceLimits;
 use crate::proxy_protocol::table::Proxies;
 use crate::random::Random;
 use crate::snapshot::error::require;
-use crate::snapshot::parts::{FlowSnapshot, FlowsSnapshot, SweepSnapshot, TimersSnapshot};
+use crate::snapshot::parts::{FlowsSnapshot, SweepSnapshot, TimersSnapshot};
 use crate::snapshot::{ManagerSnapshot, RestoreError};
 use crate::time::Instant;
 use crate::upstream::{Carries, Upstreams};
 
 impl UdpManager {
-    /// Everything that it knows, as plain data. Looks at every flow, and changes nothing.
+    /// Everything that it knows, as plain data. Looks at every flow, and changes nothing, but that
+    /// [changes](Self::changes) are noted no longer.
     ///
     /// Anyone who has it can attack the flow table, and knows all clients.
-    pub fn snapshot(&self) -> ManagerSnapshot {
+    pub fn snapshot(&mut self) -> ManagerSnapshot {
+        self.forget_changes();
+        self.snapshot_of_changes()
+    }
+
+    /// A copy of this manager, in which is noted from now on what [changes](Self::changes), until the
+    /// next snapshot or another configuration.
+    #[must_use]
+    pub fn copy_and_note_changes(&mut self) -> Self {
+        self.forget_changes();
+        let copy = self.clone();
+        self.note_changes(true);
+        copy
+    }
+
+    /// Notes no longer what changes.
+    pub fn forget_changes(&mut self) {
+        self.note_changes(false);
+    }
+
+    fn note_changes(&mut self, whether: bool) {
+        // A ring of branches is told of as a whole or not at all.
+        let has_rings = matches!(self.config.cluster.mode, Mode::FanOut { .. });
+        let whether = whether && !has_rings;
+        self.flows.note_changes(whether);
+        self.wheel.note_changes(whether);
+        self.queues.note_changes(whether);
+    }
+
+    /// Everything that it knows, but of flows and their timers only what has changed since a
+    /// [copy](Self::copy_and_note_changes) was made: what makes of that one as this is now, by
+    /// [`update`](Self::update). `None` where it is not noted.
+    pub fn changes(&mut self) -> Option<ManagerSnapshot> {
+        let is_noted = self.flows.notes_changes();
+        is_noted.then(|| ManagerSnapshot { is_partial: true, ..self.snapshot_of_changes() })
+    }
+
+    fn snapshot_of_changes(&mut self) -> ManagerSnapshot {
         let timers = self.wheel.snapshot();
         ManagerSnapshot {
             config: self.config.clone(),
@@ -50,14 +90,15 @@ impl UdpManager {
             sweep: self.sweep.map(Sweep::snapshot),
             last_partial_timeout: self.last_partial_timeout,
             kept: self.kept.clone(),
+            is_partial: false,
         }
     }
 
-    fn flows_snapshot(&self) -> FlowsSnapshot {
+    fn flows_snapshot(&mut self) -> FlowsSnapshot {
         FlowsSnapshot {
-            unanswered: self.queues.iter(UNANSWERED).collect(),
-            unconfirmed: self.queues.iter(EXCHANGED).collect(),
-            continued: self.queues.iter(CONTINUED).collect(),
+            unanswered: self.queues.pushed_back(UNANSWERED),
+            unconfirmed: self.queues.pushed_back(EXCHANGED),
+            continued: self.queues.pushed_back(CONTINUED),
             ..self.flows.snapshot()
         }
     }
@@ -73,44 +114,100 @@ impl UdpManager {
     ///
     /// # Errors
     ///
-    /// When the snapshot is not that of a manager: when an
-    /// [invariant](Self::assert_invariants) is broken.
+    /// When the snapshot is not that of a manager, or only what has [changed](Self::changes) in one:
+    /// when an [invariant](Self::assert_invariants) is broken.
     pub fn restore(
         snapshot: ManagerSnapshot,
         prepared: Option<&PreparedConfig>,
     ) -> Result<Self, RestoreError> {
         let ManagerSnapshot { config, flows: table, .. } = &snapshot;
+        require!(!snapshot.is_partial, "changes, and nobody knows what was before");
         let (max_flows, most) = (config.max_flows, MAX_FLOWS);
         if max_flows > most || table.alive.len() > most as usize {
             return Err(RestoreError::TooManyFlows { max_flows, most });
         }
-        require!(snapshot.answered_clients.is_sound(), "a table of clients of another size");
-        let mut flows = FlowTable::restored(table, max_flows as usize)?;
-        let upstreams = restored_upstreams(&snapshot, &mut flows)?;
-        let capacity = flows.len().max(max_flows as usize);
-        let slots = flows.slots().max(slots_for(max_flows as usize));
-        let mut backends = Backends::restored(&snapshot.backends, &config.cluster)?;
-        let mut source_limits =
-            SourceLimits::restored(&snapshot.sources, &config.cluster.limits, capacity)?;
-        for (_, flow) in flows.iter() {
-            backends.restore_flow(flow.backend())?;
-            source_limits.opened(flow.key().client.source());
-        }
-        let of_flows = flows.iter().filter_map(|(_, flow)| flow.proxy());
-        let relayed = if config.accept_proxy_protocol.is_empty() { 0 } else { max_flows as usize };
-        let proxies = Proxies::restored(&snapshot.proxies, relayed, of_flows)?;
-        let wheel = TimerWheel::restored(&snapshot.timers, flows.slots(), slots)?;
-        let mut balancer = match prepared.filter(|ready| ready.has_the_turns_of(&config.cluster)) {
+        let balancer = match prepared.filter(|ready| ready.has_the_turns_of(&config.cluster)) {
             Some(ready) => ready.balancer().clone(),
             None => PreparedConfig::new(config.clone()).balancer().clone(),
         };
-        balancer.restore(&snapshot.turns)?;
-        let sweep = snapshot.sweep.as_ref().map(|sweep| Sweep::restored(sweep, flows.slots()));
-        let sweep = sweep.transpose()?;
+        let slots = table.slots().len().max(slots_for(max_flows as usize));
         let mut config = config.clone();
         if let Some(prepared) = prepared {
             config.cluster.quic_lb = prepared.config().cluster.quic_lb.clone();
         }
+        let before = Before {
+            flows: FlowTable::before(table, max_flows as usize),
+            queues: Lists::new(QUEUES, slots),
+            wheel: TimerWheel::new(slots, Instant::ORIGIN),
+            backends: Backends::new(&[], config.cluster.health),
+            upstreams: Upstreams::with_capacity(0),
+            has_proxies: true,
+            balancer,
+            config,
+        };
+        before.updated(snapshot)
+    }
+
+    /// What another manager has become that was like this one, by what has [changed](Self::changes)
+    /// in it since. Takes time for that alone, if neither payloads nor proxies say whose flows are
+    /// whose, and sources have no limits.
+    ///
+    /// # Errors
+    ///
+    /// As for [`restore`](Self::restore).
+    pub fn update(self, changes: ManagerSnapshot) -> Result<Self, RestoreError> {
+        let Self { flows, queues, wheel, backends, upstreams, balancer, config, .. } = self;
+        let mut told = changes.config.clone();
+        told.cluster.quic_lb.clone_from(&config.cluster.quic_lb);
+        require!(changes.is_partial && told == config, "changes of another manager");
+        let has_proxies = !self.proxies.is_empty();
+        let before =
+            Before { flows, queues, wheel, backends, upstreams, has_proxies, balancer, config };
+        before.updated(changes)
+    }
+}
+
+/// What is kept of a manager when a snapshot says what has become of it. The rest is made anew.
+struct Before {
+    flows: FlowTable,
+    queues: Lists,
+    wheel: TimerWheel,
+    /// How many flows they had.
+    backends: Backends,
+    /// How many flows were on them.
+    upstreams: Upstreams,
+    has_proxies: bool,
+    balancer: Balancer,
+    config: ManagerConfig,
+}
+
+impl Before {
+    fn updated(mut self, snapshot: ManagerSnapshot) -> Result<UdpManager, RestoreError> {
+        let max_flows = self.config.max_flows as usize;
+        require!(snapshot.answered_clients.is_sound(), "a table of clients of another size");
+        let (backends, upstreams) = self.counts(&snapshot)?;
+        let Self { flows, queues, mut wheel, mut balancer, config, .. } = self;
+        let capacity = flows.len().max(max_flows);
+        let slots = flows.slots().max(slots_for(max_flows));
+        let mut source_limits =
+            SourceLimits::restored(&snapshot.sources, &config.cluster.limits, capacity)?;
+        if source_limits.totals().next().is_some() {
+            flows.iter().for_each(|(_, flow)| source_limits.opened(flow.key().client.source()));
+        }
+        let relayed = if config.accept_proxy_protocol.is_empty() { 0 } else { max_flows };
+        let proxies = if self.has_proxies || !snapshot.proxies.known.is_empty() {
+            let of_flows = flows.iter().filter_map(|(_, flow)| flow.proxy());
+            Proxies::restored(&snapshot.proxies, relayed, of_flows)?
+        } else {
+            let changed = snapshot.flows.alive.iter().map(|flow| flows.at(flow.slot as usize));
+            let of_flows = changed.filter_map(|(_, flow)| flow.proxy());
+            Proxies::restored(&snapshot.proxies, relayed, of_flows)?
+        };
+        let is_taken = |slot| flows.any_at(slot).is_some();
+        wheel.update(&snapshot.timers, &snapshot.flows.vacant, is_taken)?;
+        balancer.restore(&snapshot.turns)?;
+        let sweep = snapshot.sweep.as_ref().map(|sweep| Sweep::restored(sweep, flows.slots()));
+        let sweep = sweep.transpose()?;
         let is_alive = |slot| flows.alive_at(slot).is_some();
         let placement = Placement::restored(
             &snapshot.placement,
@@ -119,9 +216,9 @@ impl UdpManager {
             backends.len(),
             is_alive,
         )?;
-        let mut restored = Self {
+        let mut restored = UdpManager {
             limits: FlowLimits::new(&config.cluster),
-            queues: Queues::new(QUEUES, slots),
+            queues,
             counters: Counters::restored(&snapshot.counters, flows.len() as u64)?,
             openings: snapshot.openings.restored(),
             answered_clients: snapshot.answered_clients,
@@ -150,81 +247,101 @@ impl UdpManager {
         Ok(restored)
     }
 
-    /// Puts every flow into the queue that it belongs to.
+    /// Takes in the flows, and what they are counted by.
+    fn counts(
+        &mut self,
+        snapshot: &ManagerSnapshot,
+    ) -> Result<(Backends, Upstreams), RestoreError> {
+        let (config, table) = (&self.config, &snapshot.flows);
+        let mut backends = Backends::restored(&snapshot.backends, &config.cluster)?;
+        backends.count_as(&self.backends);
+        let capacity = capacity_for_upstreams(config);
+        let mut upstreams = Upstreams::restored(&snapshot.upstreams, capacity)?;
+        upstreams.count_as(&self.upstreams);
+        for slot in table.slots() {
+            if let Some(flow) = self.flows.any_at(slot as usize) {
+                upstreams.uncount_flow(flow.upstream());
+                if !flow.has_ended() {
+                    backends.uncount_flow(flow.backend());
+                }
+            }
+        }
+        self.flows.update(table)?;
+        if shares_upstreams(config) {
+            self.flows.reserve_routes();
+        }
+        for flow in &table.alive {
+            backends.restore_flow(BackendId::new(flow.backend as usize))?;
+        }
+        for ended in &table.quarantined {
+            let backend = BackendId::new(ended.backend as usize);
+            require!(backends.get(backend).is_some(), "a quarantine for nobody");
+        }
+        require!(backends.flows() == self.flows.len(), "a backend of other flows");
+        let alive = table.alive.iter().map(|flow| flow.slot);
+        for slot in alive.chain(table.quarantined.iter().map(|flow| flow.slot)) {
+            let (_, flow) = self.flows.at(slot as usize);
+            let (upstream, backend, named) = (flow.upstream(), flow.backend(), flow.transaction());
+            upstreams.restore_flow(upstream, slot)?;
+            if matches!(upstreams.get(upstream), Some(Carries::Many { .. })) {
+                let known = self.flows.find_route(upstream, backend, named);
+                require!(known.is_none(), "two flows get the same answers");
+                self.flows.add_route(slot as usize);
+            }
+        }
+        let names = |slot| self.flows.any_at(slot).map(UdpFlow::upstream);
+        upstreams.check_restored(self.flows.len() + self.flows.quarantined(), names)?;
+        Ok((backends, upstreams))
+    }
+}
+
+impl UdpManager {
+    /// Puts flows into the queues that they belong to.
     fn restore_queues(&mut self, snapshot: &FlowsSnapshot) -> Result<(), RestoreError> {
         let queues = [
             (UNANSWERED, &snapshot.unanswered),
             (EXCHANGED, &snapshot.unconfirmed),
             (CONTINUED, &snapshot.continued),
         ];
+        let mut named = SlotSet::default();
         for (queue, slots) in queues {
             for &slot in slots {
-                let is_new = self.queues.queue_of(slot as usize).is_none();
                 let flow = self.flows.alive_at(slot as usize);
                 let belongs = flow.is_some_and(|(_, flow)| queue_of(flow) == Some(queue));
-                require!(is_new && belongs, "a flow in the wrong queue, or twice");
-                self.queues.push(queue, slot as usize);
+                let is_new = belongs && named.insert(slot as usize);
+                require!(is_new, "a flow in the wrong queue, or twice");
+                self.queues.push_back(queue, slot as usize);
             }
-            let all = self.flows.iter().filter(|(_, flow)| queue_of(flow) == Some(queue));
-            require!(all.count() == slots.len(), "a flow is in no queue");
         }
-        for ended in &snapshot.quarantined {
-            let backend = BackendId::new(ended.backend as usize);
-            require!(self.backends.get(backend).is_some(), "a quarantine for nobody");
+        for slot in snapshot.slots().into_iter().map(|slot| slot as usize) {
+            match self.flows.alive_at(slot) {
+                None => drop(self.queues.remove(slot)),
+                Some((_, flow)) => {
+                    let is_there = self.queues.list_of(slot) == queue_of(flow);
+                    require!(is_there, "a flow is in no queue");
+                }
+            }
         }
         Ok(())
     }
 
-    /// Every flow has a timer, which comes up in time, and nothing else has.
+    /// Every flow has a timer, which comes up in time.
     fn check_timers(
         &self,
         snapshot: &FlowsSnapshot,
         timers: &TimersSnapshot,
     ) -> Result<(), RestoreError> {
-        // That of a flow whose activity was asked for comes after its deadline.
-        let asked = |flow: &&FlowSnapshot| flow.offload == Offload::Asked;
-        let is_scheduled = |flow: &FlowSnapshot| self.wheel.is_scheduled(flow.slot as usize);
-        require!(snapshot.alive.iter().filter(asked).all(is_scheduled), "a flow without a timer");
-        let alive = snapshot.alive.iter().filter(|flow| !asked(flow));
-        let alive = alive.map(|flow| (flow.slot, flow.deadline));
-        let is_in_time =
-            |(slot, deadline): (u32, Instant)| self.wheel.is_in_time_for(slot as usize, deadline);
-        let quarantined = snapshot.quarantined.iter().map(|flow| (flow.slot, flow.until));
-        let all = alive.chain(quarantined);
-        require!({ all }.all(is_in_time), "a flow without a timer, or a late one");
-        let scheduled: usize = timers.places.iter().map(|place| place.timers.len()).sum();
-        let flows = snapshot.alive.len() + snapshot.quarantined.len();
-        require!(scheduled == flows, "a timer of no flow");
+        let scheduled = timers.places.iter().flat_map(|place| place.timers.iter().copied());
+        for slot in snapshot.slots().into_iter().chain(scheduled).map(|slot| slot as usize) {
+            let Some(flow) = self.flows.any_at(slot) else { continue };
+            // That of a flow whose activity was asked for comes after its deadline.
+            let is_asked = !flow.has_ended() && flow.offload() == Offload::Asked;
+            require!(!is_asked || self.wheel.is_scheduled(slot), "a flow without a timer");
+            let is_in_time = is_asked || self.wheel.is_in_time_for(slot, flow.deadline());
+            require!(is_in_time, "a flow without a timer, or a late one");
+        }
         Ok(())
     }
-}
-
-/// The upstreams, and what of the flows is found by their routes.
-fn restored_upstreams(
-    snapshot: &ManagerSnapshot,
-    flows: &mut FlowTable,
-) -> Result<Upstreams, RestoreError> {
-    let capacity = capacity_for_upstreams(&snapshot.config);
-    let mut upstreams = Upstreams::restored(&snapshot.upstreams, capacity)?;
-    let alive = snapshot.flows.alive.iter().map(|flow| (flow.slot, flow.upstream, flow.backend));
-    let ended = &snapshot.flows.quarantined;
-    let ended = ended.iter().map(|flow| (flow.slot, flow.upstream, flow.backend));
-    let mut count = 0;
-    if shares_upstreams(&snapshot.config) {
-        flows.reserve_routes();
-    }
-    for (slot, upstream, backend) in alive.chain(ended) {
-        upstreams.restore_flow(upstream, slot)?;
-        count += 1;
-        if matches!(upstreams.get(upstream), Some(Carries::Many { .. })) {
-            let transaction = flows.at(slot as usize).1.transaction();
-            let known = flows.find_route(upstream, BackendId::new(backend as usize), transaction);
-            require!(known.is_none(), "two flows get the same answers");
-            flows.add_route(slot as usize);
-        }
-    }
-    upstreams.check_restored(count)?;
-    Ok(upstreams)
 }
 
 impl Sweep {

@@ -46,6 +46,9 @@ fn config() -> ManagerConfig {
 struct Harness {
     manager: UdpManager,
     twin: UdpManager,
+    /// What the twin was some inputs ago. Changes alone make of it what the twin is.
+    copy: UdpManager,
+    inputs: usize,
     /// The upstreams that flows have, or had last, and whom they send to.
     upstreams: BTreeMap<FlowId, (UpstreamId, BackendId, SocketAddr)>,
     /// What was ordered of sockets.
@@ -64,11 +67,12 @@ impl Harness {
         let mut config = config();
         change(&mut config);
         let manager = UdpManager::new(config, 1, Instant::ORIGIN);
-        Self { twin: manager.clone(), manager, upstreams: BTreeMap::new(), sockets: vec![] }
+        let (twin, copy) = (manager.clone(), manager.clone());
+        Self { twin, copy, inputs: 0, manager, upstreams: BTreeMap::new(), sockets: vec![] }
     }
 
     fn input<'p>(&mut self, input: ManagerInput<'p>, now: Instant) -> Vec<Output<'p>> {
-        if self.twin.snapshot() != self.manager.snapshot() {
+        if self.twin.clone().snapshot() != self.manager.snapshot() {
             // The test has told the manager something by itself.
             self.twin = self.manager.clone();
         }
@@ -156,7 +160,8 @@ impl Harness {
     /// Maglev, which is slow to build.
     fn go_on_elsewhere(&mut self) {
         let snapshot = self.manager.snapshot();
-        assert_eq!(snapshot, self.twin.snapshot(), "the restored manager has become another");
+        assert_eq!(snapshot, self.twin.clone().snapshot(), "the restored manager is another");
+        self.follow(&snapshot);
         if self.manager.config().cluster.balance == Balance::Maglev {
             return;
         }
@@ -164,6 +169,21 @@ impl Harness {
         restored.assert_invariants();
         assert_eq!(restored.poll_timeout(), self.twin.poll_timeout());
         self.manager = restored;
+    }
+
+    /// A copy of the twin becomes what that is by changes alone, those of some inputs.
+    fn follow(&mut self, snapshot: &crate::snapshot::ManagerSnapshot) {
+        let changes = self.twin.changes();
+        if let Some(changes) = &changes {
+            let followed = self.copy.clone().update(changes.clone());
+            let mut followed = followed.expect("what has changed in such a manager");
+            followed.assert_invariants();
+            assert_eq!(followed.snapshot(), *snapshot, "the copy has become another");
+        }
+        self.inputs += 1;
+        if changes.is_none() || self.inputs.is_multiple_of(4) {
+            self.copy = self.twin.copy_and_note_changes();
+        }
     }
 
     /// What the manager alone does, without its twin: for tests with many steps.

@@ -5,10 +5,8 @@ mod snapshot;
 
 use core::net::SocketAddr;
 
-use hashbrown::HashTable;
-
-use crate::collections::lists::Queues;
-use crate::collections::slots::Slots;
+use crate::collections::indexed_slab::{Entry, IndexedSlab};
+use crate::collections::lists::Lists;
 use crate::flow::key::FlowKey;
 use crate::local_addr::LocalAddr;
 use crate::random::Random;
@@ -17,7 +15,10 @@ use crate::time::Instant;
 /// How many proxies without a flow can be remembered besides those that have some.
 const WITHOUT_FLOWS: usize = 1_024;
 
-/// The queue of the proxies without a flow, in the order in which they are forgotten.
+/// The index by keys, of all of them.
+const BY_KEY: usize = 0;
+
+/// The list of the proxies without a flow, in the order in which they are forgotten.
 const IDLE: usize = 0;
 
 /// What a proxy's header says of the datagrams that it is for.
@@ -36,10 +37,8 @@ pub(crate) struct ProxiedClient {
 /// more afterwards.
 #[derive(Clone, Debug)]
 pub(crate) struct Proxies {
-    proxies: Slots<Proxy>,
-    index: HashTable<u32>,
-    idle: Queues,
-    hash_keys: (u64, u64),
+    proxies: IndexedSlab<Proxy, 1>,
+    idle: Lists,
     capacity: usize,
 }
 
@@ -53,28 +52,37 @@ struct Proxy {
     until: Instant,
 }
 
+impl Entry for Proxy {
+    #[cfg(feature = "snapshot")]
+    fn vacant() -> Self {
+        let nobody = SocketAddr::from(([0; 4], 0));
+        let proxied = ProxiedClient { client: nobody, destination: nobody };
+        Self { key: FlowKey::new(nobody, None), proxied, flows: 0, until: Instant::ORIGIN }
+    }
+
+    fn hash(&self, _index: usize, secret: (u64, u64)) -> u64 {
+        self.key.hash(secret)
+    }
+}
+
 impl Proxies {
     pub(crate) fn new() -> Self {
-        Self {
-            proxies: Slots::with_capacity(0),
-            index: HashTable::new(),
-            idle: Queues::new(1, 0),
-            hash_keys: (0, 0),
-            capacity: 0,
-        }
+        Self { proxies: IndexedSlab::new((0, 0)), idle: Lists::new(1, 0), capacity: 0 }
     }
 
     /// Makes room for the proxies of this many flows, if there is less.
     pub(crate) fn reserve(&mut self, flows: usize, random: &mut Random) {
         if self.capacity == 0 {
-            self.hash_keys = (random.draw(), random.draw());
+            self.proxies = IndexedSlab::new((random.draw(), random.draw()));
         }
-        self.capacity = self.capacity.max(flows + WITHOUT_FLOWS);
-        let Self { proxies, index, hash_keys, .. } = self;
-        proxies.reserve(self.capacity);
-        let rehash = |&at: &u32| proxies[at as usize].key.hash(*hash_keys);
-        index.reserve((self.capacity * 2).saturating_sub(index.len()), rehash);
-        self.idle.reserve(self.capacity);
+        self.make_room(self.capacity.max(flows + WITHOUT_FLOWS));
+    }
+
+    fn make_room(&mut self, capacity: usize) {
+        self.capacity = capacity;
+        self.proxies.reserve(capacity);
+        self.proxies.reserve_index(BY_KEY, capacity * 2);
+        self.idle.reserve(capacity);
     }
 
     /// Notes what a proxy says in a header, and returns the proxy's number, which stands for it as
@@ -137,33 +145,28 @@ impl Proxies {
         let proxy = &mut self.proxies[number as usize];
         if proxy.flows == 0 {
             proxy.until = until;
-            self.idle.push(IDLE, number as usize);
+            self.idle.push_back(IDLE, number as usize);
         }
     }
 
     fn find(&self, key: &FlowKey) -> Option<u32> {
-        let is_key = |&number: &u32| self.proxies[number as usize].key == *key;
-        self.index.find(key.hash(self.hash_keys), is_key).copied()
+        let hash = key.hash(self.proxies.secret());
+        self.proxies.find(BY_KEY, hash, |proxy| proxy.key == *key).map(|number| number as u32)
     }
 
     fn insert(&mut self, proxy: Proxy) -> Option<u32> {
         if self.proxies.len() >= self.capacity {
             self.forget(self.idle.first(IDLE)?);
         }
-        let hash = proxy.key.hash(self.hash_keys);
-        let number = self.proxies.insert(proxy) as u32;
-        let Self { proxies, index, hash_keys, .. } = self;
-        let rehash = |&at: &u32| proxies[at as usize].key.hash(*hash_keys);
-        index.insert_unique(hash, number, rehash);
-        Some(number)
+        let number = self.proxies.insert(proxy);
+        self.proxies.add_to(BY_KEY, number);
+        Some(number as u32)
     }
 
     fn forget(&mut self, number: usize) {
         self.idle.remove(number);
-        let hash = self.proxies.remove(number).key.hash(self.hash_keys);
-        if let Ok(entry) = self.index.find_entry(hash, |&at| at as usize == number) {
-            entry.remove();
-        }
+        self.proxies.remove_from(BY_KEY, number);
+        self.proxies.remove(number);
     }
 
     /// Panics unless everything agrees with itself and with the numbers of the proxies of all
@@ -177,11 +180,11 @@ impl Proxies {
         let counted: u64 = self.proxies.iter().map(|(_, proxy)| u64::from(proxy.flows)).sum();
         assert_eq!(counted, flows, "a proxy's flows were lost count of");
         assert!(self.proxies.len() <= self.capacity, "more proxies than there is room for");
-        assert_eq!(self.index.len(), self.proxies.len(), "a proxy is lost");
+        assert_eq!(self.proxies.indexed(BY_KEY).len(), self.proxies.len(), "a proxy is lost");
         for (number, proxy) in self.proxies.iter() {
             assert_eq!(self.find(&proxy.key), Some(number as u32), "a proxy is not found");
             let queue = (proxy.flows == 0).then_some(IDLE);
-            assert_eq!(self.idle.queue_of(number), queue, "a proxy in the wrong queue");
+            assert_eq!(self.idle.list_of(number), queue, "a proxy in the wrong queue");
         }
     }
 }

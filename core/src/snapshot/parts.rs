@@ -51,12 +51,19 @@ pub struct ManagerSnapshot {
     pub(crate) last_partial_timeout: Option<Instant>,
     /// The questions that may be asked again.
     pub(crate) kept: KeptQuestions,
+    /// Whether it only tells of flows and timers that have changed.
+    pub(crate) is_partial: bool,
 }
 
 impl ManagerSnapshot {
     /// What the manager was told to do.
     pub const fn config(&self) -> &ManagerConfig {
         &self.config
+    }
+
+    /// Whether it only tells what has changed in a manager.
+    pub const fn is_partial(&self) -> bool {
+        self.is_partial
     }
 
     /// The upstream sockets. Always in the same order.
@@ -113,7 +120,8 @@ pub(crate) enum BackendDrainSnapshot {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TurnsSnapshot(pub(crate) Vec<(u64, u64)>);
 
-/// The flow table and the queues that flows wait in. Every slot is named once.
+/// The flow table and the queues that flows wait in. Every slot is named once, or every slot that has
+/// changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FlowsSnapshot {
     pub(crate) hash_keys: (u64, u64),
@@ -131,6 +139,15 @@ pub(crate) struct FlowsSnapshot {
     pub(crate) unconfirmed: Vec<u32>,
     /// The same of flows that have been confirmed.
     pub(crate) continued: Vec<u32>,
+}
+
+impl FlowsSnapshot {
+    /// All slots that it tells of.
+    pub(crate) fn slots(&self) -> Vec<u32> {
+        let alive = self.alive.iter().map(|flow| flow.slot);
+        let quarantined = self.quarantined.iter().map(|flow| flow.slot);
+        alive.chain(quarantined).chain(self.vacant.iter().copied()).collect()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -158,9 +158,10 @@ fn go_on(snapshot: ManagerSnapshot) {
     if config.max_flows > 1 << 12 || config.cluster.balance == Balance::Maglev {
         return;
     }
-    let Ok(restored) = UdpManager::restore(snapshot.clone(), None) else { return };
+    let Ok(mut restored) = UdpManager::restore(snapshot.clone(), None) else { return };
     restored.assert_invariants();
-    let again = UdpManager::restore(restored.snapshot(), None).expect("the snapshot of a manager");
+    let mut again =
+        UdpManager::restore(restored.snapshot(), None).expect("the snapshot of a manager");
     assert_eq!(again.snapshot(), restored.snapshot());
     everything::survive(restored);
 }
@@ -246,7 +247,7 @@ fn an_address_is_written_down_whole() {
 
 #[test]
 fn the_same_order_of_sockets_is_told_before_and_after() {
-    let manager = manager_with_everything();
+    let mut manager = manager_with_everything();
     let snapshot = manager.snapshot();
     let ids: Vec<_> = snapshot.upstream_ids().collect();
     assert_eq!(ids.len(), manager.flow_count() + manager.quarantined(), "one for each flow");

@@ -1,8 +1,8 @@
 //! Upstreams as plain data.
 
+use alloc::vec::Vec;
+
 use super::{Carries, IDLE, Upstream, Upstreams};
-use crate::collections::lists::Queues;
-use crate::collections::slots::Slots;
 use crate::id::UpstreamId;
 use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
@@ -10,7 +10,7 @@ use crate::snapshot::parts::{CarriesSnapshot, UpstreamSnapshot, UpstreamsSnapsho
 use crate::upstream::pool::Pool;
 
 impl Upstreams {
-    pub(crate) fn snapshot(&self) -> UpstreamsSnapshot {
+    pub(crate) fn snapshot(&mut self) -> UpstreamsSnapshot {
         let open = self.iter().map(|(id, carries)| UpstreamSnapshot {
             id,
             carries: match carries {
@@ -20,10 +20,11 @@ impl Upstreams {
                 }
             },
         });
+        let open = open.collect();
         UpstreamsSnapshot {
             next_generation: self.next_generation,
-            open: open.collect(),
-            vacant: self.slots.vacant().collect(),
+            open,
+            vacant: self.slots.vacant(),
             pools: self.pools.clone(),
             idle: self.idle.iter(IDLE).collect(),
         }
@@ -47,42 +48,54 @@ impl Upstreams {
             let generation = upstream.id.generation();
             (upstream.id.index() as u32, Upstream { generation, carries })
         });
-        let slots = Slots::restored(used, capacity, open, &snapshot.vacant);
-        let Some(slots) = slots else {
-            return Err(RestoreError::Broken("a slot of upstreams is named twice, or never"));
-        };
-        let mut restored = Self {
-            slots,
-            next_generation: snapshot.next_generation,
-            shared,
-            pools: snapshot.pools.clone(),
-            idle: Queues::new(1, 0),
-        };
+        let slots: Vec<u32> = snapshot.open.iter().map(|it| it.id.index() as u32).collect();
+        let slots = [&slots[..], &snapshot.vacant].concat();
+        let mut restored = Self::with_capacity(capacity.max(used));
+        let is_sound = restored.slots.update(&slots, open, &snapshot.vacant);
+        require!(is_sound.is_some(), "a slot of upstreams is named twice, or never");
+        restored.next_generation = snapshot.next_generation;
+        restored.shared = shared;
+        restored.pools.clone_from(&snapshot.pools);
         restored.check_pools()?;
         restored.pools.iter_mut().for_each(Pool::make_room);
-        if let Some(last) = used.checked_sub(1) {
-            // Room for all of them.
-            restored.idle.push(IDLE, last);
-            restored.idle.remove(last);
-        }
+        restored.idle.reserve(used);
         for &index in &snapshot.idle {
-            let is_new = restored.idle.queue_of(index as usize).is_none();
+            let is_new = restored.idle.list_of(index as usize).is_none();
             require!(is_new && restored.slots.get(index as usize).is_some(), "an idle socket");
-            restored.idle.push(IDLE, index as usize);
+            restored.idle.push_back(IDLE, index as usize);
         }
         Ok(restored)
     }
 
+    /// Counts flows on shared upstreams as they were counted before a snapshot told of others.
+    pub(crate) fn count_as(&mut self, before: &Self) {
+        for (id, carries) in before.iter() {
+            if let (Some(Carries::Many { flows, .. }), Carries::Many { flows: before, .. }) =
+                (self.carries_mut(id), carries)
+            {
+                *flows = before;
+            }
+        }
+    }
+
+    fn carries_mut(&mut self, id: UpstreamId) -> Option<&mut Carries> {
+        let upstream = self.slots.get_mut(id.index())?;
+        (upstream.generation == id.generation()).then_some(&mut upstream.carries)
+    }
+
+    /// Counts a flow no longer, of which a snapshot says something else.
+    pub(crate) fn uncount_flow(&mut self, id: UpstreamId) {
+        if let Some(Carries::Many { flows, .. }) = self.carries_mut(id) {
+            *flows = flows.saturating_sub(1);
+        }
+    }
+
     /// Notes a flow that a snapshot names on an upstream.
     pub(crate) fn restore_flow(&mut self, id: UpstreamId, slot: u32) -> Result<(), RestoreError> {
-        let upstream = self.slots.get_mut(id.index());
-        let upstream = upstream.filter(|upstream| upstream.generation == id.generation());
-        let Some(upstream) = upstream else {
-            return Err(RestoreError::Broken("a flow on a socket that is not open"));
-        };
-        match &mut upstream.carries {
-            Carries::One(flow) => require!(*flow == slot, "a socket of another flow"),
-            Carries::Many { flows, .. } => *flows += 1,
+        match self.carries_mut(id) {
+            None => return Err(RestoreError::Broken("a flow on a socket that is not open")),
+            Some(Carries::One(flow)) => require!(*flow == slot, "a socket of another flow"),
+            Some(Carries::Many { flows, .. }) => *flows += 1,
         }
         Ok(())
     }
@@ -98,16 +111,24 @@ impl Upstreams {
         Ok(())
     }
 
-    /// Checks what can be checked once all flows are known.
-    pub(crate) fn check_restored(&self, flows: usize) -> Result<(), RestoreError> {
+    /// Checks what can be checked once all flows are known. `names` says which upstream the flow in a
+    /// slot has.
+    pub(crate) fn check_restored(
+        &self,
+        flows: usize,
+        names: impl Fn(usize) -> Option<UpstreamId>,
+    ) -> Result<(), RestoreError> {
         let mut idle = 0;
         let mut carried = 0;
         for (id, carries) in self.iter() {
             match carries {
-                Carries::One(_) => carried += 1,
+                Carries::One(flow) => {
+                    require!(names(flow as usize) == Some(id), "a socket of no flow");
+                    carried += 1;
+                }
                 Carries::Many { flows, is_retired, .. } => {
                     carried += flows as usize;
-                    let is_idle = self.idle.queue_of(id.index()).is_some();
+                    let is_idle = self.idle.list_of(id.index()).is_some();
                     idle += usize::from(is_idle);
                     require!(is_idle == (flows == 0 && !is_retired), "a socket that never closes");
                     require!(!is_retired || flows > 0, "a socket that should have closed");

@@ -146,6 +146,17 @@ impl<K: Kernel> Shard<K> {
         self.mirror.as_ref()
     }
 
+    /// Notes no longer what changes in its managers.
+    pub fn forget_changes(&mut self) {
+        self.manager.forget_changes();
+        self.mirror.iter_mut().for_each(UdpManager::forget_changes);
+    }
+
+    /// The manager and that of the mirror, to make snapshots of them.
+    pub const fn managers_mut(&mut self) -> (&mut UdpManager, Option<&mut UdpManager>) {
+        (&mut self.manager, self.mirror.as_mut())
+    }
+
     /// When one of the managers wants to be called.
     pub fn poll_timeout(&self) -> Option<Deadline> {
         let deadline = self.manager.poll_timeout();

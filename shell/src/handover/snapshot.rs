@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use flowgate_core::config::ManagerConfig;
 use flowgate_core::snapshot::{CountersSnapshot, ManagerSnapshot, RestoreError, address};
 use flowgate_core::{PreparedConfig, UdpManager};
 use serde::{Deserialize, Serialize};
@@ -85,12 +86,55 @@ pub struct ShardSnapshot {
     offloads: Vec<OffloadSnapshot>,
 }
 
+/// A copy of a shard, of which a snapshot can be made while the shard serves on.
+pub struct ShardCopy {
+    manager: UdpManager,
+    mirror: Option<UdpManager>,
+    sockets: SocketsSnapshot,
+    offloads: Vec<OffloadSnapshot>,
+}
+
+impl ShardCopy {
+    /// Copies a shard. `is_followed`: what [changes](ShardSnapshot::of_changes) in it is noted from
+    /// now on.
+    pub fn of(shard: &mut Shard<Linux>, is_followed: bool) -> Self {
+        let copy = |manager: &mut UdpManager| match is_followed {
+            true => manager.copy_and_note_changes(),
+            false => manager.clone(),
+        };
+        let (manager, mirror) = shard.managers_mut();
+        let (manager, mirror) = (copy(manager), mirror.map(copy));
+        let (sockets, offloads) = (shard.sockets().snapshot(), shard.offloads().to_vec());
+        Self { manager, mirror, sockets, offloads }
+    }
+
+    /// What the shard was.
+    pub fn snapshot(mut self) -> ShardSnapshot {
+        ShardSnapshot {
+            manager: self.manager.snapshot(),
+            mirror: self.mirror.as_mut().map(UdpManager::snapshot),
+            sockets: self.sockets,
+            offloads: self.offloads,
+        }
+    }
+}
+
 impl ShardSnapshot {
     /// What a shard is.
-    pub fn of(shard: &Shard<Linux>) -> Self {
+    pub fn of(shard: &mut Shard<Linux>) -> Self {
+        Self::made_by(UdpManager::snapshot, shard)
+    }
+
+    /// What has changed in a shard since it was copied, where that was noted; or else what it is.
+    pub fn of_changes(shard: &mut Shard<Linux>) -> Self {
+        Self::made_by(|it| it.changes().unwrap_or_else(|| it.snapshot()), shard)
+    }
+
+    fn made_by(snapshot: fn(&mut UdpManager) -> ManagerSnapshot, shard: &mut Shard<Linux>) -> Self {
+        let (manager, mirror) = shard.managers_mut();
         Self {
-            manager: shard.manager().snapshot(),
-            mirror: shard.mirror().map(UdpManager::snapshot),
+            manager: snapshot(manager),
+            mirror: mirror.map(snapshot),
             sockets: shard.sockets().snapshot(),
             offloads: shard.offloads().to_vec(),
         }
@@ -111,46 +155,66 @@ impl ShardSnapshot {
         self.mirror.as_ref()
     }
 
-    /// The shard, with its listener and as many of its other sockets as there are; and what it had
-    /// of those that are missing. Configurations that were prepared beforehand save time.
+    /// The shard without its sockets. Where only changes are told, `before` is what they are of.
+    /// Configurations that were prepared beforehand save time.
     ///
     /// # Errors
     ///
     /// When the snapshot contradicts itself.
     pub fn restore(
-        mut self,
+        self,
+        before: Option<RestoredShard>,
+        [of_cluster, of_mirror]: [Option<&PreparedConfig>; 2],
+    ) -> Result<RestoredShard, RestoreError> {
+        let (manager, mirror) = match before {
+            Some(before) => (Some(before.manager), before.mirror),
+            None => (None, None),
+        };
+        let restored =
+            |snapshot: ManagerSnapshot, before: Option<UdpManager>, prepared| match before {
+                Some(before) if snapshot.is_partial() => before.update(snapshot),
+                _ => UdpManager::restore(snapshot, prepared),
+            };
+        let manager = restored(self.manager, manager, of_cluster)?;
+        let mirror =
+            self.mirror.map(|snapshot| restored(snapshot, mirror, of_mirror)).transpose()?;
+        self.sockets.check(&manager, mirror.as_ref())?;
+        Ok(RestoredShard { manager, mirror, sockets: self.sockets, offloads: self.offloads })
+    }
+}
+
+/// A shard that was restored as far as that can be without its sockets.
+pub struct RestoredShard {
+    manager: UdpManager,
+    mirror: Option<UdpManager>,
+    sockets: SocketsSnapshot,
+    offloads: Vec<OffloadSnapshot>,
+}
+
+impl RestoredShard {
+    /// What its manager was told to do.
+    pub const fn config(&self) -> &ManagerConfig {
+        self.manager.config()
+    }
+
+    /// What the manager of its mirror was told to do.
+    pub fn mirror_config(&self) -> Option<&ManagerConfig> {
+        self.mirror.as_ref().map(UdpManager::config)
+    }
+
+    /// The shard, with its listener and as many of its other sockets as there are; and what it had
+    /// of those that are missing.
+    pub fn with_sockets(
+        self,
         number: u32,
         listener: Socket,
-        prepared: [Option<&PreparedConfig>; 2],
         descriptors: &mut impl Iterator<Item = Option<OwnedFd>>,
-    ) -> Result<(Shard<Linux>, Vec<UpstreamSnapshot>), RestoreError> {
-        let offloads = std::mem::take(&mut self.offloads);
-        let (manager, mirror, sockets) = self.managers(prepared)?;
+    ) -> (Shard<Linux>, Vec<UpstreamSnapshot>) {
+        let Self { manager, mirror, sockets, offloads } = self;
         let room = manager.upstream_capacity();
         let (sockets, missing) = Sockets::restore(number, listener, room, sockets, descriptors);
         let mut shard = Shard::with_sockets(sockets, manager, mirror);
         shard.set_offloads(offloads);
-        Ok((shard, missing))
-    }
-
-    /// Whether the shard can be restored, as far as that depends on the snapshot.
-    ///
-    /// # Errors
-    ///
-    /// When the snapshot contradicts itself.
-    pub fn check(&self, prepared: [Option<&PreparedConfig>; 2]) -> Result<(), RestoreError> {
-        self.clone().managers(prepared).map(drop)
-    }
-
-    /// Its managers, and what is to be restored of its sockets.
-    fn managers(
-        self,
-        [of_cluster, of_mirror]: [Option<&PreparedConfig>; 2],
-    ) -> Result<(UdpManager, Option<UdpManager>, SocketsSnapshot), RestoreError> {
-        let manager = UdpManager::restore(self.manager, of_cluster)?;
-        let mirror =
-            self.mirror.map(|snapshot| UdpManager::restore(snapshot, of_mirror)).transpose()?;
-        self.sockets.check(&manager, mirror.as_ref())?;
-        Ok((manager, mirror, self.sockets))
+        (shard, missing)
     }
 }

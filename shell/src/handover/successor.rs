@@ -93,16 +93,16 @@ impl Successor {
     pub fn start(
         program: &Path,
         config: &Path,
-        offer: &[u8],
+        [offer, changes]: [&[u8]; 2],
         on_spawn: impl Fn(u32),
     ) -> Result<Self, Failure> {
         let mut understudy = Self::candidate(program, config, offer, &on_spawn)?;
-        let (bytes, rehearsal) = (offer.len() as u64, Clock::start());
+        let (bytes, rehearsal) = (changes.len() as u64, Clock::start());
         understudy.tell(
             "read the state in a rehearsal",
             &FromOld::State { bytes },
             REHEARSAL_TIMEOUT,
-            |channel, deadline| channel.send_bytes(offer, deadline),
+            |channel, deadline| channel.send_bytes(changes, deadline),
         )?;
         understudy.expect("read the state in a rehearsal", OldDoes::Pass, REHEARSAL_TIMEOUT)?;
         let limit = rehearsal.uptime().saturating_mul(REHEARSALS);

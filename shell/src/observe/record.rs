@@ -225,7 +225,7 @@ impl RecordTap {
             self.lost = 0;
         }
         let state = if self.is_whole() {
-            StartState::Whole(manager.snapshot())
+            StartState::Whole(manager.clone().snapshot())
         } else {
             StartState::Config(manager.config().clone())
         };

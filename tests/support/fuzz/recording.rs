@@ -31,7 +31,7 @@ pub fn recording(data: &[u8]) {
         piece: InputPiece { bytes: data.to_vec(), inputs: 0, is_fresh: true },
         outputs: 0,
     };
-    let whole = start(|manager| StartState::Whole(manager.snapshot()));
+    let whole = start(|manager| StartState::Whole(manager.clone().snapshot()));
     let config = start(|manager| StartState::Config(manager.config().clone()));
     for (start, player) in [(whole, Player::as_recorded()), (config, Player::with(None))] {
         let bytes = [preamble(), start.to_bytes(), inputs().to_bytes()].concat();

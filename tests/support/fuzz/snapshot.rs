@@ -37,17 +37,18 @@ pub fn snapshot(data: &[u8]) {
         Err(error) => assert_eq!(error, SnapshotError::Malformed, "the envelope is right"),
     }
     if let Ok(snapshot) = decode::<ProcessSnapshot>(&encode(&Raw(data))) {
-        look_at(&snapshot);
+        look_at(snapshot);
     }
 }
 
 /// The snapshot of a process is refused, or one of which everything can be made.
-fn look_at(snapshot: &ProcessSnapshot) {
+fn look_at(mut snapshot: ProcessSnapshot) {
     let shards = || snapshot.server.listeners.iter().flat_map(|listener| &listener.shards);
     let managers = || shards().flat_map(|shard| [Some(shard.manager()), shard.mirror()]).flatten();
-    if managers().all(|manager| is_small(manager.config())) {
+    let are_small = managers().all(|manager| is_small(manager.config()));
+    if are_small {
         // Why it is refused makes no difference.
-        let _ = Prepared::of(&snapshot.server);
+        let _ = Prepared::of(&mut snapshot.server);
     }
     let _ = flowgate_config::parse(&snapshot.config, "of another process");
 }
@@ -76,7 +77,7 @@ fn go_on(snapshot: ManagerSnapshot) {
     manager.assert_invariants();
     let written = manager.snapshot();
     assert_eq!(written.upstream_ids().count(), sockets, "a socket was lost");
-    let again = UdpManager::restore(written.clone(), None).expect("the snapshot of a manager");
+    let mut again = UdpManager::restore(written.clone(), None).expect("the snapshot of a manager");
     assert_eq!(again.snapshot(), written, "what was restored is another");
     disturb(&mut manager);
     UdpManager::restore(manager.snapshot(), None).expect("the snapshot of a manager");

@@ -450,7 +450,11 @@ impl Subject for Planted {
         &self.manager
     }
 
-    fn snapshot(&self) -> ManagerSnapshot {
+    fn manager_mut(&mut self) -> &mut UdpManager {
+        &mut self.manager
+    }
+
+    fn snapshot(&mut self) -> ManagerSnapshot {
         snapshot::forget(self.bug, self.manager.snapshot())
     }
 

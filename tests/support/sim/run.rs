@@ -13,7 +13,7 @@ use super::model::Model;
 use super::setting::{PARTIES, Party, Setting};
 use super::shrink::shrink;
 use super::subject::Subject;
-use super::tally::{SNAPSHOT, Tally};
+use super::tally::{FOLLOWED, SNAPSHOT, Tally};
 use super::trace::Trace;
 use super::world::{Event, World};
 use super::{Violation, require};
@@ -32,6 +32,8 @@ pub struct Simulation<S> {
     makes_snapshots: bool,
     /// What snapshots need not build again.
     prepared: Option<PreparedConfig>,
+    /// What went on with a snapshot last, as it was then: what has changed since is noted.
+    copy: Option<UdpManager>,
     /// Whether it ends by a drain, or by idle time.
     ends_by_drain: bool,
     actions_played: usize,
@@ -87,6 +89,7 @@ impl<S: Subject> Simulation<S> {
             now: setting.start,
             makes_snapshots: true,
             prepared: None,
+            copy: None,
             ends_by_drain: setting.manager_seed.is_multiple_of(2),
             actions_played: 0,
             is_settling: false,
@@ -220,11 +223,23 @@ impl<S: Subject> Simulation<S> {
         if config.cluster.balance == Balance::Maglev && self.prepared.is_none() {
             self.prepared = Some(PreparedConfig::new(config.clone()));
         }
+        let changes = self.subject.manager_mut().changes();
         let encoded = encode(&self.subject.snapshot());
         let snapshot = decode(&encoded).map_err(|error| Violation(error.to_string()))?;
-        let restored = UdpManager::restore(snapshot, self.prepared.as_ref())
+        let mut restored = UdpManager::restore(snapshot, self.prepared.as_ref())
             .map_err(|error| Violation(error.to_string()))?;
         restored.assert_invariants();
+        if let Some((copy, changes)) = self.copy.take().zip(changes) {
+            let changes =
+                decode(&encode(&changes)).map_err(|error| Violation(error.to_string()))?;
+            let followed = copy.update(changes).map_err(|error| Violation(error.to_string()))?;
+            followed.assert_invariants();
+            if encode(&{ followed }.snapshot()) != encode(&self.subject.manager_mut().snapshot()) {
+                return Err(Violation("what has changed makes another manager".into()));
+            }
+            self.tally.meet(FOLLOWED);
+        }
+        self.copy = Some(restored.copy_and_note_changes());
         self.subject.replace(restored);
         self.tally.meet(SNAPSHOT);
         Ok(())

@@ -30,9 +30,12 @@ pub trait Subject: Clone {
     /// The manager, for everything else that can be asked of it.
     fn manager(&self) -> &UdpManager;
 
+    /// The same, to have it write down what it knows.
+    fn manager_mut(&mut self) -> &mut UdpManager;
+
     /// What it writes down of its state.
-    fn snapshot(&self) -> ManagerSnapshot {
-        self.manager().snapshot()
+    fn snapshot(&mut self) -> ManagerSnapshot {
+        self.manager_mut().snapshot()
     }
 
     /// Goes on with a manager that was made of what it has written down.
@@ -50,6 +53,10 @@ impl Subject for UdpManager {
     }
 
     fn manager(&self) -> &UdpManager {
+        self
+    }
+
+    fn manager_mut(&mut self) -> &mut UdpManager {
         self
     }
 

@@ -52,6 +52,9 @@ pub const TURNS: [&str; 5] = [
 /// That a balancer was restored from a snapshot, as [`Tally::met`] names it.
 pub const SNAPSHOT: &str = "another balancer goes on with a snapshot";
 
+/// That what had changed since a snapshot made of it what the balancer was, as [`Tally::met`] names it.
+pub const FOLLOWED: &str = "another balancer follows by what has changed";
+
 /// That the kernel has forwarded something by itself, as [`Tally::met`] names it.
 pub const KERNEL: &str = "the kernel forwards datagrams of a flow";
 

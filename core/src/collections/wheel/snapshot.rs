@@ -1,55 +1,85 @@
 //! The wheel as plain data.
 
-use super::{LEVELS, Link, NIL, SLOTS, TICK, TimerWheel};
+use super::{LEVELS, SLOTS, TICK, TimerWheel};
+use crate::collections::slot_set::SlotSet;
 use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
 use crate::snapshot::parts::{TimerPlaceSnapshot, TimersSnapshot};
 use crate::time::Instant;
 
 impl TimerWheel {
-    pub(crate) fn snapshot(&self) -> TimersSnapshot {
-        let place = |(level, slot): (usize, usize)| {
-            let next = |&timer: &u32| self.links.get(timer as usize).map(|link| link.next);
-            let all = core::iter::successors(Some(self.heads[level][slot]), next);
-            TimerPlaceSnapshot {
-                level: level as u8,
-                slot: slot as u8,
-                timers: all.take_while(|&timer| timer != NIL).collect(),
-            }
-        };
-        let places = (0..LEVELS).flat_map(|level| (0..SLOTS).map(move |slot| (level, slot)));
-        let occupied = places.filter(|&(level, slot)| self.occupied[level] >> slot & 1 == 1);
-        TimersSnapshot { elapsed: self.elapsed, places: occupied.map(place).collect() }
+    /// Notes from now on which timers are scheduled, or stops to do that.
+    pub(crate) fn note_changes(&mut self, whether: bool) {
+        self.slots.note_changes(whether);
     }
 
-    /// A wheel for timers `0..timers`, each of which is scheduled, and for no fewer than `capacity`.
-    pub(crate) fn restored(
+    /// All timers, or those that have been scheduled since that is noted.
+    pub(crate) fn snapshot(&self) -> TimersSnapshot {
+        let place = |list: usize| TimerPlaceSnapshot {
+            level: (list / SLOTS) as u8,
+            slot: (list % SLOTS) as u8,
+            timers: self.slots.pushed_front(list),
+        };
+        let places =
+            (0..LEVELS * SLOTS).filter(|&list| self.slots.first(list).is_some()).map(place);
+        let places = places.filter(|place| !place.timers.is_empty()).collect();
+        TimersSnapshot { elapsed: self.elapsed, places }
+    }
+
+    /// Schedules the timers of a snapshot, of which none may be for a slot of the flow table that
+    /// `is_taken` does not know; and cancels those of others. The rest must come up when they would
+    /// have.
+    pub(crate) fn update(
+        &mut self,
         snapshot: &TimersSnapshot,
-        timers: usize,
-        capacity: usize,
-    ) -> Result<Self, RestoreError> {
-        let is_an_instant = snapshot.elapsed <= Instant::FAR_FUTURE.as_millis();
-        require!(is_an_instant, "the timers are beyond the end of time");
-        let mut wheel = Self::new(capacity.max(timers), Instant::from_millis(snapshot.elapsed));
-        wheel.links.resize(timers, Link::UNSCHEDULED);
-        for place in &snapshot.places {
-            let (level, slot) = (usize::from(place.level), usize::from(place.slot));
+        gone: &[u32],
+        is_taken: impl Fn(usize) -> bool,
+    ) -> Result<(), RestoreError> {
+        let elapsed = snapshot.elapsed;
+        require!(
+            elapsed <= Instant::FAR_FUTURE.as_millis(),
+            "the timers are beyond the end of time"
+        );
+        gone.iter().for_each(|&timer| self.cancel(timer as usize));
+        let (mut timers, mut places) = (SlotSet::default(), SlotSet::default());
+        for TimerPlaceSnapshot { level, slot, timers: its } in &snapshot.places {
+            let (level, slot) = (usize::from(*level), usize::from(*slot));
             require!(level < LEVELS && slot < SLOTS, "a timer beyond the wheel");
-            let is_new = wheel.occupied[level] >> slot & 1 == 0;
-            require!(is_new && !place.timers.is_empty(), "a place of timers is named in vain");
-            for &timer in place.timers.iter().rev() {
-                let is_free = wheel.links.get(timer as usize).is_some_and(|link| !link.scheduled);
-                require!(is_free, "a timer of nothing, or one that is scheduled twice");
-                wheel.link(timer as usize, level, slot);
+            let is_new = places.insert(level * SLOTS + slot);
+            require!(is_new && !its.is_empty(), "a place of timers is named in vain");
+            for &timer in its {
+                require!(is_taken(timer as usize), "a timer of no flow");
+                require!(timers.insert(timer as usize), "a timer that is scheduled twice");
+                self.cancel(timer as usize);
             }
         }
-        Ok(wheel)
+        self.pass(elapsed)?;
+        for place in &snapshot.places {
+            for &timer in place.timers.iter().rev() {
+                self.link(timer as usize, place.level.into(), place.slot.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Time goes on, and whatever is scheduled comes up when it would have.
+    fn pass(&mut self, elapsed: u64) -> Result<(), RestoreError> {
+        let begin = |wheel: &Self| {
+            let occupied = wheel.occupied;
+            let places = (0..LEVELS).flat_map(|level| (0..SLOTS).map(move |slot| (level, slot)));
+            let places = places.filter(move |&(level, slot)| occupied[level] >> slot & 1 == 1);
+            places.map(|(level, slot)| wheel.begins(level, slot)).collect::<alloc::vec::Vec<_>>()
+        };
+        let before = begin(self);
+        self.elapsed = elapsed;
+        require!(before == begin(self), "a timer that has been passed over");
+        Ok(())
     }
 
     /// Whether a timer is scheduled, and comes up in time for a deadline.
     pub(crate) fn is_in_time_for(&self, timer: usize, deadline: Instant) -> bool {
         let due = deadline.as_nanos().div_ceil(TICK.as_nanos() as u64).max(self.elapsed + 1);
-        let link = self.links.get(timer).filter(|link| link.scheduled);
-        link.is_some_and(|link| self.begins(link.level.into(), link.slot.into()) <= due)
+        let begins = |list: usize| self.begins(list / SLOTS, list % SLOTS);
+        self.slots.list_of(timer).is_some_and(|list| begins(list) <= due)
     }
 }

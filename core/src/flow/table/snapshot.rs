@@ -2,40 +2,63 @@
 
 use alloc::vec::Vec;
 
-use hashbrown::HashTable;
-
-use super::{Expected, FlowTable};
-use crate::collections::slots::Slots;
-use crate::config::slots_for;
+use super::{BY_KEY, FlowTable};
 use crate::flow::UdpFlow;
 use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
 use crate::snapshot::parts::{FlowSnapshot, FlowsSnapshot};
 
 impl FlowTable {
-    /// The table alone, without queues.
-    pub(crate) fn snapshot(&self) -> FlowsSnapshot {
-        let alive = self.flows.iter().filter_map(|(slot, flow)| flow.snapshot(slot as u32));
+    /// A table without flows, as the one was before it had any whose snapshot this is.
+    pub(crate) fn before(snapshot: &FlowsSnapshot, capacity: usize) -> Self {
+        let mut table = Self::with_secret(capacity, snapshot.hash_keys);
+        table.flows.reserve_index(BY_KEY, capacity.max(snapshot.alive.len()) * 2);
+        table
+    }
+
+    /// Notes from now on which flows change, or stops to do that.
+    pub(crate) fn note_changes(&mut self, whether: bool) {
+        self.flows.note_changes(whether);
+    }
+
+    /// Whether that is noted.
+    pub(crate) const fn notes_changes(&self) -> bool {
+        self.flows.notes_changes()
+    }
+
+    /// The flows, all or those that have changed since that is noted; without queues.
+    pub(crate) fn snapshot(&mut self) -> FlowsSnapshot {
+        let all = || self.flows.iter().filter(|&(slot, _)| self.flows.has_changed(slot));
+        let alive = all().filter_map(|(slot, flow)| flow.snapshot(slot as u32)).collect();
+        let ended = all().filter(|(_, flow)| flow.has_ended());
         let quarantined =
-            self.in_quarantine().map(|(slot, flow)| flow.quarantined_snapshot(slot as u32));
+            ended.map(|(slot, flow)| flow.quarantined_snapshot(slot as u32)).collect();
         FlowsSnapshot {
-            hash_keys: self.hash_keys,
+            hash_keys: self.flows.secret(),
             next_generation: self.next_generation,
-            alive: alive.collect(),
-            quarantined: quarantined.collect(),
-            vacant: self.flows.vacant().collect(),
+            alive,
+            quarantined,
+            vacant: self.flows.vacant(),
             unanswered: Vec::new(),
             unconfirmed: Vec::new(),
             continued: Vec::new(),
         }
     }
 
-    /// The table, without what is found by routes.
-    pub(crate) fn restored(
-        snapshot: &FlowsSnapshot,
-        capacity: usize,
-    ) -> Result<Self, RestoreError> {
-        let used = snapshot.alive.len() + snapshot.quarantined.len() + snapshot.vacant.len();
+    /// The flow in a slot, alive or in quarantine, if there is one.
+    pub(crate) fn any_at(&self, slot: usize) -> Option<&UdpFlow> {
+        self.flows.get(slot)
+    }
+
+    /// Makes the flows what a snapshot says, in the slots that it names; without what is found by
+    /// routes.
+    pub(crate) fn update(&mut self, snapshot: &FlowsSnapshot) -> Result<(), RestoreError> {
+        require!(snapshot.hash_keys == self.flows.secret(), "another flow table");
+        let changed = snapshot.slots();
+        let had_ended = |&slot: &u32| self.flows.get(slot as usize).is_some_and(UdpFlow::has_ended);
+        let ended = changed.iter().filter(|&slot| had_ended(slot)).count();
+        self.quarantined = self.quarantined.saturating_sub(ended) + snapshot.quarantined.len();
+        self.next_generation = snapshot.next_generation;
         let mut broken = None;
         let alive = snapshot.alive.iter().map_while(|flow| {
             let restored = UdpFlow::restored(flow).map_err(|error| broken = Some(error));
@@ -44,43 +67,19 @@ impl FlowTable {
         let quarantined = snapshot.quarantined.iter();
         let quarantined = quarantined.map(|flow| (flow.slot, UdpFlow::restored_quarantined(flow)));
         let all = alive.chain(quarantined);
-        let flows = Slots::restored(used, slots_for(capacity), all, &snapshot.vacant);
+        let is_sound = self.flows.update(&changed, all, &snapshot.vacant).is_some();
         if let Some(broken) = broken {
             return Err(broken);
         }
-        let Some(flows) = flows else {
-            return Err(RestoreError::Broken("a slot of the flow table is named twice, or never"));
-        };
-        let mut restored = Self {
-            flows,
-            quarantined: snapshot.quarantined.len(),
-            index: HashTable::with_capacity(capacity.max(snapshot.alive.len()) * 2),
-            routes: HashTable::new(),
-            hash_keys: snapshot.hash_keys,
-            capacity,
-            next_generation: snapshot.next_generation,
-            expected: Expected::NOTHING,
-        };
-        restored.restore_index(&snapshot.alive)?;
-        restored.restore_rings(&snapshot.alive)?;
-        Ok(restored)
-    }
-
-    /// Makes flows findable.
-    fn restore_index(&mut self, alive: &[FlowSnapshot]) -> Result<(), RestoreError> {
-        let Self { flows, index, hash_keys, .. } = self;
-        for snapshot in alive {
-            let flow = &flows[snapshot.slot as usize];
-            if !flow.is_findable() {
-                continue;
+        require!(is_sound, "a slot of the flow table is named twice, or never");
+        for flow in &snapshot.alive {
+            let (id, flow) = self.at(flow.slot as usize);
+            if flow.is_findable() {
+                require!(self.look_up(&flow.key()).is_none(), "a client has two flows");
+                self.flows.add_to(BY_KEY, id.index());
             }
-            let is_key = |&at: &u32| flows[at as usize].has_key(&flow.key());
-            let rehash = |&at: &u32| flows[at as usize].key().hash(*hash_keys);
-            let hash = flow.key().hash(*hash_keys);
-            require!(index.find(hash, is_key).is_none(), "a client has two flows");
-            index.insert_unique(hash, snapshot.slot, rehash);
         }
-        Ok(())
+        self.restore_rings(&snapshot.alive)
     }
 
     /// Links the branches that carry the same client's datagrams: where each branch is followed by one and

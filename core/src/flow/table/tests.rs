@@ -14,7 +14,7 @@ fn table(seed: u64) -> FlowTable {
 }
 
 fn place(key: &FlowKey, table: &FlowTable) -> usize {
-    key.hash(table.hash_keys) as usize % PLACES
+    key.hash(table.flows.secret()) as usize % PLACES
 }
 
 /// Keys that all fall on one place in a table, as someone who knows its seed would choose them.
@@ -33,7 +33,7 @@ fn keys_that_collide_are_all_found_and_none_is_taken_for_another() {
     let keys = colliding_keys(&table, 100);
     let (limits, now) = (limits(), Instant::ORIGIN);
     let build = |key| move |id| UdpFlow::new(key, id, BackendId::new(0), upstream(), &limits, now);
-    let ids: Vec<_> = keys.iter().map(|key| table.insert(key, false, build(key))).collect();
+    let ids: Vec<_> = keys.iter().map(|key| table.insert(false, build(key))).collect();
     table.assert_invariants();
     for (removed, id) in ids.iter().enumerate() {
         table.remove(*id);
@@ -65,7 +65,7 @@ fn only_a_flow_in_quarantine_stays_there_for_longer() {
     let (limits, now) = (limits(), Instant::ORIGIN);
     let key = FlowKey::new(SocketAddr::from(([10, 0, 0, 1], 7)), None);
     let build = |id| UdpFlow::new(&key, id, BackendId::new(0), upstream(), &limits, now);
-    let first = table.insert(&key, false, build);
+    let first = table.insert(false, build);
     let until = Instant::from_millis(5);
     table.prolong_quarantine(first.index(), until);
     assert!(!table.at(first.index()).1.has_ended(), "it is alive");
@@ -86,7 +86,7 @@ fn answers_find_their_flow_by_their_upstream_and_backend_until_it_is_taken_out()
         let key = FlowKey::new(SocketAddr::from(([10, 0, 0, 1], number as u16)), None);
         let (upstream, backend) = (UpstreamId::new(socket, 7), BackendId::new(backend));
         let build = |id| UdpFlow::new(&key, id, backend, upstream, &limits, now);
-        let slot = table.insert(&key, false, build).index();
+        let slot = table.insert(false, build).index();
         table.add_route(slot);
         slots.push((slot, upstream, backend));
     }

@@ -1,10 +1,9 @@
 //! The proxies as plain data.
 
-use hashbrown::HashTable;
+use alloc::vec::Vec;
 
-use super::{IDLE, ProxiedClient, Proxies, Proxy, WITHOUT_FLOWS};
-use crate::collections::lists::Queues;
-use crate::collections::slots::Slots;
+use super::{BY_KEY, IDLE, ProxiedClient, Proxies, Proxy, WITHOUT_FLOWS};
+use crate::collections::indexed_slab::IndexedSlab;
 use crate::config::MAX_FLOWS;
 use crate::flow::key::FlowKey;
 use crate::snapshot::RestoreError;
@@ -12,7 +11,12 @@ use crate::snapshot::error::require;
 use crate::snapshot::parts::{ProxiesSnapshot, ProxySnapshot};
 
 impl Proxies {
-    pub(crate) fn snapshot(&self) -> ProxiesSnapshot {
+    /// Whether none is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.proxies.len() == 0
+    }
+
+    pub(crate) fn snapshot(&mut self) -> ProxiesSnapshot {
         let known = self.proxies.iter().map(|(number, proxy)| ProxySnapshot {
             number: number as u32,
             key: proxy.key.snapshot(),
@@ -21,10 +25,10 @@ impl Proxies {
             until: proxy.until,
         });
         ProxiesSnapshot {
-            hash_keys: self.hash_keys,
+            hash_keys: self.proxies.secret(),
             capacity: self.capacity as u32,
             known: known.collect(),
-            vacant: self.proxies.vacant().collect(),
+            vacant: self.proxies.vacant(),
             idle: self.idle.iter(IDLE).collect(),
         }
     }
@@ -49,16 +53,12 @@ impl Proxies {
             until: proxy.until,
         };
         let known = snapshot.known.iter().map(|proxy| (proxy.number, restore(proxy)));
-        let Some(proxies) = Slots::restored(used, capacity, known, &snapshot.vacant) else {
-            return Err(RestoreError::Broken("the number of a proxy is named twice, or never"));
-        };
-        let mut restored = Self {
-            proxies,
-            index: HashTable::with_capacity(capacity * 2),
-            idle: Queues::new(1, capacity),
-            hash_keys: snapshot.hash_keys,
-            capacity,
-        };
+        let numbers: Vec<u32> = known.clone().map(|(number, _)| number).collect();
+        let numbers = [&numbers[..], &snapshot.vacant].concat();
+        let mut restored = Self { proxies: IndexedSlab::new(snapshot.hash_keys), ..Self::new() };
+        restored.make_room(capacity);
+        let is_sound = restored.proxies.update(&numbers, known, &snapshot.vacant);
+        require!(is_sound.is_some(), "the number of a proxy is named twice, or never");
         restored.restore_index(snapshot)?;
         for number in of_flows {
             match restored.proxies.get_mut(number as usize) {
@@ -75,9 +75,7 @@ impl Proxies {
             let key = self.proxies[proxy.number as usize].key;
             require!(key.client.proxy().is_none(), "a proxy behind a proxy");
             require!(self.find(&key).is_none(), "a proxy has two numbers");
-            let Self { proxies, index, hash_keys, .. } = self;
-            let rehash = |&at: &u32| proxies[at as usize].key.hash(*hash_keys);
-            index.insert_unique(key.hash(*hash_keys), proxy.number, rehash);
+            self.proxies.add_to(BY_KEY, proxy.number as usize);
         }
         Ok(())
     }
@@ -85,9 +83,9 @@ impl Proxies {
     fn restore_idle(&mut self, snapshot: &ProxiesSnapshot) -> Result<(), RestoreError> {
         for &number in &snapshot.idle {
             let is_idle = self.proxies.get(number as usize).is_some_and(|proxy| proxy.flows == 0);
-            let is_new = self.idle.queue_of(number as usize).is_none();
+            let is_new = self.idle.list_of(number as usize).is_none();
             require!(is_idle && is_new, "a proxy without flows that has some, or is there twice");
-            self.idle.push(IDLE, number as usize);
+            self.idle.push_back(IDLE, number as usize);
         }
         let idle = self.proxies.iter().filter(|(_, proxy)| proxy.flows == 0).count();
         require!(idle == snapshot.idle.len(), "a proxy without flows is forgotten");

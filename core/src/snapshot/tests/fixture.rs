@@ -36,7 +36,7 @@ fn the_fixture_of_every_format_can_be_read() {
         let snapshot = decode_manager(&bytes).unwrap_or_else(|error| {
             panic!("format {format}: {error}. If documents have changed, VERSION has to grow")
         });
-        let restored =
+        let mut restored =
             UdpManager::restore(snapshot.clone(), None).expect("the snapshot of a manager");
         restored.assert_invariants();
         assert_eq!(restored.snapshot(), snapshot);

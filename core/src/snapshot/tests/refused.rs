@@ -150,11 +150,11 @@ fn queues_and_timers_that_do_not_fit_the_flows_are_refused() {
             let first = snapshot.timers.places[0].clone();
             snapshot.timers.places.push(first);
         }),
-        ("a timer of nothing, or one that is scheduled twice", |snapshot| {
+        ("a timer that is scheduled twice", |snapshot| {
             let timers = &mut snapshot.timers.places[0].timers;
             timers.push(timers[0]);
         }),
-        ("a timer of nothing, or one that is scheduled twice", |snapshot| {
+        ("a timer of no flow", |snapshot| {
             snapshot.timers.places[0].timers[0] = u32::MAX;
         }),
         ("a flow without a timer, or a late one", |snapshot| {
@@ -306,6 +306,6 @@ fn a_configuration_that_is_prepared_serves_where_it_has_the_same_turns() {
     });
     assert_eq!(shared, built);
     // Turns are those of the snapshot, not those of what was prepared.
-    let turns = UdpManager::restore(snapshot(), Some(&others)).expect("a manager");
+    let mut turns = UdpManager::restore(snapshot(), Some(&others)).expect("a manager");
     assert_eq!(turns.snapshot(), snapshot());
 }

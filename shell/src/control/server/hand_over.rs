@@ -1,5 +1,6 @@
 //! A server as plain data, released by one process and taken up by another.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -18,7 +19,9 @@ use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::listener::{self, Buffers};
 use crate::datapath::shard::Shard;
 use crate::datapath::worker::{Adopted, Command, HandOver};
-use crate::handover::snapshot::{ListenerSnapshot, ServerSnapshot, ShardSnapshot};
+use crate::handover::snapshot::{
+    ListenerSnapshot, RestoredShard, ServerSnapshot, ShardCopy, ShardSnapshot,
+};
 
 /// What nobody serves at the moment: the shards of a server, with their sockets.
 pub struct Released {
@@ -66,47 +69,95 @@ pub enum ServerRestoreError {
     Start(#[from] StartError),
 }
 
-/// What was made beforehand of an earlier snapshot of the same server, to save time when it counts:
-/// for each listener the configurations of its manager and of its mirror's.
+/// The listeners of a server as far as they can be made of a snapshot without sockets: beforehand, to
+/// save time when it counts.
 #[derive(Default)]
-pub struct Prepared(Vec<[Option<PreparedConfig>; 2]>);
+pub struct Prepared(Vec<PreparedListener>);
+
+#[derive(Default)]
+struct PreparedListener {
+    /// The configuration of its managers, and of its mirror's.
+    configs: [Option<PreparedConfig>; 2],
+    shards: Vec<RestoredShard>,
+}
 
 impl Prepared {
-    /// Makes it, and finds out on the way whether a server can be made of the snapshot.
+    /// Makes the shards of a snapshot, which has them no longer then.
     ///
     /// # Errors
     ///
     /// When the snapshot contradicts itself.
-    pub fn of(snapshot: &ServerSnapshot) -> Result<Self, RestoreError> {
-        let prepare = |listener: &ListenerSnapshot| match listener.shards.first() {
-            Some(first) => {
+    pub fn of(snapshot: &mut ServerSnapshot) -> Result<Self, RestoreError> {
+        Self::default().updated(snapshot)
+    }
+
+    /// The same of a later snapshot, which may tell only what has changed since this one.
+    ///
+    /// # Errors
+    ///
+    /// When the snapshot contradicts itself, or tells of changes of something else.
+    pub fn updated(self, snapshot: &mut ServerSnapshot) -> Result<Self, RestoreError> {
+        let mut before = self.0.into_iter();
+        let all = snapshot.listeners.iter_mut();
+        all.map(|listener| before.next().unwrap_or_default().updated(listener)).collect()
+    }
+}
+
+impl FromIterator<PreparedListener> for Prepared {
+    fn from_iter<T: IntoIterator<Item = PreparedListener>>(all: T) -> Self {
+        Self(all.into_iter().collect())
+    }
+}
+
+impl PreparedListener {
+    fn updated(self, snapshot: &mut ListenerSnapshot) -> Result<Self, RestoreError> {
+        let configs = match (self.configs, snapshot.shards.first()) {
+            ([None, _], Some(first)) => {
                 let of_manager = PreparedConfig::new(first.manager().config().clone());
                 let of_mirror = first.mirror().map(|m| PreparedConfig::new(m.config().clone()));
                 [Some(of_manager), of_mirror]
             }
-            None => [None, None],
+            (known, _) => known,
         };
-        let prepared = Self(snapshot.listeners.iter().map(prepare).collect());
-        for (place, listener) in snapshot.listeners.iter().enumerate() {
-            let prepared = prepared.of_listener(place);
-            listener.shards.iter().try_for_each(|shard| shard.check(prepared))?;
-        }
-        Ok(prepared)
-    }
-
-    fn of_listener(&self, place: usize) -> [Option<&PreparedConfig>; 2] {
-        match self.0.get(place) {
-            Some([manager, mirror]) => [manager.as_ref(), mirror.as_ref()],
-            None => [None, None],
-        }
+        let mut before = self.shards.into_iter();
+        let prepared = || configs.each_ref().map(Option::as_ref);
+        let shards = std::mem::take(&mut snapshot.shards).into_iter();
+        let shards = shards.map(|shard| shard.restore(before.next(), prepared()));
+        let shards = shards.collect::<Result<_, _>>()?;
+        Ok(Self { configs, shards })
     }
 }
 
 impl Server {
     /// What it is at the moment. It goes on serving.
     pub fn snapshot(&self) -> ServerSnapshot {
-        let mut snapshots = self.ask(|reply| Command::HandOver(HandOver::Snapshot(reply)));
-        self.snapshot_with(|listener| listener.take_its(&mut snapshots))
+        self.snapshot_of(
+            self.ask(|reply| Command::HandOver(HandOver::Copy { is_followed: false, reply })),
+        )
+    }
+
+    /// The same, and what [changes](Self::changes) afterwards is noted.
+    pub fn followed_snapshot(&self) -> ServerSnapshot {
+        self.snapshot_of(
+            self.ask(|reply| Command::HandOver(HandOver::Copy { is_followed: true, reply })),
+        )
+    }
+
+    fn snapshot_of(&self, mut copies: HashMap<u32, ShardCopy>) -> ServerSnapshot {
+        self.snapshot_with(|listener| {
+            listener.take_its(&mut copies).into_iter().map(ShardCopy::snapshot).collect()
+        })
+    }
+
+    /// What it is at the moment, but of flows only what has changed, as far as that is noted.
+    pub fn changes(&self) -> ServerSnapshot {
+        let mut changes = self.ask(|reply| Command::HandOver(HandOver::Changes(reply)));
+        self.snapshot_with(|listener| listener.take_its(&mut changes))
+    }
+
+    /// Notes no longer what changes.
+    pub fn forget_changes(&self) {
+        self.command_all(|| Command::HandOver(HandOver::ForgetChanges));
     }
 
     /// Lets go of all shards, and says what it was: nobody serves them, and what comes for them waits
@@ -120,10 +171,13 @@ impl Server {
             if fast_path.is_some() { HandOver::Lend } else { HandOver::Release };
         let mut all = self.ask(|reply| Command::HandOver(release(reply)));
         let of_listener = |listener: &BoundListener| listener.take_its(&mut all);
-        let shards: Vec<_> = self.listeners.iter().map(of_listener).collect();
+        let mut shards: Vec<_> = self.listeners.iter().map(of_listener).collect();
+        // Another process knows how they were; the service manager's next one does not.
+        let of_shard = if to_another { ShardSnapshot::of_changes } else { ShardSnapshot::of };
         let mut snapshots =
-            shards.iter().map(|shards| shards.iter().map(ShardSnapshot::of).collect());
+            shards.iter_mut().map(|shards| shards.iter_mut().map(of_shard).collect());
         let snapshot = self.snapshot_with(|_| snapshots.next().unwrap_or_default());
+        drop(snapshots);
         let has_fast_path = fast_path.is_some();
         let fast_path = fast_path.map(Vec::from).unwrap_or_default();
         (ServerSnapshot { has_fast_path, ..snapshot }, Released { shards, fast_path })
@@ -132,7 +186,10 @@ impl Server {
     /// Serves again what it released.
     pub fn take_back(&self, released: Released) {
         let all = released.shards.into_iter().map(|shards| {
-            let adopted = |shard| Adopted { shard, missing: Vec::new(), inherited: None };
+            let adopted = |mut shard: Shard<Linux>| {
+                shard.forget_changes();
+                Adopted { shard, missing: Vec::new(), inherited: None }
+            };
             shards.into_iter().map(adopted).collect()
         });
         self.serve(all.collect());
@@ -158,7 +215,8 @@ impl Server {
         }
     }
 
-    /// Becomes what a snapshot of another server says, which worked by `config`, with its sockets in
+    /// Becomes what a snapshot of another server says, which worked by `config`, and of which the
+    /// listeners' shards were prepared, with its sockets in
     /// the order of [`Released::descriptors`]. Where one is missing, another is opened in its stead.
     /// Nothing is served yet: what is to be given to [`serve`](Self::serve) is returned. This server
     /// must not have any listeners.
@@ -171,7 +229,7 @@ impl Server {
         &mut self,
         snapshot: ServerSnapshot,
         config: &Config,
-        prepared: &Prepared,
+        prepared: Prepared,
         descriptors: impl IntoIterator<Item = Option<OwnedFd>>,
     ) -> Result<Vec<Vec<Adopted>>, ServerRestoreError> {
         if !self.io.can_hand_over() {
@@ -199,13 +257,13 @@ impl Server {
         for (place, (listener, settings)) in
             snapshot.listeners.iter().zip(&config.listeners).enumerate()
         {
-            let bound = descriptors.by_ref().take(listener.shards.len()).flatten().collect();
+            let count = prepared.0.get(place).map_or(0, |prepared| prepared.shards.len());
+            let bound = descriptors.by_ref().take(count).flatten().collect();
             let settings = Listener { address: listener.address, ..settings.clone() };
             let all = snapshot.listeners.iter().zip(&config.listeners).enumerate();
             let has_sockets = |(_, s): &(_, &Listener)| s.routed_from.is_none();
             let others = all.filter(|(other, pair)| *other != place && has_sockets(pair));
             let others = others.map(|(_, (other, settings))| (other.address, settings.v6_only));
-            let count = listener.shards.len();
             if let Some(parent) = &settings.routed_from {
                 // They are the sockets of the listener that it is a route of.
                 let parent = config.listeners.iter().position(|l| l.name == *parent);
@@ -228,19 +286,17 @@ impl Server {
         let (listeners, has_fast_path) = (snapshot.listeners, snapshot.has_fast_path);
         let mut number = 0..;
         let mut all = Vec::new();
-        for (place, listener) in listeners.into_iter().enumerate() {
+        for ((place, listener), prepared) in listeners.into_iter().enumerate().zip(prepared.0) {
             let settings = &config.listeners[place];
-            let prepared = prepared.of_listener(place);
-            let mut restored = self.describe(settings, &listener, prepared)?;
+            let mut restored = self.describe(settings, &listener, &prepared);
             let mut shards = Vec::new();
             let sockets = std::mem::take(&mut groups[place]);
-            for ((snapshot, socket), number) in
-                listener.shards.into_iter().zip(sockets).zip(&mut number)
+            for ((shard, socket), number) in
+                prepared.shards.into_iter().zip(sockets).zip(&mut number)
             {
-                let (shard, missing) =
-                    snapshot.restore(number, socket, prepared, &mut descriptors)?;
-                let like = restored.configurations.first().or(prepared[0]);
-                let config = shard.manager().config().clone();
+                let config = shard.config().clone();
+                let (shard, missing) = shard.with_sockets(number, socket, &mut descriptors);
+                let like = restored.configurations.first().or(prepared.configs[0].as_ref());
                 restored.configurations.push(match like {
                     Some(like) => like.updated(config),
                     None => PreparedConfig::new(config),
@@ -263,20 +319,19 @@ impl Server {
         &self,
         settings: &Listener,
         snapshot: &ListenerSnapshot,
-        prepared: [Option<&PreparedConfig>; 2],
-    ) -> Result<BoundListener, ServerRestoreError> {
-        let of_mirrors = snapshot.shards.first().and_then(ShardSnapshot::mirror);
+        prepared: &PreparedListener,
+    ) -> BoundListener {
+        let of_mirrors = prepared.shards.first().and_then(RestoredShard::mirror_config);
         let mirror =
-            snapshot.mirror_told.as_ref().zip(of_mirrors).and_then(|((name, told), snapshot)| {
+            snapshot.mirror_told.as_ref().zip(of_mirrors).and_then(|((name, told), config)| {
                 let cluster = self.clusters.iter().find(|cluster| cluster.name == *name)?;
-                let config = snapshot.config().clone();
-                let configuration = match prepared[1] {
-                    Some(like) => like.updated(config),
-                    None => PreparedConfig::new(config),
+                let configuration = match &prepared.configs[1] {
+                    Some(like) => like.updated(config.clone()),
+                    None => PreparedConfig::new(config.clone()),
                 };
                 Some(Mirror::restore(cluster.clone(), configuration, told.clone()))
             });
-        let configs = || snapshot.shards.iter().map(|shard| shard.manager().config());
+        let configs = || prepared.shards.iter().map(RestoredShard::config);
         let ports = configs().map(|config| config.address.port());
         let mut places = configs().next().map(|c| c.cluster.backends.clone()).unwrap_or_default();
         if settings.same_port {
@@ -286,7 +341,7 @@ impl Server {
                 place.address = its.map_or(place.address, |its| its.address);
             }
         }
-        Ok(BoundListener {
+        BoundListener {
             shards: Vec::new(),
             settings: settings.clone(),
             address: snapshot.address,
@@ -300,7 +355,7 @@ impl Server {
             configurations: Vec::new(),
             told: snapshot.told.clone(),
             mirror,
-        })
+        }
     }
 
     /// Serves shards, by the place of their listener and their place among its shards.

@@ -91,7 +91,7 @@ impl Stage {
     fn read(self, bytes: &[u8]) -> Result<Self, String> {
         match self {
             Self::Validated(candidate) => {
-                Ok(Self::Validated(Box::new(Candidate { snapshot: open(bytes)?, ..*candidate })))
+                Ok(Self::Validated(Box::new(candidate.updated(open(bytes)?)?)))
             }
             _ => Err("the old flowgate gives a state that it has not offered".into()),
         }
@@ -134,6 +134,7 @@ pub(super) struct Candidate {
     supervisor: Supervisor,
     /// What the other one works by.
     config: Config,
+    /// What it is, but for its shards.
     snapshot: ProcessSnapshot,
     prepared: Prepared,
 }
@@ -145,11 +146,11 @@ impl Candidate {
         path: &Path,
         (config, text): &(Config, String),
         level: &LevelHandle,
-        snapshot: ProcessSnapshot,
+        mut snapshot: ProcessSnapshot,
     ) -> Result<Self, String> {
         let theirs = flowgate_config::parse(&snapshot.config, "the running configuration")
             .map_err(|errors| errors.to_string())?;
-        let prepared = Prepared::of(&snapshot.server).map_err(|error| error.to_string())?;
+        let prepared = Prepared::of(&mut snapshot.server).map_err(|error| error.to_string())?;
         let fail = |error: RunError| error.to_string();
 
         let clock = Clock::with_origin(snapshot.clock_origin);
@@ -181,6 +182,13 @@ impl Candidate {
         Ok(Self { supervisor, config: theirs, snapshot, prepared })
     }
 
+    /// Takes in what the other one has become since.
+    fn updated(self, mut snapshot: ProcessSnapshot) -> Result<Self, String> {
+        let prepared = self.prepared.updated(&mut snapshot.server);
+        let prepared = prepared.map_err(|error| error.to_string())?;
+        Ok(Self { snapshot, prepared, ..self })
+    }
+
     /// Puts all descriptors into their places.
     pub(super) fn stage(
         self,
@@ -192,7 +200,7 @@ impl Candidate {
         let http = snapshot.http.and_then(|_| descriptors.next()?);
         let server = &mut supervisor.server;
         let shards = server
-            .restore(snapshot.server, &config, &prepared, descriptors)
+            .restore(snapshot.server, &config, prepared, descriptors)
             .map_err(|error| error.to_string())?;
         let bound = server.bind(&supervisor.config).map_err(|error| error.to_string())?;
         let [ok, failed] = snapshot.reloads;

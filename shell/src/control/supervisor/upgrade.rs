@@ -46,11 +46,13 @@ impl Supervisor {
         let program = binary.unwrap_or_else(|| self.program.clone());
         info!(program = %program.display(), "upgrading");
         self.upgrade = Some(Upgrade { reply, successor: None });
-        let offer = snapshot::encode(&self.process_snapshot(self.server.snapshot()));
+        // What changes from now on is told when the flows are quiesced, and nothing else.
+        let offer = snapshot::encode(&self.process_snapshot(self.server.followed_snapshot()));
+        let changes = snapshot::encode(&self.process_snapshot(self.server.changes()));
         let (path, sender) = (self.path.clone(), self.sender.clone());
         let start = move || {
             let on_spawn = |pid| drop(sender.send(Event::SuccessorStarted(pid)));
-            let outcome = Successor::start(&program, &path, &offer, on_spawn);
+            let outcome = Successor::start(&program, &path, [&offer, &changes], on_spawn);
             // The control plane may be on its way out already; then the new process is killed.
             let _ = sender.send(Event::SuccessorReady(outcome));
         };
@@ -169,6 +171,7 @@ impl Supervisor {
         let response = match outcome {
             Ok(notes) => Response::Done { notes },
             Err(reason) => {
+                self.server.forget_changes();
                 warn!("no upgrade: {reason}; nothing has changed");
                 Response::refused(reason)
             }

@@ -12,7 +12,7 @@ use crate::datapath::fast_path::InheritedFlows;
 use crate::datapath::kernel::{Kernel, Linux};
 use crate::datapath::shard::Shard;
 use crate::datapath::upstream::UpstreamSnapshot;
-use crate::handover::snapshot::ShardSnapshot;
+use crate::handover::snapshot::{ShardCopy, ShardSnapshot};
 
 /// What other threads ask of a worker for a handover.
 pub enum HandOver {
@@ -30,9 +30,18 @@ pub enum HandOver {
     Release(OfShards<Shard<Linux>>),
     /// The same, but the kernel goes on with the flows that it forwards.
     Lend(OfShards<Shard<Linux>>),
-    /// Say what all shards are, as plain data, with their numbers. Nothing is forwarded meanwhile,
-    /// which takes some microseconds for every thousand flows.
-    Snapshot(OfShards<ShardSnapshot>),
+    /// Copy all shards. Nothing is forwarded meanwhile, which takes some microseconds for every
+    /// thousand flows.
+    Copy {
+        /// Whether to note what changes from then on.
+        is_followed: bool,
+        /// Where to send the copies, with their numbers.
+        reply: OfShards<ShardCopy>,
+    },
+    /// Say what has changed in all shards since they were copied.
+    Changes(OfShards<ShardSnapshot>),
+    /// Note no longer what changes.
+    ForgetChanges,
 }
 
 /// A shard that was served before.
@@ -52,8 +61,13 @@ pub trait HandsOver: Kernel + Sized {
         Vec::new()
     }
 
-    /// What a shard is, if that can be told.
-    fn snapshot(_shard: &Shard<Self>) -> Option<ShardSnapshot> {
+    /// What a shard is, if that can be told. `is_followed`: what changes afterwards is noted.
+    fn copy(_shard: &mut Shard<Self>, _is_followed: bool) -> Option<ShardCopy> {
+        None
+    }
+
+    /// What has changed in a shard, where that was noted; or else what it is.
+    fn changes(_shard: &mut Shard<Self>) -> Option<ShardSnapshot> {
         None
     }
 
@@ -96,11 +110,24 @@ impl<K: WorkerKernel> Worker<K> {
                 self.lend_all(now);
                 let _ = reply.send(self.let_go());
             }
-            HandOver::Snapshot(reply) => {
-                let _ = reply.send(self.of_shards(K::snapshot));
+            HandOver::Copy { is_followed, reply } => {
+                let _ = reply.send(self.of_shards_mut(|shard| K::copy(shard, is_followed)));
+            }
+            HandOver::Changes(reply) => {
+                let _ = reply.send(self.of_shards_mut(K::changes));
+            }
+            HandOver::ForgetChanges => {
+                let shards = self.shards.iter_mut().flatten();
+                shards.for_each(|named| named.shard.forget_changes());
             }
         }
         Ok(())
+    }
+
+    fn of_shards_mut<T>(&mut self, of: impl Fn(&mut Shard<K>) -> Option<T>) -> Vec<(u32, T)> {
+        let numbered = (0..).zip(&mut self.shards);
+        let of = |named: &mut Option<NamedShard<K>>| of(&mut named.as_mut()?.shard);
+        numbered.filter_map(|(number, named)| Some((number, of(named)?))).collect()
     }
 
     fn let_go(&mut self) -> Vec<(u32, Shard<Linux>)> {

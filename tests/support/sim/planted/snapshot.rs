@@ -15,7 +15,7 @@ pub(super) fn forget(bug: Bug, snapshot: ManagerSnapshot) -> ManagerSnapshot {
     let mut document = to_value(&snapshot);
     match bug {
         Bug::LosesTheTurns if snapshot.config().cluster.balance == Balance::RoundRobin => {
-            let fresh = UdpManager::new(snapshot.config().clone(), 0, Instant::ORIGIN);
+            let mut fresh = UdpManager::new(snapshot.config().clone(), 0, Instant::ORIGIN);
             document["turns"] = to_value(&fresh.snapshot())["turns"].take();
         }
         Bug::LosesTheRandomness => document["random"] = 0.into(),

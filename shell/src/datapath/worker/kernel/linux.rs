@@ -13,7 +13,7 @@ use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::shard::Shard;
 use crate::datapath::token::Token;
 use crate::datapath::upstream::UpstreamSnapshot;
-use crate::handover::snapshot::ShardSnapshot;
+use crate::handover::snapshot::{ShardCopy, ShardSnapshot};
 use crate::sys::{errno, mmsg};
 
 impl WorkerKernel for Linux {
@@ -58,8 +58,12 @@ impl HandsOver for Linux {
         shards
     }
 
-    fn snapshot(shard: &Shard<Self>) -> Option<ShardSnapshot> {
-        Some(ShardSnapshot::of(shard))
+    fn copy(shard: &mut Shard<Self>, is_followed: bool) -> Option<ShardCopy> {
+        Some(ShardCopy::of(shard, is_followed))
+    }
+
+    fn changes(shard: &mut Shard<Self>) -> Option<ShardSnapshot> {
+        Some(ShardSnapshot::of_changes(shard))
     }
 
     fn adopt(
