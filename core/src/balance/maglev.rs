@@ -147,7 +147,7 @@ impl Rounds {
             return its;
         }
         together.clone_from(its);
-        while let Some(mut other) = queue.peek_mut().filter(|other| is_now(&**other)) {
+        while let Some(mut other) = queue.peek_mut().filter(|other| is_now(other)) {
             together.extend(&of_weight[other.0.member()]);
             other.0 = other.0.next();
         }
