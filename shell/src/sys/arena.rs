@@ -225,8 +225,8 @@ impl FreeSlots<'_> {
 }
 
 /// An allocation reached only by raw pointers, so that parts of it can be lent out while others
-/// are written.
-struct Owned<T> {
+/// are written, or written by the kernel where a pointer says that was made before.
+pub(super) struct Owned<T> {
     first: NonNull<T>,
     len: usize,
     owns: PhantomData<T>,
@@ -236,12 +236,13 @@ struct Owned<T> {
 unsafe impl<T: Send> Send for Owned<T> {}
 
 impl<T> Owned<T> {
-    fn new(values: Vec<T>) -> Self {
+    pub(super) fn new(values: Vec<T>) -> Self {
         let values = Box::leak(values.into_boxed_slice());
         Self { len: values.len(), first: NonNull::from(values).cast(), owns: PhantomData }
     }
 
-    fn at(&self, index: usize) -> *mut T {
+    /// One of the values by its number, or the end.
+    pub(super) fn at(&self, index: usize) -> *mut T {
         assert!(index <= self.len, "beyond the allocation");
         // SAFETY: within the allocation, or one past its end.
         unsafe { self.first.as_ptr().add(index) }

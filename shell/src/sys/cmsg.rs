@@ -49,9 +49,11 @@ impl<const N: usize> ControlBuffer<N> {
         &self.bytes[..len]
     }
 
-    /// The whole buffer, for the kernel to write into.
-    pub(super) fn as_mut_ptr(&mut self) -> *mut libc::c_void {
-        self.bytes.as_mut_ptr().cast()
+    /// Where the kernel reads the messages of a buffer, or writes some. It has all rights that the
+    /// pointer has.
+    pub(super) const fn storage(buffer: *mut Self) -> *mut libc::c_void {
+        const { assert!(std::mem::offset_of!(Self, bytes) == 0) };
+        buffer.cast()
     }
 
     /// Forgets all messages.

@@ -92,8 +92,10 @@ impl RawAddr {
         }
     }
 
-    pub(super) const fn as_mut_ptr(&mut self) -> *mut libc::c_void {
-        (&raw mut self.storage).cast()
+    /// Where the kernel reads an address, or writes one. It has all rights that the pointer has.
+    pub(super) const fn storage(address: *mut Self) -> *mut libc::c_void {
+        const { assert!(std::mem::offset_of!(RawAddr, storage) == 0) };
+        address.cast()
     }
 
     pub(super) const fn len(&self) -> libc::socklen_t {

@@ -36,15 +36,16 @@ impl Headers {
                 self.headers.push(header(source, destination, pieces));
             }
         }
-        // Pointers are taken only now that no header is moved any more.
-        let mut headers = self.headers.iter_mut();
+        // Pointers are taken only now that no header is moved any more, and are for reading.
+        let mut headers = self.headers.iter();
         for message in batch.messages {
             self.starts.push(self.pieces.len());
             if message.source.is_none() || message.destination.is_none() {
                 continue;
             }
             let Some(header) = headers.next() else { continue };
-            self.pieces.push(libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: HEADER });
+            self.pieces
+                .push(libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: HEADER });
             let pieces = batch.pieces[message.pieces.clone()].iter();
             self.pieces.extend(pieces.map(|piece| libc::iovec {
                 // A send does not write to it.
@@ -56,9 +57,9 @@ impl Headers {
     }
 
     /// What message number `index` is made of with its header; none if it has none.
-    pub(super) fn pieces(&mut self, index: usize) -> Option<&mut [libc::iovec]> {
+    pub(super) fn pieces(&self, index: usize) -> Option<&[libc::iovec]> {
         let (start, end) = (*self.starts.get(index)?, *self.starts.get(index + 1)?);
-        if start == end { None } else { self.pieces.get_mut(start..end) }
+        if start == end { None } else { self.pieces.get(start..end) }
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use super::{control_len, empty_header};
-use crate::sys::arena::{FreeSlots, RecvMeta, SLOT_BYTES};
+use crate::sys::arena::{FreeSlots, Owned, RecvMeta, SLOT_BYTES};
 use crate::sys::cmsg::{self, ControlBuffer, RECEIVE_BYTES};
 use crate::sys::message::QueuedError;
 use crate::sys::sockaddr::{self, RawAddr};
@@ -15,8 +15,9 @@ const MAX_MESSAGES: usize = 64;
 
 /// The memory that a `recvmmsg(2)` is written in, kept from one to the next.
 pub struct Receiver {
-    /// What the headers point to, but for payloads.
-    slots: Box<[Slot]>,
+    /// What the headers point to, but for payloads. No reference to a slot is ever made that is not
+    /// shared: it would take away from the headers' pointers what they may do.
+    slots: Owned<Slot>,
     /// One for each slot.
     headers: Vec<libc::mmsghdr>,
     /// How many headers the kernel has written to since they were fresh.
@@ -24,14 +25,15 @@ pub struct Receiver {
 }
 
 /// What the kernel writes beside a payload.
+#[repr(C)]
 struct Slot {
     source: RawAddr,
     control: ControlBuffer<RECEIVE_BYTES>,
     payload: libc::iovec,
 }
 
-// SAFETY: the pointers in headers and slots point into the slots, which move with it, and to
-// payloads, which are written before each call and not used after it.
+// SAFETY: the pointers in headers and slots point into the slots, which it owns and which stay where
+// they are, and to payloads, which are written before each call and not used after it.
 unsafe impl Send for Receiver {}
 
 impl Default for Receiver {
@@ -41,8 +43,10 @@ impl Default for Receiver {
             control: ControlBuffer::new(),
             payload: libc::iovec { iov_base: ptr::null_mut(), iov_len: SLOT_BYTES },
         };
-        let mut slots: Box<[Slot]> = (0..MAX_MESSAGES).map(|_| empty()).collect();
-        let headers = slots.iter_mut().map(fresh_header).collect();
+        let slots = Owned::new((0..MAX_MESSAGES).map(|_| empty()).collect());
+        // SAFETY: these slots exist.
+        let header = |index| unsafe { fresh_header(slots.at(index)) };
+        let headers = (0..MAX_MESSAGES).map(header).collect();
         Self { slots, headers, used: 0 }
     }
 }
@@ -64,23 +68,28 @@ impl Receiver {
         if max == 0 {
             return Ok(0);
         }
-        for (slot, header) in self.slots.iter_mut().zip(&mut self.headers).take(self.used) {
-            *header = fresh_header(slot);
+        let Self { slots, headers, used } = self;
+        for (index, header) in headers.iter_mut().enumerate().take(*used) {
+            // SAFETY: there is a slot for each header.
+            *header = unsafe { fresh_header(slots.at(index)) };
         }
-        for (index, slot) in self.slots.iter_mut().enumerate().take(max) {
-            slot.payload.iov_base = free.payload(index).as_mut_ptr().cast();
+        for index in 0..max {
+            let payload = free.payload(index).as_mut_ptr().cast();
+            // SAFETY: there are as many slots as messages, and nobody else has them now.
+            unsafe { (*slots.at(index)).payload.iov_base = payload };
         }
-        let (headers, flags) = (self.headers.as_mut_ptr(), libc::MSG_DONTWAIT as _);
-        // SAFETY: at least `max` headers exist; they describe slots that are borrowed here alone,
+        let (first, flags) = (headers.as_mut_ptr(), libc::MSG_DONTWAIT as _);
+        // SAFETY: at least `max` headers exist; they describe slots that are reached from here alone,
         // and payloads of `SLOT_BYTES` that are free.
         let filled = unsafe {
-            libc::recvmmsg(socket.as_raw_fd(), headers, max as libc::c_uint, flags, ptr::null_mut())
+            libc::recvmmsg(socket.as_raw_fd(), first, max as libc::c_uint, flags, ptr::null_mut())
         };
         let filled = usize::try_from(filled).map_err(|_| io::Error::last_os_error())?.min(max);
-        self.used = filled;
-        for (index, (slot, header)) in self.slots.iter().zip(&self.headers).enumerate().take(filled)
-        {
-            free.set(index, slot.meta(header));
+        *used = filled;
+        for (index, header) in headers.iter().enumerate().take(filled) {
+            // SAFETY: the slot exists, and nobody writes to it while it is read here.
+            let meta = unsafe { &*slots.at(index) }.meta(header);
+            free.set(index, meta);
         }
         Ok(filled)
     }
@@ -100,14 +109,22 @@ impl Slot {
     }
 }
 
-/// A header that makes the kernel fill the slot, from the beginning and with all it has to say.
-fn fresh_header(slot: &mut Slot) -> libc::mmsghdr {
+/// A header that makes the kernel fill the slot, from the beginning and with all it has to say. Its
+/// pointers may do what `slot` may.
+///
+/// # Safety
+///
+/// There is a slot.
+unsafe fn fresh_header(slot: *mut Slot) -> libc::mmsghdr {
+    // SAFETY: the places lie in the slot; none of them is read or borrowed.
+    let (source, control, payload) =
+        unsafe { (&raw mut (*slot).source, &raw mut (*slot).control, &raw mut (*slot).payload) };
     let mut header = empty_header();
-    header.msg_name = slot.source.as_mut_ptr();
+    header.msg_name = RawAddr::storage(source);
     header.msg_namelen = sockaddr::MAX_LEN;
-    header.msg_iov = &raw mut slot.payload;
+    header.msg_iov = payload;
     header.msg_iovlen = 1;
-    header.msg_control = slot.control.as_mut_ptr();
+    header.msg_control = ControlBuffer::storage(control);
     header.msg_controllen = RECEIVE_BYTES as _;
     libc::mmsghdr { msg_hdr: header, msg_len: 0 }
 }
@@ -144,11 +161,11 @@ pub fn take_errors(socket: BorrowedFd<'_>) -> Vec<QueuedError> {
         let mut quoted = [0_u8; MAX_QUOTED];
         let mut piece = libc::iovec { iov_base: quoted.as_mut_ptr().cast(), iov_len: quoted.len() };
         let mut header = empty_header();
-        header.msg_name = remote.as_mut_ptr();
+        header.msg_name = RawAddr::storage(&raw mut remote);
         header.msg_namelen = sockaddr::MAX_LEN;
         header.msg_iov = &raw mut piece;
         header.msg_iovlen = 1;
-        header.msg_control = control.as_mut_ptr();
+        header.msg_control = ControlBuffer::storage(&raw mut control);
         header.msg_controllen = RECEIVE_BYTES as _;
         let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
         // SAFETY: the header describes buffers that live and are nobody else's.

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
 
 use flowgate_core::LocalAddr;
 
@@ -79,21 +80,23 @@ impl Sender {
             self.controls.push(message.control(v6));
         }
         self.raw.write(batch);
-        // Pointers are taken only now that nothing is pushed, and so moved, any more.
-        let addressed = batch.messages.iter().zip(&mut self.addresses).zip(&mut self.controls);
+        // Pointers are taken only now that nothing is pushed, and so moved, any more. All are made of
+        // shared references, of which none takes away from another: a send writes nowhere.
+        let addressed = batch.messages.iter().zip(&self.addresses).zip(&self.controls);
         for (index, ((message, address), control)) in addressed.enumerate() {
             let pieces = &batch.pieces[message.pieces.clone()];
-            // `IoSlice` has the layout of `iovec`, and a send does not write to it.
+            // `IoSlice` has the layout of `iovec`.
             let plain = (pieces.as_ptr().cast_mut().cast(), pieces.len());
-            let raw = self.raw.pieces(index).map(|pieces| (pieces.as_mut_ptr(), pieces.len()));
+            let raw =
+                self.raw.pieces(index).map(|pieces| (pieces.as_ptr().cast_mut(), pieces.len()));
             let (msg_iov, msg_iovlen) = raw.unwrap_or(plain);
             let mut header = empty_header();
-            header.msg_name = address.as_mut_ptr();
+            header.msg_name = RawAddr::storage(ptr::from_ref(address).cast_mut());
             header.msg_namelen = address.len();
             header.msg_iov = msg_iov;
             header.msg_iovlen = msg_iovlen as _;
             header.msg_controllen = control.as_bytes().len() as _;
-            header.msg_control = control.as_mut_ptr();
+            header.msg_control = ControlBuffer::storage(ptr::from_ref(control).cast_mut());
             self.headers.push(libc::mmsghdr { msg_hdr: header, msg_len: 0 });
         }
     }
