@@ -27,7 +27,7 @@ use crate::sys::route::Link;
 
 pub use entries::Addresses;
 pub use figures::{Activity, FastPathFigures};
-pub use inherited::{InheritedFlows, OffloadSnapshot};
+pub use inherited::{InheritedFlows, OffloadSnapshot, ShardOffloads};
 pub use offloads::Offloads;
 
 /// How long the program stays attached to an interface that no flow uses any more.

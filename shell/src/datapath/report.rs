@@ -130,7 +130,7 @@ impl ShardReport {
                 counters: mirror.counters().clone(),
                 backends: BackendReport::of_all(mirror),
             }),
-            fast_path: FastPathFigures::default(),
+            fast_path: FastPathFigures { flows: 0, overtaken: shard.offloads().overtaken },
         }
     }
 

@@ -14,7 +14,7 @@ use flowgate_core::{
 use super::recv::{LISTENER_BATCH, Reading};
 use crate::datapath::client::Clients;
 use crate::datapath::dispatch::{Dispatch, Scratch};
-use crate::datapath::fast_path::OffloadSnapshot;
+use crate::datapath::fast_path::ShardOffloads;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
 use crate::datapath::sockets::Sockets;
@@ -53,8 +53,8 @@ pub struct Shard<K: Kernel> {
     /// From which slot on the upstream sockets are not watched yet, after another process or worker
     /// had them.
     unwatched_from: Option<usize>,
-    /// The flows that the kernel went on with when nobody served it any more.
-    offloads: Vec<OffloadSnapshot>,
+    /// What the kernel path has to know of it when another process has served it.
+    offloads: ShardOffloads,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +98,7 @@ impl<K: Kernel> Shard<K> {
             is_behind: false,
             scratch: Scratch::default(),
             unwatched_from: None,
-            offloads: Vec::new(),
+            offloads: ShardOffloads::default(),
         }
     }
 
@@ -108,19 +108,14 @@ impl<K: Kernel> Shard<K> {
         self.sockets.receive_buffer = bytes;
     }
 
-    /// Notes which flows the kernel goes on with while nobody serves it.
-    pub fn set_offloads(&mut self, offloads: Vec<OffloadSnapshot>) {
-        self.offloads = offloads;
-    }
-
-    /// Those flows.
-    pub fn offloads(&self) -> &[OffloadSnapshot] {
+    /// What the kernel path has to know of it when another process goes on with it.
+    pub const fn offloads(&self) -> &ShardOffloads {
         &self.offloads
     }
 
-    /// The same, of which nobody will know any more.
-    pub fn take_offloads(&mut self) -> Vec<OffloadSnapshot> {
-        std::mem::take(&mut self.offloads)
+    /// The same, to be changed.
+    pub const fn offloads_mut(&mut self) -> &mut ShardOffloads {
+        &mut self.offloads
     }
 
     /// Leaves it to another shard to read the listener.

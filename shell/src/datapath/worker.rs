@@ -482,8 +482,11 @@ impl<K: WorkerKernel> Worker<K> {
 
     fn report_of(&self, number: u32, shard: &Shard<K>) -> ShardReport {
         let drops = u64::from(self.kernel.receive_drops(shard.listener())) + shard.clients().drops;
-        let fast_path = self.kernel.fast_path().map(|path| path.figures(number));
-        ShardReport { fast_path: fast_path.unwrap_or_default(), ..ShardReport::of(shard, drops) }
+        let mut report = ShardReport::of(shard, drops);
+        if let Some(path) = self.kernel.fast_path() {
+            report.fast_path.add(path.figures(number));
+        }
+        report
     }
 
     /// Something of every shard that has it, with the shards' numbers.

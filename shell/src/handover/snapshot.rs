@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::probe::ProbeSnapshot;
 use crate::control::server::past::PastBackendSnapshot;
 use crate::control::service_state::{ServiceState, ServiceStateSnapshot};
-use crate::datapath::fast_path::OffloadSnapshot;
+use crate::datapath::fast_path::ShardOffloads;
 use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::shard::Shard;
 use crate::datapath::sockets::{Sockets, SocketsSnapshot};
@@ -82,8 +82,8 @@ pub struct ShardSnapshot {
     manager: ManagerSnapshot,
     mirror: Option<ManagerSnapshot>,
     sockets: SocketsSnapshot,
-    /// The flows that the kernel goes on with.
-    offloads: Vec<OffloadSnapshot>,
+    /// What the kernel path has to know.
+    offloads: ShardOffloads,
 }
 
 /// A copy of a shard, of which a snapshot can be made while the shard serves on.
@@ -91,7 +91,7 @@ pub struct ShardCopy {
     manager: UdpManager,
     mirror: Option<UdpManager>,
     sockets: SocketsSnapshot,
-    offloads: Vec<OffloadSnapshot>,
+    offloads: ShardOffloads,
 }
 
 impl ShardCopy {
@@ -104,7 +104,7 @@ impl ShardCopy {
         };
         let (manager, mirror) = shard.managers_mut();
         let (manager, mirror) = (copy(manager), mirror.map(copy));
-        let (sockets, offloads) = (shard.sockets().snapshot(), shard.offloads().to_vec());
+        let (sockets, offloads) = (shard.sockets().snapshot(), shard.offloads().clone());
         Self { manager, mirror, sockets, offloads }
     }
 
@@ -136,7 +136,7 @@ impl ShardSnapshot {
             manager: snapshot(manager),
             mirror: mirror.map(snapshot),
             sockets: shard.sockets().snapshot(),
-            offloads: shard.offloads().to_vec(),
+            offloads: shard.offloads().clone(),
         }
     }
 
@@ -188,7 +188,7 @@ pub struct RestoredShard {
     manager: UdpManager,
     mirror: Option<UdpManager>,
     sockets: SocketsSnapshot,
-    offloads: Vec<OffloadSnapshot>,
+    offloads: ShardOffloads,
 }
 
 impl RestoredShard {
@@ -214,7 +214,7 @@ impl RestoredShard {
         let room = manager.upstream_capacity();
         let (sockets, missing) = Sockets::restore(number, listener, room, sockets, descriptors);
         let mut shard = Shard::with_sockets(sockets, manager, mirror);
-        shard.set_offloads(offloads);
+        *shard.offloads_mut() = offloads;
         (shard, missing)
     }
 }

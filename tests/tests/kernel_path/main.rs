@@ -3,6 +3,7 @@
 
 mod churn;
 mod load;
+mod overtaken;
 
 use flowgate_fastpath::FastPath;
 use flowgate_tests::e2e::{Peer, eventually};

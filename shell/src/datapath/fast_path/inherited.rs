@@ -26,6 +26,15 @@ pub struct OffloadSnapshot {
     pub(super) told: Told,
 }
 
+/// What another process has to know of a shard.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ShardOffloads {
+    /// The flows that the kernel goes on with while nobody serves.
+    pub flows: Vec<OffloadSnapshot>,
+    /// How often a datagram may have been overtaken, as was counted before.
+    pub overtaken: u64,
+}
+
 /// Such flows of one shard. What is still counted of them is told until their accounts have rested.
 #[derive(Debug)]
 pub struct InheritedFlows {

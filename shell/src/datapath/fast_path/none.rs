@@ -73,6 +73,9 @@ impl Offloads {
 #[derive(Debug)]
 pub enum InheritedFlows {}
 
-/// The same, to be handed over.
-#[derive(Clone, Copy, Debug)]
-pub enum OffloadSnapshot {}
+/// What would be handed over of a shard: nothing.
+#[derive(Clone, Debug, Default)]
+pub struct ShardOffloads {
+    /// How often a datagram may have been overtaken: never.
+    pub overtaken: u64,
+}

@@ -287,6 +287,11 @@ impl Offloads {
         self.is_lent = is_lent;
     }
 
+    /// How often one of a shard's datagrams may have been overtaken. It is another's to tell from now on.
+    pub fn take_overtaken(&mut self, shard: u32) -> u64 {
+        self.figures.get_mut(&shard).map_or(0, |figures| std::mem::take(&mut figures.overtaken))
+    }
+
     /// What another process has to know of a shard's flows.
     pub fn snapshot(&self, shard: u32) -> Vec<OffloadSnapshot> {
         let is_its = |key: Key| key.0 == shard;

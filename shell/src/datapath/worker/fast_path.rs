@@ -84,7 +84,9 @@ impl<K: WorkerKernel> Worker<K> {
         fast_path.set_lent(true);
         for (number, named) in (0..).zip(&mut self.shards) {
             let Some(NamedShard { shard, .. }) = named else { continue };
-            shard.set_offloads(fast_path.snapshot(number));
+            let offloads = shard.offloads_mut();
+            offloads.flows = fast_path.snapshot(number);
+            offloads.overtaken += fast_path.take_overtaken(number);
         }
     }
 

@@ -149,7 +149,7 @@ impl<K: WorkerKernel> Worker<K> {
         now: Instant,
     ) -> io::Result<()> {
         let Adopted { mut shard, missing, inherited } = adopted;
-        let flows = shard.take_offloads();
+        let flows = std::mem::take(&mut shard.offloads_mut().flows);
         // Nothing of theirs goes past the sockets when the first is read.
         let inherited = inherited.map(|maps| InheritedFlows::take_back(number, maps, flows, now));
         let Some(shard) = self.kernel.adopt(shard, missing, now)? else { return Ok(()) };
