@@ -4,16 +4,21 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use flowgate_core::random::Random;
-use flowgate_tests::e2e::{PATIENCE, Peer, eventually};
+use flowgate_tests::e2e::{Peer, eventually};
 
 /// What a backend adds to what it sends back.
 const MARK: usize = 1;
 
 /// The head of each datagram: whose it is, and its number.
 const HEAD: usize = 6;
+
+/// How long nothing may come before what is missing is taken to be lost: less than others wait for the
+/// load.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// What is to be done.
 const RUN: u8 = 0;
@@ -39,6 +44,12 @@ pub(crate) struct Control {
     pub(crate) answered: AtomicU64,
     /// How often one came after one that was sent later.
     pub(crate) reordered: AtomicU64,
+    /// Since when each backend is to get nothing more, by place.
+    gone: Mutex<[Option<Instant>; 2]>,
+    /// What has been lost, in words.
+    lost: OnceLock<String>,
+    /// What has happened, and when.
+    happened: Mutex<Vec<(Instant, String)>>,
 }
 
 impl Control {
@@ -47,11 +58,40 @@ impl Control {
         self.excuse.store(what, Ordering::SeqCst);
     }
 
+    /// What is sent from now on must not come to a backend; or may again.
+    pub(crate) fn set_gone(&self, backend: usize, is_gone: bool) {
+        let since = is_gone.then(Instant::now);
+        self.gone.lock().expect("nobody has panicked")[backend] = since;
+    }
+
+    /// Notes what happens now.
+    pub(crate) fn note(&self, what: String) {
+        self.happened.lock().expect("nobody has panicked").push((Instant::now(), what));
+    }
+
+    /// The last thing that had happened by then, and what came next.
+    fn about(&self, at: Instant) -> String {
+        let happened = self.happened.lock().expect("nobody has panicked");
+        let next = happened.partition_point(|(when, _)| *when <= at);
+        let before = next.checked_sub(1).and_then(|last| happened.get(last));
+        let before = before.map(|(when, what)| format!("{:?} after {what:?}", at - *when));
+        let after =
+            happened.get(next).map(|(when, what)| format!("{:?} before {what:?}", *when - at));
+        [before, after].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+
     /// Sends nothing more, and waits until all has arrived that must.
-    pub(crate) fn pause(&self) {
+    ///
+    /// # Errors
+    ///
+    /// What has been lost.
+    pub(crate) fn pause(&self) -> Result<(), String> {
         self.is_idle.store(false, Ordering::SeqCst);
         self.phase.store(PAUSE, Ordering::SeqCst);
-        eventually("all has arrived", || self.is_idle.load(Ordering::SeqCst).then_some(()));
+        eventually("all has arrived, or is lost", || match self.lost.get() {
+            Some(lost) => Some(Err(lost.clone())),
+            None => self.is_idle.load(Ordering::SeqCst).then_some(Ok(())),
+        })
     }
 
     /// Goes on.
@@ -71,9 +111,11 @@ impl Control {
 }
 
 /// One datagram.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Sent {
-    is_delivered: bool,
+    at: Instant,
+    /// When a backend had it, and which.
+    delivered: Option<(Instant, usize)>,
     is_answered: bool,
     excuse: u8,
 }
@@ -94,6 +136,8 @@ pub(crate) struct Load {
     backends: Vec<Peer>,
     listener: SocketAddr,
     random: Random,
+    /// What might be lost when this was last looked at.
+    excuse: u8,
     /// The last number of each client that each backend got, and that came back from it.
     last: HashMap<(bool, usize, usize), usize>,
 }
@@ -113,7 +157,8 @@ impl Load {
             window: 1 + place % 4,
         };
         let clients = clients.into_iter().enumerate().map(client).collect();
-        Self { clients, backends, listener, random: Random::new(seed), last: HashMap::new() }
+        let (random, last) = (Random::new(seed), HashMap::new());
+        Self { clients, backends, listener, random, excuse: NOTHING, last }
     }
 
     /// Goes on until it is stopped.
@@ -140,27 +185,51 @@ impl Load {
                     return;
                 }
             }
-            if open > 0 && last_news.elapsed() > PATIENCE {
-                panic!("lost: {:?}", self.lost());
+            if open > 0 && last_news.elapsed() > SILENCE {
+                let lost = self.lost(control);
+                let _ = control.lost.set(lost.clone());
+                panic!("{lost}");
             }
             std::thread::sleep(Duration::from_micros(200));
         }
     }
 
-    /// Client, number, and whether a backend had it.
-    fn lost(&self) -> Vec<(usize, usize, bool)> {
+    /// What has been lost, and what happened about then.
+    fn lost(&self, control: &Control) -> String {
         let of = |(place, client): (usize, &Client)| {
-            let lost = |number: &usize| (place, *number, client.sent[*number].is_delivered);
+            let lost = |number: &usize| {
+                let Sent { at, delivered, .. } = client.sent[*number];
+                let what = match delivered {
+                    Some((when, backend)) => format!(
+                        "the answer of backend {backend}, which had it {:?} after it was sent, to",
+                        when - at
+                    ),
+                    None => "no backend had".to_owned(),
+                };
+                let (count, about) = (client.sent.len(), control.about(at));
+                format!("{what} number {number} of {count} of client {place}, sent {about}")
+            };
             client.open.iter().map(lost).collect::<Vec<_>>()
         };
-        self.clients.iter().enumerate().flat_map(of).collect()
+        let all: Vec<String> = self.clients.iter().enumerate().flat_map(of).collect();
+        format!(
+            "{} lost:
+{}",
+            all.len(),
+            all.join(
+                "
+"
+            )
+        )
     }
 
     fn forgive(&mut self, excuse: u8) {
+        // What was sent before this is heard may have been under way while more was excused.
+        let excuse = excuse.max(std::mem::replace(&mut self.excuse, excuse));
         for Client { sent, open, .. } in self.clients.iter_mut().filter(|_| excuse > NOTHING) {
             open.iter().for_each(|number| sent[*number].excuse = excuse);
             // Where only answers may be lost, the questions still have to arrive.
-            open.retain(|number| excuse < ANYTHING && !sent[*number].is_delivered);
+            open.retain(|number| excuse < ANYTHING && sent[*number].delivered.is_none());
         }
     }
 
@@ -172,7 +241,8 @@ impl Load {
             }
             let mut datagram = || {
                 let number = client.sent.len();
-                client.sent.push(Sent::default());
+                let at = Instant::now();
+                client.sent.push(Sent { at, delivered: None, is_answered: false, excuse: NOTHING });
                 client.open.push(number);
                 let mut bytes = (place as u16).to_be_bytes().to_vec();
                 bytes.extend((number as u32).to_be_bytes());
@@ -195,8 +265,11 @@ impl Load {
             while let Some(question) = self.backends[place].receive_now() {
                 let (client, number) = self.known(&question.bytes);
                 let sent = &mut self.clients[client].sent[number];
-                assert!(!sent.is_delivered, "{client}, {number}: a backend has it twice");
-                sent.is_delivered = true;
+                assert!(sent.delivered.is_none(), "{client}, {number}: a backend has it twice");
+                sent.delivered = Some((Instant::now(), place));
+                let gone = control.gone.lock().expect("nobody has panicked")[place];
+                let is_too_late = gone.is_some_and(|since| since < sent.at);
+                assert!(!is_too_late, "{client}, {number}: backend {place} is no more, and has it");
                 if sent.excuse >= ANSWERS {
                     self.clients[client].open.retain(|open| *open != number);
                 }
@@ -216,7 +289,7 @@ impl Load {
                 let Client { sent, open, .. } = &mut self.clients[client];
                 let is_first = !std::mem::replace(&mut sent[number].is_answered, true);
                 assert!(is_first, "{client}, {number}: an answer comes twice");
-                assert!(sent[number].is_delivered, "nobody has given this answer");
+                assert!(sent[number].delivered.is_some(), "nobody has given this answer");
                 open.retain(|open| *open != number);
                 control.answered.fetch_add(1, Ordering::SeqCst);
                 self.note_order((true, client, usize::from(mark[0])), number, control);
