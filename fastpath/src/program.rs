@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use aya::maps::{Map, MapData};
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions};
-use aya::programs::{SchedClassifier, TcAttachType, TestRun, tc};
+use aya::programs::{SchedClassifier, TcAttachType, TestRun, TestRunOptions, TestRunResult, tc};
 use aya::{Ebpf, EbpfLoader};
 
 use crate::OBJECT;
@@ -197,16 +198,26 @@ impl FastPath {
             context[176..180].copy_from_slice(&size.to_ne_bytes());
         }
         let mut out = vec![0; packet.len() + 256];
-        let options = aya::programs::TestRunOptions {
+        let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut out),
             ctx_in: gso.is_some().then_some(&context[..]),
             ..Default::default()
         };
-        let program = classifier(&mut self.ebpf)?;
-        let run = program.test_run(options).map_err(|error| LoadError::new(&error))?;
+        let run = self.run(options)?;
         out.truncate(run.data_size_out as usize);
         Ok((run.return_value.cast_signed(), out))
+    }
+
+    /// How long the program takes for a packet that it lets through, if that many arrive one after another.
+    pub fn time(&mut self, packet: &[u8], count: u32) -> Result<Duration, LoadError> {
+        let options = TestRunOptions { data_in: Some(packet), repeat: count, ..Default::default() };
+        Ok(self.run(options)?.duration)
+    }
+
+    fn run(&mut self, options: TestRunOptions<'_>) -> Result<TestRunResult, LoadError> {
+        let program = classifier(&mut self.ebpf)?;
+        program.test_run(options).map_err(|error| LoadError::new(&error))
     }
 }
 
