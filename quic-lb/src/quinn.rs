@@ -14,56 +14,33 @@ use std::time::Duration;
 
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
 
-use crate::config::{EncodeError, QuicLbConfig};
-use crate::generator;
-use crate::id::ServerId;
-
-/// Makes ids that name one server, with nonces from the operating system's random numbers.
-#[derive(Clone, Debug)]
-pub struct Generator(generator::Generator);
-
-impl Generator {
-    /// A generator for a server, which its load balancers know by `server_id`.
-    ///
-    /// # Errors
-    ///
-    /// When the id has another length than the configuration says.
-    pub fn new(config: QuicLbConfig, server_id: ServerId) -> Result<Self, EncodeError> {
-        generator::Generator::new(config, server_id).map(Self)
-    }
-
-    /// The same, of ids that are retired after a while: where keys are rotated, sooner than the
-    /// load balancers forget the old one.
-    #[must_use]
-    pub fn with_lifetime(self, lifetime: Duration) -> Self {
-        Self(self.0.with_lifetime(lifetime))
-    }
-}
+pub use crate::generator::Generator;
 
 impl ConnectionIdGenerator for Generator {
     /// # Panics
     ///
     /// When the operating system has no random numbers.
     fn generate_cid(&mut self) -> ConnectionId {
-        ConnectionId::new(&self.0.generate())
+        ConnectionId::new(&self.next_id())
     }
 
     fn validate(&self, cid: &ConnectionId) -> Result<(), InvalidCid> {
-        if self.0.is_ours(cid) { Ok(()) } else { Err(InvalidCid) }
+        if self.is_ours(cid) { Ok(()) } else { Err(InvalidCid) }
     }
 
     fn cid_len(&self) -> usize {
-        self.0.config.connection_id_length()
+        self.config.connection_id_length()
     }
 
     fn cid_lifetime(&self) -> Option<Duration> {
-        self.0.lifetime
+        self.lifetime
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{QuicLbConfig, ServerId};
     use std::collections::BTreeSet;
     use std::vec::Vec;
 
@@ -80,12 +57,5 @@ mod tests {
             assert!(generator.validate(&ConnectionId::new(id)).is_ok());
         }
         assert!(generator.validate(&ConnectionId::new(&[0xFF; 11])).is_err());
-    }
-
-    #[test]
-    fn a_server_id_of_another_length_is_refused() {
-        let config = QuicLbConfig::new(0, 2, 8).unwrap();
-        let refused = Generator::new(config, ServerId::new(&[1]).unwrap());
-        assert_eq!(refused.err(), Some(EncodeError::ServerIdLength));
     }
 }
