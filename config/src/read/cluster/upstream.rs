@@ -135,34 +135,37 @@ pub(super) fn fit_retry(
 }
 
 fn off_or_retry(item: &Item<'_>) -> Option<Option<Retry>> {
-    let is_table = matches!(item.value(), Some(DeValue::Table(_)));
-    if is_table || item.is_described() {
-        let read = item.table(OFF_OR_TABLE, |table| {
-            let after = table.get("after", duration(AFTER)).or(Duration::from_millis(300));
-            let times = table.get("times", integer(1..=MOST_TIMES)).or(1);
-            Some(Retry { after, times })
-        });
-        if !item.is_described() {
-            return read.map(Some);
-        }
-    } else if !matches!(item.value(), None | Some(DeValue::String(_))) {
+    if !matches!(item.value(), None | Some(DeValue::String(_) | DeValue::Table(_))) {
         return item.refuse(OFF_OR_TABLE);
     }
-    choice(OFF)(item)
+    table_or_word(item, OFF_OR_TABLE, OFF, |table| {
+        let after = table.get("after", duration(AFTER)).or(Duration::from_millis(300));
+        let times = table.get("times", integer(1..=MOST_TIMES)).or(1);
+        Some(Retry { after, times })
+    })
 }
 
 fn transactions(item: &Item<'_>) -> Option<Option<Transactions>> {
+    const TABLE: &str =
+        "off, dns, ntp, stun, or a table such as { request = [0, 4], answer = [0, 4] }";
+    table_or_word(item, TABLE, TRANSACTIONS, pattern)
+}
+
+/// What a table says, or else one of the words that stand for something.
+fn table_or_word<T: Copy>(
+    item: &Item<'_>,
+    allowed: &str,
+    words: &'static [(&'static str, Option<T>)],
+    read: impl FnOnce(&Table<'_>) -> Option<T>,
+) -> Option<Option<T>> {
     let is_table = matches!(item.value(), Some(DeValue::Table(_)));
     if is_table || item.is_described() {
-        let read = item.table(
-            "off, dns, ntp, stun, or a table such as { request = [0, 4], answer = [0, 4] }",
-            pattern,
-        );
+        let read = item.table(allowed, read);
         if !item.is_described() {
             return read.map(Some);
         }
     }
-    choice(TRANSACTIONS)(item)
+    choice(words)(item)
 }
 
 /// Where a name stands: how many bytes lie before it, and how many it has.
