@@ -147,7 +147,7 @@ pub use input::{ManagerInput, NetworkError};
 pub use kept::KeptDatagram;
 pub use local_addr::LocalAddr;
 pub use manager::{Deadline, DeadlineReason, UdpManager};
-pub use output::{FlowRecord, Output, Outputs};
+pub use output::{FlowRecord, Output, Outputs, Repeat};
 pub use reason::{CloseReason, Direction, DropReason};
 pub use time::Instant;
 pub use transaction::{TransactionId, Transactions};

@@ -112,26 +112,8 @@ pub enum Output<'p> {
         /// The datagrams.
         burst: Burst<'p>,
     },
-    /// Send a flow's question once more, to a backend that has not had it. What it consists of is in
-    /// [`UdpManager::kept`](crate::UdpManager::kept) until the next input, unless the flow is told to
-    /// close before that: then it is not to be sent.
-    Repeat {
-        /// The flow.
-        flow: FlowId,
-        /// The socket.
-        upstream: UpstreamId,
-        /// The backend.
-        backend: BackendId,
-        /// Where to; `None`: to whom the socket is connected.
-        to: Option<SocketAddr>,
-        /// What to tell that it was, or was not, sent: the flow where it has never been sent before, or
-        /// else a copy, which the listener's ledger has counted already.
-        carrier: Carrier,
-        /// The TOS or traffic-class byte to send with.
-        tos: u8,
-        /// The time to live or hop limit to send with, as in [`Output::OpenUpstream`].
-        ttl: u8,
-    },
+    /// Send a flow's question once more, to a backend that has not had it.
+    Repeat(Repeat),
     /// Send datagrams to a backend from a socket that belongs to no flow. What comes back is
     /// thrown away, ICMP errors too.
     SendOneWay {
@@ -216,6 +198,28 @@ pub enum Output<'p> {
         /// How many.
         datagrams: u16,
     },
+}
+
+/// A question that is to be sent once more. What it consists of is in
+/// [`UdpManager::kept`](crate::UdpManager::kept) until the next input, unless the flow is told to close
+/// before that: then it is not to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Repeat {
+    /// The flow.
+    pub flow: FlowId,
+    /// The socket.
+    pub upstream: UpstreamId,
+    /// The backend.
+    pub backend: BackendId,
+    /// Where to; `None`: to whom the socket is connected.
+    pub to: Option<SocketAddr>,
+    /// What to tell that it was, or was not, sent: the flow where it has never been sent before, or else
+    /// a copy, which the listener's ledger has counted already.
+    pub carrier: Carrier,
+    /// The TOS or traffic-class byte to send with.
+    pub tos: u8,
+    /// The time to live or hop limit to send with, as in [`Output::OpenUpstream`].
+    pub ttl: u8,
 }
 
 /// What a flow was, for the log of flows.

@@ -12,7 +12,7 @@ use flowgate_core::config::{Balance, ManagerConfig, Mode, Passive, ReplyFrom, Up
 use flowgate_core::proxy_protocol::{ProxyInfo, Tlvs};
 use flowgate_core::{
     BackendEvent, BackendId, Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput,
-    NetworkError, Output, PreparedConfig, UdpManager, UpstreamId,
+    NetworkError, Output, PreparedConfig, Repeat, UdpManager, UpstreamId,
 };
 use flowgate_tests::sim::{
     Choices, SeededChoices, Setting, Subject, first_failing_seed, report, sweep,
@@ -96,7 +96,8 @@ fn rule_1_for_one_flow_open_comes_first_and_close_last() {
                         assert_ne!(self.ever_opened.insert(*flow), *has_moved);
                         assert_ne!(self.open.insert(*flow), *has_moved);
                     }
-                    Output::Send { flow, upstream, .. } | Output::Repeat { flow, upstream, .. } => {
+                    Output::Send { flow, upstream, .. }
+                    | Output::Repeat(Repeat { flow, upstream, .. }) => {
                         assert!(self.open.contains(flow) && self.sockets.contains(upstream));
                     }
                     Output::OpenClient { flow, .. }

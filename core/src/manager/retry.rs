@@ -22,7 +22,7 @@ use crate::flow::UdpFlow;
 use crate::flow::table::FlowTable;
 use crate::id::{BackendId, Carrier, FlowId, UpstreamId};
 use crate::kept::{KeptDatagram, KeptQuestion, KeptQuestions};
-use crate::output::{Output, Outputs};
+use crate::output::{Output, Outputs, Repeat};
 use crate::reason::DropReason;
 use crate::time::Instant;
 use crate::upstream::Carries;
@@ -172,7 +172,8 @@ impl UdpManager {
             RetryCause::Unsent => Carrier::Flow { flow: id, upstream },
             RetryCause::Refused | RetryCause::Silent => Carrier::Copy(backend),
         };
-        outputs.emit(Output::Repeat { flow: id, upstream, backend, to, carrier, tos, ttl });
+        let flow = id;
+        outputs.emit(Output::Repeat(Repeat { flow, upstream, backend, to, carrier, tos, ttl }));
         self.schedule(slot);
         true
     }

@@ -14,7 +14,8 @@ use std::net::SocketAddr;
 
 use flowgate_core::proxy_protocol::Tlvs;
 use flowgate_core::{
-    Carrier, Direction, DropReason, FlowId, FlowRecord, ManagerInput, Output, Outputs, UpstreamId,
+    Carrier, Direction, DropReason, FlowId, FlowRecord, ManagerInput, Output, Outputs, Repeat,
+    UpstreamId,
 };
 
 use crate::datapath::fast_path::Activity;
@@ -28,7 +29,6 @@ use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
 use crate::observe::tap::Taps;
 use one_way::{Mirrored, PendingRoles};
-use repeat::Repeat;
 
 /// How much leaves by a listener until it is looked how full its send buffer is: a small part of that,
 /// so that it costs nothing.
@@ -399,9 +399,7 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
             Output::Mirror { client, local, proxy_info, tos, ttl, burst } => {
                 self.mirrored.push(Mirrored { client, local, proxy_info, tos, ttl, burst });
             }
-            Output::Repeat { flow, upstream, backend, to, carrier, tos, ttl } => {
-                self.repeats.push(Repeat { flow, upstream, backend, to, carrier, tos, ttl });
-            }
+            Output::Repeat(repeat) => self.repeats.push(repeat),
             Output::OpenClient { flow, client } => self.open_client(flow, client),
             Output::CloseFlow { flow, upstream, .. } => {
                 self.end_flow(flow, upstream);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use flowgate_config::hex;
 use flowgate_core::config::Limits;
 use flowgate_core::{
-    Burst, CloseReason, Direction, DropReason, FlowId, ManagerInput, NetworkError, Output,
+    Burst, CloseReason, Direction, DropReason, FlowId, ManagerInput, NetworkError, Output, Repeat,
     UdpManager,
 };
 use ipnet::IpNet;
@@ -345,7 +345,7 @@ impl TraceTap {
                 backend: address_of(*backend, manager),
                 datagrams: burst.count().into(),
             },
-            Output::Repeat { flow, backend, .. } => Decision::Forwarded {
+            Output::Repeat(Repeat { flow, backend, .. }) => Decision::Forwarded {
                 flow: Some(name(*flow)),
                 backend: address_of(*backend, manager),
                 datagrams: 1,

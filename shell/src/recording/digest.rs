@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use flowgate_core::{Burst, Carrier, FlowId, LocalAddr, LocalSource, Output, UpstreamId};
+use flowgate_core::{Burst, Carrier, FlowId, LocalAddr, LocalSource, Output, Repeat, UpstreamId};
 
 /// Odd, and about half of its bits are set.
 const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -134,7 +134,7 @@ impl Digest {
                 self.word(tlvs.len() as u64);
                 self.burst(burst);
             }
-            Output::Repeat { flow, upstream, backend, to, carrier, tos, ttl } => {
+            Output::Repeat(Repeat { flow, upstream, backend, to, carrier, tos, ttl }) => {
                 self.word(16 << 40 | u64::from(*tos) << 8 | u64::from(*ttl));
                 self.word(backend.index() as u64);
                 self.flow(*flow);

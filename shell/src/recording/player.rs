@@ -565,7 +565,7 @@ impl<'p> Outputs<'p> for Tally {
                 *self.drops.entry(reason.as_str()).or_default() += u64::from(datagrams);
             }
             // What was asked before is counted there.
-            Output::Repeat { .. }
+            Output::Repeat(_)
             | Output::OpenUpstream { .. }
             | Output::OpenClient { .. }
             | Output::Offload { .. }

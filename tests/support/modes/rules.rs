@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use flowgate_core::config::{Mode, ReplyFrom};
 use flowgate_core::counters::{Ledger, Traffic};
 use flowgate_core::{
-    BackendId, Burst, Carrier, Direction, DropReason, FlowId, ManagerInput, Output,
+    BackendId, Burst, Carrier, Direction, DropReason, FlowId, ManagerInput, Output, Repeat,
 };
 
 use super::{BACKENDS, Balancer, Flow, Route, World};
@@ -117,7 +117,7 @@ impl<B: Balancer> World<B> {
                 *fates.by_flows.entry(backend.index()).or_default() += u32::from(burst.count());
                 fates.flow = Some(flow);
             }
-            Output::Repeat { flow, .. } => {
+            Output::Repeat(Repeat { flow, .. }) => {
                 return Err(Violation(format!("{flow:?} asks again where that is not wanted")));
             }
             Output::SendOneWay { carrier, address, burst, .. } => {

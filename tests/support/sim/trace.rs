@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use flowgate_core::counters::Traffic;
 use flowgate_core::proxy_protocol::Tlvs;
 use flowgate_core::{
-    Burst, Deadline, FlowId, FlowRecord, Instant, ManagerInput, Output, UpstreamId,
+    Burst, Deadline, FlowId, FlowRecord, Instant, ManagerInput, Output, Repeat, UpstreamId,
 };
 
 use super::action::Action;
@@ -95,9 +95,7 @@ fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
             (flow, upstream, backend, to, prefix, tos, ttl).hash(hash);
             hash_burst(burst, hash);
         }
-        Output::Repeat { flow, upstream, backend, to, carrier, tos, ttl } => {
-            (flow, upstream, backend, to, carrier, tos, ttl).hash(hash);
-        }
+        Output::Repeat(repeat) => repeat.hash(hash),
         Output::SendOneWay { carrier, address, source, prefix, tlvs, tos, ttl, burst } => {
             hash_tlvs(tlvs, hash);
             let prefix = prefix.as_ref().map(|prefix| prefix.as_bytes());
@@ -194,7 +192,7 @@ impl std::fmt::Display for Order<'_> {
                 let header = if prefix.is_some() { ", with header" } else { "" };
                 write!(f, "send {} to the backend of {}{header}", Size(burst), Name(*flow))
             }
-            Output::Repeat { flow, upstream, .. } => {
+            Output::Repeat(Repeat { flow, upstream, .. }) => {
                 write!(f, "repeat the question of {} by {}", Name(*flow), Socket(*upstream))
             }
             Output::SendOneWay { address, burst, .. } => {

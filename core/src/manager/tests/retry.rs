@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::UpstreamMode;
 use crate::counters::Traffic;
+use crate::output::Repeat;
 use crate::transaction::Transactions;
 
 const NAMED: Transactions =
@@ -32,7 +33,7 @@ fn asked(change: impl FnOnce(&mut ManagerConfig)) -> (Harness, FlowId) {
 /// What an order to ask again says.
 fn repeated(outputs: &[Output<'_>]) -> Option<(FlowId, SocketAddr, Carrier)> {
     outputs.iter().find_map(|output| match *output {
-        Output::Repeat { flow, to, carrier, .. } => Some((flow, to?, carrier)),
+        Output::Repeat(Repeat { flow, to, carrier, .. }) => Some((flow, to?, carrier)),
         _ => None,
     })
 }

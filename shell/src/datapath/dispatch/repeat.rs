@@ -1,29 +1,13 @@
 //! Sending a question again that the manager has kept.
 
-use std::net::SocketAddr;
-
 use flowgate_core::proxy_protocol::Tlvs;
-use flowgate_core::{
-    BackendId, Burst, Carrier, Direction, DropReason, FlowId, UdpManager, UpstreamId,
-};
+use flowgate_core::{Burst, Direction, DropReason, Repeat, UdpManager};
 
 use super::Dispatch;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
 use crate::datapath::send::outbox::Outgoing;
 use crate::datapath::token::Token;
-
-/// What an [`Output::Repeat`](flowgate_core::Output::Repeat) says.
-#[derive(Clone, Copy)]
-pub(super) struct Repeat {
-    pub(super) flow: FlowId,
-    pub(super) upstream: UpstreamId,
-    pub(super) backend: BackendId,
-    pub(super) to: Option<SocketAddr>,
-    pub(super) carrier: Carrier,
-    pub(super) tos: u8,
-    pub(super) ttl: u8,
-}
 
 impl<K: Kernel> Dispatch<'_, '_, K> {
     /// Sends what the manager has just told to send again. Its bytes are the manager's, and no longer

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use flowgate_core::config::{PortRange, Source};
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
 use flowgate_core::{
-    BackendId, Carrier, CloseReason, Direction, DropReason, FlowId, FlowRecord, LocalAddr,
-    LocalSource, Output, UpstreamId,
+    BackendId, CloseReason, Direction, DropReason, FlowId, FlowRecord, LocalAddr, LocalSource,
+    Output, Repeat, UpstreamId,
 };
 
 use super::Violation;
@@ -42,15 +42,7 @@ pub(super) enum Effect<'p> {
         ttl: u8,
         datagram: &'p [u8],
     },
-    Repeat {
-        flow: FlowId,
-        upstream: UpstreamId,
-        backend: BackendId,
-        to: Option<SocketAddr>,
-        carrier: Carrier,
-        tos: u8,
-        ttl: u8,
-    },
+    Repeat(Repeat),
     Reply {
         flow: FlowId,
         upstream: UpstreamId,
@@ -140,9 +132,7 @@ pub(super) fn of_outputs<'p>(outputs: &[Output<'p>]) -> Vec<Effect<'p>> {
                     ttl,
                     datagram,
                 })),
-            Output::Repeat { flow, upstream, backend, to, carrier, tos, ttl } => {
-                effects.push(Effect::Repeat { flow, upstream, backend, to, carrier, tos, ttl });
-            }
+            Output::Repeat(repeat) => effects.push(Effect::Repeat(repeat)),
             Output::SendToClient { flow, upstream, client, local, tos, burst } => {
                 effects.extend(burst.datagrams().map(|datagram| Effect::Reply {
                     flow,

@@ -2,7 +2,7 @@
 
 use flowgate_core::config::Retry;
 use flowgate_core::counters::Traffic;
-use flowgate_core::{Carrier, DropReason, Instant, UdpManager};
+use flowgate_core::{Carrier, DropReason, Instant, Repeat, UdpManager};
 
 use super::admission::Seen;
 use super::datagrams::sent_with;
@@ -105,7 +105,7 @@ impl Model {
         let (id, upstream, backend) = (flow.id, flow.upstream, backend_id(flow.backend as u8));
         let is_shared = self.sockets.get(&upstream).is_some_and(|socket| socket.is_shared);
         let address = self.loads[backend.index()].config.address;
-        effects.push(Effect::Repeat {
+        effects.push(Effect::Repeat(Repeat {
             flow: id,
             upstream,
             backend,
@@ -116,7 +116,7 @@ impl Model {
             },
             tos,
             ttl: sent_with(ttl).unwrap_or(0),
-        });
+        }));
         Ok(Some(effects))
     }
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flowgate_core::config::SendProxyProtocol;
 use flowgate_core::{
-    BackendId, Burst, Carrier, CloseReason, DropReason, FlowId, LocalSource, Output, UdpManager,
-    UpstreamId,
+    BackendId, Burst, Carrier, CloseReason, DropReason, FlowId, LocalSource, Output, Repeat,
+    UdpManager, UpstreamId,
 };
 
 use super::Bug;
@@ -45,7 +45,7 @@ impl Memory {
                     self.corrupt_request(bug, manager, output, outputs);
                     outputs.extend(needless_offer(bug, manager, flow));
                 }
-                Output::Repeat { .. } => self.corrupt_repeat(bug, manager, output, outputs),
+                Output::Repeat(repeat) => self.corrupt_repeat(bug, manager, repeat, outputs),
                 Output::SendToClient { .. } => self.corrupt_reply(bug, output, outputs),
                 Output::CloseFlow { .. } => corrupt_close(bug, manager, output, outputs),
                 Output::CloseUpstream { .. } if bug == Bug::ForgetsTheIdle => {}
@@ -172,28 +172,25 @@ impl Memory {
         }));
     }
 
-    fn corrupt_repeat<'p>(
+    fn corrupt_repeat(
         &self,
         bug: Bug,
         manager: &UdpManager,
-        output: Output<'p>,
-        outputs: &mut Vec<Output<'p>>,
+        mut repeat: Repeat,
+        outputs: &mut Vec<Output<'_>>,
     ) {
-        let Output::Repeat { flow, upstream, backend, mut to, mut carrier, tos, ttl } = output
-        else {
-            return;
-        };
+        let Repeat { flow, upstream, .. } = repeat;
         match bug {
             Bug::ForgetsToRepeat => return,
-            Bug::CountsARepeat => carrier = Carrier::Flow { flow, upstream },
+            Bug::CountsARepeat => repeat.carrier = Carrier::Flow { flow, upstream },
             Bug::RepeatsToTheFormer => {
                 let first = self.first_backends.get(&flow).map(|first| first.0);
                 let former = first.and_then(|first| manager.backends().get(first));
-                to = former.map(flowgate_core::backend::Backend::address);
+                repeat.to = former.map(flowgate_core::backend::Backend::address);
             }
             _ => {}
         }
-        outputs.push(Output::Repeat { flow, upstream, backend, to, carrier, tos, ttl });
+        outputs.push(Output::Repeat(repeat));
     }
 
     fn corrupt_reply<'p>(&mut self, bug: Bug, output: Output<'p>, outputs: &mut Vec<Output<'p>>) {

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use flowgate_core::{
-    Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output, UdpManager,
-    UpstreamId,
+    Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output, Repeat,
+    UdpManager, UpstreamId,
 };
 
 use super::sockets::{Upstream, not_open};
@@ -52,7 +52,7 @@ impl World {
                     self.send_to_backend(flow, (upstream, to), tos, &burst)?;
                     self.upstreams.entry(flow).and_modify(|upstream| upstream.last = now);
                 }
-                Output::Repeat { flow, upstream, to, carrier, tos, .. } => {
+                Output::Repeat(Repeat { flow, upstream, to, carrier, tos, .. }) => {
                     let closes = |output: &Output<'_>| matches!(*output, Output::CloseFlow { flow: closed, .. } if closed == flow);
                     if outputs.iter().any(closes) {
                         continue;
