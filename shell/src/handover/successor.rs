@@ -23,9 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long it may take to read the state in the rehearsal, while the old process serves.
 const REHEARSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long each step may take while nobody serves: a multiple of what it has taken to read the same
-/// in the rehearsal, within these limits.
-const REHEARSALS: u32 = 4;
+/// How long each step may take while nobody serves: a multiple of what it has taken to read the whole
+/// state before, within these limits. What is told then is what has changed since, which is little as
+/// a rule and all of it at most.
+const READINGS: u32 = 4;
 const SHORTEST_STEP: Duration = Duration::from_millis(300);
 const LONGEST_STEP: Duration = Duration::from_secs(2);
 
@@ -97,7 +98,7 @@ impl Successor {
         on_spawn: impl Fn(u32),
     ) -> Result<Self, Failure> {
         let mut understudy = Self::candidate(program, config, offer, &on_spawn)?;
-        let (bytes, rehearsal) = (changes.len() as u64, Clock::start());
+        let bytes = changes.len() as u64;
         understudy.tell(
             "read the state in a rehearsal",
             &FromOld::State { bytes },
@@ -105,11 +106,8 @@ impl Successor {
             |channel, deadline| channel.send_bytes(changes, deadline),
         )?;
         understudy.expect("read the state in a rehearsal", OldDoes::Pass, REHEARSAL_TIMEOUT)?;
-        let limit = rehearsal.uptime().saturating_mul(REHEARSALS);
         drop(understudy);
-        let mut new = Self::candidate(program, config, offer, &on_spawn)?;
-        new.step_timeout = limit.clamp(SHORTEST_STEP, LONGEST_STEP);
-        Ok(new)
+        Self::candidate(program, config, offer, &on_spawn)
     }
 
     /// A process that says that it could take over.
@@ -138,11 +136,13 @@ impl Successor {
         let (protocol, version) = (Old::begin(), String::new());
         let mut new = Self { child, channel, protocol, version, step_timeout: LONGEST_STEP };
         new.expect("say that it runs", OldDoes::Offer, PATIENCE)?;
-        let bytes = offer.len() as u64;
+        let (bytes, reading) = (offer.len() as u64, Clock::start());
         new.tell("read the state", &FromOld::Offer { bytes }, PATIENCE, |channel, deadline| {
             channel.send_bytes(offer, deadline)
         })?;
         new.expect("find whether it could take over", OldDoes::LetGo, PATIENCE)?;
+        let limit = reading.uptime().saturating_mul(READINGS);
+        new.step_timeout = limit.clamp(SHORTEST_STEP, LONGEST_STEP);
         Ok(new)
     }
 
