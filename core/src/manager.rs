@@ -89,9 +89,8 @@ pub use expire::{Deadline, DeadlineReason};
 /// ([`Delivered`](ManagerInput::Delivered)): until then it is queued.
 ///
 /// A known flow's burst costs one table lookup and writes to one flow. The manager allocates when
-/// it is made, when it is configured again, when a socket opens that flows share, and for a question that
-/// is [kept](Self::kept); at no other
-/// time.
+/// it is made, when it is configured again, when a socket opens that flows share, and for a question
+/// that is [kept](Self::kept); at no other time.
 #[derive(Clone, Debug)]
 pub struct UdpManager {
     config: ManagerConfig,

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -14,7 +14,7 @@ use crate::admin::client;
 use crate::admin::escape::{escaped, escaped_json};
 use crate::admin::request::{Request, Response};
 use crate::admin::socket_path;
-use crate::sys::{files, process};
+use crate::sys::process;
 
 /// How long an answer may take. A reload may wait for names to be resolved.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -131,12 +131,6 @@ fn refusal(reasons: &[String]) -> String {
 /// A document as JSON that a terminal can be shown.
 pub(super) fn json(document: &impl Serialize) -> Result<String, Failure> {
     Ok(escaped_json(&serde_json::to_string_pretty(document)?) + "\n")
-}
-
-/// A file for the owner alone, as there are others' datagrams in it. What it holds stays until
-/// [`emptied`].
-pub(super) fn private_file(path: &Path) -> io::Result<File> {
-    files::private(path)
 }
 
 /// Nothing is in a file any more, unless it is one that keeps nothing.

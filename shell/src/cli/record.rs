@@ -8,11 +8,12 @@ use clap::Args;
 use form_urlencoded::Serializer;
 
 use super::Failure;
-use super::ask::{SocketOption, emptied, parse_duration, private_file};
+use super::ask::{SocketOption, emptied, parse_duration};
 use super::human;
 use crate::admin::escape::escaped;
 use crate::recording::file::preamble;
 use crate::sys::clock::Clock;
+use crate::sys::files;
 
 /// How long the process that takes over is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -41,7 +42,7 @@ pub(super) struct RecordArguments {
 pub(super) fn run(arguments: &RecordArguments) -> Result<(), Failure> {
     let name = escaped(&arguments.file.to_string_lossy());
     let unwritten = |error: std::io::Error| Failure(format!("cannot write {name}: {error}"));
-    let file = private_file(&arguments.file).map_err(unwritten)?;
+    let file = files::private(&arguments.file).map_err(unwritten)?;
     let (clock, mut bytes) = (Clock::start(), 0_u64);
     let mut former_end = None;
     loop {

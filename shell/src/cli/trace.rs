@@ -11,11 +11,12 @@ use form_urlencoded::Serializer;
 use ipnet::IpNet;
 
 use super::Failure;
-use super::ask::{SocketOption, emptied, parse_duration, private_file};
+use super::ask::{SocketOption, emptied, parse_duration};
 use super::flows::parse_network;
 use crate::admin::escape::{escaped, escaped_json};
 use crate::observe::event::TraceLine;
 use crate::observe::pcapng::Capture;
+use crate::sys::files;
 
 /// The arguments of `flowgate trace`.
 #[derive(Args, Debug)]
@@ -44,7 +45,7 @@ pub(super) struct TraceArguments {
 
 pub(super) fn run(arguments: &TraceArguments) -> Result<(), Failure> {
     let file = match &arguments.pcap {
-        Some(path) => Some(private_file(path).map_err(|error| unwritten(path, &error))?),
+        Some(path) => Some(files::private(path).map_err(|error| unwritten(path, &error))?),
         None => None,
     };
     let capture = RefCell::new(Ok(None));

@@ -212,15 +212,7 @@ impl Load {
             client.open.iter().map(lost).collect::<Vec<_>>()
         };
         let all: Vec<String> = self.clients.iter().enumerate().flat_map(of).collect();
-        format!(
-            "{} lost:
-{}",
-            all.len(),
-            all.join(
-                "
-"
-            )
-        )
+        format!("{} lost:\n{}", all.len(), all.join("\n"))
     }
 
     fn forgive(&mut self, excuse: u8) {
