@@ -101,7 +101,7 @@ fn backends_change(options: &Options, flowgate: &Path, balance: &str) -> Result<
         thread::sleep(Duration::from_millis(300));
         load.take_gap();
         let begun = write_found(round + 1)?;
-        // Nothing is asked meanwhile: a status of so many backends takes time of the same thread.
+        // Nothing is asked meanwhile: a status of this many backends takes time of the same thread.
         let in_force = || process.output().matches(IN_FORCE).count() > round as usize;
         let took = until(begun, in_force);
         changes.push((took.ok_or("the file is not read")?, load.take_gap()));

@@ -36,7 +36,6 @@ use crate::flow::table::FlowTable;
 use crate::flow::{FlowLimits, UdpFlow};
 use crate::id::{BackendId, FlowId, UpstreamId};
 use crate::input::ManagerInput;
-use crate::kept::KeptQuestions;
 use crate::limits::SourceLimits;
 use crate::limits::answered::AnsweredClients;
 use crate::limits::overload::OpeningBudget;
@@ -45,6 +44,7 @@ use crate::output::Outputs;
 use crate::proxy_protocol::table::Proxies;
 use crate::random::Random;
 use crate::reason::{Direction, DropReason};
+use crate::retry_buffer::RetryBuffer;
 use crate::time::Instant;
 use crate::upstream::Upstreams;
 
@@ -122,7 +122,7 @@ pub struct UdpManager {
     /// no more.
     has_lost_backends: bool,
     /// Those that may be asked again.
-    kept: KeptQuestions,
+    kept: RetryBuffer,
     /// When the last timeout left work behind, if it did. The next is a tick later.
     last_partial_timeout: Option<Instant>,
 }
@@ -163,7 +163,7 @@ impl UdpManager {
             silences_known_from: now,
             sweep: None,
             has_lost_backends: false,
-            kept: KeptQuestions::default(),
+            kept: RetryBuffer::default(),
             last_partial_timeout: None,
             config,
         };

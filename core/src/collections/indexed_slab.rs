@@ -32,7 +32,7 @@ pub(crate) struct IndexedSlab<T, const INDEXES: usize> {
     used: usize,
     indexes: [HashTable<u32>; INDEXES],
     secret: (u64, u64),
-    /// The slots whose entries may have changed since somebody began to note that.
+    /// The slots whose entries may have changed since changes are noted.
     changed: Option<SlotSet>,
 }
 

@@ -15,7 +15,7 @@ const NIL: u32 = u32::MAX;
 pub(crate) struct Lists {
     ends: Vec<Ends>,
     links: Vec<Link>,
-    /// The numbers that have been pushed or removed since somebody began to note that.
+    /// The numbers that have been pushed or removed since changes are noted.
     changed: Option<SlotSet>,
 }
 

@@ -6,10 +6,10 @@ use super::upstream::capacity_for_upstreams;
 use crate::config::prepared::PreparedConfig;
 use crate::config::slots_for;
 use crate::flow::{FlowLimits, UdpFlow};
-use crate::kept::KeptQuestions;
 use crate::limits::SourceLimits;
 use crate::output::Outputs;
 use crate::reason::CloseReason;
+use crate::retry_buffer::RetryBuffer;
 use crate::time::Instant;
 
 impl UdpManager {
@@ -79,7 +79,7 @@ impl UdpManager {
             }
         }
         if config.cluster.retry != self.config.cluster.retry {
-            self.kept = KeptQuestions::default();
+            self.kept = RetryBuffer::default();
         }
         if config.cluster.idle_timeout != self.config.cluster.idle_timeout {
             self.silences_known_from = now + STALE_TIMEOUT;

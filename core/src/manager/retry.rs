@@ -1,6 +1,6 @@
 //! Asking another backend: a question that is refused, cannot be sent, or gets no answer in time.
 //!
-//! The question is [kept](crate::kept) until its flow is answered. To ask again, the flow
+//! The question is [kept](crate::retry_buffer) until its flow is answered. To ask again, the flow
 //! [moves](UdpManager::move_flow_to) to a backend that was not asked yet, and the copy goes there. What
 //! it leaves behind is in quarantine, as ever, but an answer that comes there first is still its: then
 //! the two change places, and the answer is handled as any other. From then on the other place is one
@@ -21,9 +21,9 @@ use crate::counters::Traffic;
 use crate::flow::UdpFlow;
 use crate::flow::table::FlowTable;
 use crate::id::{BackendId, Carrier, FlowId, UpstreamId};
-use crate::kept::{KeptDatagram, KeptQuestion, KeptQuestions};
 use crate::output::{Output, Outputs, Repeat};
 use crate::reason::DropReason;
+use crate::retry_buffer::{KeptDatagram, KeptQuestion, RetryBuffer};
 use crate::time::Instant;
 use crate::upstream::Carries;
 
@@ -247,7 +247,7 @@ impl UdpManager {
     }
 }
 
-fn next_look(flows: &FlowTable, kept: &KeptQuestions, slot: usize) -> Instant {
+fn next_look(flows: &FlowTable, kept: &RetryBuffer, slot: usize) -> Instant {
     let deadline = flows.at(slot).1.deadline();
     kept.due(slot).map_or(deadline, |due| due.min(deadline))
 }

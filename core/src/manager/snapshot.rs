@@ -167,7 +167,7 @@ impl UdpManager {
     }
 }
 
-/// What is kept of a manager when a snapshot says what has become of it. The rest is made anew.
+/// What is kept of a manager when a snapshot says what has become of it. The rest is made again.
 struct Before {
     flows: FlowTable,
     queues: Lists,

@@ -15,9 +15,9 @@ use crate::egress::Salts;
 use crate::flow::Offload;
 use crate::flow::first_answers::FirstAnswers;
 use crate::id::{BackendId, UpstreamId};
-use crate::kept::KeptQuestions;
 use crate::limits::answered::AnsweredClients;
 use crate::limits::overload::OpeningBudget;
+use crate::retry_buffer::RetryBuffer;
 use crate::time::Instant;
 use crate::upstream::pool::Pool;
 
@@ -50,7 +50,7 @@ pub struct ManagerSnapshot {
     pub(crate) sweep: Option<SweepSnapshot>,
     pub(crate) last_partial_timeout: Option<Instant>,
     /// The questions that may be asked again.
-    pub(crate) kept: KeptQuestions,
+    pub(crate) kept: RetryBuffer,
     /// Whether it only tells of flows and timers that have changed.
     pub(crate) is_partial: bool,
 }

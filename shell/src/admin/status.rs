@@ -155,8 +155,8 @@ impl StatusDocument {
         self.unfit(self.min_backends_up.unwrap_or(1), is_used)
     }
 
-    /// Why new flows cannot all be served by some clusters, of each of which so many backends have to
-    /// be up, a line for each reason.
+    /// Why new flows cannot all be served by some clusters, of each of which at least `least` backends
+    /// have to be up, a line for each reason.
     pub fn unfit(&self, least: u32, is_used: impl Fn(&str) -> bool) -> Vec<String> {
         let draining = match (self.draining, self.stopping) {
             (true, _) => Some("draining: no new flows are taken\n".to_owned()),

@@ -112,7 +112,7 @@ pub fn check(config: &Config, io: Io) -> Result<(), IoError> {
 }
 
 /// How many workers a server has where nobody says it: as many as may share listeners.
-pub fn most_workers() -> usize {
+pub fn max_workers() -> usize {
     if HAS_OWN { usize::MAX } else { 1 }
 }
 

@@ -476,7 +476,7 @@ fn worker_count(workers: Workers) -> usize {
     match workers {
         Workers::Auto => {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            cores.min(control_io::most_workers())
+            cores.min(control_io::max_workers())
         }
         Workers::Count(count) => usize::from(count.get()),
     }

@@ -315,7 +315,7 @@ pub fn size_buffers(listener: &Listener, group: &Group) {
 
 /// What a buffer can hold.
 fn granted(actual: io::Result<usize>) -> usize {
-    actual.unwrap_or(0) / sockopt::TOLD_OF_BUFFERS
+    actual.unwrap_or(0) / sockopt::REPORTED_BUFFER_FACTOR
 }
 
 fn advice(error: &io::Error) -> &'static str {

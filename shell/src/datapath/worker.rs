@@ -590,7 +590,8 @@ impl<K: WorkerKernel> Worker<K> {
 /// Has a shard's upstream sockets open with receive buffers like its listener's.
 fn match_buffers<K: WorkerKernel>(shard: &mut Shard<K>) {
     let of_listener = socket2::SockRef::from(&shard.listener().as_fd()).recv_buffer_size();
-    shard.set_receive_buffer(of_listener.map_or(0, |bytes| bytes / sockopt::TOLD_OF_BUFFERS));
+    shard
+        .set_receive_buffer(of_listener.map_or(0, |bytes| bytes / sockopt::REPORTED_BUFFER_FACTOR));
 }
 
 /// Gives other shards what a shard has read for them, in order. What is for one that is gone is for

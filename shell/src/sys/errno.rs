@@ -170,7 +170,7 @@ pub fn drop_reason(error: &io::Error) -> DropReason {
     }
 }
 
-/// What the kernel says where somebody has the port (`EADDRINUSE`).
+/// What the kernel says where another socket has the port (`EADDRINUSE`).
 pub fn address_in_use() -> io::Error {
     io::Error::from_raw_os_error(numbers::EADDRINUSE)
 }

@@ -164,7 +164,7 @@ impl Datagrams {
                 // Of whom it was said nobody knows, where there are several.
                 Err(error) if self.peer.is_none() && errno::is_of_a_send(&error) => {
                     ignored += 1;
-                    if ignored > MOST_IGNORED {
+                    if ignored > MAX_IGNORED {
                         return if filled == 0 { Err(error) } else { Ok(filled) };
                     }
                 }
@@ -285,7 +285,7 @@ impl Datagrams {
 }
 
 /// How many errors of what was sent are passed over by one receive.
-const MOST_IGNORED: usize = 64;
+const MAX_IGNORED: usize = 64;
 
 /// An address as it is inside Flowgate, where one of IPv4 is never mapped.
 fn as_inside(address: SocketAddr) -> SocketAddr {

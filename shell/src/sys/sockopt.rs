@@ -29,7 +29,7 @@ sockopt_impl!(
 
 /// How many times as much as it was asked for the kernel tells of a buffer, to pay for its own
 /// bookkeeping (`socket(7)`).
-pub const TOLD_OF_BUFFERS: usize = 2;
+pub const REPORTED_BUFFER_FACTOR: usize = 2;
 
 /// Has the kernel keep as little as it can of what arrives (`SO_RCVBUF`).
 ///
@@ -107,8 +107,8 @@ pub fn set_receive_drops(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, sockopt::RxqOvfl, &1)
 }
 
-/// Asks for what the [portable path](super::portable) relies on, and for no more: whoever has little
-/// room beside a datagram would lose what matters more. A listener has been opened for whichever path
+/// Asks for what the [portable path](super::portable) relies on, and for no more: in the little
+/// room beside a datagram, what matters more would be lost. A listener has been opened for whichever path
 /// there is.
 ///
 /// # Errors

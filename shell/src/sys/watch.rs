@@ -20,7 +20,7 @@ pub struct Watch {
 /// What has happened in a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The file, or what it may be reached by, has been put in place, or whoever wrote it has closed it.
+    /// The file, or what it may be reached by, has been put in place, or its writer has closed it.
     Whole,
     /// Something else, which may be the beginning of that.
     Begun,

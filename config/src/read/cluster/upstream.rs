@@ -47,7 +47,7 @@ const OFF: &[(&str, Option<Retry>)] = &[("off", None)];
 const AFTER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
 
 /// How many others may be asked.
-const MOST_TIMES: u8 = 3;
+const MAX_TIMES: u8 = 3;
 
 const ONLY_QUESTIONS: &str = "off, or transactions = \"dns\" or another: only where each question is a \
                               flow of its own can it be asked again, and have one answer";
@@ -59,7 +59,7 @@ const NOT_WITHOUT_QUARANTINE: &str = "off, or an upstream_quarantine above 0s: t
                                       answer is waited for when another is asked";
 
 /// The most bytes that lie before what names a question: those of the longest datagram.
-const MOST_BEFORE: u16 = 65_507;
+const MAX_BEFORE: u16 = 65_507;
 
 /// What has been read.
 pub(super) struct Upstreams<'t> {
@@ -140,7 +140,7 @@ fn off_or_retry(item: &Item<'_>) -> Option<Option<Retry>> {
     }
     table_or_word(item, OFF_OR_TABLE, OFF, |table| {
         let after = table.get("after", duration(AFTER)).or(Duration::from_millis(300));
-        let times = table.get("times", integer(1..=MOST_TIMES)).or(1);
+        let times = table.get("times", integer(1..=MAX_TIMES)).or(1);
         Some(Retry { after, times })
     })
 }
@@ -184,7 +184,7 @@ fn pattern(table: &Table<'_>) -> Option<Transactions> {
 fn place(item: &Item<'_>) -> Option<(u16, u8)> {
     const PLACE: &str = "a place such as [0, 4]: how many bytes lie before the name, and how many it \
                          has, from 1 to 255";
-    let numbers = item.list(PLACE, |item| integer(0..=MOST_BEFORE)(item))?;
+    let numbers = item.list(PLACE, |item| integer(0..=MAX_BEFORE)(item))?;
     let &[offset, length] = &numbers[..] else { return item.refuse(PLACE) };
     match u8::try_from(length) {
         Ok(length @ 1..) => Some((offset, length)),

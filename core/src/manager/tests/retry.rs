@@ -188,6 +188,6 @@ fn no_more_is_kept_than_there_is_room_for() {
     }
     let kept = |(id, _): &(FlowId, &UdpFlow)| harness.manager.kept(*id).is_some();
     let kept = harness.manager.flows().filter(kept).count();
-    assert_eq!(kept, 1 + (crate::kept::MOST_BYTES - 8) / 65_000);
+    assert_eq!(kept, 1 + (crate::retry_buffer::MAX_BYTES - 8) / 65_000);
     assert_eq!(harness.manager.flow_count(), 71);
 }

@@ -78,7 +78,7 @@ impl SendQueue {
         self.push_wire(outgoing, wire, datagram.len(), budget)
     }
 
-    /// Puts what is copied already to the end: a datagram of so many bytes behind what goes in front of
+    /// Puts what is copied already to the end: a datagram of `bytes` bytes behind what goes in front of
     /// it.
     pub fn push_wire(
         &mut self,

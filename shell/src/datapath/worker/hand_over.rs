@@ -56,7 +56,7 @@ pub struct Adopted {
 
 /// What a kernel can do for another process to go on: nothing, where nothing is said.
 pub trait HandsOver: Kernel + Sized {
-    /// The shards that nobody serves any more, for whoever does next, if they can be passed on.
+    /// The shards that nobody serves any more, for the next to serve, if they can be passed on.
     fn release(_shards: Vec<(u32, Shard<Self>)>) -> Vec<(u32, Shard<Linux>)> {
         Vec::new()
     }

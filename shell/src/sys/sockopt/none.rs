@@ -8,7 +8,7 @@ use socket2::SockRef;
 use super::fd::BorrowedFd;
 
 /// How many times as much as it was asked for the system tells of a buffer.
-pub const TOLD_OF_BUFFERS: usize = 1;
+pub const REPORTED_BUFFER_FACTOR: usize = 1;
 
 /// Has the system keep as little as it can of what arrives.
 ///

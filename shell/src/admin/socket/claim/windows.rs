@@ -10,7 +10,7 @@ use super::super::socket_path;
 use super::ControlError;
 
 /// How long another process may take to be found to serve.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A file that says where to ask.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub(super) fn claim(path: &Path) -> Result<(Claim, Listener), ControlError> {
     socket_path::prepare_directory(path).map_err(failed("its directory"))?;
     match std::fs::symlink_metadata(path) {
         Ok(file) if !file.is_file() => return Err(ControlError::NotASocket(path.to_owned())),
-        Ok(_) if Connection::open(path, PATIENCE).is_ok() => {
+        Ok(_) if Connection::open(path, CONNECT_TIMEOUT).is_ok() => {
             return Err(ControlError::AnotherIsRunning(path.to_owned()));
         }
         Ok(_) => std::fs::remove_file(path).map_err(failed("removing that of a dead process"))?,

@@ -2,7 +2,7 @@
 //!
 //! This is the one place where the core copies a datagram: only with
 //! [`retry`](crate::config::ClusterConfig::retry), only until the first answer, and no more bytes of
-//! all of them than [`MOST_BYTES`]. Where there is no room for one, it is asked once.
+//! all of them than [`MAX_BYTES`]. Where there is no room for one, it is asked once.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -15,12 +15,12 @@ use crate::id::{BackendId, FlowId};
 use crate::time::Instant;
 
 /// How many bytes a manager keeps at most.
-pub(crate) const MOST_BYTES: usize = 4 << 20;
+pub(crate) const MAX_BYTES: usize = 4 << 20;
 
 /// The questions that are kept, by the slots of their flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
-pub(crate) struct KeptQuestions {
+pub(crate) struct RetryBuffer {
     by_slot: BTreeMap<u32, KeptQuestion>,
     bytes: usize,
     /// Whose answer it still is that comes to a slot that such a flow has left behind, when it went on
@@ -57,16 +57,16 @@ pub struct KeptDatagram<'a> {
     pub due: Option<Instant>,
 }
 
-impl KeptQuestions {
+impl RetryBuffer {
     /// Whether nothing is kept, as is always so without `retry`.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.by_slot.is_empty()
     }
 
-    /// Whether there is room for so many bytes more.
+    /// Whether there is room for this many bytes more.
     pub(crate) const fn has_room(&self, bytes: usize) -> bool {
-        self.bytes + bytes <= MOST_BYTES
+        self.bytes + bytes <= MAX_BYTES
     }
 
     pub(crate) fn keep(&mut self, slot: usize, question: KeptQuestion) {
@@ -123,7 +123,7 @@ impl KeptQuestions {
             usize::from(question.front) <= question.wire.len() && is_unanswered(slot as usize)
         };
         self.bytes == bytes
-            && bytes <= MOST_BYTES
+            && bytes <= MAX_BYTES
             && self.by_slot.iter().all(is_one)
             && self.askers.keys().all(|&slot| has_ended(slot as usize))
     }
