@@ -86,6 +86,8 @@ impl Model {
         if cause == Cause::Silent && is_owed {
             self.miss_answer(&flow, now);
         }
+        // That backend may be to have no flows, and this one leaves it before that is seen to.
+        self.has_to_sweep |= self.must_end(place).is_some();
         kept.asked.push(flow.backend);
         kept.times_left -= 1;
         kept.due = Some(now + retry.after).filter(|_| kept.times_left > 0);
