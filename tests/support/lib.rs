@@ -5,6 +5,7 @@ pub mod echo_server;
 pub mod fake_kernel;
 pub mod forger;
 pub mod fuzz;
+pub mod listening;
 pub mod modes;
 pub mod netns;
 pub mod process;

@@ -9,6 +9,7 @@ use flowgate_core::proxy_protocol::{Endpoints, ProxyHeader, ReceivedHeader};
 use flowgate_core::{Direction, DropReason};
 use flowgate_tests::e2e::{Balancer, Datagram, Peer, eventually, simple_config};
 use flowgate_tests::echo_server::EchoServer;
+use flowgate_tests::listening::listens;
 use flowgate_tests::process::{ConfigFile, Process};
 use flowgate_tests::skip::skip;
 
@@ -254,15 +255,7 @@ impl Dnsdist {
             .spawn()
             .expect("it can be run");
         let mut dnsdist = Self { child, address, _config: config };
-        dnsdist.listens().then_some(dnsdist)
-    }
-
-    /// Waits until it has bound its port; false if it ends instead.
-    fn listens(&mut self) -> bool {
-        eventually("dnsdist listens or ends", || match self.child.try_wait() {
-            Ok(None) => Peer::try_bind(&self.address.to_string()).is_err().then_some(true),
-            _ => Some(false),
-        })
+        listens(&mut dnsdist.child, address).then_some(dnsdist)
     }
 }
 

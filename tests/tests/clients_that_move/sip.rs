@@ -2,10 +2,11 @@
 //! from, they go to the server that its Call-ID says.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
-use flowgate_tests::e2e::{eventually, own_loopback};
+use flowgate_tests::e2e::own_loopback;
+use flowgate_tests::listening::listens;
 use flowgate_tests::process::Process;
 use flowgate_tests::scratch::Scratch;
 use flowgate_tests::skip::skip;
@@ -117,8 +118,8 @@ fn server(scratch: &Scratch, notes: &str) -> (Server, SocketAddr) {
     let arguments = [&["-sf", "server.xml", "-p", "5060"][..], &again].concat();
     let mut command = sipp(scratch, &address.ip().to_string(), &arguments);
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let server = Server(command.spawn().expect("sipp"));
-    eventually("sipp listens", || UdpSocket::bind(address).is_err().then_some(()));
+    let mut server = Server(command.spawn().expect("sipp"));
+    assert!(listens(&mut server.0, address), "sipp has ended");
     (server, address)
 }
 
