@@ -21,17 +21,27 @@ struct Recording {
 
 impl Recording {
     fn begin(flowgate: &Process, arguments: &[&str]) -> Self {
-        let path = unused_path("recording");
+        Self::begin_at(unused_path("recording"), flowgate, arguments, "recording to")
+    }
+
+    /// The same with a file that there may be already, and what is said first.
+    fn begin_at(path: PathBuf, flowgate: &Process, arguments: &[&str], first: &str) -> Self {
         let mut command = Command::new(FLOWGATE);
         command.arg("record").arg(&path).args(arguments);
         command.args(["--socket", &flowgate.control_socket()]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("a child process");
-        let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut recording = Self { child, stderr, path };
+        recording.says(first);
+        recording
+    }
+
+    /// Waits for the next line that it says.
+    fn says(&mut self, expected: &str) {
         let mut line = String::new();
-        stderr.read_line(&mut line).expect("a pipe");
-        assert!(line.starts_with("recording to"), "{line}");
-        Self { child, stderr, path }
+        self.stderr.read_line(&mut line).expect("a pipe");
+        assert!(line.starts_with(expected), "{line}");
     }
 
     fn file(&self) -> &str {
@@ -122,6 +132,31 @@ fn it_ends_in_time_and_a_cut_file_is_read_up_to_the_cut() {
     let (code, report, _) = recording.replay(&["--verify"]);
     assert_eq!((code, &report["whole"]), (Some(0), &false.into()), "{report}");
     assert!(report["notes"][0].as_str().expect("a note").contains("cut short"), "{report}");
+}
+
+#[test]
+fn a_pipe_is_waited_for_until_somebody_reads_it() {
+    let (client, backend) = (Peer::v4(), Peer::v4());
+    let config = simple_config("127.0.0.1:0", &[&backend], "");
+    let mut flowgate = Process::run(FLOWGATE, &config);
+    let address = flowgate.address();
+    let pipe = unused_path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let mut recording = Recording::begin_at(pipe, &flowgate, &[], "waiting until somebody reads");
+    let reader = std::thread::spawn({
+        let pipe = recording.path.clone();
+        move || std::fs::read(pipe).expect("the recording")
+    });
+    recording.says("recording to");
+    exchanges(&[client], &backend, address);
+    flowgate.signal(Signal::SIGINT);
+    let said = recording.end();
+    assert!(said.contains("recorded"), "{said}");
+    let copy = unused_path("recording");
+    std::fs::write(&copy, reader.join().expect("what was recorded")).expect("a file");
+    let (code, report, complaints) = replay(copy.to_str().expect("a plain path"), &["--verify"]);
+    assert_eq!((code, &report["flows_opened"]), (Some(0), &1.into()), "{complaints}");
+    std::fs::remove_file(copy).expect("it is there");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request as HttpRequest, Response as HttpResponse, header};
 use hyper_util::rt::TokioIo;
 
-use super::escape::escaped;
+use super::escape::{escaped, escaped_path};
 use super::local::Connection;
 use super::request::{FlowFilter, Request, Response};
 use super::socket_path;
@@ -26,41 +26,36 @@ pub enum ClientError {
     /// There is no socket, or nobody listens on it.
     #[error(
         "no flowgate is listening on {}; start one with `flowgate run`, or name its socket with \
-         --socket", shown(.0)
+         --socket", escaped_path(.0)
     )]
     NotListening(PathBuf),
     /// The socket belongs to another user.
     #[error(
         "{} is of another user's flowgate; run this as that user or as root, or name another socket \
-         with --socket", shown(.0)
+         with --socket", escaped_path(.0)
     )]
     NotPermitted(PathBuf),
     /// The directory of the socket is not to be trusted, or the socket cannot be reached.
-    #[error("cannot use {}: {}", shown(.0), escaped(&.1.to_string()))]
+    #[error("cannot use {}: {}", escaped_path(.0), escaped(&.1.to_string()))]
     Unusable(PathBuf, io::Error),
     /// The answer did not come in time.
     #[error(
         "no answer on {} within {:?}; the flowgate there is busy or hangs: look at its log, and try \
-         again", shown(.0), .1
+         again", escaped_path(.0), .1
     )]
     TimedOut(PathBuf, Duration),
     /// The connection ended without an answer.
     #[error(
         "the connection to {} ended without an answer; if that flowgate is not just stopping, look \
-         at its log", shown(.0)
+         at its log", escaped_path(.0)
     )]
     NoAnswer(PathBuf),
     /// What came is not an answer.
     #[error(
         "what came from {} is not an answer of flowgate ({}); name the right socket with --socket, \
-         or use the `flowgate` of the version that is running there", shown(.0), escaped(.1)
+         or use the `flowgate` of the version that is running there", escaped_path(.0), escaped(.1)
     )]
     NotAnAnswer(PathBuf, String),
-}
-
-/// A path without anything that a terminal would obey.
-fn shown(path: &Path) -> String {
-    escaped(&path.to_string_lossy())
 }
 
 /// Asks the Flowgate whose control socket is at `path`, and waits up to `timeout` for the answer to

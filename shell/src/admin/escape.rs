@@ -5,6 +5,7 @@
 //! direction could turn what stands beside it around.
 
 use std::fmt::Write;
+use std::path::{MAIN_SEPARATOR, Path};
 
 /// `text` on one line, with every character that does not print written as its escape: `\n`,
 /// `\u{1b}`. A backslash is doubled, so that no text looks like another's escape.
@@ -18,6 +19,17 @@ pub fn escaped(text: &str) -> String {
         }
     }
     safe
+}
+
+/// A path on one line, with every character that does not print written as its escape. A backslash is
+/// doubled unless it stands between names, as on Windows: nobody could copy the path otherwise.
+pub fn escaped_path(path: impl AsRef<Path>) -> String {
+    with_separator(&path.as_ref().to_string_lossy(), MAIN_SEPARATOR)
+}
+
+fn with_separator(path: &str, separator: char) -> String {
+    let names: Vec<String> = path.split(separator).map(escaped).collect();
+    names.join(separator.encode_utf8(&mut [0; 4]))
 }
 
 /// JSON that says the same, with every character that does not print written as its escape.
@@ -62,6 +74,14 @@ mod tests {
     #[test]
     fn no_text_looks_like_the_escape_of_another() {
         assert_eq!(escaped("\\n"), "\\\\n");
+    }
+
+    #[test]
+    fn what_stands_between_the_names_of_a_path_stays_as_it_is() {
+        let windows = r"\\.\pipe\flowgate\C:\Program Files\flowgate.toml";
+        assert_eq!(with_separator(windows, '\\'), windows);
+        assert_eq!(with_separator("C:\\a\u{1b}b", '\\'), r"C:\a\u{1b}b");
+        assert_eq!(with_separator("/etc/a\\nb\n/", '/'), r"/etc/a\\nb\n/");
     }
 
     #[test]

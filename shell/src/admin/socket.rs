@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use self::claim::Claim;
-use super::escape::escaped;
+use super::escape::{escaped, escaped_path};
 use super::local;
 use super::request::Handler;
 use super::server::{Listener, Server};
@@ -23,17 +23,17 @@ pub enum ControlError {
     /// Someone serves it already.
     #[error(
         "another flowgate is running: it serves the control socket {}; stop it (`flowgate stop`), \
-         or give this one another `admin.socket`", shown(.0)
+         or give this one another `admin.socket`", escaped_path(.0)
     )]
     AnotherIsRunning(PathBuf),
     /// Something else has the name.
     #[error(
         "{} is there already and is not a socket; remove it, or choose another `admin.socket`",
-        shown(.0)
+        escaped_path(.0)
     )]
     NotASocket(PathBuf),
     /// Anything else.
-    #[error("cannot serve the control socket {}: {doing}: {}", shown(.path), escaped(&.error.to_string()))]
+    #[error("cannot serve the control socket {}: {doing}: {}", escaped_path(.path), escaped(&.error.to_string()))]
     Failed {
         /// Where the socket was to be.
         path: PathBuf,
@@ -42,11 +42,6 @@ pub enum ControlError {
         /// How.
         error: io::Error,
     },
-}
-
-/// A path without anything that a terminal would obey.
-fn shown(path: &Path) -> String {
-    escaped(&path.to_string_lossy())
 }
 
 /// The control socket, served until this is dropped. Then its file is removed too, unless another

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use super::Failure;
 use crate::admin::client;
-use crate::admin::escape::{escaped, escaped_json};
+use crate::admin::escape::{escaped, escaped_json, escaped_path};
 use crate::admin::request::{Request, Response};
 use crate::admin::socket_path;
-use crate::sys::process;
+use crate::sys::{files, process};
 
 /// How long an answer may take. A reload may wait for names to be resolved.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -131,6 +131,23 @@ fn refusal(reasons: &[String]) -> String {
 /// A document as JSON that a terminal can be shown.
 pub(super) fn json(document: &impl Serialize) -> Result<String, Failure> {
     Ok(escaped_json(&serde_json::to_string_pretty(document)?) + "\n")
+}
+
+/// Opens a file to be written, for its owner alone. What it holds stays. A pipe that nobody reads yet is
+/// waited for, as by any command.
+pub(super) fn output_file(path: &Path) -> Result<File, Failure> {
+    if files::is_pipe(path) {
+        match files::append_to(path) {
+            Ok(pipe) => return Ok(pipe),
+            Err(_) => eprintln!("waiting until somebody reads {}", escaped_path(path)),
+        }
+    }
+    files::private(path).map_err(|error| unwritten(path, &error))
+}
+
+/// What cannot be written.
+pub(super) fn unwritten(path: &Path, error: &io::Error) -> Failure {
+    Failure(format!("cannot write {}: {error}", escaped_path(path)))
 }
 
 /// Nothing is in a file any more, unless it is one that keeps nothing.

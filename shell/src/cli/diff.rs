@@ -10,7 +10,7 @@ use super::ask::{json, put};
 use super::columns::{Align, Table};
 use super::human;
 use super::replay::{is_recording, play};
-use crate::admin::escape::escaped;
+use crate::admin::escape::{escaped, escaped_path};
 use crate::recording::compare::{Becomes, ConfigDiff, FlowsBecome, TrafficDiff};
 use crate::recording::player::Player;
 
@@ -47,10 +47,7 @@ pub(super) fn run(arguments: &DiffArguments) -> Result<(), Failure> {
     let mut notes = Vec::new();
     if let Some(path) = &arguments.recording {
         if !is_recording(path)? {
-            return Err(Failure(format!(
-                "{} is not a recording of flowgate",
-                escaped(&path.to_string_lossy())
-            )));
+            return Err(Failure(format!("{} is not a recording of flowgate", escaped_path(path))));
         }
         let (by_old, more, _) = play(path, Player::with(Some(&old)))?;
         notes.extend(more);

@@ -8,12 +8,11 @@ use clap::Args;
 use form_urlencoded::Serializer;
 
 use super::Failure;
-use super::ask::{SocketOption, emptied, parse_duration};
+use super::ask::{SocketOption, emptied, output_file, parse_duration, unwritten};
 use super::human;
-use crate::admin::escape::escaped;
+use crate::admin::escape::escaped_path;
 use crate::recording::file::preamble;
 use crate::sys::clock::Clock;
-use crate::sys::files;
 
 /// How long the process that takes over is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -40,9 +39,9 @@ pub(super) struct RecordArguments {
 }
 
 pub(super) fn run(arguments: &RecordArguments) -> Result<(), Failure> {
-    let name = escaped(&arguments.file.to_string_lossy());
-    let unwritten = |error: std::io::Error| Failure(format!("cannot write {name}: {error}"));
-    let file = files::private(&arguments.file).map_err(unwritten)?;
+    let name = escaped_path(&arguments.file);
+    let failed = |error| unwritten(&arguments.file, &error);
+    let file = output_file(&arguments.file)?;
     let (clock, mut bytes) = (Clock::start(), 0_u64);
     let mut former_end = None;
     loop {
@@ -64,7 +63,7 @@ pub(super) fn run(arguments: &RecordArguments) -> Result<(), Failure> {
             outcome = (&file).write_all(more);
             outcome.is_ok()
         });
-        beginning.and(outcome).map_err(unwritten)?;
+        beginning.and(outcome).map_err(failed)?;
         match (followed, former_end) {
             // Another process may have taken over; that goes on with the same flows.
             (Ok(()), _) if has_begun => former_end = Some(clock.uptime()),
@@ -74,7 +73,10 @@ pub(super) fn run(arguments: &RecordArguments) -> Result<(), Failure> {
             (Err(_), Some(_)) => std::thread::sleep(Duration::from_millis(20)),
         }
     }
-    file.sync_all().map_err(unwritten)?;
+    // A pipe or a device keeps nothing that could be lost.
+    if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        file.sync_all().map_err(failed)?;
+    }
     eprintln!("recorded {} in {}", human::bytes(bytes), human::span(clock.uptime()));
     Ok(())
 }

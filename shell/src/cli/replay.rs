@@ -13,7 +13,7 @@ use super::Failure;
 use super::ask::{json, put};
 use super::columns::{Align, Table};
 use super::human;
-use crate::admin::escape::escaped;
+use crate::admin::escape::{escaped, escaped_path};
 use crate::recording::capture::{CaptureError, CaptureReader};
 use crate::recording::file::{MAGIC, RecordingExtent, RecordingReader};
 use crate::recording::player::{PlayReport, PlayStretch, Player};
@@ -67,7 +67,7 @@ pub(super) struct Played {
 pub(super) fn run(arguments: &ReplayArguments) -> Result<(), Failure> {
     let config = arguments.config.as_deref().map(flowgate_config::load).transpose()?;
     let clock = Clock::start();
-    let name = escaped(&arguments.file.to_string_lossy());
+    let name = escaped_path(&arguments.file);
     let played = if is_recording(&arguments.file)? {
         let player = match &config {
             Some(config) => Player::with(Some(config)),
@@ -129,9 +129,8 @@ pub(super) fn is_recording(path: &Path) -> Result<bool, Failure> {
 }
 
 fn open(path: &Path) -> Result<File, Failure> {
-    File::open(path).map_err(|error| {
-        Failure(format!("cannot read {}: {error}", escaped(&path.to_string_lossy())))
-    })
+    File::open(path)
+        .map_err(|error| Failure(format!("cannot read {}: {error}", escaped_path(path))))
 }
 
 /// Plays a recording, as far as it can be read. Says what is to be known, and whether that was all.
@@ -159,9 +158,8 @@ pub(super) fn play<'c>(
 fn play_capture(path: &Path, config: &Config, name: Option<&str>) -> Result<Played, Failure> {
     let listener = listener_of(config, name)?;
     let file = BufReader::with_capacity(1 << 20, open(path)?);
-    let mut reader = CaptureReader::new(file).map_err(|error: CaptureError| {
-        Failure(format!("{}: {error}", escaped(&path.to_string_lossy())))
-    })?;
+    let mut reader = CaptureReader::new(file)
+        .map_err(|error: CaptureError| Failure(format!("{}: {error}", escaped_path(path))))?;
     let mut player = Player::with(None);
     let backends = listener.cluster.backends(|_| Vec::new());
     let max_flows = listener.max_flows.map_or(MAX_FLOWS, |flows| flows.get());

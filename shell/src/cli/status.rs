@@ -9,7 +9,7 @@ use super::Failure;
 use super::ask::ClientOptions;
 use super::columns::{Align, Table};
 use super::human;
-use crate::admin::escape::escaped;
+use crate::admin::escape::{escaped, escaped_path};
 use crate::admin::request::{Request, Response};
 use crate::admin::status::{
     AnnounceStatus, BackendState, BackendStatus, ClusterStatus, LedgerDoc, ListenerStatus,
@@ -75,7 +75,7 @@ fn origin(status: &StatusDocument) -> String {
         text += "FLOWGATE_IO=portable: the calls that every system has\n";
     }
     if !process.config.is_empty() {
-        text += &format!("{} on {}", escaped(&process.config), escaped(&process.host));
+        text += &format!("{} on {}", escaped_path(&process.config), escaped(&process.host));
         if let Some(reload) = &process.last_reload {
             let ago = human::seconds(process.now - reload.at);
             let outcome = if reload.ok { "ok" } else { "refused" };

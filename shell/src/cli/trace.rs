@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,12 +11,11 @@ use form_urlencoded::Serializer;
 use ipnet::IpNet;
 
 use super::Failure;
-use super::ask::{SocketOption, emptied, parse_duration};
+use super::ask::{SocketOption, emptied, output_file, parse_duration, unwritten};
 use super::flows::parse_network;
 use crate::admin::escape::{escaped, escaped_json};
 use crate::observe::event::TraceLine;
 use crate::observe::pcapng::Capture;
-use crate::sys::files;
 
 /// The arguments of `flowgate trace`.
 #[derive(Args, Debug)]
@@ -45,7 +44,7 @@ pub(super) struct TraceArguments {
 
 pub(super) fn run(arguments: &TraceArguments) -> Result<(), Failure> {
     let file = match &arguments.pcap {
-        Some(path) => Some(files::private(path).map_err(|error| unwritten(path, &error))?),
+        Some(path) => Some(output_file(path)?),
         None => None,
     };
     let capture = RefCell::new(Ok(None));
@@ -144,8 +143,4 @@ fn target(arguments: &TraceArguments) -> String {
 fn begin(file: &File) -> io::Result<Capture<&File>> {
     emptied(file)?;
     Capture::begin(file)
-}
-
-fn unwritten(path: &Path, error: &io::Error) -> Failure {
-    Failure(format!("cannot write {}: {error}", escaped(&path.to_string_lossy())))
 }

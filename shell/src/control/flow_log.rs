@@ -212,7 +212,7 @@ impl Writer {
         }
         self.lines += 1;
         let seconds = |nanos: u64| Duration::from_nanos(nanos).as_secs_f64();
-        self.output.line(&Line {
+        let written = self.output.line(&Line {
             time: self.clock.unix_time().as_secs_f64(),
             listener,
             client: record.client,
@@ -224,7 +224,11 @@ impl Writer {
             bytes_to_client: record.to_client.bytes,
             duration_seconds: seconds(record.lasted_ns),
             first_reply_seconds: record.first_answer_ns.map(seconds),
-        })
+        });
+        if written.is_err() {
+            self.shared.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        written
     }
 
     /// Ends a second: says how much was left out, if anything, and makes all of it readable.
@@ -234,7 +238,11 @@ impl Writer {
         let flows_left_out = self.shared.left_out.swap(0, Ordering::Relaxed);
         if flows_left_out > 0 {
             let time = self.clock.unix_time().as_secs_f64();
-            self.output.line(&Omission { time, flows_left_out })?;
+            let told = self.output.line(&Omission { time, flows_left_out });
+            if told.is_err() {
+                self.shared.left_out.fetch_add(flows_left_out, Ordering::Relaxed);
+            }
+            told?;
         }
         self.output.flush()
     }
@@ -267,8 +275,10 @@ impl Output {
 
     fn reopen(&mut self) -> io::Result<()> {
         if let Self::File { path, file } = self {
-            file.flush()?;
+            // What cannot be written to the old one is no reason to stay there.
+            let flushed = file.flush();
             *file = BufWriter::new(files::append_to(path)?);
+            return flushed;
         }
         Ok(())
     }

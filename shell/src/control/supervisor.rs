@@ -49,7 +49,7 @@ use crate::control::thread;
 use crate::control::usage::Usage;
 use crate::sys::clock::Clock;
 use crate::sys::fd::OwnedFd;
-use crate::sys::process;
+use crate::sys::{files, process};
 use announcing::Announcing;
 use conditions::Conditions;
 use stop::LameDuck;
@@ -109,7 +109,7 @@ pub enum RunError {
         source: io::Error,
     },
     /// The log of flows cannot be written.
-    #[error("log.flows: cannot open {path:?}: {source}; change it, or make its directory writable")]
+    #[error("log.flows: cannot open {}: {source}; {}", path.display(), files::advice(source))]
     FlowLog {
         /// The file.
         path: PathBuf,

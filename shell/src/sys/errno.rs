@@ -112,6 +112,12 @@ pub fn is_of_a_send(error: &io::Error) -> bool {
     cfg!(windows) && matches!(number(error), Some(numbers::ECONNREFUSED | numbers::ENETRESET))
 }
 
+/// Whether there is nobody at the other end of what was to be opened.
+#[cfg(unix)]
+pub fn is_no_reader(error: &io::Error) -> bool {
+    number(error) == Some(numbers::ENXIO)
+}
+
 /// What a kernel says that does not cut up what it is given to send.
 pub fn no_gso() -> io::Error {
     io::Error::from_raw_os_error(numbers::EIO)

@@ -4,6 +4,9 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
 
+#[cfg(unix)]
+use super::errno;
+
 /// A file that is always there, and keeps nothing.
 pub const NULL: &str = if cfg!(windows) { "NUL" } else { "/dev/null" };
 
@@ -35,11 +38,43 @@ pub fn private(path: &Path) -> io::Result<File> {
     File::options().write(true).create(true).truncate(false).open(path)
 }
 
+/// A pipe without a reader was to be written to.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("nobody reads this pipe")]
+pub struct NoReader;
+
+/// Whether this is a pipe with a name.
+#[cfg(unix)]
+pub fn is_pipe(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo())
+}
+
+/// There are none in the file system.
+#[cfg(not(unix))]
+pub const fn is_pipe(_: &Path) -> bool {
+    false
+}
+
+/// What helps where a file [cannot be appended to](append_to).
+pub fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        _ if error.get_ref().is_some_and(|inner| inner.is::<NoReader>()) => {
+            "start the program that reads it first, or name a file"
+        }
+        io::ErrorKind::NotFound => "make its directory, or name another file",
+        io::ErrorKind::PermissionDenied => {
+            "let flowgate's user write it and make files in its directory, or name another file"
+        }
+        _ => "name a file that can be appended to",
+    }
+}
+
 /// Opens a file for appending. A pipe that nobody reads is an error, and not waited for.
 ///
 /// # Errors
 ///
-/// Those of `open(2)`.
+/// Those of `open(2)`, and [`NoReader`].
 #[cfg(unix)]
 pub fn append_to(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
@@ -47,7 +82,14 @@ pub fn append_to(path: &Path) -> io::Result<File> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     let mut options = File::options();
     options.append(true).create(true).custom_flags(OFlag::O_NONBLOCK.bits());
-    let file = options.open(path)?;
+    let file = options.open(path).map_err(|error| {
+        // A socket has the same error.
+        if errno::is_no_reader(&error) && is_pipe(path) {
+            io::Error::other(NoReader)
+        } else {
+            error
+        }
+    })?;
     // From now on its writer may wait.
     fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
     Ok(file)

@@ -14,7 +14,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::super::local::readers;
 use super::super::socket_path;
-use super::{ControlError, shown};
+use super::ControlError;
+use crate::admin::escape::escaped_path;
 use crate::sys::clock::Clock;
 
 /// How many connections wait to be accepted.
@@ -159,7 +160,7 @@ fn bind(path: &Path, address: &SockAddr) -> io::Result<Socket> {
     socket.bind(address).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => io::Error::other(format!(
             "{} was created by another process at the same moment",
-            shown(path)
+            escaped_path(path)
         )),
         _ => error,
     })?;

@@ -108,7 +108,9 @@ fn a_pipe_that_nobody_reads_is_an_error_and_one_that_is_read_no_more_holds_nobod
     let _ = std::fs::remove_file(&path);
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
     let destination = FlowLogSink::File(path.clone());
-    assert!(FlowLogWriter::start(&destination, Clock::start()).is_err());
+    let error = FlowLogWriter::start(&destination, Clock::start()).err().unwrap();
+    assert_eq!(error.to_string(), "nobody reads this pipe");
+    assert_eq!(files::advice(&error), "start the program that reads it first, or name a file");
 
     let nonblocking = OFlag::O_NONBLOCK.bits();
     let mut options = OpenOptions::new();
@@ -122,5 +124,31 @@ fn a_pipe_that_nobody_reads_is_an_error_and_one_that_is_read_no_more_holds_nobod
     drop(log);
     assert!(begun.uptime() < Duration::from_secs(20), "{:?}", begun.uptime());
     drop(reader);
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_log_whose_reader_has_gone_goes_on_where_it_is_opened_again() {
+    let path = file("gone");
+    let _ = std::fs::remove_file(&path);
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let mut options = OpenOptions::new();
+    let nonblocking = OFlag::O_NONBLOCK.bits();
+    let reader = options.read(true).custom_flags(nonblocking).open(&path).unwrap();
+    let destination = FlowLogSink::File(path.clone());
+    let log = FlowLogWriter::start(&destination, Clock::start()).unwrap();
+    drop(reader);
+    let (logger, name): (_, Arc<str>) = (log.logger(), "dns".into());
+    // More than is kept until it is written.
+    let flows = 100;
+    (0..flows).for_each(|number| logger.log(&name, &ended(number)));
+    std::fs::remove_file(&path).unwrap();
+    log.reopen();
+    logger.log(&name, &ended(flows));
+    drop(log);
+    let lines = lines(&path);
+    let last = ended(flows).client.to_string();
+    assert!(lines.iter().any(|line| line["client"] == *last), "{lines:?}");
+    assert!(lines.iter().any(|line| line["flows_left_out"].as_u64() > Some(0)), "{lines:?}");
     std::fs::remove_file(&path).unwrap();
 }
