@@ -37,5 +37,5 @@ pub mod source;
 pub mod supervisor;
 #[cfg_attr(not(target_os = "linux"), path = "control/systemd/none.rs")]
 pub mod systemd;
-pub mod thread;
+pub mod task;
 pub mod usage;

@@ -1,6 +1,6 @@
 //! Serves the admin API by HTTP on one listening socket, unix or TCP.
 //!
-//! A thread with an event loop of its own. Everything that a client can hold on to has a limit: the
+//! A task of the control plane. Everything that a client can hold on to has a limit: the
 //! bytes and the time of a request's head, the life of a connection, and the number of connections.
 //! When there are too many, one that has sent nothing since its last reply is closed. A descriptor
 //! is kept in reserve, so that an operator is accepted even when the process has none left.
@@ -30,7 +30,7 @@ use super::local;
 use super::reports::Reports;
 use super::request::Handler;
 use super::router::Router;
-use crate::control::thread::ControlThread;
+use crate::control::task::{self, ControlTask};
 use crate::sys::{errno, files};
 
 /// The most connections at once.
@@ -41,9 +41,6 @@ const MAX_HEAD_BYTES: usize = 16 << 10;
 
 /// The most headers of a request.
 const MAX_HEADERS: usize = 64;
-
-/// The most requests that wait for the control plane at once, each on a thread of its own.
-const MAX_WAITING: usize = 8;
 
 /// How long a client may take to send a request's head, and be silent between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,7 +72,7 @@ pub(super) enum Listener {
 #[derive(Debug)]
 pub(super) struct Server {
     commands: queue::UnboundedSender<Command>,
-    thread: Option<ControlThread>,
+    task: ControlTask,
 }
 
 #[derive(Debug)]
@@ -91,27 +88,24 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When there can be no thread or event loop for it.
+    /// When there can be no event loop for it.
     pub(super) fn start(
         name: &'static str,
         listener: Listener,
         handler: Handler,
     ) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(MAX_WAITING)
-            .build()?;
         let is_local = match &listener {
             Listener::Local(socket) => socket.set_nonblocking(true).map(|()| true)?,
             Listener::Tcp(socket) => socket.set_nonblocking(true).map(|()| false)?,
         };
+        let listener = {
+            let runtime = task::runtime()?;
+            let _inside = runtime.enter();
+            Accepting::new(listener)?
+        };
         let (commands, inbox) = queue::unbounded_channel();
-        let thread = ControlThread::spawn(name, move || {
-            runtime.block_on(serve(listener, is_local, handler, inbox));
-            // Does not wait for the handler, which may be waiting for the caller that stops this.
-            runtime.shutdown_background();
-        })?;
-        Ok(Self { commands, thread: Some(thread) })
+        let task = ControlTask::spawn(name, serve(listener, is_local, handler, inbox))?;
+        Ok(Self { commands, task })
     }
 
     /// Accepts no connections any more: they wait in the listening socket, for another process or
@@ -132,9 +126,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let thread = self.thread.take().inspect(ControlThread::release);
+        self.task.release();
         (self.commands, _) = queue::unbounded_channel();
-        thread.into_iter().for_each(ControlThread::join);
+        self.task.join();
     }
 }
 
@@ -217,15 +211,11 @@ impl Accepting {
 
 /// Accepts connections until the server is dropped.
 async fn serve(
-    listener: Listener,
+    listener: Accepting,
     is_local: bool,
     handler: Handler,
     mut commands: queue::UnboundedReceiver<Command>,
 ) {
-    let listener = match Accepting::new(listener) {
-        Ok(listener) => listener,
-        Err(error) => return warn!("the admin API cannot be served: {error}"),
-    };
     let reports = Reports::start(Arc::clone(&handler), !is_local);
     let router = Arc::new(Router::new(is_local, reports, handler));
     let mut connections = Vec::<Connection>::with_capacity(MAX_CONNECTIONS);
@@ -280,12 +270,15 @@ async fn serve(
     }
     drop(shutdown);
     let last = async {
-        connections.retain(|connection| !connection.activity.is_idle());
-        for connection in connections {
-            let _ = connection.task.await;
+        for connection in &mut connections {
+            if !connection.activity.is_idle() {
+                let _ = (&mut connection.task).await;
+            }
         }
     };
     let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, last).await;
+    // A request may still wait, for the caller that stops this.
+    connections.iter().for_each(|connection| connection.task.abort());
 }
 
 /// Closes a connection in favour of a new one: the oldest of the idle ones, else one of the client

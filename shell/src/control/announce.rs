@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use crate::control::thread::ControlThread;
+use crate::control::task::ControlTask;
 
 use flowgate_config::AnnounceBy;
 
@@ -43,9 +43,8 @@ pub(crate) struct Outcome {
 /// Carries out orders to announce and to withdraw. Dropped, it gives up what it has not done.
 #[derive(Debug)]
 pub(crate) struct Announcer {
-    thread: ControlThread,
+    task: ControlTask,
     orders: Option<Sender<bool>>,
-    ended: Receiver<()>,
 }
 
 impl Announcer {
@@ -62,16 +61,14 @@ impl Announcer {
         on_outcome: impl Fn(Outcome) + Send + 'static,
     ) -> io::Result<Self> {
         let (orders, inbox) = mpsc::channel();
-        let (end, ended) = mpsc::channel();
-        let thread = ControlThread::spawn("announce", move || {
+        let task = ControlTask::spawn_blocking("announce", move || {
             if let Some(former) = former {
                 former.order(false);
                 former.finish(COMMAND_TIMEOUT);
             }
             carry_out(&inbox, |announced| tell(&by, announced), is_repeated(&by), on_outcome);
-            drop(end);
         })?;
-        Ok(Self { thread, orders: Some(orders), ended })
+        Ok(Self { task, orders: Some(orders) })
     }
 
     /// Has it announced, or withdrawn.
@@ -82,15 +79,15 @@ impl Announcer {
 
     /// Waits until the last order has been carried out or has failed, but no longer than `patience`.
     pub(crate) fn finish(mut self, patience: Duration) {
-        self.thread.release();
+        self.task.release();
         self.orders = None;
-        let _ = self.ended.recv_timeout(patience);
+        self.task.join_within(patience);
     }
 }
 
 impl Drop for Announcer {
     fn drop(&mut self) {
-        self.thread.release();
+        self.task.release();
     }
 }
 

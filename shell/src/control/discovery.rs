@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use crate::control::resolve::lookup::Lookups;
 use crate::control::resolve::retry_after;
-use crate::control::thread::ControlThread;
+use crate::control::task::ControlTask;
 use keep::Kept;
 
 pub(crate) use keep::directory;
@@ -47,7 +47,7 @@ pub struct Discoverer {
     /// None while it is being dropped.
     places: Option<UnboundedSender<Places>>,
     known: Arc<Known>,
-    thread: Option<ControlThread>,
+    task: ControlTask,
 }
 
 impl Discoverer {
@@ -97,8 +97,8 @@ impl Discoverer {
             // A resolver that hangs is not waited for.
             runtime.shutdown_background();
         };
-        let thread = ControlThread::spawn("discovery", run)?;
-        Ok(Self { places: Some(places), known, thread: Some(thread) })
+        let task = ControlTask::spawn_blocking("discovery", run)?;
+        Ok(Self { places: Some(places), known, task })
     }
 
     /// Follows these from now on, and no others. What was followed before and has not changed goes
@@ -135,9 +135,9 @@ impl Discoverer {
 
 impl Drop for Discoverer {
     fn drop(&mut self) {
-        let thread = self.thread.take().inspect(ControlThread::release);
+        self.task.release();
         self.places = None;
-        thread.into_iter().for_each(ControlThread::join);
+        self.task.join();
     }
 }
 

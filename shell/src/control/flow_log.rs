@@ -17,7 +17,7 @@ use flowgate_core::{FlowRecord, Instant};
 use serde::Serialize;
 use tracing::warn;
 
-use crate::control::thread::ControlThread;
+use crate::control::task::ControlTask;
 use crate::sys::clock::Clock;
 use crate::sys::files;
 
@@ -33,9 +33,6 @@ const LATENCY: Duration = Duration::from_millis(200);
 /// How long the end waits for what is queued to be written: its reader may read no more.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often the end looks whether all is written.
-const SHUTDOWN_STEP: Duration = Duration::from_millis(5);
-
 /// Where the lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FlowLogSink {
@@ -48,7 +45,7 @@ pub enum FlowLogSink {
 /// A running log. Dropping it writes what waits and ends it.
 pub struct FlowLogWriter {
     logger: FlowLogger,
-    thread: Option<ControlThread>,
+    task: ControlTask,
 }
 
 /// A channel into a log, for a worker.
@@ -98,9 +95,9 @@ impl FlowLogWriter {
             lines: 0,
             fails: false,
         };
-        let thread = ControlThread::spawn("flow-log", move || writer.run(&messages))?;
+        let task = ControlTask::spawn_blocking("flow-log", move || writer.run(&messages))?;
         let logger = FlowLogger { channel: Some(LogChannel { sender, shared }) };
-        Ok(Self { logger, thread: Some(thread) })
+        Ok(Self { logger, task })
     }
 
     /// A channel in.
@@ -126,14 +123,10 @@ impl FlowLogWriter {
 
 impl Drop for FlowLogWriter {
     fn drop(&mut self) {
-        let Some(thread) = self.thread.take().inspect(ControlThread::release) else { return };
+        self.task.release();
         self.tell(Message::End, |shared| &shared.end);
-        let clock = Clock::start();
-        while !thread.is_finished() {
-            if clock.uptime() >= SHUTDOWN_TIMEOUT {
-                return warn!("the log of flows is not read: what waits for it is lost");
-            }
-            std::thread::sleep(SHUTDOWN_STEP);
+        if !self.task.join_within(SHUTDOWN_TIMEOUT) {
+            warn!("the log of flows is not read: what waits for it is lost");
         }
     }
 }

@@ -21,7 +21,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
-use crate::control::thread::ControlThread;
+use crate::control::task::ControlTask;
 use crate::sys::files;
 
 /// Changes how much is logged while the process runs.
@@ -103,7 +103,7 @@ pub fn flush() {
 pub fn init(log: &Log) -> LevelHandle {
     let (sender, messages) = sync_channel(QUEUE);
     let write = move || write_lines(&messages);
-    if LINES.get().is_none() && ControlThread::spawn("log", write).is_ok() {
+    if LINES.get().is_none() && ControlTask::spawn_blocking("log", write).is_ok() {
         // Fails only where another thread has done the same meanwhile.
         let _ = LINES.set(sender);
     }

@@ -21,7 +21,7 @@ use mio::Waker;
 use serde::{Deserialize, Serialize};
 use tracing::error;
 
-use crate::control::thread::ControlThread;
+use crate::control::task::ControlTask;
 use crate::sys::clock::Clock;
 
 pub mod preset;
@@ -114,7 +114,7 @@ enum Command {
 pub struct Prober {
     commands: Option<Sender<Command>>,
     waker: Waker,
-    thread: Option<ControlThread>,
+    task: ControlTask,
     findings: Arc<Mutex<Findings>>,
 }
 
@@ -148,8 +148,8 @@ impl Prober {
                 error!("health probes have ended: {error}");
             }
         };
-        let thread = ControlThread::spawn("probes", run)?;
-        Ok(Self { commands: Some(commands), waker, thread: Some(thread), findings })
+        let task = ControlTask::spawn_blocking("probes", run)?;
+        Ok(Self { commands: Some(commands), waker, task, findings })
     }
 
     /// Probes these targets and no others, from now on.
@@ -191,10 +191,10 @@ impl Prober {
 
 impl Drop for Prober {
     fn drop(&mut self) {
-        let thread = self.thread.take().inspect(ControlThread::release);
+        self.task.release();
         self.commands = None;
         let _ = self.waker.wake();
-        thread.into_iter().for_each(ControlThread::join);
+        self.task.join();
     }
 }
 

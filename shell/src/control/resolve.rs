@@ -1,4 +1,4 @@
-//! Backends by name: a thread that resolves host names and keeps what they resolve to fresh.
+//! Backends by name: a task that resolves host names and keeps what they resolve to fresh.
 //!
 //! A name is looked up again when its answer has lived its time (TTL), at least every five minutes
 //! and at most once a second. Anyone who starts a [`Resolver`] is told the addresses of a name when
@@ -27,7 +27,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
-use crate::control::thread::ControlThread;
+use crate::control::task::ControlTask;
 use crate::sys::clock::Clock;
 use lookup::Lookups;
 use state::{NameState, News};
@@ -64,25 +64,25 @@ pub struct KnownName {
     pub trouble: Option<(String, Clock)>,
 }
 
-/// Keeps the addresses of names fresh, on a thread of its own. Dropping it stops it.
+/// Keeps the addresses of names fresh. Dropping it stops it.
 #[derive(Debug)]
 pub struct Resolver {
     /// None while it is being dropped.
     names: Option<UnboundedSender<BTreeSet<HostName>>>,
     known: Arc<Known>,
     holds: Holds,
-    thread: Option<ControlThread>,
+    task: ControlTask,
 }
 
 impl Resolver {
     /// Starts without names. Names are resolved as the system does it: by `/etc/hosts`, then by the
     /// servers of `/etc/resolv.conf`, in both cases as the file is at that time.
     ///
-    /// `on_answer` is called on the resolver's thread, and keeps it from resolving meanwhile.
+    /// `on_answer` must not block: it is called on the thread that tasks of the control plane share.
     ///
     /// # Errors
     ///
-    /// When the thread cannot be started.
+    /// When the system is out of threads or descriptors.
     pub fn start(on_answer: impl Fn(Answer) + Send + 'static) -> io::Result<Self> {
         Self::start_lookups(Lookups::of_system(), on_answer)
     }
@@ -91,7 +91,7 @@ impl Resolver {
     ///
     /// # Errors
     ///
-    /// When the thread cannot be started.
+    /// When the system is out of threads or descriptors.
     pub fn start_with(
         servers: &[SocketAddr],
         timeout: Duration,
@@ -115,10 +115,8 @@ impl Resolver {
             on_answer: Mutex::new(on_answer),
             turns: Semaphore::new(CONCURRENT_LOOKUPS),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let run = move || runtime.block_on(follow(orders, Arc::new(duty)));
-        let thread = ControlThread::spawn("resolver", run)?;
-        Ok(Self { names: Some(names), known, holds, thread: Some(thread) })
+        let task = ControlTask::spawn("resolver", follow(orders, Arc::new(duty)))?;
+        Ok(Self { names: Some(names), known, holds, task })
     }
 
     /// Keeps these names fresh from now on, and no others. A name that was among the names before
@@ -126,7 +124,7 @@ impl Resolver {
     pub fn set_names(&self, names: BTreeSet<HostName>) {
         self.known.lock().retain(|name, _| names.contains(name));
         if let Some(sender) = &self.names {
-            // Fails only where the thread has ended, by a panic that has been printed.
+            // Fails only where the task has ended, by a panic that has been printed.
             let _ = sender.send(names);
         }
     }
@@ -169,13 +167,13 @@ impl Resolver {
 
 impl Drop for Resolver {
     fn drop(&mut self) {
-        let thread = self.thread.take().inspect(ControlThread::release);
+        self.task.release();
         self.names = None;
-        thread.into_iter().for_each(ControlThread::join);
+        self.task.join();
     }
 }
 
-/// What is known of all names that have been looked up, shared with the thread.
+/// What is known of all names that have been looked up, shared with the task.
 #[derive(Debug, Default)]
 struct Known {
     answers: Mutex<BTreeMap<HostName, KnownName>>,
@@ -228,6 +226,7 @@ async fn follow<F: Fn(Answer) + Send + 'static>(
             });
         }
     }
+    tasks.values().for_each(AbortHandle::abort);
 }
 
 /// Looks a name up again and again, until it is aborted.

@@ -13,10 +13,8 @@ use unix as system;
 #[cfg(windows)]
 use windows as system;
 
-#[cfg(unix)]
-pub use unix::exit;
 #[cfg(windows)]
-pub use windows::{exit, raise};
+pub use windows::raise;
 
 /// What a process is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +31,7 @@ pub enum Signal {
     StopNow,
 }
 
-/// Calls `on_signal` on a thread of its own for whatever this process is told from now on, instead of
+/// Calls `on_signal`, which must not block, for whatever this process is told from now on, instead of
 /// what would happen otherwise.
 ///
 /// # Errors

@@ -45,7 +45,7 @@ use crate::control::resolve::{Answer, Resolver};
 use crate::control::server::{Server, ServerOptions, StartError, WorkerEnd};
 use crate::control::signals::{self, Signal};
 use crate::control::systemd::{self, InheritError, Notifier};
-use crate::control::thread;
+use crate::control::task;
 use crate::control::usage::Usage;
 use crate::sys::clock::Clock;
 use crate::sys::fd::OwnedFd;
@@ -388,7 +388,7 @@ impl Runtime {
         // Before the first socket is bound: from then on a signal finds its handler.
         listen_for_signals(sender.clone())?;
         let on_end = sender.clone();
-        thread::on_end(move |name| {
+        task::on_end(move |name| {
             let _ = on_end.send(Event::ThreadEnded(name));
         });
         let resolver = Resolver::start(sending(&sender, Event::Resolved))?;
@@ -517,7 +517,7 @@ fn end_in_any_case() {
         std::thread::sleep(STOP_TIMEOUT);
         error!("a thread hangs and has not stopped within {STOP_TIMEOUT:?}: ending the process");
         log::flush();
-        signals::exit(1);
+        process::exit_now(1);
     };
     if std::thread::Builder::new().name("end".into()).spawn(end).is_err() {
         end();

@@ -1,33 +1,38 @@
 //! Signals.
 
 use std::io;
-use std::sync::Arc;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
-use signal_hook::iterator::Signals;
+use libc::SIGXFSZ;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Signal;
-use crate::control::thread::ControlThread;
+use crate::control::task::{self, ControlTask};
 
 pub(super) fn listen(mut on_signal: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
+    let runtime = task::runtime()?;
+    // They are received by the event loop that they are made in.
+    let _inside = runtime.enter();
     // A file at its limit is an error of the thread that writes it, and not the end of the process.
-    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
-    ControlThread::spawn("signals", move || {
-        for number in &mut signals {
-            on_signal(match number {
-                SIGHUP => Signal::Reload,
-                SIGUSR1 => Signal::ReopenLogs,
-                SIGUSR2 => Signal::Upgrade,
-                SIGTERM => Signal::Stop,
-                _ => Signal::StopNow,
-            });
+    drop(signal(SignalKind::from_raw(SIGXFSZ))?);
+    let mut reload = signal(SignalKind::hangup())?;
+    let mut reopen = signal(SignalKind::user_defined1())?;
+    let mut upgrade = signal(SignalKind::user_defined2())?;
+    let mut stop = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    ControlTask::spawn("signals", async move {
+        loop {
+            let (heard, signal) = tokio::select! {
+                heard = reload.recv() => (heard, Signal::Reload),
+                heard = reopen.recv() => (heard, Signal::ReopenLogs),
+                heard = upgrade.recv() => (heard, Signal::Upgrade),
+                heard = stop.recv() => (heard, Signal::Stop),
+                heard = interrupt.recv() => (heard, Signal::StopNow),
+            };
+            if heard.is_none() {
+                return;
+            }
+            on_signal(signal);
         }
     })?;
     Ok(())
-}
-
-/// Ends the process, whatever its other threads do.
-pub fn exit(code: i32) -> ! {
-    signal_hook::low_level::exit(code)
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
 
 use super::Signal;
-use crate::control::thread::ControlThread;
+use crate::control::task::{self, ControlTask};
 
 type Act = Box<dyn FnMut(Signal) + Send>;
 
@@ -14,12 +14,11 @@ type Act = Box<dyn FnMut(Signal) + Send>;
 static LISTENER: Mutex<Result<Act, Vec<Signal>>> = Mutex::new(Err(Vec::new()));
 
 pub(super) fn listen(mut on_signal: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut stop, mut close, mut shutdown) = {
-        // They are received by the runtime that they are made in.
-        let _inside = runtime.enter();
-        (ctrl_c()?, ctrl_break()?, ctrl_close()?, ctrl_shutdown()?)
-    };
+    let runtime = task::runtime()?;
+    // They are received by the event loop that they are made in.
+    let _inside = runtime.enter();
+    let (mut interrupt, mut stop, mut close, mut shutdown) =
+        (ctrl_c()?, ctrl_break()?, ctrl_close()?, ctrl_shutdown()?);
     {
         let mut listener = LISTENER.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(missed) = &mut *listener {
@@ -27,21 +26,19 @@ pub(super) fn listen(mut on_signal: impl FnMut(Signal) + Send + 'static) -> io::
         }
         *listener = Ok(Box::new(on_signal));
     }
-    ControlThread::spawn("signals", move || {
-        runtime.block_on(async {
-            loop {
-                let (heard, signal) = tokio::select! {
-                    heard = interrupt.recv() => (heard, Signal::StopNow),
-                    heard = stop.recv() => (heard, Signal::Stop),
-                    heard = close.recv() => (heard, Signal::StopNow),
-                    heard = shutdown.recv() => (heard, Signal::StopNow),
-                };
-                if heard.is_none() {
-                    return;
-                }
-                raise(signal);
+    ControlTask::spawn("signals", async move {
+        loop {
+            let (heard, signal) = tokio::select! {
+                heard = interrupt.recv() => (heard, Signal::StopNow),
+                heard = stop.recv() => (heard, Signal::Stop),
+                heard = close.recv() => (heard, Signal::StopNow),
+                heard = shutdown.recv() => (heard, Signal::StopNow),
+            };
+            if heard.is_none() {
+                return;
             }
-        });
+            raise(signal);
+        }
     })?;
     Ok(())
 }
@@ -52,9 +49,4 @@ pub fn raise(signal: Signal) {
         Ok(on_signal) => on_signal(signal),
         Err(missed) => missed.push(signal),
     }
-}
-
-/// Ends the process, whatever its other threads do.
-pub fn exit(code: i32) -> ! {
-    std::process::exit(code)
 }

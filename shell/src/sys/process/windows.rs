@@ -142,3 +142,8 @@ fn memory(process: HANDLE) -> PROCESS_MEMORY_COUNTERS {
     }
     memory
 }
+
+/// Ends the process at once, whatever its other threads do.
+pub fn exit_now(code: i32) -> ! {
+    std::process::exit(code)
+}
