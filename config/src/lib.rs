@@ -370,6 +370,7 @@ impl Listener {
         ManagerConfig {
             address,
             max_flows,
+            max_slots: u32::MAX,
             max_datagram_size: self.max_datagram_size,
             accept_proxy_protocol: self.accept_proxy_protocol.clone(),
             allow: self.allow.clone(),

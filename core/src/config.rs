@@ -26,6 +26,13 @@ pub const fn slots_for(max_flows: usize) -> usize {
     max_flows * 2
 }
 
+impl ManagerConfig {
+    /// How many of them may be taken.
+    pub(crate) fn available_slots(&self) -> usize {
+        slots_for(self.max_flows as usize).min(self.max_slots as usize)
+    }
+}
+
 pub use crate::affinity::{Affinity, QuicLb};
 pub use crate::egress::{PortRange, Source};
 pub use crate::transaction::Transactions;
@@ -42,6 +49,10 @@ pub struct ManagerConfig {
     /// The most flows alive at once. The flow table is allocated for them at start, and for as many
     /// sockets in [quarantine](ClusterConfig::upstream_quarantine).
     pub max_flows: u32,
+    /// The most flows that have a socket, or a place on a shared one: those alive and those in
+    /// quarantine. It is for the descriptors and ports that there are; the flow table has slots for no
+    /// more than twice `max_flows`.
+    pub max_slots: u32,
     /// The longest datagram in bytes that is forwarded, either way. Longer ones are counted drops.
     pub max_datagram_size: u16,
     /// Proxies that speak for others: what comes from here has to begin with a PROXY v2 header,

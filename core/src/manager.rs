@@ -112,6 +112,8 @@ pub struct UdpManager {
     answered_clients: AnsweredClients,
     /// How long backends take to answer.
     first_answers: FirstAnswers,
+    /// When another flow may go into quarantine to make room, while slots are scarce.
+    next_into_quarantine: Instant,
     random: Random,
     drain: Option<Instant>,
     /// Deadlines tell how long a flow has been silent from then on.
@@ -156,6 +158,7 @@ impl UdpManager {
             proxies: Proxies::new(),
             counters: Counters::default(),
             first_answers: FirstAnswers::default(),
+            next_into_quarantine: now,
             openings: OpeningBudget::UNLIMITED,
             answered_clients: AnsweredClients::new(&mut random),
             random,

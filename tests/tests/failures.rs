@@ -59,6 +59,28 @@ fn out_of_descriptors_new_flows_are_refused_old_ones_go_on_and_it_recovers_by_it
     });
 }
 
+/// Those in quarantine have descriptors too: before there are none left, newcomers are refused.
+#[test]
+fn a_flood_of_clients_that_nobody_answers_does_not_use_up_the_descriptors() {
+    let backend = Peer::v4();
+    let config = simple_config("127.0.0.1:0", &[&backend], "");
+    let mut flowgate = Process::run_with_descriptors(FLOWGATE, &config, 200);
+    let address = flowgate.address();
+    let clients: Vec<Peer> = (0..600).map(|_| Peer::v4()).collect();
+    for client in &clients {
+        client.send_to(b"question", address);
+    }
+    let ledger = eventually("all are counted", || {
+        let status = flowgate.ask_json(&["status"]);
+        let ledger = status["listeners"][0]["to_backend"].clone();
+        (ledger["received"]["datagrams"] == 600).then_some(ledger)
+    });
+    let dropped = ledger["dropped"].as_object().expect("a table");
+    let reasons: Vec<&str> = dropped.keys().map(String::as_str).collect();
+    assert!(reasons.iter().all(|reason| ["max_flows", "overload"].contains(reason)), "{reasons:?}");
+    assert!(ledger["forwarded"]["datagrams"].as_u64() >= Some(100), "{ledger}");
+}
+
 #[test]
 fn flows_that_share_sockets_are_more_than_descriptors_and_leave_some_to_operators() {
     const FLOWS: usize = 400;

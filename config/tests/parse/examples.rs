@@ -334,6 +334,7 @@ fn a_listener_tells_its_manager_what_to_do() {
             offload: false,
             address: address("[::]:53"),
             max_flows: 300,
+            max_slots: u32::MAX,
             max_datagram_size: 1472,
             accept_proxy_protocol: listener.accept_proxy_protocol.clone(),
             allow: listener.allow.clone(),

@@ -35,6 +35,7 @@ impl ManagerConfig {
         Self {
             address,
             max_flows: 1 << 16,
+            max_slots: u32::MAX,
             max_datagram_size: 65_507,
             accept_proxy_protocol: Vec::new(),
             allow: Vec::new(),

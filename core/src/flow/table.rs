@@ -122,9 +122,9 @@ impl FlowTable {
         self.len() >= self.capacity
     }
 
-    /// Whether there is a slot for one more, alive or not.
-    pub(crate) fn has_free_slot(&self) -> bool {
-        self.flows.len() < slots_for(self.capacity)
+    /// How many slots are taken, by flows alive and in quarantine.
+    pub(crate) fn taken(&self) -> usize {
+        self.flows.len()
     }
 
     /// The slot that the next flow gets.

@@ -8,12 +8,18 @@
 //!    would be served where flows come faster than answers;
 //! 3. the flow that has been idle longest, as far as a look at a few of them can tell.
 //!
-//! What is in quarantine stays: it has slots of its own, and where all of those are taken the
-//! newcomer is refused.
-//!
 //! An answered flow that was used within the last seconds never goes; one without an answer may,
-//! once it has waited longer than answers take. If only such flows are there, the newcomer is refused. What a client sends after an answer proves nothing, since anyone who forges an
-//! address can send twice without hearing anything: it orders flows and keeps none.
+//! once it has waited longer than answers take. If only such flows are there, the newcomer is refused.
+//! What a client sends after an answer proves nothing, since anyone who forges an address can send
+//! twice without hearing anything: it orders flows and keeps none.
+//!
+//! What is in quarantine stays. There are slots for it beside those of live flows, as far as there are
+//! descriptors and ports, and a flow that makes room keeps its slot until its quarantine is over. So
+//! that who forges addresses does not take them all, slots are *scarce* when no more than a quarter of
+//! them is free. Then a newcomer sends the oldest flow away that waits in vain, though the table is not
+//! full, and such flows go at the pace at which that quarter serves them all: as many within the time of
+//! a quarantine as it has slots. The newcomers between are refused. Without a pace the first would take
+//! the quarter at once, and nobody would be served until their quarantines end.
 
 use core::time::Duration;
 
@@ -30,6 +36,12 @@ pub(super) const STALE_TIMEOUT: Duration = Duration::from_secs(5);
 /// An answered flow that was used more recently than this never goes.
 const MIN_IDLE: Duration = Duration::from_secs(2);
 
+/// For how long a flow without an answer stays at least where slots are scarce but not all taken.
+const MIN_UNANSWERED: Duration = Duration::from_millis(100);
+
+/// How far behind their pace flows that go into quarantine may catch up.
+const CATCH_UP: Duration = Duration::from_millis(10);
+
 /// How many flows of a queue one datagram without a flow looks at.
 const MAX_LOOKS: usize = 8;
 
@@ -43,31 +55,72 @@ pub(super) enum Room {
 }
 
 impl UdpManager {
-    /// Where one more flow would find room.
+    /// Where one more flow would find room. Where a flow has to end whose slot is free only later, it
+    /// does so for those who come then.
     ///
     /// # Errors
     ///
     /// When there is none, and none can be made.
-    pub(super) fn find_room(&mut self, now: Instant) -> Result<Room, DropReason> {
+    pub(super) fn find_room<'p>(
+        &mut self,
+        now: Instant,
+        outputs: &mut impl Outputs<'p>,
+    ) -> Result<Room, DropReason> {
         let limit = self.config.cluster.limits.unanswered_flows as usize;
-        if limit > 0 && self.queues.len(UNANSWERED) >= limit {
-            let oldest = self.find_unanswered(now).filter(|&oldest| self.leaves_a_slot(oldest));
-            return oldest.map(Room::Evict).ok_or(DropReason::UnansweredFlows);
+        let (victim, reason) = if limit > 0 && self.queues.len(UNANSWERED) >= limit {
+            (self.find_unanswered(now), DropReason::UnansweredFlows)
+        } else if self.flows.is_full() || !self.has_free_slot() {
+            (self.find_victim(now), DropReason::MaxFlows)
+        } else {
+            let is_old = |flow: &UdpFlow| flow.opened() + MIN_UNANSWERED <= now;
+            let late = self.find_unanswered(now).filter(|_| self.are_slots_scarce());
+            match late.filter(|&late| self.flows.get(late).is_some_and(is_old)) {
+                None => return Ok(Room::Free),
+                late => (late, DropReason::MaxFlows),
+            }
+        };
+        let victim = victim.ok_or(reason)?;
+        let flow = self.flows.get(victim).ok_or(reason)?;
+        let room = Room::Evict(victim);
+        let Some(time) = self.quarantine_after(CloseReason::Evicted, flow) else { return Ok(room) };
+        let has_free_slot = self.has_free_slot();
+        // Enough come free by themselves.
+        let is_in_vain = !has_free_slot && self.flows.quarantined() >= self.quarter_of_slots();
+        if is_in_vain || !self.may_go_into_quarantine(time, now) {
+            return Err(reason);
         }
-        if !self.flows.is_full() {
-            let has_slot = self.flows.has_free_slot();
-            return if has_slot { Ok(Room::Free) } else { Err(DropReason::MaxFlows) };
+        if !has_free_slot {
+            self.make_room(room, now, outputs);
+            return Err(reason);
         }
-        let victim = self.find_victim(now).filter(|&victim| self.leaves_a_slot(victim));
-        victim.map(Room::Evict).ok_or(DropReason::MaxFlows)
+        Ok(room)
     }
 
-    /// Whether there is a slot for another flow once this one has ended, which may have to stay in
-    /// quarantine.
-    fn leaves_a_slot(&self, victim: FlowId) -> bool {
-        let is_quarantined =
-            |flow: &UdpFlow| self.quarantine_after(CloseReason::Evicted, flow).is_some();
-        self.flows.has_free_slot() || !self.flows.get(victim).is_some_and(is_quarantined)
+    /// Whether there is a slot for one more flow, alive or in quarantine.
+    pub(super) fn has_free_slot(&self) -> bool {
+        self.flows.taken() < self.config.available_slots()
+    }
+
+    fn are_slots_scarce(&self) -> bool {
+        self.flows.taken() + self.quarter_of_slots() >= self.config.available_slots()
+    }
+
+    /// How many slots are kept for those that go into quarantine.
+    fn quarter_of_slots(&self) -> usize {
+        (self.config.available_slots() / 4).max(1)
+    }
+
+    /// Whether it is the turn of a flow to go into a quarantine of this length.
+    fn may_go_into_quarantine(&mut self, quarantine: Duration, now: Instant) -> bool {
+        if !self.are_slots_scarce() {
+            return true;
+        }
+        if self.next_into_quarantine > now + CATCH_UP {
+            return false;
+        }
+        let pace = quarantine / self.quarter_of_slots() as u32;
+        self.next_into_quarantine = self.next_into_quarantine.max(now) + pace;
+        true
     }
 
     /// Makes the room that was found.

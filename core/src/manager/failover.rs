@@ -127,7 +127,7 @@ impl UdpManager {
         self.recall(id, outputs);
         self.flows.remove_route(id.index());
         let mut left_behind = None;
-        match self.quarantine().filter(|_| has_sent && self.flows.has_free_slot()) {
+        match self.quarantine().filter(|_| has_sent && self.has_free_slot()) {
             Some(time) => {
                 let left = self.flows.leave_behind(id, now + time).index();
                 self.wheel.schedule(left, now + time);

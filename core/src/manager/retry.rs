@@ -142,7 +142,7 @@ impl UdpManager {
         }
         if cause == RetryCause::Silent {
             // Its answer may still come, and is to find the flow.
-            if self.quarantine().is_none() || !self.flows.has_free_slot() {
+            if self.quarantine().is_none() || !self.has_free_slot() {
                 return false;
             }
         }

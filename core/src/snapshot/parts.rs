@@ -40,6 +40,7 @@ pub struct ManagerSnapshot {
     pub(crate) answered_clients: AnsweredClients,
     /// How long first answers take.
     pub(crate) first_answers: FirstAnswers,
+    pub(crate) next_into_quarantine: Instant,
     pub(crate) placement: PlacementSnapshot,
     /// The state of the manager's randomness.
     pub(crate) random: u64,

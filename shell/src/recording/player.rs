@@ -600,13 +600,11 @@ pub fn reconfigured(recorded: &ManagerConfig, new: &Listener) -> ManagerConfig {
     }
     let places = assign_places(&recorded.cluster.backends, &wanted, |_| false);
     let max_flows = new.max_flows.map_or(recorded.max_flows, |flows| flows.get());
-    new.manager_config(
-        recorded.address,
-        max_flows,
-        recorded.own_addresses.clone(),
-        recorded.record_flows,
-        places,
-    )
+    let (own_addresses, record_flows) = (recorded.own_addresses.clone(), recorded.record_flows);
+    ManagerConfig {
+        max_slots: recorded.max_slots,
+        ..new.manager_config(recorded.address, max_flows, own_addresses, record_flows, places)
+    }
 }
 
 #[cfg(test)]

@@ -72,6 +72,8 @@ pub struct Model {
     /// The same of those that were confirmed.
     continued: VecDeque<FlowId>,
     first_answers: FirstAnswers,
+    /// When another flow may go into quarantine for a new one, while slots are scarce.
+    next_into_quarantine: Instant,
     openings: Openings,
     /// When each backend answered last, by its place.
     answers: BTreeMap<usize, Instant>,
@@ -158,6 +160,7 @@ impl Model {
             unconfirmed: VecDeque::new(),
             continued: VecDeque::new(),
             first_answers: FirstAnswers::default(),
+            next_into_quarantine: setting.start,
             openings: Openings::default(),
             answers: BTreeMap::new(),
             answered_clients: BTreeSet::new(),

@@ -130,6 +130,7 @@ bugs! {
         AmplifiesABitMore = "sends a silent client one byte too many for each of its own",
         IgnoresUnansweredFlows = "ignores `unanswered_flows`",
         IgnoresUnansweredTimeout = "ignores `unanswered_timeout`",
+        IgnoresTheSlots = "uses more sockets than there are",
         EvictsAYoungerOne = "evicts a flow that is not the oldest without an answer",
         EvictsTheAnswered = "evicts a flow that was answered",
     }

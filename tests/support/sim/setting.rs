@@ -114,6 +114,8 @@ const SOURCES: [config::Source; 8] = [
     config::Source::Local { ip: None, ports: Some(PortRange { first: 20_000, last: 20_009 }) },
 ];
 
+const MAX_SLOTS: [u32; 4] = [3, 8, 16, 40];
+
 impl Setting {
     /// Any setting. Each one is small in some way, so that limits are met often.
     pub fn choose(choices: &mut impl Choices) -> Self {
@@ -123,6 +125,7 @@ impl Setting {
         let mut config = ManagerConfig {
             address: choices.one_of(&["192.0.2.53:53", "[2001:db8::53]:53"]).parse().unwrap(),
             max_flows: choose_max_flows(choices),
+            max_slots: u32::MAX,
             max_datagram_size: choose_max_datagram_size(choices),
             accept_proxy_protocol: vec![],
             allow: networks(choose_mask(choices)),
@@ -168,6 +171,9 @@ impl Setting {
         if manager_seed / 4_096 % 2 == 1 {
             config.cluster.health.failback = Failback::All;
         }
+        if manager_seed / 32_768 % 4 == 0 {
+            config.max_slots = MAX_SLOTS[(manager_seed / 131_072 % 4) as usize];
+        }
         config.offload = manager_seed / 256 % 2 == 0;
         if config.offload && manager_seed / 512 % 2 == 0 {
             // Nothing is in the way of the kernel.
@@ -187,6 +193,10 @@ impl Setting {
 
 pub(super) fn choose_max_flows(choices: &mut impl Choices) -> u32 {
     choices.one_of(&[0, 1, 2, 8, 8, 16, 16, 32, 32, 32, LARGEST_TABLE, LARGEST_TABLE])
+}
+
+pub(super) fn choose_max_slots(choices: &mut impl Choices) -> u32 {
+    choices.one_of(&[u32::MAX, 2, 4, 12, 20, 40])
 }
 
 pub(super) fn choose_max_datagram_size(choices: &mut impl Choices) -> u16 {

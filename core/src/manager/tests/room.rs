@@ -105,6 +105,72 @@ fn who_floods_with_forged_addresses_and_is_never_answered_keeps_nobody_out() {
     assert!(harness.manager.flow(newcomer).is_some());
 }
 
+/// A hundred slots for flows alive and in quarantine, and quarantines of a second.
+fn with_slots_for_no_more_than_flows() -> Harness {
+    Harness::new(|c| {
+        (c.max_flows, c.max_slots) = (100, 100);
+        c.cluster.upstream_quarantine = Duration::from_secs(1);
+    })
+}
+
+#[test]
+fn where_slots_are_scarce_a_flood_gets_a_quarter_of_them_in_each_quarantine_at_an_even_pace() {
+    let mut harness = with_slots_for_no_more_than_flows();
+    let mut newcomers = [0; 10];
+    for number in 0..10_000 {
+        let now = at(u64::from(number));
+        newcomers[usize::from(number / 1_000)] +=
+            usize::from(opened(&harness.request(client(number), b"forged", now)).is_some());
+        assert!(harness.manager.upstreams.counts().0 <= 100, "no more sockets than there are");
+        harness.input(ManagerInput::Timeout, now);
+    }
+    // The quarter that is free at first lasts until flows are old enough to go.
+    assert!((75..=125).contains(&newcomers[0]), "{newcomers:?}");
+    assert!(newcomers[2..].iter().all(|each| (20..=26).contains(each)), "{newcomers:?}");
+}
+
+#[test]
+fn while_slots_are_scarce_nobody_waits_for_a_whole_quarantine() {
+    let mut harness = with_slots_for_no_more_than_flows();
+    for number in 0..75 {
+        harness.request(client(number), b"forged", at(0));
+    }
+    let mut last = 500;
+    for number in 75..4_000 {
+        let now = u64::from(number) + 425;
+        if opened(&harness.request(client(number), b"forged", at(now))).is_some() {
+            // A quarter of the slots serves one each 40 ms. A turn may be lost.
+            assert!(now - last <= 80, "{} ms from one newcomer to the next", now - last);
+            last = now;
+        }
+        harness.input(ManagerInput::Timeout, at(now));
+    }
+    assert!(last > 4_300, "{last}");
+}
+
+#[test]
+fn a_young_flow_stays_while_a_slot_is_free() {
+    let mut harness = with_slots_for_no_more_than_flows();
+    let flows: Vec<FlowId> = (0..100).map(|n| harness.open(client(n), at(0))).collect();
+    assert!(flows.iter().all(|&flow| harness.manager.flow(flow).is_some()));
+    // With no slot left the oldest goes at once, but leaves none before its quarantine is over.
+    assert!(opened(&harness.request(client(100), b"x", at(0))).is_none());
+    assert!(harness.manager.flow(flows[0]).is_none());
+    harness.input(ManagerInput::Timeout, at(1_001));
+    assert!(opened(&harness.request(client(100), b"x", at(1_001))).is_some());
+}
+
+#[test]
+fn answered_flows_may_take_all_slots() {
+    let mut harness = with_slots_for_no_more_than_flows();
+    for number in 0..100 {
+        let flow = harness.open(client(number), at(10 * u64::from(number)));
+        harness.reply(flow, b"answer", at(10 * u64::from(number)));
+    }
+    assert_eq!(harness.manager.flow_count(), 100);
+    assert_eq!(harness.manager.counters().flows_closed[CloseReason::Evicted as usize], 0);
+}
+
 #[test]
 fn a_flow_whose_backend_goes_on_sending_makes_no_room() {
     let (mut harness, flows) = full();

@@ -285,6 +285,7 @@ impl Server {
         let affordable = self.affordable(number, &places);
         let own_addresses = self.own_addresses();
         let offload = self.may_offload(&self.listeners[number].settings);
+        let listeners = self.listeners.len() as u64;
         let listener = &mut self.listeners[number];
         let shards = listener.shards.len() as u64;
         listener.flows_max = match listener.settings.cluster.policy.mode {
@@ -301,9 +302,18 @@ impl Server {
             }
             _ => 0,
         };
+        // What no listener's flows ask for is for sockets in quarantine, of all of them.
+        let max_slots = match listener.sharing() {
+            Sharing::Questions => u64::MAX,
+            Sharing::Flows | Sharing::Nothing => {
+                let unasked = affordable.saturating_sub(listener.flows_max) / listeners;
+                (listener.flows_max + unasked).min(source::ports(&listener.settings.cluster))
+            }
+        };
         let config_of = |shard: u64| {
             let share = |total: u64| total / shards + u64::from(shard < total % shards);
-            let max_flows = u32::try_from(share(listener.flows_max)).unwrap_or(u32::MAX).max(1);
+            let share_of = |total| u32::try_from(share(total)).unwrap_or(u32::MAX).max(1);
+            let (max_flows, max_slots) = (share_of(listener.flows_max), share_of(max_slots));
             let port = listener.ports.get(shard as usize).copied();
             let mut backends = places.clone();
             if let Some(port) = port {
@@ -324,7 +334,7 @@ impl Server {
                 self.record_flows,
                 backends,
             );
-            ManagerConfig { offload, ..config }
+            ManagerConfig { max_slots, offload, ..config }
         };
         let configs = (0..shards).map(config_of).collect();
         listener.former_places = std::mem::replace(&mut listener.places, places);

@@ -70,6 +70,8 @@ pub enum Change {
     UnansweredTimeout(Duration),
     /// This many flows may be alive.
     MaxFlows(u32),
+    /// This many slots of the flow table may be taken.
+    MaxSlots(u32),
     /// Datagrams may be so long.
     MaxDatagramSize(u16),
     /// These clients are allowed, by the bits of a number.
@@ -98,7 +100,7 @@ pub struct Newcomer {
 }
 
 /// The names of all kinds of changes.
-pub const CHANGES: [&str; 34] = [
+pub const CHANGES: [&str; 35] = [
     "Remove",
     "Return",
     "Add",
@@ -127,6 +129,7 @@ pub const CHANGES: [&str; 34] = [
     "UnansweredFlows",
     "UnansweredTimeout",
     "MaxFlows",
+    "MaxSlots",
     "MaxDatagramSize",
     "Allow",
     "Deny",
@@ -162,7 +165,8 @@ impl Change {
             45..47 => Self::FailOpen(choices.one_in(2)),
             47..49 => Self::Passive(setting::choose_passive(choices)),
             49..55 => Self::choose_limit(choices),
-            55..58 => Self::MaxFlows(setting::choose_max_flows(choices)),
+            55..57 => Self::MaxFlows(setting::choose_max_flows(choices)),
+            57 => Self::MaxSlots(setting::choose_max_slots(choices)),
             58 => Self::MaxDatagramSize(setting::choose_max_datagram_size(choices)),
             59 => Self::Allow(setting::choose_mask(choices)),
             60 => Self::Deny(setting::choose_mask(choices)),
@@ -226,6 +230,7 @@ impl Change {
             Self::UnansweredFlows(limit) => cluster.limits.unanswered_flows = limit,
             Self::UnansweredTimeout(timeout) => cluster.limits.unanswered_timeout = timeout,
             Self::MaxFlows(flows) => config.max_flows = flows,
+            Self::MaxSlots(slots) => config.max_slots = slots,
             Self::MaxDatagramSize(size) => config.max_datagram_size = size,
             Self::Allow(mask) => config.allow = setting::networks(mask),
             Self::Deny(mask) => config.deny = setting::networks(mask),
@@ -265,6 +270,7 @@ impl Change {
             Self::UnansweredFlows(..) => "UnansweredFlows",
             Self::UnansweredTimeout(..) => "UnansweredTimeout",
             Self::MaxFlows(..) => "MaxFlows",
+            Self::MaxSlots(..) => "MaxSlots",
             Self::MaxDatagramSize(..) => "MaxDatagramSize",
             Self::Allow(..) => "Allow",
             Self::Deny(..) => "Deny",

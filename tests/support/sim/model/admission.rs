@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::effect::Effect;
 use super::health::Fate;
 use super::relay::{Call, Caller};
+use super::room::Room;
 use super::{Model, Sender};
 use crate::sim::setting::{Source, source};
 
@@ -64,6 +65,7 @@ impl Model {
         let (client, (sender, local)) = (caller.client, caller.way());
         let limits = &self.config.cluster.limits;
         let is_over = |limit: u32, flows: usize| limit > 0 && flows >= limit as usize;
+        self.room = Room::Free;
         let reason = if self.openings.is_used_up() {
             DropReason::Overload
         } else if self.is_ours(sender, local) {
@@ -81,6 +83,7 @@ impl Model {
         } else if let Err(reason) = self.find_room(now) {
             reason
         } else if !self.able().contains(&true) {
+            self.room = Room::Free;
             DropReason::NoBackend
         } else {
             return None;

@@ -75,9 +75,10 @@ impl Model {
             refused = self.settle(&caller, current, from.ttl, now, seen, &mut effects)?;
             if refused.is_none() && self.flow_of(&caller).is_none() {
                 refused = self.refusal(&caller, now);
-                if refused.is_none() {
-                    effects.extend(self.open(&caller, from.ttl, now, seen)?);
-                }
+                effects.extend(match refused {
+                    None => self.open(&caller, from.ttl, now, seen)?,
+                    Some(_) => self.make_room(now),
+                });
             }
             let place = self.flow_of(&caller);
             current = place.map(|place| self.flows[place].id);

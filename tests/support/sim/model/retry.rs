@@ -142,7 +142,7 @@ impl Model {
         let asking = (0..self.flows.len()).filter(|&place| self.is_silent(place, now)).count();
         let used = self.flows.len() + self.quarantined.len() + asking;
         let is_limited = self.loads.iter().any(|load| load.config.max_flows > 0);
-        asking > 0 && (is_limited || used > 2 * self.config.max_flows as usize)
+        asking > 0 && (is_limited || used > self.slots())
     }
 
     /// Whether a flow's backend is silent for so long that another is to be asked.

@@ -15,6 +15,12 @@ const IN_USE: Duration = Duration::from_secs(2);
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// A flow without an answer stays at least so long where slots are scarce but not all taken.
+const MIN_UNANSWERED: Duration = Duration::from_millis(100);
+
+/// How far behind their pace flows that go into quarantine may catch up.
+const CATCH_UP: Duration = Duration::from_millis(10);
+
 /// How many flows of a queue are looked at.
 const LOOKS: usize = 8;
 
@@ -82,26 +88,59 @@ impl Openings {
 }
 
 impl Model {
-    /// Whether there is room for one more flow, or where it comes from.
+    /// Whether there is room for one more flow, or where it comes from. Where somebody has to go for
+    /// those who come later, it is said too.
     pub(super) fn find_room(&mut self, now: Instant) -> Result<(), DropReason> {
-        self.room = self.room(now)?;
+        let (victim, reason) = self.victim(now);
+        let Some(victim) = victim? else { return Ok(()) };
+        let flow = &self.flows[self.place_of(victim).expect("a flow that is alive")];
+        if let Some(time) = self.quarantine_after(CloseReason::Evicted, flow) {
+            if !self.has_free_slot() && self.quarantined.len() >= self.quarter_of_slots() {
+                return Err(reason);
+            }
+            if self.are_slots_scarce() {
+                if self.next_into_quarantine > now + CATCH_UP {
+                    return Err(reason);
+                }
+                let quarter = self.quarter_of_slots() as u32;
+                self.next_into_quarantine = self.next_into_quarantine.max(now) + time / quarter;
+            }
+            if !self.has_free_slot() {
+                self.room = Room::Evict(victim);
+                return Err(reason);
+            }
+        }
+        self.room = Room::Evict(victim);
         Ok(())
     }
 
-    fn room(&mut self, now: Instant) -> Result<Room, DropReason> {
+    /// Whether no more than a quarter of the slots is free.
+    fn are_slots_scarce(&self) -> bool {
+        self.free_slots() <= self.quarter_of_slots()
+    }
+
+    fn quarter_of_slots(&self) -> usize {
+        (self.slots() / 4).max(1)
+    }
+
+    /// Who goes for a newcomer, if somebody has to, and why it is refused if nobody can.
+    fn victim(&mut self, now: Instant) -> (Result<Option<FlowId>, DropReason>, DropReason) {
         let limit = self.config.cluster.limits.unanswered_flows as usize;
         let max_flows = self.config.max_flows as usize;
         let unanswered = self.flows.iter().filter(|flow| !flow.answered).count();
         if limit > 0 && unanswered >= limit {
-            let late = self.oldest_if_late(now).filter(|&late| self.leaves_a_slot(late));
-            return late.map(Room::Evict).ok_or(DropReason::UnansweredFlows);
+            let reason = DropReason::UnansweredFlows;
+            return (self.oldest_if_late(now).map(Some).ok_or(reason), reason);
         }
-        if self.flows.len() < max_flows {
-            let is_free = self.has_free_slot();
-            return if is_free { Ok(Room::Free) } else { Err(DropReason::MaxFlows) };
+        let reason = DropReason::MaxFlows;
+        if self.flows.len() >= max_flows || !self.has_free_slot() {
+            return (self.who_goes(now).map(Some).ok_or(reason), reason);
         }
-        let evicted = self.who_goes(now).filter(|&id| self.leaves_a_slot(id));
-        evicted.map(Room::Evict).ok_or(DropReason::MaxFlows)
+        let late = self.oldest_if_late(now).filter(|&late| {
+            let place = self.place_of(late).expect("a flow that is alive");
+            self.are_slots_scarce() && now >= self.flows[place].opened + MIN_UNANSWERED
+        });
+        (Ok(late), reason)
     }
 
     fn who_goes(&mut self, now: Instant) -> Option<FlowId> {

@@ -91,16 +91,18 @@ impl Model {
         time.filter(|time| is_wanted && !time.is_zero())
     }
 
-    /// Whether there is a slot for another flow: what is in quarantine has as many as there may be
-    /// flows.
+    /// Whether there is a slot for another flow, alive or in quarantine.
     pub(super) fn has_free_slot(&self) -> bool {
-        self.flows.len() + self.quarantined.len() < 2 * self.config.max_flows as usize
+        self.free_slots() > 0
     }
 
-    /// Whether there is one when this flow has ended.
-    pub(super) fn leaves_a_slot(&self, id: FlowId) -> bool {
-        let flow = &self.flows[self.place_of(id).expect("a flow that is alive")];
-        self.has_free_slot() || self.quarantine_after(CloseReason::Evicted, flow).is_none()
+    pub(super) fn free_slots(&self) -> usize {
+        self.slots().saturating_sub(self.flows.len() + self.quarantined.len())
+    }
+
+    /// What is in quarantine has as many slots as there may be flows, as far as there are sockets.
+    pub(super) fn slots(&self) -> usize {
+        (2 * self.config.max_flows as usize).min(self.config.max_slots as usize)
     }
 
     /// The socket for a flow to a backend: the one that was seen to be taken or to be opened, if
