@@ -1,46 +1,44 @@
-//! Kubernetes, as far as an API can be played: lists and watches of endpoint slices by a server that
-//! resets connections, forgets its history and lags. No cluster was asked.
-
-#![cfg(feature = "kubernetes")]
-
-mod support;
+//! An API server, played.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use flowgate_discover::kubernetes::{Service, client_of, follow};
 use serde_json::{Value, json};
-use support::{Answering, Asked, Folder, Followed, eventually, serve};
 use tokio::sync::watch;
+
+use crate::support::{Answering, Asked, Folder, Followed, serve};
 
 /// What an API server knows of one service's slices.
 #[derive(Default)]
-struct Known {
-    version: u64,
-    slices: BTreeMap<String, Value>,
+pub(crate) struct Known {
+    /// Of all its endpoints; 0: 53.
+    pub(crate) port: u16,
+    pub(crate) version: u64,
+    pub(crate) slices: BTreeMap<String, Value>,
     /// What happened, by version.
-    history: Vec<(u64, Value)>,
+    pub(crate) history: Vec<(u64, Value)>,
     /// Up to where the history is forgotten.
-    forgotten: u64,
-    lists: usize,
-    watches: usize,
+    pub(crate) forgotten: u64,
+    pub(crate) lists: usize,
+    pub(crate) watches: usize,
     /// How many questions went unanswered while the server was away.
-    unanswered: usize,
+    pub(crate) unanswered: usize,
     /// How a watch of what is forgotten is refused: by an event, or by the answer itself.
-    refuses_by_event: bool,
+    pub(crate) refuses_by_event: bool,
 }
 
 /// A server that can be away.
 #[derive(Clone)]
-struct Api {
-    known: Arc<Mutex<Known>>,
+pub(crate) struct Api {
+    pub(crate) known: Arc<Mutex<Known>>,
     /// Raised with all that happens. Odd while the server is away.
-    news: Arc<watch::Sender<u64>>,
-    is_away: Arc<watch::Sender<bool>>,
+    pub(crate) news: Arc<watch::Sender<u64>>,
+    pub(crate) is_away: Arc<watch::Sender<bool>>,
 }
 
 impl Api {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             known: Arc::default(),
             news: Arc::new(watch::channel(0).0),
@@ -48,17 +46,17 @@ impl Api {
         }
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
         let result = change(&mut self.known.lock().unwrap());
         self.news.send_modify(|news| *news += 1);
         result
     }
 
     /// Puts a slice of that name; `ready`, `ending` and so on by address.
-    fn put(&self, name: &str, endpoints: &[(&str, &str)]) {
+    pub(crate) fn put(&self, name: &str, endpoints: &[(&str, &str)]) {
         self.with(|known| {
             known.version += 1;
-            let slice = slice(name, known.version, endpoints);
+            let slice = slice(name, known, endpoints);
             let kind = if known.slices.insert(name.to_owned(), slice.clone()).is_some() {
                 "MODIFIED"
             } else {
@@ -68,7 +66,7 @@ impl Api {
         });
     }
 
-    fn delete(&self, name: &str) {
+    pub(crate) fn delete(&self, name: &str) {
         self.with(|known| {
             known.version += 1;
             let mut slice = known.slices.remove(name).unwrap();
@@ -134,7 +132,8 @@ fn gone() -> Value {
     })
 }
 
-fn slice(name: &str, version: u64, endpoints: &[(&str, &str)]) -> Value {
+fn slice(name: &str, known: &Known, endpoints: &[(&str, &str)]) -> Value {
+    let port = if known.port == 0 { 53 } else { known.port };
     let endpoints: Vec<_> = endpoints
         .iter()
         .map(|(address, state)| {
@@ -152,15 +151,15 @@ fn slice(name: &str, version: u64, endpoints: &[(&str, &str)]) -> Value {
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
-            "name": name, "namespace": "apps", "resourceVersion": version.to_string(),
+            "name": name, "namespace": "apps", "resourceVersion": known.version.to_string(),
             "labels": { "kubernetes.io/service-name": "dns" },
         },
         "addressType": "IPv4", "endpoints": endpoints,
-        "ports": [{ "name": "dns", "port": 53, "protocol": "UDP" }],
+        "ports": [{ "name": "dns", "port": port, "protocol": "UDP" }],
     })
 }
 
-async fn followed(api: &Api, folder: &Folder) -> Followed {
+pub(crate) async fn followed(api: &Api, folder: &Folder) -> Followed {
     let server = api.clone();
     let (address, _) = serve(move |asked, to| server.clone().answer(asked, to)).await;
     let url = format!("http://{address}").parse().unwrap();
@@ -168,85 +167,4 @@ async fn followed(api: &Api, folder: &Folder) -> Followed {
     let service =
         Service { namespace: Some("apps".to_owned()), name: "dns".to_owned(), port: None };
     Followed::start(folder, |sets| async move { follow(client, &service, &sets).await })
-}
-
-#[tokio::test]
-async fn pods_come_drain_and_go() {
-    let (api, folder) = (Api::new(), Folder::new("k8s-life"));
-    api.put("dns-a", &[("10.0.0.1", "ready"), ("10.0.0.2", "ready")]);
-    let followed = followed(&api, &folder).await;
-    followed.says(&["10.0.0.1:53", "10.0.0.2:53"]).await;
-    api.put("dns-a", &[("10.0.0.1", "ready"), ("10.0.0.2", "ending")]);
-    followed.says(&["10.0.0.1:53", "10.0.0.2:53 drain"]).await;
-    api.put("dns-b", &[("10.0.0.3", "ready")]);
-    followed.says(&["10.0.0.1:53", "10.0.0.2:53 drain", "10.0.0.3:53"]).await;
-    api.put("dns-a", &[("10.0.0.1", "ready"), ("10.0.0.2", "ended")]);
-    followed.says(&["10.0.0.1:53", "10.0.0.3:53"]).await;
-    api.delete("dns-b");
-    followed.says(&["10.0.0.1:53"]).await;
-    assert_eq!(api.with(|known| known.lists), 1, "all but the first came by the watch");
-}
-
-#[tokio::test]
-async fn a_service_that_loses_all_its_pods_keeps_the_last_ones() {
-    let (api, folder) = (Api::new(), Folder::new("k8s-none"));
-    api.put("dns-a", &[("10.0.0.1", "ready")]);
-    let followed = followed(&api, &folder).await;
-    followed.says(&["10.0.0.1:53"]).await;
-    api.put("dns-a", &[]);
-    api.put("dns-b", &[("10.0.0.9", "ready")]);
-    // That came after the empty one.
-    followed.says(&["10.0.0.9:53"]).await;
-    api.delete("dns-b");
-    api.put("dns-a", &[("10.0.0.1", "ready")]);
-    followed.says(&["10.0.0.1:53"]).await;
-}
-
-#[tokio::test]
-async fn an_api_that_is_away_changes_nothing_and_is_caught_up_with() {
-    let (api, folder) = (Api::new(), Folder::new("k8s-away"));
-    api.put("dns-a", &[("10.0.0.1", "ready")]);
-    let followed = followed(&api, &folder).await;
-    followed.says(&["10.0.0.1:53"]).await;
-    eventually(|| api.with(|known| known.watches) > 0, || "a watch".to_owned()).await;
-
-    api.is_away.send_replace(true);
-    eventually(|| api.with(|known| known.unanswered) > 0, || "a question in vain".to_owned()).await;
-    api.put("dns-a", &[("10.0.0.1", "ready"), ("10.0.0.2", "ready")]);
-    assert_eq!(support::read(&followed.file).unwrap().len(), 1);
-    api.is_away.send_replace(false);
-    followed.says(&["10.0.0.1:53", "10.0.0.2:53"]).await;
-    assert_eq!(api.with(|known| known.lists), 1, "it went on from where the watch broke");
-}
-
-async fn history_forgotten(by_event: bool, name: &str) {
-    let (api, folder) = (Api::new(), Folder::new(name));
-    api.put("dns-a", &[("10.0.0.1", "ready")]);
-    let followed = followed(&api, &folder).await;
-    followed.says(&["10.0.0.1:53"]).await;
-    eventually(|| api.with(|known| known.watches) > 0, || "a watch".to_owned()).await;
-
-    api.is_away.send_replace(true);
-    api.put("dns-a", &[("10.0.0.2", "ready")]);
-    api.put("dns-b", &[("10.0.0.3", "ready")]);
-    api.with(|known| {
-        known.forgotten = known.version;
-        known.history.clear();
-        known.refuses_by_event = by_event;
-    });
-    api.is_away.send_replace(false);
-    followed.says(&["10.0.0.2:53", "10.0.0.3:53"]).await;
-    assert!(api.with(|known| known.lists) > 1, "what is forgotten has to be listed again");
-    api.delete("dns-b");
-    followed.says(&["10.0.0.2:53"]).await;
-}
-
-#[tokio::test]
-async fn a_history_that_is_forgotten_is_listed_anew() {
-    history_forgotten(false, "k8s-410").await;
-}
-
-#[tokio::test]
-async fn an_event_may_say_that_the_history_is_forgotten() {
-    history_forgotten(true, "k8s-410-event").await;
 }
