@@ -56,10 +56,7 @@ impl Cluster {
     /// that the order of an answer changes nothing. An address that an earlier member has is left
     /// out, as is one that nothing can be sent to, from the cluster's source if it has one.
     pub fn backends(&self, resolve: impl Fn(&str) -> Vec<IpAddr>) -> Vec<BackendConfig> {
-        let Source::Local { ip: Some(source), .. } = self.policy.source else {
-            return backends(&self.members, resolve);
-        };
-        let is_reached = |ip: &IpAddr| ip.to_canonical().is_ipv4() == source.is_ipv4();
+        let is_reached = |ip: &IpAddr| self.policy.source.reaches(ip.to_canonical().is_ipv6());
         backends(&self.members, |host| resolve(host).into_iter().filter(is_reached).collect())
     }
 }
@@ -138,6 +135,14 @@ pub struct Member {
 }
 
 impl Member {
+    /// Whether datagrams to it can leave from there. What a name stands for is not known.
+    pub(crate) fn is_reached_from(&self, source: &Source) -> bool {
+        match &self.target {
+            Target::Address(backend) => source.reaches(backend.is_ipv6()),
+            Target::Name { .. } => true,
+        }
+    }
+
     /// The backend that it stands for at one of its addresses.
     fn at(&self, address: SocketAddr) -> BackendConfig {
         let Self { weight, backup, max_flows, answers, server_id, .. } = *self;

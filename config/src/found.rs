@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowgate_core::config::{ClusterConfig, Mode, ReplyFrom, ServerId, Source};
+use flowgate_core::config::{ClusterConfig, Mode, ReplyFrom, ServerId};
 use serde::Deserialize;
 
 use crate::cluster::backends;
@@ -79,12 +79,7 @@ impl Cluster {
     fn with_found(&self, found: &[Member]) -> Self {
         // Of a race's or a fan-out's backends the listed one answers that was chosen.
         let answers = self.policy.mode != Mode::FanOut { reply_from: ReplyFrom::Chosen };
-        let is_reached = |member: &&Member| match (self.policy.source, &member.target) {
-            (Source::Local { ip: Some(ip), .. }, Target::Address(backend)) => {
-                ip.is_ipv4() == backend.is_ipv4()
-            }
-            _ => true,
-        };
+        let is_reached = |member: &&Member| member.is_reached_from(&self.policy.source);
         let listed: HashSet<&Target> = self.members.iter().map(|member| &member.target).collect();
         let new = found.iter().filter(|member| !listed.contains(&member.target));
         let new = new.filter(is_reached).map(|member| Member { answers, ..member.clone() });

@@ -34,7 +34,7 @@ impl ManagerConfig {
 }
 
 pub use crate::affinity::{Affinity, QuicLb};
-pub use crate::egress::{PortRange, Source};
+pub use crate::egress::{PortRange, Source, SourceAddress};
 pub use crate::transaction::Transactions;
 pub use flowgate_quic_lb::ServerId;
 

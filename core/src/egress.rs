@@ -1,5 +1,6 @@
 //! Which address and port of ours the backends see.
 
+use alloc::vec::Vec;
 use core::hash::Hasher;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -12,21 +13,66 @@ use crate::random::Random;
 use crate::snapshot::address;
 
 /// Which address and port of ours the backends see. It has effect on sockets that open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub enum Source {
     /// Those that the kernel chooses.
     #[default]
     Any,
-    /// What the configuration names.
-    Local {
-        /// The address; `None`: the kernel chooses it.
-        ip: Option<IpAddr>,
-        /// The ports, one of which is taken at random; `None`: the kernel chooses one.
-        ports: Option<PortRange>,
-    },
+    /// What the configuration names: each socket has one of them, at random.
+    Local(Vec<SourceAddress>),
     /// The client's own, both of them.
     Client,
+}
+
+/// An address of ours, and ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+pub struct SourceAddress {
+    /// The address; `None`: the kernel chooses it.
+    pub ip: Option<IpAddr>,
+    /// The ports, one of which is taken at random; `None`: the kernel chooses one.
+    pub ports: Option<PortRange>,
+}
+
+impl Source {
+    /// The addresses from which a backend of that family is reached.
+    pub fn of_family(&self, v6: bool) -> impl Iterator<Item = SourceAddress> {
+        let all: &[SourceAddress] = match self {
+            Self::Local(addresses) => addresses,
+            Self::Any | Self::Client => &[],
+        };
+        all.iter().copied().filter(move |address| address.is_of_family(v6))
+    }
+
+    /// What a socket can be bound to that cannot have what was chosen for it.
+    pub fn others(&self, chosen: LocalSource, v6: bool) -> impl Iterator<Item = LocalSource> {
+        let salt = if let LocalSource::Local { salt, .. } = chosen { salt } else { 0 };
+        self.of_family(v6)
+            .map(move |address| address.with_salt(salt))
+            .filter(move |other| *other != chosen)
+    }
+
+    /// Whether a backend of that family is reached, as far as that can be said.
+    pub fn reaches(&self, v6: bool) -> bool {
+        !matches!(self, Self::Local(_)) || self.of_family(v6).next().is_some()
+    }
+
+    /// Whether its ports are numbered.
+    pub fn has_few_ports(&self) -> bool {
+        matches!(self, Self::Local(all) if all.iter().any(|address| address.ports.is_some()))
+    }
+}
+
+impl SourceAddress {
+    fn is_of_family(self, v6: bool) -> bool {
+        self.ip.is_none_or(|ip| ip.is_ipv6() == v6)
+    }
+
+    /// What one socket is to be bound to.
+    pub const fn with_salt(self, salt: u64) -> LocalSource {
+        LocalSource::Local { ip: self.ip, ports: self.ports, salt }
+    }
 }
 
 /// Ports from one to another, both included.
@@ -106,16 +152,21 @@ impl Salts {
         Self { keys: (random.draw(), random.draw()), drawn: 0 }
     }
 
-    /// What the socket of a client is to be bound to.
-    pub(crate) fn choose(&mut self, source: Source, client: SocketAddr) -> LocalSource {
-        match source {
-            Source::Any => LocalSource::Any,
-            Source::Local { ip, ports } => {
-                let salt = ports.map_or(0, |_| self.draw());
-                LocalSource::Local { ip, ports, salt }
-            }
-            Source::Client => LocalSource::Client(client),
-        }
+    /// What the socket of a client is to be bound to, that sends to backends of that family.
+    pub(crate) fn choose(&mut self, source: &Source, client: SocketAddr, v6: bool) -> LocalSource {
+        let all = match source {
+            Source::Any => return LocalSource::Any,
+            Source::Client => return LocalSource::Client(client),
+            Source::Local(all) => all,
+        };
+        let count = source.of_family(v6).count();
+        let drawn = if count > 1 { self.draw() % count as u64 } else { 0 };
+        // From one of another family nothing can be sent, which is found out when it is tried.
+        let Some(address) = source.of_family(v6).nth(drawn as usize).or(all.first().copied())
+        else {
+            return LocalSource::Any;
+        };
+        address.with_salt(address.ports.map_or(0, |_| self.draw()))
     }
 
     fn draw(&mut self) -> u64 {

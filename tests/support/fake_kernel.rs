@@ -323,7 +323,12 @@ impl Kernel for FakeKernel {
         self.socket(socket.id).drops
     }
 
-    fn open_egress_socket(&mut self, _v6: bool, _: Source, token: Token) -> io::Result<FakeSocket> {
+    fn open_egress_socket(
+        &mut self,
+        _v6: bool,
+        _: &Source,
+        token: Token,
+    ) -> io::Result<FakeSocket> {
         let fate = self.faults().on_open();
         fate.map_or_else(|| Ok(self.open(None, token)), |errno| Err(errno.into()))
     }

@@ -301,7 +301,7 @@ fn sockets_that_another_process_had_are_kept_where_they_have_a_source() {
     let (config, now) = (config(mode, &["10.1.0.1:53"]), Instant::from_millis(1));
     let mut kernel = FakeKernel::new(Faults::default());
     let token = Token::EgressSocket { shard: 0, role: Role::Primary, egress: 0 };
-    let socket = kernel.open_egress_socket(false, config.cluster.source, token).unwrap();
+    let socket = kernel.open_egress_socket(false, &config.cluster.source, token).unwrap();
     let listener = kernel.listen(Token::Listener { shard: 0 });
     let ids = [listener.id(), socket.id()];
     let mut sockets = Sockets::new(0, listener, 0);

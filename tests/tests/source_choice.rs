@@ -148,6 +148,31 @@ fn probes_leave_from_the_source() {
 }
 
 #[test]
+fn the_address_of_several_that_is_not_this_hosts_is_named() {
+    let backend = Peer::v4();
+    let source = "source = [\"127.0.0.1\", \"192.0.2.77\"]";
+    let toml = simple_config("127.0.0.1:0", &[&backend], source);
+    let config = ConfigFile::new(&toml);
+    let refused = output(FLOWGATE, &["run", config.path()]);
+    let complaint = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success(), "{complaint}");
+    assert!(complaint.contains("cannot send from source \"192.0.2.77\""), "{complaint}");
+}
+
+#[test]
+fn a_cluster_of_both_families_has_an_address_of_each() {
+    let backends = [Peer::v4(), Peer::v6()];
+    let more = "balance = \"round-robin\"\nsource = [\"127.0.0.29\", \"::1\"]";
+    let balancer = Balancer::between("127.0.0.1:0", &backends.each_ref(), more);
+    for backend in &backends {
+        Peer::v4().send_to(b"question", balancer.address());
+        let from = backend.receive().from.ip().to_string();
+        let expected = if backend.address().is_ipv4() { "127.0.0.29" } else { "::1" };
+        assert_eq!(from, expected);
+    }
+}
+
+#[test]
 fn explain_says_where_datagrams_leave_from() {
     let explained = |source: &str, more: &str| {
         let backend = Peer::v4();

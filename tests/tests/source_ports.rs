@@ -172,3 +172,44 @@ fn a_flood_of_clients_that_nobody_answers_leaves_a_port_for_the_next_one() {
     });
     assert_eq!(balancer.dropped(Direction::ToBackend, DropReason::NoPorts), 0);
 }
+
+#[test]
+fn the_ports_of_all_addresses_are_used_before_none_is_left() {
+    let backends = [Peer::v4(), Peer::v4(), Peer::v4()];
+    let addresses = ["127.0.0.23", "127.0.0.24", "127.0.0.25", "127.0.0.26"];
+    // 32 local ports for 96 flows.
+    let ranges = addresses.map(|address| {
+        let first = free_ports(address, 8);
+        format!("{address}:{first}-{}", first + 7)
+    });
+    let of = backends.each_ref().map(|backend| backend.address().to_string());
+    // More flows than ports.
+    let balancer = Balancer::start(&format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\ncluster = \"web\"\nmax_flows = 100\n\
+         [cluster.web]\nsource = {ranges:?}\nbalance = \"round-robin\"\nbackends = {of:?}\n"
+    ));
+    let clients: Vec<_> = (0..96).map(|_| Peer::v4()).collect();
+    for (number, client) in clients.iter().enumerate() {
+        client.send_to(&[number as u8], balancer.address());
+        let question = backends[number % 3].receive();
+        assert!(addresses.contains(&question.from.ip().to_string().as_str()));
+        backends[number % 3].send_to(&question.bytes, question.from);
+        assert_eq!(client.receive().bytes, [number as u8]);
+    }
+    balancer.assert_lossless(96, 96);
+    Peer::v4().send_to(b"no port is left", balancer.address());
+    balancer.eventually("a counted drop", |figures: &ShardReport| {
+        let ledger = figures.counters.ledger(Direction::ToBackend);
+        ledger.dropped_for(DropReason::NoPorts).datagrams == 1
+    });
+}
+
+#[test]
+fn datagrams_without_flows_leave_from_one_of_several_addresses() {
+    let (backend, client) = (Peer::v4(), Peer::v4());
+    let sources = ["127.0.0.27", "127.0.0.28"];
+    let more = format!("mode = \"one-way\"\nsource = {sources:?}");
+    let balancer = Balancer::between("127.0.0.1:0", &[&backend], &more);
+    client.send_to(b"line", balancer.address());
+    assert!(sources.contains(&backend.receive().from.ip().to_string().as_str()));
+}

@@ -134,7 +134,7 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
     let source = table.get("source", source::source);
     let source = source::fit(source, &modes, upstreams.asked_for(), requests);
     let have_ends = responses > 0 || requests > 0;
-    let upstreams = upstreams.finish(&modes, source.value, have_ends);
+    let upstreams = upstreams.finish(&modes, source.value.as_ref(), have_ends);
     let on_backend_down = table.get("on_backend_down", choice(ON_BACKEND_DOWN));
     let failback = table.get("failback", choice(FAILBACK));
     modes.warn_of_no_effect(&[

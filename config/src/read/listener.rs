@@ -303,7 +303,7 @@ fn accept<'t>(
 /// Whether a cluster can send from the clients' addresses, if it is to: of those that come by a
 /// proxy, and at a dual-stack listener, the family is known with each datagram.
 fn can_pose(address: Option<SocketAddr>, v6_only: bool, cluster: &Cluster) -> bool {
-    let (Some(address), Source::Client) = (address, cluster.policy.source) else { return true };
+    let (Some(address), Source::Client) = (address, &cluster.policy.source) else { return true };
     let is_dual = address.is_ipv6() && address.ip().is_unspecified() && !v6_only;
     let is_of_family = |member: &Member| match member.target {
         Target::Address(backend) => backend.is_ipv6() == address.is_ipv6(),

@@ -11,7 +11,7 @@ fn direct_return_sends_from_the_clients_addresses_and_has_no_flows() {
     {
         let cluster = &with_cluster_lines(lines).clusters[0];
         assert!(cluster.is_direct);
-        assert_eq!((cluster.policy.mode, cluster.policy.source), (Mode::OneWay, Source::Client));
+        assert_eq!((cluster.policy.mode, &cluster.policy.source), (Mode::OneWay, &Source::Client));
         assert_eq!(cluster.policy.health.passive, None);
     }
     let cluster = &with_cluster_lines("return = \"nat\"").clusters[0];

@@ -11,7 +11,7 @@ use flowgate_config::{
 use flowgate_core::config::{
     Accept, Affinity, BackendConfig, Balance, ClusterConfig, Failback, HealthPolicy, Limits,
     ManagerConfig, Mode, OnBackendDown, OwnAddress, Passive, PortRange, SendProxyProtocol, Source,
-    UpstreamMode,
+    SourceAddress, UpstreamMode,
 };
 use ipnet::IpNet;
 
@@ -200,10 +200,10 @@ fn a_full_example_sets_every_supported_key() {
             transactions: None,
             retry: None,
             upstream_quarantine: Duration::from_millis(250),
-            source: Source::Local {
+            source: Source::Local(vec![SourceAddress {
                 ip: None,
                 ports: Some(PortRange { first: 20_000, last: 20_999 }),
-            },
+            }]),
             health: HealthPolicy {
                 on_backend_down: OnBackendDown::Close,
                 failback: Failback::NewFlows,

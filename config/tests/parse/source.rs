@@ -2,26 +2,36 @@
 
 use std::net::IpAddr;
 
-use flowgate_core::config::{PortRange, Source};
+use flowgate_core::config::{PortRange, Source, SourceAddress};
 
 use crate::{in_cluster, messages, valid, with_cluster_lines};
 
 fn source(written: &str) -> Source {
-    with_cluster_lines(&format!("source = {written:?}")).clusters[0].policy.source
+    with_cluster_lines(&format!("source = {written:?}")).clusters[0].policy.source.clone()
 }
 
-const ALLOWED: &str = "allowed: \"client\", an address of this host such as \"10.0.0.5\", or one with \
-                       a range of ports such as \"10.0.0.5:20000-29999\" or \"0.0.0.0:20000-29999\"";
+const ALLOWED: &str = "allowed: \"client\", an address of this host such as \"10.0.0.5\", one with a \
+                       range of ports such as \"10.0.0.5:20000-29999\" or \"0.0.0.0:20000-29999\", or a \
+                       list of addresses";
 
 #[test]
 fn a_source_is_the_client_an_address_or_ports() {
     let ip = |text: &str| Some(text.parse::<IpAddr>().unwrap());
     let ports = Some(PortRange { first: 20_000, last: 29_999 });
     assert_eq!(source("client"), Source::Client);
-    assert_eq!(source("10.0.0.5"), Source::Local { ip: ip("10.0.0.5"), ports: None });
-    assert_eq!(source("10.0.0.5:20000-29999"), Source::Local { ip: ip("10.0.0.5"), ports });
-    assert_eq!(source("0.0.0.0:20000-29999"), Source::Local { ip: None, ports });
-    assert_eq!(source("[::]:20000-29999"), Source::Local { ip: None, ports });
+    assert_eq!(
+        source("10.0.0.5"),
+        Source::Local(vec![SourceAddress { ip: ip("10.0.0.5"), ports: None }])
+    );
+    assert_eq!(
+        source("10.0.0.5:20000-29999"),
+        Source::Local(vec![SourceAddress { ip: ip("10.0.0.5"), ports }])
+    );
+    assert_eq!(
+        source("0.0.0.0:20000-29999"),
+        Source::Local(vec![SourceAddress { ip: None, ports }])
+    );
+    assert_eq!(source("[::]:20000-29999"), Source::Local(vec![SourceAddress { ip: None, ports }]));
 }
 
 #[test]
@@ -30,6 +40,40 @@ fn a_source_that_is_nothing_of_that_is_refused_with_examples() {
         let expected = format!("source: found {written}; {ALLOWED}");
         assert_eq!(in_cluster(&format!("source = {written}")), [expected]);
     }
+}
+
+#[test]
+fn a_source_is_a_list_of_addresses_too() {
+    let listed = |list: &str| in_cluster(&format!("source = {list}"));
+    let read = with_cluster_lines("source = [\"10.0.0.5\", \"10.0.0.6:2-9\", \"2001:db8::5\"]");
+    let address = |ip: &str, ports| SourceAddress { ip: Some(ip.parse().unwrap()), ports };
+    let some = Some(PortRange { first: 2, last: 9 });
+    assert_eq!(
+        read.clusters[0].policy.source,
+        Source::Local(vec![
+            address("10.0.0.5", None),
+            address("10.0.0.6", some),
+            address("2001:db8::5", None)
+        ])
+    );
+    let one = "an address of this host such as \"10.0.0.5\", or one with a range of ports such as \
+               \"10.0.0.5:20000-29999\"";
+    for written in ["\"client\"", "\"0.0.0.0\"", "7"] {
+        let expected = format!("source[0]: found {written}; allowed: {one}");
+        assert_eq!(listed(&format!("[{written}]")), [expected]);
+    }
+    let once = "allowed: each address, or each range of its ports, once";
+    for (first, second) in
+        [("10.0.0.5", "10.0.0.5"), ("10.0.0.5:2-9", "10.0.0.5"), ("10.0.0.5:2-9", "10.0.0.5:9-10")]
+    {
+        assert_eq!(
+            listed(&format!("[{first:?}, {second:?}]")),
+            [format!("source[1]: found {second:?}; {once}")]
+        );
+    }
+    with_cluster_lines("source = [\"10.0.0.5:2-9\", \"10.0.0.5:10-11\"]");
+    // One of the list has to be of the family of the backends, which have IPv4.
+    assert_eq!(listed("[\"::1\", \"::2\"]").len(), 1);
 }
 
 #[test]
@@ -88,7 +132,7 @@ fn a_mirror_does_not_send_from_its_clients_addresses() {
     );
     let config = valid(&text("::1"));
     let mirror = config.cluster("shadow").expect("the mirror").as_mirror();
-    assert!(matches!(mirror.source, Source::Local { ip: Some(_), ports: None }));
+    assert!(matches!(&mirror.source, Source::Local(all) if all.len() == 1));
 }
 
 #[test]

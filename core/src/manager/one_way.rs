@@ -64,7 +64,7 @@ impl UdpManager {
         let &RecvMeta { tos, ttl, .. } = recv_meta;
         let source = match self.config.cluster.source {
             Source::Client => Some(key.client.address()),
-            Source::Any | Source::Local { .. } => None,
+            Source::Any | Source::Local(_) => None,
         };
         if self.config.cluster.send_proxy_protocol == SendProxyProtocol::Off {
             return SendMeta { source, prefix: None, tlvs: Tlvs::NONE, tos, ttl };

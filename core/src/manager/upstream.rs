@@ -86,7 +86,7 @@ impl UdpManager {
         } else {
             (self.upstreams.open_for(slot), Some(address))
         };
-        let source = self.salts.choose(self.config.cluster.source, key.client.address());
+        let source = self.salts.choose(&self.config.cluster.source, key.client.address(), v6);
         outputs.emit(Output::OpenUpstream { upstream, connect, v6, ttl, source });
         upstream
     }

@@ -238,7 +238,7 @@ fn explain_balance(
 
 /// The line that says which address the backend sees, where the configuration chooses one.
 fn explain_source(listener: &Listener, client: SocketAddr) -> Option<String> {
-    let source = listener.cluster.policy.source;
+    let source = &listener.cluster.policy.source;
     Some(match source {
         Source::Any => return None,
         Source::Client if listener.cluster.is_direct => format!(
@@ -250,7 +250,7 @@ fn explain_source(listener: &Listener, client: SocketAddr) -> Option<String> {
             "sent from the client's own address and port, or those that its proxy names".to_owned()
         }
         Source::Client => format!("sent from its own address: {}", describe_client(client)),
-        Source::Local { .. } => format!("sent from {}", source::describe(source)),
+        Source::Local(_) => format!("sent from {}", source::describe(source)),
     })
 }
 

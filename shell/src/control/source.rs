@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use flowgate_config::{Cluster, Config, Target};
-use flowgate_core::config::Source;
+use flowgate_core::config::{Source, SourceAddress};
 use socket2::{Domain, Type};
 
 use crate::sys::fd::AsFd;
@@ -32,13 +32,22 @@ pub fn check(config: &Config) -> Result<(), SourceError> {
 }
 
 fn check_cluster(cluster: &Cluster) -> Result<(), SourceError> {
-    let source = cluster.policy.source;
+    let source = &cluster.policy.source;
+    let refused = |written: String, error: io::Error| SourceError {
+        cluster: cluster.name.clone(),
+        written,
+        advice: advice(source, cluster.policy.mode.has_flows(), &error),
+        error,
+    };
     let attempt = match source {
         Source::Any => return Ok(()),
-        Source::Local { ip, ports } => {
-            let lowest = ports.map_or(0, |ports| ports.first);
-            let ips = ip.map_or_else(|| wildcards(cluster), |ip| vec![ip]);
-            ips.into_iter().try_for_each(|ip| try_address(SocketAddr::new(ip, lowest)))
+        Source::Local(addresses) => {
+            return addresses.iter().try_for_each(|&address| {
+                let lowest = address.ports.map_or(0, |ports| ports.first);
+                let ips = address.ip.map_or_else(|| wildcards(cluster), |ip| vec![ip]);
+                let attempt = ips.into_iter().try_for_each(|ip| try_address((ip, lowest).into()));
+                attempt.map_err(|error| refused(describe_address(address), error))
+            });
         }
         Source::Client if cluster.policy.mode.has_flows() => {
             wildcards(cluster).into_iter().try_for_each(try_transparent)
@@ -47,38 +56,37 @@ fn check_cluster(cluster: &Cluster) -> Result<(), SourceError> {
             wildcards(cluster).into_iter().try_for_each(|ip| udp::raw(ip.is_ipv6()).map(drop))
         }
     };
-    attempt.map_err(|error| SourceError {
-        cluster: cluster.name.clone(),
-        written: describe(source),
-        advice: advice(source, cluster.policy.mode.has_flows(), &error),
-        error,
-    })
+    attempt.map_err(|error| refused(describe(source), error))
 }
 
 /// How many flows at once the ports of a cluster's source are enough for: each serves one flow for
 /// each backend.
 pub fn ports(cluster: &Cluster) -> u64 {
-    match cluster.policy.source {
-        Source::Local { ports: Some(ports), .. } => {
-            let backends = cluster.members.len().max(1) as u64;
-            u64::from(ports.len()) * backends
-        }
-        _ => u64::MAX,
-    }
+    let Source::Local(addresses) = &cluster.policy.source else { return u64::MAX };
+    let backends = cluster.members.len().max(1) as u64;
+    let of = |address: &SourceAddress| address.ports.map(|ports| u64::from(ports.len()));
+    // One address without a range has more than are counted.
+    let sum = addresses.iter().map(of).sum::<Option<u64>>();
+    sum.map_or(u64::MAX, |ports| ports * backends)
 }
 
 /// A source as it is written in a configuration.
-pub fn describe(source: Source) -> String {
+pub fn describe(source: &Source) -> String {
     match source {
         Source::Any => "any".to_owned(),
         Source::Client => "client".to_owned(),
-        Source::Local { ip, ports } => {
-            let ip = ip.unwrap_or(udp::unspecified(false));
-            match ports {
-                None => ip.to_string(),
-                Some(ports) => format!("{}-{}", SocketAddr::new(ip, ports.first), ports.last),
-            }
+        Source::Local(addresses) => {
+            let each = addresses.iter().map(|&address| describe_address(address));
+            each.collect::<Vec<_>>().join(", ")
         }
+    }
+}
+
+fn describe_address(SourceAddress { ip, ports }: SourceAddress) -> String {
+    let ip = ip.unwrap_or(udp::unspecified(false));
+    match ports {
+        None => ip.to_string(),
+        Some(ports) => format!("{}-{}", SocketAddr::new(ip, ports.first), ports.last),
     }
 }
 
@@ -112,7 +120,7 @@ fn try_transparent(family: IpAddr) -> io::Result<()> {
     sockopt::set_transparent(socket.as_fd(), family.is_ipv6())
 }
 
-fn advice(source: Source, has_flows: bool, error: &io::Error) -> &'static str {
+fn advice(source: &Source, has_flows: bool, error: &io::Error) -> &'static str {
     match (source, error.kind()) {
         (Source::Client, io::ErrorKind::PermissionDenied) if !has_flows => {
             "it needs CAP_NET_RAW: run as root, or for systemd add AmbientCapabilities=CAP_NET_RAW \

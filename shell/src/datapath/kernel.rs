@@ -17,7 +17,7 @@ use crate::sys::arena::FreeSlots;
 use crate::sys::fd::{AsFd, OwnedFd, has_socket};
 use crate::sys::message::{Batch, QueuedError};
 use crate::sys::ports::PortLease;
-use crate::sys::process::DescriptorLimit;
+use crate::sys::process::{self, DescriptorLimit};
 use crate::sys::udp;
 
 #[cfg(target_os = "linux")]
@@ -86,7 +86,7 @@ pub trait Kernel {
     fn open_egress_socket(
         &mut self,
         v6: bool,
-        source: Source,
+        source: &Source,
         token: Token,
     ) -> io::Result<Self::Socket>;
 
@@ -277,6 +277,21 @@ fn open_towards(
     };
     descriptors.check(fd.as_fd())?;
     Ok(Socket { lease, ..Socket::new(fd, v6) })
+}
+
+/// A socket that is connected to nobody and bound to what a source allows, if it is not the clients'
+/// own.
+fn unconnected(v6: bool, source: &Source) -> io::Result<OwnedFd> {
+    if *source == Source::Any {
+        return udp::unconnected(v6, bound_at_once(LocalSource::Any));
+    }
+    let seed = process::random_seed()?;
+    let count = source.of_family(v6).count();
+    let all = source.of_family(v6).chain(source.of_family(v6));
+    let drawn = all.skip(seed as usize % count.max(1)).take(count);
+    let mut outcomes = drawn.map(|address| udp::unconnected(v6, address.with_salt(seed)));
+    let first = outcomes.next().unwrap_or_else(|| Err(udp::NoSource.into()));
+    first.or_else(|error| outcomes.find_map(Result::ok).ok_or(error))
 }
 
 /// What a socket is bound to that is connected to nobody: one that found no port at its first send

@@ -84,7 +84,8 @@ impl<K: Kernel> Shard<K> {
         sockets.questions = manager.config().cluster.questions();
         for (role, manager) in [(Role::Primary, Some(&manager)), (Role::Mirror, mirror.as_ref())] {
             if let Some(manager) = manager {
-                sockets.egress_sockets[role as usize].source = manager.config().cluster.source;
+                sockets.egress_sockets[role as usize].source =
+                    manager.config().cluster.source.clone();
             }
         }
         Self {

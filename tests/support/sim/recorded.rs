@@ -240,7 +240,7 @@ fn setting(config: &ManagerConfig, answering: &HashSet<SocketAddr>) -> Setting {
         cluster.affinity = Affinity::SourceIpPort;
     }
     cluster.transactions = cluster.transactions.map(|_| NAMED_BY_PARTY);
-    if let Source::Local { .. } = cluster.source {
+    if let Source::Local(_) = cluster.source {
         cluster.source = Source::Any;
     }
     let recorded: Vec<BackendConfig> =

@@ -103,16 +103,26 @@ const RETRIES: [Option<config::Retry>; 4] = [
 ];
 
 /// Where datagrams to backends come from.
-const SOURCES: [config::Source; 8] = [
-    config::Source::Any,
-    config::Source::Any,
-    config::Source::Any,
-    config::Source::Any,
-    config::Source::Client,
-    config::Source::Client,
-    config::Source::Local { ip: Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 99))), ports: None },
-    config::Source::Local { ip: None, ports: Some(PortRange { first: 20_000, last: 20_009 }) },
-];
+/// What may be a cluster's source.
+pub(super) fn sources() -> [config::Source; 8] {
+    let local = |ip: Option<[u8; 4]>, ports: Option<(u16, u16)>| config::SourceAddress {
+        ip: ip.map(IpAddr::from),
+        ports: ports.map(|(first, last)| PortRange { first, last }),
+    };
+    [
+        config::Source::Any,
+        config::Source::Any,
+        config::Source::Any,
+        config::Source::Any,
+        config::Source::Client,
+        config::Source::Client,
+        config::Source::Local(vec![
+            local(Some([192, 0, 2, 99]), None),
+            local(Some([192, 0, 2, 98]), Some((20_000, 20_009))),
+        ]),
+        config::Source::Local(vec![local(None, Some((20_000, 20_009)))]),
+    ]
+}
 
 const MAX_SLOTS: [u32; 4] = [3, 8, 16, 40];
 
@@ -161,7 +171,7 @@ impl Setting {
         let manager_seed = choices.below(u64::MAX);
         // Some settings trust some of the cast to speak for others.
         config.accept_proxy_protocol = networks(TRUSTED[(manager_seed % 8) as usize]);
-        config.cluster.source = SOURCES[(manager_seed / 8 % 8) as usize];
+        config.cluster.source = sources()[(manager_seed / 8 % 8) as usize].clone();
         config.cluster.upstream_quarantine = QUARANTINES[(manager_seed / 256 % 4) as usize];
         config.accept = ACCEPTS[(manager_seed / 64 % 4) as usize];
         if manager_seed / 1024 % 4 == 0 {
@@ -223,8 +233,8 @@ pub(super) fn choose_proxy_protocol(choices: &mut impl Choices) -> SendProxyProt
     choices.one_of(&[SendProxyProtocol::Off, SendProxyProtocol::First, SendProxyProtocol::Every])
 }
 
-pub(super) fn choose_source(choices: &mut impl Choices) -> config::Source {
-    choices.one_of(&SOURCES)
+pub(super) fn choose_source(choices: &mut impl Choices) -> usize {
+    choices.below(8) as usize
 }
 
 pub(super) fn choose_upstream(choices: &mut impl Choices) -> config::UpstreamMode {

@@ -2,26 +2,51 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use flowgate_core::config::{PortRange, Source, UpstreamMode};
+use flowgate_core::config::{PortRange, Source, SourceAddress, UpstreamMode};
 use toml::de::DeValue;
 
 use super::mode::Modes;
-use crate::cluster::{Member, Target};
+use crate::cluster::Member;
 use crate::reader::{Field, Item};
 use crate::value::text;
 
 /// What stands for the client's own address and port.
 const CLIENT: &str = "client";
 
-const ALLOWED: &str = "\"client\", an address of this host such as \"10.0.0.5\", or one with a \
-                       range of ports such as \"10.0.0.5:20000-29999\" or \"0.0.0.0:20000-29999\"";
+const ALLOWED: &str = "\"client\", an address of this host such as \"10.0.0.5\", one with a range of \
+                       ports such as \"10.0.0.5:20000-29999\" or \"0.0.0.0:20000-29999\", or a list \
+                       of addresses";
+
+const ALLOWED_IN_A_LIST: &str = "an address of this host such as \"10.0.0.5\", or one with a range of \
+                                 ports such as \"10.0.0.5:20000-29999\"";
 
 pub(super) fn source(item: &Item<'_>) -> Option<Source> {
+    let is_list = matches!(item.value(), Some(DeValue::Array(_)));
+    if is_list || item.is_described() {
+        let listed = list(item);
+        if !item.is_described() {
+            return listed.map(Source::Local);
+        }
+    }
     let written = text(item).unwrap_or_default();
     if written == CLIENT {
         return Some(Source::Client);
     }
-    parse(written).or_else(|| item.refuse(ALLOWED))
+    let one = parse(written).or_else(|| item.refuse(ALLOWED));
+    one.map(|address| Source::Local(vec![address]))
+}
+
+fn list(item: &Item<'_>) -> Option<Vec<SourceAddress>> {
+    let mut seen = Vec::new();
+    let addresses = item.list(ALLOWED, |item| {
+        let address = text(item).and_then(parse).or_else(|| item.refuse(ALLOWED_IN_A_LIST))?;
+        if seen.iter().any(|other| overlap(*other, address)) {
+            return item.refuse("each address, or each range of its ports, once");
+        }
+        seen.push(address);
+        Some(address)
+    })?;
+    if addresses.is_empty() { item.refuse(ALLOWED) } else { Some(addresses) }
 }
 
 /// Refuses the client's address where the rest of the cluster makes that impossible.
@@ -59,7 +84,8 @@ pub(super) fn finish(source: Field<'_, Source>, members: &[Member]) -> Option<So
     if source.is_refused() {
         return None;
     }
-    let stranger = source.value.and_then(|source| members.iter().find(|m| !reaches(source, m)));
+    let reaches = |source: &Source| members.iter().find(|member| !member.is_reached_from(source));
+    let stranger = source.value.as_ref().and_then(reaches);
     match stranger {
         Some(member) => source.item.refuse(format_args!(
             "an address of the family of all backends, such as {}",
@@ -85,17 +111,15 @@ pub(super) fn transparent(clusters: &Item<'_>) -> Vec<String> {
     names
 }
 
-/// Whether datagrams to a member can leave from an address. What a name stands for is not known.
-fn reaches(source: Source, member: &Member) -> bool {
-    match (source, &member.target) {
-        (Source::Local { ip: Some(ip), .. }, Target::Address(backend)) => {
-            ip.is_ipv4() == backend.is_ipv4()
-        }
-        _ => true,
-    }
+fn overlap(one: SourceAddress, other: SourceAddress) -> bool {
+    let are_apart = one
+        .ports
+        .zip(other.ports)
+        .is_some_and(|(one, other)| one.last < other.first || other.last < one.first);
+    one.ip == other.ip && !are_apart
 }
 
-fn parse(text: &str) -> Option<Source> {
+fn parse(text: &str) -> Option<SourceAddress> {
     let (address, ports) = match text.parse::<IpAddr>() {
         Ok(ip) => (ip, None),
         Err(_) => {
@@ -115,7 +139,7 @@ fn parse(text: &str) -> Option<Source> {
     match (ip.is_unspecified(), ports) {
         // Neither an address nor ports: nothing is chosen.
         (true, None) => None,
-        (is_any, ports) => Some(Source::Local { ip: (!is_any).then_some(ip), ports }),
+        (is_any, ports) => Some(SourceAddress { ip: (!is_any).then_some(ip), ports }),
     }
 }
 
@@ -137,9 +161,9 @@ fn port(text: &str) -> Option<u16> {
 mod tests {
     use super::*;
 
-    fn local(ip: Option<&str>, ports: Option<(u16, u16)>) -> Option<Source> {
+    fn local(ip: Option<&str>, ports: Option<(u16, u16)>) -> Option<SourceAddress> {
         let ports = ports.map(|(first, last)| PortRange { first, last });
-        Some(Source::Local { ip: ip.map(|ip| ip.parse().unwrap()), ports })
+        Some(SourceAddress { ip: ip.map(|ip| ip.parse().unwrap()), ports })
     }
 
     #[test]

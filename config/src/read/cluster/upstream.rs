@@ -97,17 +97,17 @@ impl<'t> Upstreams<'t> {
     pub(super) fn finish(
         self,
         modes: &Modes<'_>,
-        source: Option<Source>,
+        source: Option<&Source>,
         have_ends: bool,
     ) -> Option<(UpstreamMode, Option<Transactions>)> {
-        let is_clients = source == Some(Source::Client);
+        let is_clients = source == Some(&Source::Client);
         let are_named = self.are_named();
         let transactions =
             self.transactions.when(|named| named.is_none() || !is_clients, NOT_FROM_CLIENTS);
         if transactions.is_refused() || self.upstream.is_refused() {
             return None;
         }
-        let has_few_ports = matches!(source, Some(Source::Local { ports: Some(_), .. }));
+        let has_few_ports = source.is_some_and(Source::has_few_ports);
         let is_shared =
             modes.is_session() && !is_clients && (are_named || (have_ends && !has_few_ports));
         let usual = if is_shared { UpstreamMode::Shared } else { UpstreamMode::PerFlow };

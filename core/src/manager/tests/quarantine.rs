@@ -94,7 +94,10 @@ fn a_reload_leaves_ports_in_quarantine() {
     harness.run_until(at(2_000));
     let other = ManagerConfig {
         cluster: ClusterConfig {
-            source: Source::Local { ip: Some([127, 0, 0, 9].into()), ports: None },
+            source: Source::Local(vec![SourceAddress {
+                ip: Some([127, 0, 0, 9].into()),
+                ports: None,
+            }]),
             backends: vec![BackendConfig::new(backend(9))],
             ..harness.manager.config().cluster.clone()
         },

@@ -2,7 +2,7 @@
 
 use super::proxied::{proxy, told, trusting};
 use super::*;
-use crate::config::PortRange;
+use crate::config::{PortRange, SourceAddress};
 
 /// What the socket of a flow that has just opened is bound to.
 fn source_of(harness: &mut Harness) -> LocalSource {
@@ -22,8 +22,9 @@ fn an_upstream_socket_is_bound_to_what_is_configured() {
     transparent.request(client(7), b"", at(0));
     assert_eq!(source_of(&mut transparent), LocalSource::Client(client(7)));
     let ip = Some("10.0.0.5".parse().unwrap());
-    let mut local =
-        Harness::new(|config| config.cluster.source = Source::Local { ip, ports: None });
+    let mut local = Harness::new(|config| {
+        config.cluster.source = Source::Local(vec![SourceAddress { ip, ports: None }])
+    });
     local.request(client(1), b"", at(0));
     assert_eq!(source_of(&mut local), LocalSource::Local { ip, ports: None, salt: 0 });
 }
@@ -32,7 +33,10 @@ fn an_upstream_socket_is_bound_to_what_is_configured() {
 fn each_opening_draws_another_order_of_ports_and_each_seed_others() {
     let ports = Some(PortRange { first: 20_000, last: 20_999 });
     let config = ManagerConfig {
-        cluster: ClusterConfig { source: Source::Local { ip: None, ports }, ..config().cluster },
+        cluster: ClusterConfig {
+            source: Source::Local(vec![SourceAddress { ip: None, ports }]),
+            ..config().cluster
+        },
         ..config()
     };
     let mut salts = vec![];
@@ -59,7 +63,7 @@ fn each_opening_draws_another_order_of_ports_and_each_seed_others() {
 #[test]
 fn a_change_of_the_source_has_effect_on_new_sockets_alone() {
     let ip = |text: &str| Some(text.parse().unwrap());
-    let from = |text: &str| Source::Local { ip: ip(text), ports: None };
+    let from = |text: &str| Source::Local(vec![SourceAddress { ip: ip(text), ports: None }]);
     let mut harness = Harness::new(|config| config.cluster.source = from("10.0.0.5"));
     let flow = harness.open(client(1), at(0));
     let changed = harness.configure(at(2), |config| config.cluster.source = from("10.0.0.6"));
@@ -77,4 +81,21 @@ fn a_client_that_a_proxy_names_is_the_one_that_its_backend_sees() {
     let datagram = told(client(7), b"", b"question");
     harness.request(proxy(1), &datagram, at(0));
     assert_eq!(source_of(&mut harness), LocalSource::Client(client(7)));
+}
+
+#[test]
+fn each_socket_has_one_of_several_addresses_of_its_backends_family() {
+    let ip = |text: &str| Some(text.parse::<core::net::IpAddr>().unwrap());
+    let of = |text: &str| SourceAddress { ip: ip(text), ports: None };
+    let all = ["10.0.0.5", "10.0.0.6", "2001:db8::5"].map(of);
+    let mut harness = Harness::new(|config| config.cluster.source = Source::Local(all.into()));
+    let mut drawn = Vec::new();
+    for number in 0..64 {
+        harness.request(client(number), b"", at(0));
+        let LocalSource::Local { ip, .. } = source_of(&mut harness) else { unreachable!() };
+        drawn.push(ip);
+    }
+    drawn.sort_unstable();
+    drawn.dedup();
+    assert_eq!(drawn, [ip("10.0.0.5"), ip("10.0.0.6")]);
 }

@@ -74,10 +74,10 @@ fn config() -> ManagerConfig {
             transactions: None,
             retry: Some(Retry { after: Duration::from_millis(300), times: 1 }),
             upstream_quarantine: Duration::from_secs(5),
-            source: Source::Local {
+            source: Source::Local(vec![SourceAddress {
                 ip: None,
                 ports: Some(PortRange { first: 20_000, last: 29_999 }),
-            },
+            }]),
             health: HealthPolicy {
                 on_backend_down: OnBackendDown::Close,
                 failback: Failback::All,

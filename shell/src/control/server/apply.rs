@@ -307,7 +307,9 @@ impl Server {
             Sharing::Questions => u64::MAX,
             Sharing::Flows | Sharing::Nothing => {
                 let unasked = affordable.saturating_sub(listener.flows_max) / listeners;
-                (listener.flows_max + unasked).min(source::ports(&listener.settings.cluster))
+                // Fewer ports than flows are the operator's choice, and are told as `no_ports`.
+                let ports = source::ports(&listener.settings.cluster).max(listener.flows_max);
+                (listener.flows_max + unasked).min(ports)
             }
         };
         let config_of = |shard: u64| {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use flowgate_config as config;
 use flowgate_config::{Cluster, Config, Probing};
-use flowgate_core::config::Source;
 use flowgate_core::probe::ProbePolicy;
 use regex::bytes::Regex;
 
@@ -59,10 +58,7 @@ fn target(cluster: &Cluster, probing: &Probing, backend: SocketAddr) -> ProbeTar
     ProbeTarget {
         key: TargetKey { cluster: cluster.name.clone(), backend },
         address: SocketAddr::new(backend.ip(), port),
-        source: match cluster.policy.source {
-            Source::Local { ip, .. } => ip,
-            Source::Any | Source::Client => None,
-        },
+        source: cluster.policy.source.of_family(backend.is_ipv6()).find_map(|source| source.ip),
         probe: probe(&probing.kind),
         policy: ProbePolicy {
             interval: probing.interval,

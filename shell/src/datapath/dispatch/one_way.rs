@@ -119,7 +119,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
         let token = Token::EgressSocket { shard: sockets.shard, role, egress: number as u32 };
         let egress_sockets = &mut sockets.egress_sockets[role as usize];
         egress_sockets
-            .open(number, self.kernel.open_egress_socket(v6, egress_sockets.source, token)?);
+            .open(number, self.kernel.open_egress_socket(v6, &egress_sockets.source, token)?);
         Ok(())
     }
 
@@ -164,7 +164,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
     pub fn fit_egress_sockets(&mut self, role: Role, backends: &Backends, cluster: &ClusterConfig) {
         if self.sockets.egress_sockets[role as usize].source != cluster.source {
             self.close_egress_sockets(role);
-            self.sockets.egress_sockets[role as usize].source = cluster.source;
+            self.sockets.egress_sockets[role as usize].source = cluster.source.clone();
         }
         let carrier: fn(BackendId) -> Carrier = match cluster.mode {
             Mode::Session { .. } | Mode::FanOut { reply_from: ReplyFrom::First } => {

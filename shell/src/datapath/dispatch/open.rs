@@ -1,5 +1,6 @@
 //! Opening and closing the sockets of flows, at once and in the order of the outputs.
 
+use std::io;
 use std::net::SocketAddr;
 
 use flowgate_core::{
@@ -31,8 +32,19 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
         }
         let token = Token::Upstream { shard: self.sockets.shard, upstream };
         let buffer = self.sockets.receive_buffer;
-        match self.kernel.open_upstream((connect, v6), source, ttl, buffer, token) {
-            Ok(socket) => {
+        let mut open = |source| {
+            let socket = self.kernel.open_upstream((connect, v6), source, ttl, buffer, token)?;
+            Ok((socket, source))
+        };
+        let opened = open(source).or_else(|error: io::Error| {
+            // The address that was drawn may have no port left where another of them has.
+            let has_none = errno::drop_reason(&error) == DropReason::NoPorts;
+            let all = &self.sockets.egress_sockets[Role::Primary as usize].source;
+            let mut others = all.others(source, v6).filter(|_| has_none);
+            others.find_map(|other| open(other).ok()).ok_or(error)
+        });
+        match opened {
+            Ok((socket, source)) => {
                 let opened = Upstream::new(socket, upstream, (connect, v6), source, ttl);
                 self.sockets.upstreams.insert(opened);
             }

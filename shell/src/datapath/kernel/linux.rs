@@ -9,14 +9,14 @@ use flowgate_core::{BackendId, FlowId, LocalSource};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
-use super::{Kernel, Offer, SHARED_SEND_BUFFER, Socket, open_towards};
+use super::{Kernel, Offer, SHARED_SEND_BUFFER, Socket, open_towards, unconnected};
 use crate::datapath::fast_path::{Activity, Addresses, Offloads};
 use crate::datapath::token::Token;
 use crate::sys::arena::FreeSlots;
 use crate::sys::message::{Batch, QueuedError};
 use crate::sys::mmsg::{self, Receiver, Sender};
 use crate::sys::neighbours::SilentNeighbours;
-use crate::sys::process::{self, DescriptorLimit};
+use crate::sys::process::DescriptorLimit;
 use crate::sys::{sockopt, udp};
 
 /// Linux, with all that it has for it.
@@ -127,14 +127,15 @@ impl Kernel for Linux {
         Ok(socket)
     }
 
-    fn open_egress_socket(&mut self, v6: bool, source: Source, token: Token) -> io::Result<Socket> {
-        let unconnected =
-            |ip, ports, salt| udp::unconnected(v6, LocalSource::Local { ip, ports, salt });
+    fn open_egress_socket(
+        &mut self,
+        v6: bool,
+        source: &Source,
+        token: Token,
+    ) -> io::Result<Socket> {
         let fd = match source {
-            // Bound at once: what found no port at its first send would never have one.
-            Source::Any => unconnected(None, None, 0)?,
-            Source::Local { ip, ports } => unconnected(ip, ports, process::random_seed()?)?,
             Source::Client => udp::raw(v6)?,
+            Source::Any | Source::Local(_) => unconnected(v6, source)?,
         };
         let socket = Socket::deaf(fd, v6);
         sockopt::deafen(socket.as_fd())?;

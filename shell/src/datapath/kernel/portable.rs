@@ -11,7 +11,7 @@ use flowgate_core::LocalSource;
 use flowgate_core::config::Source;
 use mio::{Interest, Registry};
 
-use super::{Kernel, SHARED_SEND_BUFFER, Socket, bound_at_once, open_towards};
+use super::{Kernel, SHARED_SEND_BUFFER, Socket, open_towards, unconnected};
 use crate::datapath::token::Token;
 use crate::datapath::worker::HandsOver;
 use crate::datapath::worker::kernel::WorkerKernel;
@@ -20,8 +20,8 @@ use crate::sys::fd::{AsFd, has_socket};
 use crate::sys::message::{Batch, QueuedError};
 use crate::sys::portable::{Calls, Datagrams};
 use crate::sys::ports::PortLease;
-use crate::sys::process::{self, DescriptorLimit};
-use crate::sys::{sockopt, udp};
+use crate::sys::process::DescriptorLimit;
+use crate::sys::sockopt;
 
 /// The kernel, as far as every system has it.
 pub struct Portable {
@@ -124,17 +124,14 @@ impl Kernel for Portable {
     fn open_egress_socket(
         &mut self,
         v6: bool,
-        source: Source,
+        source: &Source,
         token: Token,
     ) -> io::Result<PortableSocket> {
-        let source = match source {
-            Source::Any => bound_at_once(LocalSource::Any),
-            Source::Local { ip, ports } => {
-                LocalSource::Local { ip, ports, salt: process::random_seed()? }
-            }
+        let fd = match source {
             Source::Client => return Err(io::ErrorKind::Unsupported.into()),
+            Source::Any | Source::Local(_) => unconnected(v6, source)?,
         };
-        let socket = Socket::deaf(udp::unconnected(v6, source)?, v6);
+        let socket = Socket::deaf(fd, v6);
         sockopt::deafen(socket.as_fd())?;
         let _ = socket2::SockRef::from(&socket).set_send_buffer_size(SHARED_SEND_BUFFER);
         self.take_in(socket, None, token)

@@ -15,6 +15,7 @@ use flowgate_core::config::{
 use ipnet::IpNet;
 
 use super::SettingChange;
+use crate::control::source::describe;
 
 /// The settings that differ.
 pub(super) fn settings(old: &Config, new: &Config) -> Vec<SettingChange> {
@@ -292,7 +293,7 @@ impl Settings {
         };
         self.note(key("retry"), retry.map_or("off".to_owned(), of_retry));
         self.note(key("upstream_quarantine"), span(*upstream_quarantine));
-        self.note(key("source"), from(*source));
+        self.note(key("source"), from(source));
         let HealthPolicy { on_backend_down, failback, fail_open, passive } = health;
         let on_backend_down = match on_backend_down {
             OnBackendDown::Pin => "pin",
@@ -390,19 +391,9 @@ fn questions(transactions: Transactions) -> String {
     }
 }
 
-fn from(source: Source) -> String {
+fn from(source: &Source) -> String {
     match source {
         Source::Any => "(the kernel chooses)".to_owned(),
-        Source::Client => "client".to_owned(),
-        Source::Local { ip, ports } => {
-            let ip = ip.map_or("*".to_owned(), |ip| match ip {
-                std::net::IpAddr::V4(ip) => ip.to_string(),
-                std::net::IpAddr::V6(ip) => format!("[{ip}]"),
-            });
-            match ports {
-                Some(ports) => format!("{ip}:{}-{}", ports.first, ports.last),
-                None => ip,
-            }
-        }
+        Source::Client | Source::Local(_) => describe(source),
     }
 }

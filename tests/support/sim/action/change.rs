@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use flowgate_core::config::{
     Affinity, BackendConfig, Balance, ManagerConfig, OnBackendDown, Passive, SendProxyProtocol,
-    Source,
 };
 
 use crate::sim::choice::Choices;
@@ -41,7 +40,8 @@ pub enum Change {
     /// Flows have this many requests.
     Requests(u32),
     /// Datagrams to backends come from there.
-    Source(Source),
+    /// One of [`setting::sources`].
+    Source(usize),
     /// Sockets rest for so long.
     Upstream(flowgate_core::config::UpstreamMode),
     /// Other datagrams carry a PROXY header.
@@ -215,7 +215,7 @@ impl Change {
             Self::IdleTimeout(timeout) => cluster.idle_timeout = timeout,
             Self::Responses(responses) => cluster.responses = responses,
             Self::Requests(requests) => cluster.requests = requests,
-            Self::Source(source) => cluster.source = source,
+            Self::Source(which) => cluster.source = setting::sources()[which].clone(),
             Self::Upstream(upstream) => cluster.upstream = upstream,
             Self::ProxyProtocol(which) => cluster.send_proxy_protocol = which,
             Self::OnBackendDown(policy) => cluster.health.on_backend_down = policy,

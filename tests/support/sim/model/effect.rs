@@ -1,8 +1,8 @@
 //! Outputs, taken apart into single datagrams.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use flowgate_core::config::{PortRange, Source};
+use flowgate_core::config::{Source, SourceAddress};
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
 use flowgate_core::{
     BackendId, CloseReason, Direction, DropReason, FlowId, FlowRecord, LocalAddr, LocalSource,
@@ -82,27 +82,43 @@ pub(super) enum Effect<'p> {
 }
 
 /// What a socket is bound to, but for the order of its ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Eq)]
 pub(super) enum Bound {
     Any,
-    Local(Option<IpAddr>, Option<PortRange>),
+    /// To one of these: no cluster of the cast has more.
+    Local([Option<SourceAddress>; 2]),
     Client(SocketAddr),
+}
+
+impl PartialEq for Bound {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, Self::Any) => true,
+            (Self::Local(one), Self::Local(other)) => {
+                one.iter().any(|it| it.is_some() && other.contains(it))
+            }
+            (Self::Client(one), Self::Client(other)) => one == other,
+            _ => false,
+        }
+    }
 }
 
 impl Bound {
     fn of(source: LocalSource) -> Self {
         match source {
             LocalSource::Any => Self::Any,
-            LocalSource::Local { ip, ports, .. } => Self::Local(ip, ports),
+            LocalSource::Local { ip, ports, .. } => {
+                Self::Local([Some(SourceAddress { ip, ports }), None])
+            }
             LocalSource::Client(client) => Self::Client(client),
         }
     }
 
     /// What a client's socket is to be bound to.
-    pub(super) fn chosen(source: Source, client: SocketAddr) -> Self {
+    pub(super) fn chosen(source: &Source, client: SocketAddr) -> Self {
         match source {
             Source::Any => Self::Any,
-            Source::Local { ip, ports } => Self::Local(ip, ports),
+            Source::Local(all) => Self::Local([0, 1].map(|place| all.get(place).copied())),
             Source::Client => Self::Client(client),
         }
     }

@@ -141,7 +141,7 @@ impl Model {
         require!(!self.sockets.contains_key(&upstream), "{upstream:?} is open already");
         let socket = Socket { is_shared, v6, idle_since: now, is_retired: false };
         self.sockets.insert(upstream, socket);
-        let bound = Bound::chosen(self.config.cluster.source, client);
+        let bound = Bound::chosen(&self.config.cluster.source, client);
         let connect = (!is_shared).then_some(address);
         Ok(Some(Effect::OpenSocket { upstream, connect, v6, ttl, bound }))
     }

@@ -80,7 +80,7 @@ pub(super) fn misread_change(new: &mut ManagerConfig, manager: &UdpManager, bug:
             }
         }
         Bug::KeepsTheOldTimeout => new.cluster.idle_timeout = old.cluster.idle_timeout,
-        Bug::KeepsTheOldSource => new.cluster.source = old.cluster.source,
+        Bug::KeepsTheOldSource => new.cluster.source = old.cluster.source.clone(),
         Bug::KeepsTheOldTable => new.max_flows = old.max_flows,
         Bug::ForgetsToRecount if new.cluster.limits != old.cluster.limits => {
             let limits = &mut new.cluster.limits;
