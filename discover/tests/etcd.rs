@@ -5,11 +5,12 @@
 mod support;
 
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -17,6 +18,9 @@ use flowgate_discover::etcd::follow;
 use flowgate_discover::http::{Http, Tls};
 use serde_json::{Value, json};
 use support::{Folder, Followed, PATIENCE, serve};
+
+/// For how many seconds etcd is away at least. For a proof, set it to 60.
+const OUTAGE: &str = "FLOWGATE_OUTAGE";
 
 /// A server with its data in a folder.
 struct Etcd {
@@ -61,12 +65,12 @@ impl Etcd {
             .unwrap();
         let http = Http::new(&Tls::default(), Vec::new()).unwrap();
         let mut etcd = Self { process, url, ports, http };
-        let end = std::time::Instant::now() + PATIENCE;
+        let end = Instant::now() + PATIENCE;
         while etcd.try_ask("kv/range", &json!({ "key": "AA==" })).await.is_none() {
             if etcd.process.try_wait().unwrap().is_some() {
                 return None;
             }
-            assert!(std::time::Instant::now() < end, "etcd never answers");
+            assert!(Instant::now() < end, "etcd never answers");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Some(etcd)
@@ -159,19 +163,42 @@ async fn a_server_that_dies_changes_nothing_and_is_caught_up_with() {
     etcd.put("/dns/a", "10.0.0.1:53").await;
     let followed = etcd.followed(&folder);
     followed.says(&["10.0.0.1:53"]).await;
+    // Which file it is, and when it was written.
+    let written = |file: &Path| {
+        let metadata = std::fs::metadata(file).unwrap();
+        (metadata.ino(), metadata.modified().unwrap())
+    };
+    let before = written(&followed.file);
 
+    let outage = std::env::var(OUTAGE).ok().map_or(1, |text| text.parse().expect("seconds"));
+    let (away, mut looks) = (Instant::now(), 0);
     etcd.kill();
-    assert_eq!(support::read(&followed.file).unwrap().len(), 1);
+    while away.elapsed() < Duration::from_secs(outage) {
+        followed.says(&["10.0.0.1:53"]).await;
+        assert_eq!(written(&followed.file), before, "nobody said anything new");
+        looks += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // What happens while nobody watches is forgotten: it is at another port then.
+    let ports = etcd.ports;
+    let mut elsewhere = Etcd::start(&folder.0).await.unwrap();
+    let revision = elsewhere.put("/dns/b", "10.0.0.2:53").await;
+    elsewhere.delete("/dns/a").await;
+    let body = json!({ "revision": revision.to_string() });
+    elsewhere.try_ask("kv/compaction", &body).await.unwrap();
+    elsewhere.kill();
+    assert_eq!(written(&followed.file), before, "nobody said anything new");
     let etcd = loop {
-        if let Some(etcd) = Etcd::start_at(&folder.0, etcd.ports).await {
+        if let Some(etcd) = Etcd::start_at(&folder.0, ports).await {
             break etcd;
         }
     };
-    let revision = etcd.put("/dns/b", "10.0.0.2:53").await;
-    etcd.delete("/dns/a").await;
-    // What happened while nobody watched is forgotten.
-    etcd.try_ask("kv/compaction", &json!({ "revision": revision.to_string() })).await.unwrap();
+    let (away, back) = (away.elapsed(), Instant::now());
     followed.says(&["10.0.0.2:53"]).await;
+    println!(
+        "etcd was away for {away:.1?}, the file the same in {looks} looks; caught up with {:.1?} after it was back",
+        back.elapsed()
+    );
     etcd.put("/dns/c", "10.0.0.3:53").await;
     followed.says(&["10.0.0.2:53", "10.0.0.3:53"]).await;
 }

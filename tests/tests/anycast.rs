@@ -24,6 +24,9 @@ const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
 /// How many balancers are stopped and started again, one after the other. For a proof, set it to 100.
 const STOPS: &str = "FLOWGATE_STOPS";
 
+/// How many clients send through direct return, each from an address and port of its own. For a proof, set it to 1000000.
+const CLIENTS: &str = "FLOWGATE_CLIENTS";
+
 const ANYCAST: &str = "192.0.2.53";
 const ANYCAST_V6: &str = "2001:db8::53";
 
@@ -336,6 +339,71 @@ fn a_backend_answers_clients_straight_from_the_address_that_they_called() {
     network.router.ip(&format!("route add {ANYCAST_V6} via fd01::2"));
     answers_straight(&network, &format!("{ANYCAST}:5300"), "10.72.0.2:9000", "10.70.0.2:0");
     answers_straight(&network, &format!("[{ANYCAST_V6}]:5300"), "[fd03::2]:9000", "[fd00::2]:0");
+}
+
+#[test]
+fn direct_return_remembers_nothing_of_its_clients() {
+    const OF_ONE_ADDRESS: u32 = 50_000;
+    const FIRST_PORT: u32 = 10_000;
+    // What may be on its way. It fits into any socket's buffer.
+    const WINDOW: u64 = 64;
+    // A flow takes 200 bytes: those of the fewest clients would take nine times as much.
+    const NOISE: u64 = 1 << 20;
+    let clients = std::env::var(CLIENTS).ok().map_or(50_000, |text| text.parse().expect("clients"));
+    let Some(network) = Network::without_birds() else { return };
+    network.router.ip(&format!("route add {ANYCAST} via 10.71.1.2"));
+    // All of these addresses are the clients' host's.
+    network.router.ip("route add 10.70.16.0/24 via 10.70.0.2");
+    network.client.ip("route add local 10.70.16.0/24 dev lo");
+    let config = format!(
+        "[[listener]]\naddress = \"{ANYCAST}:5300\"\ncluster = \"web\"\n\
+         [cluster.web]\nreturn = \"direct\"\nbackends = [\"10.72.0.2:9000\"]\n"
+    );
+    let backend = network.backends.inside(|| UdpSocket::bind("10.72.0.2:9000")).expect("a port");
+    backend.set_read_timeout(Some(PATIENCE / 4)).expect("a timeout");
+    let mut flowgate = network.balancers[0].inside(|| Process::run(FLOWGATE, &config));
+    let listen = flowgate.address();
+    let sockets = flowgate.sockets();
+    let seen = Arc::<AtomicU64>::default();
+    let counted = Arc::clone(&seen);
+    // Each of them once, and nobody else.
+    let counting = std::thread::spawn(move || {
+        let mut senders = std::collections::HashSet::with_capacity(clients as usize);
+        while senders.len() < clients as usize {
+            let (_, from) = backend.recv_from(&mut [0; 8]).map_err(|e| e.to_string())?;
+            if !senders.insert(from) {
+                return Err(format!("{from} is seen twice"));
+            }
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    });
+    let send_from = |all: std::ops::Range<u32>| {
+        network.client.inside(|| {
+            for number in all {
+                let address = [10, 70, 16, 1 + (number / OF_ONE_ADDRESS) as u8];
+                let port = (FIRST_PORT + number % OF_ONE_ADDRESS) as u16;
+                let client = UdpSocket::bind(SocketAddr::from((address, port))).expect("a client");
+                client.send_to(b"question", listen).expect("sent");
+                if u64::from(number) >= seen.load(Ordering::Relaxed) + WINDOW {
+                    eventually("a backend has them", || {
+                        (seen.load(Ordering::Relaxed) > u64::from(number) - WINDOW).then_some(())
+                    });
+                }
+            }
+        });
+    };
+    send_from(0..clients / 10);
+    let few = flowgate.resident_memory();
+    send_from(clients / 10..clients);
+    assert_eq!(counting.join().expect("no panic"), Ok(()));
+    let many = flowgate.resident_memory();
+    println!("{clients} clients, none lost: {few} bytes after a tenth of them, {many} after all");
+    assert!(many < few + NOISE, "memory grows by clients: {few}, {many}");
+    assert_eq!(flowgate.sockets(), sockets, "sockets of clients");
+    let status = flowgate.ask_json(&["status"]);
+    assert_eq!(status["listeners"][0]["flows_active"], 0);
+    assert_eq!(status["clusters"][0]["backends"][0]["datagrams_to"], clients);
 }
 
 #[test]
