@@ -81,6 +81,32 @@ fn a_flood_of_clients_that_nobody_answers_does_not_use_up_the_descriptors() {
     assert!(ledger["forwarded"]["datagrams"].as_u64() >= Some(100), "{ledger}");
 }
 
+/// The same where there are fewer ports than descriptors.
+#[test]
+fn a_flood_of_clients_that_nobody_answers_does_not_use_up_the_local_ports() {
+    let Some(namespace) = Namespace::new() else { return };
+    let (balancer, backend, flooder) = namespace.inside(|| {
+        let range = "/proc/sys/net/ipv4/ip_local_port_range";
+        std::fs::write(range, "40000 40159").expect("a setting");
+        // They have ports beyond that range.
+        let (backend, flooder) = (Peer::bind("127.0.0.1:7"), Peer::bind("127.0.0.1:8"));
+        let config = simple_config("127.0.0.1:9", &[&backend], "");
+        (Balancer::start(&config), backend, flooder)
+    });
+    flooder.send_to(b"known", balancer.address());
+    assert_eq!(backend.answer(b"answer").bytes, b"known");
+    for port in 10..610 {
+        let client = namespace.inside(|| Peer::bind(&format!("127.0.0.1:{port}")));
+        client.send_to(b"question", balancer.address());
+    }
+    balancer.eventually("all are counted", |figures| {
+        figures.counters.to_backend.received.datagrams == 601
+    });
+    assert_eq!(balancer.dropped(Direction::ToBackend, DropReason::NoPorts), 0);
+    assert!(balancer.dropped(Direction::ToBackend, DropReason::MaxFlows) > 0);
+    assert_eq!(balancer.figures().counters.closed(CloseReason::UpstreamFailed), 0);
+}
+
 #[test]
 fn flows_that_share_sockets_are_more_than_descriptors_and_leave_some_to_operators() {
     const FLOWS: usize = 400;

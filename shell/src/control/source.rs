@@ -70,6 +70,30 @@ pub fn ports(cluster: &Cluster) -> u64 {
     sum.map_or(u64::MAX, |ports| ports * backends)
 }
 
+/// How many sockets can have a port where the kernel chooses those of a cluster, as far as it says how
+/// many there are. Some are left to others: all programs and listeners share them.
+pub fn local_ports(cluster: &Cluster) -> u64 {
+    let addresses = match &cluster.policy.source {
+        // Clients have chosen them.
+        Source::Client => return u64::MAX,
+        Source::Any => wildcards(cluster).len().max(1),
+        Source::Local(addresses) if addresses.iter().any(|address| address.ports.is_some()) => {
+            return u64::MAX;
+        }
+        Source::Local(addresses) => addresses.len(),
+    };
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let ports = range.ok().and_then(|range| ports_in(&range)).unwrap_or(u64::MAX);
+    (ports - ports / 64).saturating_mul(addresses as u64)
+}
+
+/// How many ports a range has, as Linux writes it.
+fn ports_in(range: &str) -> Option<u64> {
+    let mut ends = range.split_whitespace().map(|end| end.parse::<u64>().ok());
+    let (first, last) = (ends.next()??, ends.next()??);
+    Some(last.checked_sub(first)? + 1)
+}
+
 /// A source as it is written in a configuration.
 pub fn describe(source: &Source) -> String {
     match source {
@@ -137,5 +161,17 @@ fn advice(source: &Source, has_flows: bool, error: &io::Error) -> &'static str {
             "ports below 1024 need root or CAP_NET_BIND_SERVICE"
         }
         _ => "change cluster.NAME.source",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ports_in;
+
+    #[test]
+    fn the_range_of_local_ports_is_read_as_linux_writes_it() {
+        assert_eq!(ports_in("32768\t60999\n"), Some(28_232));
+        assert_eq!(ports_in("1024 1024"), Some(1));
+        assert!(["", "1024", "9 8", "one two"].iter().all(|text| ports_in(text).is_none()));
     }
 }

@@ -309,7 +309,13 @@ impl Server {
                 let unasked = affordable.saturating_sub(listener.flows_max) / listeners;
                 // Fewer ports than flows are the operator's choice, and are told as `no_ports`.
                 let ports = source::ports(&listener.settings.cluster).max(listener.flows_max);
-                (listener.flows_max + unasked).min(ports)
+                let local = source::local_ports(&listener.settings.cluster);
+                let flows_each = match listener.sharing() {
+                    Sharing::Nothing => 1,
+                    _ => places.len().max(1) as u64,
+                };
+                let local = local.saturating_mul(flows_each);
+                (listener.flows_max + unasked).min(ports).min(local)
             }
         };
         let config_of = |shard: u64| {
