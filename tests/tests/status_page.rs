@@ -396,19 +396,65 @@ fn a_lost_connection_is_shown() {
     assert!(page.contains("<title>✕ Flowgate</title>"), "{page}");
 }
 
+/// A document whose first cluster has so many backends: one is down, one ejected, one unchecked.
+fn with_backends(count: u32, seconds: u64) -> StatusDocument {
+    let mut document = document(seconds);
+    let address = |n: u32| format!("10.1.{}.{}:53", n / 250, n % 250);
+    let cluster = &mut document.clusters[0];
+    cluster.name = "resolvers".into();
+    let mut backends = std::mem::take(&mut cluster.backends);
+    let (down, ejected) = (backends.remove(3), backends.remove(3));
+    let [named, .., last] = [0, count / 3, count - 1];
+    cluster.backends = (0..count)
+        .map(|n| {
+            let sent = 12 * seconds * u64::from(1 + n % 7);
+            match n {
+                n if n == named => down.clone(),
+                n if n == count / 3 => ejected.clone(),
+                n if n == last => backend(&address(n), 1, BackendState::Unchecked, 3, sent, sent),
+                n => backend(&address(n), 1, BackendState::Up, 7 + u64::from(n % 9), sent, sent),
+            }
+        })
+        .collect();
+    for listener in &mut document.listeners {
+        if listener.name == LISTENER {
+            (listener.name, listener.cluster) = ("dns".into(), "resolvers".into());
+        }
+    }
+    document
+}
+
 /// Takes pictures to look at: `FLOWGATE_SCREENSHOTS=folder cargo test ... -- --ignored`.
 #[test]
 #[ignore = "writes pictures for people to look at"]
 fn pictures() {
     let folder = std::env::var("FLOWGATE_SCREENSHOTS").unwrap_or_else(|_| "/tmp".into());
-    for (name, width, height, is_dark) in
-        [("light", 1_280, 1_150, false), ("dark", 1_280, 1_150, true), ("phone", 500, 2_400, false)]
-    {
-        let path = Path::new(&folder).join(format!("page-{name}.png"));
+    for (backends, place, (width, height), is_dark) in [
+        (None, "light", (1_280, 1_150), false),
+        (None, "phone", (500, 2_400), false),
+        (Some(3), "desk", (1_280, 1_500), false),
+        (Some(30), "desk", (1_280, 1_700), true),
+        (Some(700), "desk", (1_280, 1_700), false),
+        (Some(700), "dark", (1_280, 1_700), true),
+        (Some(3), "phone", (500, 2_400), true),
+        (Some(700), "phone", (500, 3_000), false),
+    ] {
+        let world = match backends {
+            None => World::start(),
+            Some(count) => {
+                let seconds = AtomicU64::new(600);
+                World::with(Arc::new(move |_| {
+                    let seconds = seconds.fetch_add(1, Ordering::Relaxed);
+                    Response::Status(with_backends(count, seconds))
+                }))
+            }
+        };
+        let count = backends.map_or("names".to_owned(), |count| count.to_string());
+        let path = Path::new(&folder).join(format!("page-{count}-{place}.png"));
         let size = format!("--window-size={width},{height}");
         let file = format!("--screenshot={}", path.display());
         let scheme = format!("--blink-settings=preferredColorScheme={}", u8::from(!is_dark));
-        World::start().browse(250, &[&size, &file, &scheme]);
+        world.browse(60, &[&size, &file, &scheme]);
         assert!(path.exists(), "no picture");
         eprintln!("wrote {}", path.display());
     }
