@@ -5,6 +5,7 @@
 //! so (`none.rs`).
 
 pub mod arena;
+pub mod cache;
 pub mod clock;
 pub mod errno;
 pub mod fd;

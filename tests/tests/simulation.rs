@@ -157,7 +157,7 @@ fn recording() -> Vec<u8> {
     for number in 0..200_u8 {
         let mut tell = |input, client: Option<SocketAddr>| {
             let mut outputs = Vec::new();
-            encoder.input(&input, client, now);
+            encoder.input(&input, client.as_ref(), now);
             recorded.handle_input(input, now, &mut outputs);
             let sent = outputs.iter().find_map(|output| match output {
                 Output::Send { flow, .. } => recorded.flow(*flow),

@@ -101,6 +101,9 @@ impl<'t> Reading<'_, 't> {
         let Some(received) = received else { return is_drained };
         self.manager
             .prefetch(received.clone().filter_map(|r| Some((r.meta.source?, r.meta.local))));
+        if !dispatch.taps().is_empty() {
+            dispatch.taps().prefetch(received.clone().filter_map(|r| r.meta.source));
+        }
         for datagrams in received {
             self.bytes += datagrams.bytes.len();
             let input = match readable(&datagrams) {

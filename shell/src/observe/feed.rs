@@ -1,17 +1,25 @@
 //! A bounded channel from workers to whoever watches. Sending never blocks: what finds no room is the
-//! sender's to leave out.
+//! sender's to leave out. Nor does it wake anybody, which would cost a worker a system call each time:
+//! whoever watches looks again and again.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Sleep, sleep};
+
+/// From one look to the next.
+const PERIOD: Duration = Duration::from_millis(20);
 
 /// Makes a channel in which so many bytes may wait, as senders count them.
 pub(crate) fn channel<T>(capacity: usize) -> (Tx<T>, Rx<T>) {
     let (sender, receiver) = unbounded_channel();
     let shared = Arc::new(Shared { capacity, ..Shared::default() });
-    (Tx { sender, shared: Arc::clone(&shared) }, Rx { receiver, shared })
+    (Tx { sender, shared: Arc::clone(&shared) }, Rx { receiver, shared, next_look: None })
 }
 
 /// The workers' end.
@@ -26,6 +34,7 @@ pub(crate) struct Tx<T> {
 pub(crate) struct Rx<T> {
     receiver: UnboundedReceiver<(T, usize)>,
     shared: Arc<Shared>,
+    next_look: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Debug, Default)]
@@ -88,11 +97,27 @@ impl<T> Eq for Tx<T> {}
 impl<T> Rx<T> {
     /// What comes next; nothing when all senders have gone.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<T>> {
-        self.receiver.poll_recv(context).map(|received| {
-            let (item, bytes) = received?;
-            self.shared.waiting.fetch_sub(bytes, Ordering::Relaxed);
-            Some(item)
-        })
+        loop {
+            let next = self.look();
+            if next.is_ready() {
+                return next;
+            }
+            let next_look = self.next_look.get_or_insert_with(|| Box::pin(sleep(PERIOD)));
+            ready!(next_look.as_mut().poll(context));
+            self.next_look = None;
+        }
+    }
+
+    /// The same of what is there already. Nobody is told when there is more.
+    pub(crate) fn look(&mut self) -> Poll<Option<T>> {
+        match self.receiver.try_recv() {
+            Ok((item, bytes)) => {
+                self.shared.waiting.fetch_sub(bytes, Ordering::Relaxed);
+                Poll::Ready(Some(item))
+            }
+            Err(TryRecvError::Disconnected) => Poll::Ready(None),
+            Err(TryRecvError::Empty) => Poll::Pending,
+        }
     }
 
     /// How much has been left out since this was asked last.

@@ -11,14 +11,16 @@ use std::time::Duration;
 use flowgate_core::backend::BackendState;
 use flowgate_core::config::{Affinity, ManagerConfig};
 use flowgate_core::transaction::Transactions;
-use flowgate_core::{BackendEvent, BackendId, Instant, ManagerInput, UdpManager};
+use flowgate_core::{
+    BackendEvent, BackendId, Carrier, Direction, Instant, ManagerInput, Output, UdpManager,
+};
 use siphasher::sip::SipHasher24;
 use tokio::time::{Sleep, sleep};
 
 use crate::datapath::role::Role;
 use crate::observe::feed::{self, Rx, Tx};
-use crate::observe::tap::{Decided, Subject};
-use crate::recording::codec::{InputEncoder, InputPiece};
+use crate::observe::tap::Subject;
+use crate::recording::codec::{InputEncoder, InputPiece, Mark};
 use crate::recording::digest::Digest;
 use crate::recording::file::{RecordingBlock, RecordingHead, RecordingStart, StartState};
 
@@ -30,6 +32,10 @@ const BLOCK: usize = 64 << 10;
 
 /// How long an input waits at most until it is in a block.
 const LATENCY: Duration = Duration::from_millis(200);
+
+/// Among how many sums one is looked for that grows: with very many backends it takes less time to write
+/// more of them.
+const SUMS_LOOKED_AT: usize = 8;
 
 /// What an item takes that waits, besides what it carries.
 const ITEM: usize = 64;
@@ -119,8 +125,7 @@ impl RecordFeed {
     /// All that is there.
     pub(crate) fn drain(&mut self) -> Vec<u8> {
         let mut bytes = self.head.take().unwrap_or_default();
-        let mut context = Context::from_waker(std::task::Waker::noop());
-        while let Poll::Ready(Some(item)) = self.receiver.poll(&mut context) {
+        while let Poll::Ready(Some(item)) = self.receiver.look() {
             bytes.extend(self.take(item));
         }
         bytes.extend(self.flush());
@@ -167,6 +172,27 @@ impl RecordFeed {
     }
 }
 
+/// Datagrams that the kernel has taken.
+#[derive(Clone, Copy, Debug)]
+struct Delivered {
+    carrier: Carrier,
+    backend: Option<BackendId>,
+    direction: Direction,
+    datagrams: u32,
+    bytes: u64,
+}
+
+impl Delivered {
+    /// Whether both are counted in the same places: of which flow they were counts nowhere.
+    fn counts_with(&self, other: &Self) -> bool {
+        let is_same = match (self.carrier, other.carrier) {
+            (Carrier::Flow { .. }, Carrier::Flow { .. }) => true,
+            (one, other) => one == other,
+        };
+        is_same && (self.backend, self.direction) == (other.backend, other.direction)
+    }
+}
+
 /// What records one shard.
 #[derive(Debug)]
 pub struct RecordTap {
@@ -181,6 +207,16 @@ pub struct RecordTap {
     written: u64,
     /// Whether the start has been told.
     has_begun: bool,
+    /// Whether what is emitted now belongs to it.
+    is_watching: bool,
+    /// The mark of what its manager is told now.
+    mark: Mark,
+    /// What the kernel has taken and is not written yet.
+    delivered: Vec<Delivered>,
+    /// When the last input came.
+    now: Instant,
+    /// The client of that, as it is to be known if not as it is.
+    anonymous: Option<SocketAddr>,
     /// How many inputs have been left out.
     lost: u64,
 }
@@ -204,6 +240,11 @@ impl RecordTap {
             outputs: Digest::default(),
             written: 0,
             has_begun: false,
+            is_watching: false,
+            mark: Mark::default(),
+            delivered: Vec::new(),
+            now: Instant::ORIGIN,
+            anonymous: None,
             lost: 0,
         }
     }
@@ -236,6 +277,8 @@ impl RecordTap {
         };
         let bytes = self.start_bytes(manager);
         self.has_begun = self.sender.0.send(RecordItem::Start(self.shard, Box::new(start)), bytes);
+        self.delivered.clear();
+        self.now = now;
         self.encoder.restart();
         self.encoder.set_payload(self.payload(manager.config()));
         self.outputs = Digest::default();
@@ -300,8 +343,33 @@ impl RecordTap {
         by_affinity.saturating_add(by_proxies)
     }
 
+    /// Before a manager is told of something: says whether that is recorded. Whatever is emitted from now
+    /// on belongs to it.
+    pub(crate) fn watch(
+        &mut self,
+        role: Role,
+        input: &ManagerInput<'_>,
+        subject: &Subject,
+    ) -> bool {
+        let wants = self.wants(role, input, subject);
+        self.lost += u64::from(wants && !self.has_begun);
+        self.is_watching = wants && self.has_begun;
+        if self.is_watching {
+            if let Some(key) = self.options.anonymise {
+                let client = match input {
+                    ManagerInput::ClientBurst { source, .. } => Some(*source),
+                    _ => subject.client,
+                };
+                self.anonymous = client.map(|client| anonymous(client, key));
+            }
+            let client = self.anonymous.as_ref().or(subject.client.as_ref());
+            self.mark = self.encoder.prepare(input, client);
+        }
+        self.is_watching
+    }
+
     /// Whether an input is recorded.
-    pub(crate) fn wants(&self, role: Role, input: &ManagerInput<'_>, subject: &Subject) -> bool {
+    fn wants(&self, role: Role, input: &ManagerInput<'_>, subject: &Subject) -> bool {
         if role != Role::Primary {
             return false;
         }
@@ -333,24 +401,70 @@ impl RecordTap {
         place < self.options.sample
     }
 
-    /// Takes in what was decided on an input that it [wants](Self::wants).
-    pub(crate) fn see(&mut self, decided: &Decided<'_, '_>) {
+    /// Fetches from memory what is needed when bursts of these clients come next.
+    pub(crate) fn prefetch(&self, clients: impl Iterator<Item = SocketAddr>) {
+        if self.is_whole() {
+            self.encoder.prefetch(clients);
+        }
+    }
+
+    /// Takes in what the kernel has taken, of a manager's datagrams. That decides nothing, so it is
+    /// written as a sum, when the turn ends or before anything that is no datagram.
+    pub(crate) fn see_delivered(&mut self, role: Role, input: &ManagerInput<'_>) {
+        let ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes } = *input
+        else {
+            return;
+        };
+        if role != Role::Primary || !self.is_whole() {
+            return;
+        }
         if !self.has_begun {
             self.lost += 1;
             return;
         }
-        let source = match decided.input {
-            ManagerInput::ClientBurst { source, .. } => Some(*source),
-            _ => decided.subject.client,
-        };
-        let source = match self.options.anonymise {
-            Some(key) => source.map(|client| anonymous(client, key)),
-            None => source,
-        };
-        self.encoder.input(decided.input, source, decided.now);
+        let more = Delivered { carrier, backend, direction, datagrams, bytes };
+        let mut last = self.delivered.iter_mut().rev().take(SUMS_LOOKED_AT);
+        match last.find(|sum| sum.counts_with(&more)) {
+            Some(sum) if sum.datagrams.checked_add(datagrams).is_some() => {
+                sum.datagrams += datagrams;
+                sum.bytes += bytes;
+            }
+            _ => self.delivered.push(more),
+        }
+    }
+
+    fn write_delivered(&mut self) {
+        for sum in self.delivered.drain(..) {
+            let Delivered { carrier, backend, direction, datagrams, bytes } = sum;
+            let input = ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes };
+            self.encoder.input(&input, None, self.now);
+            self.written += 1;
+        }
+    }
+
+    /// Takes in what a manager emits.
+    #[inline]
+    pub(crate) fn output(&mut self, output: &Output<'_>) {
+        if self.is_watching {
+            self.outputs.output(output);
+        }
+    }
+
+    /// Takes in the input that it [watches](Self::watch), now that all is emitted.
+    pub(crate) fn see(&mut self, input: &ManagerInput<'_>, subject: &Subject, now: Instant) {
+        if !self.is_watching {
+            return;
+        }
+        let is_burst =
+            matches!(input, ManagerInput::ClientBurst { .. } | ManagerInput::UpstreamBurst { .. });
+        if !is_burst {
+            self.write_delivered();
+        }
+        self.now = now;
+        let client = self.anonymous.as_ref().or(subject.client.as_ref());
+        self.encoder.write(input, client, self.mark, now);
         self.written += 1;
-        decided.outputs.iter().for_each(|output| self.outputs.output(output));
-        if let ManagerInput::Configured(configuration) = decided.input {
+        if let ManagerInput::Configured(configuration) = input {
             let payload = self.payload(configuration.config());
             self.encoder.set_payload(payload);
         }
@@ -358,6 +472,7 @@ impl RecordTap {
 
     /// A turn is over. Says whether somebody still listens.
     pub(crate) fn flush(&mut self) -> bool {
+        self.write_delivered();
         let written = std::mem::take(&mut self.written);
         if written > 0 {
             let piece = self.encoder.take();
@@ -432,8 +547,7 @@ mod tests {
             tap.lost = 3;
             tap.begin(Role::Primary, &manager, Instant::ORIGIN);
             assert!(tap.has_begun && tap.lost == 0, "of a share of {sample}");
-            let mut context = Context::from_waker(std::task::Waker::noop());
-            let mut next = || receiver.poll(&mut context);
+            let mut next = || receiver.look();
             assert!(matches!(next(), Poll::Ready(Some(RecordItem::Gap(0, 3)))));
             assert!(matches!(next(), Poll::Ready(Some(RecordItem::Start(0, _)))));
         }

@@ -74,6 +74,15 @@ impl Taps {
         self.taps.clear();
     }
 
+    /// Fetches from memory what is needed when bursts of these clients are handled next.
+    pub(crate) fn prefetch(&mut self, clients: impl Iterator<Item = SocketAddr> + Clone) {
+        for tap in &mut self.taps {
+            if let Tap::Record(tap) = tap {
+                tap.prefetch(clients.clone());
+            }
+        }
+    }
+
     /// Has a manager decide on what happened, and tells those of it that want to know. `local` knows
     /// the address of ours that backends see by an upstream.
     pub(crate) fn decide<'t, O: Outputs<'t>>(
@@ -89,21 +98,40 @@ impl Taps {
                 tap.begin(role, manager, now);
             }
         }
+        if let ManagerInput::Delivered { .. } = input {
+            // Traces tell nothing of that.
+            self.taps.iter_mut().for_each(|tap| {
+                if let Tap::Record(tap) = tap {
+                    tap.see_delivered(role, &input);
+                }
+            });
+            manager.handle_input(input, now, outputs);
+            return;
+        }
         let subject = Subject::of(&input, manager);
-        if !self.taps.iter().any(|tap| tap.wants(role, &input, &subject, manager)) {
+        let (mut is_traced, mut is_recorded) = (false, false);
+        for tap in &mut self.taps {
+            match tap {
+                Tap::Trace(tap) => is_traced |= tap.wants(&input, &subject, manager),
+                Tap::Record(tap) => is_recorded |= tap.watch(role, &input, &subject),
+            }
+        }
+        if !is_traced && !is_recorded {
             manager.handle_input(input, now, outputs);
             return;
         }
         let mut seen = recycled(std::mem::take(&mut self.seen));
-        manager.handle_input(input, now, &mut Tee { outputs: &mut *outputs, seen: &mut seen });
+        let (taps, kept) = (&mut *self.taps, is_traced.then_some(&mut seen));
+        manager.handle_input(input, now, &mut Tee { outputs: &mut *outputs, taps, kept });
         let decided = Decided { role, input: &input, subject, outputs: &seen, manager, now };
         let mut local = |flow| local(outputs, decided.manager.flow(flow)?.upstream());
         for tap in &mut self.taps {
-            if tap.wants(role, &input, &subject, decided.manager) {
-                match tap {
-                    Tap::Trace(tap) => tap.see(&decided, &mut local),
-                    Tap::Record(tap) => tap.see(&decided),
+            match tap {
+                Tap::Trace(tap) if tap.wants(&input, &subject, decided.manager) => {
+                    tap.see(&decided, &mut local);
                 }
+                Tap::Trace(_) => {}
+                Tap::Record(tap) => tap.see(&input, &subject, now),
             }
         }
         self.seen = recycled(seen);
@@ -115,21 +143,6 @@ impl Taps {
             Tap::Trace(tap) => tap.flush(),
             Tap::Record(tap) => tap.flush(),
         });
-    }
-}
-
-impl Tap {
-    fn wants(
-        &self,
-        role: Role,
-        input: &ManagerInput<'_>,
-        subject: &Subject,
-        manager: &UdpManager,
-    ) -> bool {
-        match self {
-            Self::Trace(tap) => tap.wants(input, subject, manager),
-            Self::Record(tap) => tap.wants(role, input, subject),
-        }
     }
 }
 
@@ -194,15 +207,23 @@ pub(crate) fn address_of(backend: BackendId, manager: &UdpManager) -> Option<Soc
     manager.backends().get(backend).map(Backend::address)
 }
 
-/// Passes on what is emitted, and keeps a copy.
+/// Passes on what is emitted, shows it to recordings, and keeps a copy for traces.
 struct Tee<'a, 't, O> {
     outputs: &'a mut O,
-    seen: &'a mut Vec<Output<'t>>,
+    taps: &'a mut [Tap],
+    kept: Option<&'a mut Vec<Output<'t>>>,
 }
 
 impl<'t, O: Outputs<'t>> Outputs<'t> for Tee<'_, 't, O> {
     fn emit(&mut self, output: Output<'t>) {
-        self.seen.push(output);
+        for tap in &mut *self.taps {
+            if let Tap::Record(tap) = tap {
+                tap.output(&output);
+            }
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.push(output);
+        }
         self.outputs.emit(output);
     }
 }

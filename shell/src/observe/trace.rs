@@ -69,10 +69,12 @@ impl TraceSender {
 impl TraceFeed {
     /// What comes next; nothing when all taps have gone.
     pub fn poll_lines(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<TraceLine>>> {
-        self.0.poll(context).map(|events| {
-            let events = events?.into_iter().map(|event| TraceLine::Event(Box::new(event)));
-            Some(self.take_left_out().into_iter().chain(events).collect())
-        })
+        self.0.poll(context).map(|events| Some(self.lines(events?)))
+    }
+
+    fn lines(&self, events: Vec<TraceEvent>) -> Vec<TraceLine> {
+        let events = events.into_iter().map(|event| TraceLine::Event(Box::new(event)));
+        self.take_left_out().into_iter().chain(events).collect()
     }
 
     /// What has been left out since that was said last.

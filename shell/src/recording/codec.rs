@@ -5,7 +5,8 @@
 //! and is a number from then on, as is a flow; now and then counting begins anew, so that neither
 //! side remembers too much.
 
-use std::collections::HashMap;
+mod numbers;
+
 use std::net::{IpAddr, SocketAddr};
 
 use flowgate_core::config::ManagerConfig;
@@ -15,6 +16,9 @@ use flowgate_core::{
     BackendEvent, BackendId, Burst, Carrier, Direction, DropReason, FlowId, Instant, LocalAddr,
     ManagerInput, NetworkError, TransactionId, UpstreamId,
 };
+
+pub use numbers::Mark;
+use numbers::Numbers;
 
 /// What kinds of inputs there are: the low half of the first byte.
 mod kind {
@@ -43,13 +47,13 @@ const SEVERAL: u8 = 0x40;
 const WITH_PAYLOAD: u8 = 0x20;
 
 /// So many clients and flows are numbered before counting begins anew.
-const MAX_NUMBERED: usize = 50_000;
+const MAX_NUMBERED: u32 = 50_000;
 
 /// The same in bytes written.
 const MAX_EPOCH_BYTES: usize = 1 << 20;
 
 /// A client as it calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug)]
 struct Caller {
     source: SocketAddr,
     local: Option<LocalAddr>,
@@ -58,7 +62,7 @@ struct Caller {
 }
 
 /// What answers come by, and whose they are where that is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug)]
 struct Answered {
     upstream: UpstreamId,
     sender: SocketAddr,
@@ -156,8 +160,11 @@ impl<'a> BurstForm<'a> {
 pub struct InputEncoder {
     bytes: Vec<u8>,
     inputs: u32,
-    callers: HashMap<Caller, u32>,
-    answered: HashMap<Answered, u32>,
+    numbers: Numbers,
+    /// How many callers have a number.
+    callers: u32,
+    /// The same of what is answered.
+    answered: u32,
     now: u64,
     /// How many bytes since counting began.
     epoch_bytes: usize,
@@ -183,8 +190,9 @@ impl InputEncoder {
         Self {
             bytes: Vec::new(),
             inputs: 0,
-            callers: HashMap::new(),
-            answered: HashMap::new(),
+            numbers: Numbers::new(),
+            callers: 0,
+            answered: 0,
             now: 0,
             epoch_bytes: 0,
             is_fresh: true,
@@ -199,12 +207,14 @@ impl InputEncoder {
 
     /// Takes what has been written since this was done last.
     pub fn take(&mut self) -> InputPiece {
-        let bytes = std::mem::take(&mut self.bytes);
+        // The next turn is much like this one.
+        let room = Vec::with_capacity(self.bytes.len());
+        let bytes = std::mem::replace(&mut self.bytes, room);
         let piece = InputPiece { inputs: self.inputs, is_fresh: self.is_fresh, bytes };
         self.inputs = 0;
         self.epoch_bytes += piece.bytes.len();
-        self.is_fresh = self.epoch_bytes > MAX_EPOCH_BYTES
-            || self.callers.len() + self.answered.len() > MAX_NUMBERED;
+        self.is_fresh =
+            self.epoch_bytes > MAX_EPOCH_BYTES || self.callers + self.answered > MAX_NUMBERED;
         if self.is_fresh {
             self.restart();
         }
@@ -214,13 +224,54 @@ impl InputEncoder {
     /// Begins to count anew, after something has been lost.
     pub fn restart(&mut self) {
         self.bytes.clear();
-        self.callers.clear();
-        self.answered.clear();
+        self.numbers.restart();
+        (self.callers, self.answered) = (0, 0);
         (self.inputs, self.now, self.epoch_bytes, self.is_fresh) = (0, 0, 0, true);
     }
 
-    /// Writes an input. `source` is the client as it is to be known, where the input has one.
-    pub fn input(&mut self, input: &ManagerInput<'_>, source: Option<SocketAddr>, now: Instant) {
+    /// Writes an input. `client` is the one that it is of, as it is to be known.
+    pub fn input(&mut self, input: &ManagerInput<'_>, client: Option<&SocketAddr>, now: Instant) {
+        let mark = self.prepare(input, client);
+        self.write(input, client, mark, now);
+    }
+
+    /// Fetches from memory what is needed to write what clients send, those that come next.
+    pub fn prefetch(&self, clients: impl Iterator<Item = SocketAddr>) {
+        clients.for_each(|client| self.numbers.prefetch(&client));
+    }
+
+    /// Prepares to [write](Self::write) an input, which takes less time if something else is done meanwhile.
+    pub fn prepare(&mut self, input: &ManagerInput<'_>, client: Option<&SocketAddr>) -> Mark {
+        let mark = match input {
+            ManagerInput::ClientBurst { source, local, tos, ttl, .. } => {
+                let form =
+                    u64::from(local.is_some()) << 16 | u64::from(*tos) << 8 | u64::from(*ttl);
+                let mark = self.numbers.mark(client.unwrap_or(source)).word(1 << 32 | form);
+                match local {
+                    Some(LocalAddr { ip, interface }) => mark.ip(ip, (*interface).into()),
+                    None => mark,
+                }
+            }
+            ManagerInput::UpstreamBurst { upstream, sender, tos, .. } => {
+                let form = u64::from(client.is_some()) << 8 | u64::from(*tos);
+                let mark = self.numbers.mark(client.unwrap_or(sender)).word(2 << 32 | form);
+                let mark =
+                    mark.word((upstream.index() as u64) << 16 | u64::from(upstream.generation()));
+                if client.is_some() { mark.address(sender) } else { mark }
+            }
+            _ => return Mark::default(),
+        };
+        self.numbers.expect(mark.end())
+    }
+
+    /// Writes an input that is [prepared](Self::prepare).
+    pub fn write(
+        &mut self,
+        input: &ManagerInput<'_>,
+        client: Option<&SocketAddr>,
+        mark: Mark,
+        now: Instant,
+    ) {
         let tag = match input {
             ManagerInput::ClientBurst { .. } => kind::CLIENT,
             ManagerInput::UpstreamBurst { .. } => kind::BACKEND,
@@ -259,20 +310,22 @@ impl InputEncoder {
             self.number(passed);
             self.now = now.as_nanos();
         }
-        self.rest(input, source);
+        match input {
+            ManagerInput::ClientBurst { source, local, tos, ttl, .. } => {
+                self.caller(client.unwrap_or(source), local, (*tos, *ttl), mark);
+            }
+            ManagerInput::UpstreamBurst { upstream, sender, tos, .. } => {
+                self.answered(*upstream, sender, client, *tos, mark);
+            }
+            _ => self.rest(input),
+        }
         if let Some(burst) = burst {
             self.burst(burst);
         }
     }
 
-    fn rest(&mut self, input: &ManagerInput<'_>, client: Option<SocketAddr>) {
+    fn rest(&mut self, input: &ManagerInput<'_>) {
         match *input {
-            ManagerInput::ClientBurst { source, local, tos, ttl, .. } => {
-                self.caller(Caller { source: client.unwrap_or(source), local, tos, ttl });
-            }
-            ManagerInput::UpstreamBurst { upstream, sender, tos, .. } => {
-                self.answered(Answered { upstream, sender, client, tos });
-            }
             ManagerInput::UpstreamOpenFailed { upstream } => self.upstream(upstream),
             ManagerInput::UpstreamError { upstream, remote, question, error } => {
                 self.upstream(upstream);
@@ -316,7 +369,9 @@ impl InputEncoder {
                 self.bytes.push(u8::from(last.is_some()));
                 last.into_iter().for_each(|last| self.number(last.as_nanos()));
             }
-            ManagerInput::Reading { .. }
+            ManagerInput::ClientBurst { .. }
+            | ManagerInput::UpstreamBurst { .. }
+            | ManagerInput::Reading { .. }
             | ManagerInput::Timeout
             | ManagerInput::NetworkChanged
             | ManagerInput::Mirrored { .. } => {}
@@ -377,29 +432,42 @@ impl InputEncoder {
         self.number(bytes);
     }
 
-    fn caller(&mut self, caller: Caller) {
-        let next = self.callers.len() as u32;
-        let number = *self.callers.entry(caller).or_insert(next);
+    fn caller(
+        &mut self,
+        source: &SocketAddr,
+        local: &Option<LocalAddr>,
+        (tos, ttl): (u8, u8),
+        mark: Mark,
+    ) {
+        let number = self.numbers.number(mark, self.callers);
         self.number(number.into());
-        if number == next {
-            self.address(caller.source);
-            self.bytes.extend([caller.tos, caller.ttl, u8::from(caller.local.is_some())]);
-            if let Some(LocalAddr { ip, interface }) = caller.local {
+        if number == self.callers {
+            self.callers += 1;
+            self.address(*source);
+            self.bytes.extend([tos, ttl, u8::from(local.is_some())]);
+            if let Some(LocalAddr { ip, interface }) = *local {
                 self.ip(ip);
                 self.number(interface.into());
             }
         }
     }
 
-    fn answered(&mut self, answered: Answered) {
-        let next = self.answered.len() as u32;
-        let number = *self.answered.entry(answered).or_insert(next);
+    fn answered(
+        &mut self,
+        upstream: UpstreamId,
+        sender: &SocketAddr,
+        client: Option<&SocketAddr>,
+        tos: u8,
+        mark: Mark,
+    ) {
+        let number = self.numbers.number(mark, self.answered);
         self.number(number.into());
-        if number == next {
-            self.upstream(answered.upstream);
-            self.address(answered.sender);
-            self.bytes.extend([answered.tos, u8::from(answered.client.is_some())]);
-            answered.client.into_iter().for_each(|client| self.address(client));
+        if number == self.answered {
+            self.answered += 1;
+            self.upstream(upstream);
+            self.address(*sender);
+            self.bytes.extend([tos, u8::from(client.is_some())]);
+            client.into_iter().for_each(|client| self.address(*client));
         }
     }
 

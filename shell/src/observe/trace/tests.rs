@@ -1,7 +1,5 @@
 //! A manager and a tap, without sockets.
 
-use std::task::Waker;
-
 use flowgate_core::{Instant, Outputs};
 
 use super::*;
@@ -46,9 +44,8 @@ impl World {
 
     fn lines(&mut self) -> Vec<TraceEvent> {
         let mut all = Vec::new();
-        let mut context = Context::from_waker(Waker::noop());
-        while let Poll::Ready(Some(lines)) = self.feed.poll_lines(&mut context) {
-            all.extend(lines.into_iter().filter_map(|line| match line {
+        while let Poll::Ready(Some(events)) = self.feed.0.look() {
+            all.extend(self.feed.lines(events).into_iter().filter_map(|line| match line {
                 TraceLine::Event(event) => Some(*event),
                 _ => None,
             }));

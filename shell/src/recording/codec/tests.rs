@@ -128,7 +128,7 @@ proptest! {
         for (number, spec) in specs.iter().enumerate() {
             now += spec.5;
             times.push(now);
-            encoder.input(&input_of(spec), Some(spec.1), Instant::from_nanos(now));
+            encoder.input(&input_of(spec), Some(&spec.1), Instant::from_nanos(now));
             if number % cut != 0 && number + 1 < specs.len() {
                 continue;
             }
