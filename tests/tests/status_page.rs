@@ -301,7 +301,8 @@ fn the_page_shows_listeners_clusters_backends_and_rates() {
     assert_eq!(text_of(&page, "connection"), "live", "{page}");
     assert_eq!(text_of(&page, "version"), "0.1.0");
     assert_eq!(text_of(&page, "now-backends"), "5");
-    assert_eq!(text_of(&page, "sub-backends"), "1 down, 1 ejected, 1 draining, 1 unchecked");
+    assert_eq!(text_of(&page, "bad-backends"), "1 down, 1 ejected");
+    assert_eq!(text_of(&page, "sub-backends"), "1 draining, 1 unchecked");
     assert_eq!(text_of(&page, "trouble-about"), "3 in trouble, 1 draining");
     assert_eq!(text_of(&page, "host"), "lb1.example");
     assert_eq!(text_of(&page, "config"), "/etc/flowgate/flowgate.toml");
@@ -354,6 +355,8 @@ fn of_many_backends_those_in_trouble_are_seen_at_once() {
     // The backend in trouble is listed on top, and is the first of its cluster.
     assert!(page.contains("10.1.2.150:53"), "{page}");
     assert!(page.contains("688 more."), "{page}");
+    // What is an equal share of so many can be seen.
+    assert!(page.contains("--part: 49.9"), "{page}");
     assert!(!page.contains("10.1.2.149:53"), "{page}");
 }
 

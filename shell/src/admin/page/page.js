@@ -168,9 +168,9 @@ function showTiles(status) {
   const inState = (state) => backends.filter((backend) => backend.state === state).length;
   write(byId('now-backends'), count(backends.filter(serves).length));
   write(byId('unit-backends'), `of ${count(backends.length)} in service`);
-  const rest = ['down', 'ejected', 'draining', 'unchecked'].filter((state) => inState(state) > 0);
-  write(byId('sub-backends'), rest.map((state) => `${count(inState(state))} ${state}`).join(', '));
-  byId('sub-backends').classList.toggle('bad', backends.some(isTrouble));
+  const told = (states) => states.filter((state) => inState(state) > 0).map((state) => `${count(inState(state))} ${state}`).join(', ');
+  write(byId('bad-backends'), told(['down', 'ejected']));
+  write(byId('sub-backends'), told(['draining', 'unchecked']));
 }
 
 function connection(state, text) {

@@ -193,6 +193,8 @@ function fillCluster(row, cluster, backends, clusters, rates) {
 
 function showBackends(table, cluster, backends, most, rates) {
   const share = shares(cluster, rates);
+  // An equal share is half a bar, unless somebody has more than twice as much: of 700 a hundredth is much.
+  const longest = Math.min(1, Math.max(2 / Math.max(1, cluster.backends.filter(serves).length), ...share.values()));
   rows(table.tBodies[0], limited(table, backends, most), {
     key: (backend) => backend.address,
     make: () => {
@@ -220,7 +222,7 @@ function showBackends(table, cluster, backends, most, rates) {
       row.state.title = why(backend);
       const part = share.get(backend.address);
       const of = cluster.mode === 'fan-out' ? 'each' : part === undefined ? '–' : percent(part);
-      row.meter(cluster.mode === 'fan-out' ? 0 : part ?? 0, of);
+      row.meter(cluster.mode === 'fan-out' ? 0 : (part ?? 0) / longest, of);
       write(row.cells[3], cluster.mode === 'one-way' ? '–' : count(backend.flows_active));
       write(row.cells[4], rate(rate_of?.to ?? null));
       write(row.cells[5], cluster.mode === 'one-way' ? '–' : rate(rate_of?.from ?? null));
@@ -229,6 +231,7 @@ function showBackends(table, cluster, backends, most, rates) {
       row.cells[6].title = answers?.count > 0 ? `95 % within ${millis(quantile(answers, 0.95))}` : '';
       const configured = backend.configured_weight;
       write(row.cells[7], count(backend.weight) + (configured === undefined ? '' : ` (${count(configured)})`));
+      row.cells[7].classList.toggle('usual', backend.weight === 1 && configured === undefined);
       row.cells[7].title = configured === undefined ? '' : `set by an operator; the configuration says ${configured}`;
     },
   });
@@ -273,7 +276,7 @@ function showTrouble(status) {
   rows(table.tBodies[0], limited(table, troubles, FIRST_ROWS), {
     key: (trouble) => trouble.id,
     make: () => {
-      const row = tableRow([['What'], ['State', 'state-cell'], ['Why', 'text why'], ['Since', 'number'], ['For', 'number']]);
+      const row = tableRow([['What'], ['State', 'state-cell'], ['Why', 'text why'], ['Since', 'number'], ['Time left', 'number']]);
       row.head = head(row.cells[0]);
       row.state = element('span', 'state');
       row.cells[1].append(row.state);
