@@ -65,7 +65,8 @@ impl Source {
 }
 
 impl SourceAddress {
-    fn is_of_family(self, v6: bool) -> bool {
+    /// Whether a backend of that family is reached from it.
+    pub fn is_of_family(self, v6: bool) -> bool {
         self.ip.is_none_or(|ip| ip.is_ipv6() == v6)
     }
 
@@ -166,7 +167,7 @@ impl Salts {
         else {
             return LocalSource::Any;
         };
-        address.with_salt(address.ports.map_or(0, |_| self.draw()))
+        address.with_salt(if source.has_few_ports() { self.draw() } else { 0 })
     }
 
     fn draw(&mut self) -> u64 {

@@ -100,6 +100,29 @@ fn a_port_serves_one_flow_for_each_backend_and_every_answer_comes_home() {
 }
 
 #[test]
+fn a_hundred_ports_serve_250_clients_of_three_backends() {
+    let backends = [Peer::v4(), Peer::v4(), Peer::v4()];
+    // In blocks, as they are found free.
+    let ranges: Vec<_> = [16, 16, 16, 16, 16, 16, 4]
+        .map(|count| {
+            let first = free_ports("127.0.0.30", count);
+            format!("127.0.0.30:{first}-{}", first + count - 1)
+        })
+        .into();
+    let more = format!("balance = \"round-robin\"\nsource = {ranges:?}");
+    let balancer = Balancer::between("127.0.0.1:0", &backends.each_ref(), &more);
+    let clients: Vec<_> = (0..250).map(|_| Peer::v4()).collect();
+    for (number, client) in clients.iter().enumerate() {
+        client.send_to(&[number as u8], balancer.address());
+        let backend = &backends[number % 3];
+        let question = backend.receive();
+        backend.send_to(&question.bytes, question.from);
+        assert_eq!(client.receive().bytes, [number as u8]);
+    }
+    balancer.assert_lossless(250, 250);
+}
+
+#[test]
 fn a_range_without_an_address_leaves_that_to_the_kernel() {
     every_port_is_used_and_then_none_is_left(&Peer::v4(), "0.0.0.0", "0.0.0.0");
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use flowgate_config::{Cluster, Config, Target};
+use flowgate_config::{Cluster, Config, Member, Target};
 use flowgate_core::config::{Source, SourceAddress};
 use socket2::{Domain, Type};
 
@@ -63,11 +63,24 @@ fn check_cluster(cluster: &Cluster) -> Result<(), SourceError> {
 /// each backend.
 pub fn ports(cluster: &Cluster) -> u64 {
     let Source::Local(addresses) = &cluster.policy.source else { return u64::MAX };
-    let backends = cluster.members.len().max(1) as u64;
-    let of = |address: &SourceAddress| address.ports.map(|ports| u64::from(ports.len()));
+    let backends = |address: &SourceAddress| {
+        let is_reached = |member: &&Member| match member.target {
+            Target::Address(backend) => address.is_of_family(backend.is_ipv6()),
+            Target::Name { .. } => true,
+        };
+        // One at least, where they are found out later.
+        if cluster.members.is_empty() {
+            1
+        } else {
+            cluster.members.iter().filter(is_reached).count() as u64
+        }
+    };
+    let of = |address: &SourceAddress| {
+        address.ports.map(|ports| u64::from(ports.len()) * backends(address))
+    };
     // One address without a range has more than are counted.
     let sum = addresses.iter().map(of).sum::<Option<u64>>();
-    sum.map_or(u64::MAX, |ports| ports * backends)
+    sum.unwrap_or(u64::MAX)
 }
 
 /// How many sockets can have a port where the kernel chooses those of a cluster, as far as it says how
