@@ -148,7 +148,7 @@ fn a_range(options: &Options, flowgate: &Path) -> Result<()> {
     let last = FIRST_PORT + options.ports - 1;
     let write_config = |max_flows: u32| {
         let text = format!(
-            "[admin]\nsocket = {socket:?}\n[[listener]]\nname = \"media\"\n\
+            "drain_timeout = \"0s\"\n[admin]\nsocket = {socket:?}\n[[listener]]\nname = \"media\"\n\
              address = \"127.0.0.1:{FIRST_PORT}-{last}\"\nmax_flows = {max_flows}\ncluster = \"web\"\n\
              [cluster.web]\nbackends = [\"{}\"]\n[cluster.web.health]\npassive = false\n",
             backend.local_addr()?
@@ -199,8 +199,15 @@ fn a_range(options: &Options, flowgate: &Path) -> Result<()> {
         return Err(answer.into());
     }
     let after_upgrade = ask_all()?;
+    let status = ask(&socket, "GET /status")?;
+    let (_, status) = status.split_once("\r\n\r\n").ok_or("no status")?;
+    let status: serde_json::Value = serde_json::from_str(status)?;
+    let listeners = status["listeners"].as_array().map_or(0, Vec::len);
     let kept = |after: &[SocketAddr]| before.iter().zip(after).filter(|(a, b)| a == b).count();
-    println!("{} ports in one range, a flow at each", options.ports);
+    println!(
+        "{} ports in one range, a flow at each; listeners in status: {listeners}",
+        options.ports
+    );
     println!("  start                          {}", in_ms(starts[starts.len() / 2]));
     println!(
         "  reload                         {}   flows kept: {}",
@@ -212,7 +219,7 @@ fn a_range(options: &Options, flowgate: &Path) -> Result<()> {
         in_ms(upgrade),
         kept(&after_upgrade)
     );
-    // The process that took over is no child, and ends when it is told to.
+    // The process that took over is no child, and ends when it is told to: at once, so that the ports are free again.
     let _ = ask(&socket, "POST /stop");
     Ok(())
 }
