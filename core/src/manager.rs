@@ -108,7 +108,7 @@ pub struct UdpManager {
     counters: Counters,
     /// How many flows may open while the listener is behind.
     openings: OpeningBudget,
-    /// Whose silence is a sign against a backend.
+    /// Whose silence is a sign against a backend, and who has another flow where slots are scarce.
     answered_clients: AnsweredClients,
     /// How long backends take to answer.
     first_answers: FirstAnswers,

@@ -16,7 +16,8 @@ const WAYS: usize = 4;
 const CAPACITY: usize = 4_096;
 
 /// The clients that were answered last. Of each there is a fingerprint: who is taken for another is
-/// rare, and does no harm, since this only says whose silence is a sign against a backend.
+/// rare, and does no harm: this only says whose silence is a sign against a backend, and who has another
+/// flow where slots are scarce.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize), serde(from = "Few", into = "Few"))]
 pub(crate) struct AnsweredClients {

@@ -219,7 +219,7 @@ impl UdpManager {
             return Err(DropReason::Draining);
         }
         self.source_limits.admit(key.client.source(), now)?;
-        let room = self.find_room(now, outputs)?;
+        let room = self.find_room(key.client.source(), now, outputs)?;
         let backend = self.pick(client, &place, now).ok_or(DropReason::NoBackend)?;
         let flow = self.open(key, backend, room, ttl, now, outputs)?;
         self.placement.opened(flow.index(), &place, datagram);

@@ -18,8 +18,11 @@
 //! that who forges addresses does not take them all, slots are *scarce* when no more than a quarter of
 //! them is free. Then a newcomer sends the oldest flow away that waits in vain, though the table is not
 //! full, and such flows go at the pace at which that quarter serves them all: as many within the time of
-//! a quarantine as it has slots. The newcomers between are refused. Without a pace the first would take
-//! the quarter at once, and nobody would be served until their quarantines end.
+//! a quarantine as it has slots, but for an eighth. The newcomers between are refused, except for clients
+//! that were answered lately: where each exchange is a flow of its own, as with DNS, they are newcomers
+//! each time, and the eighth is theirs. It is not lost, since their flows end when they are answered.
+//! Without a pace the first would take the quarter at once, and nobody would be served until their
+//! quarantines end.
 
 use core::time::Duration;
 
@@ -55,7 +58,7 @@ pub(super) enum Room {
 }
 
 impl UdpManager {
-    /// Where one more flow would find room. Where a flow has to end whose slot is free only later, it
+    /// Where one more flow of a client would find room. Where a flow has to end whose slot is free only later, it
     /// does so for those who come then.
     ///
     /// # Errors
@@ -63,9 +66,11 @@ impl UdpManager {
     /// When there is none, and none can be made.
     pub(super) fn find_room<'p>(
         &mut self,
+        source: u128,
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) -> Result<Room, DropReason> {
+        let is_known = self.answered_clients.contains(source);
         let limit = self.config.cluster.limits.unanswered_flows as usize;
         let (victim, reason) = if limit > 0 && self.queues.len(UNANSWERED) >= limit {
             (self.find_unanswered(now), DropReason::UnansweredFlows)
@@ -74,7 +79,8 @@ impl UdpManager {
         } else {
             let is_old = |flow: &UdpFlow| flow.opened() + MIN_UNANSWERED <= now;
             let late = self.find_unanswered(now).filter(|_| self.are_slots_scarce());
-            match late.filter(|&late| self.flows.get(late).is_some_and(is_old)) {
+            let late = late.filter(|&late| self.flows.get(late).is_some_and(is_old));
+            match late.filter(|_| !is_known) {
                 None => return Ok(Room::Free),
                 late => (late, DropReason::MaxFlows),
             }
@@ -83,13 +89,13 @@ impl UdpManager {
         let flow = self.flows.get(victim).ok_or(reason)?;
         let room = Room::Evict(victim);
         let Some(time) = self.quarantine_after(CloseReason::Evicted, flow) else { return Ok(room) };
-        let has_free_slot = self.has_free_slot();
-        // Enough come free by themselves.
-        let is_in_vain = !has_free_slot && self.flows.quarantined() >= self.quarter_of_slots();
-        if is_in_vain || !self.may_go_into_quarantine(time, now) {
+        let kept_back = if is_known { 0 } else { self.quarter_of_slots() / 8 };
+        let is_for_later = self.flows.taken() + kept_back >= self.config.available_slots();
+        let are_enough = self.flows.quarantined() >= self.slots_for_strangers();
+        if is_for_later && are_enough || !self.may_go_into_quarantine(time, now) {
             return Err(reason);
         }
-        if !has_free_slot {
+        if is_for_later {
             self.make_room(room, now, outputs);
             return Err(reason);
         }
@@ -110,6 +116,12 @@ impl UdpManager {
         (self.config.available_slots() / 4).max(1)
     }
 
+    /// How many of them are for clients that have not been answered lately.
+    fn slots_for_strangers(&self) -> usize {
+        let quarter = self.quarter_of_slots();
+        quarter - quarter / 8
+    }
+
     /// Whether it is the turn of a flow to go into a quarantine of this length.
     fn may_go_into_quarantine(&mut self, quarantine: Duration, now: Instant) -> bool {
         if !self.are_slots_scarce() {
@@ -118,7 +130,7 @@ impl UdpManager {
         if self.next_into_quarantine > now + CATCH_UP {
             return false;
         }
-        let pace = quarantine / self.quarter_of_slots() as u32;
+        let pace = quarantine / self.slots_for_strangers() as u32;
         self.next_into_quarantine = self.next_into_quarantine.max(now) + pace;
         true
     }

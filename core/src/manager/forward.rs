@@ -268,12 +268,10 @@ impl UdpManager {
         }
     }
 
-    /// Where silence may be a sign against a backend, only that of clients is which were answered
-    /// before: what others ask may have no answer.
+    /// Where flows end with their answers, it counts who was answered before. Only the silence to those is
+    /// a sign against a backend, since what others ask may have no answer; and they come again.
     fn remember_answered(&mut self, id: FlowId) {
-        let may_be_missed = self.config.cluster.responses > 0;
-        if may_be_missed
-            && self.config.cluster.health.passive.is_some()
+        if self.config.cluster.responses > 0
             && let Some(flow) = self.flows.get(id)
         {
             self.answered_clients.insert(flow.key().client.source());

@@ -102,7 +102,7 @@ impl UdpManager {
                 if head.is_some() {
                     self.source_limits.admit_another(key.client.source())?;
                 }
-                let room = self.find_room(now, outputs)?;
+                let room = self.find_room(key.client.source(), now, outputs)?;
                 self.open(key, backend, room, ttl, now, outputs)?;
             }
         }

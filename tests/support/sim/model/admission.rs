@@ -80,7 +80,7 @@ impl Model {
             DropReason::SubnetFlows
         } else if self.is_too_fast(source(client), now) {
             DropReason::SourceRate
-        } else if let Err(reason) = self.find_room(now) {
+        } else if let Err(reason) = self.find_room(source(client), now) {
             reason
         } else if !self.able().contains(&true) {
             self.room = Room::Free;

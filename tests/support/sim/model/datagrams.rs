@@ -428,8 +428,7 @@ impl Model {
             flow.first_answer = Some(now);
             self.unconfirmed.push_back(flow.id);
             self.first_answers.take(now - flow.opened);
-            let cluster = &self.config.cluster;
-            if cluster.responses > 0 && cluster.health.passive.is_some() {
+            if self.config.cluster.responses > 0 {
                 self.answered_clients.insert(source(flow.client));
             }
         }

@@ -6,6 +6,7 @@ use flowgate_core::{CloseReason, DropReason, FlowId, Instant};
 
 use super::effect::Effect;
 use super::{Model, timeout_of};
+use crate::sim::setting::Source;
 
 /// How long a flow is silent that is over.
 pub(super) const STALE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,22 +91,25 @@ impl Openings {
 impl Model {
     /// Whether there is room for one more flow, or where it comes from. Where somebody has to go for
     /// those who come later, it is said too.
-    pub(super) fn find_room(&mut self, now: Instant) -> Result<(), DropReason> {
-        let (victim, reason) = self.victim(now);
+    pub(super) fn find_room(&mut self, client: Source, now: Instant) -> Result<(), DropReason> {
+        let (victim, reason) = self.victim(client, now);
         let Some(victim) = victim? else { return Ok(()) };
         let flow = &self.flows[self.place_of(victim).expect("a flow that is alive")];
         if let Some(time) = self.quarantine_after(CloseReason::Evicted, flow) {
-            if !self.has_free_slot() && self.quarantined.len() >= self.quarter_of_slots() {
+            let quarter = self.quarter_of_slots();
+            let is_known = self.answered_clients.contains(&client);
+            let is_for_later = self.free_slots() <= if is_known { 0 } else { quarter / 8 };
+            if is_for_later && self.quarantined.len() >= quarter - quarter / 8 {
                 return Err(reason);
             }
             if self.are_slots_scarce() {
                 if self.next_into_quarantine > now + CATCH_UP {
                     return Err(reason);
                 }
-                let quarter = self.quarter_of_slots() as u32;
-                self.next_into_quarantine = self.next_into_quarantine.max(now) + time / quarter;
+                let pace = time / (quarter - quarter / 8) as u32;
+                self.next_into_quarantine = self.next_into_quarantine.max(now) + pace;
             }
-            if !self.has_free_slot() {
+            if is_for_later {
                 self.room = Room::Evict(victim);
                 return Err(reason);
             }
@@ -124,7 +128,11 @@ impl Model {
     }
 
     /// Who goes for a newcomer, if somebody has to, and why it is refused if nobody can.
-    fn victim(&mut self, now: Instant) -> (Result<Option<FlowId>, DropReason>, DropReason) {
+    fn victim(
+        &mut self,
+        client: Source,
+        now: Instant,
+    ) -> (Result<Option<FlowId>, DropReason>, DropReason) {
         let limit = self.config.cluster.limits.unanswered_flows as usize;
         let max_flows = self.config.max_flows as usize;
         let unanswered = self.flows.iter().filter(|flow| !flow.answered).count();
@@ -138,7 +146,8 @@ impl Model {
         }
         let late = self.oldest_if_late(now).filter(|&late| {
             let place = self.place_of(late).expect("a flow that is alive");
-            self.are_slots_scarce() && now >= self.flows[place].opened + MIN_UNANSWERED
+            let is_old = now >= self.flows[place].opened + MIN_UNANSWERED;
+            self.are_slots_scarce() && is_old && !self.answered_clients.contains(&client)
         });
         (Ok(late), reason)
     }
