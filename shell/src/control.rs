@@ -16,7 +16,7 @@
 //! | [`resolve`] | keeps the addresses of backends with names fresh |
 //! | [`flow_log`] | a line for each flow that has ended |
 //! | [`systemd`] | what the service manager wants to know, and hands over |
-//! | [`thread`] | threads without which the process does not go on |
+//! | [`task`] | tasks without which the process does not go on |
 //! | [`log`] | what operators read |
 //! | [`usage`] | what the process uses of the system |
 

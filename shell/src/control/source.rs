@@ -63,24 +63,23 @@ fn check_cluster(cluster: &Cluster) -> Result<(), SourceError> {
 /// each backend.
 pub fn ports(cluster: &Cluster) -> u64 {
     let Source::Local(addresses) = &cluster.policy.source else { return u64::MAX };
-    let backends = |address: &SourceAddress| {
-        let is_reached = |member: &&Member| match member.target {
-            Target::Address(backend) => address.is_of_family(backend.is_ipv6()),
-            Target::Name { .. } => true,
-        };
-        // One at least, where they are found out later.
-        if cluster.members.is_empty() {
-            1
-        } else {
-            cluster.members.iter().filter(is_reached).count() as u64
-        }
-    };
-    let of = |address: &SourceAddress| {
-        address.ports.map(|ports| u64::from(ports.len()) * backends(address))
+    let of = |&address: &SourceAddress| {
+        address.ports.map(|ports| u64::from(ports.len()) * backends_from(cluster, address))
     };
     // One address without a range has more than are counted.
-    let sum = addresses.iter().map(of).sum::<Option<u64>>();
-    sum.unwrap_or(u64::MAX)
+    addresses.iter().map(of).sum::<Option<u64>>().unwrap_or(u64::MAX)
+}
+
+/// How many backends are reached from an address: one at least, where they are found out later.
+fn backends_from(cluster: &Cluster, address: SourceAddress) -> u64 {
+    let is_reached = |member: &&Member| match member.target {
+        Target::Address(backend) => address.is_of_family(backend.is_ipv6()),
+        Target::Name { .. } => true,
+    };
+    match cluster.members.len() {
+        0 => 1,
+        _ => cluster.members.iter().filter(is_reached).count() as u64,
+    }
 }
 
 /// How many sockets can have a port where the kernel chooses those of a cluster, as far as it says how
@@ -93,7 +92,9 @@ pub fn local_ports(cluster: &Cluster) -> u64 {
         Source::Local(addresses) if addresses.iter().any(|address| address.ports.is_some()) => {
             return u64::MAX;
         }
-        Source::Local(addresses) => addresses.len(),
+        Source::Local(addresses) => {
+            addresses.iter().filter(|&&address| backends_from(cluster, address) > 0).count()
+        }
     };
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
     let ports = range.ok().and_then(|range| ports_in(&range)).unwrap_or(u64::MAX);
@@ -114,7 +115,7 @@ pub fn describe(source: &Source) -> String {
         Source::Client => "client".to_owned(),
         Source::Local(addresses) => {
             let each = addresses.iter().map(|&address| describe_address(address));
-            each.collect::<Vec<_>>().join(", ")
+            each.collect::<Vec<_>>().join(" or ")
         }
     }
 }

@@ -37,8 +37,9 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
             Ok((socket, source))
         };
         let opened = open(source).or_else(|error: io::Error| {
-            // The address that was drawn may have no port left where another of them has.
-            let has_none = errno::drop_reason(&error) == DropReason::NoPorts;
+            // The address that was drawn may be gone, or have no port left where another has.
+            let reason = errno::drop_reason(&error);
+            let has_none = matches!(reason, DropReason::NoPorts | DropReason::NoSource);
             let all = &self.sockets.egress_sockets[Role::Primary as usize].source;
             let mut others = all.others(source, v6).filter(|_| has_none);
             others.find_map(|other| open(other).ok()).ok_or(error)
