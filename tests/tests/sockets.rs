@@ -179,6 +179,29 @@ fn a_flow_goes_on_when_the_address_is_gone_that_it_has_sent_from() {
 }
 
 #[test]
+fn one_of_several_source_addresses_that_is_gone_keeps_no_new_flow_out() {
+    let Some([near, far]) = Namespace::pair() else { return };
+    near.ip("address add 10.9.0.7/24 dev one");
+    let backend = far.inside(|| Peer::bind("10.9.0.2:5000"));
+    let (balancer, clients) = near.inside(|| {
+        let more = "source = [\"10.9.0.1\", \"10.9.0.7\"]";
+        (Balancer::between("127.0.0.1:0", &[&backend], more), [(); 40].map(|()| Peer::v4()))
+    });
+    let source_of = |client: &Peer| {
+        client.send_to(b"question", balancer.address());
+        let from = backend.answer(b"answer").from;
+        client.receive();
+        from.ip().to_string()
+    };
+    let mut both: Vec<_> = clients[..20].iter().map(source_of).collect();
+    both.sort_unstable();
+    both.dedup();
+    assert_eq!(both, ["10.9.0.1", "10.9.0.7"], "one in 500,000 times there is one only");
+    near.ip("address del 10.9.0.7/24 dev one");
+    assert!(clients[20..].iter().all(|client| source_of(client) == "10.9.0.1"));
+}
+
+#[test]
 fn a_backend_that_the_network_calls_unreachable_is_left() {
     let Some([near, far]) = Namespace::pair() else { return };
     let backend = far.inside(|| Peer::bind("10.9.0.2:5000"));
