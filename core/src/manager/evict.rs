@@ -58,8 +58,8 @@ pub(super) enum Room {
 }
 
 impl UdpManager {
-    /// Where one more flow of a client would find room. Where a flow has to end whose slot is free only later, it
-    /// does so for those who come then.
+    /// Where one more flow of a client would find room. Where a flow has to end whose slot is free
+    /// only later, it does so for those who come then.
     ///
     /// # Errors
     ///
@@ -70,26 +70,29 @@ impl UdpManager {
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) -> Result<Room, DropReason> {
-        let is_known = self.answered_clients.contains(source);
+        let are_scarce = self.are_slots_scarce();
+        let is_known = are_scarce && self.answered_clients.contains(source);
         let limit = self.config.cluster.limits.unanswered_flows as usize;
         let (victim, reason) = if limit > 0 && self.queues.len(UNANSWERED) >= limit {
             (self.find_unanswered(now), DropReason::UnansweredFlows)
         } else if self.flows.is_full() || !self.has_free_slot() {
             (self.find_victim(now), DropReason::MaxFlows)
-        } else {
+        } else if are_scarce && !is_known {
             let is_old = |flow: &UdpFlow| flow.opened() + MIN_UNANSWERED <= now;
-            let late = self.find_unanswered(now).filter(|_| self.are_slots_scarce());
-            let late = late.filter(|&late| self.flows.get(late).is_some_and(is_old));
-            match late.filter(|_| !is_known) {
+            let late = self.find_unanswered(now);
+            match late.filter(|&late| self.flows.get(late).is_some_and(is_old)) {
                 None => return Ok(Room::Free),
                 late => (late, DropReason::MaxFlows),
             }
+        } else {
+            return Ok(Room::Free);
         };
         let victim = victim.ok_or(reason)?;
         let flow = self.flows.get(victim).ok_or(reason)?;
         let room = Room::Evict(victim);
         let Some(time) = self.quarantine_after(CloseReason::Evicted, flow) else { return Ok(room) };
-        let kept_back = if is_known { 0 } else { self.quarter_of_slots() / 8 };
+        let kept_back =
+            if is_known { 0 } else { self.quarter_of_slots() - self.slots_for_strangers() };
         let is_for_later = self.flows.taken() + kept_back >= self.config.available_slots();
         let are_enough = self.flows.quarantined() >= self.slots_for_strangers();
         if is_for_later && are_enough || !self.may_go_into_quarantine(time, now) {
