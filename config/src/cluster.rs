@@ -135,12 +135,17 @@ pub struct Member {
 }
 
 impl Member {
-    /// Whether datagrams to it can leave from there. What a name stands for is not known.
-    pub(crate) fn is_reached_from(&self, source: &Source) -> bool {
-        match &self.target {
-            Target::Address(backend) => source.reaches(backend.is_ipv6()),
+    /// Whether it may have an address of IPv6, or of IPv4: what a name stands for is not known.
+    pub const fn may_be_of_family(&self, v6: bool) -> bool {
+        match self.target {
+            Target::Address(backend) => backend.is_ipv6() == v6,
             Target::Name { .. } => true,
         }
+    }
+
+    /// Whether datagrams to it can leave from there, as far as that is known.
+    pub(crate) fn is_reached_from(&self, source: &Source) -> bool {
+        [false, true].into_iter().any(|v6| self.may_be_of_family(v6) && source.reaches(v6))
     }
 
     /// The backend that it stands for at one of its addresses.

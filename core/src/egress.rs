@@ -58,8 +58,8 @@ impl Source {
         !matches!(self, Self::Local(_)) || self.of_family(v6).next().is_some()
     }
 
-    /// Whether its ports are numbered.
-    pub fn has_few_ports(&self) -> bool {
+    /// Whether it names ports.
+    pub fn has_port_range(&self) -> bool {
         matches!(self, Self::Local(all) if all.iter().any(|address| address.ports.is_some()))
     }
 }
@@ -167,7 +167,7 @@ impl Salts {
         else {
             return LocalSource::Any;
         };
-        address.with_salt(if source.has_few_ports() { self.draw() } else { 0 })
+        address.with_salt(if source.has_port_range() { self.draw() } else { 0 })
     }
 
     fn draw(&mut self) -> u64 {

@@ -305,10 +305,7 @@ fn accept<'t>(
 fn can_pose(address: Option<SocketAddr>, v6_only: bool, cluster: &Cluster) -> bool {
     let (Some(address), Source::Client) = (address, &cluster.policy.source) else { return true };
     let is_dual = address.is_ipv6() && address.ip().is_unspecified() && !v6_only;
-    let is_of_family = |member: &Member| match member.target {
-        Target::Address(backend) => backend.is_ipv6() == address.is_ipv6(),
-        Target::Name { .. } => true,
-    };
+    let is_of_family = |member: &Member| member.may_be_of_family(address.is_ipv6());
     is_dual || cluster.members.iter().all(is_of_family)
 }
 

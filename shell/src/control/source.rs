@@ -72,9 +72,9 @@ pub fn ports(cluster: &Cluster) -> u64 {
 
 /// How many backends are reached from an address: one at least, where they are found out later.
 fn backends_from(cluster: &Cluster, address: SourceAddress) -> u64 {
-    let is_reached = |member: &&Member| match member.target {
-        Target::Address(backend) => address.is_of_family(backend.is_ipv6()),
-        Target::Name { .. } => true,
+    let is_reached = |member: &&Member| {
+        let may_be = |v6| member.may_be_of_family(v6) && address.is_of_family(v6);
+        may_be(false) || may_be(true)
     };
     match cluster.members.len() {
         0 => 1,
@@ -89,9 +89,7 @@ pub fn local_ports(cluster: &Cluster) -> u64 {
         // Clients have chosen them.
         Source::Client => return u64::MAX,
         Source::Any => wildcards(cluster).len().max(1),
-        Source::Local(addresses) if addresses.iter().any(|address| address.ports.is_some()) => {
-            return u64::MAX;
-        }
+        source if source.has_port_range() => return u64::MAX,
         Source::Local(addresses) => {
             addresses.iter().filter(|&&address| backends_from(cluster, address) > 0).count()
         }

@@ -21,12 +21,11 @@ const ALLOWED_IN_A_LIST: &str = "an address of this host such as \"10.0.0.5\", o
                                  ports such as \"10.0.0.5:20000-29999\"";
 
 pub(super) fn source(item: &Item<'_>) -> Option<Source> {
-    let is_list = matches!(item.value(), Some(DeValue::Array(_)));
-    if is_list || item.is_described() {
-        let listed = list(item);
-        if !item.is_described() {
-            return listed.map(Source::Local);
-        }
+    if let Some(DeValue::Array(_)) = item.value() {
+        return list(item).map(Source::Local);
+    }
+    if item.is_described() {
+        list(item);
     }
     let written = text(item).unwrap_or_default();
     if written == CLIENT {

@@ -107,7 +107,7 @@ impl<'t> Upstreams<'t> {
         if transactions.is_refused() || self.upstream.is_refused() {
             return None;
         }
-        let has_few_ports = source.is_some_and(Source::has_few_ports);
+        let has_few_ports = source.is_some_and(Source::has_port_range);
         let is_shared =
             modes.is_session() && !is_clients && (are_named || (have_ends && !has_few_ports));
         let usual = if is_shared { UpstreamMode::Shared } else { UpstreamMode::PerFlow };

@@ -1,6 +1,5 @@
 //! Opening and closing the sockets of flows, at once and in the order of the outputs.
 
-use std::io;
 use std::net::SocketAddr;
 
 use flowgate_core::{
@@ -9,7 +8,7 @@ use flowgate_core::{
 
 use super::{Dispatch, give_up, lost_to_backend};
 use crate::datapath::client::Room;
-use crate::datapath::kernel::Kernel;
+use crate::datapath::kernel::{Kernel, open_from};
 use crate::datapath::role::Role;
 use crate::datapath::send::transmit::SendOutcome;
 use crate::datapath::token::Token;
@@ -32,17 +31,10 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
         }
         let token = Token::Upstream { shard: self.sockets.shard, upstream };
         let buffer = self.sockets.receive_buffer;
-        let mut open = |source| {
+        let all = &self.sockets.egress_sockets[Role::Primary as usize].source;
+        let opened = open_from(all, (source, v6), |source| {
             let socket = self.kernel.open_upstream((connect, v6), source, ttl, buffer, token)?;
             Ok((socket, source))
-        };
-        let opened = open(source).or_else(|error: io::Error| {
-            // The address that was drawn may be gone, or have no port left where another has.
-            let reason = errno::drop_reason(&error);
-            let has_none = matches!(reason, DropReason::NoPorts | DropReason::NoSource);
-            let all = &self.sockets.egress_sockets[Role::Primary as usize].source;
-            let mut others = all.others(source, v6).filter(|_| has_none);
-            others.find_map(|other| open(other).ok()).ok_or(error)
         });
         match opened {
             Ok((socket, source)) => {
