@@ -54,6 +54,30 @@ pub fn own_loopback() -> String {
     format!("127.{}.{middle}.{}", 100 + high, low * 16 + number % 16)
 }
 
+/// An address that no other test uses: one of its own, with a port that the kernel gives nobody by
+/// itself, so that a socket that is bound to all addresses cannot get it either.
+pub fn own_address() -> SocketAddr {
+    SocketAddr::new(own_loopback().parse().expect("an address"), 5_300)
+}
+
+/// The first of `count` ports in a row that nobody has at `ip`, and no other test gets.
+pub fn own_ports(ip: &str, count: u16) -> u16 {
+    const BLOCK: u16 = 16;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    assert!(count <= BLOCK);
+    let is_free = |port: u16| UdpSocket::bind(format!("{ip}:{port}")).is_ok();
+    // Below what the kernel gives away by itself, so that none is taken meanwhile; each process
+    // begins elsewhere, and takes fewer blocks than lie between two of them.
+    let start = std::process::id() * 13;
+    loop {
+        let block = (start + TAKEN.fetch_add(1, Ordering::Relaxed)) % 1_300;
+        let first = 10_000 + block as u16 * BLOCK;
+        if (first..first + count).all(is_free) {
+            return first;
+        }
+    }
+}
+
 /// Waits until no socket of IPv4 is bound to an address that the test has just closed one at.
 ///
 /// A process that another thread of the test starts has copies of all descriptors for a moment,

@@ -1,9 +1,9 @@
 //! Real DNS servers, and `dig` to ask them.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 
-use crate::e2e::eventually;
+use crate::e2e::{eventually, own_address};
 use crate::skip::skip;
 
 /// A `dnsmasq`; stopped when dropped.
@@ -36,11 +36,12 @@ impl Resolver {
 /// A server with these records, as options of dnsmasq's, which may not listen yet; `None`, with the
 /// reason printed, where it is not installed.
 pub fn dnsmasq(records: impl Iterator<Item = String>) -> Option<Resolver> {
-    // It takes no port 0, so one that was free a moment ago must do.
-    let address = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).ok()?;
+    // It takes no port 0.
+    let address = own_address();
     let child = Command::new("dnsmasq")
         .args(["--keep-in-foreground", "--conf-file=/dev/null", "--pid-file", "--user="])
-        .args(["--bind-interfaces", "--listen-address=127.0.0.1", "--no-resolv", "--no-hosts"])
+        .args(["--bind-interfaces", "--no-resolv", "--no-hosts"])
+        .arg(format!("--listen-address={}", address.ip()))
         .arg(format!("--port={}", address.port()))
         .args(records)
         .stderr(Stdio::null())

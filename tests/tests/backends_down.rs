@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use flowgate_tests::e2e::{Balancer, Peer, eventually, wait_until_closed};
+use flowgate_tests::e2e::{Balancer, Peer, eventually, own_ports, wait_until_closed};
 use flowgate_tests::echo_server::EchoServer;
 use flowgate_tests::process::Process;
 
@@ -188,7 +188,7 @@ fn all_down_means_as_if_all_were_up_or_dropped_as_configured() {
     for fail_open in [true, false] {
         let (first, second) = (echo(), echo());
         // Nobody listens where the probes go.
-        let nobody = Peer::v4().address().port();
+        let nobody = own_ports("0.0.0.0", 1);
         let more = format!(
             "[cluster.test.health]\nprobe = \"udp\"\nsend = \"text:probe\"\nport = {nobody}\n\
              interval = \"20ms\"\nfall = 1\nfail_open = {fail_open}"

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use flowgate_tests::e2e::{Peer, eventually, simple_config};
+use flowgate_tests::e2e::{Peer, eventually, own_address, simple_config};
 use flowgate_tests::process::{ConfigFile, Process, output};
 use flowgate_tests::scratch::unused_path;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -279,8 +279,7 @@ fn a_second_instance_is_refused_and_the_first_one_unharmed() {
 fn of_two_instances_that_start_at_once_one_is_refused() {
     let backend = Peer::v4();
     for _ in 0..10 {
-        // A port that was free a moment ago.
-        let address = Peer::v4().address().to_string();
+        let address = own_address().to_string();
         let toml = simple_config(&address, &[&backend], "");
         let mut instances = [(); 2].map(|()| Process::run(FLOWGATE, &toml));
         let ended = eventually("one is refused", || {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use flowgate_tests::e2e::{Peer, eventually};
+use flowgate_tests::e2e::{Peer, eventually, own_address};
 use flowgate_tests::process::Process;
 use flowgate_tests::scratch::unused_path;
 use nix::sys::signal::Signal;
@@ -72,8 +72,8 @@ fn each_flow_is_a_line_also_after_a_reload_and_a_rotation() {
 fn a_listener_that_is_renamed_is_known_by_its_new_name() {
     let backend = Peer::v4();
     let path = unused_path("renamed.json");
-    // A port that was free a moment ago: with port 0 another name is another listener.
-    let address = Peer::v4().address();
+    // With port 0 another name is another listener.
+    let address = own_address();
     let config = |name: &str| {
         format!(
             "[log]\nflows = {path:?}\n[[listener]]\nname = {name:?}\naddress = \"{address}\"\n\

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
-use flowgate_tests::e2e::{Peer, simple_config};
+use flowgate_tests::e2e::{Peer, own_address, simple_config};
 use flowgate_tests::process::Process;
 use flowgate_tests::skip::skip_test;
 use regex::Regex;
@@ -22,9 +22,7 @@ fn read(path: &str) -> String {
 /// Each metric that a running process has, with its labels.
 fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let backend = Peer::v4();
-    let http: SocketAddr = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|socket| socket.local_addr())
-        .expect("a port");
+    let http = own_address();
     let config = |level: &str| {
         let rest = simple_config("127.0.0.1:0", &[&backend], "");
         format!("[log]\nlevel = {level:?}\n[admin]\nhttp = \"{http}\"\nsocket = {:?}\n{rest}", "S")

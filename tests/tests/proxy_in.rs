@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use flowgate_core::proxy_protocol::{Endpoints, ProxyHeader, ReceivedHeader};
 use flowgate_core::{Direction, DropReason};
-use flowgate_tests::e2e::{Balancer, Datagram, Peer, eventually, simple_config};
+use flowgate_tests::e2e::{Balancer, Datagram, Peer, own_address, simple_config};
 use flowgate_tests::echo_server::EchoServer;
 use flowgate_tests::listening::listens;
 use flowgate_tests::process::{ConfigFile, Process};
@@ -235,12 +235,7 @@ impl Dnsdist {
         if Command::new("dnsdist").arg("--version").stdout(Stdio::null()).status().is_err() {
             return skip("dnsdist (Debian: dnsdist) is not installed");
         }
-        // The port that was free may be taken before dnsdist binds it.
-        Some(eventually("dnsdist runs", || Self::try_start(backend, accepts)))
-    }
-
-    fn try_start(backend: SocketAddr, accepts: bool) -> Option<Self> {
-        let address = Peer::v4().address();
+        let address = own_address();
         let acl = if accepts { "setProxyProtocolACL({'127.0.0.0/8'})" } else { "" };
         let config = ConfigFile::new(&format!(
             "setLocal('{address}')\nsetACL({{'127.0.0.0/8'}})\nsetSecurityPollSuffix('')\n{acl}\n\
@@ -255,7 +250,8 @@ impl Dnsdist {
             .spawn()
             .expect("it can be run");
         let mut dnsdist = Self { child, address, _config: config };
-        listens(&mut dnsdist.child, address).then_some(dnsdist)
+        assert!(listens(&mut dnsdist.child, address), "dnsdist has ended");
+        Some(dnsdist)
     }
 }
 

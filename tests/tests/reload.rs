@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use flowgate_tests::e2e::{Peer, eventually, simple_config};
+use flowgate_tests::e2e::{Peer, eventually, own_address, simple_config};
 use flowgate_tests::echo_server::EchoServer;
 use flowgate_tests::process::Process;
 use nix::sys::signal::Signal;
@@ -177,8 +177,7 @@ fn the_last_backend_can_go_and_come_back_and_the_same_senders_go_on_by_themselve
 #[test]
 fn listeners_come_go_and_move_and_the_others_do_not_notice() {
     let [first, second] = [(); 2].map(|()| echo());
-    let free = || Peer::v4().address();
-    let (stays, goes, comes) = (free(), free(), free());
+    let (stays, goes, comes) = (own_address(), own_address(), own_address());
     let config = |listeners: &[(&str, SocketAddr, &str)]| {
         let listeners: String = listeners
             .iter()

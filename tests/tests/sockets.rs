@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use flowgate_core::{Direction, DropReason};
-use flowgate_tests::e2e::{Balancer, Peer, eventually};
+use flowgate_tests::e2e::{Balancer, Peer, eventually, own_ports};
 use flowgate_tests::netns::Namespace;
 use flowgate_tests::process::Process;
 use nix::errno::Errno;
@@ -15,10 +15,6 @@ use nix::sys::socket::{
 };
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
-
-fn free_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 #[test]
 fn a_broadcast_is_answered_from_the_address_of_the_link() {
@@ -83,7 +79,7 @@ fn nobody_joins_the_port_of_a_listener_with_one_worker() {
 #[test]
 fn a_second_instance_finds_its_port_taken_also_beside_a_wildcard_of_the_other_family() {
     let backend = Peer::v4();
-    let port = free_port();
+    let port = own_ports("0.0.0.0", 1);
     let listener = |address: &str, more: &str| {
         format!("[[listener]]\naddress = \"{address}:{port}\"\ncluster = \"c\"\n{more}\n")
     };
@@ -104,7 +100,7 @@ fn a_second_instance_finds_its_port_taken_also_beside_a_wildcard_of_the_other_fa
 #[test]
 fn listeners_may_lie_beside_each_other_with_one_worker_too() {
     let backends = [Peer::v4(), Peer::v4()];
-    let port = free_port();
+    let port = own_ports("0.0.0.0", 1);
     let toml = format!(
         "[[listener]]\naddress = \"127.0.0.1:{port}\"\ncluster = \"one\"\n[[listener]]\naddress = \
          \"0.0.0.0:{port}\"\ncluster = \"other\"\n[cluster.one]\nbackends = \

@@ -5,29 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use flowgate::datapath::report::ShardReport;
 use flowgate_core::{Direction, DropReason};
-use flowgate_tests::e2e::{Balancer, Peer, eventually};
-
-/// The first of `count` ports in a row that nobody has, and no other test gets.
-fn free_ports(address: &str, count: u16) -> u16 {
-    const BLOCK: u16 = 16;
-    static TAKEN: AtomicU16 = AtomicU16::new(0);
-    assert!(count <= BLOCK);
-    let is_free = |port: u16| UdpSocket::bind(format!("{address}:{port}")).is_ok();
-    // Below what the kernel gives away by itself, so that none is taken meanwhile; each process
-    // begins elsewhere, and takes fewer blocks than lie between two of them.
-    let start = (std::process::id() * 13 % 1_300) as u16;
-    loop {
-        let block = (start + TAKEN.fetch_add(1, Ordering::Relaxed)) % 1_300;
-        let first = 10_000 + block * BLOCK;
-        if (first..first + count).all(is_free) {
-            return first;
-        }
-    }
-}
+use flowgate_tests::e2e::{Balancer, Peer, eventually, own_ports};
 
 fn client_of(backend: &Peer) -> Peer {
     if backend.address().is_ipv6() { Peer::v6() } else { Peer::v4() }
@@ -35,7 +16,7 @@ fn client_of(backend: &Peer) -> Peer {
 
 fn every_port_is_used_and_then_none_is_left(backend: &Peer, address: &str, source: &str) {
     const PORTS: u16 = 12;
-    let first = free_ports(address, PORTS);
+    let first = own_ports(address, PORTS);
     let last = first + PORTS - 1;
     let listen = if backend.address().is_ipv6() { "[::1]:0" } else { "127.0.0.1:0" };
     // More flows than ports.
@@ -73,7 +54,7 @@ fn ports_are_taken_from_the_range_at_random_and_run_out() {
 fn a_port_serves_one_flow_for_each_backend_and_every_answer_comes_home() {
     const PORTS: u16 = 4;
     let backends = [Peer::v4(), Peer::v4(), Peer::v4()];
-    let first = free_ports("127.0.0.22", PORTS);
+    let first = own_ports("127.0.0.22", PORTS);
     let last = first + PORTS - 1;
     let more = format!("balance = \"round-robin\"\nsource = \"127.0.0.22:{first}-{last}\"");
     let balancer = Balancer::between("127.0.0.1:0", &backends.each_ref(), &more);
@@ -105,7 +86,7 @@ fn a_hundred_ports_serve_250_clients_of_three_backends() {
     // In blocks, as they are found free.
     let ranges: Vec<_> = [16, 16, 16, 16, 16, 16, 4]
         .map(|count| {
-            let first = free_ports("127.0.0.30", count);
+            let first = own_ports("127.0.0.30", count);
             format!("127.0.0.30:{first}-{}", first + count - 1)
         })
         .into();
@@ -136,7 +117,7 @@ fn ipv6_has_ranges_too() {
 #[test]
 fn a_port_that_somebody_else_has_is_passed_over() {
     let backend = Peer::v4();
-    let first = free_ports("127.0.0.10", 2);
+    let first = own_ports("127.0.0.10", 2);
     let _taken = UdpSocket::bind(("127.0.0.10", first)).unwrap();
     let source = format!("source = \"127.0.0.10:{first}-{}\"", first + 1);
     let balancer = Balancer::between("127.0.0.1:0", &[&backend], &source);
@@ -147,7 +128,7 @@ fn a_port_that_somebody_else_has_is_passed_over() {
 #[test]
 fn a_port_is_free_again_when_its_flow_ends() {
     let backend = Peer::v4();
-    let port = free_ports("127.0.0.11", 1);
+    let port = own_ports("127.0.0.11", 1);
     let more = format!("source = \"127.0.0.11:{port}\"\nresponses = 1");
     let balancer = Balancer::between("127.0.0.1:0", &[&backend], &more);
     for _ in 0..5 {
@@ -161,7 +142,7 @@ fn a_port_is_free_again_when_its_flow_ends() {
 
 #[test]
 fn datagrams_without_flows_leave_from_the_source_too() {
-    let ports = free_ports("127.0.0.12", 4);
+    let ports = own_ports("127.0.0.12", 4);
     let range = ports..ports + 4;
     for mode in ["one-way", "fan-out"] {
         let (backend, client) = (Peer::v4(), Peer::v4());
@@ -178,7 +159,7 @@ fn datagrams_without_flows_leave_from_the_source_too() {
 #[test]
 fn a_flood_of_clients_that_nobody_answers_leaves_a_port_for_the_next_one() {
     let backend = Peer::v4();
-    let first = free_ports("127.0.0.21", 4);
+    let first = own_ports("127.0.0.21", 4);
     // The table is as large as the range, unless `max_flows` says otherwise: the oldest of the
     // unanswered flows makes room.
     let last = first + 3;
@@ -202,7 +183,7 @@ fn the_ports_of_all_addresses_are_used_before_none_is_left() {
     let addresses = ["127.0.0.23", "127.0.0.24", "127.0.0.25", "127.0.0.26"];
     // 32 local ports for 96 flows.
     let ranges = addresses.map(|address| {
-        let first = free_ports(address, 8);
+        let first = own_ports(address, 8);
         format!("{address}:{first}-{}", first + 7)
     });
     let of = backends.each_ref().map(|backend| backend.address().to_string());

@@ -3,10 +3,8 @@
 use std::io::ErrorKind;
 use std::net::{SocketAddr, SocketAddrV6};
 
-use flowgate::control::server::{Server, ServerOptions};
-use flowgate::sys::clock::Clock;
 use flowgate_core::Direction;
-use flowgate_tests::e2e::{Balancer, Peer, eventually};
+use flowgate_tests::e2e::{Balancer, Peer, eventually, own_ports};
 use flowgate_tests::netns::Namespace;
 use nix::net::if_::if_nametoindex;
 
@@ -50,19 +48,14 @@ fn a_dual_stack_wildcard_listener_answers_both_families_from_the_address_that_wa
 #[test]
 fn a_single_address_beside_a_wildcard_gets_its_own_datagrams() {
     let (wide, single) = (Peer::v4(), Peer::v4());
-    let (_server, port) = eventually("a port that is free", || {
-        let port = Peer::v4().address().port();
-        let config = format!(
-            "[[listener]]\naddress = \"0.0.0.0:{port}\"\ncluster = \"wide\"\n\
-             [[listener]]\naddress = \"127.0.0.1:{port}\"\ncluster = \"single\"\n\
-             [cluster.wide]\nbackends = [\"{}\"]\n[cluster.single]\nbackends = [\"{}\"]\n",
-            wide.address(),
-            single.address(),
-        );
-        let config = flowgate_config::parse(&config, "test.toml").expect("a configuration");
-        let (clock, options) = (Clock::start(), ServerOptions::default());
-        Some((Server::start(&config, clock, options, |_| {}).ok()?, port))
-    });
+    let port = own_ports("0.0.0.0", 1);
+    let _balancer = Balancer::start(&format!(
+        "[[listener]]\naddress = \"0.0.0.0:{port}\"\ncluster = \"wide\"\n\
+         [[listener]]\naddress = \"127.0.0.1:{port}\"\ncluster = \"single\"\n\
+         [cluster.wide]\nbackends = [\"{}\"]\n[cluster.single]\nbackends = [\"{}\"]\n",
+        wide.address(),
+        single.address(),
+    ));
     for (address, backend) in [("127.0.0.1", &single), ("127.0.0.2", &wide)] {
         let client = Peer::connected(SocketAddr::new(address.parse().expect("an IP"), port));
         client.send(b"question");

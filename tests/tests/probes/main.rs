@@ -79,9 +79,9 @@ fn ping() -> ProbeMethod {
     ProbeMethod::Udp { send, expect: ExpectedReply::Begins(b"PONG".to_vec()) }
 }
 
-/// An address that no other test has, and nobody serves.
+/// An address that no other test has, and nobody serves, below the ports that the kernel gives away by itself.
 fn unused() -> SocketAddr {
-    static PORT: AtomicU16 = AtomicU16::new(40_000);
+    static PORT: AtomicU16 = AtomicU16::new(6_000);
     let port = PORT.fetch_add(1, Ordering::Relaxed);
     let [a, b, c, _] = std::process::id().to_le_bytes();
     SocketAddr::from(([127, 64 | c, b, a], port))

@@ -2,13 +2,12 @@
 
 use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use flowgate::control::probe::preset::Preset;
 use flowgate::control::probe::{ExpectedReply, ProbeMethod, ProbePayload, ProbeTarget};
 use flowgate_core::probe::ProbeOutcome;
-use flowgate_tests::skip::skip;
+use flowgate_tests::resolver::dnsmasq;
 use quinn::rustls::pki_types::PrivatePkcs8KeyDer;
 
 use super::{Backend, LONG, Watch, target, unused};
@@ -110,23 +109,7 @@ async fn a_real_quic_server_is_up() {
 
 #[test]
 fn a_real_dns_server_is_up() {
-    let address = unused();
-    let server = Command::new("dnsmasq")
-        .args(["--keep-in-foreground", "--conf-file=/dev/null", "--pid-file", "--bind-interfaces"])
-        .args(["--no-resolv", "--no-hosts", "--user="])
-        .arg(format!("--listen-address={}", address.ip()))
-        .arg(format!("--port={}", address.port()))
-        .stderr(Stdio::null())
-        .spawn();
-    let mut server = match server {
-        Ok(server) => server,
-        Err(error) => {
-            skip::<()>(&format!("dnsmasq (Debian: dnsmasq-base): {error}"));
-            return;
-        }
-    };
-    let outcome = std::panic::catch_unwind(|| comes_up_at(address, Preset::Dns));
-    let _ = server.kill();
-    let _ = server.wait();
-    assert!(outcome.is_ok(), "dnsmasq did not come up");
+    if let Some(server) = dnsmasq(std::iter::empty()) {
+        comes_up_at(server.address(), Preset::Dns);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use flowgate_tests::e2e::Peer;
+use flowgate_tests::e2e::{Peer, own_address};
 use flowgate_tests::process::{ConfigFile, output};
 use flowgate_tests::service_manager::{Service, ServiceManager};
 use nix::sys::signal::Signal;
@@ -23,9 +23,8 @@ impl Scene {
     fn new(workers: usize, room: usize) -> Self {
         let backends = [(); 3].map(|()| Peer::v4());
         let addresses = backends.each_ref().map(|backend| backend.address().to_string());
-        // A port that is free. A listener that is kept is found by its address, so that the kernel
-        // cannot choose one again.
-        let free = Peer::v4().address();
+        // A listener that is kept is found by its address, so that the kernel cannot choose one again.
+        let free = own_address();
         let config = ConfigFile::new("");
         config.rewrite(&format!(
             "workers = {workers}\n[admin]\nsocket = \"{}.sock\"\n\

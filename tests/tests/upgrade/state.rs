@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use flowgate::handover::snapshot::ProcessSnapshot;
-use flowgate_tests::e2e::{Peer, eventually, simple_config};
+use flowgate_tests::e2e::{Peer, eventually, own_address, simple_config};
 use flowgate_tests::skip::skip;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -263,7 +263,7 @@ fn a_backend_that_gets_a_name_goes_on_without_a_gap() {
 #[test]
 fn sigusr2_upgrades_too_and_the_metrics_stay_where_they_are() {
     let backend = Peer::v4();
-    let http = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let http = own_address();
     let socket = flowgate_tests::scratch::unused_path("usr2.sock");
     let toml = format!(
         "[admin]\nsocket = {socket:?}\nhttp = \"{http}\"\n{}",
