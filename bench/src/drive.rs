@@ -19,13 +19,13 @@ use crate::workload::{Pace, Workload};
 const SENDS: usize = 64;
 
 /// When nothing has arrived for so long, what was under way is lost.
-const PATIENCE: Duration = Duration::from_millis(20);
+const LOSS_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// The last datagrams of a measurement are waited for so long after the one before.
 const DRAIN: Duration = Duration::from_millis(100);
 
 /// Latencies are kept to three significant digits, up to this many nanoseconds.
-const LONGEST_LATENCY: u64 = 60_000_000_000;
+const MAX_LATENCY: u64 = 60_000_000_000;
 
 /// What came of the datagrams of one phase.
 pub(crate) struct Tally {
@@ -40,8 +40,8 @@ pub(crate) struct Tally {
 
 impl Tally {
     fn new(now: Instant) -> Self {
-        let latency = Histogram::new_with_max(LONGEST_LATENCY, 3)
-            .expect("the bounds of the histogram are valid");
+        let latency =
+            Histogram::new_with_max(MAX_LATENCY, 3).expect("the bounds of the histogram are valid");
         Tally { sent: 0, arrived: 0, latency, forgiven: 0, last_arrival: now }
     }
 
@@ -95,13 +95,13 @@ impl<'w> Driver<'w> {
     }
 
     /// Sends now and then until something comes through; answers whether it did in time.
-    pub(crate) fn knock(&mut self, patience: Duration) -> io::Result<bool> {
+    pub(crate) fn knock(&mut self, timeout: Duration) -> io::Result<bool> {
         let begin = Instant::now();
         let mut next = begin;
-        while self.tally.arrived == 0 && begin.elapsed() < patience {
+        while self.tally.arrived == 0 && begin.elapsed() < timeout {
             if Instant::now() >= next {
                 self.send(next)?;
-                next += PATIENCE;
+                next += LOSS_TIMEOUT;
             }
             self.receive()?;
         }
@@ -117,7 +117,7 @@ impl<'w> Driver<'w> {
         if let Pace::Window(_) = self.workload.pace {
             let everyone = self.turn() * self.workload.clients as u64;
             while self.tally.sent < everyone {
-                self.run(PATIENCE)?;
+                self.run(LOSS_TIMEOUT)?;
             }
         }
         self.drain()
@@ -166,7 +166,7 @@ impl<'w> Driver<'w> {
     /// Sends while the window has room.
     fn fill(&mut self, window: u64, now: Instant) -> io::Result<()> {
         let turn = self.turn();
-        if self.tally.under_way() + turn > window && now - self.tally.last_arrival > PATIENCE {
+        if self.tally.under_way() + turn > window && now - self.tally.last_arrival > LOSS_TIMEOUT {
             self.tally.forgive();
             self.tally.last_arrival = now;
         }

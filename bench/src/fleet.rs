@@ -20,7 +20,7 @@ use crate::Result;
 use crate::process::{self, Cores, Guarded, Scratch};
 
 /// How long anything may take before it counts as never.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// From one datagram of the load to the next.
 const PACE: Duration = Duration::from_micros(200);
@@ -241,7 +241,7 @@ fn address(number: u32) -> SocketAddr {
 /// Asks the control socket, and returns all that it says.
 fn ask(socket: &Path, what: &str) -> io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let request = format!(
         "{what} HTTP/1.1\r\nhost: flowgate\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     );
@@ -254,7 +254,7 @@ fn ask(socket: &Path, what: &str) -> io::Result<String> {
 /// How long after `begun` something is so; `None` where it never is.
 fn until(begun: Instant, is_so: impl Fn() -> bool) -> Option<Duration> {
     while !is_so() {
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > TIMEOUT {
             return None;
         }
         thread::sleep(Duration::from_millis(1));

@@ -31,7 +31,7 @@ use crate::workload::{Pace, USUAL, Workload};
 const WARM_UP: Duration = Duration::from_millis(1_500);
 const WARM_UP_DATAGRAMS: u64 = 24;
 
-const START_PATIENCE: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 const LISTENER: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 1);
 const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 81, 0, 2);
@@ -346,7 +346,7 @@ impl Network {
         let clients =
             self.inside(0, || Ok(Clients::at(workload, &targets, |_| Ipv4Addr::UNSPECIFIED)?))?;
         let mut driver = Driver::of(workload, clients, backends, 1);
-        if !driver.knock(START_PATIENCE)? {
+        if !driver.knock(START_TIMEOUT)? {
             let said = balancer.as_ref().map(Guarded::output).unwrap_or_default();
             return Err(format!("nothing came through; the balancer said:\n{said}").into());
         }

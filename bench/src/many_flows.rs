@@ -45,7 +45,7 @@ const LOST_AFTER: Duration = Duration::from_millis(200);
 /// Questions a second while there is an upgrade.
 const PACE: u64 = 5_000;
 
-const START_PATIENCE: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The options of `flowgate-bench many-flows`.
 #[derive(Args)]
@@ -193,7 +193,7 @@ impl Crowd {
 
     /// Waits until the balancer forwards.
     fn knock(&mut self) -> Result<()> {
-        let end = Instant::now() + START_PATIENCE;
+        let end = Instant::now() + START_TIMEOUT;
         while self.answered == 0 {
             if Instant::now() > end {
                 return Err("nothing came through; the balancer said".into());

@@ -26,22 +26,22 @@ use announce::Told;
 use cluster::Clusters;
 
 /// The longest wait for flows to end at a graceful stop.
-const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long everything is still served at a stop where this instance is announced.
 const USUAL_LAME_DUCK: Duration = Duration::from_secs(5);
 
 /// The most threads: more than any machine has cores.
-const MOST_WORKERS: i128 = 1024;
+const MAX_WORKERS: i128 = 1024;
 
 pub(crate) fn document(table: &Table<'_>) -> Option<Config> {
     let workers = table.get("workers", workers).or(Workers::Count(NonZeroU16::MIN));
     let drain_timeout = table
-        .get("drain_timeout", duration(Duration::ZERO..=LONGEST_DRAIN))
+        .get("drain_timeout", duration(Duration::ZERO..=MAX_DRAIN))
         .or(Duration::from_secs(30));
     let mut told = Told::new();
     let announce = announce::announce(table, &mut told);
-    let lame_duck = table.get("lame_duck", duration(Duration::ZERO..=LONGEST_DRAIN));
+    let lame_duck = table.get("lame_duck", duration(Duration::ZERO..=MAX_DRAIN));
     let log = table.section("log", log::log);
     let admin = table.section("admin", admin::admin);
     let Field { item, value } = table.get("cluster", Clusters::read);
@@ -66,17 +66,17 @@ pub(crate) fn document(table: &Table<'_>) -> Option<Config> {
 }
 
 fn workers(item: &Item<'_>) -> Option<Workers> {
-    item.takes(|| Shape::Integer { least: "1".into(), most: MOST_WORKERS.to_string() });
+    item.takes(|| Shape::Integer { least: "1".into(), most: MAX_WORKERS.to_string() });
     let number = match item.value() {
         Some(DeValue::Integer(number)) => whole(number),
         _ if text(item) == Some("auto") => return Some(Workers::Auto),
         _ => None,
     };
-    let count = number.filter(|number| *number <= MOST_WORKERS);
+    let count = number.filter(|number| *number <= MAX_WORKERS);
     let count = count.and_then(|count| NonZeroU16::new(u16::try_from(count).ok()?));
     count.map(Workers::Count).or_else(|| {
         let meant = text(item).and_then(|written| nearest(written, ["auto"].into_iter()));
-        item.refuse_typo(format_args!("\"auto\" or a whole number from 1 to {MOST_WORKERS}"), meant)
+        item.refuse_typo(format_args!("\"auto\" or a whole number from 1 to {MAX_WORKERS}"), meant)
     })
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-const SHORTEST: Duration = Duration::from_millis(250);
-const LONGEST: Duration = Duration::from_secs(30);
+const MIN_DELAY: Duration = Duration::from_millis(250);
+const MAX_DELAY: Duration = Duration::from_secs(30);
 
 /// Waits that double with each failure, up to half a minute, and of which no two are alike: many
 /// that lost the same server do not come back to it at the same time.
@@ -15,7 +15,7 @@ pub struct Backoff {
 impl Backoff {
     /// It failed once more: how long to wait.
     pub fn failed(&mut self) -> Duration {
-        let doubled = SHORTEST.saturating_mul(1 << self.failures.min(10)).min(LONGEST);
+        let doubled = MIN_DELAY.saturating_mul(1 << self.failures.min(10)).min(MAX_DELAY);
         self.failures = self.failures.saturating_add(1);
         doubled.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
@@ -43,6 +43,6 @@ mod tests {
             assert!((expected / 2..=expected).contains(&wait), "{wait} is not about {expected}");
         }
         backoff.worked();
-        assert!(backoff.failed() <= SHORTEST);
+        assert!(backoff.failed() <= MIN_DELAY);
     }
 }

@@ -17,7 +17,7 @@ use crate::http::{Http, HttpError};
 use crate::{Backend, Backends, Backoff, Sets};
 
 /// How long an answer may take, but for one that waits for changes.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// After how long all is read again, whatever the watch said: it costs little, and a watch that
 /// says nothing looks like a quiet one.
 const REREAD: Duration = Duration::from_secs(300);
@@ -94,7 +94,7 @@ async fn read(
 ) -> Result<(BTreeMap<String, String>, i64), HttpError> {
     let question = range(prefix);
     let url = format!("{server}/v3/kv/range");
-    let answer: Range = http.post(&url, &question, PATIENCE).await?;
+    let answer: Range = http.post(&url, &question, REPLY_TIMEOUT).await?;
     let keys = answer.kvs.into_iter().map(|pair| (pair.key, pair.value)).collect();
     Ok((keys, answer.header.revision))
 }
@@ -110,7 +110,8 @@ async fn watch(
     let mut request = range(prefix);
     request["start_revision"] = (revision + 1).to_string().into();
     let question = json!({ "create_request": request });
-    let mut lines = match http.lines(&format!("{server}/v3/watch"), &question, PATIENCE).await {
+    let mut lines = match http.lines(&format!("{server}/v3/watch"), &question, REPLY_TIMEOUT).await
+    {
         Ok(lines) => lines,
         Err(error) => return End::Failed(error),
     };

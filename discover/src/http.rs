@@ -19,7 +19,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// After how long without a word a connection's other end is asked whether it is there.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// The longest answer that is read, and the longest line of one.
-const LONGEST: usize = 64 << 20;
+const MAX_LEN: usize = 64 << 20;
 
 /// Whom to trust, and who we are.
 #[derive(Clone, Debug, Default)]
@@ -90,7 +90,7 @@ impl Http {
         Ok(Self { client, headers })
     }
 
-    /// Gets `url`. The answer has to be there, as JSON, within `patience`.
+    /// Gets `url`. The answer has to be there, as JSON, within `timeout`.
     ///
     /// # Errors
     ///
@@ -98,17 +98,17 @@ impl Http {
     pub async fn get<T: serde::de::DeserializeOwned>(
         &self,
         url: &str,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<(T, hyper::HeaderMap), HttpError> {
         let asked = async {
             let answer = self.send(Request::get(url), Bytes::new()).await?;
             let headers = answer.headers().clone();
             Ok((serde_json::from_slice(&whole(answer).await?)?, headers))
         };
-        within(patience, asked).await
+        within(timeout, asked).await
     }
 
-    /// Posts JSON to `url`. The answer has to be there, as JSON, within `patience`.
+    /// Posts JSON to `url`. The answer has to be there, as JSON, within `timeout`.
     ///
     /// # Errors
     ///
@@ -117,28 +117,28 @@ impl Http {
         &self,
         url: &str,
         body: &serde_json::Value,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<T, HttpError> {
         let asked = async {
             let answer = self.send(Request::post(url), body.to_string().into()).await?;
             Ok(serde_json::from_slice(&whole(answer).await?)?)
         };
-        within(patience, asked).await
+        within(timeout, asked).await
     }
 
     /// Posts JSON to `url`, and reads the answer line by line as it comes.
     ///
     /// # Errors
     ///
-    /// When there is no answer within `patience`.
+    /// When there is no answer within `timeout`.
     pub async fn lines(
         &self,
         url: &str,
         body: &serde_json::Value,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Lines, HttpError> {
         let asked = self.send(Request::post(url), body.to_string().into());
-        let answer = within(patience, asked).await?;
+        let answer = within(timeout, asked).await?;
         Ok(Lines { body: answer.into_body(), read: Vec::new(), searched: 0 })
     }
 
@@ -185,8 +185,8 @@ impl Lines {
                 return Ok(Some(std::mem::replace(&mut self.read, rest)));
             }
             self.searched = self.read.len();
-            if self.read.len() > LONGEST {
-                return Err(HttpError::BrokeOff(format!("a line of more than {LONGEST} bytes")));
+            if self.read.len() > MAX_LEN {
+                return Err(HttpError::BrokeOff(format!("a line of more than {MAX_LEN} bytes")));
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => {
@@ -200,16 +200,16 @@ impl Lines {
 }
 
 async fn whole(answer: Response<Incoming>) -> Result<Bytes, HttpError> {
-    let read = Limited::new(answer.into_body(), LONGEST).collect().await;
+    let read = Limited::new(answer.into_body(), MAX_LEN).collect().await;
     read.map(http_body_util::Collected::to_bytes)
         .map_err(|error| HttpError::BrokeOff(chain(error.as_ref())))
 }
 
 async fn within<T>(
-    patience: Duration,
+    timeout: Duration,
     asked: impl Future<Output = Result<T, HttpError>>,
 ) -> Result<T, HttpError> {
-    tokio::time::timeout(patience, asked).await.unwrap_or(Err(HttpError::TimedOut(patience)))
+    tokio::time::timeout(timeout, asked).await.unwrap_or(Err(HttpError::TimedOut(timeout)))
 }
 
 /// What went wrong, with what it came from.

@@ -66,7 +66,7 @@ impl ServiceManager {
             .expect("a child process");
         let ours = ours.into_descriptor();
         let all: Vec<_> = self.kept.iter().map(|(_, descriptor)| descriptor.as_fd()).collect();
-        for some in all.chunks(scm::MOST_AT_ONCE) {
+        for some in all.chunks(scm::MAX_FDS) {
             scm::send(ours.as_fd(), b"descriptors", some).expect("it listens");
         }
         Service { child }

@@ -13,8 +13,8 @@ use crate::value::{duration, integer, network, text};
 const BY: &str = "one of command, bird and exabgp";
 
 /// A bird that is asked more often has nothing else to do.
-const SHORTEST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(60 * 60);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// Who is told of something already.
 pub(super) type Told = Claims<AnnounceBy>;
@@ -42,7 +42,8 @@ fn read(table: &Table<'_>, item: &Item<'_>) -> Option<Announce> {
     let min_backends_up = table.get("min_backends_up", integer(0..=u32::MAX)).or(1);
     let rise = table.get("rise", integer(1..=u32::MAX)).or(2);
     let fall = table.get("fall", integer(1..=u32::MAX)).or(3);
-    let interval = table.get("interval", duration(SHORTEST..=LONGEST)).or(Duration::from_secs(1));
+    let interval =
+        table.get("interval", duration(MIN_INTERVAL..=MAX_INTERVAL)).or(Duration::from_secs(1));
     let command = table.get("command", command);
     let bird = table.get("bird", bird);
     let exabgp = table.get("exabgp", exabgp);

@@ -22,7 +22,7 @@ use crate::{FastPathMode, Listener};
 const TABLES: &str = "one or more [[listener]] tables";
 
 /// The longest payload of a UDP datagram over IPv4.
-const LONGEST_DATAGRAM: u16 = 65_507;
+const MAX_DATAGRAM: u16 = 65_507;
 
 /// What may be asked of the kernel. It doubles the number and keeps it as a signed 32-bit one.
 const BUFFER: RangeInclusive<ByteSize> = ByteSize::kib(4)..=ByteSize::mib(512);
@@ -73,7 +73,7 @@ fn listener(
         .or(false);
     let max_flows = table.get("max_flows", integer(0..=MAX_FLOWS)).or(0);
     let max_datagram_size =
-        table.get("max_datagram_size", integer(1..=LONGEST_DATAGRAM)).or(LONGEST_DATAGRAM);
+        table.get("max_datagram_size", integer(1..=MAX_DATAGRAM)).or(MAX_DATAGRAM);
     let receive_buffer = table.get("receive_buffer", size(BUFFER)).or(DEFAULT_BUFFER);
     let send_buffer = table.get("send_buffer", size(BUFFER)).or(DEFAULT_BUFFER);
     let accept_proxy_protocol = proxies(table, address.value, v6_only);

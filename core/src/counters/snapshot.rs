@@ -5,7 +5,7 @@ use alloc::borrow::Cow;
 use super::{Counters, Ledger, Traffic};
 use crate::reason::{CloseReason, DropReason};
 use crate::snapshot::RestoreError;
-use crate::snapshot::error::{MOST_COUNTED, require};
+use crate::snapshot::error::{MAX_COUNT, require};
 use crate::snapshot::parts::{ByReason, CountersSnapshot, LedgerSnapshot};
 
 impl Counters {
@@ -39,7 +39,7 @@ impl Counters {
         };
         let Self { flows_opened, flows_moved, retries, upstream_errors, .. } = restored;
         let figures = [flows_opened, flows_moved, retries, upstream_errors];
-        require!(figures.iter().all(|&figure| figure < MOST_COUNTED), "a counter ran over");
+        require!(figures.iter().all(|&figure| figure < MAX_COUNT), "a counter ran over");
         let mut closed = restored.flows_closed.iter();
         let opened = closed.try_fold(flows, |sum, &closed| sum.checked_add(closed));
         require!(opened == Some(restored.flows_opened), "a flow was lost count of");
@@ -83,7 +83,7 @@ impl Ledger {
 impl Traffic {
     /// Whether it can go on growing.
     pub(crate) const fn has_room(self) -> bool {
-        self.datagrams < MOST_COUNTED && self.bytes < MOST_COUNTED
+        self.datagrams < MAX_COUNT && self.bytes < MAX_COUNT
     }
 
     fn checked_plus(self, other: Self) -> Option<Self> {

@@ -35,4 +35,4 @@ macro_rules! require {
 pub(crate) use require;
 
 /// Figures grow by steps that are far smaller than what is left above this, so none ever overflows.
-pub(crate) const MOST_COUNTED: u64 = 1 << 63;
+pub(crate) const MAX_COUNT: u64 = 1 << 63;

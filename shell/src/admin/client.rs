@@ -16,7 +16,7 @@ use super::local::Connection;
 use super::request::{FlowFilter, Request, Response};
 use super::socket_path;
 
-/// The longest answer: the one that lists [`FlowFilter::MOST`](super::request::FlowFilter::MOST) flows
+/// The longest answer: the one that lists [`FlowFilter::MAX`](super::request::FlowFilter::MAX) flows
 /// is shorter.
 const MAX_ANSWER: usize = 128 << 20;
 

@@ -17,7 +17,7 @@ use crate::sys::clock::Clock;
 const FRESH: Duration = Duration::from_millis(50);
 
 /// How many may wait for a report.
-const MOST_WAITING: usize = super::server::MAX_CONNECTIONS;
+const MAX_WAITING: usize = super::server::MAX_CONNECTIONS;
 
 /// What a report can be rendered as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Reports {
     ///
     /// Where `keeps_history`, it asks by itself now and then, and has the last minutes to show.
     pub(super) fn start(handler: Handler, keeps_history: bool) -> Self {
-        let (asks, inbox) = mpsc::channel(MOST_WAITING);
+        let (asks, inbox) = mpsc::channel(MAX_WAITING);
         tokio::spawn(answer_all(inbox, handler, keeps_history));
         Self { asks }
     }

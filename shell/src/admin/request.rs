@@ -145,7 +145,7 @@ pub struct FlowFilter {
     /// Flows of the listener of this name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener: Option<String>,
-    /// How many flows are listed at most. More than [`FlowFilter::MOST`] mean as many as that.
+    /// How many flows are listed at most. More than [`FlowFilter::MAX`] mean as many as that.
     pub limit: usize,
 }
 
@@ -159,7 +159,7 @@ impl FlowFilter {
     pub const USUAL: usize = 100;
 
     /// The most flows that one answer lists.
-    pub const MOST: usize = 100_000;
+    pub const MAX: usize = 100_000;
 }
 
 impl Default for FlowFilter {

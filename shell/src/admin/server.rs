@@ -59,7 +59,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 const POLLS_BEFORE_A_CHOICE: usize = 3;
 
 /// How long no connection is accepted after one could not be, for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A listening socket of either kind.
 #[derive(Debug)]
@@ -248,7 +248,7 @@ async fn serve(
                 if !std::mem::replace(&mut is_failing, true) {
                     warn!("cannot accept connections to the admin API: {error}; trying again");
                 }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                 continue;
             }
         };

@@ -17,7 +17,7 @@ use crate::admin::socket_path;
 use crate::sys::{files, process};
 
 /// How long an answer may take. A reload may wait for names to be resolved.
-const PATIENCE: Duration = Duration::from_secs(60);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// From one look at a process that is to end to the next.
 const POLL: Duration = Duration::from_millis(50);
@@ -47,7 +47,7 @@ impl SocketOption {
         begun: impl FnOnce(),
         read: impl FnMut(&[u8]) -> bool,
     ) -> Result<(), Failure> {
-        match client::follow(&self.path(), target, PATIENCE, begun, read)? {
+        match client::follow(&self.path(), target, REPLY_TIMEOUT, begun, read)? {
             None => Ok(()),
             Some(refusal) => Err(fault(&refusal)),
         }
@@ -55,7 +55,7 @@ impl SocketOption {
 
     /// Asks, and returns what is answered.
     pub(super) fn ask(&self, request: &Request) -> Result<Response, Failure> {
-        Ok(client::request(&self.path(), request, PATIENCE)?)
+        Ok(client::request(&self.path(), request, REPLY_TIMEOUT)?)
     }
 }
 

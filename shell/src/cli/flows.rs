@@ -29,7 +29,7 @@ pub(super) struct FlowsArguments {
     /// List at most this many flows
     #[arg(
         long, value_name = "N", default_value_t = FlowFilter::USUAL as u32,
-        value_parser = clap::value_parser!(u32).range(1..=FlowFilter::MOST as i64)
+        value_parser = clap::value_parser!(u32).range(1..=FlowFilter::MAX as i64)
     )]
     limit: u32,
     #[command(flatten)]

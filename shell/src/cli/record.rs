@@ -15,7 +15,7 @@ use crate::recording::file::preamble;
 use crate::sys::clock::Clock;
 
 /// How long the process that takes over is waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
+const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The arguments of `flowgate record`.
 #[derive(Args, Debug)]
@@ -69,7 +69,7 @@ pub(super) fn run(arguments: &RecordArguments) -> Result<(), Failure> {
             (Ok(()), _) if has_begun => former_end = Some(clock.uptime()),
             (Ok(()), _) => break,
             (Err(failure), None) => return Err(failure),
-            (Err(_), Some(end)) if clock.uptime() - end > PATIENCE => break,
+            (Err(_), Some(end)) if clock.uptime() - end > SUCCESSOR_TIMEOUT => break,
             (Err(_), Some(_)) => std::thread::sleep(Duration::from_millis(20)),
         }
     }

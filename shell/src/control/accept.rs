@@ -23,7 +23,7 @@ pub struct AcceptError {
 }
 
 /// How long a datagram over the loopback interface may take.
-const PATIENCE: Duration = Duration::from_millis(200);
+const RECEIVE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Tries it out, if a listener asks for it.
 ///
@@ -52,7 +52,7 @@ pub fn try_it() -> io::Result<()> {
     let client = UdpSocket::bind("127.0.0.1:0")?;
     let own = UdpSocket::from(udp::over_listener(address, client.local_addr()?)?);
     own.set_nonblocking(false)?;
-    own.set_read_timeout(Some(PATIENCE))?;
+    own.set_read_timeout(Some(RECEIVE_TIMEOUT))?;
     client.send_to(b"?", address)?;
     match own.recv(&mut [0; 1]) {
         Ok(_) => Ok(()),

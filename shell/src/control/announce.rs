@@ -18,9 +18,9 @@ use flowgate_config::AnnounceBy;
 
 pub(crate) use hysteresis::Hysteresis;
 
-/// The first wait after something failed. It doubles up to [`LONGEST_RETRY`].
-const SHORTEST_RETRY: Duration = Duration::from_millis(500);
-const LONGEST_RETRY: Duration = Duration::from_secs(15);
+/// The first wait after something failed. It doubles up to [`MAX_RETRY_DELAY`].
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(500);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(15);
 
 /// How often bird is told again: one that has been started again knows nothing of it.
 const REPEAT: Duration = Duration::from_secs(5);
@@ -77,11 +77,11 @@ impl Announcer {
         let _ = self.orders.as_ref().map(|orders| orders.send(announced));
     }
 
-    /// Waits until the last order has been carried out or has failed, but no longer than `patience`.
-    pub(crate) fn finish(mut self, patience: Duration) {
+    /// Waits until the last order has been carried out or has failed, but no longer than `timeout`.
+    pub(crate) fn finish(mut self, timeout: Duration) {
         self.task.release();
         self.orders = None;
-        self.task.join_within(patience);
+        self.task.join_within(timeout);
     }
 }
 
@@ -103,7 +103,7 @@ fn carry_out(
     on_outcome: impl Fn(Outcome),
 ) {
     let Ok(mut wanted) = inbox.recv() else { return };
-    let (mut is_done, mut retry) = (false, SHORTEST_RETRY);
+    let (mut is_done, mut retry) = (false, MIN_RETRY_DELAY);
     loop {
         // Of several orders the last one counts.
         while let Ok(order) = inbox.try_recv() {
@@ -113,7 +113,7 @@ fn carry_out(
         match tell(wanted) {
             Ok(()) if is_done => {}
             Ok(()) => {
-                (is_done, retry) = (true, SHORTEST_RETRY);
+                (is_done, retry) = (true, MIN_RETRY_DELAY);
                 on_outcome(Outcome { announced: wanted, failure: None });
             }
             Err(error) => {
@@ -126,7 +126,7 @@ fn carry_out(
             (true, true) => inbox.recv_timeout(REPEAT),
             (false, _) => {
                 let wait = retry;
-                retry = LONGEST_RETRY.min(retry * 2);
+                retry = MAX_RETRY_DELAY.min(retry * 2);
                 inbox.recv_timeout(wait)
             }
         };

@@ -33,7 +33,7 @@ use lookup::Lookups;
 use state::{NameState, News};
 
 pub(crate) use state::retry_after;
-pub use state::{LONGEST_TTL, MOST_ADDRESSES, SHORTEST_TTL};
+pub use state::{MAX_ADDRESSES, MAX_TTL, MIN_TTL};
 
 /// A host's name as the configuration spells it.
 pub type HostName = String;
@@ -51,7 +51,7 @@ pub struct Answer {
     /// The name.
     pub name: HostName,
     /// Its IPv4 and IPv6 addresses, sorted, all different: at least one, at most
-    /// [`MOST_ADDRESSES`], and none that no backend can have, such as `0.0.0.0`.
+    /// [`MAX_ADDRESSES`], and none that no backend can have, such as `0.0.0.0`.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -136,18 +136,18 @@ impl Resolver {
     }
 
     /// As [`Resolver::set_names`], then waits until all of them have been looked up, with success
-    /// or without, but not longer than `patience`. Returns what is known then, by name; names that
+    /// or without, but not longer than `timeout`. Returns what is known then, by name; names that
     /// have no good answer yet are missing. All of it is told to `on_answer` too.
     pub fn resolve_now(
         &self,
         names: BTreeSet<HostName>,
-        patience: Duration,
+        timeout: Duration,
     ) -> BTreeMap<HostName, Vec<IpAddr>> {
         self.set_names(names.clone());
         let has_untried = |known: &mut BTreeMap<HostName, KnownName>| {
             names.iter().any(|name| !known.contains_key(name))
         };
-        let waited = self.known.tried.wait_timeout_while(self.known.lock(), patience, has_untried);
+        let waited = self.known.tried.wait_timeout_while(self.known.lock(), timeout, has_untried);
         drop(waited);
         self.known()
     }
@@ -260,7 +260,7 @@ async fn keep_fresh<F: Fn(Answer) + Send>(name: HostName, duty: Arc<Duty<F>>) {
             if state.left_out() > 0 {
                 warn!(
                     name = name.as_str(),
-                    "a backend's name has too many addresses: the first {MOST_ADDRESSES} are used, \
+                    "a backend's name has too many addresses: the first {MAX_ADDRESSES} are used, \
                      {} are left out; give its backends several names",
                     state.left_out()
                 );

@@ -55,7 +55,7 @@ pub use backend_index::assign as assign_places;
 pub use hand_over::{Prepared, Released, ServerRestoreError};
 
 /// The most descriptors whose place in the kernel's table is taken up at start: 8 MiB of it.
-const MOST_RESERVED: u64 = 1 << 20;
+const MAX_RESERVED: u64 = 1 << 20;
 
 /// Why a server did not start, or did not go over to another configuration.
 #[derive(Debug, thiserror::Error)]
@@ -215,7 +215,7 @@ impl Server {
         let io = Io::of_this_process()?;
         let descriptors = process::raise_descriptor_limit()?;
         // If it fails, the table grows when it must.
-        let _ = process::reserve_descriptors(descriptors.min(MOST_RESERVED));
+        let _ = process::reserve_descriptors(descriptors.min(MAX_RESERVED));
         let mut server = Self {
             clock,
             io,
@@ -314,15 +314,10 @@ impl Server {
         self.publish_events();
     }
 
-    /// Gives a backend of a cluster no new flows. Those that it has may go on until `patience` is
+    /// Gives a backend of a cluster no new flows. Those that it has may go on until `timeout` is
     /// over, if any is given.
-    pub fn drain_backend(
-        &mut self,
-        cluster: &str,
-        backend: SocketAddr,
-        patience: Option<Duration>,
-    ) {
-        let deadline = patience.map(|patience| self.clock.now() + patience);
+    pub fn drain_backend(&mut self, cluster: &str, backend: SocketAddr, timeout: Option<Duration>) {
+        let deadline = timeout.map(|timeout| self.clock.now() + timeout);
         self.service_states
             .change(cluster, backend, |service_state| service_state.drain = Some(deadline));
         self.publish_events();
@@ -376,9 +371,9 @@ impl Server {
         self.hosts.get(host).cloned().unwrap_or_default()
     }
 
-    /// Lets flows end for `patience`, then closes what is left. New flows are refused from now on.
-    pub fn drain(&self, patience: Duration) {
-        let deadline = self.clock.now() + patience;
+    /// Lets flows end for `timeout`, then closes what is left. New flows are refused from now on.
+    pub fn drain(&self, timeout: Duration) {
+        let deadline = self.clock.now() + timeout;
         self.command_all(|| Command::Drain { deadline });
     }
 

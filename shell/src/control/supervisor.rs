@@ -58,13 +58,13 @@ use upgrade::{Failure, Successor, Upgrade};
 
 /// How long the start waits for the names of backends to be resolved. After that it goes on with
 /// those that are known, and the others follow.
-const PATIENCE_WITH_NAMES: Duration = Duration::from_secs(5);
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a stop at once may take, of which a log that nobody reads has a part.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long the start waits for the sources of backends, for which the same holds.
-const PATIENCE_WITH_SOURCES: Duration = Duration::from_secs(5);
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Something the control plane has to see to.
 enum Event {
@@ -307,14 +307,14 @@ impl Supervisor {
 
     /// Lets flows end, and the process with the last of them.
     fn drain(&mut self) {
-        let patience = self.config.drain_timeout;
+        let timeout = self.config.drain_timeout;
         info!(
             "draining for at most {}; a second SIGTERM stops at once",
-            humantime::format_duration(patience)
+            humantime::format_duration(timeout)
         );
         self.is_draining = true;
-        self.notifier.stopping(patience);
-        self.server.drain(patience);
+        self.notifier.stopping(timeout);
+        self.server.drain(timeout);
     }
 
     fn take_answer(&mut self, answer: Answer) {
@@ -393,11 +393,11 @@ impl Runtime {
         });
         let resolver = Resolver::start(sending(&sender, Event::Resolved))?;
         let discoverer = Discoverer::start(discovery::directory(), sending(&sender, Event::Found))?;
-        let found = discoverer.find_now(places(&written), PATIENCE_WITH_SOURCES);
+        let found = discoverer.find_now(places(&written), DISCOVERY_TIMEOUT);
         let config = written.with_found(&found);
         let mut hosts = known;
         resolver.set_holds(holds(&config));
-        hosts.extend(resolver.resolve_now(names(&config), PATIENCE_WITH_NAMES));
+        hosts.extend(resolver.resolve_now(names(&config), RESOLVE_TIMEOUT));
         let flow_log = start_flow_log(&config, clock)?;
         Ok(Self {
             config,

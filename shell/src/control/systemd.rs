@@ -23,7 +23,7 @@ use crate::handover::fdstore::{self, Kept};
 use crate::sys::inherited;
 
 /// How long a message waits at most for a service manager that has its hands full.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How much longer than its drain a stop may take.
 const TIME_TO_STOP: Duration = Duration::from_secs(10);
@@ -79,7 +79,7 @@ impl Notifier {
             None => UnixAddr::from_pathname(address)?,
         };
         let socket = UnixDatagram::unbound()?;
-        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(SEND_TIMEOUT))?;
         let way = Some(NotifySocket { socket, manager });
         Ok(Self { way, watchdog, room: 0, has_failed: AtomicBool::new(false) })
     }
@@ -98,8 +98,8 @@ impl Notifier {
         }
     }
 
-    /// It stops, and lets flows go on for `drain` at most. The service manager does not lose its
-    /// patience before, whatever its own timeout is.
+    /// It stops, and lets flows go on for `drain` at most. The service manager does not time out
+    /// before, whatever its own timeout is.
     pub fn stopping(&self, drain: Duration) {
         let micros = drain.saturating_add(TIME_TO_STOP).as_micros();
         let extend = format!("EXTEND_TIMEOUT_USEC={micros}");

@@ -20,10 +20,10 @@ use crate::sys::scm;
 const PACKET: usize = 64 << 10;
 
 /// The largest snapshot, in bytes.
-const LARGEST: u64 = 1 << 30;
+const MAX_SNAPSHOT_LEN: u64 = 1 << 30;
 
 /// How long to wait before more descriptors are sent when too many are under way.
-const PAUSE: Duration = Duration::from_millis(1);
+const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How long is listened for what has been said already.
 const LAST_LOOK: Duration = Duration::from_millis(1);
@@ -209,7 +209,7 @@ impl Channel {
         count: u64,
         deadline: &IoDeadline,
     ) -> Result<Vec<u8>, ChannelError> {
-        if count > LARGEST {
+        if count > MAX_SNAPSHOT_LEN {
             return Err(ChannelError::Nonsense(format!("a snapshot of {count} bytes")));
         }
         let count = count as usize;
@@ -236,7 +236,7 @@ impl Channel {
         deadline: &IoDeadline,
     ) -> Result<(), ChannelError> {
         descriptors
-            .chunks(scm::MOST_AT_ONCE)
+            .chunks(scm::MAX_FDS)
             .try_for_each(|some| self.send_packet(b"descriptors", some, deadline))
     }
 
@@ -277,7 +277,7 @@ impl Channel {
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN | libc::EINTR) => {}
                     // The other side is to take in some first.
-                    Some(libc::ETOOMANYREFS) => std::thread::sleep(PAUSE),
+                    Some(libc::ETOOMANYREFS) => std::thread::sleep(RETRY_INTERVAL),
                     _ => return Err(error.into()),
                 },
             }

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use tracing::warn;
 
-use crate::control::systemd::{Notifier, PATIENCE};
+use crate::control::systemd::{Notifier, SEND_TIMEOUT};
 use crate::sys::scm;
 
 /// The name of the descriptors of listeners. The service manager finds them by their addresses.
@@ -91,7 +91,7 @@ impl Notifier {
         // An error of the network on a socket is no reason to give it up.
         let message = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}\n");
         let socket = self.connected()?;
-        let some = descriptors.chunks(scm::MOST_AT_ONCE);
+        let some = descriptors.chunks(scm::MAX_FDS);
         some.into_iter().try_for_each(|some| scm::send(socket.as_fd(), message.as_bytes(), some))
     }
 
@@ -108,8 +108,8 @@ impl Notifier {
         // It closes its copy, the last one, when it comes to this.
         drop(theirs);
         let mut end = [PollFd::new(ours.as_fd(), PollFlags::POLLHUP)];
-        let patience = PollTimeout::try_from(5 * PATIENCE).unwrap_or(PollTimeout::MAX);
-        match poll(&mut end, patience)? {
+        let timeout = PollTimeout::try_from(5 * SEND_TIMEOUT).unwrap_or(PollTimeout::MAX);
+        match poll(&mut end, timeout)? {
             0 => Err(io::ErrorKind::TimedOut.into()),
             _ => Ok(()),
         }
@@ -118,7 +118,7 @@ impl Notifier {
     fn connected(&self) -> io::Result<UnixDatagram> {
         let way = self.way.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         let socket = UnixDatagram::unbound()?;
-        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(SEND_TIMEOUT))?;
         socket.connect_addr(&way.manager)?;
         Ok(socket)
     }

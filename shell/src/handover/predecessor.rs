@@ -11,9 +11,9 @@ use super::protocol::{Event, New, NewDoes};
 use crate::sys::clock::IoDeadline;
 use crate::sys::process;
 
-/// How long the old process may take for a step. It may be asked other things meanwhile, and has
-/// less patience with us than we with it.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the old process may take for a step. It may be asked other things meanwhile, and its own
+/// timeouts are shorter.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long an old process whose channel is closed may take to end.
 const TIME_TO_END: Duration = Duration::from_secs(2);
@@ -95,7 +95,7 @@ impl Predecessor {
     /// When the old process says nothing, or what makes no sense: then it lives, and this one is to
     /// end.
     pub fn proceed(&mut self) -> Result<Step, GiveUp> {
-        let deadline = IoDeadline::after(PATIENCE);
+        let deadline = IoDeadline::after(STEP_TIMEOUT);
         let mut descriptors = Vec::new();
         let heard = self.say_done(&deadline).and_then(|()| self.hear(&mut descriptors, &deadline));
         let (does, bytes) = match heard {
@@ -137,16 +137,16 @@ impl Predecessor {
     }
 
     /// Says that this process serves. Nothing is waited for: an old process that has died cannot
-    /// hear it, and one that has lost its patience has killed this one.
+    /// hear it, and one that timed out has killed this one.
     pub fn serving(self) {
-        let _ = self.say_done(&IoDeadline::after(PATIENCE));
+        let _ = self.say_done(&IoDeadline::after(STEP_TIMEOUT));
     }
 
     /// Says why this process cannot take over.
     pub fn refuse(self, reasons: Vec<String>) {
         let reasons = shortened(reasons);
         // An old process that cannot be told finds that this one has ended.
-        let _ = self.channel.send(&FromNew::Refused { reasons }, &IoDeadline::after(PATIENCE));
+        let _ = self.channel.send(&FromNew::Refused { reasons }, &IoDeadline::after(STEP_TIMEOUT));
     }
 
     fn say_done(&self, deadline: &IoDeadline) -> Result<(), ChannelError> {

@@ -18,7 +18,7 @@ use crate::sys::clock::{Clock, IoDeadline};
 
 /// How long the new process may take until it says that it runs, and again to find that it could
 /// take over. Meanwhile the old one serves. It may have to wait for names to be resolved.
-const PATIENCE: Duration = Duration::from_secs(20);
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long it may take to read the state in the rehearsal, while the old process serves.
 const REHEARSAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,8 +27,8 @@ const REHEARSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// state before, within these limits. What is told then is what has changed since, which is little as
 /// a rule and all of it at most.
 const READINGS: u32 = 4;
-const SHORTEST_STEP: Duration = Duration::from_millis(300);
-const LONGEST_STEP: Duration = Duration::from_secs(2);
+const MIN_STEP_TIMEOUT: Duration = Duration::from_millis(300);
+const MAX_STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What tells a program which sockets are meant for it, or which watchdog, and means this process.
 const OUR_OWN: [&str; 4] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "WATCHDOG_PID"];
@@ -134,15 +134,18 @@ impl Successor {
         // Holds the other end of the channel, which must close when the child ends.
         drop(command);
         let (protocol, version) = (Old::begin(), String::new());
-        let mut new = Self { child, channel, protocol, version, step_timeout: LONGEST_STEP };
-        new.expect("say that it runs", OldDoes::Offer, PATIENCE)?;
+        let mut new = Self { child, channel, protocol, version, step_timeout: MAX_STEP_TIMEOUT };
+        new.expect("say that it runs", OldDoes::Offer, READY_TIMEOUT)?;
         let (bytes, reading) = (offer.len() as u64, Clock::start());
-        new.tell("read the state", &FromOld::Offer { bytes }, PATIENCE, |channel, deadline| {
-            channel.send_bytes(offer, deadline)
-        })?;
-        new.expect("find whether it could take over", OldDoes::LetGo, PATIENCE)?;
+        new.tell(
+            "read the state",
+            &FromOld::Offer { bytes },
+            READY_TIMEOUT,
+            |channel, deadline| channel.send_bytes(offer, deadline),
+        )?;
+        new.expect("find whether it could take over", OldDoes::LetGo, READY_TIMEOUT)?;
         let limit = reading.uptime().saturating_mul(READINGS);
-        new.step_timeout = limit.clamp(SHORTEST_STEP, LONGEST_STEP);
+        new.step_timeout = limit.clamp(MIN_STEP_TIMEOUT, MAX_STEP_TIMEOUT);
         Ok(new)
     }
 
@@ -187,15 +190,15 @@ impl Successor {
         &mut self,
         doing: &'static str,
         message: &FromOld,
-        patience: Duration,
+        timeout: Duration,
         more: impl FnOnce(&Channel, &IoDeadline) -> Result<(), ChannelError>,
     ) -> Result<(), Failure> {
-        let deadline = IoDeadline::after(patience);
+        let deadline = IoDeadline::after(timeout);
         let sent = self.channel.send(message, &deadline);
         match sent.and_then(|()| more(&self.channel, &deadline)) {
             Ok(()) => Ok(()),
             // It may have said why before it ended.
-            Err(ChannelError::Ended) => self.expect(doing, OldDoes::RollBack, patience),
+            Err(ChannelError::Ended) => self.expect(doing, OldDoes::RollBack, timeout),
             Err(error) => Err(self.give_up(doing, error)),
         }
     }
@@ -205,9 +208,9 @@ impl Successor {
         &mut self,
         doing: &'static str,
         wanted: OldDoes,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<(), Failure> {
-        match self.channel.receive::<FromNew>(&IoDeadline::after(patience)) {
+        match self.channel.receive::<FromNew>(&IoDeadline::after(timeout)) {
             Ok(FromNew::Refused { reasons }) => {
                 self.protocol.on(Event::Lost);
                 self.kill();

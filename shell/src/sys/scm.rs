@@ -8,9 +8,9 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, 
 
 /// The most descriptors that one message takes: a little less than the kernel does
 /// (`SCM_MAX_FD`, 253).
-pub const MOST_AT_ONCE: usize = 250;
+pub const MAX_FDS: usize = 250;
 
-/// Sends one packet with descriptors, at most [`MOST_AT_ONCE`]. They stay open here.
+/// Sends one packet with descriptors, at most [`MAX_FDS`]. They stay open here.
 ///
 /// # Errors
 ///
@@ -39,7 +39,7 @@ pub fn send(
 /// Those of `recvmsg(2)`, and `InvalidData` where not all of the packet, or not all of its
 /// descriptors, could be had: out of descriptors, or out of step.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut control = cmsg_space!([RawFd; MOST_AT_ONCE]);
+    let mut control = cmsg_space!([RawFd; MAX_FDS]);
     let mut pieces = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let received = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut pieces, Some(&mut control), flags)?;

@@ -214,8 +214,8 @@ pub fn receive_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
 pub fn most_queued(socket: BorrowedFd<'_>) -> io::Result<u32> {
     const RECEIVE_BYTES: usize = 0;
     /// Less than the kernel's bookkeeping for a datagram takes by itself.
-    const SMALLEST: u32 = 512;
-    Ok(getsockopt(&socket, MemInfo)?[RECEIVE_BYTES].div_ceil(SMALLEST))
+    const MIN_BYTES: u32 = 512;
+    Ok(getsockopt(&socket, MemInfo)?[RECEIVE_BYTES].div_ceil(MIN_BYTES))
 }
 
 /// Whether more than half of a socket's receive buffer is full.

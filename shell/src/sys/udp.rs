@@ -17,7 +17,7 @@ pub use linux::*;
 
 /// How many ports of a range are tried for one socket. A range that is all taken costs no more than
 /// that.
-const MOST_TRIES: usize = 128;
+const MAX_TRIES: usize = 128;
 
 /// The source that is configured cannot be had for a socket: the address is not this host's, or of
 /// another family than the peer.
@@ -88,7 +88,7 @@ fn bound(
             match ports {
                 None => bind_source(socket.as_fd(), SocketAddr::new(ip, 0), v6)?,
                 Some(ports) => {
-                    let mut ports = ports.shuffled(salt).take(MOST_TRIES);
+                    let mut ports = ports.shuffled(salt).take(MAX_TRIES);
                     lease = bind_first(socket.as_fd(), ip, &mut ports, peer, v6)?;
                 }
             }

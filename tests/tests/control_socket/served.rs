@@ -90,7 +90,7 @@ fn handler(asked: Arc<Mutex<Vec<Request>>>, is_draining: Arc<AtomicBool>) -> Han
                 Response::Status(StatusDocument { draining, ..status() })
             }
             Request::Flows { filter } => {
-                let flows = vec![flow(); filter.limit.min(FlowFilter::MOST)];
+                let flows = vec![flow(); filter.limit.min(FlowFilter::MAX)];
                 Response::Flows(FlowsDocument { flows, truncated: true })
             }
             Request::Stop { .. } => {

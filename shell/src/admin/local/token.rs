@@ -21,7 +21,7 @@ use crate::sys::process;
 const SCHEME: &str = "Bearer ";
 
 /// The longest file that is read.
-const LONGEST: u64 = 256;
+const MAX_LEN: u64 = 256;
 
 /// What anyone who asks has to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ impl Connection {
 }
 
 fn read(path: &Path) -> io::Result<(SocketAddr, Token)> {
-    if std::fs::metadata(path)?.len() > LONGEST {
+    if std::fs::metadata(path)?.len() > MAX_LEN {
         return Err(io::Error::other("it is not a file that flowgate writes"));
     }
     let text = std::fs::read_to_string(path)?;

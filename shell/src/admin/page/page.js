@@ -5,7 +5,7 @@
 const REASONS = /* reasons */{};
 
 const EVERY = 1000;
-const PATIENCE = 4000;
+const FETCH_TIMEOUT = 4000;
 const KERNEL = 'kernel (full buffer, bad checksum)';
 const MOST_REASONS = 8;
 
@@ -185,7 +185,7 @@ async function poll() {
   const started = performance.now();
   request = new AbortController();
   const mine = request;
-  const patience = setTimeout(() => mine.abort(), PATIENCE);
+  const timeout = setTimeout(() => mine.abort(), FETCH_TIMEOUT);
   try {
     const response = await fetch('/status', { cache: 'no-store', signal: mine.signal });
     if (!response.ok) throw new Error(await response.text());
@@ -201,7 +201,7 @@ async function poll() {
     const since = last ? ` for ${duration((performance.now() - last.at) / 1000)}` : '';
     connection('lost', `no answer${since}`);
   } finally {
-    clearTimeout(patience);
+    clearTimeout(timeout);
   }
   const pause = EVERY * Math.min(5, Math.max(1, failures));
   timer = setTimeout(poll, Math.max(200, pause - (performance.now() - started)));

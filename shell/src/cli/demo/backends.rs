@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::message::Message;
 
 /// How soon a backend without work sees that it is to end.
-const PATIENCE: Duration = Duration::from_millis(50);
+const RECEIVE_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// What a backend is like.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +41,7 @@ impl Backends {
         for (number, kind) in (0..).zip(kinds) {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
             match kind.nap {
-                None => socket.set_read_timeout(Some(PATIENCE))?,
+                None => socket.set_read_timeout(Some(RECEIVE_TIMEOUT))?,
                 Some(_) => socket.set_nonblocking(true)?,
             }
             backends.addresses.push(socket.local_addr()?);

@@ -22,7 +22,7 @@ pub(super) const CLIENTS: usize = 200;
 const GAP: Duration = Duration::from_micros(50);
 
 /// The most datagrams sent at once, to catch up after the thread had to wait for a core.
-const LONGEST_BURST: usize = 64;
+const MAX_BURST: usize = 64;
 
 /// How long after one client another goes for a new one: each stays for `CLIENTS` times this.
 const REPLACE_GAP: Duration = Duration::from_millis(25);
@@ -31,7 +31,7 @@ const REPLACE_GAP: Duration = Duration::from_millis(25);
 const TICK: Duration = Duration::from_millis(1);
 
 /// How long answers may take once nothing more is asked.
-const PATIENCE: Duration = Duration::from_millis(500);
+const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the clients saw since they started.
 #[derive(Clone, Debug)]
@@ -169,7 +169,7 @@ impl Crowd {
                 self.send_what_is_due(now, experience);
                 self.replace_who_is_due(now, experience);
             } else if experience.answered >= experience.sent
-                || now >= *give_up_at.get_or_insert(now + PATIENCE)
+                || now >= *give_up_at.get_or_insert(now + REPLY_TIMEOUT)
             {
                 return Ok(());
             }
@@ -194,7 +194,7 @@ impl Crowd {
     }
 
     fn send_what_is_due(&mut self, now: Instant, experience: &mut Experience) {
-        for _ in 0..LONGEST_BURST {
+        for _ in 0..MAX_BURST {
             if self.next_send > now {
                 return;
             }

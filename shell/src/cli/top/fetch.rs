@@ -18,7 +18,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 const FIRST_PERIOD: Duration = Duration::from_millis(300);
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What came: a document, or why there is none.
 pub(super) type Answer = Result<StatusDocument, String>;
@@ -47,7 +47,7 @@ pub(super) fn start(path: PathBuf) -> Result<(StatusDocument, Receiver<Answer>),
 }
 
 fn ask(path: &Path) -> Result<Answer, ClientError> {
-    Ok(match client::request(path, &Request::Status, PATIENCE)? {
+    Ok(match client::request(path, &Request::Status, REPLY_TIMEOUT)? {
         Response::Status(status) => Ok(status),
         Response::Refused { reasons } => Err(escaped(&reasons.join("; "))),
         _ => Err("the answer is not one to this question".to_owned()),

@@ -9,7 +9,7 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest answer that is read, in lines.
-const MOST_LINES: usize = 10_000;
+const MAX_LINES: usize = 10_000;
 
 /// Enables a protocol, or disables it.
 pub(super) fn tell(socket: &Path, protocol: &str, is_enabled: bool) -> Result<(), String> {
@@ -28,7 +28,7 @@ pub(super) fn tell(socket: &Path, protocol: &str, is_enabled: bool) -> Result<()
 /// goes on, then one of a code and a space. Codes from 8000 on are errors.
 fn answer(reader: &mut impl BufRead) -> Result<String, String> {
     let mut line = String::new();
-    for _ in 0..MOST_LINES {
+    for _ in 0..MAX_LINES {
         line.clear();
         match reader.read_line(&mut line) {
             Ok(0) => return Err("bird has closed its socket".to_owned()),

@@ -6,7 +6,7 @@ use flowgate_config::{Member, Target};
 
 use super::{Followed, jittered};
 use crate::control::resolve::lookup::Service;
-use crate::control::resolve::{LONGEST_TTL, SHORTEST_TTL};
+use crate::control::resolve::{MAX_TTL, MIN_TTL};
 
 pub(super) async fn follow(name: &str, followed: &mut Followed) {
     loop {
@@ -15,7 +15,7 @@ pub(super) async fn follow(name: &str, followed: &mut Followed) {
             Err(why) => (Err(why), Duration::ZERO),
         };
         let failed = followed.learn(outcome);
-        let fresh = || jittered(ttl.clamp(SHORTEST_TTL, LONGEST_TTL));
+        let fresh = || jittered(ttl.clamp(MIN_TTL, MAX_TTL));
         tokio::time::sleep(failed.unwrap_or_else(fresh)).await;
     }
 }

@@ -6,16 +6,16 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// A name is looked up again no sooner than this.
-pub const SHORTEST_TTL: Duration = Duration::from_secs(1);
+pub const MIN_TTL: Duration = Duration::from_secs(1);
 
 /// A name is looked up again no later than this.
-pub const LONGEST_TTL: Duration = Duration::from_secs(300);
+pub const MAX_TTL: Duration = Duration::from_secs(300);
 
 /// The most addresses that one name gives: the least ones, if it has more.
-pub const MOST_ADDRESSES: usize = 256;
+pub const MAX_ADDRESSES: usize = 256;
 
 /// How long it takes at most until a lookup that failed is tried again.
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 
 /// What came of looking a name up.
 #[derive(Clone, Debug)]
@@ -86,13 +86,13 @@ impl NameState {
     /// The last good answer, sorted; empty if there has been none.
     pub(super) fn addresses(&self) -> Vec<IpAddr> {
         let mut addresses = self.all();
-        addresses.truncate(MOST_ADDRESSES);
+        addresses.truncate(MAX_ADDRESSES);
         addresses
     }
 
     /// How many addresses of the last good answer are not used, since there are too many.
     pub(super) fn left_out(&self) -> usize {
-        self.all().len().saturating_sub(MOST_ADDRESSES)
+        self.all().len().saturating_sub(MAX_ADDRESSES)
     }
 
     fn all(&self) -> Vec<IpAddr> {
@@ -120,13 +120,13 @@ impl NameState {
         let all_before = self.all();
         let trouble = trouble(&v4, &v6);
         // Unless some address was found, nothing that was known is given up.
-        let mut wait = LONGEST_TTL;
+        let mut wait = MAX_TTL;
         if is_found(&v4) || is_found(&v6) {
             for (family, kept) in [(v4, &mut self.v4), (v6, &mut self.v6)] {
                 match family {
                     Family::Found { addresses, ttl } => {
                         *kept = addresses;
-                        wait = wait.min(ttl.max(SHORTEST_TTL));
+                        wait = wait.min(ttl.max(MIN_TTL));
                     }
                     Family::Nothing | Family::NoName => kept.clear(),
                     Family::Failed(_) => {}
@@ -134,7 +134,7 @@ impl NameState {
             }
             self.hold(&all_before, now, hold);
             let next_end = self.held.values().min();
-            wait = next_end.map_or(wait, |end| wait.min((*end - now).max(SHORTEST_TTL)));
+            wait = next_end.map_or(wait, |end| wait.min((*end - now).max(MIN_TTL)));
         }
         if trouble.is_some() {
             self.failures = self.failures.saturating_add(1);
@@ -205,7 +205,7 @@ fn trouble(v4: &Family, v6: &Family) -> Option<(Trouble, String)> {
 /// How long to wait after this many failures in a row: 1 s, 2 s, 4 s, ...
 pub(crate) fn retry_after(failures: u32) -> Duration {
     let seconds = 1_u64.checked_shl(failures.saturating_sub(1)).unwrap_or(u64::MAX);
-    Duration::from_secs(seconds).min(LONGEST_RETRY)
+    Duration::from_secs(seconds).min(MAX_RETRY_DELAY)
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ impl Server {
         let is_meant = |listener: &&BoundListener| {
             filter.listener.as_ref().is_none_or(|name| *name == listener.settings.name)
         };
-        let limit = filter.limit.min(FlowFilter::MOST);
+        let limit = filter.limit.min(FlowFilter::MAX);
         for listener in self.listeners.iter().filter(is_meant) {
             for (place, &shard) in listener.shards.iter().enumerate() {
                 let all = self.flows_of(shard, worker_of(place, self.workers.len()));

@@ -11,7 +11,7 @@ use crate::admin::status::{AnnounceStatus, StatusDocument};
 use crate::control::announce::{Announcer, Hysteresis, Outcome};
 
 /// How long the end of the process waits for withdrawals.
-const PATIENCE: Duration = Duration::from_secs(1);
+const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is being announced.
 #[derive(Default)]
@@ -159,7 +159,7 @@ impl Supervisor {
     /// Sees to it that nobody sends anything more to this process, which ends.
     pub(super) fn end_announcing(&mut self) {
         self.withdraw();
-        let deadline = self.clock.now() + PATIENCE;
+        let deadline = self.clock.now() + WITHDRAW_TIMEOUT;
         for announced in std::mem::take(&mut self.announcing.all) {
             announced.announcer.finish(deadline.saturating_since(self.clock.now()));
         }

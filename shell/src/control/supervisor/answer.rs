@@ -38,11 +38,11 @@ impl Supervisor {
                 Err(reasons) => Response::Refused { reasons },
             },
             Request::Drain { backend, deadline_ms } => {
-                let patience = deadline_ms.map(Duration::from_millis);
+                let timeout = deadline_ms.map(Duration::from_millis);
                 let response = self.for_backends(&backend, |server, cluster, address| {
-                    let most = patience.map(|most| humantime::format_duration(most).to_string());
+                    let most = timeout.map(|most| humantime::format_duration(most).to_string());
                     info!(cluster, %address, timeout = most, "draining a backend");
-                    server.drain_backend(cluster, address, patience);
+                    server.drain_backend(cluster, address, timeout);
                 });
                 self.with_note_of_no_backend_left(&backend, response)
             }

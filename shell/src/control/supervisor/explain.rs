@@ -66,7 +66,7 @@ impl Supervisor {
         let ip = client.ip().to_canonical();
         let has = |prefix: u8| {
             let network = IpNet::new(ip, prefix).ok().map(|network| network.trunc());
-            let limit = FlowFilter::MOST;
+            let limit = FlowFilter::MAX;
             let listener = Some(report.name.clone());
             self.server.flows(&FlowFilter { client: network, listener, limit, backend: None }).flows
         };

@@ -10,11 +10,11 @@ use super::targets::{names, places};
 use crate::control::server::StartError;
 
 /// How long a reload waits for sources of backends that are new.
-const PATIENCE_WITH_SOURCES: Duration = Duration::from_secs(2);
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a reload waits for names that are new to be resolved. Nothing else is seen to
 /// meanwhile; those that are not known then follow by themselves.
-const PATIENCE_WITH_NAMES: Duration = Duration::from_secs(2);
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Supervisor {
     /// Reads the file again and goes over to it. Returns what the operator may want to know.
@@ -66,7 +66,7 @@ impl Supervisor {
             let former = self.written.listeners.iter().find(|l| listener.has_sockets_of(l));
             listener.accept = former.map_or(listener.accept, |former| former.accept);
         }
-        let found = self.discoverer.find_now(places(&written), PATIENCE_WITH_SOURCES);
+        let found = self.discoverer.find_now(places(&written), DISCOVERY_TIMEOUT);
         let (config, found, trouble) = match self.go_over_to(&written, found) {
             Ok(gone_over) => gone_over,
             Err(error) => {
@@ -144,7 +144,7 @@ impl Supervisor {
             return;
         }
         let all = &wanted | &names(&self.config);
-        for (name, addresses) in self.resolver.resolve_now(all, PATIENCE_WITH_NAMES) {
+        for (name, addresses) in self.resolver.resolve_now(all, RESOLVE_TIMEOUT) {
             self.server.resolved(&name, addresses);
         }
     }

@@ -96,7 +96,7 @@ fn the_other_end_may_be_closed_silent_or_out_of_step() {
     new.send(&FromOld::Commit, &IoDeadline::after(LONG)).unwrap();
     let heard = old.receive::<FromNew>(&IoDeadline::after(LONG));
     assert!(matches!(heard, Err(ChannelError::Nonsense(_))), "{heard:?}");
-    let heard = old.receive_bytes(LARGEST + 1, &IoDeadline::after(LONG));
+    let heard = old.receive_bytes(MAX_SNAPSHOT_LEN + 1, &IoDeadline::after(LONG));
     assert!(matches!(heard, Err(ChannelError::Nonsense(_))), "{heard:?}");
     drop(new);
     let heard = old.receive::<FromNew>(&IoDeadline::after(LONG));

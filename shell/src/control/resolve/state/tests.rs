@@ -112,12 +112,12 @@ fn one_family_that_fails_keeps_its_part() {
 
 #[test]
 fn a_name_with_very_many_addresses_gives_a_bounded_number() {
-    let many = (0..2 * MOST_ADDRESSES as u32).map(|n| IpAddr::V4((0x0a00_0000 + n).into()));
+    let many = (0..2 * MAX_ADDRESSES as u32).map(|n| IpAddr::V4((0x0a00_0000 + n).into()));
     let v4 = Family::Found { addresses: many.collect(), ttl: Duration::from_secs(1) };
     let mut state = NameState::default();
     let addresses = learn(&mut state, v4, Family::Nothing).changed.unwrap();
-    assert_eq!(addresses.len(), MOST_ADDRESSES);
-    assert_eq!(state.left_out(), MOST_ADDRESSES);
+    assert_eq!(addresses.len(), MAX_ADDRESSES);
+    assert_eq!(state.left_out(), MAX_ADDRESSES);
     assert_eq!(addresses[0].to_string(), "10.0.0.0");
 }
 
