@@ -36,10 +36,36 @@
 //!
 //! Each step has its time, after which the other side counts as lost. The [state machines](protocol)
 //! of both sides are checked for every order of events.
+//!
+//! # The files
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`upgrade`] | what the old process does: `flowgate upgrade` from the request to the reply |
+//! | [`take_over`] | what the new process does: validate, stage, serve |
+//! | [`protocol`] | the state machines of both sides |
+//! | [`successor`] | the old process's end of the channel: the new process, and the steps with it |
+//! | [`predecessor`] | the new process's end of it |
+//! | [`channel`] | messages, bytes and descriptors over a socket pair |
+//! | [`snapshot`] | what a process is, as plain data |
+//! | [`prepared`] | what the new process makes of that beforehand |
+//! | [`keep`] | the same by way of the service manager, for a restart |
+//! | [`fdstore`] | what the service manager keeps: `FDSTORE=1` |
+//!
+//! What only its type may touch lies beside that type, in files named `hand_over.rs`: how a server
+//! releases its shards and is restored, how a worker lends its shards out, how a shard's sockets go
+//! over.
 
 pub mod channel;
 pub mod fdstore;
+pub mod keep;
 pub mod predecessor;
+pub mod prepared;
 pub mod protocol;
 pub mod snapshot;
 pub mod successor;
+pub mod take_over;
+pub mod upgrade;
+
+pub(crate) use successor::{Failure, Successor};
+pub(crate) use upgrade::Upgrade;

@@ -22,7 +22,7 @@ pub mod admin;
 pub mod cli;
 pub mod control;
 pub mod datapath;
-#[cfg(target_os = "linux")]
+#[cfg_attr(not(target_os = "linux"), path = "handover/none.rs")]
 pub mod handover;
 pub mod observe;
 pub mod recording;

@@ -52,7 +52,7 @@ use service_states::ServiceStates;
 pub use apply::BoundListeners;
 pub use backend_index::assign as assign_places;
 #[cfg(target_os = "linux")]
-pub use hand_over::{Prepared, Released, ServerRestoreError};
+pub use hand_over::{Released, ServerRestoreError};
 
 /// The most descriptors whose place in the kernel's table is taken up at start: 8 MiB of it.
 const MAX_RESERVED: u64 = 1 << 20;

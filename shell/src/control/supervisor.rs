@@ -8,15 +8,9 @@ mod announcing;
 mod answer;
 mod conditions;
 mod explain;
-#[cfg(target_os = "linux")]
-mod keep;
 mod reload;
 mod stop;
-#[cfg(target_os = "linux")]
-mod take_over;
 mod targets;
-#[cfg_attr(not(target_os = "linux"), path = "supervisor/upgrade/none.rs")]
-mod upgrade;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -47,6 +41,7 @@ use crate::control::signals::{self, Signal};
 use crate::control::systemd::{self, InheritError, Notifier};
 use crate::control::task;
 use crate::control::usage::Usage;
+use crate::handover::{Failure, Successor, Upgrade};
 use crate::sys::clock::Clock;
 use crate::sys::fd::OwnedFd;
 use crate::sys::{files, process};
@@ -54,7 +49,6 @@ use announcing::Announcing;
 use conditions::Conditions;
 use stop::LameDuck;
 use targets::{holds, names, places, probe_targets};
-use upgrade::{Failure, Successor, Upgrade};
 
 /// How long the start waits for the names of backends to be resolved. After that it goes on with
 /// those that are known, and the others follow.
@@ -67,7 +61,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Something the control plane has to see to.
-enum Event {
+pub(crate) enum Event {
     Signal(Signal),
     WorkerEnded(WorkerEnd),
     Probed(HealthChange),
@@ -130,29 +124,29 @@ pub enum RunError {
 /// All that runs.
 pub struct Supervisor {
     /// What runs: the same file may be another program later.
-    program: PathBuf,
-    path: PathBuf,
+    pub(crate) program: PathBuf,
+    pub(crate) path: PathBuf,
     /// What is in force: what is [written](Self::written), with what was [found](Self::found).
-    config: Config,
+    pub(crate) config: Config,
     written: Config,
     found: FoundBackends,
     /// Where the written configuration came from.
-    text: String,
-    clock: Clock,
-    events: Receiver<Event>,
-    sender: Sender<Event>,
+    pub(crate) text: String,
+    pub(crate) clock: Clock,
+    pub(crate) events: Receiver<Event>,
+    pub(crate) sender: Sender<Event>,
     level: LevelHandle,
-    server: Server,
-    prober: Prober,
+    pub(crate) server: Server,
+    pub(crate) prober: Prober,
     resolver: Resolver,
     discoverer: Discoverer,
     flow_log: Option<FlowLogWriter>,
-    control: Option<ControlSocket>,
-    http: Option<HttpServer>,
-    notifier: Notifier,
+    pub(crate) control: Option<ControlSocket>,
+    pub(crate) http: Option<HttpServer>,
+    pub(crate) notifier: Notifier,
     /// When the service manager heard last that all is well.
     last_alive: Instant,
-    reloads: Reloads,
+    pub(crate) reloads: Reloads,
     conditions: Conditions,
     /// Whether there will be a look at backends that have changed.
     change_is_known: Arc<AtomicBool>,
@@ -163,14 +157,14 @@ pub struct Supervisor {
     /// While everything is served though it is told to stop.
     lame_duck: Option<LameDuck>,
     announcing: Announcing,
-    upgrade: Option<Upgrade>,
+    pub(crate) upgrade: Option<Upgrade>,
 }
 
 /// How many reloads there were.
 #[derive(Clone, Copy, Debug, Default)]
-struct Reloads {
-    ok: u64,
-    failed: u64,
+pub(crate) struct Reloads {
+    pub(crate) ok: u64,
+    pub(crate) failed: u64,
 }
 
 impl Supervisor {
@@ -355,21 +349,21 @@ impl Supervisor {
     }
 
     /// Has the backends probed that there are now.
-    fn retarget(&self) {
+    pub(crate) fn retarget(&self) {
         let targets = probe_targets(&self.config, |host| self.server.addresses_of(host));
         self.prober.set_targets(targets);
     }
 }
 
 /// What there is before the server.
-struct Runtime {
+pub(crate) struct Runtime {
     /// What is written, with what was found.
     config: Config,
     written: Config,
-    found: FoundBackends,
+    pub(crate) found: FoundBackends,
     clock: Clock,
     events: Receiver<Event>,
-    sender: Sender<Event>,
+    pub(crate) sender: Sender<Event>,
     resolver: Resolver,
     discoverer: Discoverer,
     hosts: BTreeMap<String, Vec<IpAddr>>,
@@ -379,7 +373,7 @@ struct Runtime {
 
 impl Runtime {
     /// Some hosts may be known already.
-    fn start(
+    pub(crate) fn start(
         written: Config,
         clock: Clock,
         known: BTreeMap<String, Vec<IpAddr>>,
@@ -415,7 +409,7 @@ impl Runtime {
     }
 
     /// What the server begins with.
-    fn options(&self, inherited: Vec<(SocketAddr, OwnedFd)>) -> ServerOptions {
+    pub(crate) fn options(&self, inherited: Vec<(SocketAddr, OwnedFd)>) -> ServerOptions {
         let flow_log =
             self.flow_log.as_ref().map_or_else(FlowLogger::default, FlowLogWriter::logger);
         let (sender, is_known) = (self.sender.clone(), Arc::clone(&self.change_is_known));
@@ -434,7 +428,7 @@ impl Runtime {
     }
 
     /// All that runs, but for the ways in for operators.
-    fn supervise(
+    pub(crate) fn supervise(
         self,
         path: &Path,
         text: String,
@@ -478,7 +472,7 @@ impl Runtime {
 }
 
 /// Makes an event of whatever it is given.
-fn sending<T>(
+pub(crate) fn sending<T>(
     sender: &Sender<Event>,
     event: impl Fn(T) -> Event + Clone + Send + 'static,
 ) -> impl Fn(T) + Clone + Send + 'static {
@@ -490,7 +484,7 @@ fn sending<T>(
 }
 
 /// Answers requests by asking the control plane.
-fn handler(sender: Sender<Event>) -> Handler {
+pub(crate) fn handler(sender: Sender<Event>) -> Handler {
     Arc::new(move |request| {
         let (reply, answer) = mpsc::channel();
         let is_asked = sender.send(Event::Asked(request, reply)).is_ok();
@@ -526,7 +520,7 @@ fn end_in_any_case() {
 
 /// Opens the way in for operators. Where the configuration names none, several processes may meet
 /// at the usual place: those that come later do without.
-fn open_control_socket(
+pub(crate) fn open_control_socket(
     config: &Config,
     handler: &Handler,
 ) -> Result<Option<ControlSocket>, ControlError> {
@@ -540,7 +534,7 @@ fn open_control_socket(
     Ok(opened.ok())
 }
 
-fn open_http(address: SocketAddr, handler: Handler) -> Result<HttpServer, RunError> {
+pub(crate) fn open_http(address: SocketAddr, handler: Handler) -> Result<HttpServer, RunError> {
     HttpServer::start(address, handler).map_err(|source| RunError::Http { address, source })
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use flowgate::control::server::Prepared;
+use flowgate::handover::prepared::PreparedListeners;
 use flowgate::handover::snapshot::ProcessSnapshot;
 use flowgate_core::backend::Backend;
 use flowgate_core::config::{Balance, ManagerConfig};
@@ -48,7 +48,7 @@ fn look_at(mut snapshot: ProcessSnapshot) {
     let are_small = managers().all(|manager| is_small(manager.config()));
     if are_small {
         // Why it is refused makes no difference.
-        let _ = Prepared::of(&mut snapshot.server);
+        let _ = PreparedListeners::of(&mut snapshot.server);
     }
     let _ = flowgate_config::parse(&snapshot.config, "of another process");
 }

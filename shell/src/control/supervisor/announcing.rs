@@ -156,6 +156,11 @@ impl Supervisor {
         }
     }
 
+    /// Ends here without a withdrawal, since another process goes on: what is announced stays so.
+    pub(crate) fn leave_announced(&mut self) {
+        self.announcing = Announcing::default();
+    }
+
     /// Sees to it that nobody sends anything more to this process, which ends.
     pub(super) fn end_announcing(&mut self) {
         self.withdraw();

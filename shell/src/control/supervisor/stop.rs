@@ -16,7 +16,7 @@ pub(super) struct LameDuck {
 
 impl Supervisor {
     /// Whether it is told to stop.
-    pub(super) const fn is_stopping(&self) -> bool {
+    pub(crate) const fn is_stopping(&self) -> bool {
         self.is_draining || self.lame_duck.is_some()
     }
 

@@ -7,9 +7,9 @@ use std::sync::mpsc::Sender;
 use flowgate_config::Config;
 use tracing::warn;
 
-use super::Supervisor;
 use crate::admin::request::Response;
 use crate::control::log::LevelHandle;
+use crate::control::supervisor::Supervisor;
 use crate::control::systemd::Inherited;
 
 /// Why there are no upgrades.
@@ -17,19 +17,19 @@ const REASON: &str = "this system cannot pass sockets on to another process: sto
                       it again";
 
 /// A process that is to take over: there is none.
-pub(super) enum Successor {}
+pub(crate) enum Successor {}
 
 /// Why it could not: nobody has tried.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {}
+pub(crate) enum Failure {}
 
 /// An upgrade that is under way: there is none.
-pub(super) struct Upgrade {
-    pub(super) successor: Option<u32>,
+pub(crate) struct Upgrade {
+    pub(crate) successor: Option<u32>,
 }
 
 impl Supervisor {
-    pub(super) fn begin_upgrade(
+    pub(crate) fn begin_upgrade(
         &mut self,
         _binary: Option<PathBuf>,
         reply: Option<Sender<Response>>,
@@ -41,27 +41,27 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn hand_over(&mut self, successor: Successor) -> Result<(), String> {
+    pub(crate) fn hand_over(&mut self, successor: Successor) -> Result<(), String> {
         match successor {}
     }
 
-    pub(super) const fn call_off_upgrade(&self) {}
+    pub(crate) const fn call_off_upgrade(&self) {}
 
-    pub(super) const fn leave(&self) {}
+    pub(crate) const fn leave(&self) {}
 
-    pub(super) fn answer_upgrade(&self, _outcome: Result<Vec<String>, String>) {}
+    pub(crate) fn answer_upgrade(&self, _outcome: Result<Vec<String>, String>) {}
 
-    pub(super) fn snapshot(&self) -> Response {
+    pub(crate) fn snapshot(&self) -> Response {
         Response::refused("of flowgate on this system there are no snapshots")
     }
 
-    pub(super) const fn keep_listeners(&self) {}
+    pub(crate) const fn keep_listeners(&self) {}
 
-    pub(super) const fn keep_everything(&self) -> bool {
+    pub(crate) const fn keep_everything(&self) -> bool {
         false
     }
 
-    pub(super) fn resume(
+    pub(crate) fn resume(
         _path: &Path,
         _config: (&Config, &str),
         _level: &LevelHandle,

@@ -9,18 +9,19 @@ use flowgate_core::snapshot;
 use serde::de::DeserializeOwned;
 use tracing::{error, info, warn};
 
-use super::{
-    Event, Reloads, RunError, Runtime, Supervisor, handler, open_control_socket, open_http, sending,
-};
+use super::predecessor::{GiveUp, Predecessor, Step};
+use super::prepared::PreparedListeners;
+use super::snapshot::ProcessSnapshot;
 use crate::admin::http::HttpServer;
 use crate::admin::socket::ControlSocket;
 use crate::admin::socket_path::default_path;
 use crate::control::log::LevelHandle;
 use crate::control::probe::ProbeSnapshot;
-use crate::control::server::{BoundListeners, Prepared, Server};
+use crate::control::server::{BoundListeners, Server};
+use crate::control::supervisor::{
+    Event, Reloads, RunError, Runtime, Supervisor, handler, open_control_socket, open_http, sending,
+};
 use crate::datapath::worker::Adopted;
-use crate::handover::predecessor::{GiveUp, Predecessor, Step};
-use crate::handover::snapshot::ProcessSnapshot;
 use crate::sys::clock::Clock;
 
 /// Why this process has not taken over. It ends then, and the old one goes on.
@@ -136,7 +137,7 @@ pub(super) struct Candidate {
     config: Config,
     /// What it is, but for its shards.
     snapshot: ProcessSnapshot,
-    prepared: Prepared,
+    prepared: PreparedListeners,
 }
 
 impl Candidate {
@@ -150,7 +151,8 @@ impl Candidate {
     ) -> Result<Self, String> {
         let theirs = flowgate_config::parse(&snapshot.config, "the running configuration")
             .map_err(|errors| errors.to_string())?;
-        let prepared = Prepared::of(&mut snapshot.server).map_err(|error| error.to_string())?;
+        let prepared =
+            PreparedListeners::of(&mut snapshot.server).map_err(|error| error.to_string())?;
         let fail = |error: RunError| error.to_string();
 
         let clock = Clock::with_origin(snapshot.clock_origin);
@@ -175,10 +177,10 @@ impl Candidate {
             .map_err(|error| error.to_string())?;
         // Loading a program into the kernel takes longer than nobody may serve.
         server.load_fast_path(config).map_err(|error| error.to_string())?;
-        let supervisor = runtime
+        let mut supervisor = runtime
             .supervise(path, text.clone(), level.clone(), server, snapshot.probes.clone())
             .map_err(fail)?;
-        let supervisor = Supervisor { control, http, ..supervisor };
+        (supervisor.control, supervisor.http) = (control, http);
         Ok(Self { supervisor, config: theirs, snapshot, prepared })
     }
 

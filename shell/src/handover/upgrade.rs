@@ -8,29 +8,27 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tracing::{info, warn};
 
-use super::announcing::Announcing;
-use super::{Event, Supervisor};
+use super::snapshot::{ProcessSnapshot, ServerSnapshot};
+use super::successor::{self, Successor};
 use crate::admin::http::HttpServer;
 use crate::admin::request::Response;
 use crate::admin::socket::ControlSocket;
 use crate::control::signals;
-use crate::handover::snapshot::{ProcessSnapshot, ServerSnapshot};
-use crate::handover::successor;
-pub(super) use crate::handover::successor::{Failure, Successor};
+use crate::control::supervisor::{Event, Supervisor};
 use crate::sys::clock::Clock;
 
 /// An upgrade that is under way.
-pub(super) struct Upgrade {
+pub(crate) struct Upgrade {
     /// Who waits for it.
     reply: Option<Sender<Response>>,
     /// The process that is to take over, once it has been started.
-    pub(super) successor: Option<u32>,
+    pub(crate) successor: Option<u32>,
 }
 
 impl Supervisor {
     /// Starts the process that is to take over, and returns at once: it is an event when that could.
     /// Anyone who asked is answered when all is over.
-    pub(super) fn begin_upgrade(
+    pub(crate) fn begin_upgrade(
         &mut self,
         binary: Option<PathBuf>,
         reply: Option<Sender<Response>>,
@@ -79,7 +77,7 @@ impl Supervisor {
     }
 
     /// Hands everything over to a process that could take over. Where that fails, all is as it was.
-    pub(super) fn hand_over(&mut self, mut successor: Successor) -> Result<(), String> {
+    pub(crate) fn hand_over(&mut self, mut successor: Successor) -> Result<(), String> {
         if self.is_stopping() {
             return Err("flowgate is stopping".into());
         }
@@ -136,7 +134,7 @@ impl Supervisor {
 
     /// Makes sure that no new process takes this one, which ends because it was told to, for one that
     /// has died.
-    pub(super) fn call_off_upgrade(&mut self) {
+    pub(crate) fn call_off_upgrade(&mut self) {
         while let Some(upgrade) = &mut self.upgrade {
             if let Some(pid) = upgrade.successor.take() {
                 // It fails where the process has ended already.
@@ -156,9 +154,8 @@ impl Supervisor {
     }
 
     /// Ends without closing anything that the new process has now.
-    pub(super) fn leave(&mut self) {
-        // What is announced goes on being so.
-        self.announcing = Announcing::default();
+    pub(crate) fn leave(&mut self) {
+        self.leave_announced();
         if let Some(control) = self.control.take() {
             control.leave();
         }
@@ -166,7 +163,7 @@ impl Supervisor {
         self.server.join();
     }
 
-    pub(super) fn answer_upgrade(&mut self, outcome: Result<Vec<String>, String>) {
+    pub(crate) fn answer_upgrade(&mut self, outcome: Result<Vec<String>, String>) {
         let reply = self.upgrade.take().and_then(|upgrade| upgrade.reply);
         let response = match outcome {
             Ok(notes) => Response::Done { notes },
@@ -183,7 +180,7 @@ impl Supervisor {
     }
 
     /// What this process is, with a server that is this.
-    pub(super) fn process_snapshot(&self, server: ServerSnapshot) -> ProcessSnapshot {
+    pub(crate) fn process_snapshot(&self, server: ServerSnapshot) -> ProcessSnapshot {
         ProcessSnapshot {
             clock_origin: self.clock.origin(),
             config: self.text.clone(),
@@ -196,7 +193,7 @@ impl Supervisor {
     }
 
     /// What this process is, for people who look for a bug.
-    pub(super) fn snapshot(&self) -> Response {
+    pub(crate) fn snapshot(&self) -> Response {
         if !self.server.io().can_hand_over() {
             return Response::refused(
                 "FLOWGATE_IO is \"portable\", of which there are no snapshots",

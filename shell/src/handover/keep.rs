@@ -11,12 +11,12 @@ use flowgate_core::snapshot;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use super::Supervisor;
+use super::fdstore::Kept;
+use super::snapshot::{ProcessSnapshot, ServerSnapshot};
 use super::take_over::Candidate;
 use crate::control::log::LevelHandle;
+use crate::control::supervisor::Supervisor;
 use crate::control::systemd::Inherited;
-use crate::handover::fdstore::Kept;
-use crate::handover::snapshot::{ProcessSnapshot, ServerSnapshot};
 use crate::sys::sockopt::cookie;
 
 /// What is kept of a process, beside its sockets.
@@ -29,7 +29,7 @@ struct KeptSnapshot {
 
 impl Supervisor {
     /// Has the service manager keep the listeners that there are now.
-    pub(super) fn keep_listeners(&self) {
+    pub(crate) fn keep_listeners(&self) {
         if self.notifier.room() > 0 {
             let listeners = self.server.listeners();
             let listeners: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
@@ -39,7 +39,7 @@ impl Supervisor {
 
     /// Has the service manager keep everything, where it has room for it; says whether it does. Then
     /// nobody serves any more, and the next process goes on.
-    pub(super) fn keep_everything(&self) -> bool {
+    pub(crate) fn keep_everything(&self) -> bool {
         if !self.server.io().can_hand_over() || self.notifier.room() == 0 || self.upgrade.is_some()
         {
             return false;
@@ -84,7 +84,7 @@ impl Supervisor {
     /// # Errors
     ///
     /// When the listeners cannot be duplicated: out of descriptors.
-    pub(super) fn resume(
+    pub(crate) fn resume(
         path: &Path,
         (config, text): (&Config, &str),
         level: &LevelHandle,
