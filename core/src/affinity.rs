@@ -14,7 +14,7 @@
 
 pub mod dtls_cid;
 pub(crate) mod host;
-mod learned;
+pub(crate) mod learned;
 pub mod offset;
 mod placement;
 pub mod quic;

@@ -19,11 +19,9 @@ use crate::counters::{AnswerTimes, Traffic};
 use crate::id::BackendId;
 use crate::reason::CloseReason;
 use crate::time::Instant;
-use health::{BackendHealth, Drain};
 
+pub(crate) use health::{BackendHealth, Drain};
 pub use health::{Ejection, EjectionCause};
-#[cfg(feature = "snapshot")]
-pub(crate) use health::{PassiveHealth, ProbeState};
 
 /// Errors of the network that come within so long of others are no further reason to probe.
 const TIME_TO_PROBE: Duration = Duration::from_millis(500);

@@ -71,7 +71,8 @@ const _: () = assert!(core::mem::offset_of!(UdpFlow, local) == 64 && size_of::<U
 
 /// Where a flow is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+pub(crate) enum Stage {
     /// It carries its client's datagrams.
     Active,
     /// It carries its client's datagrams to one of several backends, and another flow, its ring's

@@ -5,7 +5,7 @@ mod close;
 mod configure;
 mod evict;
 mod expire;
-mod failover;
+pub(crate) mod failover;
 mod forward;
 mod hedge;
 mod invariants;

@@ -15,6 +15,9 @@ pub(crate) mod pool;
 #[cfg(feature = "snapshot")]
 mod snapshot;
 
+#[cfg(feature = "serde")]
+use serde::{Deserialize, Serialize};
+
 use crate::collections::indexed_slab::{Entry, IndexedSlab};
 use crate::collections::lists::Lists;
 use crate::id::{BackendId, UpstreamId};
@@ -44,6 +47,7 @@ struct Upstream {
 
 /// What an upstream carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub(crate) enum Carries {
     /// The flow in a slot, or what is left of it. It is connected to that flow's backend.
     One(u32),
@@ -51,7 +55,9 @@ pub(crate) enum Carries {
     Many {
         /// Whether that is IPv6.
         v6: bool,
-        /// How many there are, with those that are in quarantine.
+        /// How many there are, with those that are in quarantine: none in a snapshot, where they
+        /// say so themselves.
+        #[cfg_attr(feature = "serde", serde(skip))]
         flows: u32,
         /// When it had its last one, if it has none.
         idle_since: Instant,

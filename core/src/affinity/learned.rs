@@ -11,6 +11,8 @@ use core::time::Duration;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
+#[cfg(feature = "serde")]
+use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use crate::id::BackendId;
@@ -19,7 +21,7 @@ use crate::snapshot::RestoreError;
 #[cfg(feature = "snapshot")]
 use crate::snapshot::error::require;
 #[cfg(feature = "snapshot")]
-use crate::snapshot::parts::{LearnedIdSnapshot, LearnedIdsSnapshot};
+use crate::snapshot::parts::LearnedIdsSnapshot;
 use crate::time::Instant;
 
 /// How long an id is known after the end of the last flow that had it.
@@ -43,11 +45,13 @@ pub(crate) struct LearnedIds {
     keys: (u64, u64),
 }
 
-#[derive(Clone, Copy, Debug)]
-struct LearnedId {
-    hash: u64,
-    backend: BackendId,
-    /// How many flows have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+pub(crate) struct LearnedId {
+    pub(super) hash: u64,
+    pub(crate) backend: BackendId,
+    /// How many flows have it: none in a snapshot, where they say so themselves.
+    #[cfg_attr(feature = "serde", serde(skip))]
     flows: u32,
     /// When it is forgotten, if it has none.
     until: Instant,
@@ -177,12 +181,8 @@ impl LearnedIds {
     }
 
     #[cfg(feature = "snapshot")]
-    pub(super) fn entries(&self) -> impl Iterator<Item = LearnedIdSnapshot> {
-        self.ids.iter().map(|&LearnedId { hash, backend, until, .. }| LearnedIdSnapshot {
-            hash,
-            backend,
-            until,
-        })
+    pub(super) fn entries(&self) -> impl Iterator<Item = LearnedId> {
+        self.ids.iter().map(|&known| LearnedId { flows: 0, ..known })
     }
 
     /// Takes over ids that no flow has yet.
@@ -192,12 +192,13 @@ impl LearnedIds {
         require!(snapshot.without_flow.len() <= self.max_flows, "more ids than flows can have had");
         require!(snapshot.lengths >> (MAX_ID + 1) == 0, "ids that are too long");
         (self.keys, self.lengths) = (snapshot.keys, snapshot.lengths);
-        for &LearnedIdSnapshot { hash, backend, until } in &snapshot.ids {
+        for &known in &snapshot.ids {
+            let hash = known.hash;
             let entry = self.ids.entry(hash, |known| known.hash == hash, |known| known.hash);
             let Entry::Vacant(entry) = entry else {
                 return Err(RestoreError::Broken("an id twice"));
             };
-            entry.insert(LearnedId { hash, backend, flows: 0, until });
+            entry.insert(LearnedId { flows: 0, ..known });
         }
         self.without_flow.extend(&snapshot.without_flow);
         Ok(())

@@ -23,11 +23,12 @@ const CALM_BACK_OFFS: u32 = 12;
 const MAX_LEVEL: u32 = 31;
 
 /// Everything that is held for or against a backend. The kinds never mix their counts.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct BackendHealth {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+pub(crate) struct BackendHealth {
     /// What the probes say, if they have said anything.
     pub(super) probe: Option<ProbeState>,
-    pub(super) drain: Drain,
+    pub(crate) drain: Drain,
     /// When it answered last, if it ever has.
     pub(super) last_answer: Option<Instant>,
     passive: PassiveHealth,
@@ -43,7 +44,8 @@ pub(crate) enum ProbeState {
 
 /// Whether the operator wants it free of flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Drain {
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+pub(crate) enum Drain {
     #[default]
     No,
     /// No new flows; those that live may go on until then, or to their ends.

@@ -34,7 +34,7 @@ impl Backends {
             let traffic = [snapshot.to, snapshot.dropped, snapshot.from];
             require!(traffic.iter().all(|sum| sum.has_room()), "a backend's figures ran over");
             [backend.to, backend.dropped, backend.from] = traffic;
-            backend.health = super::BackendHealth::restored(&snapshot.health);
+            backend.health = snapshot.health.sound();
             backend.ejections = snapshot.ejections;
             backend.answer_times = snapshot.answer_times;
         }
@@ -80,7 +80,7 @@ impl Backends {
 impl Backend {
     fn snapshot(&self) -> BackendSnapshot {
         BackendSnapshot {
-            health: self.health.snapshot(),
+            health: self.health,
             state_since: self.state_since,
             ejections: self.ejections,
             to: self.to,

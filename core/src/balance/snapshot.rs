@@ -5,22 +5,19 @@ use alloc::vec::Vec;
 use super::round_robin::RoundRobin;
 use super::{Algorithm, Balancer};
 use crate::snapshot::RestoreError;
-use crate::snapshot::parts::TurnsSnapshot;
 
 impl Balancer {
     /// The turns of primaries and backups.
-    pub(crate) fn snapshot(&self) -> [TurnsSnapshot; 2] {
+    pub(crate) fn snapshot(&self) -> [Vec<(u64, u64)>; 2] {
         [&self.primaries, &self.backups].map(|tier| match tier {
-            Algorithm::RoundRobin(turns) => TurnsSnapshot(turns.times()),
-            _ => TurnsSnapshot(Vec::new()),
+            Algorithm::RoundRobin(turns) => turns.times(),
+            _ => Vec::new(),
         })
     }
 
     /// Goes on with other turns.
-    pub(crate) fn restore(&mut self, snapshot: &[TurnsSnapshot; 2]) -> Result<(), RestoreError> {
-        for (tier, TurnsSnapshot(times)) in
-            [&mut self.primaries, &mut self.backups].into_iter().zip(snapshot)
-        {
+    pub(crate) fn restore(&mut self, snapshot: &[Vec<(u64, u64)>; 2]) -> Result<(), RestoreError> {
+        for (tier, times) in [&mut self.primaries, &mut self.backups].into_iter().zip(snapshot) {
             let is_restored = match tier {
                 Algorithm::RoundRobin(turns) => RoundRobin::restore(turns, times),
                 _ => times.is_empty(),

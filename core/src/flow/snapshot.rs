@@ -7,20 +7,15 @@ use crate::flow::key::FlowKey;
 use crate::id::{BackendId, FlowId, UpstreamId};
 use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
-use crate::snapshot::parts::{
-    FlowSnapshot, KeySnapshot, PathSnapshot, QuarantinedSnapshot, StageSnapshot,
-};
+use crate::snapshot::parts::{FlowSnapshot, KeySnapshot, PathSnapshot, QuarantinedSnapshot};
 use crate::time::Instant;
 
 impl UdpFlow {
     /// What is known of a flow that is alive, in a slot; `None` of one that has ended.
     pub(crate) fn snapshot(&self, slot: u32) -> Option<FlowSnapshot> {
-        let stage = match self.stage {
-            Stage::Active => StageSnapshot::Active,
-            Stage::Follower => StageSnapshot::Follower,
-            Stage::Retired => StageSnapshot::Retired,
-            Stage::Quarantined => return None,
-        };
+        if self.stage == Stage::Quarantined {
+            return None;
+        }
         let id = FlowId::new(slot, self.generation);
         let next_branch = Some(self.next_branch(id)).filter(|&next| next != id);
         Some(FlowSnapshot {
@@ -29,7 +24,7 @@ impl UdpFlow {
             key: self.key().snapshot(),
             backend: self.backend.index() as u32,
             upstream: self.upstream(),
-            stage,
+            stage: self.stage,
             confirmed: self.confirmed,
             introduced: self.introduced,
             heard: self.heard,
@@ -51,6 +46,7 @@ impl UdpFlow {
     pub(crate) fn restored(snapshot: &FlowSnapshot) -> Result<Self, RestoreError> {
         let answered = snapshot.first_answer.is_some();
         let traffic = [snapshot.to_backend, snapshot.to_client];
+        require!(snapshot.stage != Stage::Quarantined, "a flow that has ended is alive");
         require!(answered || !snapshot.confirmed, "a flow is confirmed before it is answered");
         require!(traffic.iter().all(|traffic| traffic.has_room()), "a flow's figures ran over");
         let FlowKey { client, local, transaction } = FlowKey::restored(&snapshot.key);
@@ -63,11 +59,7 @@ impl UdpFlow {
             backend: BackendId::new(snapshot.backend as usize),
             upstream_index: snapshot.upstream.index() as u32,
             upstream_generation: snapshot.upstream.generation(),
-            stage: match snapshot.stage {
-                StageSnapshot::Active => Stage::Active,
-                StageSnapshot::Follower => Stage::Follower,
-                StageSnapshot::Retired => Stage::Retired,
-            },
+            stage: snapshot.stage,
             answered,
             confirmed: snapshot.confirmed,
             introduced: snapshot.introduced,

@@ -1,5 +1,8 @@
 //! Flows whose backend is down, removed, or to be free of them.
 
+#[cfg(feature = "serde")]
+use serde::{Deserialize, Serialize};
+
 use super::UdpManager;
 use crate::backend::FlowAction;
 use crate::backend::event::BackendEvent;
@@ -15,14 +18,15 @@ const SLOTS_PER_TIMEOUT: usize = 1_024;
 
 /// A walk over all flows in search of those that have to end, in steps, so that a million of them
 /// hold up no datagram for long.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sweep {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+pub(crate) struct Sweep {
     /// When it is to go on.
     pub(super) at: Instant,
-    pub(super) next_slot: usize,
+    pub(crate) next_slot: usize,
     /// How many slots it has still to look at. It goes once round from where it is when the last
     /// news came, so that it gets to every slot however often news come.
-    pub(super) left: usize,
+    pub(crate) left: usize,
 }
 
 impl UdpManager {

@@ -1,6 +1,5 @@
 //! A manager as plain data, and a manager of that.
 
-use super::failover::Sweep;
 use super::invariants::queue_of;
 use super::upstream::{capacity_for_upstreams, shares_upstreams};
 use super::{CONTINUED, EXCHANGED, QUEUES, UNANSWERED, UdpManager};
@@ -20,7 +19,7 @@ use crate::limits::SourceLimits;
 use crate::proxy_protocol::table::Proxies;
 use crate::random::Random;
 use crate::snapshot::error::require;
-use crate::snapshot::parts::{FlowsSnapshot, SweepSnapshot, TimersSnapshot};
+use crate::snapshot::parts::{FlowsSnapshot, TimersSnapshot};
 use crate::snapshot::{ManagerSnapshot, RestoreError};
 use crate::time::Instant;
 use crate::upstream::{Carries, Upstreams};
@@ -88,7 +87,7 @@ impl UdpManager {
             salts: self.salts.clone(),
             drain: self.drain,
             silences_known_from: self.silences_known_from,
-            sweep: self.sweep.map(Sweep::snapshot),
+            sweep: self.sweep,
             last_partial_timeout: self.last_partial_timeout,
             kept: self.kept.clone(),
             is_partial: false,
@@ -207,8 +206,10 @@ impl Before {
         let is_taken = |slot| flows.any_at(slot).is_some();
         wheel.update(&snapshot.timers, &snapshot.flows.vacant, is_taken)?;
         balancer.restore(&snapshot.turns)?;
-        let sweep = snapshot.sweep.as_ref().map(|sweep| Sweep::restored(sweep, flows.slots()));
-        let sweep = sweep.transpose()?;
+        let sweep = snapshot.sweep;
+        let within = |slot| slot <= flows.slots();
+        let is_within = sweep.is_none_or(|sweep| within(sweep.next_slot) && within(sweep.left));
+        require!(is_within, "a search beyond all flows");
         let is_alive = |slot| flows.alive_at(slot).is_some();
         let placement = Placement::restored(
             &snapshot.placement,
@@ -343,19 +344,5 @@ impl UdpManager {
             require!(is_in_time, "a flow without a timer, or a late one");
         }
         Ok(())
-    }
-}
-
-impl Sweep {
-    const fn snapshot(self) -> SweepSnapshot {
-        let Self { at, next_slot, left } = self;
-        SweepSnapshot { at, next_slot: next_slot as u32, left: left as u32 }
-    }
-
-    fn restored(snapshot: &SweepSnapshot, slots: usize) -> Result<Self, RestoreError> {
-        let &SweepSnapshot { at, next_slot, left } = snapshot;
-        let (next_slot, left) = (next_slot as usize, left as usize);
-        require!(next_slot <= slots && left <= slots, "a search beyond all flows");
-        Ok(Self { at, next_slot, left })
     }
 }

@@ -8,17 +8,20 @@ use serde::{Deserialize, Serialize};
 
 use super::address;
 use crate::affinity::Placed;
-use crate::backend::{PassiveHealth, ProbeState};
+use crate::affinity::learned::LearnedId;
+use crate::backend::BackendHealth;
 use crate::config::{BackendConfig, ManagerConfig};
 use crate::counters::{AnswerTimes, Traffic};
 use crate::egress::Salts;
-use crate::flow::Offload;
 use crate::flow::first_answers::FirstAnswers;
-use crate::id::{BackendId, UpstreamId};
+use crate::flow::{Offload, Stage};
+use crate::id::UpstreamId;
 use crate::limits::answered::AnsweredClients;
 use crate::limits::overload::OpeningBudget;
+use crate::manager::failover::Sweep;
 use crate::retry_buffer::RetryBuffer;
 use crate::time::Instant;
+use crate::upstream::Carries;
 use crate::upstream::pool::Pool;
 
 /// Everything that a manager knows.
@@ -29,7 +32,9 @@ use crate::upstream::pool::Pool;
 pub struct ManagerSnapshot {
     pub(crate) config: ManagerConfig,
     pub(crate) backends: BackendsSnapshot,
-    pub(crate) turns: [TurnsSnapshot; 2],
+    /// When each member of a tier has its next turn, in their order, in full turns of a member of
+    /// weight 1 and 2^-64 parts of one. Empty where there are no turns.
+    pub(crate) turns: [Vec<(u64, u64)>; 2],
     pub(crate) flows: FlowsSnapshot,
     pub(crate) upstreams: UpstreamsSnapshot,
     pub(crate) timers: TimersSnapshot,
@@ -48,7 +53,7 @@ pub struct ManagerSnapshot {
     pub(crate) salts: Salts,
     pub(crate) drain: Option<Instant>,
     pub(crate) silences_known_from: Instant,
-    pub(crate) sweep: Option<SweepSnapshot>,
+    pub(crate) sweep: Option<Sweep>,
     pub(crate) last_partial_timeout: Option<Instant>,
     /// The questions that may be asked again.
     pub(crate) kept: RetryBuffer,
@@ -89,7 +94,7 @@ pub(crate) struct BackendsSnapshot {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BackendSnapshot {
-    pub(crate) health: HealthSnapshot,
+    pub(crate) health: BackendHealth,
     /// Since when it is in the state that it is in.
     pub(crate) state_since: Instant,
     /// How often it was ejected, by cause.
@@ -100,26 +105,6 @@ pub(crate) struct BackendSnapshot {
     /// How long first answers took.
     pub(crate) answer_times: AnswerTimes,
 }
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct HealthSnapshot {
-    pub(crate) probe: Option<ProbeState>,
-    pub(crate) drain: BackendDrainSnapshot,
-    pub(crate) last_answer: Option<Instant>,
-    pub(crate) passive: PassiveHealth,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum BackendDrainSnapshot {
-    No,
-    Until(Option<Instant>),
-    Over,
-}
-
-/// When each member of a tier has its next turn, in their order, in full turns of a member of weight
-/// 1 and 2^-64 parts of one. Empty where there are no turns.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct TurnsSnapshot(pub(crate) Vec<(u64, u64)>);
 
 /// The flow table and the queues that flows wait in. Every slot is named once, or every slot that has
 /// changed.
@@ -158,7 +143,7 @@ pub(crate) struct FlowSnapshot {
     pub(crate) key: KeySnapshot,
     pub(crate) backend: u32,
     pub(crate) upstream: UpstreamId,
-    pub(crate) stage: StageSnapshot,
+    pub(crate) stage: Stage,
     pub(crate) confirmed: bool,
     pub(crate) introduced: bool,
     pub(crate) heard: bool,
@@ -175,13 +160,6 @@ pub(crate) struct FlowSnapshot {
     pub(crate) next_branch: Option<u32>,
     pub(crate) offload: Offload,
     pub(crate) by_sockets: u8,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum StageSnapshot {
-    Active,
-    Follower,
-    Retired,
 }
 
 /// Who sends to whom.
@@ -230,13 +208,7 @@ pub(crate) struct UpstreamsSnapshot {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UpstreamSnapshot {
     pub(crate) id: UpstreamId,
-    pub(crate) carries: CarriesSnapshot,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum CarriesSnapshot {
-    One { flow: u32 },
-    Many { v6: bool, idle_since: Instant, is_retired: bool },
+    pub(crate) carries: Carries,
 }
 
 /// The timer wheel.
@@ -320,16 +292,9 @@ pub(crate) struct LearnedIdsSnapshot {
     pub(crate) keys: (u64, u64),
     pub(crate) lengths: u32,
     /// In the order of their numbers.
-    pub(crate) ids: Vec<LearnedIdSnapshot>,
+    pub(crate) ids: Vec<LearnedId>,
     /// Numbers of those without a flow, in the order in which they are forgotten.
     pub(crate) without_flow: Vec<(u64, Instant)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct LearnedIdSnapshot {
-    pub(crate) hash: u64,
-    pub(crate) backend: BackendId,
-    pub(crate) until: Instant,
 }
 
 /// What was counted, as plain data.
@@ -355,11 +320,3 @@ pub(crate) struct LedgerSnapshot {
 
 /// What has been counted for each reason, by its name in reports, where it is not nothing.
 pub(crate) type ByReason<T> = Vec<(Cow<'static, str>, T)>;
-
-/// A search for flows that have to end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SweepSnapshot {
-    pub(crate) at: Instant,
-    pub(crate) next_slot: u32,
-    pub(crate) left: u32,
-}

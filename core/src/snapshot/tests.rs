@@ -199,7 +199,9 @@ proptest! {
 
 #[test]
 fn the_numbers_of_variants_are_part_of_the_format() {
-    use parts::{BackendDrainSnapshot as Drain, PathSnapshot as Way, StageSnapshot as Stage};
+    use crate::backend::Drain;
+    use crate::flow::Stage;
+    use parts::PathSnapshot as Way;
     fn numbers<T: Serialize>(variants: impl IntoIterator<Item = T>) -> Vec<u8> {
         let number = |variant| encode(&variant)[HEADER];
         variants.into_iter().map(number).collect()

@@ -6,20 +6,13 @@ use super::{Carries, IDLE, Upstream, Upstreams};
 use crate::id::UpstreamId;
 use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
-use crate::snapshot::parts::{CarriesSnapshot, UpstreamSnapshot, UpstreamsSnapshot};
+use crate::snapshot::parts::{UpstreamSnapshot, UpstreamsSnapshot};
 use crate::upstream::pool::Pool;
 
 impl Upstreams {
     pub(crate) fn snapshot(&mut self) -> UpstreamsSnapshot {
-        let open = self.iter().map(|(id, carries)| UpstreamSnapshot {
-            id,
-            carries: match carries {
-                Carries::One(flow) => CarriesSnapshot::One { flow },
-                Carries::Many { v6, idle_since, is_retired, .. } => {
-                    CarriesSnapshot::Many { v6, idle_since, is_retired }
-                }
-            },
-        });
+        let open =
+            self.iter().map(|(id, carries)| UpstreamSnapshot { id, carries: empty(carries) });
         let open = open.collect();
         UpstreamsSnapshot {
             next_generation: self.next_generation,
@@ -38,14 +31,8 @@ impl Upstreams {
         let used = snapshot.open.len() + snapshot.vacant.len();
         let mut shared = 0;
         let open = snapshot.open.iter().map(|upstream| {
-            let carries = match upstream.carries {
-                CarriesSnapshot::One { flow } => Carries::One(flow),
-                CarriesSnapshot::Many { v6, idle_since, is_retired } => {
-                    shared += 1;
-                    Carries::Many { v6, flows: 0, idle_since, is_retired }
-                }
-            };
-            let generation = upstream.id.generation();
+            shared += usize::from(matches!(upstream.carries, Carries::Many { .. }));
+            let (generation, carries) = (upstream.id.generation(), empty(upstream.carries));
             (upstream.id.index() as u32, Upstream { generation, carries })
         });
         let slots: Vec<u32> = snapshot.open.iter().map(|it| it.id.index() as u32).collect();
@@ -139,4 +126,12 @@ impl Upstreams {
         require!(idle == self.idle.len(IDLE), "a socket that is not shared is idle");
         Ok(())
     }
+}
+
+/// The same before any flow is counted on it.
+const fn empty(mut carries: Carries) -> Carries {
+    if let Carries::Many { flows, .. } = &mut carries {
+        *flows = 0;
+    }
+    carries
 }

@@ -3,7 +3,9 @@
 use super::parts::*;
 use super::*;
 use crate::Instant;
+use crate::backend::Drain;
 use crate::counters::Traffic;
+use crate::flow::Stage;
 
 type Change = fn(&mut ManagerSnapshot);
 
@@ -30,7 +32,7 @@ fn assert_refused<const N: usize>(changes: [(&'static str, Change); N]) {
 
 const OVER: Traffic = Traffic { datagrams: 1, bytes: 1 << 63 };
 
-fn any_of_stage(snapshot: &mut ManagerSnapshot, stage: StageSnapshot) -> &mut FlowSnapshot {
+fn any_of_stage(snapshot: &mut ManagerSnapshot, stage: Stage) -> &mut FlowSnapshot {
     snapshot.flows.alive.iter_mut().find(|flow| flow.stage == stage).expect("such a flow")
 }
 
@@ -38,7 +40,7 @@ fn any_of_stage(snapshot: &mut ManagerSnapshot, stage: StageSnapshot) -> &mut Fl
 fn there_is_something_of_everything() {
     let snapshot = snapshot();
     let flows = &snapshot.flows;
-    for stage in [StageSnapshot::Active, StageSnapshot::Follower, StageSnapshot::Retired] {
+    for stage in [Stage::Active, Stage::Follower, Stage::Retired] {
         assert!(flows.alive.iter().any(|flow| flow.stage == stage), "{stage:?}");
     }
     let flags: [fn(&FlowSnapshot) -> bool; 7] = [
@@ -72,9 +74,8 @@ fn there_is_something_of_everything() {
     let SourcesSnapshot { source_keys, subnet_keys, rates } = &snapshot.sources;
     assert!(source_keys.is_some() && subnet_keys.is_some());
     assert!(rates.iter().all(|rate| rate.as_ref().is_some_and(|rate| !rate.filled.is_empty())));
-    assert!(!snapshot.backends.beyond.is_empty() && !snapshot.turns[1].0.is_empty());
-    let drains =
-        snapshot.backends.figures.iter().filter(|b| b.health.drain != BackendDrainSnapshot::No);
+    assert!(!snapshot.backends.beyond.is_empty() && !snapshot.turns[1].is_empty());
+    let drains = snapshot.backends.figures.iter().filter(|b| b.health.drain != Drain::No);
     assert_eq!(drains.count(), 1);
     assert!(snapshot.backends.figures.iter().any(|b| b.ejections != [0, 0]));
 }
@@ -95,23 +96,26 @@ fn flows_that_contradict_each_other_are_refused() {
             let confirmed = snapshot.flows.alive.iter_mut().find(|flow| flow.confirmed);
             confirmed.expect("such a flow").first_answer = None;
         }),
+        ("a flow that has ended is alive", |snapshot| {
+            snapshot.flows.alive[0].stage = Stage::Quarantined;
+        }),
         ("a flow's figures ran over", |snapshot| snapshot.flows.alive[3].to_backend = OVER),
         ("a flow's figures ran over", |snapshot| snapshot.flows.alive[3].to_client = OVER),
         ("a client has two flows", |snapshot| {
-            let key = any_of_stage(snapshot, StageSnapshot::Active).key;
+            let key = any_of_stage(snapshot, Stage::Active).key;
             snapshot.flows.alive.last_mut().expect("a flow").key = key;
         }),
         ("a ring that leads nowhere", |snapshot| {
             let vacant = snapshot.flows.vacant[0];
-            any_of_stage(snapshot, StageSnapshot::Follower).next_branch = Some(vacant);
+            any_of_stage(snapshot, Stage::Follower).next_branch = Some(vacant);
         }),
         ("a ring of two clients", |snapshot| {
             let other = snapshot.flows.alive.iter().find(|flow| flow.next_branch.is_none());
             let other = other.expect("such a flow").slot;
-            any_of_stage(snapshot, StageSnapshot::Follower).next_branch = Some(other);
+            any_of_stage(snapshot, Stage::Follower).next_branch = Some(other);
         }),
         ("a ring that does not close", |snapshot| {
-            any_of_stage(snapshot, StageSnapshot::Follower).next_branch = None;
+            any_of_stage(snapshot, Stage::Follower).next_branch = None;
         }),
         ("a flow without its backend", |snapshot| snapshot.flows.alive[0].backend = 6),
         ("a quarantine for nobody", |snapshot| snapshot.flows.quarantined[0].backend = 6),
@@ -185,13 +189,13 @@ fn backends_and_turns_that_do_not_fit_the_configuration_are_refused() {
         ("a backend's figures ran over", |snapshot| snapshot.backends.figures[0].dropped = OVER),
         ("a backend's figures ran over", |snapshot| snapshot.backends.figures[0].from = OVER),
         ("turns of no backends, or backends without turns", |snapshot| {
-            snapshot.turns[0].0.pop();
+            snapshot.turns[0].pop();
         }),
         ("turns of no backends, or backends without turns", |snapshot| {
-            snapshot.turns[1].0.push((1, 1))
+            snapshot.turns[1].push((1, 1))
         }),
         ("turns of no backends, or backends without turns", |snapshot| {
-            snapshot.turns[0].0[0] = (1 << 63, 0);
+            snapshot.turns[0][0] = (1 << 63, 0);
         }),
         ("turns of no backends, or backends without turns", |snapshot| {
             snapshot.config.cluster.balance = Balance::LeastFlows;
