@@ -42,7 +42,7 @@ pub(super) async fn follow(path: &Path, followed: &mut Followed) {
         let now = stamp(path);
         if seen.as_ref() != Some(&now) {
             if !is_whole {
-                tokio::time::sleep(PAUSE).await;
+                be_written(watch.as_ref(), PAUSE).await;
             }
             readings.tick().await;
             let now = stamp(path);
@@ -77,6 +77,24 @@ pub(super) async fn follow(path: &Path, followed: &mut Followed) {
     }
 }
 
+/// Waits until a file that has changed is whole, at most as long as it may take to write one. What was put in
+/// place right after something else in its directory, such as the writing of a draft, is whole already.
+async fn be_written(watch: Option<&Watch>, at_most: Duration) {
+    let Some(watch) = watch else { return tokio::time::sleep(at_most).await };
+    let is_whole = async {
+        loop {
+            match watch.changed().await {
+                Change::Whole => return,
+                Change::Begun => {}
+                // It tells nothing more.
+                Change::Gone => std::future::pending().await,
+            }
+        }
+    };
+    // If it does not become so, it is read as it is.
+    let _ = tokio::time::timeout(at_most, is_whole).await;
+}
+
 fn read(path: &Path) -> Result<Vec<flowgate_config::Member>, String> {
     match std::fs::metadata(path) {
         // A pipe would be waited for.
@@ -95,4 +113,43 @@ fn read(path: &Path) -> Result<Vec<flowgate_config::Member>, String> {
 /// In what state the file is. None: there is none.
 fn stamp(path: &Path) -> Option<Stamp> {
     std::fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+
+    /// Longer than any machine takes.
+    const FOREVER: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn what_was_put_in_place_right_after_its_draft_was_written_is_not_waited_for() {
+        let name = format!("flowgate-draft-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(&directory).unwrap();
+        let (path, draft) = (directory.join("web.json"), directory.join(".draft"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let Some(watch) = Watch::start(&path) else {
+                // Where directories are not watched, all is waited for.
+                return be_written(None, Duration::from_millis(1)).await;
+            };
+            fs::write(&draft, "[]").unwrap();
+            assert_eq!(watch.changed().await, Change::Begun);
+            fs::rename(&draft, &path).unwrap();
+            let written = be_written(Some(&watch), FOREVER);
+            tokio::time::timeout(FOREVER / 60, written).await.expect("it is whole");
+
+            // One that is open yet is given its time, and no more.
+            let mut file = File::create(&path).unwrap();
+            std::io::Write::write_all(&mut file, b"[").unwrap();
+            be_written(Some(&watch), Duration::from_millis(1)).await;
+            // Until it is closed.
+            drop(file);
+            be_written(Some(&watch), FOREVER).await;
+        });
+        fs::remove_dir_all(&directory).unwrap();
+    }
 }
