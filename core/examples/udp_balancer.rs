@@ -14,8 +14,8 @@ use std::time::{Duration, Instant as Clock};
 
 use flowgate_core::config::ManagerConfig;
 use flowgate_core::{
-    BackendId, Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output,
-    Outputs, UdpManager, UpstreamId,
+    BackendId, Burst, Direction, DropReason, FlowId, Instant, ManagerInput, Output, Outputs,
+    SendId, UdpManager, UpstreamId,
 };
 
 /// Carries out what the manager orders. What came of it waits here: the manager is not called from
@@ -65,13 +65,13 @@ fn told(
     sent: io::Result<usize>,
 ) -> ManagerInput<'static> {
     let direction = backend.map_or(Direction::ToClient, |_| Direction::ToBackend);
-    let carrier = Carrier::Flow { flow, upstream };
+    let send_id = SendId::Flow { flow, upstream };
     let (datagrams, bytes) = (1, datagram.len() as u64);
     let reason = DropReason::SendFailed;
     match sent {
-        Ok(_) => ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes },
+        Ok(_) => ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes },
         Err(_) => {
-            ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes }
+            ManagerInput::Undelivered { send_id, backend, direction, reason, datagrams, bytes }
         }
     }
 }

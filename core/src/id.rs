@@ -92,10 +92,10 @@ impl UpstreamId {
     }
 }
 
-/// What datagrams belong to, to say which ones were or were not sent.
+/// Names what datagrams to be sent belong to: the outcome of the send is told with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
-pub enum Carrier {
+pub enum SendId {
     /// A flow. It may go on with another backend meanwhile, or have closed.
     Flow {
         /// The flow.

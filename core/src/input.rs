@@ -6,7 +6,7 @@ use crate::backend::event::BackendEvent;
 use crate::burst::Burst;
 use crate::config::prepared::PreparedConfig;
 use crate::counters::Traffic;
-use crate::id::{BackendId, Carrier, FlowId, UpstreamId};
+use crate::id::{BackendId, FlowId, SendId, UpstreamId};
 use crate::local_addr::LocalAddr;
 use crate::proxy_protocol::ProxyInfo;
 use crate::reason::{Direction, DropReason};
@@ -72,7 +72,7 @@ pub enum ManagerInput<'p> {
     Delivered {
         /// What they belong to; those to clients may belong to several flows. A flow may have
         /// closed meanwhile.
-        carrier: Carrier,
+        send_id: SendId,
         /// The backend that they went to, as the output said; `None` where they went to clients.
         backend: Option<BackendId>,
         /// Which way they were going.
@@ -85,7 +85,7 @@ pub enum ManagerInput<'p> {
     /// Datagrams that an earlier [`Output`](crate::Output) told to send were not sent.
     Undelivered {
         /// What they belong to. A flow may have closed meanwhile, or moved.
-        carrier: Carrier,
+        send_id: SendId,
         /// The backend that they were for, as the output said; `None` where it was a client.
         backend: Option<BackendId>,
         /// Which way they were going.

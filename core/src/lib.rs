@@ -142,7 +142,7 @@ pub use burst::Burst;
 pub use config::prepared::PreparedConfig;
 pub use egress::{LocalSource, is_nobodys};
 pub use flow::UdpFlow;
-pub use id::{BackendId, Carrier, FlowId, UpstreamId};
+pub use id::{BackendId, FlowId, SendId, UpstreamId};
 pub use input::{ManagerInput, NetworkError};
 pub use local_addr::LocalAddr;
 pub use manager::{Deadline, DeadlineReason, UdpManager};

@@ -216,13 +216,13 @@ impl UdpManager {
                 ledger.received.add(traffic);
                 ledger.drop(reason, traffic);
             }
-            ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes } => {
+            ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes } => {
                 let traffic = Traffic { datagrams: u64::from(datagrams), bytes };
-                self.handle_delivered(carrier, backend, direction, traffic);
+                self.handle_delivered(send_id, backend, direction, traffic);
             }
-            ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes } => {
+            ManagerInput::Undelivered { send_id, backend, direction, reason, datagrams, bytes } => {
                 let traffic = Traffic { datagrams: u64::from(datagrams), bytes };
-                let of = (carrier, backend, direction);
+                let of = (send_id, backend, direction);
                 self.handle_undelivered(of, reason, traffic, now, outputs);
             }
             ManagerInput::UpstreamOpenFailed { upstream } => {

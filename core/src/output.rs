@@ -5,7 +5,7 @@ use core::net::SocketAddr;
 use crate::burst::Burst;
 use crate::counters::Traffic;
 use crate::egress::LocalSource;
-use crate::id::{BackendId, Carrier, FlowId, UpstreamId};
+use crate::id::{BackendId, FlowId, SendId, UpstreamId};
 use crate::local_addr::LocalAddr;
 use crate::proxy_protocol::{ProxyHeader, ProxyInfo, Tlvs};
 use crate::reason::{CloseReason, Direction, DropReason};
@@ -118,7 +118,7 @@ pub enum Output<'p> {
     /// thrown away, ICMP errors too.
     SendOneWay {
         /// The backend, alone or as one of those that get copies.
-        carrier: Carrier,
+        send_id: SendId,
         /// Its address.
         address: SocketAddr,
         /// The client's address and port, where it is to be sent from them. It is of the family of
@@ -215,7 +215,7 @@ pub struct Repeat {
     pub to: Option<SocketAddr>,
     /// What to tell that it was, or was not, sent: the flow where it has never been sent before, or else
     /// a copy, which the listener's ledger has counted already.
-    pub carrier: Carrier,
+    pub send_id: SendId,
     /// The TOS or traffic-class byte to send with.
     pub tos: u8,
     /// The time to live or hop limit to send with, as in [`Output::OpenUpstream`].

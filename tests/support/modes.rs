@@ -18,8 +18,8 @@ use flowgate_core::config::{
 use flowgate_core::counters::Counters;
 use flowgate_core::snapshot::{decode, encode};
 use flowgate_core::{
-    BackendEvent, BackendId, Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput,
-    NetworkError, Output, PreparedConfig, UdpManager, UpstreamId,
+    BackendEvent, BackendId, Burst, Direction, DropReason, FlowId, Instant, ManagerInput,
+    NetworkError, Output, PreparedConfig, SendId, UdpManager, UpstreamId,
 };
 
 use crate::sim::{Choices, SeededChoices, Setting, Violation};
@@ -99,7 +99,7 @@ struct Route {
 /// Datagrams that were ordered to be sent.
 #[derive(Clone, Copy, Debug)]
 struct Order {
-    carrier: Carrier,
+    send_id: SendId,
     backend: Option<BackendId>,
     direction: Direction,
     datagrams: u32,
@@ -291,22 +291,22 @@ impl<B: Balancer> World<B> {
 
     /// The kernel takes what was ordered.
     fn take(&mut self, order: Order) -> Result<(), Violation> {
-        let Order { carrier, backend, direction, datagrams, bytes } = order;
+        let Order { send_id, backend, direction, datagrams, bytes } = order;
         if let Some(backend) = backend {
             self.delivered[backend.index()] += u64::from(datagrams);
         }
-        self.tell(ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes })
+        self.tell(ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes })
     }
 
     fn give_up(&mut self) -> Result<(), Violation> {
-        let Some(Order { carrier, backend, direction, datagrams, bytes }) =
+        let Some(Order { send_id, backend, direction, datagrams, bytes }) =
             self.waiting.pop_front()
         else {
             return Ok(());
         };
         let reason = DropReason::QueueFull;
         let lost =
-            ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes };
+            ManagerInput::Undelivered { send_id, backend, direction, reason, datagrams, bytes };
         self.tell(lost)
     }
 
@@ -352,7 +352,7 @@ impl<B: Balancer> World<B> {
     fn carry_out(&mut self, outputs: &[Output<'_>]) -> Vec<Order> {
         let mut orders = Vec::new();
         for output in outputs {
-            let (carrier, backend, direction, burst) = match *output {
+            let (send_id, backend, direction, burst) = match *output {
                 Output::Send { flow, upstream, backend, burst, .. } => {
                     let round_trip = self.choices.below(LONGEST_ROUND_TRIP);
                     let at = self.now + Duration::from_nanos(round_trip);
@@ -360,22 +360,22 @@ impl<B: Balancer> World<B> {
                     if let Some(&Flow { route, .. }) = self.flows.get(&flow) {
                         self.replies.insert((at, self.numbers), (flow, route));
                     }
-                    let carrier = Carrier::Flow { flow, upstream };
-                    (carrier, Some(backend), Direction::ToBackend, burst)
+                    let send_id = SendId::Flow { flow, upstream };
+                    (send_id, Some(backend), Direction::ToBackend, burst)
                 }
-                Output::SendOneWay { carrier, burst, .. } => match carrier {
-                    Carrier::OneWay(to) | Carrier::Copy(to) => {
-                        (carrier, Some(to), Direction::ToBackend, burst)
+                Output::SendOneWay { send_id, burst, .. } => match send_id {
+                    SendId::OneWay(to) | SendId::Copy(to) => {
+                        (send_id, Some(to), Direction::ToBackend, burst)
                     }
-                    Carrier::Flow { .. } => continue,
+                    SendId::Flow { .. } => continue,
                 },
                 Output::SendToClient { flow, upstream, burst, .. } => {
-                    (Carrier::Flow { flow, upstream }, None, Direction::ToClient, burst)
+                    (SendId::Flow { flow, upstream }, None, Direction::ToClient, burst)
                 }
                 _ => continue,
             };
             let (datagrams, bytes) = (burst.count().into(), burst.bytes().len() as u64);
-            orders.push(Order { carrier, backend, direction, datagrams, bytes });
+            orders.push(Order { send_id, backend, direction, datagrams, bytes });
         }
         orders
     }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use flowgate_core::config::{Balance, ManagerConfig, Mode, Passive, ReplyFrom, UpstreamMode};
 use flowgate_core::proxy_protocol::{ProxyInfo, Tlvs};
 use flowgate_core::{
-    BackendEvent, BackendId, Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput,
-    NetworkError, Output, PreparedConfig, Repeat, UdpManager, UpstreamId,
+    BackendEvent, BackendId, Burst, Direction, DropReason, FlowId, Instant, ManagerInput,
+    NetworkError, Output, PreparedConfig, Repeat, SendId, UdpManager, UpstreamId,
 };
 use flowgate_tests::sim::{
     Choices, SeededChoices, Setting, Subject, first_failing_seed, report, sweep,
@@ -249,14 +249,14 @@ fn any_input<'p>(
         (0, Some(_)) => ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst },
         (1, Some(flow)) => {
             let place = BackendId::new(choices.below(25) as usize);
-            let of_flow = Carrier::Flow { flow, upstream };
-            let carriers = [of_flow, Carrier::OneWay(place), Carrier::Copy(place)];
-            let carrier = choices.one_of(&carriers);
+            let of_flow = SendId::Flow { flow, upstream };
+            let send_ids = [of_flow, SendId::OneWay(place), SendId::Copy(place)];
+            let send_id = choices.one_of(&send_ids);
             let backend = choices.one_of(&[None, Some(place)]);
             if choices.below(2) == 0 {
-                return ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes };
+                return ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes };
             }
-            ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes }
+            ManagerInput::Undelivered { send_id, backend, direction, reason, datagrams, bytes }
         }
         (2, _) => ManagerInput::Unusable { direction, reason, datagrams, bytes },
         (3, _) => ManagerInput::Timeout,

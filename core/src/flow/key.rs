@@ -36,7 +36,7 @@ pub(crate) struct ClientKey {
     /// number of the proxy that speaks for the client.
     scope: u32,
     port: u16,
-    way: Way,
+    path: Path,
     /// Whether each question is a flow of its own.
     asks: bool,
 }
@@ -44,13 +44,13 @@ pub(crate) struct ClientKey {
 /// How a client's datagrams come here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Way {
+enum Path {
     /// To the only address of the listener.
     Direct,
     /// To one of many, which is part of the key.
     ToLocal,
     /// By a proxy that says whose they are.
-    Relayed,
+    Proxied,
 }
 
 impl FlowKey {
@@ -67,7 +67,7 @@ impl FlowKey {
                 ip: [(ip >> 64) as u64, ip as u64],
                 scope: if client_scope == 0 { local_scope } else { client_scope },
                 port: client.port(),
-                way: if local.is_some() { Way::ToLocal } else { Way::Direct },
+                path: if local.is_some() { Path::ToLocal } else { Path::Direct },
                 asks: false,
             },
             local: local.map_or(0, |local| mapped(local.ip)),
@@ -76,11 +76,11 @@ impl FlowKey {
     }
 
     /// The key of a client that a proxy speaks for, which has a number of its own.
-    pub(crate) fn relayed(client: SocketAddr, proxy: u32) -> Self {
+    pub(crate) fn proxied(client: SocketAddr, proxy: u32) -> Self {
         let ip = mapped(client.ip());
         let ip = [(ip >> 64) as u64, ip as u64];
-        let (port, way) = (client.port(), Way::Relayed);
-        let client = ClientKey { ip, scope: proxy, port, way, asks: false };
+        let (port, path) = (client.port(), Path::Proxied);
+        let client = ClientKey { ip, scope: proxy, port, path, asks: false };
         Self { client, local: 0, transaction: 0 }
     }
 
@@ -98,13 +98,13 @@ impl FlowKey {
 
     #[inline]
     pub(crate) fn hash(&self, keys: (u64, u64)) -> u64 {
-        let ClientKey { ip, scope, port, way, asks } = self.client;
+        let ClientKey { ip, scope, port, path, asks } = self.client;
         let mut hasher = SipHasher13::new_with_keys(keys.0, keys.1);
         hasher.write_u64(ip[0]);
         hasher.write_u64(ip[1]);
-        let flags = u64::from(asks) << 8 | way as u64;
+        let flags = u64::from(asks) << 8 | path as u64;
         hasher.write_u64(u64::from(scope) << 32 | u64::from(port) << 16 | flags);
-        if matches!(way, Way::ToLocal) {
+        if matches!(path, Path::ToLocal) {
             hasher.write_u64((self.local >> 64) as u64);
             hasher.write_u64(self.local as u64);
         }
@@ -140,13 +140,13 @@ impl ClientKey {
 
     /// The number of the link that the client is on, where that is known.
     const fn link(&self) -> u32 {
-        if matches!(self.way, Way::Relayed) { 0 } else { self.scope }
+        if matches!(self.path, Path::Proxied) { 0 } else { self.scope }
     }
 
     /// The number of the proxy that speaks for the client, if one does.
     #[inline]
     pub(crate) const fn proxy(&self) -> Option<u32> {
-        if matches!(self.way, Way::Relayed) { Some(self.scope) } else { None }
+        if matches!(self.path, Path::Proxied) { Some(self.scope) } else { None }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -177,7 +177,7 @@ impl ClientKey {
 
     /// Whether a local address is part of the key.
     pub(crate) const fn has_local(&self) -> bool {
-        matches!(self.way, Way::ToLocal)
+        matches!(self.path, Path::ToLocal)
     }
 }
 

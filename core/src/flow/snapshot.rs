@@ -100,7 +100,7 @@ impl UdpFlow {
         let nobody = KeySnapshot {
             ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             port: 0,
-            way: PathSnapshot::Direct { scope: 0 },
+            path: PathSnapshot::Direct { scope: 0 },
             transaction: snapshot.transaction,
         };
         let id = FlowId::new(snapshot.slot, snapshot.generation);

@@ -59,7 +59,7 @@ impl UdpManager {
         }
         let recv_meta = RecvMeta { tos, ttl, proxy_info: None };
         if self.is_proxy(sender) {
-            self.handle_relayed_burst(sender, recv_meta, burst, now, outputs);
+            self.handle_proxied_burst(sender, recv_meta, burst, now, outputs);
         } else {
             self.handle_datagrams(sender, sender, &recv_meta, burst, now, outputs);
         }

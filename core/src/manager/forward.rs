@@ -11,7 +11,7 @@ use crate::config::{Accept, SendProxyProtocol};
 use crate::counters::Traffic;
 use crate::flow::key::FlowKey;
 use crate::flow::{AcceptedReplies, AcceptedRequests};
-use crate::id::{BackendId, Carrier, FlowId, UpstreamId};
+use crate::id::{BackendId, FlowId, SendId, UpstreamId};
 use crate::local_addr::LocalAddr;
 use crate::output::{Output, Outputs};
 use crate::proxy_protocol::{ProxyHeader, ProxyInfo, Tlvs};
@@ -291,12 +291,12 @@ impl UdpManager {
     #[inline]
     pub(super) fn handle_delivered(
         &mut self,
-        carrier: Carrier,
+        send_id: SendId,
         backend: Option<BackendId>,
         direction: Direction,
         traffic: Traffic,
     ) {
-        if !is_copy(carrier, direction) {
+        if !is_copy(send_id, direction) {
             self.counters.ledger_mut(direction).deliver(traffic);
         }
         if let Some(backend) = backend.and_then(|backend| self.backends.get_mut(backend)) {
@@ -308,7 +308,7 @@ impl UdpManager {
     /// instead, which stays queued until that one has it.
     pub(super) fn handle_undelivered<'p>(
         &mut self,
-        (carrier, backend, direction): (Carrier, Option<BackendId>, Direction),
+        (send_id, backend, direction): (SendId, Option<BackendId>, Direction),
         reason: DropReason,
         traffic: Traffic,
         now: Instant,
@@ -318,7 +318,7 @@ impl UdpManager {
             backend.dropped.add(traffic);
         }
         if direction == Direction::ToBackend
-            && let Carrier::Flow { flow, upstream } = carrier
+            && let SendId::Flow { flow, upstream } = send_id
             && !self.kept.is_empty()
             && self.is_unsent_question((flow, upstream), reason, traffic)
         {
@@ -327,10 +327,10 @@ impl UdpManager {
             }
             self.kept.forget(flow.index());
         }
-        if !is_copy(carrier, direction) {
+        if !is_copy(send_id, direction) {
             self.counters.ledger_mut(direction).give_up(reason, traffic);
         }
-        if let Carrier::Flow { flow: id, .. } = carrier
+        if let SendId::Flow { flow: id, .. } = send_id
             && let Some(flow) = self.flows.get_mut(id)
         {
             match direction {
@@ -349,10 +349,10 @@ impl UdpManager {
 
 /// Whether the listener's ledger counts something when it is copied, and not when the copies are
 /// sent: of those the backends' own figures tell.
-const fn is_copy(carrier: Carrier, direction: Direction) -> bool {
-    match carrier {
-        Carrier::Flow { flow, .. } => flow.is_branch() && matches!(direction, Direction::ToBackend),
-        Carrier::OneWay(_) => false,
-        Carrier::Copy(_) => true,
+const fn is_copy(send_id: SendId, direction: Direction) -> bool {
+    match send_id {
+        SendId::Flow { flow, .. } => flow.is_branch() && matches!(direction, Direction::ToBackend),
+        SendId::OneWay(_) => false,
+        SendId::Copy(_) => true,
     }
 }

@@ -11,7 +11,7 @@ use crate::counters::Traffic;
 use crate::egress::is_nobodys;
 use crate::flow::UdpFlow;
 use crate::flow::key::FlowKey;
-use crate::id::{BackendId, Carrier};
+use crate::id::{BackendId, SendId};
 use crate::output::{Output, Outputs};
 use crate::proxy_protocol::{ProxyHeader, Tlvs};
 use crate::reason::{Direction, DropReason};
@@ -103,7 +103,7 @@ impl UdpManager {
                     continue;
                 }
                 self.counters.to_backend.queued.add(Traffic::of(&burst));
-                self.send_one_way(Carrier::OneWay, backend, send_meta, burst, outputs);
+                self.send_one_way(SendId::OneWay, backend, send_meta, burst, outputs);
             }
             rest = after;
         }
@@ -173,14 +173,14 @@ impl UdpManager {
         for place in 0..self.backends.targets().len() {
             let backend = self.backends.targets()[place];
             if Some(backend) != except && self.can_pose(send_meta.source, backend) {
-                self.send_one_way(Carrier::Copy, backend, send_meta, burst, outputs);
+                self.send_one_way(SendId::Copy, backend, send_meta, burst, outputs);
             }
         }
     }
 
     fn send_one_way<'p>(
         &self,
-        carrier: fn(BackendId) -> Carrier,
+        send_id: fn(BackendId) -> SendId,
         backend: BackendId,
         send_meta: SendMeta<'p>,
         burst: Burst<'p>,
@@ -188,9 +188,9 @@ impl UdpManager {
     ) {
         let SendMeta { source, prefix, tlvs, tos, ttl } = send_meta;
         let Some(chosen) = self.backends.get(backend) else { return };
-        let (carrier, address) = (carrier(backend), chosen.address());
+        let (send_id, address) = (send_id(backend), chosen.address());
         outputs.emit(Output::SendOneWay {
-            carrier,
+            send_id,
             address,
             source,
             prefix,

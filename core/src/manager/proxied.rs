@@ -32,7 +32,7 @@ impl UdpManager {
     /// Takes a proxy's datagrams: each that has a header by itself, and those without a header that
     /// follow one another together.
     #[inline(never)]
-    pub(super) fn handle_relayed_burst<'p>(
+    pub(super) fn handle_proxied_burst<'p>(
         &mut self,
         proxy: &FlowKey,
         recv_meta: RecvMeta<'p>,
@@ -83,7 +83,7 @@ impl UdpManager {
         };
         let told = ProxyInfo { destination: proxied.destination, tlvs: header.tlvs };
         let recv_meta = RecvMeta { proxy_info: Some(told), ..recv_meta };
-        let key = FlowKey::relayed(proxied.client, number);
+        let key = FlowKey::proxied(proxied.client, number);
         self.handle_datagrams(&key, proxy, &recv_meta, burst, now, outputs);
     }
 
@@ -103,7 +103,7 @@ impl UdpManager {
         };
         let told = ProxyInfo { destination: proxied.destination, tlvs: Tlvs::NONE };
         let recv_meta = RecvMeta { proxy_info: Some(told), ..recv_meta };
-        let key = FlowKey::relayed(proxied.client, number);
+        let key = FlowKey::proxied(proxied.client, number);
         self.handle_datagrams(&key, proxy, &recv_meta, burst, now, outputs);
     }
 

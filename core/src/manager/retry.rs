@@ -20,7 +20,7 @@ use crate::config::{Retry, SendProxyProtocol};
 use crate::counters::Traffic;
 use crate::flow::UdpFlow;
 use crate::flow::table::FlowTable;
-use crate::id::{BackendId, Carrier, FlowId, UpstreamId};
+use crate::id::{BackendId, FlowId, SendId, UpstreamId};
 use crate::output::{Output, Outputs, Repeat};
 use crate::reason::DropReason;
 use crate::retry_buffer::{KeptDatagram, KeptQuestion, RetryBuffer};
@@ -168,12 +168,12 @@ impl UdpManager {
         flow.introduce();
         let upstream = flow.upstream();
         let to = self.shared_destination(upstream, backend);
-        let carrier = match cause {
-            RetryCause::Unsent => Carrier::Flow { flow: id, upstream },
-            RetryCause::Refused | RetryCause::Silent => Carrier::Copy(backend),
+        let send_id = match cause {
+            RetryCause::Unsent => SendId::Flow { flow: id, upstream },
+            RetryCause::Refused | RetryCause::Silent => SendId::Copy(backend),
         };
         let flow = id;
-        outputs.emit(Output::Repeat(Repeat { flow, upstream, backend, to, carrier, tos, ttl }));
+        outputs.emit(Output::Repeat(Repeat { flow, upstream, backend, to, send_id, tos, ttl }));
         self.schedule(slot);
         true
     }

@@ -194,14 +194,14 @@ impl Before {
         if source_limits.totals().next().is_some() {
             flows.iter().for_each(|(_, flow)| source_limits.opened(flow.key().client.source()));
         }
-        let relayed = if config.accept_proxy_protocol.is_empty() { 0 } else { max_flows };
+        let proxied = if config.accept_proxy_protocol.is_empty() { 0 } else { max_flows };
         let proxies = if self.has_proxies || !snapshot.proxies.known.is_empty() {
             let of_flows = flows.iter().filter_map(|(_, flow)| flow.proxy());
-            Proxies::restored(&snapshot.proxies, relayed, of_flows)?
+            Proxies::restored(&snapshot.proxies, proxied, of_flows)?
         } else {
             let changed = snapshot.flows.alive.iter().map(|flow| flows.at(flow.slot as usize));
             let of_flows = changed.filter_map(|(_, flow)| flow.proxy());
-            Proxies::restored(&snapshot.proxies, relayed, of_flows)?
+            Proxies::restored(&snapshot.proxies, proxied, of_flows)?
         };
         let is_taken = |slot| flows.any_at(slot).is_some();
         wheel.update(&snapshot.timers, &snapshot.flows.vacant, is_taken)?;

@@ -4,7 +4,7 @@ use crate::local_addr::LocalAddr;
 use crate::output::Output;
 use crate::proxy_protocol::{ProxyHeader, Tlvs};
 use crate::{
-    BackendEvent, BackendId, Burst, Carrier, CloseReason, DropReason, LocalSource, NetworkError,
+    BackendEvent, BackendId, Burst, CloseReason, DropReason, LocalSource, NetworkError, SendId,
 };
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -134,8 +134,8 @@ impl Harness {
         ManagerInput::UpstreamError { upstream, remote, question, error }
     }
 
-    fn carrier(&self, flow: FlowId) -> Carrier {
-        Carrier::Flow { flow, upstream: self.upstreams[&flow].0 }
+    fn send_id(&self, flow: FlowId) -> SendId {
+        SendId::Flow { flow, upstream: self.upstreams[&flow].0 }
     }
 
     /// The order that tells of a flow's end.
@@ -250,24 +250,24 @@ impl Harness {
     /// Tells the manager that the kernel has taken all that it ordered to send.
     fn deliver(&mut self, outputs: &[Output<'_>], now: Instant) {
         for output in outputs {
-            let (carrier, backend, direction, burst) = match *output {
+            let (send_id, backend, direction, burst) = match *output {
                 Output::Send { flow, upstream, backend, burst, .. } => {
-                    (Carrier::Flow { flow, upstream }, Some(backend), Direction::ToBackend, burst)
+                    (SendId::Flow { flow, upstream }, Some(backend), Direction::ToBackend, burst)
                 }
-                Output::SendOneWay { carrier, burst, .. } => {
-                    let (Carrier::OneWay(backend) | Carrier::Copy(backend)) = carrier else {
+                Output::SendOneWay { send_id, burst, .. } => {
+                    let (SendId::OneWay(backend) | SendId::Copy(backend)) = send_id else {
                         panic!("a flow's datagram goes one way")
                     };
-                    (carrier, Some(backend), Direction::ToBackend, burst)
+                    (send_id, Some(backend), Direction::ToBackend, burst)
                 }
                 Output::SendToClient { flow, upstream, burst, .. } => {
-                    (Carrier::Flow { flow, upstream }, None, Direction::ToClient, burst)
+                    (SendId::Flow { flow, upstream }, None, Direction::ToClient, burst)
                 }
                 _ => continue,
             };
             let (datagrams, bytes) = (burst.count().into(), burst.bytes().len() as u64);
             let delivered =
-                ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes };
+                ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes };
             self.input(delivered, now);
         }
     }
@@ -846,7 +846,7 @@ fn a_datagram_is_queued_until_the_kernel_has_taken_it_or_it_is_lost() {
     let none = Traffic::default();
     assert_eq!(books(&harness), (none, one, none));
     let undelivered = ManagerInput::Undelivered {
-        carrier: harness.carrier(flow),
+        send_id: harness.send_id(flow),
         backend: Some(BackendId::new(0)),
         direction: Direction::ToBackend,
         reason: DropReason::NoBuffers,

@@ -167,7 +167,7 @@ pub(crate) struct FlowSnapshot {
 pub(crate) struct KeySnapshot {
     pub(crate) ip: IpAddr,
     pub(crate) port: u16,
-    pub(crate) way: PathSnapshot,
+    pub(crate) path: PathSnapshot,
     /// What names its question, where each is a flow of its own.
     pub(crate) transaction: Option<u64>,
 }
@@ -176,7 +176,7 @@ pub(crate) struct KeySnapshot {
 pub(crate) enum PathSnapshot {
     Direct { scope: u32 },
     ToLocal { scope: u32, ip: IpAddr },
-    Relayed { proxy: u32 },
+    Proxied { proxy: u32 },
 }
 
 /// A flow that has ended and is in quarantine.

@@ -201,7 +201,7 @@ proptest! {
 fn the_numbers_of_variants_are_part_of_the_format() {
     use crate::backend::Drain;
     use crate::flow::Stage;
-    use parts::PathSnapshot as Way;
+    use parts::PathSnapshot as Path;
     fn numbers<T: Serialize>(variants: impl IntoIterator<Item = T>) -> Vec<u8> {
         let number = |variant| encode(&variant)[HEADER];
         variants.into_iter().map(number).collect()
@@ -219,9 +219,9 @@ fn the_numbers_of_variants_are_part_of_the_format() {
         numbers([Drain::No, Drain::Until(None), Drain::Over]),
         numbers([Stage::Active, Stage::Follower, Stage::Retired]),
         numbers([
-            Way::Direct { scope: 0 },
-            Way::ToLocal { scope: 0, ip: [0; 4].into() },
-            Way::Relayed { proxy: 0 },
+            Path::Direct { scope: 0 },
+            Path::ToLocal { scope: 0, ip: [0; 4].into() },
+            Path::Proxied { proxy: 0 },
         ]),
     ];
     for numbers in all {

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 
 use flowgate_core::proxy_protocol::Tlvs;
 use flowgate_core::{
-    Carrier, Direction, DropReason, FlowId, FlowRecord, ManagerInput, Output, Outputs, Repeat,
+    Direction, DropReason, FlowId, FlowRecord, ManagerInput, Output, Outputs, Repeat, SendId,
     UpstreamId,
 };
 
@@ -138,8 +138,8 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
                         }
                         tell(role, input, &mut self);
                     }
-                    SendOutcome::GsoRefused { role, carrier, direction } => {
-                        self.forbid_gso(role, carrier, direction);
+                    SendOutcome::GsoRefused { role, send_id, direction } => {
+                        self.forbid_gso(role, send_id, direction);
                     }
                 }
             }
@@ -328,14 +328,14 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         self.outbox.push(&mut self.to_clients, Outgoing { may_use_gso, ..outgoing });
     }
 
-    fn forbid_gso(&mut self, role: Role, carrier: Carrier, direction: Direction) {
-        match carrier {
-            Carrier::Flow { upstream, .. } => {
+    fn forbid_gso(&mut self, role: Role, send_id: SendId, direction: Direction) {
+        match send_id {
+            SendId::Flow { upstream, .. } => {
                 if let Some(upstream) = self.sockets.upstreams.get_mut(upstream) {
                     upstream.forbid_gso(direction);
                 }
             }
-            Carrier::OneWay(backend) | Carrier::Copy(backend) => {
+            SendId::OneWay(backend) | SendId::Copy(backend) => {
                 let egress_sockets = &mut self.sockets.egress_sockets[role as usize];
                 if let Some(destination) = egress_sockets.destination_mut(backend) {
                     destination.no_gso = true;
@@ -358,7 +358,7 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                     ttl,
                     Outgoing {
                         role: Role::Primary,
-                        carrier: Carrier::Flow { flow, upstream },
+                        send_id: SendId::Flow { flow, upstream },
                         backend: Some(backend),
                         direction: Direction::ToBackend,
                         destination: to,
@@ -378,7 +378,7 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                     upstream,
                     Outgoing {
                         role: Role::Primary,
-                        carrier: Carrier::Flow { flow, upstream },
+                        send_id: SendId::Flow { flow, upstream },
                         backend: None,
                         direction: Direction::ToClient,
                         destination: Some(client),
@@ -393,8 +393,8 @@ impl<'t, K: Kernel> Outputs<'t> for Dispatch<'_, 't, K> {
                     },
                 );
             }
-            Output::SendOneWay { carrier, address, source, prefix, tlvs, tos, ttl, burst } => {
-                self.send_one_way(carrier, (address, source), (prefix, tlvs), (tos, ttl), burst);
+            Output::SendOneWay { send_id, address, source, prefix, tlvs, tos, ttl, burst } => {
+                self.send_one_way(send_id, (address, source), (prefix, tlvs), (tos, ttl), burst);
             }
             Output::Mirror { client, local, proxy_info, tos, ttl, burst } => {
                 self.mirrored.push(Mirrored { client, local, proxy_info, tos, ttl, burst });

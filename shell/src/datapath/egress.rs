@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use flowgate_core::backend::Backends;
 use flowgate_core::config::Source;
-use flowgate_core::{BackendId, Carrier};
+use flowgate_core::{BackendId, SendId};
 
 use crate::datapath::send::outbox::Chain;
 use crate::datapath::send::queue::SendQueue;
@@ -63,12 +63,12 @@ const SHARED_V6: usize = 1;
 const SHARED: usize = 2;
 
 /// The number of the socket by which something leaves that no flow carries.
-pub const fn egress_number_of(carrier: Carrier, address: SocketAddr) -> Option<(BackendId, usize)> {
-    match carrier {
-        Carrier::Flow { .. } => None,
-        Carrier::OneWay(backend) if address.is_ipv6() => Some((backend, SHARED_V6)),
-        Carrier::OneWay(backend) => Some((backend, SHARED_V4)),
-        Carrier::Copy(backend) => Some((backend, SHARED + backend.index())),
+pub const fn egress_number_of(send_id: SendId, address: SocketAddr) -> Option<(BackendId, usize)> {
+    match send_id {
+        SendId::Flow { .. } => None,
+        SendId::OneWay(backend) if address.is_ipv6() => Some((backend, SHARED_V6)),
+        SendId::OneWay(backend) => Some((backend, SHARED_V4)),
+        SendId::Copy(backend) => Some((backend, SHARED + backend.index())),
     }
 }
 
@@ -168,11 +168,11 @@ impl<S> EgressSockets<S> {
 /// it is of IPv6.
 pub fn needed(
     backends: &Backends,
-    carrier: fn(BackendId) -> Carrier,
+    send_id: fn(BackendId) -> SendId,
 ) -> impl Iterator<Item = (usize, bool)> {
     let present = backends.iter().filter(|(_, backend)| !backend.is_removed());
     present.filter_map(move |(id, backend)| {
-        let (_, number) = egress_number_of(carrier(id), backend.address())?;
+        let (_, number) = egress_number_of(send_id(id), backend.address())?;
         Some((number, backend.address().is_ipv6()))
     })
 }

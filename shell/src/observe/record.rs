@@ -12,7 +12,7 @@ use flowgate_core::backend::BackendState;
 use flowgate_core::config::{Affinity, ManagerConfig};
 use flowgate_core::transaction::Transactions;
 use flowgate_core::{
-    BackendEvent, BackendId, Carrier, Direction, Instant, ManagerInput, Output, UdpManager,
+    BackendEvent, BackendId, Direction, Instant, ManagerInput, Output, SendId, UdpManager,
 };
 use siphasher::sip::SipHasher24;
 use tokio::time::{Sleep, sleep};
@@ -175,7 +175,7 @@ impl RecordFeed {
 /// Datagrams that the kernel has taken.
 #[derive(Clone, Copy, Debug)]
 struct Delivered {
-    carrier: Carrier,
+    send_id: SendId,
     backend: Option<BackendId>,
     direction: Direction,
     datagrams: u32,
@@ -185,8 +185,8 @@ struct Delivered {
 impl Delivered {
     /// Whether both are counted in the same places: of which flow they were counts nowhere.
     fn counts_with(&self, other: &Self) -> bool {
-        let is_same = match (self.carrier, other.carrier) {
-            (Carrier::Flow { .. }, Carrier::Flow { .. }) => true,
+        let is_same = match (self.send_id, other.send_id) {
+            (SendId::Flow { .. }, SendId::Flow { .. }) => true,
             (one, other) => one == other,
         };
         is_same && (self.backend, self.direction) == (other.backend, other.direction)
@@ -411,7 +411,7 @@ impl RecordTap {
     /// Takes in what the kernel has taken, of a manager's datagrams. That decides nothing, so it is
     /// written as a sum, when the turn ends or before anything that is no datagram.
     pub(crate) fn see_delivered(&mut self, role: Role, input: &ManagerInput<'_>) {
-        let ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes } = *input
+        let ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes } = *input
         else {
             return;
         };
@@ -422,7 +422,7 @@ impl RecordTap {
             self.lost += 1;
             return;
         }
-        let more = Delivered { carrier, backend, direction, datagrams, bytes };
+        let more = Delivered { send_id, backend, direction, datagrams, bytes };
         let mut last = self.delivered.iter_mut().rev().take(SUMS_LOOKED_AT);
         match last.find(|sum| sum.counts_with(&more)) {
             Some(sum) if sum.datagrams.checked_add(datagrams).is_some() => {
@@ -435,8 +435,8 @@ impl RecordTap {
 
     fn write_delivered(&mut self) {
         for sum in self.delivered.drain(..) {
-            let Delivered { carrier, backend, direction, datagrams, bytes } = sum;
-            let input = ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes };
+            let Delivered { send_id, backend, direction, datagrams, bytes } = sum;
+            let input = ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes };
             self.encoder.input(&input, None, self.now);
             self.written += 1;
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use flowgate_core::backend::Backend;
 use flowgate_core::{
-    BackendId, Carrier, FlowId, Instant, ManagerInput, Output, Outputs, UdpManager, UpstreamId,
+    BackendId, FlowId, Instant, ManagerInput, Output, Outputs, SendId, UdpManager, UpstreamId,
 };
 
 use crate::datapath::role::Role;
@@ -178,11 +178,11 @@ impl Subject {
                 let flow = manager.flow_of(upstream, None, &[]);
                 flow.map_or(Self::default(), |flow| Self::of_flow(flow, manager))
             }
-            ManagerInput::Undelivered { carrier: Carrier::Flow { flow, .. }, .. } => {
+            ManagerInput::Undelivered { send_id: SendId::Flow { flow, .. }, .. } => {
                 Self::of_flow(flow, manager)
             }
             ManagerInput::Undelivered {
-                carrier: Carrier::OneWay(backend) | Carrier::Copy(backend),
+                send_id: SendId::OneWay(backend) | SendId::Copy(backend),
                 ..
             } => Self { backend: address_of(backend, manager), ..Self::default() },
             _ => Self::default(),

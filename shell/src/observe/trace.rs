@@ -219,8 +219,8 @@ impl TraceTap {
                 Output::OpenFlow { flow: opened, address, .. } => {
                     (flow, backend) = (Some(*opened), Some(*address));
                 }
-                Output::Send { flow: carrier, .. } if flow.is_none() => {
-                    flow = Some(*carrier);
+                Output::Send { flow: sent, .. } if flow.is_none() => {
+                    flow = Some(*sent);
                 }
                 Output::SendOneWay { address, .. } if backend.is_none() => {
                     backend = Some(*address);

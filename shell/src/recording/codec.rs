@@ -13,8 +13,8 @@ use flowgate_core::config::ManagerConfig;
 use flowgate_core::counters::Traffic;
 use flowgate_core::snapshot;
 use flowgate_core::{
-    BackendEvent, BackendId, Burst, Carrier, Direction, DropReason, FlowId, Instant, LocalAddr,
-    ManagerInput, NetworkError, TransactionId, UpstreamId,
+    BackendEvent, BackendId, Burst, Direction, DropReason, FlowId, Instant, LocalAddr,
+    ManagerInput, NetworkError, SendId, TransactionId, UpstreamId,
 };
 
 pub use numbers::Mark;
@@ -340,13 +340,13 @@ impl InputEncoder {
             ManagerInput::Unusable { direction, reason, datagrams, bytes } => {
                 self.loss(direction, reason, datagrams, bytes);
             }
-            ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes } => {
-                self.carrier(carrier, backend, direction);
+            ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes } => {
+                self.send_id(send_id, backend, direction);
                 self.number(datagrams.into());
                 self.number(bytes);
             }
-            ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes } => {
-                self.carrier(carrier, backend, direction);
+            ManagerInput::Undelivered { send_id, backend, direction, reason, datagrams, bytes } => {
+                self.send_id(send_id, backend, direction);
                 self.loss(direction, reason, datagrams, bytes);
             }
             ManagerInput::BackendChanged { backend, event } => {
@@ -378,15 +378,15 @@ impl InputEncoder {
         }
     }
 
-    fn carrier(&mut self, carrier: Carrier, backend: Option<BackendId>, direction: Direction) {
-        let (kind, of) = match carrier {
-            Carrier::Flow { .. } => (0, None),
-            Carrier::OneWay(backend) => (1, Some(backend)),
-            Carrier::Copy(backend) => (2, Some(backend)),
+    fn send_id(&mut self, send_id: SendId, backend: Option<BackendId>, direction: Direction) {
+        let (kind, of) = match send_id {
+            SendId::Flow { .. } => (0, None),
+            SendId::OneWay(backend) => (1, Some(backend)),
+            SendId::Copy(backend) => (2, Some(backend)),
         };
         let is_known = u8::from(backend.is_some()) << 2;
         self.bytes.push(kind | is_known | u8::from(direction == Direction::ToClient) << 3);
-        if let Carrier::Flow { flow, upstream } = carrier {
+        if let SendId::Flow { flow, upstream } = send_id {
             self.flow(flow);
             self.upstream(upstream);
         }
@@ -682,14 +682,14 @@ impl<'a> Reader<'a> {
                 ManagerInput::Unusable { direction, reason, datagrams, bytes }
             }
             kind::UNDELIVERED => {
-                let (carrier, backend, _) = self.carrier()?;
+                let (send_id, backend, _) = self.send_id()?;
                 let (direction, reason, datagrams, bytes) = self.loss()?;
-                ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes }
+                ManagerInput::Undelivered { send_id, backend, direction, reason, datagrams, bytes }
             }
             kind::DELIVERED => {
-                let (carrier, backend, direction) = self.carrier()?;
+                let (send_id, backend, direction) = self.send_id()?;
                 let (datagrams, bytes) = (self.number()?.try_into().ok()?, self.number()?);
-                ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes }
+                ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes }
             }
             kind::NOT_OPENED => ManagerInput::UpstreamOpenFailed { upstream: self.upstream()? },
             kind::NETWORK_ERROR => {
@@ -731,17 +731,17 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn carrier(&mut self) -> Option<(Carrier, Option<BackendId>, Direction)> {
+    fn send_id(&mut self) -> Option<(SendId, Option<BackendId>, Direction)> {
         let tag = self.byte()?;
-        let carrier = match tag & 3 {
-            0 => Carrier::Flow { flow: self.flow()?, upstream: self.upstream()? },
-            1 => Carrier::OneWay(self.backend()?),
-            2 => Carrier::Copy(self.backend()?),
+        let send_id = match tag & 3 {
+            0 => SendId::Flow { flow: self.flow()?, upstream: self.upstream()? },
+            1 => SendId::OneWay(self.backend()?),
+            2 => SendId::Copy(self.backend()?),
             _ => return None,
         };
         let backend = if tag & 4 == 0 { None } else { Some(self.backend()?) };
         let direction = if tag & 8 == 0 { Direction::ToBackend } else { Direction::ToClient };
-        Some((carrier, backend, direction))
+        Some((send_id, backend, direction))
     }
 
     fn question(&mut self) -> Option<TransactionId> {

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use flowgate_core::{Burst, Carrier, FlowId, LocalAddr, LocalSource, Output, Repeat, UpstreamId};
+use flowgate_core::{Burst, FlowId, LocalAddr, LocalSource, Output, Repeat, SendId, UpstreamId};
 
 /// Odd, and about half of its bits are set.
 const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -77,14 +77,14 @@ impl Digest {
         self.word((burst.bytes().len() as u64) << 32 | form);
     }
 
-    fn carrier(&mut self, carrier: Carrier) {
-        match carrier {
-            Carrier::Flow { flow, upstream } => {
+    fn send_id(&mut self, send_id: SendId) {
+        match send_id {
+            SendId::Flow { flow, upstream } => {
                 self.flow(flow);
                 self.upstream(upstream);
             }
-            Carrier::OneWay(backend) => self.word(1 << 62 | backend.index() as u64),
-            Carrier::Copy(backend) => self.word(1 << 63 | backend.index() as u64),
+            SendId::OneWay(backend) => self.word(1 << 62 | backend.index() as u64),
+            SendId::Copy(backend) => self.word(1 << 63 | backend.index() as u64),
         }
     }
 
@@ -134,17 +134,17 @@ impl Digest {
                 self.word(tlvs.len() as u64);
                 self.burst(burst);
             }
-            Output::Repeat(Repeat { flow, upstream, backend, to, carrier, tos, ttl }) => {
+            Output::Repeat(Repeat { flow, upstream, backend, to, send_id, tos, ttl }) => {
                 self.word(16 << 40 | u64::from(*tos) << 8 | u64::from(*ttl));
                 self.word(backend.index() as u64);
                 self.flow(*flow);
                 self.upstream(*upstream);
                 to.iter().for_each(|to| self.address(*to));
-                self.carrier(*carrier);
+                self.send_id(*send_id);
             }
-            Output::SendOneWay { carrier, address, source, prefix, tlvs, tos, ttl, burst } => {
+            Output::SendOneWay { send_id, address, source, prefix, tlvs, tos, ttl, burst } => {
                 self.word(4 << 40 | u64::from(*tos) << 8 | u64::from(*ttl));
-                self.carrier(*carrier);
+                self.send_id(*send_id);
                 self.address(*address);
                 source.iter().for_each(|source| self.address(*source));
                 prefix.iter().for_each(|prefix| self.bytes(prefix.as_bytes()));

@@ -13,8 +13,8 @@ use flowgate_config::{Config, Listener};
 use flowgate_core::config::{BackendConfig, MAX_FLOWS, ManagerConfig};
 use flowgate_core::snapshot::RestoreError;
 use flowgate_core::{
-    BackendEvent, BackendId, Carrier, FlowId, Instant, ManagerInput, Output, Outputs,
-    PreparedConfig, UdpManager, UpstreamId,
+    BackendEvent, BackendId, FlowId, Instant, ManagerInput, Output, Outputs, PreparedConfig,
+    SendId, UdpManager, UpstreamId,
 };
 use serde::Serialize;
 
@@ -553,9 +553,9 @@ impl<'p> Outputs<'p> for Tally {
                 }
             }
             Output::Send { backend, burst, .. } => self.sent(backend, &burst),
-            Output::SendOneWay { carrier, burst, .. } => match carrier {
-                Carrier::OneWay(backend) | Carrier::Copy(backend) => self.sent(backend, &burst),
-                Carrier::Flow { .. } => {}
+            Output::SendOneWay { send_id, burst, .. } => match send_id {
+                SendId::OneWay(backend) | SendId::Copy(backend) => self.sent(backend, &burst),
+                SendId::Flow { .. } => {}
             },
             Output::CloseFlow { reason, .. } => {
                 *self.closed.entry(reason.as_str()).or_default() += 1;

@@ -9,8 +9,8 @@ use flowgate_core::config::{Balance, ManagerConfig};
 use flowgate_core::proxy_protocol::ProxyHeader;
 use flowgate_core::snapshot::{ManagerSnapshot, SnapshotError, decode, encode};
 use flowgate_core::{
-    BackendEvent, Burst, Carrier, Direction, DropReason, Instant, ManagerInput, NetworkError,
-    Output, UdpFlow, UdpManager,
+    BackendEvent, Burst, Direction, DropReason, Instant, ManagerInput, NetworkError, Output,
+    SendId, UdpFlow, UdpManager,
 };
 use serde::ser::SerializeTuple as _;
 use serde::{Serialize, Serializer};
@@ -128,15 +128,15 @@ fn tell(manager: &mut UdpManager, input: ManagerInput<'_>, now: Instant) {
     manager.handle_input(input, now, &mut outputs);
     let sent = outputs.iter().find_map(|output| match output {
         &Output::Send { flow, upstream, burst, .. } => {
-            Some((Carrier::Flow { flow, upstream }, burst))
+            Some((SendId::Flow { flow, upstream }, burst))
         }
-        Output::SendOneWay { carrier, burst, .. } => Some((*carrier, *burst)),
+        Output::SendOneWay { send_id, burst, .. } => Some((*send_id, *burst)),
         _ => None,
     });
     // Some of it cannot be sent.
-    if let Some((carrier, burst)) = sent.filter(|_| outputs.len() % 2 == 1) {
+    if let Some((send_id, burst)) = sent.filter(|_| outputs.len() % 2 == 1) {
         let lost = ManagerInput::Undelivered {
-            carrier,
+            send_id,
             backend: None,
             direction: Direction::ToBackend,
             reason: DropReason::QueueFull,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use flowgate_core::counters::Counters;
 use flowgate_core::{
-    BackendEvent, Carrier, Direction, DropReason, Instant, ManagerInput, Output, UdpManager,
+    BackendEvent, Direction, DropReason, Instant, ManagerInput, Output, SendId, UdpManager,
 };
 
 use super::Balancer;
@@ -91,7 +91,7 @@ impl Planted {
             | (Bug::ForgetsLosses, ManagerInput::Undelivered { .. })
             | (
                 Bug::ForgetsDeliveries,
-                ManagerInput::Delivered { carrier: Carrier::OneWay(_), .. },
+                ManagerInput::Delivered { send_id: SendId::OneWay(_), .. },
             ) => true,
             (Bug::IgnoresModes, ManagerInput::Configured(new)) => {
                 new.config().cluster.mode != self.manager.config().cluster.mode
@@ -106,7 +106,7 @@ impl Planted {
 
     fn corrupt<'p>(&mut self, input: &ManagerInput<'p>, outputs: &mut Vec<Output<'p>>) {
         let is_copy =
-            |o: &Output<'p>| matches!(o, Output::SendOneWay { carrier: Carrier::Copy(_), .. });
+            |o: &Output<'p>| matches!(o, Output::SendOneWay { send_id: SendId::Copy(_), .. });
         self.copies += outputs.iter().filter(|output| is_copy(output)).count() as u64;
         let find =
             |outputs: &[Output<'p>], is: &dyn Fn(&Output<'p>) -> bool| outputs.iter().rposition(is);
@@ -123,7 +123,7 @@ impl Planted {
             }
             Bug::SendsTwiceOneWay => {
                 let is_one_way = |o: &Output<'p>| {
-                    matches!(o, Output::SendOneWay { carrier: Carrier::OneWay(_), .. })
+                    matches!(o, Output::SendOneWay { send_id: SendId::OneWay(_), .. })
                 };
                 if let Some(at) = find(outputs, &is_one_way) {
                     outputs.insert(at, outputs[at]);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use flowgate_core::config::{Mode, ReplyFrom};
 use flowgate_core::counters::{Ledger, Traffic};
 use flowgate_core::{
-    BackendId, Burst, Carrier, Direction, DropReason, FlowId, ManagerInput, Output, Repeat,
+    BackendId, Burst, Direction, DropReason, FlowId, ManagerInput, Output, Repeat, SendId,
 };
 
 use super::{BACKENDS, Balancer, Flow, Route, World};
@@ -120,11 +120,11 @@ impl<B: Balancer> World<B> {
             Output::Repeat(Repeat { flow, .. }) => {
                 return Err(Violation(format!("{flow:?} asks again where that is not wanted")));
             }
-            Output::SendOneWay { carrier, address, burst, .. } => {
-                let (to, fates) = match carrier {
-                    Carrier::OneWay(to) => (to, &mut fates.one_way),
-                    Carrier::Copy(to) => (to, &mut fates.copies),
-                    Carrier::Flow { .. } => return Err(Violation("a flow sends one way".into())),
+            Output::SendOneWay { send_id, address, burst, .. } => {
+                let (to, fates) = match send_id {
+                    SendId::OneWay(to) => (to, &mut fates.one_way),
+                    SendId::Copy(to) => (to, &mut fates.copies),
+                    SendId::Flow { .. } => return Err(Violation("a flow sends one way".into())),
                 };
                 let backend = &self.config.cluster.backends[to.index()];
                 require!(backend.address == address, "{address} is not the backend {to:?}");

@@ -30,8 +30,8 @@ use flowgate_core::backend::Backends;
 use flowgate_core::config::{ClusterConfig, ManagerConfig};
 use flowgate_core::counters::{Counters, Ledger, Traffic};
 use flowgate_core::{
-    BackendId, Carrier, CloseReason, Direction, DropReason, FlowId, FlowRecord, Instant, LocalAddr,
-    ManagerInput, Output, TransactionId, UdpManager, UpstreamId,
+    BackendId, CloseReason, Direction, DropReason, FlowId, FlowRecord, Instant, LocalAddr,
+    ManagerInput, Output, SendId, TransactionId, UdpManager, UpstreamId,
 };
 
 use self::admission::{Rates, Seen};
@@ -198,8 +198,8 @@ impl Model {
                 let about = (upstream, remote, question);
                 self.network_failed(about, now, &mut Seen::of(&observed))?
             }
-            ManagerInput::Undelivered { carrier, direction, reason, datagrams, bytes, .. } => {
-                let what = (carrier, direction, traffic(datagrams, bytes));
+            ManagerInput::Undelivered { send_id, direction, reason, datagrams, bytes, .. } => {
+                let what = (send_id, direction, traffic(datagrams, bytes));
                 self.undelivered(what, reason, now, &mut Seen::of(&observed))?
             }
             ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last } => {
@@ -316,8 +316,8 @@ impl Model {
                 let dropped = &mut ledger.dropped[reason as usize];
                 *dropped = dropped.plus(traffic);
             }
-            ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes } => {
-                self.delivered((carrier, backend), direction, traffic(datagrams, bytes));
+            ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes } => {
+                self.delivered((send_id, backend), direction, traffic(datagrams, bytes));
             }
             ManagerInput::UpstreamOpenFailed { upstream } => {
                 return self.open_failed(upstream, now);
@@ -398,17 +398,17 @@ impl Model {
 
     fn undelivered<'p>(
         &mut self,
-        (carrier, direction, traffic): (Carrier, Direction, Traffic),
+        (send_id, direction, traffic): (SendId, Direction, Traffic),
         reason: DropReason,
         now: Instant,
         seen: &mut Seen,
     ) -> Result<Vec<Effect<'p>>, Violation> {
         // In sessions every datagram has a flow, but for those that were counted before.
-        let Carrier::Flow { flow: id, .. } = carrier else { return Ok(vec![]) };
+        let SendId::Flow { flow: id, .. } = send_id else { return Ok(vec![]) };
         if direction == Direction::ToBackend
             && let Some(place) = self.place_of(id)
             && let Some(effects) =
-                self.undelivered_question((place, carrier), reason, traffic, now, seen)?
+                self.undelivered_question((place, send_id), reason, traffic, now, seen)?
         {
             return Ok(effects);
         }
@@ -431,11 +431,11 @@ impl Model {
 
     fn delivered(
         &mut self,
-        (carrier, backend): (Carrier, Option<BackendId>),
+        (send_id, backend): (SendId, Option<BackendId>),
         direction: Direction,
         traffic: Traffic,
     ) {
-        if !matches!(carrier, Carrier::Copy(_)) {
+        if !matches!(send_id, SendId::Copy(_)) {
             let ledger = self.ledger(direction);
             ledger.queued = minus(ledger.queued, traffic);
             ledger.forwarded = ledger.forwarded.plus(traffic);

@@ -96,10 +96,10 @@ fn hash_output(output: &Output<'_>, hash: &mut impl Hasher) {
             hash_burst(burst, hash);
         }
         Output::Repeat(repeat) => repeat.hash(hash),
-        Output::SendOneWay { carrier, address, source, prefix, tlvs, tos, ttl, burst } => {
+        Output::SendOneWay { send_id, address, source, prefix, tlvs, tos, ttl, burst } => {
             hash_tlvs(tlvs, hash);
             let prefix = prefix.as_ref().map(|prefix| prefix.as_bytes());
-            (carrier, address, source, prefix, tos, ttl).hash(hash);
+            (send_id, address, source, prefix, tos, ttl).hash(hash);
             hash_burst(burst, hash);
         }
         Output::Mirror { client, local, proxy_info, tos, ttl, burst } => {

@@ -26,8 +26,8 @@ fn id(place: usize) -> BackendId {
 fn sent(outputs: &[Output<'_>]) -> BTreeMap<usize, Vec<Vec<u8>>> {
     let mut sent = BTreeMap::<_, Vec<_>>::new();
     for output in outputs {
-        if let Output::SendOneWay { carrier, address, burst, .. } = output {
-            let (Carrier::OneWay(to) | Carrier::Copy(to)) = carrier else { panic!("{output:?}") };
+        if let Output::SendOneWay { send_id, address, burst, .. } = output {
+            let (SendId::OneWay(to) | SendId::Copy(to)) = send_id else { panic!("{output:?}") };
             assert_eq!(*address, backend(to.index() as u8 + 1));
             sent.entry(to.index()).or_default().extend(burst.datagrams().map(<[u8]>::to_vec));
         }
@@ -35,14 +35,14 @@ fn sent(outputs: &[Output<'_>]) -> BTreeMap<usize, Vec<Vec<u8>>> {
     sent
 }
 
-fn undelivered(carrier: Carrier, datagrams: u32) -> ManagerInput<'static> {
+fn undelivered(send_id: SendId, datagrams: u32) -> ManagerInput<'static> {
     let (direction, reason) = (Direction::ToBackend, DropReason::QueueFull);
     let bytes = u64::from(datagrams);
-    let backend = match carrier {
-        Carrier::Flow { .. } => None,
-        Carrier::OneWay(backend) | Carrier::Copy(backend) => Some(backend),
+    let backend = match send_id {
+        SendId::Flow { .. } => None,
+        SendId::OneWay(backend) | SendId::Copy(backend) => Some(backend),
     };
-    ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes }
+    ManagerInput::Undelivered { send_id, backend, direction, reason, datagrams, bytes }
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn one_way_shares_follow_the_weights() {
 fn what_was_not_sent_one_way_is_counted_against_its_backend() {
     let mut harness = one_way(Balance::RoundRobin);
     harness.requests(client(1), b"abcd", 1);
-    harness.input(undelivered(Carrier::OneWay(id(0)), 2), at(1));
+    harness.input(undelivered(SendId::OneWay(id(0)), 2), at(1));
     assert_eq!(harness.drops(Direction::ToBackend, DropReason::QueueFull), 2);
     let first = harness.manager.backends().get(id(0)).unwrap();
     assert_eq!((first.to.datagrams, first.dropped.datagrams), (0, 2));
@@ -265,7 +265,7 @@ fn copies_go_to_every_backend_in_service_and_count_as_forwarded_once() {
     let both = vec![b"aa".to_vec(), b"bb".to_vec()];
     assert_eq!(sent(&outputs), BTreeMap::from([(0, both.clone()), (2, both)]));
     assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 2);
-    harness.input(undelivered(Carrier::Copy(id(2)), 2), at(1));
+    harness.input(undelivered(SendId::Copy(id(2)), 2), at(1));
     assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 2);
     let third = harness.manager.backends().get(id(2)).unwrap();
     assert_eq!((third.to.datagrams, third.dropped.datagrams), (0, 2));
@@ -385,13 +385,13 @@ fn a_race_goes_on_when_a_leg_ends_and_a_backend_that_returns_gets_another() {
 #[test]
 fn what_one_leg_could_not_send_is_still_forwarded() {
     let (mut harness, branches) = race();
-    let ManagerInput::Undelivered { carrier, direction, reason, datagrams, bytes, .. } =
-        undelivered(harness.carrier(branches[0]), 1)
+    let ManagerInput::Undelivered { send_id, direction, reason, datagrams, bytes, .. } =
+        undelivered(harness.send_id(branches[0]), 1)
     else {
         unreachable!()
     };
     let backend = Some(id(0));
-    let lost = ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes };
+    let lost = ManagerInput::Undelivered { send_id, backend, direction, reason, datagrams, bytes };
     harness.input(lost, at(1));
     assert_eq!(harness.manager.counters().to_backend.forwarded.datagrams, 1);
     assert_eq!(harness.manager.backends().get(id(0)).unwrap().dropped.datagrams, 1);
@@ -552,13 +552,13 @@ proptest! {
                     for output in &outputs {
                         match *output {
                             Output::Send { flow, burst, .. } => {
-                                orders.push((harness.carrier(flow), burst.count()));
+                                orders.push((harness.send_id(flow), burst.count()));
                                 let to = harness.manager.flow(flow).map(UdpFlow::backend);
                                 *per_backend.entry(to).or_default() += burst.count();
                             }
-                            Output::SendOneWay { carrier, burst, .. } => {
-                                orders.push((carrier, burst.count()));
-                                let (Carrier::OneWay(to) | Carrier::Copy(to)) = carrier else {
+                            Output::SendOneWay { send_id, burst, .. } => {
+                                orders.push((send_id, burst.count()));
+                                let (SendId::OneWay(to) | SendId::Copy(to)) = send_id else {
                                     panic!("{output:?}");
                                 };
                                 *per_backend.entry(Some(to)).or_default() += burst.count();
@@ -578,8 +578,8 @@ proptest! {
                     harness.input(failed, now)
                 }
                 Event::Lost { order } if !orders.is_empty() => {
-                    let (carrier, count) = orders.swap_remove(order % orders.len());
-                    harness.input(undelivered(carrier, count.into()), now)
+                    let (send_id, count) = orders.swap_remove(order % orders.len());
+                    harness.input(undelivered(send_id, count.into()), now)
                 }
                 Event::News { backend, up } => {
                     let event = if up { BackendEvent::Up } else { BackendEvent::Down };

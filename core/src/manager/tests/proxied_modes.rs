@@ -20,12 +20,12 @@ fn wires(outputs: &[Output<'_>]) -> Vec<Vec<u8>> {
 }
 
 /// The backends that get something by no flow.
-fn carriers(outputs: &[Output<'_>]) -> Vec<Carrier> {
-    let carrier = |output: &Output<'_>| match output {
-        Output::SendOneWay { carrier, .. } => Some(*carrier),
+fn send_ids(outputs: &[Output<'_>]) -> Vec<SendId> {
+    let send_id = |output: &Output<'_>| match output {
+        Output::SendOneWay { send_id, .. } => Some(*send_id),
         _ => None,
     };
-    outputs.iter().filter_map(carrier).collect()
+    outputs.iter().filter_map(send_id).collect()
 }
 
 fn every_header(mode: Mode) -> Harness {
@@ -48,10 +48,10 @@ fn one_way_is_balanced_by_the_client_that_the_proxy_names() {
         c.cluster.backends = (1..=3).map(|n| BackendConfig::new(backend(n))).collect();
     });
     for port in 0..50 {
-        let direct = carriers(&harness.request(client(port), b"x", at(0)));
+        let direct = send_ids(&harness.request(client(port), b"x", at(0)));
         let datagram = told(client(port), b"", b"x");
-        let relayed = carriers(&harness.request(proxy(1), &datagram, at(0)));
-        let follows = carriers(&harness.request(proxy(1), b"without a header", at(1)));
+        let relayed = send_ids(&harness.request(proxy(1), &datagram, at(0)));
+        let follows = send_ids(&harness.request(proxy(1), b"without a header", at(1)));
         assert_eq!(direct.len(), 1);
         assert_eq!((&relayed, &follows), (&direct, &direct));
     }
@@ -64,8 +64,8 @@ fn without_flows_what_a_proxy_has_said_holds_for_a_minute() {
         c.cluster.idle_timeout = Duration::from_millis(1);
     });
     harness.request(proxy(1), &told(client(1), b"", b"x"), at(0));
-    assert_eq!(carriers(&harness.request(proxy(1), b"x", at(59_999))).len(), 1);
-    assert_eq!(carriers(&harness.request(proxy(1), b"x", at(119_999))).len(), 0);
+    assert_eq!(send_ids(&harness.request(proxy(1), b"x", at(59_999))).len(), 1);
+    assert_eq!(send_ids(&harness.request(proxy(1), b"x", at(119_999))).len(), 0);
     assert_eq!(harness.drops(Direction::ToBackend, DropReason::ProxyHeaderMissing), 1);
 }
 

@@ -31,9 +31,9 @@ fn asked(change: impl FnOnce(&mut ManagerConfig)) -> (Harness, FlowId) {
 }
 
 /// What an order to ask again says.
-fn repeated(outputs: &[Output<'_>]) -> Option<(FlowId, SocketAddr, Carrier)> {
+fn repeated(outputs: &[Output<'_>]) -> Option<(FlowId, SocketAddr, SendId)> {
     outputs.iter().find_map(|output| match *output {
-        Output::Repeat(Repeat { flow, to, carrier, .. }) => Some((flow, to?, carrier)),
+        Output::Repeat(Repeat { flow, to, send_id, .. }) => Some((flow, to?, send_id)),
         _ => None,
     })
 }
@@ -67,12 +67,12 @@ fn a_question_that_is_refused_goes_to_another_backend_and_is_counted_once() {
     assert_eq!(repeated(&outputs), None);
     let outputs = harness.input(refusal(upstream, first, b"question"), at(10));
     let second = BackendId::new(1);
-    assert_eq!(repeated(&outputs), Some((flow, backend(2), Carrier::Copy(second))));
+    assert_eq!(repeated(&outputs), Some((flow, backend(2), SendId::Copy(second))));
     let kept = harness.manager.kept(flow).expect("its question");
     assert_eq!((kept.front, kept.datagram, kept.due), (&b""[..], &b"question"[..], None));
-    let (carrier, direction) = (Carrier::Copy(second), Direction::ToBackend);
+    let (send_id, direction) = (SendId::Copy(second), Direction::ToBackend);
     let (datagrams, bytes, backend) = (1, 8, Some(second));
-    let delivered = ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes };
+    let delivered = ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes };
     harness.input(delivered, at(10));
     let ledger = &harness.manager.counters().to_backend;
     let once = Traffic { datagrams: 1, bytes: 8 };
@@ -128,19 +128,19 @@ fn a_question_that_could_not_be_sent_stays_queued_until_another_backend_has_it()
     let outputs = harness.request(client(2), b"question", at(0));
     let flow = opened(&outputs).expect("a flow");
     let (upstream, first, _) = harness.upstreams[&flow];
-    let (carrier, backend) = (Carrier::Flow { flow, upstream }, Some(first));
+    let (send_id, backend) = (SendId::Flow { flow, upstream }, Some(first));
     let (direction, reason) = (Direction::ToBackend, DropReason::Unreachable);
     let (datagrams, bytes) = (1, 8);
     let undelivered =
-        ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes };
+        ManagerInput::Undelivered { send_id, backend, direction, reason, datagrams, bytes };
     let outputs = harness.input(undelivered, at(1));
-    let (of, _, carrier) = repeated(&outputs).expect("another backend is asked");
-    assert_eq!((of, carrier), (flow, harness.carrier(flow)));
+    let (of, _, send_id) = repeated(&outputs).expect("another backend is asked");
+    assert_eq!((of, send_id), (flow, harness.send_id(flow)));
     let queued = harness.manager.counters().to_backend.queued;
     assert_eq!(queued, Traffic { datagrams: 1, bytes: 8 });
     // That one cannot be reached either, and there is no third.
     let undelivered =
-        ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes };
+        ManagerInput::Undelivered { send_id, backend, direction, reason, datagrams, bytes };
     assert_eq!(repeated(&harness.input(undelivered, at(2))), None);
     assert_eq!(harness.drops(direction, reason), 1);
     assert_eq!(harness.manager.kept(flow), None);
@@ -152,11 +152,11 @@ fn another_question_of_the_same_name_is_not_taken_for_the_one_that_is_kept() {
     let flow = opened(&harness.request(client(2), b"question", at(0))).expect("a flow");
     let outputs = harness.request(client(2), b"question again", at(1));
     assert_eq!(opened(&outputs), None, "it is asked of the same flow");
-    let (carrier, backend) = (harness.carrier(flow), Some(harness.upstreams[&flow].1));
+    let (send_id, backend) = (harness.send_id(flow), Some(harness.upstreams[&flow].1));
     let (direction, reason) = (Direction::ToBackend, DropReason::Unreachable);
     let mut give_up = |datagrams, bytes| {
         let undelivered =
-            ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes };
+            ManagerInput::Undelivered { send_id, backend, direction, reason, datagrams, bytes };
         repeated(&harness.input(undelivered, at(2)))
     };
     // What was kept cannot be sent, and then what was not.

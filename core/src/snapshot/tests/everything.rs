@@ -183,8 +183,8 @@ fn flows(manager: &mut UdpManager) {
     ask(manager, client(30), called, b"local", after(28));
     ask(manager, proxy(1), None, &told(client(31)), after(29));
     ask(manager, proxy(1), None, &told(client(32)), after(30));
-    let relayed = ask(manager, proxy(2), None, &told(client(33)), after(31)).unwrap();
-    let upstream = manager.flow(relayed).unwrap().upstream();
+    let proxied = ask(manager, proxy(2), None, &told(client(33)), after(31)).unwrap();
+    let upstream = manager.flow(proxied).unwrap().upstream();
     tell(manager, ManagerInput::UpstreamOpenFailed { upstream }, after(32));
     ask(manager, proxy(3), None, &told("192.0.2.66:9".parse().unwrap()), after(33));
 }

@@ -56,13 +56,13 @@ fn there_is_something_of_everything() {
         let (with, without) = flows.alive.iter().partition::<Vec<_>, _>(|flow| flag(flow));
         assert!(!with.is_empty() && !without.is_empty(), "flag {number}");
     }
-    let ways: [fn(&PathSnapshot) -> bool; 4] = [
-        |way| matches!(way, PathSnapshot::Direct { .. }),
-        |way| matches!(way, PathSnapshot::ToLocal { scope: 0, .. }),
-        |way| matches!(way, PathSnapshot::ToLocal { scope: 1.., .. }),
-        |way| matches!(way, PathSnapshot::Relayed { .. }),
+    let paths: [fn(&PathSnapshot) -> bool; 4] = [
+        |path| matches!(path, PathSnapshot::Direct { .. }),
+        |path| matches!(path, PathSnapshot::ToLocal { scope: 0, .. }),
+        |path| matches!(path, PathSnapshot::ToLocal { scope: 1.., .. }),
+        |path| matches!(path, PathSnapshot::Proxied { .. }),
     ];
-    assert!(ways.iter().all(|is_way| flows.alive.iter().any(|flow| is_way(&flow.key.way))));
+    assert!(paths.iter().all(|is_way| flows.alive.iter().any(|flow| is_way(&flow.key.path))));
     let (free, late) = (&flows.vacant, &flows.unanswered);
     assert!(free.len() > 1 && late.len() > 1 && flows.unconfirmed.len() > 1);
     assert!(!free.is_sorted() && !free.is_sorted_by(|a, b| a > b), "an order of its own: {free:?}");
@@ -231,16 +231,16 @@ fn sources_and_proxies_that_do_not_fit_are_refused() {
             snapshot.proxies.known[1].number = 0;
         }),
         ("a proxy behind a proxy", |snapshot| {
-            snapshot.proxies.known[0].key.way = PathSnapshot::Relayed { proxy: 1 };
+            snapshot.proxies.known[0].key.path = PathSnapshot::Proxied { proxy: 1 };
         }),
         ("a proxy has two numbers", |snapshot| {
             snapshot.proxies.known[1].key = snapshot.proxies.known[0].key;
         }),
         ("a flow without its proxy", |snapshot| {
-            let relayed =
-                |flow: &&mut FlowSnapshot| matches!(flow.key.way, PathSnapshot::Relayed { .. });
-            let flow = snapshot.flows.alive.iter_mut().find(relayed).expect("such a flow");
-            flow.key.way = PathSnapshot::Relayed { proxy: 9 };
+            let proxied =
+                |flow: &&mut FlowSnapshot| matches!(flow.key.path, PathSnapshot::Proxied { .. });
+            let flow = snapshot.flows.alive.iter_mut().find(proxied).expect("such a flow");
+            flow.key.path = PathSnapshot::Proxied { proxy: 9 };
         }),
         ("a proxy without flows that has some, or is there twice", |snapshot| {
             let first = snapshot.proxies.idle[0];

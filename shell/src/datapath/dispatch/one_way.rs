@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use flowgate_core::backend::Backends;
 use flowgate_core::config::{ClusterConfig, Mode, ReplyFrom};
 use flowgate_core::proxy_protocol::{ProxyHeader, ProxyInfo, Tlvs};
-use flowgate_core::{BackendId, Burst, Carrier, Direction, LocalAddr, ManagerInput};
+use flowgate_core::{BackendId, Burst, Direction, LocalAddr, ManagerInput, SendId};
 
 use super::{Dispatch, give_up, lost_to_backend, send};
 use crate::datapath::egress::{egress_number_of, needed};
@@ -71,7 +71,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
     /// Notes datagrams to a backend that no flow carries.
     pub(super) fn send_one_way(
         &mut self,
-        carrier: Carrier,
+        send_id: SendId,
         (address, source): (SocketAddr, Option<SocketAddr>),
         (prefix, tlvs): (Option<ProxyHeader>, Tlvs<'t>),
         (tos, ttl): (u8, u8),
@@ -80,7 +80,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
         let role = self.role;
         let outgoing = Outgoing {
             role,
-            carrier,
+            send_id,
             backend: None,
             direction: Direction::ToBackend,
             destination: Some(address),
@@ -94,7 +94,7 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
             may_use_gso: source.is_none(),
             burst,
         };
-        let Some((backend, egress)) = egress_number_of(carrier, address) else { return };
+        let Some((backend, egress)) = egress_number_of(send_id, address) else { return };
         let outgoing = Outgoing { backend: Some(backend), ..outgoing };
         let egress_sockets = &mut self.sockets.egress_sockets[role as usize];
         egress_sockets.reserve(backend.index() + 1);
@@ -166,14 +166,14 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
             self.close_egress_sockets(role);
             self.sockets.egress_sockets[role as usize].source = cluster.source.clone();
         }
-        let carrier: fn(BackendId) -> Carrier = match cluster.mode {
+        let send_id: fn(BackendId) -> SendId = match cluster.mode {
             Mode::Session { .. } | Mode::FanOut { reply_from: ReplyFrom::First } => {
                 return self.close_egress_sockets(role);
             }
-            Mode::OneWay => Carrier::OneWay,
-            Mode::FanOut { .. } => Carrier::Copy,
+            Mode::OneWay => SendId::OneWay,
+            Mode::FanOut { .. } => SendId::Copy,
         };
-        let needed: Vec<_> = needed(backends, carrier).collect();
+        let needed: Vec<_> = needed(backends, send_id).collect();
         let most = needed.iter().map(|(number, _)| *number).max().map_or(0, |most| most + 1);
         let mut is_needed = vec![false; most];
         needed.iter().for_each(|(number, _)| is_needed[*number] = true);

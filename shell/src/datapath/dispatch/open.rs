@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use flowgate_core::{
-    Carrier, DropReason, FlowId, FlowRecord, LocalSource, ManagerInput, UpstreamId,
+    DropReason, FlowId, FlowRecord, LocalSource, ManagerInput, SendId, UpstreamId,
 };
 
 use super::{Dispatch, give_up, lost_to_backend};
@@ -115,9 +115,9 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
         if upstream.send_queue.is_empty() {
             return;
         }
-        let is_its = |carrier| matches!(carrier, Carrier::Flow { flow: of, .. } if of == flow);
+        let is_its = |send_id| matches!(send_id, SendId::Flow { flow: of, .. } if of == flow);
         let budget = &mut self.sockets.send_queue_budget;
-        let lost = upstream.send_queue.take(budget, |waiting| is_its(waiting.carrier));
+        let lost = upstream.send_queue.take(budget, |waiting| is_its(waiting.send_id));
         self.outcomes.extend(lost.iter().map(lost_to_backend));
     }
 

@@ -19,12 +19,12 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
     }
 
     fn send_repeat(&mut self, repeat: &Repeat, manager: &UdpManager) {
-        let &Repeat { flow, upstream: id, backend, to, carrier, tos, ttl } = repeat;
+        let &Repeat { flow, upstream: id, backend, to, send_id, tos, ttl } = repeat;
         let Some(kept) = manager.kept(flow) else { return };
         let Some(burst) = Burst::single(kept.datagram) else { return };
         let outgoing = Outgoing {
             role: Role::Primary,
-            carrier,
+            send_id,
             backend: Some(backend),
             direction: Direction::ToBackend,
             destination: to,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use flowgate_core::proxy_protocol::{ProxyHeader, Tlvs};
-use flowgate_core::{BackendId, Burst, Carrier, Direction, LocalAddr};
+use flowgate_core::{BackendId, Burst, Direction, LocalAddr, SendId};
 
 use super::transmit::SendAccount;
 use crate::datapath::role::Role;
@@ -14,7 +14,7 @@ pub struct Outgoing<'t> {
     /// On whose behalf it goes.
     pub role: Role,
     /// What it belongs to.
-    pub carrier: Carrier,
+    pub send_id: SendId,
     /// The backend that it goes to; `None` where it goes to a client.
     pub backend: Option<BackendId>,
     /// Which way it goes.
@@ -184,10 +184,10 @@ mod tests {
 
     #[test]
     fn what_goes_to_two_backends_by_one_socket_makes_no_gso_batch() {
-        let carrier = Carrier::Flow { flow: FlowId::new(7, 1), upstream: UpstreamId::new(3, 1) };
+        let send_id = SendId::Flow { flow: FlowId::new(7, 1), upstream: UpstreamId::new(3, 1) };
         let to = |backend| Outgoing {
             role: Role::Primary,
-            carrier,
+            send_id,
             backend: Some(BackendId::new(backend)),
             direction: Direction::ToBackend,
             destination: Some(([10, 0, 0, backend as u8], 53).into()),

@@ -9,7 +9,7 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 
 use flowgate_core::snapshot::address;
-use flowgate_core::{BackendId, Carrier, Direction, LocalAddr};
+use flowgate_core::{BackendId, Direction, LocalAddr, SendId};
 use serde::{Deserialize, Serialize};
 
 use super::outbox::Outgoing;
@@ -39,7 +39,7 @@ pub struct QueuedDatagram {
     /// On whose behalf it goes.
     pub role: Role,
     /// What it belongs to.
-    pub carrier: Carrier,
+    pub send_id: SendId,
     /// The backend that it goes to; `None` where it goes to a client.
     pub backend: Option<BackendId>,
     /// Its payload bytes, without the prefix.
@@ -95,7 +95,7 @@ impl SendQueue {
         self.bytes += len;
         self.waiting.push_back(QueuedDatagram {
             role: outgoing.role,
-            carrier: outgoing.carrier,
+            send_id: outgoing.send_id,
             backend: outgoing.backend,
             bytes,
             destination: outgoing.destination,
@@ -157,8 +157,8 @@ impl SendQueue {
 impl QueuedDatagram {
     /// Whose it is, where it goes in this direction.
     pub const fn account(&self, direction: Direction) -> SendAccount {
-        let &Self { role, carrier, backend, .. } = self;
-        SendAccount { role, carrier, backend, direction }
+        let &Self { role, send_id, backend, .. } = self;
+        SendAccount { role, send_id, backend, direction }
     }
 }
 
@@ -176,7 +176,7 @@ mod tests {
             let bytes = [number; 5];
             let outgoing = Outgoing {
                 role: Role::Primary,
-                carrier: Carrier::OneWay(BackendId::new(0)),
+                send_id: SendId::OneWay(BackendId::new(0)),
                 backend: Some(BackendId::new(0)),
                 direction: Direction::ToBackend,
                 destination: Some(([10, 0, 0, 1], 53).into()),

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use flowgate_core::proxy_protocol::ReceivedHeader;
 use flowgate_core::{
-    BackendId, Carrier, Direction, DropReason, LocalSource, ManagerInput, NetworkError,
+    BackendId, Direction, DropReason, LocalSource, ManagerInput, NetworkError, SendId,
     Transactions, UpstreamId,
 };
 
@@ -36,7 +36,7 @@ pub enum SendOutcome {
         /// On whose behalf they went.
         role: Role,
         /// What they belonged to.
-        carrier: Carrier,
+        send_id: SendId,
         /// The direction.
         direction: Direction,
     },
@@ -48,7 +48,7 @@ pub struct SendAccount {
     /// On whose behalf they go.
     pub role: Role,
     /// What they belong to.
-    pub carrier: Carrier,
+    pub send_id: SendId,
     /// The backend that they go to; `None` where they go to a client.
     pub backend: Option<BackendId>,
     /// Which way they go.
@@ -58,8 +58,8 @@ pub struct SendAccount {
 impl SendAccount {
     /// Whose a burst is.
     pub const fn of(outgoing: &Outgoing<'_>) -> Self {
-        let &Outgoing { role, carrier, backend, direction, .. } = outgoing;
-        Self { role, carrier, backend, direction }
+        let &Outgoing { role, send_id, backend, direction, .. } = outgoing;
+        Self { role, send_id, backend, direction }
     }
 
     /// Datagrams that were ordered and not sent.
@@ -69,17 +69,17 @@ impl SendAccount {
         datagrams: usize,
         bytes: usize,
     ) -> SendOutcome {
-        let Self { role, carrier, backend, direction } = self;
+        let Self { role, send_id, backend, direction } = self;
         let (datagrams, bytes) = (datagrams as u32, bytes as u64);
         let input =
-            ManagerInput::Undelivered { carrier, backend, direction, reason, datagrams, bytes };
+            ManagerInput::Undelivered { send_id, backend, direction, reason, datagrams, bytes };
         SendOutcome::Input(role, input)
     }
 
     const fn delivered(self, datagrams: usize, bytes: usize) -> SendOutcome {
-        let Self { role, carrier, backend, direction } = self;
+        let Self { role, send_id, backend, direction } = self;
         let (datagrams, bytes) = (datagrams as u32, bytes as u64);
-        let input = ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes };
+        let input = ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes };
         SendOutcome::Input(role, input)
     }
 
@@ -171,8 +171,8 @@ impl<K: Kernel> Transmitter<'_, K> {
             let Some(account) = self.send_queue.first_account(direction) else {
                 return true;
             };
-            let carrier = account.carrier;
-            let mut send = |batch: Batch<'_>| try_send(kernel, socket, batch, carrier, outcomes);
+            let send_id = account.send_id;
+            let mut send = |batch: Batch<'_>| try_send(kernel, socket, batch, send_id, outcomes);
             let refusal = match self.send_queue.with_first(&mut send) {
                 None | Some(Ok(_)) => None,
                 Some(Err(Refusal::Full)) => return false,
@@ -195,9 +195,9 @@ impl<K: Kernel> Transmitter<'_, K> {
                 break;
             };
             let account = SendAccount::of(outgoing);
-            let SendAccount { role, carrier, direction, .. } = account;
+            let SendAccount { role, send_id, direction, .. } = account;
             let socket = (self.socket, self.peer);
-            match try_send(self.kernel, socket, plan.batch(next), carrier, self.outcomes) {
+            match try_send(self.kernel, socket, plan.batch(next), send_id, self.outcomes) {
                 Ok(sent) => {
                     self.report_all_sent(outbox, plan, next..next + sent);
                     next += sent;
@@ -205,7 +205,7 @@ impl<K: Kernel> Transmitter<'_, K> {
                 Err(Refusal::Full) => return Some(segments.start),
                 Err(Refusal::NoGso { for_good, .. }) if plan.is_gso_batch(next) => {
                     if for_good {
-                        self.outcomes.push(SendOutcome::GsoRefused { role, carrier, direction });
+                        self.outcomes.push(SendOutcome::GsoRefused { role, send_id, direction });
                     }
                     if let Some(unsent) = self.send_singly(outbox, segments) {
                         return Some(unsent);
@@ -260,7 +260,7 @@ impl<K: Kernel> Transmitter<'_, K> {
     fn report_sent(&mut self, account: SendAccount, datagrams: usize, bytes: usize) {
         if let Some(SendOutcome::Input(role, last)) = self.outcomes.last_mut()
             && let ManagerInput::Delivered {
-                carrier,
+                send_id,
                 backend,
                 direction,
                 datagrams: sum,
@@ -269,7 +269,7 @@ impl<K: Kernel> Transmitter<'_, K> {
         {
             let last = SendAccount {
                 role: *role,
-                carrier: *carrier,
+                send_id: *send_id,
                 backend: *backend,
                 direction: *direction,
             };
@@ -292,7 +292,7 @@ fn try_send<K: Kernel>(
     kernel: &mut K,
     (socket, peer): (&K::Socket, Peer),
     batch: Batch<'_>,
-    carrier: Carrier,
+    send_id: SendId,
     outcomes: &mut Vec<SendOutcome>,
 ) -> Result<usize, Refusal> {
     let is_batch = batch.messages.first().is_some_and(|message| message.segment > 0);
@@ -316,7 +316,7 @@ fn try_send<K: Kernel>(
                         || errno::lacks_its_peer(&error) =>
                 {
                     let failure = errno::connect_failure(&why);
-                    outcomes.extend(failure.and_then(|failure| failed(carrier, failure)));
+                    outcomes.extend(failure.and_then(|failure| failed(send_id, failure)));
                     return Err(Refusal::Lost(errno::drop_reason(&why)));
                 }
                 Ok(false) | Err(_) => {}
@@ -329,11 +329,11 @@ fn try_send<K: Kernel>(
             SendError::NoGso { for_good } => return Err(Refusal::NoGso { for_good, reason }),
             SendError::Stale(failure) => {
                 let queued = kernel.take_errors(socket);
-                tell_failure(carrier, peer, Some(failure), &queued, outcomes);
+                tell_failure(send_id, peer, Some(failure), &queued, outcomes);
             }
             SendError::MayBeStale(failure) if hears_errors(peer) && !is_repeated => {
                 let queued = kernel.take_errors(socket);
-                tell_failure(carrier, peer, failure, &queued, outcomes);
+                tell_failure(send_id, peer, failure, &queued, outcomes);
             }
             SendError::MayBeStale(_) | SendError::Lost => return Err(Refusal::Lost(reason)),
         }
@@ -349,7 +349,7 @@ const fn hears_errors(peer: Peer) -> bool {
 /// Tells what an error says that a send has met, and what waited in the socket's error queue. By a
 /// socket that sends to many only the queue says whom an error is about.
 fn tell_failure(
-    carrier: Carrier,
+    send_id: SendId,
     peer: Peer,
     failure: Option<NetworkError>,
     queued: &[QueuedError],
@@ -358,7 +358,7 @@ fn tell_failure(
     match peer {
         Peer::Nobody => {}
         Peer::Backend { .. } => {
-            outcomes.extend(failure.and_then(|failure| failed(carrier, failure)));
+            outcomes.extend(failure.and_then(|failure| failed(send_id, failure)));
         }
         Peer::Backends(upstream, questions) => {
             let all = queued.iter().filter_map(|queued| of_queue(upstream, queued, questions));
@@ -385,13 +385,13 @@ pub fn of_queue(
 }
 
 /// What an error says of a flow's socket. Others are told nothing by the network.
-const fn failed(carrier: Carrier, error: NetworkError) -> Option<SendOutcome> {
-    match carrier {
-        Carrier::Flow { upstream, .. } => {
+const fn failed(send_id: SendId, error: NetworkError) -> Option<SendOutcome> {
+    match send_id {
+        SendId::Flow { upstream, .. } => {
             let (remote, question) = (None, None);
             let input = ManagerInput::UpstreamError { upstream, remote, question, error };
             Some(SendOutcome::Input(Role::Primary, input))
         }
-        Carrier::OneWay(_) | Carrier::Copy(_) => None,
+        SendId::OneWay(_) | SendId::Copy(_) => None,
     }
 }

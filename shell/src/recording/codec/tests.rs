@@ -37,10 +37,10 @@ fn input_of((kind, client, number, bytes, stride, _): &Spec) -> ManagerInput<'_>
         3 => ManagerInput::Reading { is_behind: number % 2 == 0 },
         4 => ManagerInput::Timeout,
         5 => ManagerInput::Undelivered {
-            carrier: match number % 3 {
-                0 => Carrier::Flow { flow, upstream },
-                1 => Carrier::OneWay(BackendId::new(*number as usize)),
-                _ => Carrier::Copy(BackendId::new(*number as usize)),
+            send_id: match number % 3 {
+                0 => SendId::Flow { flow, upstream },
+                1 => SendId::OneWay(BackendId::new(*number as usize)),
+                _ => SendId::Copy(BackendId::new(*number as usize)),
             },
             backend: (number % 5 == 0).then_some(BackendId::new(7)),
             direction: Direction::ALL[*number as usize % 2],
@@ -49,7 +49,7 @@ fn input_of((kind, client, number, bytes, stride, _): &Spec) -> ManagerInput<'_>
             bytes: u64::from(*number) << 20,
         },
         8 => ManagerInput::Delivered {
-            carrier: Carrier::Flow { flow, upstream },
+            send_id: SendId::Flow { flow, upstream },
             backend: (number % 2 == 0).then_some(BackendId::new(*number as usize)),
             direction: Direction::ALL[*number as usize % 2],
             datagrams: *number,

@@ -2,7 +2,7 @@
 
 use flowgate_core::config::Retry;
 use flowgate_core::counters::Traffic;
-use flowgate_core::{Carrier, DropReason, Instant, Repeat, UdpManager};
+use flowgate_core::{DropReason, Instant, Repeat, SendId, UdpManager};
 
 use super::admission::Seen;
 use super::datagrams::sent_with;
@@ -112,9 +112,9 @@ impl Model {
             upstream,
             backend,
             to: is_shared.then_some(address),
-            carrier: match cause {
-                Cause::Unsent => Carrier::Flow { flow: id, upstream },
-                Cause::Refused | Cause::Silent => Carrier::Copy(backend),
+            send_id: match cause {
+                Cause::Unsent => SendId::Flow { flow: id, upstream },
+                Cause::Refused | Cause::Silent => SendId::Copy(backend),
             },
             tos,
             ttl: sent_with(ttl).unwrap_or(0),
@@ -155,7 +155,7 @@ impl Model {
     /// A question that could not be sent goes elsewhere. It stays queued then.
     pub(super) fn undelivered_question<'p>(
         &mut self,
-        (place, carrier): (usize, Carrier),
+        (place, send_id): (usize, SendId),
         reason: DropReason,
         unsent: Traffic,
         now: Instant,
@@ -169,7 +169,7 @@ impl Model {
                 | DropReason::NotPermitted
                 | DropReason::SendFailed
         );
-        let is_its = carrier == Carrier::Flow { flow: flow.id, upstream: flow.upstream };
+        let is_its = send_id == SendId::Flow { flow: flow.id, upstream: flow.upstream };
         // Of two questions by one name the kept one may be gone already.
         let kept = flow.kept.as_ref().map(|kept| (1, kept.datagram.len() as u64));
         let is_it = kept == Some((unsent.datagrams, unsent.bytes)) && flow.requests == unsent;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flowgate_core::config::SendProxyProtocol;
 use flowgate_core::{
-    BackendId, Burst, Carrier, CloseReason, DropReason, FlowId, LocalSource, Output, Repeat,
+    BackendId, Burst, CloseReason, DropReason, FlowId, LocalSource, Output, Repeat, SendId,
     UdpManager, UpstreamId,
 };
 
@@ -182,7 +182,7 @@ impl Memory {
         let Repeat { flow, upstream, .. } = repeat;
         match bug {
             Bug::ForgetsToRepeat => return,
-            Bug::CountsARepeat => repeat.carrier = Carrier::Flow { flow, upstream },
+            Bug::CountsARepeat => repeat.send_id = SendId::Flow { flow, upstream },
             Bug::RepeatsToTheFormer => {
                 let first = self.first_backends.get(&flow).map(|first| first.0);
                 let former = first.and_then(|first| manager.backends().get(first));

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use flowgate_core::{
-    Burst, Carrier, Direction, DropReason, FlowId, Instant, ManagerInput, Output, Repeat,
+    Burst, Direction, DropReason, FlowId, Instant, ManagerInput, Output, Repeat, SendId,
     UdpManager, UpstreamId,
 };
 
@@ -52,7 +52,7 @@ impl World {
                     self.send_to_backend(flow, (upstream, to), tos, &burst)?;
                     self.upstreams.entry(flow).and_modify(|upstream| upstream.last = now);
                 }
-                Output::Repeat(Repeat { flow, upstream, to, carrier, tos, .. }) => {
+                Output::Repeat(Repeat { flow, upstream, to, send_id, tos, .. }) => {
                     let closes = |output: &Output<'_>| matches!(*output, Output::CloseFlow { flow: closed, .. } if closed == flow);
                     if outputs.iter().any(closes) {
                         continue;
@@ -60,7 +60,7 @@ impl World {
                     let kept = manager.kept(flow).map(|kept| kept.datagram.to_vec());
                     let kept = kept.ok_or_else(|| not_open("repeated on", flow))?;
                     let burst = Burst::single(&kept).expect("a datagram");
-                    self.repeat(flow, (upstream, to), carrier, tos, &burst)?;
+                    self.repeat(flow, (upstream, to), send_id, tos, &burst)?;
                 }
                 Output::SendToClient { flow, burst, .. } => {
                     account.forward(&burst)?;
@@ -154,7 +154,7 @@ impl World {
         &mut self,
         flow: FlowId,
         (by, to): (UpstreamId, Option<SocketAddr>),
-        carrier: Carrier,
+        send_id: SendId,
         tos: u8,
         question: &Burst<'_>,
     ) -> Result<(), Violation> {
@@ -169,10 +169,10 @@ impl World {
         let is_its = party.is_none() || party == upstream.party;
         require!(is_its, "{flow:?} asks what {party:?} has asked");
         self.check_alone(flow, &upstream, to)?;
-        let of_flow = matches!(carrier, Carrier::Flow { .. });
-        let is_right = carrier == Carrier::Flow { flow, upstream: by }
-            || carrier == Carrier::Copy(upstream.backend);
-        require!(is_right, "{flow:?} asks again for {carrier:?}");
+        let of_flow = matches!(send_id, SendId::Flow { .. });
+        let is_right = send_id == SendId::Flow { flow, upstream: by }
+            || send_id == SendId::Copy(upstream.backend);
+        require!(is_right, "{flow:?} asks again for {send_id:?}");
         self.given_up.remove(&flow);
         if of_flow {
             // It counts for this backend, and no more for the former.
@@ -181,7 +181,7 @@ impl World {
             }
             self.queue(flow, Direction::ToBackend, question);
         } else {
-            self.take_from(carrier, &Unsent::of(flow, &upstream, question));
+            self.take_from(send_id, &Unsent::of(flow, &upstream, question));
         }
         self.answer(flow, upstream, tos, question);
         Ok(())
@@ -238,12 +238,12 @@ impl World {
 
     /// The kernel takes datagrams.
     pub(super) fn take(&mut self, sent: Unsent) {
-        self.take_from(Carrier::Flow { flow: sent.flow, upstream: sent.upstream }, &sent);
+        self.take_from(SendId::Flow { flow: sent.flow, upstream: sent.upstream }, &sent);
     }
 
-    fn take_from(&mut self, carrier: Carrier, sent: &Unsent) {
+    fn take_from(&mut self, send_id: SendId, sent: &Unsent) {
         self.delivered.push(Event::Told(ManagerInput::Delivered {
-            carrier,
+            send_id,
             backend: sent.backend,
             direction: sent.direction,
             datagrams: sent.datagrams.into(),
@@ -269,7 +269,7 @@ impl World {
             self.take(Unsent { datagrams: unsent.datagrams - given_up, bytes: sent, ..unsent });
         }
         Some(Event::Told(ManagerInput::Undelivered {
-            carrier: Carrier::Flow { flow: unsent.flow, upstream: unsent.upstream },
+            send_id: SendId::Flow { flow: unsent.flow, upstream: unsent.upstream },
             backend: unsent.backend,
             direction: unsent.direction,
             reason,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flowgate_core::config::Limits;
 use flowgate_core::{
-    BackendId, Burst, Carrier, CloseReason, Direction, FlowId, Instant, ManagerInput, UpstreamId,
+    BackendId, Burst, CloseReason, Direction, FlowId, Instant, ManagerInput, SendId, UpstreamId,
 };
 
 use super::World;
@@ -215,7 +215,7 @@ impl World {
             }
             ManagerInput::Drain { .. } => self.is_draining = true,
             ManagerInput::Undelivered {
-                carrier: Carrier::Flow { flow, .. },
+                send_id: SendId::Flow { flow, .. },
                 direction,
                 bytes,
                 ..

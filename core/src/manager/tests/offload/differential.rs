@@ -161,12 +161,12 @@ impl Side {
                     let address = self.address(backend).expect("a backend");
                     let who = self.client_of(flow);
                     self.questions.push((who, address));
-                    let carrier = Carrier::Flow { flow, upstream };
-                    self.delivered(carrier, Some(backend), Direction::ToBackend);
+                    let send_id = SendId::Flow { flow, upstream };
+                    self.delivered(send_id, Some(backend), Direction::ToBackend);
                 }
                 Output::SendToClient { flow, upstream, client, .. } => {
                     self.answers.push(client.port() - 1_000);
-                    self.delivered(Carrier::Flow { flow, upstream }, None, Direction::ToClient);
+                    self.delivered(SendId::Flow { flow, upstream }, None, Direction::ToClient);
                 }
                 Output::Offload { flow, backend, address, .. } => {
                     let fresh =
@@ -211,9 +211,9 @@ impl Side {
         self.table.as_ref().is_some_and(|table| table.contains_key(&flow))
     }
 
-    fn delivered(&mut self, carrier: Carrier, backend: Option<BackendId>, direction: Direction) {
+    fn delivered(&mut self, send_id: SendId, backend: Option<BackendId>, direction: Direction) {
         let (datagrams, bytes) = (1, 100);
-        self.tell(ManagerInput::Delivered { carrier, backend, direction, datagrams, bytes });
+        self.tell(ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes });
     }
 
     /// All that can be told of it at the end.
