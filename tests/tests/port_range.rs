@@ -47,6 +47,10 @@ fn a_thousand_ports_are_one_listener_and_keep_flows_at_reload_and_upgrade() {
         (&"media".into(), &4.into())
     );
     assert_eq!(listeners[0]["flows_max"], 5000);
+    assert_eq!(listeners[0]["address"], format!("{address}:20000-20999"));
+    let table = flowgate.ask(&["status"]);
+    let table = String::from_utf8_lossy(&table.stdout);
+    assert!(table.contains(&format!(" {address}:20000-20999 ")), "{table}");
     assert_eq!(status["clusters"][0]["backends"][0]["datagrams_to"], 4);
 
     flowgate.reload(&toml.replace("max_flows = 5000", "max_flows = 4000"));

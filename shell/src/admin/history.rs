@@ -113,7 +113,7 @@ mod tests {
         };
         let listener = ListenerStatus {
             name: "dns".into(),
-            address: "0.0.0.0:53".parse().unwrap(),
+            address: "0.0.0.0:53".into(),
             cluster: "dns".into(),
             flows_active: 0,
             flows_max: 1,

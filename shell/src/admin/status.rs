@@ -185,8 +185,8 @@ impl StatusDocument {
 pub struct ListenerStatus {
     /// Its name: any characters whatever, to be escaped wherever it is shown.
     pub name: String,
-    /// The address it is bound to.
-    pub address: SocketAddr,
+    /// The address it is bound to, with all its ports where it has a range of them.
+    pub address: String,
     /// The name of its cluster.
     pub cluster: String,
     /// Flows alive.

@@ -205,7 +205,7 @@ fn listeners(listeners: &[ListenerStatus]) -> Table<6> {
     for listener in listeners {
         table.row([
             escaped(&listener.name),
-            listener.address.to_string(),
+            escaped(&listener.address),
             escaped(&listener.cluster),
             human::count(listener.flows_active),
             human::count(listener.flows_max),

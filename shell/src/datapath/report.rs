@@ -20,6 +20,8 @@ pub struct ListenerReport {
     pub name: String,
     /// The address it is bound to.
     pub address: SocketAddr,
+    /// The same with all its ports.
+    pub described: String,
     /// The name of its cluster.
     pub cluster: String,
     /// The name of the cluster that mirrors its cluster.

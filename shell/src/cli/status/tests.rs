@@ -12,7 +12,7 @@ pub(in crate::cli) fn document() -> StatusDocument {
     let dropped = BTreeMap::from([("max_flows".to_owned(), traffic(10))]);
     let dns = ListenerStatus {
         name: "dns".into(),
-        address: "0.0.0.0:53".parse().unwrap(),
+        address: "0.0.0.0:53".into(),
         cluster: "resolvers".into(),
         flows_active: 1_234,
         flows_max: 65_536,

@@ -179,7 +179,7 @@ fn listener_lines(stretch: &Stretch<'_>, width: usize) -> Vec<Line<'static>> {
             plain(human::count(listener.flows_active)),
             plain(human::count(listener.flows_max)),
         ];
-        let (name, address) = (escaped(&listener.name), listener.address.to_string());
+        let (name, address) = (escaped(&listener.name), escaped(&listener.address));
         let both = if name == address { name.clone() } else { format!("{name} {address}") };
         lines.push(row(width, (&[&both, &name], PLAIN), listener_cells(cells, PLAIN)));
         if !drops.is_empty() {

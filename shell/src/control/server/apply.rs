@@ -500,7 +500,7 @@ impl BoundListener {
     }
 
     /// Its address with all its ports.
-    fn described(&self) -> String {
+    pub(super) fn described(&self) -> String {
         match self.settings.last_port {
             Some(_) => self.settings.written_address(),
             None => self.address.to_string(),
