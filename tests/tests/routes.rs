@@ -99,20 +99,31 @@ fn explain_and_check_know_routes() {
     );
     assert_eq!(routed.matches("\nlistener ").count(), 1, "{routed}");
     assert!(said("127.0.0.2").contains(&all.address().to_string()));
-    for (routes, key) in [
-        ("[[listener.route]]\nfrom = []\ncluster = \"inside\"\n", "route[0].from"),
-        ("[[listener.route]]\nfrom = [\"10.0.0.0/8\"]\n", "route[0].cluster"),
-        ("[[listener.route]]\nfrom = [\"10.0.0.0/8\"]\ncluster = \"insid\"\n", "route[0].cluster"),
+    for (routes, key, why) in [
+        (
+            "[[listener.route]]\nfrom = []\ncluster = \"inside\"\n",
+            "route[0].from",
+            "one or more networks",
+        ),
+        ("[[listener.route]]\nfrom = [\"10.0.0.0/8\"]\n", "route[0].cluster", "missing"),
+        (
+            "[[listener.route]]\nfrom = [\"10.0.0.0/8\"]\ncluster = \"insid\"\n",
+            "route[0].cluster",
+            "inside",
+        ),
         (
             "accept = \"connected\"\n[[listener.route]]\nfrom = [\"10.0.0.0/8\"]\ncluster = \"inside\"\n",
             "route",
+            "a client's own socket",
         ),
     ] {
         let file = ConfigFile::new(&config(routes, &all, &inside, 1));
         let output = output(FLOWGATE, &["check", file.path()]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(
-            output.status.code() == Some(1) && said.contains(&format!("listener[0].{key}: ")),
+            output.status.code() == Some(1)
+                && said.contains(&format!("listener[0].{key}: "))
+                && said.contains(why),
             "{said}"
         );
     }

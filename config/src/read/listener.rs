@@ -113,7 +113,8 @@ fn listener(
     );
     let routes = routes.when(
         |routes| routes.is_empty() || accept == Accept::Shared,
-        "nothing beside another value of accept than shared",
+        "nothing beside another value of accept than shared: what a client's own socket receives is read \
+         for one cluster only",
     );
     let routes = routes.when(
         |routes| {
