@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use flowgate_core::FlowId;
 use flowgate_core::snapshot::address;
 use serde::{Deserialize, Serialize};
+use slab::Slab;
 
 /// A socket connected to a client.
 #[derive(Debug)]
@@ -51,8 +52,7 @@ const NONE: u32 = u32::MAX;
 /// All clients' own sockets of a shard.
 #[derive(Debug)]
 pub struct Clients<S> {
-    slots: Vec<Option<Client<S>>>,
-    free: Vec<u32>,
+    slots: Slab<Client<S>>,
     by_address: HashMap<SocketAddr, u32>,
     /// The slot that each flow asks for, by the flow's index.
     of_flows: Vec<u32>,
@@ -76,8 +76,7 @@ pub struct Clients<S> {
 impl<S> Default for Clients<S> {
     fn default() -> Self {
         Self {
-            slots: Vec::new(),
-            free: Vec::new(),
+            slots: Slab::new(),
             by_address: HashMap::new(),
             of_flows: Vec::new(),
             waiting: VecDeque::new(),
@@ -110,19 +109,12 @@ impl<S> Clients<S> {
             self.assign(flow, slot);
             return Room::Shared;
         }
-        if let Some(&slot) = self.free.last() {
-            return Room::New(slot);
-        }
-        self.slots.push(None);
-        let slot = self.slots.len() as u32 - 1;
-        self.free.push(slot);
-        Room::New(slot)
+        Room::New(self.slots.vacant_key() as u32)
     }
 
-    /// Takes in the socket that was opened for a flow, in the slot that was found for it.
-    pub fn insert(&mut self, slot: u32, socket: S, flow: FlowId, address: SocketAddr) {
-        let Some(place) = self.slots.get_mut(slot as usize) else { return };
-        *place = Some(Client {
+    /// Takes in the socket that was opened for a flow, in the slot that it was asked for last.
+    pub fn insert(&mut self, socket: S, flow: FlowId, address: SocketAddr) {
+        let slot = self.slots.insert(Client {
             socket,
             address,
             flows: 1,
@@ -130,8 +122,7 @@ impl<S> Clients<S> {
             is_ready: false,
             has_error: false,
             coalesces: false,
-        });
-        self.free.pop_if(|free| *free == slot);
+        }) as u32;
         self.by_address.insert(address, slot);
         self.assign(flow, slot);
     }
@@ -149,7 +140,7 @@ impl<S> Clients<S> {
 
     /// The socket in a slot.
     pub fn at_mut(&mut self, slot: u32) -> Option<&mut Client<S>> {
-        self.slots.get_mut(slot as usize)?.as_mut()
+        self.slots.get_mut(slot as usize)
     }
 
     /// How many clients have sockets of their own.
@@ -176,10 +167,12 @@ impl<S> Clients<S> {
 
     /// Takes the socket in a slot out of it if it is of no use any more.
     fn take_unused(&mut self, slot: u32) -> Option<S> {
-        let place = self.slots.get_mut(slot as usize)?;
-        let client = place.take_if(|client| client.flows == 0 && client.stage == Stage::Open)?;
+        let client = self.slots.get(slot as usize)?;
+        if client.flows > 0 || client.stage != Stage::Open {
+            return None;
+        }
+        let client = self.slots.remove(slot as usize);
         self.by_address.remove(&client.address);
-        self.free.push(slot);
         Some(client.socket)
     }
 
@@ -287,24 +280,20 @@ impl ClientsSnapshot {
 impl<S> Clients<S> {
     /// What they are for.
     pub fn snapshot(&self) -> ClientsSnapshot {
-        let mut flows = vec![Vec::new(); self.slots.len()];
+        let mut flows = vec![Vec::new(); self.slots.capacity()];
         for (flow, &slot) in (0..).zip(&self.of_flows) {
             if let Some(flows) = flows.get_mut(slot as usize) {
                 flows.push(flow);
             }
         }
-        let open = self.slots.iter().zip(flows);
-        let snapshot = |(client, flows): (&Option<Client<S>>, Vec<u32>)| {
-            let client = client.as_ref()?;
-            Some(ClientSnapshot {
-                address: client.address,
-                flows,
-                is_open: client.stage == Stage::Open,
-                coalesces: client.coalesces,
-            })
+        let snapshot = |(slot, client): (usize, &Client<S>)| ClientSnapshot {
+            address: client.address,
+            flows: std::mem::take(&mut flows[slot]),
+            is_open: client.stage == Stage::Open,
+            coalesces: client.coalesces,
         };
         ClientsSnapshot {
-            clients: open.filter_map(snapshot).collect(),
+            clients: self.slots.iter().map(snapshot).collect(),
             leaving: (self.leaving.len() + self.parting.len()) as u32,
             drops: self.drops,
             not_opened: self.not_opened,
@@ -313,7 +302,7 @@ impl<S> Clients<S> {
 
     /// All sockets in the order of the snapshot.
     pub fn sockets(&self) -> impl Iterator<Item = &S> {
-        let open = self.slots.iter().flatten().map(|client| &client.socket);
+        let open = self.slots.iter().map(|(_, client)| &client.socket);
         open.chain(&self.leaving).chain(&self.parting)
     }
 
@@ -327,12 +316,11 @@ impl<S> Clients<S> {
             Self { drops: snapshot.drops, not_opened: snapshot.not_opened, ..Self::default() };
         for ClientSnapshot { address, flows, is_open, coalesces } in snapshot.clients {
             let Some(socket) = sockets.next().flatten() else { continue };
-            let slot = all.slots.len() as u32;
             // What came by the listener and is older may still be there, unless it has been read.
             let stage = if is_open { Stage::Open } else { Stage::New };
             let count = flows.len() as u32;
             let (is_ready, has_error) = (false, false);
-            all.slots.push(Some(Client {
+            let slot = all.slots.insert(Client {
                 socket,
                 address,
                 flows: count,
@@ -340,7 +328,7 @@ impl<S> Clients<S> {
                 is_ready,
                 has_error,
                 coalesces,
-            }));
+            }) as u32;
             all.by_address.insert(address, slot);
             flows.into_iter().for_each(|flow| all.assign_slot(flow as usize, slot));
         }
@@ -352,11 +340,9 @@ impl<S> Clients<S> {
     /// All that are open, with their slots, for the poll to tell of them as if it never had.
     pub fn watched_anew(&mut self) -> impl Iterator<Item = (u32, &S)> {
         self.asks_for_the_listener = !self.waiting.is_empty();
-        let open = (0..).zip(&mut self.slots);
-        open.filter_map(|(slot, client)| {
-            let client = client.as_mut()?;
+        self.slots.iter_mut().map(|(slot, client)| {
             client.is_ready = false;
-            Some((slot, &client.socket))
+            (slot as u32, &client.socket)
         })
     }
 }

@@ -61,7 +61,7 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
         let Room::New(slot) = sockets.clients.ask(flow, client) else { return };
         let token = Token::Client { shard: sockets.shard, slot };
         match self.kernel.open_client(&sockets.listener, client, token) {
-            Ok(socket) => sockets.clients.insert(slot, socket, flow, client),
+            Ok(socket) => sockets.clients.insert(socket, flow, client),
             // It stays with the listener.
             Err(_) => sockets.clients.not_opened += 1,
         }
