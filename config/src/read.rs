@@ -22,7 +22,7 @@ use crate::reader::{Field, Item, Table};
 use crate::schema::Shape;
 use crate::value::{duration, text, whole};
 use crate::{Config, Listener, Workers};
-use announce::Told;
+use announce::AnnouncedBy;
 use cluster::Clusters;
 
 /// The longest wait for flows to end at a graceful stop.
@@ -39,15 +39,16 @@ pub(crate) fn document(table: &Table<'_>) -> Option<Config> {
     let drain_timeout = table
         .get("drain_timeout", duration(Duration::ZERO..=MAX_DRAIN))
         .or(Duration::from_secs(30));
-    let mut told = Told::new();
-    let announce = announce::announce(table, &mut told);
+    let mut announced_by = AnnouncedBy::new();
+    let announce = announce::announce(table, &mut announced_by);
     let lame_duck = table.get("lame_duck", duration(Duration::ZERO..=MAX_DRAIN));
     let log = table.section("log", log::log);
     let admin = table.section("admin", admin::admin);
     let Field { item, value } = table.get("cluster", Clusters::read);
     let clusters = value.unwrap_or_default();
-    let listeners =
-        table.require("listener", |item| listener::listeners(item, &clusters, &mut told)).value?;
+    let listeners = table
+        .require("listener", |item| listener::listeners(item, &clusters, &mut announced_by))
+        .value?;
     warn_of_unused(&item, &listeners);
     // Those who send traffic here are to hear that they had better not, if anybody tells them.
     let is_told = announce.item.value().is_some() || listeners.iter().any(|l| l.announce.is_some());

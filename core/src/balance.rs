@@ -103,8 +103,8 @@ impl Balancer {
         self.primaries.pick(backends, &|| ClientHash::new(client, affinity), random)
     }
 
-    /// Goes on with the turns of `former`, which was there before a change: whoever was next is next,
-    /// and whoever is new comes after those. Those in `replaced` are others than before.
+    /// Goes on with the turns of `former`, which was there before a change: the backend that was
+    /// next is next, and new ones come after those. Those in `replaced` are others than before.
     pub(crate) fn go_on_from(&mut self, former: &Self, replaced: &[BackendId]) {
         for (tier, former) in
             [(&mut self.primaries, &former.primaries), (&mut self.backups, &former.backups)]
@@ -115,7 +115,7 @@ impl Balancer {
         }
     }
 
-    /// Begins so many turns later, so that several balancers over the same backends do not all
+    /// Begins a number of turns later, so that several balancers over the same backends do not all
     /// begin with the same one.
     pub(crate) fn skip_turns(&mut self, count: usize, backends: &Backends) {
         for tier in [&mut self.primaries, &mut self.backups] {

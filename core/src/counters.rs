@@ -54,7 +54,7 @@ impl Counters {
         self.upstream_errors += other.upstream_errors;
     }
 
-    /// Counts what is queued as dropped: whoever counted it sends nothing any more.
+    /// Counts what is queued as dropped: its sender sends nothing any more.
     pub fn give_up_queued(&mut self) {
         for direction in Direction::ALL {
             let ledger = self.ledger_mut(direction);

@@ -20,7 +20,7 @@ pub struct FlowId {
 pub(crate) const BRANCH: u32 = 1;
 
 impl FlowId {
-    /// Names the flow of a slot and generation, for whoever has written them down.
+    /// Names the flow of a slot and generation, for a caller that has written them down.
     pub const fn new(index: u32, generation: u32) -> Self {
         Self { index, generation }
     }

@@ -78,7 +78,7 @@ pub enum Output<'p> {
         flow: FlowId,
     },
     /// Have all datagrams of all flows of a backend come by the sockets again, at once. Their
-    /// entries need not be removed by themselves: each flow is offloaded anew, or recalled.
+    /// entries need not be removed by themselves: each flow is offloaded again, or recalled.
     RecallBackend {
         /// The backend.
         backend: BackendId,

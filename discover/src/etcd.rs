@@ -172,9 +172,9 @@ fn backend(value: &str) -> Result<(String, Backend), String> {
     let value = decoded(value);
     let text = value.trim();
     let said = if text.starts_with('{') {
-        serde_json::from_str::<Said>(text).map_err(|error| error.to_string())?
+        serde_json::from_str::<Registration>(text).map_err(|error| error.to_string())?
     } else {
-        Said { address: text.to_owned(), ..Said::default() }
+        Registration { address: text.to_owned(), ..Registration::default() }
     };
     let is_address = said.address.parse::<std::net::SocketAddr>().is_ok()
         || said.address.rsplit_once(':').is_some_and(|(host, port)| {
@@ -197,7 +197,7 @@ fn decoded(text: &str) -> String {
 }
 
 #[derive(Default, Deserialize)]
-struct Said {
+struct Registration {
     address: String,
     weight: Option<u32>,
     #[serde(default)]

@@ -269,7 +269,7 @@ INLINE long forward6(struct __sk_buff *skb) {
 }
 
 SEC("classifier") int flowgate(struct __sk_buff *skb) {
-	// A packet to somebody else that the card has seen all the same, or of a VLAN, is not for us.
+	// A packet to another host that the card has seen all the same, or of a VLAN, is not for us.
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present) return TO_SOCKETS;
 	if (skb->protocol == be16(ETH_P_IP)) return forward4(skb);
 	if (skb->protocol == be16(ETH_P_IPV6)) return forward6(skb);

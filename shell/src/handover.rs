@@ -5,7 +5,7 @@
 //! over what it knows, as a [`snapshot`], and all sockets (`SCM_RIGHTS`). No flow
 //! ends, and no datagram is lost or forwarded twice.
 //!
-//! All of this is rehearsed up to the moment at which the old process would let go, with a process
+//! All of this is rehearsed up to the moment at which the old process would quiesce its flows, with a process
 //! that is killed then: a program that hangs or falls over when it reads the state costs nothing.
 //!
 //! # The protocol

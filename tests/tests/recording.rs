@@ -142,7 +142,7 @@ fn a_pipe_is_waited_for_until_somebody_reads_it() {
     let address = flowgate.address();
     let pipe = unused_path("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
-    let mut recording = Recording::begin_at(pipe, &flowgate, &[], "waiting until somebody reads");
+    let mut recording = Recording::begin_at(pipe, &flowgate, &[], "waiting for a reader of");
     let reader = std::thread::spawn({
         let pipe = recording.path.clone();
         move || std::fs::read(pipe).expect("the recording")

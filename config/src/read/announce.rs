@@ -17,13 +17,16 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// Who is told of something already.
-pub(super) type Told = Claims<AnnounceBy>;
+pub(super) type AnnouncedBy = Claims<AnnounceBy>;
 
 /// The table under `announce`, if there is one. Nobody is told of two things, which may differ.
-pub(super) fn announce<'t>(table: &'t Table<'_>, told: &mut Told) -> Field<'t, Announce> {
+pub(super) fn announce<'t>(
+    table: &'t Table<'_>,
+    announced_by: &mut AnnouncedBy,
+) -> Field<'t, Announce> {
     table.get("announce", |item| {
         let announce = item.table("a table", |table| read(table, item))?;
-        let alone = each(&announce.by).into_iter().all(|by| told.claim(by, item, ONE));
+        let alone = each(&announce.by).into_iter().all(|by| announced_by.claim(by, item, ONE));
         alone.then_some(announce)
     })
 }

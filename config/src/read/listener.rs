@@ -11,7 +11,7 @@ use flowgate_core::config::{Accept, Balance, MAX_FLOWS, Mode, Source};
 use flowgate_core::route::Routes;
 use ipnet::IpNet;
 
-use super::announce::{self, Told};
+use super::announce::{self, AnnouncedBy};
 use super::cluster::Clusters;
 use crate::cluster::{Cluster, Member, Target};
 use crate::error::Fault;
@@ -32,9 +32,9 @@ const DEFAULT_BUFFER: usize = 4 << 20;
 pub(super) fn listeners(
     item: &Item<'_>,
     clusters: &Clusters,
-    told: &mut Told,
+    announced_by: &mut AnnouncedBy,
 ) -> Option<Vec<Listener>> {
-    let mut seen = Seen { names: Claims::new(), addresses: Addresses::default(), told };
+    let mut seen = Seen { names: Claims::new(), addresses: Addresses::default(), announced_by };
     let listeners =
         item.list(TABLES, |item| item.table(TABLES, |table| listener(table, clusters, &mut seen)))?;
     let listeners: Vec<_> = listeners.into_iter().flatten().collect();
@@ -45,13 +45,13 @@ pub(super) fn listeners(
 struct Seen<'a> {
     names: Claims<String>,
     addresses: Addresses,
-    told: &'a mut Told,
+    announced_by: &'a mut AnnouncedBy,
 }
 
 fn listener(
     table: &Table<'_>,
     clusters: &Clusters,
-    Seen { names, addresses, told }: &mut Seen<'_>,
+    Seen { names, addresses, announced_by }: &mut Seen<'_>,
 ) -> Option<Vec<Listener>> {
     let interface = table.get("interface", interface);
     let has_interface = interface.item.value().is_some();
@@ -131,7 +131,7 @@ fn listener(
     let routes = routes.or(Vec::new());
     let allow = table.get("allow", networks).or(vec![]);
     let deny = table.get("deny", networks).or(vec![]);
-    let announce = announce::announce(table, told);
+    let announce = announce::announce(table, announced_by);
 
     let at = address.value?;
     if interface.is_refused() {
@@ -218,7 +218,7 @@ fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
     address
 }
 
-/// Whether backends are told apart by their hosts alone, and each port's can be chosen anew.
+/// Whether backends are told apart by their hosts alone, and each port's can be chosen again.
 fn has_a_place_by_host(cluster: &Cluster) -> bool {
     let hosts = cluster.members.iter().map(|member| match &member.target {
         Target::Address(address) => address.ip().to_string(),

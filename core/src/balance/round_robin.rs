@@ -58,7 +58,7 @@ impl RoundRobin {
         Some(self.ids[taken.member()])
     }
 
-    /// Lets so many turns pass.
+    /// Lets a number of turns pass.
     pub(super) fn skip(&mut self, count: usize, backends: &Backends) {
         for _ in 0..count.checked_rem(self.ids.len()).unwrap_or(0) {
             self.pick(backends);

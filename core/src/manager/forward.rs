@@ -198,7 +198,7 @@ impl UdpManager {
                     // It comes second, and shows that the backend is there.
                     self.count_answer(backend, Traffic::default(), now);
                 }
-                self.disturb(left, now);
+                self.prolong_quarantine(left, now);
                 DropReason::UnknownFlow
             }
             Recipient::Nobody(reason) => reason,

@@ -60,7 +60,7 @@ impl UdpManager {
         }
     }
 
-    /// Has all datagrams of all flows come by the sockets again. They are offered anew in time, as far
+    /// Has all datagrams of all flows come by the sockets again. They are offered again in time, as far
     /// as they may still be.
     pub(super) fn recall_all<'p>(&self, outputs: &mut impl Outputs<'p>) {
         if self.config.offload {

@@ -254,7 +254,7 @@ impl UdpManager {
 
     /// Something has come for the flow in a slot that has ended: for its backend it is not over. Its
     /// quarantine begins again.
-    pub(super) fn disturb(&mut self, slot: usize, now: Instant) {
+    pub(super) fn prolong_quarantine(&mut self, slot: usize, now: Instant) {
         if let Some(time) = self.quarantine() {
             self.flows.prolong_quarantine(slot, now + time);
         }

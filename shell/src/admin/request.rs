@@ -177,7 +177,7 @@ pub struct TraceRequest {
     pub sender: TraceSender,
 }
 
-/// A recording that somebody asks for, and where it goes.
+/// A recording that a client asks for, and where it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordRequest {
     /// What it is to be.

@@ -345,7 +345,7 @@ pub struct AnswerTimesDoc {
     pub count: u64,
     /// How long all of them took together.
     pub sum_seconds: f64,
-    /// How many took at most so many seconds, in rising order.
+    /// How many took at most this many seconds, in rising order.
     pub buckets: Vec<(f64, u64)>,
 }
 

@@ -139,7 +139,7 @@ pub(super) fn output_file(path: &Path) -> Result<File, Failure> {
     if files::is_pipe(path) {
         match files::append_to(path) {
             Ok(pipe) => return Ok(pipe),
-            Err(_) => eprintln!("waiting until somebody reads {}", escaped_path(path)),
+            Err(_) => eprintln!("waiting for a reader of {}", escaped_path(path)),
         }
     }
     files::private(path).map_err(|error| unwritten(path, &error))

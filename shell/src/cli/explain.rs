@@ -14,7 +14,7 @@ use super::ask::{SocketOption, fault, put};
 use crate::admin::escape::{escaped, escaped_json};
 use crate::admin::request::{Request, Response};
 use crate::control::explain::{
-    ExplainedListener, Question, Standing, describe_client, explain_all,
+    ExplainedBackend, ExplainedListener, Question, describe_client, explain_all,
 };
 use crate::control::reach;
 
@@ -41,7 +41,7 @@ pub(super) fn run(
     reach::check(&config)?;
     let look = |cluster: &Cluster| {
         let all = cluster.backends(addresses_of).into_iter();
-        all.map(|backend| Standing { backend, is_out: None }).collect()
+        all.map(|backend| ExplainedBackend { backend, is_out: None }).collect()
     };
     let payload = payload.map(|payload| &*payload.0);
     print(client, &explain_all(&config, Question { client, payload }, &look), json)

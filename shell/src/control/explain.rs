@@ -21,7 +21,7 @@ use payload::Says;
 use crate::control::source;
 
 /// A backend as it stands.
-pub(crate) struct Standing {
+pub(crate) struct ExplainedBackend {
     /// What is configured, resolved and set.
     pub(crate) backend: BackendConfig,
     /// Why it takes no new flow, if it does not.
@@ -29,7 +29,7 @@ pub(crate) struct Standing {
 }
 
 /// How the backends of a cluster stand.
-pub(crate) type Look<'a> = &'a dyn Fn(&Cluster) -> Vec<Standing>;
+pub(crate) type Look<'a> = &'a dyn Fn(&Cluster) -> Vec<ExplainedBackend>;
 
 /// What a client sends, as far as that counts.
 #[derive(Clone, Copy)]
@@ -146,14 +146,14 @@ fn explain(
     look: Look<'_>,
 ) -> (Option<SocketAddr>, Vec<String>) {
     let policy = &listener.cluster.policy;
-    let standings = look(&listener.cluster);
-    let manager = manager_of(listener, &standings);
+    let explained = look(&listener.cluster);
+    let manager = manager_of(listener, &explained);
     let backends = manager.backends();
-    let why_out = |Standing { backend, is_out }: &Standing| {
+    let why_out = |ExplainedBackend { backend, is_out }: &ExplainedBackend| {
         Some(format!("not {}: {}", backend.address, is_out.as_ref()?))
     };
-    let mut lines: Vec<String> = standings.iter().filter_map(why_out).collect();
-    if !lines.is_empty() && lines.len() == standings.len() && policy.health.fail_open {
+    let mut lines: Vec<String> = explained.iter().filter_map(why_out).collect();
+    if !lines.is_empty() && lines.len() == explained.len() && policy.health.fail_open {
         lines.push("none is left, so that all count as up (fail_open)".to_owned());
     }
     if let Mode::FanOut { reply_from } = policy.mode {
@@ -161,7 +161,7 @@ fn explain(
         return (None, lines);
     }
     let resolved = ClusterConfig {
-        backends: standings.iter().map(|standing| standing.backend).collect(),
+        backends: explained.iter().map(|backend| backend.backend).collect(),
         ..policy.clone()
     };
     let (says, line) = payload::read(&resolved, payload);
@@ -181,11 +181,11 @@ fn explain(
 }
 
 /// A manager that knows the backends, and how they stand.
-fn manager_of(listener: &Listener, standings: &[Standing]) -> UdpManager {
-    let backends = standings.iter().map(|standing| standing.backend).collect();
+fn manager_of(listener: &Listener, explained: &[ExplainedBackend]) -> UdpManager {
+    let backends = explained.iter().map(|backend| backend.backend).collect();
     let config = listener.manager_config(listener.address, 1, Vec::new(), false, backends);
     let mut manager = UdpManager::new(config, 0, Instant::ORIGIN);
-    for (place, _) in standings.iter().enumerate().filter(|(_, s)| s.is_out.is_some()) {
+    for (place, _) in explained.iter().enumerate().filter(|(_, s)| s.is_out.is_some()) {
         let (backend, event) = (BackendId::new(place), BackendEvent::Down);
         let input = ManagerInput::BackendChanged { backend, event };
         manager.handle_input(input, Instant::ORIGIN, &mut Vec::new());

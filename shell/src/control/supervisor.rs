@@ -193,7 +193,7 @@ impl Supervisor {
         let http = http.transpose()?;
         let supervisor = runtime.supervise(path, text, level, server, Vec::new())?;
         let supervisor = Self { control, http, ..supervisor };
-        supervisor.retarget();
+        supervisor.update_probes();
         supervisor.notifier.ready();
         supervisor.keep_listeners();
         supervisor.notifier.forget_flows();
@@ -313,7 +313,7 @@ impl Supervisor {
 
     fn take_answer(&mut self, answer: Answer) {
         if self.server.resolved(&answer.name, answer.addresses) {
-            self.retarget();
+            self.update_probes();
         }
     }
 
@@ -331,7 +331,7 @@ impl Supervisor {
                 info!(?cluster, "the backends that were found are in force");
                 (self.config, self.found) = (config, found);
                 self.follow_names();
-                self.retarget();
+                self.update_probes();
             }
             // What is found of other clusters is not to wait for this one.
             Err(error) => warn!(
@@ -349,7 +349,7 @@ impl Supervisor {
     }
 
     /// Has the backends probed that there are now.
-    pub(crate) fn retarget(&self) {
+    pub(crate) fn update_probes(&self) {
         let targets = probe_targets(&self.config, |host| self.server.addresses_of(host));
         self.prober.set_targets(targets);
     }

@@ -1,5 +1,5 @@
 //! The sockets by which datagrams leave that no flow carries: unconnected, so that nothing that the
-//! network says of one backend is told to them, and deaf, since nobody waits for an answer.
+//! network says of one backend is told to them, and send-only, since nobody waits for an answer.
 //!
 //! All that goes to one backend alone leaves by one socket of each family, across clients and
 //! backends. A backend that gets copies of what others get too has a socket of its own, so that

@@ -215,7 +215,7 @@ pub struct Socket {
     fd: OwnedFd,
     v6: bool,
     /// Whether what arrives at it is thrown away.
-    is_deaf: bool,
+    is_send_only: bool,
     /// Its port, where that is one of a range. Declared last: it outlives the socket.
     lease: Option<PortLease>,
 }
@@ -225,7 +225,7 @@ has_socket!(Socket, fd);
 impl Socket {
     /// Takes over a bound or connected UDP socket.
     pub const fn new(fd: OwnedFd, v6: bool) -> Self {
-        Self { fd, v6, is_deaf: false, lease: None }
+        Self { fd, v6, is_send_only: false, lease: None }
     }
 
     /// Takes over an upstream socket of another process.
@@ -239,13 +239,13 @@ impl Socket {
     }
 
     /// Takes over a UDP socket at which whatever arrives is thrown away.
-    pub const fn deaf(fd: OwnedFd, v6: bool) -> Self {
-        Self { fd, v6, is_deaf: true, lease: None }
+    pub const fn send_only(fd: OwnedFd, v6: bool) -> Self {
+        Self { fd, v6, is_send_only: true, lease: None }
     }
 
     /// Whether what arrives at it is thrown away, or is another's to read.
-    pub const fn is_deaf(&self) -> bool {
-        self.is_deaf
+    pub const fn is_send_only(&self) -> bool {
+        self.is_send_only
     }
 
     /// Whether it is of IPv6.

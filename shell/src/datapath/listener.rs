@@ -123,7 +123,7 @@ fn overlaps_any(listener: &Listener, mut ours: impl Iterator<Item = (SocketAddr,
 }
 
 /// Whether the kernel would refuse one of two addresses beside the other: the same address twice, as
-/// where a reload binds it anew; and a wildcard beside a single address of the same port, unless that
+/// where a reload binds it again; and a wildcard beside a single address of the same port, unless that
 /// is of a family that the wildcard does not take. Datagrams go to the more specific of the two.
 pub fn overlaps(one: (SocketAddr, bool), other: (SocketAddr, bool)) -> bool {
     let takes = |(wildcard, v6_only): (SocketAddr, bool), single: SocketAddr| {

@@ -44,7 +44,7 @@ pub struct Shard<K: Kernel> {
     ready: VecDeque<Ready>,
     is_listener_ready: bool,
     /// Whether another shard reads its listener, and passes on what it is to have.
-    is_deaf: bool,
+    is_send_only: bool,
     /// The shards that serve some of its clients, by their numbers.
     routes: Option<Arc<Routes<u32>>>,
     /// Whether the listener's buffer was half full when it was read last.
@@ -94,7 +94,7 @@ impl<K: Kernel> Shard<K> {
             sockets,
             ready: VecDeque::with_capacity(room),
             is_listener_ready: false,
-            is_deaf: false,
+            is_send_only: false,
             routes: None,
             is_behind: false,
             scratch: Scratch::default(),
@@ -120,8 +120,8 @@ impl<K: Kernel> Shard<K> {
     }
 
     /// Leaves it to another shard to read the listener.
-    pub const fn set_deaf(&mut self, is_deaf: bool) {
-        self.is_deaf = is_deaf;
+    pub const fn set_deaf(&mut self, is_send_only: bool) {
+        self.is_send_only = is_send_only;
     }
 
     /// Has other shards serve some of its clients from now on, or none. Says whether that changes
@@ -293,9 +293,9 @@ impl<K: Kernel> Shard<K> {
             return;
         }
         match token {
-            // Egress sockets are deaf.
+            // Egress sockets are send-only.
             Token::Wake | Token::Network | Token::EgressSocket { .. } => {}
-            Token::Listener { .. } if self.is_deaf => {}
+            Token::Listener { .. } if self.is_send_only => {}
             Token::Listener { .. } => {
                 if !std::mem::replace(&mut self.is_listener_ready, true) {
                     self.ready.push_back(Ready::Listener);

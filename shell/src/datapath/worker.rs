@@ -135,7 +135,7 @@ pub enum Command {
         /// Where to tell.
         sender: TraceSender,
     },
-    /// Have a shard recorded, as long as whoever asked for it reads.
+    /// Have a shard recorded, as long as the client that asked for it reads.
     Record {
         /// The shard.
         shard: u32,
@@ -503,10 +503,10 @@ impl<K: WorkerKernel> Worker<K> {
         manager: UdpManager,
         now: Instant,
     ) -> io::Result<()> {
-        let is_deaf = listener.is_deaf();
+        let is_send_only = listener.is_send_only();
         let listener = self.kernel.listen(listener, Token::Listener { shard: number })?;
         let mut shard = Shard::new(number, listener, manager);
-        shard.set_deaf(is_deaf);
+        shard.set_deaf(is_send_only);
         match_buffers(&mut shard);
         shard.open_egress_sockets(&mut self.kernel, now);
         self.place(number, NamedShard { name, shard, state_changes: 0 });
@@ -595,7 +595,7 @@ fn match_buffers<K: WorkerKernel>(shard: &mut Shard<K>) {
 }
 
 /// Gives other shards what a shard has read for them, in order. What is for one that is gone is for
-/// whoever has read it.
+/// the one that has read it.
 fn pass_on<'t, K: WorkerKernel>(
     shards: &mut [Option<NamedShard<K>>],
     reader: usize,

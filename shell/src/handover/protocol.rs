@@ -53,7 +53,7 @@ pub enum OldDoes {
     /// Say how things stand, and go on serving.
     Offer,
     /// Let go of the flows, and say how things stand.
-    LetGo,
+    Quiesce,
     /// Pass all descriptors.
     Pass,
     /// Say that they belong to the new process. It may serve from now on.
@@ -93,7 +93,7 @@ impl Old {
     pub const fn on(&mut self, event: Event<NewWord>) -> OldDoes {
         let (next, does) = match (&*self, event) {
             (Self::Starting, Event::Heard(NewWord::Hello)) => (Self::Offering, OldDoes::Offer),
-            (Self::Offering, Event::Heard(NewWord::Ready)) => (Self::Quiescing, OldDoes::LetGo),
+            (Self::Offering, Event::Heard(NewWord::Ready)) => (Self::Quiescing, OldDoes::Quiesce),
             (Self::Quiescing, Event::Heard(NewWord::Read)) => (Self::Passing, OldDoes::Pass),
             (Self::Passing, Event::Heard(NewWord::Staged)) => (Self::Committing, OldDoes::Yield),
             (Self::Committing, Event::Heard(NewWord::Serving)) => (Self::Gone, OldDoes::Leave),
@@ -193,7 +193,7 @@ impl OldDoes {
     pub const fn word(self) -> Option<OldWord> {
         match self {
             Self::Offer => Some(OldWord::Offer),
-            Self::LetGo => Some(OldWord::State),
+            Self::Quiesce => Some(OldWord::State),
             Self::Pass => Some(OldWord::Descriptors),
             Self::Yield => Some(OldWord::Commit),
             Self::Leave | Self::RollBack => None,

@@ -85,7 +85,7 @@ impl Successor {
     /// process that ends meanwhile must kill it, or it goes on in its stead.
     ///
     /// That is rehearsed before, with a process that is killed afterwards and goes one step further:
-    /// it reads the state, as if the old one had let go. So a program that hangs then, or falls over,
+    /// it reads the state, as if the old one had released everything. So a program that hangs then, or falls over,
     /// does that while all is served.
     ///
     /// # Errors
@@ -143,7 +143,7 @@ impl Successor {
             READY_TIMEOUT,
             |channel, deadline| channel.send_bytes(offer, deadline),
         )?;
-        new.expect("find whether it could take over", OldDoes::LetGo, READY_TIMEOUT)?;
+        new.expect("find whether it could take over", OldDoes::Quiesce, READY_TIMEOUT)?;
         let limit = reading.uptime().saturating_mul(READINGS);
         new.step_timeout = limit.clamp(MIN_STEP_TIMEOUT, MAX_STEP_TIMEOUT);
         Ok(new)

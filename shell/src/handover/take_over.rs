@@ -236,10 +236,10 @@ impl StagedState {
         supervisor.server.all_probed(&probes);
         let wanted = std::mem::replace(&mut supervisor.config, former);
         // With what is known of them the backends are probed as they were, and only then otherwise.
-        supervisor.retarget();
+        supervisor.update_probes();
         supervisor.server.go_over(&wanted, bound);
         supervisor.config = wanted;
-        supervisor.retarget();
+        supervisor.update_probes();
         if let Err(error) = supervisor.resume_admin_of(control, http) {
             error!("{error}");
         }

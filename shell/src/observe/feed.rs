@@ -1,6 +1,6 @@
-//! A bounded channel from workers to whoever watches. Sending never blocks: what finds no room is the
+//! A bounded channel from workers to a reader. Sending never blocks: what finds no room is the
 //! sender's to leave out. Nor does it wake anybody, which would cost a worker a system call each time:
-//! whoever watches looks again and again.
+//! the reader looks again and again.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 /// From one look to the next.
 const PERIOD: Duration = Duration::from_millis(20);
 
-/// Makes a channel in which so many bytes may wait, as senders count them.
+/// Makes a channel in which this many bytes may wait, as senders count them.
 pub(crate) fn channel<T>(capacity: usize) -> (Tx<T>, Rx<T>) {
     let (sender, receiver) = unbounded_channel();
     let shared = Arc::new(Shared { capacity, ..Shared::default() });
@@ -47,7 +47,7 @@ struct Shared {
 }
 
 impl<T> Tx<T> {
-    /// Sends something of so many bytes. Says whether there was room for it.
+    /// Sends something of this many bytes. Says whether there was room for it.
     pub(crate) fn send(&self, item: T, bytes: usize) -> bool {
         let before = self.shared.waiting.fetch_add(bytes, Ordering::Relaxed);
         let is_sent =

@@ -56,7 +56,7 @@ pub struct RecordOptions {
 
 impl Eq for RecordOptions {}
 
-/// Makes a channel from taps to whoever asked for a recording.
+/// Makes a channel from taps to the client that asked for a recording.
 pub fn channel(head: RecordingHead) -> (RecordSender, RecordFeed) {
     let (sender, receiver) = feed::channel(MAX_WAITING);
     let head = Some(RecordingBlock::Head(head).to_bytes());
@@ -470,7 +470,7 @@ impl RecordTap {
         }
     }
 
-    /// A turn is over. Says whether somebody still listens.
+    /// A turn is over. Says whether a client still listens.
     pub(crate) fn flush(&mut self) -> bool {
         self.write_delivered();
         let written = std::mem::take(&mut self.written);
@@ -517,7 +517,7 @@ mod tests {
 
     use super::*;
 
-    /// A manager with so many flows.
+    /// A manager with this many flows.
     fn manager(flows: u16) -> UdpManager {
         let toml = "[[listener]]\naddress = \"192.0.2.1:53\"\ncluster = \"c\"\n\
                     [cluster.c]\nbackends = [\"10.0.0.1:53\"]\n";

@@ -278,7 +278,7 @@ impl<R: Read> CaptureReader<R> {
         Ok(true)
     }
 
-    /// Reads so many bytes, as far as they are there and no more than a packet has.
+    /// Reads this many bytes, as far as they are there and no more than a packet has.
     fn body(&mut self, len: u32) -> io::Result<bool> {
         self.packet.clear();
         if len > MAX_PACKET {

@@ -2,7 +2,7 @@
 //!
 //! An input is a byte that says what it is, and numbers of as many bytes as they need (LEB128). Times
 //! are told as what has passed since the input before. A client is written down where it comes first,
-//! and is a number from then on, as is a flow; now and then counting begins anew, so that neither
+//! and is a number from then on, as is a flow; now and then counting restarts, so that neither
 //! side remembers too much.
 
 mod numbers;
@@ -46,7 +46,7 @@ const SEVERAL: u8 = 0x40;
 /// The first bytes of each datagram follow.
 const WITH_PAYLOAD: u8 = 0x20;
 
-/// So many clients and flows are numbered before counting begins anew.
+/// How many clients and flows are numbered before counting restarts.
 const MAX_NUMBERED: u32 = 50_000;
 
 /// The same in bytes written.
@@ -180,12 +180,12 @@ pub struct InputPiece {
     pub bytes: Vec<u8>,
     /// How many inputs they are.
     pub inputs: u32,
-    /// Whether counting begins anew with them.
+    /// Whether counting restarts with them.
     pub is_fresh: bool,
 }
 
 impl InputEncoder {
-    /// An encoder that keeps so many bytes of each datagram.
+    /// An encoder that keeps this many bytes of each datagram.
     pub fn new(payload: u16) -> Self {
         Self {
             bytes: Vec::new(),
@@ -200,7 +200,7 @@ impl InputEncoder {
         }
     }
 
-    /// Keeps so many bytes of each datagram from now on.
+    /// Keeps this many bytes of each datagram from now on.
     pub const fn set_payload(&mut self, payload: u16) {
         self.payload = payload;
     }
@@ -221,7 +221,7 @@ impl InputEncoder {
         piece
     }
 
-    /// Begins to count anew, after something has been lost.
+    /// Restarts counting, after something has been lost.
     pub fn restart(&mut self) {
         self.bytes.clear();
         self.numbers.restart();
@@ -520,7 +520,7 @@ pub struct InputDecoder {
 }
 
 impl InputDecoder {
-    /// Counting begins anew.
+    /// Counting restarts.
     pub fn restart(&mut self) {
         *self = Self::default();
     }

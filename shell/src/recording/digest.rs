@@ -1,5 +1,5 @@
 //! A sum over bytes, or over what a manager has emitted, in which every bit counts. It finds damage and
-//! differences; it keeps no secret, and proves nothing against whoever means it ill.
+//! differences; it keeps no secret, and proves nothing against an attacker.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -28,7 +28,7 @@ const INPUTS: u8 = 3;
 const GAP: u8 = 4;
 const END: u8 = 5;
 
-/// Counting begins anew with this block.
+/// Counting restarts with this block.
 const FRESH: u8 = 1;
 
 /// What a recording is.
@@ -81,7 +81,7 @@ pub enum RecordingBlock {
         /// The sum over all that was emitted since the start, up to the end of these inputs.
         outputs: u64,
     },
-    /// So many inputs of a shard are missing here.
+    /// How many inputs of a shard are missing here.
     Gap(u32, u64),
     /// It has ended as it was meant to.
     End,

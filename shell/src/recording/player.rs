@@ -203,7 +203,7 @@ impl<'c> Player<'c> {
         &self.head
     }
 
-    /// What whoever reads the report is to know.
+    /// Notes for the reader of the report.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -427,7 +427,7 @@ impl ShardPlay {
         }
     }
 
-    /// What was said of a backend is said of that which has its address.
+    /// What was said of a backend is said of the one that has its address.
     fn backend_changed(&mut self, recorded: BackendId, event: BackendEvent, now: Instant) {
         let address = self.recorded.cluster.backends.get(recorded.index()).map(|b| b.address);
         let mut all = self.manager.backends().iter();
@@ -488,7 +488,7 @@ impl ShardPlay {
 }
 
 impl Tally {
-    /// What an answer to a client comes by, and from whom: of its flows that which it belongs to, where
+    /// What an answer to a client comes by, and from whom: of its flows the one it belongs to, where
     /// it says so, else the latest.
     fn route_to(
         &self,

@@ -193,7 +193,7 @@ function fillCluster(row, cluster, backends, clusters, rates) {
 
 function showBackends(table, cluster, backends, most, rates) {
   const share = shares(cluster, rates);
-  // An equal share is half a bar, unless somebody has more than twice as much: of 700 a hundredth is much.
+  // An equal share is half a bar, unless one has more than twice as much: of 700 a hundredth is much.
   const longest = Math.min(1, Math.max(2 / Math.max(1, cluster.backends.filter(serves).length), ...share.values()));
   rows(table.tBodies[0], limited(table, backends, most), {
     key: (backend) => backend.address,

@@ -144,7 +144,7 @@ impl Server {
         if let Some(parent) = fresh.iter().find(|l| l.settings.name == parent) {
             let copy = |(socket, _): &(Socket, u64)| socket.as_fd().try_clone_to_owned();
             let copies = parent.sockets.iter().map(copy).collect::<Result<Vec<_>, _>>()?;
-            let copies = copies.into_iter().map(|fd| Socket::deaf(fd, v6(parent)));
+            let copies = copies.into_iter().map(|fd| Socket::send_only(fd, v6(parent)));
             return Ok((parent.address, parent.ports.clone(), copies.collect()));
         }
         let settings = config.listener(parent).ok_or_else(missing)?;
@@ -157,7 +157,7 @@ impl Server {
         if copies.len() != parent.shards.len() {
             return Err(missing());
         }
-        let copies = copies.into_iter().map(|fd| Socket::deaf(fd, v6(parent)));
+        let copies = copies.into_iter().map(|fd| Socket::send_only(fd, v6(parent)));
         Ok((parent.address, parent.ports.clone(), copies.collect()))
     }
 

@@ -213,7 +213,7 @@ impl Server {
                     parent.and_then(|p| groups.get(p)).map_or(&[][..], Vec::as_slice);
                 let copies = sockets.iter().map(|socket| {
                     let copy = socket.as_fd().try_clone_to_owned();
-                    copy.map(|fd| Socket::deaf(fd, socket.is_v6()))
+                    copy.map(|fd| Socket::send_only(fd, socket.is_v6()))
                 });
                 let copies = copies.collect::<Result<Vec<_>, _>>();
                 groups.push(copies.map_err(StartError::from)?);

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::Supervisor;
 use crate::admin::request::{FlowFilter, Response};
 use crate::admin::status::{BackendState, BackendStatus};
-use crate::control::explain::{ExplainedListener, Question, Standing, explain_all};
+use crate::control::explain::{ExplainedBackend, ExplainedListener, Question, explain_all};
 use crate::datapath::report::ListenerReport;
 
 impl Supervisor {
@@ -25,14 +25,14 @@ impl Supervisor {
             }
         };
         let reports = self.server.report();
-        let standing = self.clusters(&reports);
+        let backend = self.clusters(&reports);
         let look = |cluster: &Cluster| {
-            let known = standing.iter().find(|known| known.name == cluster.name);
+            let known = backend.iter().find(|known| known.name == cluster.name);
             let said = known.map_or(&[][..], |known| &known.backends);
             let all = self.server.backends_of(cluster).into_iter();
             let with_standing = all.map(|backend| {
                 let said = said.iter().find(|said| said.address == backend.address);
-                Standing { backend, is_out: said.and_then(|said| why_out(said, &backend)) }
+                ExplainedBackend { backend, is_out: said.and_then(|said| why_out(said, &backend)) }
             });
             with_standing.collect()
         };

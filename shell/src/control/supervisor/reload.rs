@@ -93,7 +93,7 @@ impl Supervisor {
         (self.written, self.found) = (written, found);
         self.follow_names();
         self.keep_listeners();
-        self.retarget();
+        self.update_probes();
         self.announce_as_configured();
         Ok(notes)
     }

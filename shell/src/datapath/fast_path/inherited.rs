@@ -1,5 +1,5 @@
 //! Flows that the kernel has forwarded for the process that this one has taken over from: it went on
-//! with them while nobody served. They go by the sockets from then on, and are offered anew.
+//! with them while nobody served. They go by the sockets from then on, and are offered again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -466,7 +466,7 @@ impl Offloads {
         }
     }
 
-    /// Puts a flow's entries into force anew, from when it pauses.
+    /// Puts a flow's entries into force again, from when it pauses.
     fn open(&mut self, slot: u32) {
         let now_ns = self.monotonic_ns(self.clock.now());
         let Self { table, flows, gates, figures, .. } = self;

@@ -86,10 +86,10 @@ impl Linux {
 }
 
 impl Socket {
-    /// What the poll is to tell of it when nothing waits to be sent. Of a deaf socket that is
+    /// What the poll is to tell of it when nothing waits to be sent. Of a send-only socket that is
     /// nothing: it never has urgent data.
     const fn interest(&self) -> Interest {
-        if self.is_deaf { Interest::PRIORITY } else { Interest::READABLE }
+        if self.is_send_only { Interest::PRIORITY } else { Interest::READABLE }
     }
 }
 
@@ -137,7 +137,7 @@ impl Kernel for Linux {
             Source::Client => udp::raw(v6)?,
             Source::Any | Source::Local(_) => unconnected(v6, source)?,
         };
-        let socket = Socket::deaf(fd, v6);
+        let socket = Socket::send_only(fd, v6);
         sockopt::deafen(socket.as_fd())?;
         set_send_buffer(&socket);
         let fd = socket.fd.as_raw_fd();

@@ -35,7 +35,7 @@ pub struct Portable {
 #[derive(Debug)]
 pub struct PortableSocket {
     datagrams: Datagrams,
-    is_deaf: bool,
+    is_send_only: bool,
     /// Declared last: it outlives the socket.
     _lease: Option<PortLease>,
 }
@@ -53,15 +53,15 @@ impl Portable {
         if self.calls.is_none() {
             self.calls = Some(Calls::new()?);
         }
-        let Socket { fd, v6, is_deaf, lease } = socket;
+        let Socket { fd, v6, is_send_only, lease } = socket;
         let datagrams = Datagrams::new(fd, v6, peer)?;
-        let socket = PortableSocket { datagrams, is_deaf, _lease: lease };
+        let socket = PortableSocket { datagrams, is_send_only, _lease: lease };
         self.watch(&socket, token, false)?;
         Ok(socket)
     }
 
     fn watch(&self, socket: &PortableSocket, token: Token, writable: bool) -> io::Result<()> {
-        let readable = (!socket.is_deaf).then_some(Interest::READABLE);
+        let readable = (!socket.is_send_only).then_some(Interest::READABLE);
         let writable = writable.then_some(Interest::WRITABLE);
         let interest = match (readable, writable) {
             (Some(one), Some(other)) => Some(one | other),
@@ -131,7 +131,7 @@ impl Kernel for Portable {
             Source::Client => return Err(io::ErrorKind::Unsupported.into()),
             Source::Any | Source::Local(_) => unconnected(v6, source)?,
         };
-        let socket = Socket::deaf(fd, v6);
+        let socket = Socket::send_only(fd, v6);
         sockopt::deafen(socket.as_fd())?;
         let _ = socket2::SockRef::from(&socket).set_send_buffer_size(SHARED_SEND_BUFFER);
         self.take_in(socket, None, token)

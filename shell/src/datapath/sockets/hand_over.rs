@@ -132,7 +132,7 @@ impl Sockets<Linux> {
                     sockets.orphaned_queues.push(send_queue);
                     continue;
                 };
-                egress_sockets.restore(number as usize, Socket::deaf(fd, v6), send_queue);
+                egress_sockets.restore(number as usize, Socket::send_only(fd, v6), send_queue);
             }
         }
         let waiting = sockets.send_queues().map(SendQueue::bytes_on_the_wire).sum();

@@ -104,11 +104,11 @@ impl<K: WorkerKernel> Worker<K> {
             HandOver::Adopt { shard, name, adopted } => self.adopt(shard, name, *adopted, now)?,
             HandOver::Release(reply) => {
                 self.recall_all(now);
-                let _ = reply.send(self.let_go());
+                let _ = reply.send(self.release_all());
             }
             HandOver::Lend(reply) => {
                 self.lend_all(now);
-                let _ = reply.send(self.let_go());
+                let _ = reply.send(self.release_all());
             }
             HandOver::Copy { is_followed, reply } => {
                 let _ = reply.send(self.of_shards_mut(|shard| K::copy(shard, is_followed)));
@@ -130,7 +130,7 @@ impl<K: WorkerKernel> Worker<K> {
         numbered.filter_map(|(number, named)| Some((number, of(named)?))).collect()
     }
 
-    fn let_go(&mut self) -> Vec<(u32, Shard<Linux>)> {
+    fn release_all(&mut self) -> Vec<(u32, Shard<Linux>)> {
         self.log_flows();
         let numbered = (0..).zip(self.shards.drain(..));
         let all = numbered.filter_map(|(number, named)| {

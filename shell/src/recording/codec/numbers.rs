@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::sys::cache;
 
-/// So many lines of cache: a mebibyte.
+/// How many lines of cache: a mebibyte.
 const BUCKETS: usize = 1 << 14;
 
 /// As many as fit into a line of cache.

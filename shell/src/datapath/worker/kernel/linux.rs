@@ -72,7 +72,7 @@ impl HandsOver for Linux {
         missing: Vec<UpstreamSnapshot>,
         now: Instant,
     ) -> io::Result<Option<Shard<Self>>> {
-        shard.set_deaf(shard.listener().is_deaf());
+        shard.set_deaf(shard.listener().is_send_only());
         match_buffers(&mut shard);
         shard.begin(missing, self, now)?;
         Ok(Some(shard))
