@@ -2,7 +2,8 @@
 
 use flowgate::control::server::{Server, ServerOptions};
 use flowgate::sys::clock::Clock;
-use flowgate_tests::e2e::{Balancer, Peer, simple_config};
+use flowgate_tests::e2e::{Balancer, Peer, eventually, simple_config};
+use flowgate_tests::netns::Namespace;
 use flowgate_tests::process::{ConfigFile, Process, output};
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
@@ -148,15 +149,106 @@ fn probes_leave_from_the_source() {
 }
 
 #[test]
-fn the_address_of_several_that_is_not_this_hosts_is_named() {
+fn an_address_of_several_that_is_not_this_hosts_is_warned_of_and_the_others_serve() {
     let backend = Peer::v4();
-    let source = "source = [\"127.0.0.1\", \"192.0.2.77\"]";
-    let toml = simple_config("127.0.0.1:0", &[&backend], source);
-    let config = ConfigFile::new(&toml);
-    let refused = output(FLOWGATE, &["run", config.path()]);
-    let complaint = String::from_utf8_lossy(&refused.stderr);
-    assert!(!refused.status.success(), "{complaint}");
-    assert!(complaint.contains("cannot send from source \"192.0.2.77\""), "{complaint}");
+    let toml = |sources: &[&str]| {
+        simple_config("127.0.0.1:0", &[&backend], &format!("source = {sources:?}"))
+    };
+    let mut running = Process::run(FLOWGATE, &toml(&["192.0.2.77", "127.0.0.30", "2001:db8::77"]));
+    let address = running.address();
+    let served_from = |running: &Process, expected: &str| {
+        for _ in 0..8 {
+            Peer::v4().send_to(b"question", address);
+            assert_eq!(backend.receive().from.ip().to_string(), expected);
+        }
+        assert!(running.ask(&["ready"]).status.success());
+    };
+    served_from(&running, "127.0.0.30");
+
+    let reloaded = {
+        running.rewrite_config(
+            &toml(&["127.0.0.31", "192.0.2.78"])
+                .replace("address = \"127.0.0.1:0\"", &format!("address = \"{address}\"")),
+        );
+        running.ask(&["reload"])
+    };
+    let said = String::from_utf8_lossy(&reloaded.stdout).into_owned()
+        + &String::from_utf8_lossy(&reloaded.stderr);
+    assert!(reloaded.status.success(), "{said}");
+    let warning = "cannot send from source \"192.0.2.78\"";
+    assert!(said.contains(warning) && said.contains("`ip address`"), "{said}");
+    let status = running.ask_json(&["status"]);
+    assert!(status["last_reload"].to_string().contains("192.0.2.78"), "{status}");
+    served_from(&running, "127.0.0.31");
+}
+
+#[test]
+fn of_several_addresses_one_that_serves_each_backend_must_be_this_hosts() {
+    let backends = [Peer::v4(), Peer::v6()];
+    for (sources, named) in [
+        ("[\"192.0.2.77\", \"192.0.2.78\", \"::1\"]", "\"192.0.2.77 or 192.0.2.78\""),
+        ("[\"127.0.0.1\", \"2001:db8::77\"]", "\"2001:db8::77\""),
+    ] {
+        let more = format!("source = {sources}");
+        let toml = simple_config("127.0.0.1:0", &backends.each_ref(), &more);
+        let config = ConfigFile::new(&toml);
+        let refused = output(FLOWGATE, &["run", config.path()]);
+        let complaint = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success(), "{complaint}");
+        assert!(complaint.contains(&format!("cannot send from source {named}")), "{complaint}");
+        // What a host has is not what makes a configuration valid.
+        assert!(output(FLOWGATE, &["check", config.path()]).status.success());
+    }
+}
+
+#[test]
+fn probes_go_from_another_address_where_the_first_is_not_this_hosts() {
+    let backend = Peer::v4();
+    let udp = format!(
+        "source = [\"192.0.2.77\", \"127.0.0.32\"]\nhealth = {{ probe = \"udp\", \
+         send = \"text:PING\", port = {}, interval = \"50ms\", timeout = \"40ms\" }}",
+        backend.address().port()
+    );
+    let _balancer = Process::run(FLOWGATE, &simple_config("127.0.0.1:0", &[&backend], &udp));
+    let probe = backend.receive();
+    assert_eq!((&probe.bytes[..], &*probe.from.ip().to_string()), (&b"PING"[..], "127.0.0.32"));
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let tcp = format!(
+        "source = [\"192.0.2.77\", \"127.0.0.33\"]\nhealth = {{ probe = \"tcp\", port = {port}, \
+         interval = \"50ms\", timeout = \"40ms\" }}"
+    );
+    let _balancer = Process::run(FLOWGATE, &simple_config("127.0.0.1:0", &[&backend], &tcp));
+    let (_connection, from) = listener.accept().unwrap();
+    assert_eq!(from.ip().to_string(), "127.0.0.33");
+}
+
+#[test]
+fn probes_outlive_an_address_and_say_which_ones_are_missing_when_none_is_left() {
+    let Some([near, far]) = Namespace::pair() else { return };
+    near.ip("address add 10.9.0.7/24 dev one");
+    let backend = far.inside(|| Peer::bind("10.9.0.2:5000"));
+    let more = "source = [\"10.9.0.7\", \"10.9.0.1\"]\nhealth = { probe = \"udp\", \
+                send = \"text:PING\", interval = \"50ms\", timeout = \"40ms\" }";
+    let toml = simple_config("127.0.0.1:0", &[&backend], more);
+    let mut running = near.inside(|| Process::run(FLOWGATE, &toml));
+    let probed_from = |wanted: &str| {
+        eventually("a probe from that address", || {
+            (backend.answer(b"PONG").from.ip().to_string() == wanted).then_some(())
+        });
+    };
+    probed_from("10.9.0.7");
+    near.ip("address del 10.9.0.7/24 dev one");
+    probed_from("10.9.0.1");
+    near.ip("address del 10.9.0.1/24 dev one");
+    let line = running.line("health probes");
+    for part in ["10.9.0.2:5000 from 10.9.0.7 or 10.9.0.1", "`ip address`", "cluster=\"test\""] {
+        assert!(line.contains(part), "{line}");
+    }
+    near.ip("address add 10.9.0.1/24 dev one");
+    running.line("can be made again");
+    probed_from("10.9.0.1");
 }
 
 #[test]

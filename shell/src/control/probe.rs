@@ -11,10 +11,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flowgate_core::config::Source;
 use flowgate_core::probe::{Opinion, ProbeOutcome, ProbePolicy};
 use flowgate_core::snapshot::address;
 use mio::Waker;
@@ -49,8 +50,8 @@ pub struct ProbeTarget {
     pub key: TargetKey,
     /// Where the probes go: the backend's host, often at a port of its own.
     pub address: SocketAddr,
-    /// The address of ours that they come from; `None`: the kernel chooses it.
-    pub source: Option<IpAddr>,
+    /// The addresses of ours of which they come from the first that can be had.
+    pub source: Source,
     /// What is done there.
     pub probe: ProbeMethod,
     /// How often, and how much it takes to change the opinion of the backend.

@@ -5,11 +5,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use flowgate_config::{Cluster, Config, Member, Target};
+use flowgate_core::DropReason;
 use flowgate_core::config::{Source, SourceAddress};
 use socket2::{Domain, Type};
 
 use crate::sys::fd::AsFd;
-use crate::sys::{sockopt, udp};
+use crate::sys::{errno, sockopt, udp};
 
 /// A source that no socket can have.
 #[derive(Debug, thiserror::Error)]
@@ -21,34 +22,41 @@ pub struct SourceError {
     advice: &'static str,
 }
 
+impl SourceError {
+    fn new(cluster: &Cluster, source: &Source, error: io::Error) -> Self {
+        Self {
+            cluster: cluster.name.clone(),
+            written: describe(source),
+            advice: advice(source, cluster.policy.mode.has_flows(), &error),
+            error,
+        }
+    }
+}
+
 /// Tries out the sources of all clusters that serve a listener or mirror one that does.
+///
+/// Returns those of lists that are to be warned of: this host does not have them, but others that
+/// serve the same backends.
 ///
 /// # Errors
 ///
-/// When an address is not this host's, when a range begins with a port that needs a capability, and
-/// when `"client"` does.
-pub fn check(config: &Config) -> Result<(), SourceError> {
-    config.used_clusters().try_for_each(|cluster| check_cluster(cluster))
+/// When no address of those that serve a backend is this host's, when a range begins with a port that
+/// needs a capability, and when `"client"` does.
+pub fn check(config: &Config) -> Result<Vec<String>, SourceError> {
+    let mut missing = Vec::new();
+    for cluster in config.used_clusters() {
+        let of_cluster = check_cluster(cluster)?;
+        let warning = |error| format!("{error}; the other addresses of the list are used instead");
+        missing.extend(of_cluster.into_iter().map(warning));
+    }
+    Ok(missing)
 }
 
-fn check_cluster(cluster: &Cluster) -> Result<(), SourceError> {
+fn check_cluster(cluster: &Cluster) -> Result<Vec<SourceError>, SourceError> {
     let source = &cluster.policy.source;
-    let refused = |written: String, error: io::Error| SourceError {
-        cluster: cluster.name.clone(),
-        written,
-        advice: advice(source, cluster.policy.mode.has_flows(), &error),
-        error,
-    };
     let attempt = match source {
-        Source::Any => return Ok(()),
-        Source::Local(addresses) => {
-            return addresses.iter().try_for_each(|&address| {
-                let lowest = address.ports.map_or(0, |ports| ports.first);
-                let ips = address.ip.map_or_else(|| wildcards(cluster), |ip| vec![ip]);
-                let attempt = ips.into_iter().try_for_each(|ip| try_address((ip, lowest).into()));
-                attempt.map_err(|error| refused(describe_address(address), error))
-            });
-        }
+        Source::Any => Ok(()),
+        Source::Local(addresses) => return check_addresses(cluster, addresses),
         Source::Client if cluster.policy.mode.has_flows() => {
             wildcards(cluster).into_iter().try_for_each(try_transparent)
         }
@@ -56,7 +64,59 @@ fn check_cluster(cluster: &Cluster) -> Result<(), SourceError> {
             wildcards(cluster).into_iter().try_for_each(|ip| udp::raw(ip.is_ipv6()).map(drop))
         }
     };
-    attempt.map_err(|error| refused(describe(source), error))
+    attempt.map(|()| Vec::new()).map_err(|error| SourceError::new(cluster, source, error))
+}
+
+/// Tries out a list of addresses. Returns those that sockets can do without.
+fn check_addresses(
+    cluster: &Cluster,
+    addresses: &[SourceAddress],
+) -> Result<Vec<SourceError>, SourceError> {
+    let mut usable = Vec::new();
+    let mut missing = Vec::new();
+    for &address in addresses {
+        match try_source(cluster, address) {
+            Ok(()) => usable.push(address),
+            Err(error) if errno::is_no_source(&error) => missing.push((address, error)),
+            // Sockets that draw this one go to no other.
+            Err(error) => {
+                return Err(SourceError::new(cluster, &Source::Local(vec![address]), error));
+            }
+        }
+    }
+    for needed in needed_families(cluster) {
+        let serves = |address: SourceAddress| needed.is_none_or(|v6| address.is_of_family(v6));
+        if usable.iter().any(|&address| serves(address)) {
+            continue;
+        }
+        let wanted: Vec<_> = missing.iter().map(|(address, _)| *address).collect();
+        let wanted = wanted.into_iter().filter(|&address| serves(address)).collect();
+        if let Some(first) = missing.iter().position(|(address, _)| serves(*address)) {
+            let (_, error) = missing.swap_remove(first);
+            return Err(SourceError::new(cluster, &Source::Local(wanted), error));
+        }
+    }
+    let refused =
+        |(address, error)| SourceError::new(cluster, &Source::Local(vec![address]), error);
+    Ok(missing.into_iter().map(refused).collect())
+}
+
+/// Of which families an address is needed, and `None`: of one of them, as names may stand for either.
+fn needed_families(cluster: &Cluster) -> impl Iterator<Item = Option<bool>> {
+    let is_needed = |v6: Option<bool>| match v6 {
+        Some(v6) => cluster
+            .members
+            .iter()
+            .any(|member| matches!(member.target, Target::Address(a) if a.is_ipv6() == v6)),
+        None => true,
+    };
+    [Some(false), Some(true), None].into_iter().filter(move |&v6| is_needed(v6))
+}
+
+fn try_source(cluster: &Cluster, address: SourceAddress) -> io::Result<()> {
+    let lowest = address.ports.map_or(0, |ports| ports.first);
+    let ips = address.ip.map_or_else(|| wildcards(cluster), |ip| vec![ip]);
+    ips.into_iter().try_for_each(|ip| try_address((ip, lowest).into()))
 }
 
 /// How many flows at once the ports of a cluster's source are enough for: each serves one flow for
@@ -154,6 +214,16 @@ fn try_transparent(family: IpAddr) -> io::Result<()> {
     let domain = Domain::for_address(SocketAddr::new(family, 0));
     let socket = socket2::Socket::new(domain, Type::DGRAM, None)?;
     sockopt::set_transparent(socket.as_fd(), family.is_ipv6())
+}
+
+/// What to do where a socket to a backend cannot be opened for want of something here.
+pub fn advice_on_shortage(error: &io::Error) -> &'static str {
+    match errno::drop_reason(error) {
+        DropReason::NoSource => "see `ip address`, or change cluster.NAME.source",
+        DropReason::NoPorts => "widen net.ipv4.ip_local_port_range",
+        DropReason::NoDescriptors => "raise the limit on open files",
+        _ => "see what is short on this host: memory, or room in send buffers",
+    }
 }
 
 fn advice(source: &Source, has_flows: bool, error: &io::Error) -> &'static str {

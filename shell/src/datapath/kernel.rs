@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use flowgate_core::config::Source;
-use flowgate_core::{BackendId, DropReason, FlowId, LocalSource};
+use flowgate_core::{BackendId, FlowId, LocalSource};
 
 use crate::datapath::fast_path::Activity;
 use crate::datapath::token::Token;
@@ -18,7 +18,7 @@ use crate::sys::fd::{AsFd, OwnedFd, has_socket};
 use crate::sys::message::{Batch, QueuedError};
 use crate::sys::ports::PortLease;
 use crate::sys::process::{self, DescriptorLimit};
-use crate::sys::{errno, udp};
+use crate::sys::udp;
 
 #[cfg(target_os = "linux")]
 pub use linux::{Linux, Linux as Native};
@@ -288,22 +288,7 @@ fn unconnected(v6: bool, source: &Source) -> io::Result<OwnedFd> {
     let seed = process::random_seed()?;
     let count = source.of_family(v6).count().max(1);
     let drawn = source.of_family(v6).nth(seed as usize % count).ok_or(udp::NoSource)?;
-    open_from(source, (drawn.with_salt(seed), v6), |source| udp::unconnected(v6, source))
-}
-
-/// Opens a socket from what was drawn of a source, or else from another of its addresses: one may be
-/// gone, or have no port left, where another has.
-pub(super) fn open_from<T>(
-    source: &Source,
-    (drawn, v6): (LocalSource, bool),
-    mut open: impl FnMut(LocalSource) -> io::Result<T>,
-) -> io::Result<T> {
-    open(drawn).or_else(|error| match errno::drop_reason(&error) {
-        DropReason::NoPorts | DropReason::NoSource => {
-            source.others(drawn, v6).find_map(|other| open(other).ok()).ok_or(error)
-        }
-        _ => Err(error),
-    })
+    udp::open_from(source, (drawn.with_salt(seed), v6), |source| udp::unconnected(v6, source))
 }
 
 /// What a socket is bound to that is connected to nobody: one that found no port at its first send

@@ -3,7 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use flowgate_core::{LocalSource, is_nobodys};
+use flowgate_core::config::Source;
+use flowgate_core::{DropReason, LocalSource, is_nobodys};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,6 +30,25 @@ impl From<NoSource> for io::Error {
     fn from(no_source: NoSource) -> Self {
         Self::new(io::ErrorKind::AddrNotAvailable, no_source)
     }
+}
+
+/// Opens a socket from what was drawn of a source, or else from another of its addresses: one may be
+/// gone, or have no port left, where another has.
+///
+/// # Errors
+///
+/// What `open` said of the one that was drawn.
+pub fn open_from<T>(
+    source: &Source,
+    (drawn, v6): (LocalSource, bool),
+    mut open: impl FnMut(LocalSource) -> io::Result<T>,
+) -> io::Result<T> {
+    open(drawn).or_else(|error| match errno::drop_reason(&error) {
+        DropReason::NoPorts | DropReason::NoSource => {
+            source.others(drawn, v6).find_map(|other| open(other).ok()).ok_or(error)
+        }
+        _ => Err(error),
+    })
 }
 
 /// Opens a non-blocking socket that is bound to `source` and connected to `peer`. From the source
@@ -131,7 +151,11 @@ fn bind_first(
 }
 
 /// Binds to an address of the configuration or of a client, and tells where it cannot be had.
-fn bind_source(socket: BorrowedFd<'_>, address: SocketAddr, v6: bool) -> io::Result<()> {
+///
+/// # Errors
+///
+/// Those of `bind(2)`; [`NoSource`] inside one that has no number.
+pub fn bind_source(socket: BorrowedFd<'_>, address: SocketAddr, v6: bool) -> io::Result<()> {
     if address.is_ipv6() != v6 {
         return Err(NoSource.into());
     }

@@ -11,6 +11,7 @@ use flowgate::control::probe::{
     ExpectedReply, HealthChange, ProbeMethod, ProbePayload, ProbeTarget, Prober, TargetKey,
 };
 use flowgate::sys::clock::Clock;
+use flowgate_core::config::Source;
 use flowgate_core::probe::{ProbeOutcome, ProbePolicy};
 use flowgate_tests::e2e::{PATIENCE, eventually};
 use flowgate_tests::skip::skip;
@@ -71,7 +72,7 @@ impl Watch {
 fn target(address: SocketAddr, probe: ProbeMethod, timeout: Duration) -> ProbeTarget {
     let key = TargetKey { cluster: "a\u{1b}\n".to_owned(), backend: address };
     let policy = ProbePolicy { interval: INTERVAL, timeout, rise: 2, fall: 3 };
-    ProbeTarget { key, address, source: None, probe, policy }
+    ProbeTarget { key, address, source: Source::Any, probe, policy }
 }
 
 fn ping() -> ProbeMethod {

@@ -6,6 +6,8 @@ use std::io;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flowgate_core::LocalSource;
+use flowgate_core::config::Source;
 use flowgate_core::probe::{HealthChecker, HealthOutput, Opinion, ProbeOutcome, TargetId};
 use mio::{Events, Poll, Registry, Token};
 use tracing::{info, warn};
@@ -13,8 +15,9 @@ use tracing::{info, warn};
 use super::tcp::TcpProbe;
 use super::udp::UdpProbe;
 use super::{Command, Findings, HealthChange, ProbeMethod, ProbeSnapshot, ProbeTarget, TargetKey};
+use crate::control::source;
 use crate::sys::clock::Clock;
-use crate::sys::errno;
+use crate::sys::{errno, udp};
 
 /// There is a new set of targets, or the thread is to end. Every other token is the number of the
 /// target whose socket it is about; no target gets this far.
@@ -42,8 +45,9 @@ pub(super) struct Runner<F> {
     ids: HashMap<TargetKey, TargetId>,
     probed: HashMap<TargetId, Probed>,
     buffer: Vec<u8>,
-    /// Whether probes could not be made when that was last tried.
-    is_short: bool,
+    /// The clusters, and the family of their backends, whose probes could not be made when that was
+    /// last tried.
+    short: HashSet<(String, bool)>,
 }
 
 /// A target, and the probe of it that is running.
@@ -52,6 +56,14 @@ struct Probed {
     running: Option<Running>,
     /// Whether the latest probe that was given up had got wrong answers.
     got_wrong_answers: bool,
+}
+
+impl ProbeTarget {
+    /// Its cluster, and whether it is of IPv6: what all probes have in common that leave from the
+    /// same addresses.
+    fn kind(&self) -> (String, bool) {
+        (self.key.cluster.clone(), self.address.is_ipv6())
+    }
 }
 
 struct Running {
@@ -85,7 +97,7 @@ impl<F: Fn(HealthChange)> Runner<F> {
             ids: HashMap::new(),
             probed: HashMap::new(),
             buffer: vec![0; LARGEST_ANSWER],
-            is_short: false,
+            short: HashSet::new(),
         }
     }
 
@@ -157,7 +169,9 @@ impl<F: Fn(HealthChange)> Runner<F> {
     fn remove(&mut self, key: &TargetKey) {
         let Some(id) = self.ids.remove(key) else { return };
         self.findings().remove(key);
-        self.probed.remove(&id);
+        if let Some(probed) = self.probed.remove(&id) {
+            self.short.remove(&probed.target.kind());
+        }
         let (was_up, was_checked) = (self.checker.is_up(id), self.checker.is_checked(id));
         self.checker.remove(id);
         if was_up == Some(false) {
@@ -188,10 +202,12 @@ impl<F: Fn(HealthChange)> Runner<F> {
         if probed.target.policy != target.policy {
             self.checker.set_policy(id, target.policy, now);
         }
-        let what = |target: &ProbeTarget| (target.address, target.source, target.probe.clone());
+        let what =
+            |target: &ProbeTarget| (target.address, target.source.clone(), target.probe.clone());
         if what(&probed.target) != what(&target) {
             probed.running = None;
             self.checker.restart(id, now);
+            self.short.remove(&target.kind());
             let findings = self.findings.lock();
             findings.unwrap_or_else(PoisonError::into_inner).remove(&target.key);
         }
@@ -264,17 +280,41 @@ impl<F: Fn(HealthChange)> Runner<F> {
         match open(&probed.target, self.poll.registry(), token) {
             Ok(socket) => {
                 probed.running = Some(Running { attempt, socket });
-                self.is_short = false;
+                self.are_made(id);
             }
             Err(error) => {
                 let outcome = errno::on_probe(&error);
-                if outcome == ProbeOutcome::Inconclusive
-                    && !std::mem::replace(&mut self.is_short, true)
-                {
-                    warn!("health probes cannot be made, backends stay as they are: {error}");
+                if outcome == ProbeOutcome::Inconclusive {
+                    self.cannot_be_made(id, &error);
                 }
                 self.finish(id, attempt, outcome);
             }
+        }
+    }
+
+    /// Says once of a cluster that its probes cannot be made, and what to do.
+    fn cannot_be_made(&mut self, id: TargetId, error: &io::Error) {
+        let Some(Probed { target, .. }) = self.probed.get(&id) else { return };
+        if !self.short.insert(target.kind()) {
+            return;
+        }
+        let from = match &target.source {
+            Source::Local(_) => format!(" from {}", source::describe(&target.source)),
+            Source::Any | Source::Client => String::new(),
+        };
+        warn!(
+            cluster = target.key.cluster.as_str(),
+            "health probes to {}{from} cannot be made, backends stay as they are: {error}; {}",
+            target.address,
+            source::advice_on_shortage(error)
+        );
+    }
+
+    fn are_made(&mut self, id: TargetId) {
+        let Some(Probed { target, .. }) = self.probed.get(&id) else { return };
+        if !self.short.is_empty() && self.short.remove(&target.kind()) {
+            let cluster = target.key.cluster.as_str();
+            info!(cluster, "health probes to {} can be made again", target.address);
         }
     }
 
@@ -298,10 +338,13 @@ impl<F: Fn(HealthChange)> Runner<F> {
 /// Opens the socket of a probe and sets it going.
 fn open(target: &ProbeTarget, registry: &Registry, token: Token) -> io::Result<Socket> {
     let ProbeTarget { address, source, probe, .. } = target;
-    match probe {
-        ProbeMethod::Tcp => TcpProbe::start(*address, *source, registry, token).map(Socket::Tcp),
+    let v6 = address.is_ipv6();
+    let first = source.of_family(v6).next();
+    let first = first.map_or(LocalSource::Any, |address| address.with_salt(0));
+    udp::open_from(source, (first, v6), |from| match probe {
+        ProbeMethod::Tcp => TcpProbe::start(*address, from, registry, token).map(Socket::Tcp),
         ProbeMethod::Udp { send, .. } => {
-            UdpProbe::start(*address, *source, send, registry, token).map(Socket::Udp)
+            UdpProbe::start(*address, from, send, registry, token).map(Socket::Udp)
         }
-    }
+    })
 }

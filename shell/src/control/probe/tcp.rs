@@ -1,15 +1,17 @@
 //! A probe that connects.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use flowgate_core::LocalSource;
 use flowgate_core::probe::ProbeOutcome;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Socket, Type};
 
-use crate::sys::errno;
+use crate::sys::fd::AsFd;
+use crate::sys::{errno, udp};
 
 /// A connection that is being made.
 pub(super) struct TcpProbe {
@@ -20,7 +22,7 @@ impl TcpProbe {
     /// Begins to connect.
     pub(super) fn start(
         address: SocketAddr,
-        source: Option<IpAddr>,
+        source: LocalSource,
         registry: &Registry,
         token: Token,
     ) -> io::Result<Self> {
@@ -28,8 +30,8 @@ impl TcpProbe {
         socket.set_nonblocking(true)?;
         // Closed by a reset rather than in good order, it leaves no port in TIME_WAIT.
         socket.set_linger(Some(Duration::ZERO))?;
-        if let Some(ip) = source {
-            socket.bind(&SocketAddr::new(ip, 0).into())?;
+        if let LocalSource::Local { ip: Some(ip), .. } = source {
+            udp::bind_source(socket.as_fd(), SocketAddr::new(ip, 0), address.is_ipv6())?;
         }
         match socket.connect(&address.into()) {
             Err(error) if !errno::is_in_progress(&error) => return Err(error),

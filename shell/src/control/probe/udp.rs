@@ -1,7 +1,7 @@
 //! A probe that asks a question.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use flowgate_core::LocalSource;
 use flowgate_core::probe::ProbeOutcome;
@@ -25,15 +25,11 @@ impl UdpProbe {
     /// Asks.
     pub(super) fn start(
         address: SocketAddr,
-        source: Option<IpAddr>,
+        source: LocalSource,
         payload: &ProbePayload,
         registry: &Registry,
         token: Token,
     ) -> io::Result<Self> {
-        let source = match source {
-            None => LocalSource::Any,
-            ip => LocalSource::Local { ip, ports: None, salt: 0 },
-        };
         let socket = std::net::UdpSocket::from(udp::connected(address, source)?);
         let local = socket.local_addr()?;
         if local == address {

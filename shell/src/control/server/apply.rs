@@ -47,7 +47,18 @@ enum Sharing {
 }
 
 /// The listeners that a configuration has and a server had not, bound.
-pub struct BoundListeners(Vec<BoundListener>);
+pub struct BoundListeners {
+    fresh: Vec<BoundListener>,
+    /// What the operator is to be warned of.
+    warnings: Vec<String>,
+}
+
+impl BoundListeners {
+    /// What the operator is to be warned of, which is not logged then.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+}
 
 impl Server {
     /// Goes over to a configuration. How many workers there are does not change.
@@ -74,15 +85,18 @@ impl Server {
             Io::Portable => Portable::check(),
         }
         .map_err(StartError::Receive)?;
-        source::check(config)?;
+        let warnings = source::check(config)?;
         reach::check_beside(config, &self.clusters)?;
         accept::check(config)?;
         self.load_fast_path(config)?;
-        self.bind_new(config).map(BoundListeners)
+        let fresh = self.bind_new(config)?;
+        Ok(BoundListeners { fresh, warnings })
     }
 
     /// Goes over to a configuration whose new listeners are bound. Nothing of it can fail.
-    pub fn go_over(&mut self, config: &Config, BoundListeners(mut fresh): BoundListeners) {
+    pub fn go_over(&mut self, config: &Config, bound: BoundListeners) {
+        let BoundListeners { mut fresh, warnings } = bound;
+        warnings.iter().for_each(|warning| warn!("{warning}"));
         let mut former = std::mem::take(&mut self.listeners);
         for settings in &config.listeners {
             let kept =

@@ -98,25 +98,27 @@ impl Supervisor {
         Ok(notes)
     }
 
-    /// Goes over to a configuration, which has the weights that it says and no operator's.
-    fn apply(&mut self, config: &Config) -> Result<(), StartError> {
-        let bound = self.server.bind(config)?;
+    /// Goes over to a configuration, which has the weights that it says and no operator's. Returns what
+    /// the operator is to be warned of.
+    fn apply(&mut self, config: &Config) -> Result<Vec<String>, StartError> {
+        let mut bound = self.server.bind(config)?;
+        let warnings = bound.take_warnings();
         self.server.forget_weights();
         self.server.go_over(config, bound);
-        Ok(())
+        Ok(warnings)
     }
 
     /// Goes over to what is written and what was found. Where a set that was found since cannot be in
-    /// force, the one that is stays, and it is said why.
+    /// force, the one that is stays, and it is said why, with what else there is to warn of.
     fn go_over_to(
         &mut self,
         written: &Config,
         found: FoundBackends,
-    ) -> Result<(Config, FoundBackends, Option<String>), StartError> {
+    ) -> Result<(Config, FoundBackends, Vec<String>), StartError> {
         let config = written.with_found(&found);
         self.resolve_new_names(&config);
         let error = match self.apply(&config) {
-            Ok(()) => return Ok((config, found, None)),
+            Ok(warnings) => return Ok((config, found, warnings)),
             Err(error) => error,
         };
         let mut former = found.clone();
@@ -129,12 +131,12 @@ impl Supervisor {
             return Err(error);
         }
         let config = written.with_found(&former);
-        self.apply(&config)?;
-        let trouble = format!(
+        let mut trouble = self.apply(&config)?;
+        trouble.push(format!(
             "cannot go over to the backends that were found: {error}; those that were found before \
              serve on until others are found"
-        );
-        Ok((config, former, Some(trouble)))
+        ));
+        Ok((config, former, trouble))
     }
 
     /// Resolves the names that are new. Those that were needed until now are kept.

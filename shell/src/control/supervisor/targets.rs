@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use flowgate_config as config;
 use flowgate_config::{Cluster, Config, Probing};
+use flowgate_core::config::{Source, SourceAddress};
 use flowgate_core::probe::ProbePolicy;
 use regex::bytes::Regex;
 
@@ -58,7 +59,7 @@ fn target(cluster: &Cluster, probing: &Probing, backend: SocketAddr) -> ProbeTar
     ProbeTarget {
         key: TargetKey { cluster: cluster.name.clone(), backend },
         address: SocketAddr::new(backend.ip(), port),
-        source: cluster.policy.source.of_family(backend.is_ipv6()).find_map(|source| source.ip),
+        source: source(&cluster.policy.source, backend.is_ipv6()),
         probe: probe(&probing.kind),
         policy: ProbePolicy {
             interval: probing.interval,
@@ -67,6 +68,14 @@ fn target(cluster: &Cluster, probing: &Probing, backend: SocketAddr) -> ProbeTar
             fall: probing.fall,
         },
     }
+}
+
+/// Where probes of backends of that family come from: the addresses of their flows, to which the ports
+/// are left.
+fn source(of_flows: &Source, v6: bool) -> Source {
+    let without_ports = |address| SourceAddress { ports: None, ..address };
+    let addresses: Vec<_> = of_flows.of_family(v6).map(without_ports).collect();
+    if addresses.is_empty() { Source::Any } else { Source::Local(addresses) }
 }
 
 fn probe(kind: &config::Probe) -> ProbeMethod {

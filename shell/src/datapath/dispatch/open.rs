@@ -8,12 +8,12 @@ use flowgate_core::{
 
 use super::{Dispatch, give_up, lost_to_backend};
 use crate::datapath::client::Room;
-use crate::datapath::kernel::{Kernel, open_from};
+use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
 use crate::datapath::send::transmit::SendOutcome;
 use crate::datapath::token::Token;
 use crate::datapath::upstream::{SendTtl, Upstream};
-use crate::sys::errno;
+use crate::sys::{errno, udp};
 
 impl<K: Kernel> Dispatch<'_, '_, K> {
     /// Opens an upstream socket. The kernel looks at every port there is before it says that none
@@ -32,7 +32,7 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
         let token = Token::Upstream { shard: self.sockets.shard, upstream };
         let buffer = self.sockets.receive_buffer;
         let all = &self.sockets.egress_sockets[Role::Primary as usize].source;
-        let opened = open_from(all, (source, v6), |source| {
+        let opened = udp::open_from(all, (source, v6), |source| {
             let socket = self.kernel.open_upstream((connect, v6), source, ttl, buffer, token)?;
             Ok((socket, source))
         });
