@@ -155,6 +155,8 @@ fn an_address_of_several_that_is_not_this_hosts_is_warned_of_and_the_others_serv
         simple_config("127.0.0.1:0", &[&backend], &format!("source = {sources:?}"))
     };
     let mut running = Process::run(FLOWGATE, &toml(&["192.0.2.77", "127.0.0.30", "2001:db8::77"]));
+    running.line("cannot send from source \"192.0.2.77\"");
+    running.line("cannot send from source \"2001:db8::77\"");
     let address = running.address();
     let served_from = |running: &Process, expected: &str| {
         for _ in 0..8 {
@@ -178,7 +180,7 @@ fn an_address_of_several_that_is_not_this_hosts_is_warned_of_and_the_others_serv
     let warning = "cannot send from source \"192.0.2.78\"";
     assert!(said.contains(warning) && said.contains("`ip address`"), "{said}");
     let status = running.ask_json(&["status"]);
-    assert!(status["last_reload"].to_string().contains("192.0.2.78"), "{status}");
+    assert!(status["process"]["last_reload"].to_string().contains("192.0.2.78"), "{status}");
     served_from(&running, "127.0.0.31");
 }
 
@@ -285,4 +287,25 @@ fn explain_says_where_datagrams_leave_from() {
     }
     let printed = explained("client", "accept_proxy_protocol = [\"10.0.0.0/8\"]");
     assert!(printed.contains("or those that its proxy names"), "{printed}");
+}
+
+#[test]
+fn explain_names_no_source_of_a_family_that_the_backends_are_not_of() {
+    let backends = [Peer::v4(), Peer::v6()];
+    let sources = "source = [\"192.0.2.1:20000-29999\", \"2001:db8::1\", \"192.0.2.2\"]";
+    for (backends, expected) in [
+        (vec![&backends[0]], "sent from 192.0.2.1:20000-29999 or 192.0.2.2\n"),
+        (vec![&backends[1]], "sent from 2001:db8::1\n"),
+        (
+            backends.each_ref().to_vec(),
+            "sent from 192.0.2.1:20000-29999 or 2001:db8::1 or 192.0.2.2\n",
+        ),
+    ] {
+        // By turns: of several, any may be next.
+        let more = format!("balance = \"round-robin\"\n{sources}");
+        let config = ConfigFile::new(&simple_config("127.0.0.1:0", &backends, &more));
+        let explained = output(FLOWGATE, &["explain", config.path(), "192.0.2.7:99"]);
+        let printed = String::from_utf8(explained.stdout).unwrap();
+        assert!(printed.ends_with(expected), "{printed}");
+    }
 }

@@ -8,7 +8,7 @@ use flowgate_config::{Cluster, Config, Listener};
 use flowgate_core::backend::{Backend, Backends};
 use flowgate_core::balance::Balancer;
 use flowgate_core::config::{
-    Affinity, BackendConfig, Balance, ClusterConfig, Mode, ReplyFrom, Source,
+    Affinity, BackendConfig, Balance, ClusterConfig, Mode, ReplyFrom, Source, SourceAddress,
 };
 use flowgate_core::hash::ClientHash;
 use flowgate_core::random::Random;
@@ -108,7 +108,7 @@ fn explain_listener(
     let (backend, lines) = explain(listener, question, look);
     explanation.backend = backend;
     because.extend(lines);
-    because.extend(explain_source(listener, client));
+    because.extend(explain_source(listener, client, backend, look));
     explanation
 }
 
@@ -237,7 +237,12 @@ fn explain_balance(
 }
 
 /// The line that says which address the backend sees, where the configuration chooses one.
-fn explain_source(listener: &Listener, client: SocketAddr) -> Option<String> {
+fn explain_source(
+    listener: &Listener,
+    client: SocketAddr,
+    backend: Option<SocketAddr>,
+    look: Look<'_>,
+) -> Option<String> {
     let source = &listener.cluster.policy.source;
     Some(match source {
         Source::Any => return None,
@@ -250,7 +255,16 @@ fn explain_source(listener: &Listener, client: SocketAddr) -> Option<String> {
             "sent from the client's own address and port, or those that its proxy names".to_owned()
         }
         Source::Client => format!("sent from its own address: {}", describe_client(client)),
-        Source::Local(_) => format!("sent from {}", source::describe(source)),
+        Source::Local(addresses) => {
+            let known = || look(&listener.cluster).into_iter().map(|known| known.backend.address);
+            let all = backend.map_or_else(|| known().collect(), |backend| vec![backend]);
+            // While no backend is known, each may come to be used.
+            let is_used = |source: &&SourceAddress| {
+                all.is_empty() || all.iter().any(|backend| source.is_of_family(backend.is_ipv6()))
+            };
+            let used = addresses.iter().filter(is_used).copied().collect();
+            format!("sent from {}", source::describe(&Source::Local(used)))
+        }
     })
 }
 
