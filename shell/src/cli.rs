@@ -28,7 +28,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::control::log;
+use crate::control::{log, signals};
 
 /// A UDP load balancer: flows over many servers, replies back to their clients.
 #[derive(Debug, Parser)]
@@ -149,7 +149,12 @@ enum Command {
 /// Runs the command line of this process and returns its exit code: 0 done, 1 refused or failed,
 /// 2 wrong usage.
 pub fn main() -> ExitCode {
+    // From its first moment on, a reload that is asked for is never the end of what is to serve.
+    signals::hold();
     let Arguments { test, command } = arguments();
+    if !matches!(command, Some(Command::Run { .. })) {
+        signals::release();
+    }
     let command = match (command, test) {
         (Some(command), _) => command,
         (None, Some(config)) => Command::Check(check::CheckArguments::of(config)),

@@ -1,6 +1,10 @@
 //! The configuration changes while traffic flows.
 
+use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -8,7 +12,11 @@ use std::thread::JoinHandle;
 use flowgate_tests::e2e::{Peer, eventually, own_address, simple_config};
 use flowgate_tests::echo_server::EchoServer;
 use flowgate_tests::process::Process;
-use nix::sys::signal::Signal;
+use flowgate_tests::scratch::Scratch;
+use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
 
@@ -283,6 +291,48 @@ fn sighup_reloads() {
     client.send_to(b"hello", address);
     client.receive();
     assert_eq!((first.received(), second.received()), (0, 1));
+}
+
+#[test]
+fn sighup_while_it_reads_its_first_configuration_reloads_once_it_has_started() {
+    let [first, second] = [(); 2].map(|()| echo());
+    let place = Scratch::new("early");
+    let at = |name: &str| place.path().join(name);
+    let config = |backend: &EchoServer| {
+        let more = format!("[admin]\nsocket = {:?}", at("control.sock"));
+        toml("127.0.0.1:0".parse().unwrap(), &[backend.address()], &more)
+    };
+    mkfifo(&at("flowgate.toml"), Mode::S_IRWXU).unwrap();
+    let log = File::create(at("log")).unwrap();
+    let mut command = Command::new(FLOWGATE);
+    command.arg("run").arg(at("flowgate.toml")).stdin(Stdio::null()).stderr(log);
+    let flowgate = Killed(command.spawn().unwrap());
+    let mut fifo = eventually("it reads its configuration", || {
+        let mut options = File::options();
+        options.write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(at("flowgate.toml")).ok()
+    });
+    for early in [Signal::SIGUSR1, Signal::SIGHUP] {
+        kill(Pid::from_raw(flowgate.0.id() as i32), early).unwrap();
+    }
+    std::fs::write(at("new"), config(&second)).unwrap();
+    std::fs::rename(at("new"), at("flowgate.toml")).unwrap();
+    fifo.write_all(config(&first).as_bytes()).unwrap();
+    drop(fifo);
+    let log = eventually("it has started, then reloaded", || {
+        let log = std::fs::read_to_string(at("log")).unwrap();
+        log.split_once("started").is_some_and(|(_, then)| then.contains("reloaded")).then_some(log)
+    });
+    assert!(log.contains(&second.address().to_string()), "{log}");
+}
+
+/// A process that is killed when dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

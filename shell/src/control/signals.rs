@@ -31,8 +31,19 @@ pub enum Signal {
     StopNow,
 }
 
+/// Keeps what the threads of this process are told that would end it by default, and is harmless once
+/// it [listens](listen), until then: to be called before there is another thread.
+pub fn hold() {
+    system::hold();
+}
+
+/// Goes back on [`hold`], for a process that listens to nothing.
+pub fn release() {
+    system::release();
+}
+
 /// Calls `on_signal`, which must not block, for whatever this process is told from now on, instead of
-/// what would happen otherwise.
+/// what would happen otherwise. What was [held](hold) comes first.
 ///
 /// # Errors
 ///

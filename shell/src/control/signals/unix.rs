@@ -3,10 +3,25 @@
 use std::io;
 
 use libc::SIGXFSZ;
+use nix::sys::signal::{SigSet, Signal as NixSignal};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Signal;
 use crate::control::task::{self, ControlTask};
+
+/// What a process is told that does not end it, once it listens.
+fn harmless() -> SigSet {
+    [NixSignal::SIGHUP, NixSignal::SIGUSR1, NixSignal::SIGUSR2].into_iter().collect()
+}
+
+pub(super) fn hold() {
+    // It fails for no signal that exists.
+    let _ = harmless().thread_block();
+}
+
+pub(super) fn release() {
+    let _ = harmless().thread_unblock();
+}
 
 pub(super) fn listen(mut on_signal: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
     let runtime = task::runtime()?;
@@ -19,6 +34,7 @@ pub(super) fn listen(mut on_signal: impl FnMut(Signal) + Send + 'static) -> io::
     let mut upgrade = signal(SignalKind::user_defined2())?;
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    release();
     ControlTask::spawn("signals", async move {
         loop {
             let (heard, signal) = tokio::select! {

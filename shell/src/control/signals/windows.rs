@@ -13,6 +13,11 @@ type Act = Box<dyn FnMut(Signal) + Send>;
 /// Who is told, or what there was to tell before anybody listened.
 static LISTENER: Mutex<Result<Act, Vec<Signal>>> = Mutex::new(Err(Vec::new()));
 
+/// No event ends a process here that would not end it anyway.
+pub(super) const fn hold() {}
+
+pub(super) const fn release() {}
+
 pub(super) fn listen(mut on_signal: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
     let runtime = task::runtime()?;
     // They are received by the event loop that they are made in.
