@@ -14,8 +14,8 @@ use std::time::{Duration, Instant as Clock};
 
 use flowgate_core::config::ManagerConfig;
 use flowgate_core::{
-    BackendId, Burst, Direction, DropReason, FlowId, Instant, ManagerInput, Output, Outputs,
-    SendId, UdpManager, UpstreamId,
+    BackendId, Burst, Direction, DropReason, Instant, ManagerInput, Output, Outputs, SendId,
+    UdpManager, UpstreamId,
 };
 
 /// Carries out what the manager orders. What came of it waits here: the manager is not called from
@@ -35,44 +35,39 @@ impl Outputs<'_> for Sockets {
                 Ok(socket) => drop(self.upstreams.insert(upstream, (socket, backend))),
                 Err(_) => self.happened.push(ManagerInput::UpstreamOpenFailed { upstream }),
             },
+            Output::CloseUpstream { upstream } => drop(self.upstreams.remove(&upstream)),
             Output::Send { flow, upstream, backend, burst, .. } => {
-                for datagram in burst.datagrams() {
-                    let socket =
-                        self.upstreams.get(&upstream).ok_or(io::ErrorKind::NotConnected.into());
-                    let sent = socket.and_then(|(socket, _)| socket.send(datagram));
-                    self.happened.push(told(flow, upstream, Some(backend), datagram, sent));
-                }
+                let socket = self.upstreams.get(&upstream);
+                let is_sent = socket.is_some_and(|(socket, _)| socket.send(burst.bytes()).is_ok());
+                self.sent(SendId::Flow { flow, upstream }, Some(backend), burst, is_sent);
             }
             Output::SendToClient { flow, upstream, client, burst, .. } => {
-                for datagram in burst.datagrams() {
-                    let sent = self.listener.send_to(datagram, client);
-                    self.happened.push(told(flow, upstream, None, datagram, sent));
-                }
+                let is_sent = self.listener.send_to(burst.bytes(), client).is_ok();
+                self.sent(SendId::Flow { flow, upstream }, None, burst, is_sent);
             }
-            Output::CloseUpstream { upstream } => drop(self.upstreams.remove(&upstream)),
             // Everything else has to be asked for in the configuration.
             _ => {}
         }
     }
 }
 
-/// What became of a datagram, on its way to a backend or to a client.
-fn told(
-    flow: FlowId,
-    upstream: UpstreamId,
-    backend: Option<BackendId>,
-    datagram: &[u8],
-    sent: io::Result<usize>,
-) -> ManagerInput<'static> {
-    let direction = backend.map_or(Direction::ToClient, |_| Direction::ToBackend);
-    let send_id = SendId::Flow { flow, upstream };
-    let (datagrams, bytes) = (1, datagram.len() as u64);
-    let reason = DropReason::SendFailed;
-    match sent {
-        Ok(_) => ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes },
-        Err(_) => {
+impl Sockets {
+    /// Notes what became of a datagram, to a backend or to a client. A burst is as long here as the
+    /// one that came: one datagram.
+    fn sent(
+        &mut self,
+        send_id: SendId,
+        backend: Option<BackendId>,
+        burst: Burst<'_>,
+        is_sent: bool,
+    ) {
+        let direction = backend.map_or(Direction::ToClient, |_| Direction::ToBackend);
+        let (reason, datagrams, bytes) = (DropReason::SendFailed, 1, burst.bytes().len() as u64);
+        self.happened.push(if is_sent {
+            ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes }
+        } else {
             ManagerInput::Undelivered { send_id, backend, direction, reason, datagrams, bytes }
-        }
+        });
     }
 }
 

@@ -36,7 +36,7 @@ pub const REPORTED_BUFFER_FACTOR: usize = 2;
 /// # Errors
 ///
 /// Those of `setsockopt(2)`.
-pub fn deafen(socket: BorrowedFd<'_>) -> io::Result<()> {
+pub fn discard_received(socket: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&socket).set_recv_buffer_size(0)
 }
 

@@ -138,7 +138,7 @@ impl Kernel for Linux {
             Source::Any | Source::Local(_) => unconnected(v6, source)?,
         };
         let socket = Socket::send_only(fd, v6);
-        sockopt::deafen(socket.as_fd())?;
+        sockopt::discard_received(socket.as_fd())?;
         set_send_buffer(&socket);
         let fd = socket.fd.as_raw_fd();
         self.registry.register(&mut SourceFd(&fd), token.into(), socket.interest())?;

@@ -132,7 +132,7 @@ impl Kernel for Portable {
             Source::Any | Source::Local(_) => unconnected(v6, source)?,
         };
         let socket = Socket::send_only(fd, v6);
-        sockopt::deafen(socket.as_fd())?;
+        sockopt::discard_received(socket.as_fd())?;
         let _ = socket2::SockRef::from(&socket).set_send_buffer_size(SHARED_SEND_BUFFER);
         self.take_in(socket, None, token)
     }

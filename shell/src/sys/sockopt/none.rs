@@ -15,7 +15,7 @@ pub const REPORTED_BUFFER_FACTOR: usize = 1;
 /// # Errors
 ///
 /// Those of `setsockopt(2)`.
-pub fn deafen(socket: BorrowedFd<'_>) -> io::Result<()> {
+pub fn discard_received(socket: BorrowedFd<'_>) -> io::Result<()> {
     // None at all is not allowed everywhere.
     SockRef::from(&socket).set_recv_buffer_size(1)
 }
