@@ -6,6 +6,7 @@
 //! cannot be opened, and now and then another balancer goes on with what the former has written down.
 
 mod planted;
+mod recorded;
 mod rules;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,6 +26,7 @@ use flowgate_core::{
 use crate::sim::{Choices, SeededChoices, Setting, Violation};
 
 pub use planted::{Bug, Planted};
+pub use recorded::{can_play, report_of};
 
 /// What is judged: a manager, or one with a bug.
 pub trait Balancer: Clone {
@@ -141,6 +143,10 @@ impl<B: Balancer> World<B> {
         let mut choices = SeededChoices::new(seed);
         let config = config(&mut choices);
         let balancer = make(config.clone(), choices.below(u64::MAX));
+        Self::with(config, choices, balancer)
+    }
+
+    fn with(config: ManagerConfig, choices: SeededChoices, balancer: B) -> Self {
         Self {
             last: balancer.counters(),
             balancer,

@@ -12,10 +12,12 @@ use std::{env, time};
 
 use flowgate::recording::codec::InputEncoder;
 use flowgate::recording::file::{RecordingBlock, RecordingStart, StartState, preamble};
+use flowgate_core::config::{ManagerConfig, Mode};
 use flowgate_core::{
     BackendEvent, BackendId, Burst, CloseReason, Direction, DropReason, Instant, ManagerInput,
     Output, UdpManager,
 };
+use flowgate_tests::modes;
 use flowgate_tests::sim::planted::{Bug, Planted};
 use flowgate_tests::sim::{
     Action, CHANGES, Choices, FOLLOWED, KERNEL, SNAPSHOT, Scenario, SeededChoices, Setting, TURNS,
@@ -118,7 +120,11 @@ fn a_recording_is_a_scenario_and_is_shrunk_where_it_fails() {
         let scenarios = Scenario::read_all(BufReader::new(file));
         for scenario in scenarios.unwrap_or_else(|error| panic!("{path}: {error}")) {
             let Scenario { listener, setting, actions, left_out } = scenario;
-            if let Some(report) = report_of(&setting, &actions, manager) {
+            let report = match setting.config.cluster.mode {
+                Mode::Session { .. } => report_of(&setting, &actions, manager),
+                _ => modes::report_of(&setting, &actions, new_manager),
+            };
+            if let Some(report) = report {
                 panic!("{path}, listener {listener:?}, {report}");
             }
             let played = actions.len();
@@ -127,7 +133,7 @@ fn a_recording_is_a_scenario_and_is_shrunk_where_it_fails() {
         }
         return;
     }
-    let scenarios = Scenario::read_all(&recording()[..]).expect("a recording");
+    let scenarios = Scenario::read_all(&recording("requests = 3")[..]).expect("a recording");
     let [Scenario { setting, actions, left_out: 0, .. }] = &scenarios[..] else {
         panic!("{scenarios:?}");
     };
@@ -139,12 +145,48 @@ fn a_recording_is_a_scenario_and_is_shrunk_where_it_fails() {
     assert!(report.starts_with("after 1 of ") && report.contains("VIOLATION: "), "{report}");
 }
 
+#[test]
+fn recordings_one_way_and_fanned_out_are_scenarios_too() {
+    for (more, bugs) in [
+        ("mode = \"one-way\"", &[modes::Bug::SendsTwiceOneWay, modes::Bug::ForgetsDeliveries][..]),
+        ("mode = \"fan-out\"", &[modes::Bug::SkipsACopy, modes::Bug::IgnoresProbes]),
+        (
+            "mode = \"fan-out\"\nreply_from = \"10.0.0.2:53\"",
+            &[modes::Bug::CopiesTwice, modes::Bug::MixesClients],
+        ),
+        ("mode = \"fan-out\"\nreply_from = \"first\"", &[modes::Bug::PassesOnLosers]),
+    ] {
+        let scenarios = Scenario::read_all(&recording(more)[..]).expect("a recording");
+        let [Scenario { setting, actions, left_out: 0, .. }] = &scenarios[..] else {
+            panic!("{more}: {scenarios:?}");
+        };
+        let sent = actions.iter().filter(|action| matches!(action, Action::Send { .. })).count();
+        let told = actions.iter().filter(|action| matches!(action, Action::News { .. })).count();
+        assert_eq!((sent, told, setting.config.cluster.backends.len()), (200, 2, 3), "{more}");
+        assert_eq!(modes::report_of(setting, actions, new_manager), None, "{more}");
+        for &bug in bugs {
+            let planted = |config, seed| modes::Planted::new(new_manager(config, seed), bug);
+            let report = modes::report_of(setting, actions, planted);
+            let report = report.unwrap_or_else(|| panic!("{more}: {bug:?} is not found"));
+            let shortest = report.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+            assert!(shortest.is_some_and(|shortest: usize| shortest < 10), "{report}");
+        }
+    }
+}
+
+fn new_manager(config: ManagerConfig, seed: u64) -> UdpManager {
+    UdpManager::new(config, seed, Instant::ORIGIN)
+}
+
 /// Clients that ask and are answered, a backend that goes down and comes back, and flows that end.
-fn recording() -> Vec<u8> {
-    let toml = "[[listener]]\nname = \"dns\"\naddress = \"192.0.2.1:53\"\ncluster = \"c\"\n\
-                [cluster.c]\nidle_timeout = \"2s\"\nrequests = 3\n\
-                backends = [\"10.0.0.1:53\", \"10.0.0.2:53\", \"10.0.0.3:53\"]\n";
-    let config = flowgate_config::parse(toml, "test.toml").expect("a configuration");
+fn recording(more: &str) -> Vec<u8> {
+    let keeps = if more.contains("one-way") { "" } else { "idle_timeout = \"2s\"" };
+    let toml = format!(
+        "[[listener]]\nname = \"dns\"\naddress = \"192.0.2.1:53\"\ncluster = \"c\"\n\
+         [cluster.c]\n{keeps}\n{more}\n\
+         backends = [\"10.0.0.1:53\", \"10.0.0.2:53\", \"10.0.0.3:53\"]\n"
+    );
+    let config = flowgate_config::parse(&toml, "test.toml").expect("a configuration");
     let listener = &config.listeners[0];
     let backends = listener.cluster.backends(|_| Vec::new());
     let told = listener.manager_config(listener.address, 1_000, Vec::new(), false, backends);

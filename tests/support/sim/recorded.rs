@@ -15,6 +15,8 @@ use flowgate::recording::file::{RecordingBlock, RecordingReader, StartState};
 use flowgate_core::config::{Affinity, BackendConfig, ManagerConfig, Mode, QuicLb, Source};
 use flowgate_core::{BackendEvent, Instant, ManagerInput};
 
+use crate::modes;
+
 use super::setting::{LARGEST_TABLE, NAMED_BY_PARTY, PARTIES, Party};
 use super::{
     Action, BackendPick, Change, Fate, FlowPick, News, Pause, Setting, SocketFailure, Temper,
@@ -32,7 +34,7 @@ const LONGEST_SILENCE_MILLIS: u64 = 4_000_000;
 pub struct Scenario {
     /// The name of its listener.
     pub listener: String,
-    /// What is built.
+    /// What is built. In another mode than a session's it is for [`modes::report_of`].
     pub setting: Setting,
     /// What happens.
     pub actions: Vec<Action>,
@@ -59,9 +61,7 @@ impl Scenario {
                     };
                     let former = tellers.remove(&shard);
                     all.extend(former.map(Teller::finish));
-                    if matches!(config.cluster.mode, Mode::Session { .. }) {
-                        tellers.insert(shard, Teller::new(start.listener, config));
-                    }
+                    tellers.insert(shard, Teller::new(start.listener, config));
                 }
                 RecordingBlock::Inputs { shard, piece, .. } => {
                     let Some(teller) = tellers.get_mut(&shard) else { continue };
@@ -107,8 +107,14 @@ impl Teller {
     }
 
     fn finish(self) -> Scenario {
-        let Self { listener, config, actions, answering, left_out, .. } = self;
-        Scenario { listener, setting: setting(&config, &answering), actions, left_out }
+        let Self { listener, config, mut actions, answering, mut left_out, .. } = self;
+        let setting = setting(&config, &answering);
+        if !is_session(setting.config.cluster.mode) {
+            let all = actions.len();
+            actions.retain(modes::can_play);
+            left_out += (all - actions.len()) as u64;
+        }
+        Scenario { listener, setting, actions, left_out }
     }
 
     fn hear_all(&mut self, bytes: &[u8], is_fresh: bool) -> Result<(), String> {
@@ -216,6 +222,10 @@ impl Teller {
     }
 }
 
+const fn is_session(mode: Mode) -> bool {
+    matches!(mode, Mode::Session { .. })
+}
+
 fn train(form: &BurstForm<'_>) -> Train {
     let count = form.datagrams();
     let len = if count > 1 { form.stride } else { form.len };
@@ -234,7 +244,10 @@ fn setting(config: &ManagerConfig, answering: &HashSet<SocketAddr>) -> Setting {
     own.accept_proxy_protocol = Vec::new();
     own.offload = false;
     let cluster = &mut own.cluster;
-    cluster.mode = Mode::SESSION;
+    let is_session = is_session(cluster.mode);
+    if is_session {
+        cluster.mode = Mode::SESSION;
+    }
     cluster.quic_lb = QuicLb::default();
     if cluster.affinity != Affinity::SourceIp {
         cluster.affinity = Affinity::SourceIpPort;
@@ -248,7 +261,7 @@ fn setting(config: &ManagerConfig, answering: &HashSet<SocketAddr>) -> Setting {
     let of_cast = |(place, recorded): (usize, &BackendConfig)| BackendConfig {
         address: ([10, 0, 0, place as u8], 53).into(),
         server_id: None,
-        answers: true,
+        answers: is_session || recorded.answers,
         ..*recorded
     };
     cluster.backends = recorded.iter().enumerate().map(of_cast).collect();
