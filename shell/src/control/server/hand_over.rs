@@ -195,36 +195,7 @@ impl Server {
         self.clusters.clone_from(&config.clusters);
 
         let mut descriptors = descriptors.into_iter();
-        let mut groups: Vec<Vec<Socket>> = Vec::new();
-        for (place, (listener, settings)) in
-            snapshot.listeners.iter().zip(&config.listeners).enumerate()
-        {
-            let count = prepared.0.get(place).map_or(0, |prepared| prepared.shards.len());
-            let bound = descriptors.by_ref().take(count).flatten().collect();
-            let settings = Listener { address: listener.address, ..settings.clone() };
-            let all = snapshot.listeners.iter().zip(&config.listeners).enumerate();
-            let has_sockets = |(_, s): &(_, &Listener)| s.routed_from.is_none();
-            let others = all.filter(|(other, pair)| *other != place && has_sockets(pair));
-            let others = others.map(|(_, (other, settings))| (other.address, settings.v6_only));
-            if let Some(parent) = &settings.routed_from {
-                // They are the sockets of the listener that it is a route of.
-                let parent = config.listeners.iter().position(|l| l.name == *parent);
-                let sockets: &[Socket] =
-                    parent.and_then(|p| groups.get(p)).map_or(&[][..], Vec::as_slice);
-                let copies = sockets.iter().map(|socket| {
-                    let copy = socket.as_fd().try_clone_to_owned();
-                    copy.map(|fd| Socket::send_only(fd, socket.is_v6()))
-                });
-                let copies = copies.collect::<Result<Vec<_>, _>>();
-                groups.push(copies.map_err(StartError::from)?);
-                continue;
-            }
-            let group = match settings.last_port {
-                Some(_) => listener::all_passed_on(&settings, count, bound),
-                None => listener::complete(&settings, count, others, bound),
-            };
-            groups.push(group.map_err(StartError::from)?.sockets);
-        }
+        let mut groups = sockets(&snapshot.listeners, config, &prepared, &mut descriptors)?;
         let (listeners, has_fast_path) = (snapshot.listeners, snapshot.has_fast_path);
         let mut number = 0..;
         let mut all = Vec::new();
@@ -313,6 +284,45 @@ impl Server {
         self.set_routes();
         self.acknowledged();
     }
+}
+
+/// The sockets of each listener: those that were passed on, and others in the stead of those that are
+/// missing.
+fn sockets(
+    listeners: &[ListenerSnapshot],
+    config: &Config,
+    prepared: &PreparedListeners,
+    descriptors: &mut impl Iterator<Item = Option<OwnedFd>>,
+) -> Result<Vec<Vec<Socket>>, StartError> {
+    let mut groups: Vec<Vec<Socket>> = Vec::new();
+    for (place, (listener, settings)) in listeners.iter().zip(&config.listeners).enumerate() {
+        let count = prepared.0.get(place).map_or(0, |prepared| prepared.shards.len());
+        let bound = descriptors.by_ref().take(count).flatten().collect();
+        let settings = Listener { address: listener.address, ..settings.clone() };
+        let all = listeners.iter().zip(&config.listeners).enumerate();
+        let has_sockets = |(_, s): &(_, &Listener)| s.routed_from.is_none();
+        let others = all.filter(|(other, pair)| *other != place && has_sockets(pair));
+        let others = others.map(|(_, (other, settings))| (other.address, settings.v6_only));
+        if let Some(parent) = &settings.routed_from {
+            // They are the sockets of the listener that it is a route of.
+            let parent = config.listeners.iter().position(|l| l.name == *parent);
+            let sockets: &[Socket] =
+                parent.and_then(|p| groups.get(p)).map_or(&[][..], Vec::as_slice);
+            let copies = sockets.iter().map(|socket| {
+                let copy = socket.as_fd().try_clone_to_owned();
+                copy.map(|fd| Socket::send_only(fd, socket.is_v6()))
+            });
+            let copies = copies.collect::<Result<Vec<_>, _>>();
+            groups.push(copies?);
+            continue;
+        }
+        let group = match settings.last_port {
+            Some(_) => listener::all_passed_on(&settings, count, bound),
+            None => listener::complete(&settings, count, others, bound),
+        };
+        groups.push(group?.sockets);
+    }
+    Ok(groups)
 }
 
 /// What the kernel goes on with. Without it, that has ended with the process that began it, and what
