@@ -140,7 +140,7 @@ fn without_mapping(network: IpNet) -> IpNet {
 }
 
 /// The most ports of one listener.
-const MOST_PORTS: u16 = 4_096;
+const MAX_PORTS: u16 = 4_096;
 
 /// An address to receive on, of any port or of several, of which the last is returned too.
 pub(crate) fn listen_addresses(item: &Item<'_>) -> Option<(SocketAddr, Option<u16>)> {
@@ -153,11 +153,11 @@ pub(crate) fn listen_addresses(item: &Item<'_>) -> Option<(SocketAddr, Option<u1
         return listen_address(item, written).map(|address| (address, None));
     };
     let address = listen_address(item, &first)?;
-    let more = last.checked_sub(address.port()).filter(|more| (1..MOST_PORTS).contains(more));
+    let more = last.checked_sub(address.port()).filter(|more| (1..MAX_PORTS).contains(more));
     match more {
         Some(_) if address.port() > 0 => Some((address, Some(last))),
         _ => item.refuse(format_args!(
-            "from a port to a higher one, of at most {MOST_PORTS}, such as \"0.0.0.0:20000-20999\""
+            "from a port to a higher one, of at most {MAX_PORTS}, such as \"0.0.0.0:20000-20999\""
         )),
     }
 }

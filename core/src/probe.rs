@@ -53,7 +53,7 @@ const FIRST_WITHIN: Duration = Duration::from_secs(1);
 const HASTENED_INTERVAL: Duration = Duration::from_millis(500);
 
 /// An interval or timeout is taken to be at least this long.
-const SHORTEST: Duration = Duration::from_millis(1);
+const MIN_TIME: Duration = Duration::from_millis(1);
 
 /// A target of a [`HealthChecker`]. It is never given again, even after the target has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -268,7 +268,7 @@ impl HealthChecker {
         target.policy = policy;
         let wait = match target.stage {
             Stage::Waiting { .. } => jittered(policy.interval, &mut self.random),
-            Stage::Running { .. } => policy.timeout.max(SHORTEST),
+            Stage::Running { .. } => policy.timeout.max(MIN_TIME),
         };
         let due = target.due.min(now + wait);
         target.move_to(due, id, &mut self.schedule);
@@ -375,7 +375,7 @@ impl Target {
     ) -> Instant {
         match self.stage {
             Stage::Waiting { is_postponed: false }
-                if now - self.due > self.policy.interval.max(SHORTEST) =>
+                if now - self.due > self.policy.interval.max(MIN_TIME) =>
             {
                 self.stage = Stage::Waiting { is_postponed: true };
                 somewhere_within(self.policy.interval, now, random)
@@ -384,7 +384,7 @@ impl Target {
                 self.attempt += 1;
                 self.stage = Stage::Running { started: now };
                 emit(HealthOutput::StartProbe { target: id, attempt: self.attempt });
-                now + self.policy.timeout.max(SHORTEST)
+                now + self.policy.timeout.max(MIN_TIME)
             }
             Stage::Running { started } => {
                 self.stage = Stage::Waiting { is_postponed: false };
@@ -452,7 +452,7 @@ fn somewhere_within(duration: Duration, now: Instant, random: &mut Random) -> In
 
 /// In nanoseconds, no less than a millisecond's.
 fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.max(SHORTEST).as_nanos()).unwrap_or(u64::MAX)
+    u64::try_from(duration.max(MIN_TIME).as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

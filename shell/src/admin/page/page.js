@@ -7,7 +7,7 @@ const REASONS = /* reasons */{};
 const EVERY = 1000;
 const FETCH_TIMEOUT = 4000;
 const KERNEL = 'kernel (full buffer, bad checksum)';
-const MOST_REASONS = 8;
+const MAX_REASONS = 8;
 
 const traffic = new Chart('traffic', { stacked: false });
 const drops = new Chart('drops', { stacked: true, quiet: 'no drops' });
@@ -88,7 +88,7 @@ function remember(at, gap, before, now, seconds) {
     const grew = growth(old.get(reason) ?? 0, datagrams, seconds);
     if (grew === 0) continue;
     if (!reasons.includes(reason)) reasons.push(reason);
-    const place = reasons.indexOf(reason) < MOST_REASONS - 1 ? reason : 'others';
+    const place = reasons.indexOf(reason) < MAX_REASONS - 1 ? reason : 'others';
     byReason.set(place, (byReason.get(place) ?? 0) + grew);
   }
   history.push({ at, gap, values: directed });
@@ -124,7 +124,7 @@ function show() {
   const others = dropHistory.some((sample) => sample.values.has('others')) ? ['others'] : [];
   // What is refused on purpose is grey, as is what has no colour of its own.
   const isPlain = (reason) => reason === 'others' || DELIBERATE.has(reason);
-  const color = (reason) => isPlain(reason) ? MOST_REASONS : reasons.indexOf(reason) + 1;
+  const color = (reason) => isPlain(reason) ? MAX_REASONS : reasons.indexOf(reason) + 1;
   drops.show(
     [...shown, ...others].map((key) => ({
       key, label: DELIBERATE.has(key) ? `${key} (by configuration)` : key, color: `--c${color(key)}`, title: REASONS[key],
@@ -242,7 +242,7 @@ async function recall() {
       const byReason = new Map();
       for (const [reason, grew] of Object.entries(dropped)) {
         if (!reasons.includes(reason)) reasons.push(reason);
-        const place = reasons.indexOf(reason) < MOST_REASONS - 1 ? reason : 'others';
+        const place = reasons.indexOf(reason) < MAX_REASONS - 1 ? reason : 'others';
         byReason.set(place, (byReason.get(place) ?? 0) + grew);
       }
       history.push({ at, gap: false, values: new Map([['toBackend', to_backend], ['toClient', to_client]]) });

@@ -1,6 +1,6 @@
 // The tables. Rows are kept as long as what they show is there, so that only figures change.
 
-const MOST_ROWS = 200;
+const MAX_ROWS = 200;
 
 // How many backends of a cluster are shown before someone asks for all.
 const FIRST_ROWS = 12;
@@ -87,7 +87,7 @@ function limited(table, items, most) {
 
 function showListeners(listeners, rates) {
   const table = byId('listeners');
-  const listed = limited(table, listeners, MOST_ROWS);
+  const listed = limited(table, listeners, MAX_ROWS);
   rows(table.tBodies[0], listed, {
     key: (listener) => listener.name,
     make: () => {
@@ -147,7 +147,7 @@ function showClusters(clusters, rates) {
     listed.sort((a, b) => worst(a) - worst(b));
   }
   write(byId('found'), view.search ? `${count(found)} found` : '');
-  rows(byId('clusters'), listed.slice(0, MOST_ROWS), {
+  rows(byId('clusters'), listed.slice(0, MAX_ROWS), {
     key: ({ cluster }) => cluster.name,
     make: ({ cluster }) => makeCluster(cluster.name),
     fill: (row, { cluster, backends }) => fillCluster(row, cluster, backends, clusters.length, rates),
@@ -185,10 +185,10 @@ function fillCluster(row, cluster, backends, clusters, rates) {
   row.fold.setAttribute('aria-expanded', String(!folded));
   row.table.hidden = folded;
   row.table.classList.toggle('silent', cluster.mode === 'one-way');
-  const most = view.whole.has(cluster.name) || view.search ? MOST_ROWS : FIRST_ROWS;
+  const most = view.whole.has(cluster.name) || view.search ? MAX_ROWS : FIRST_ROWS;
   showBackends(row.table, cluster, folded ? [] : sorted(cluster, backends, rates), most, rates);
-  write(row.all, `Show ${count(Math.min(backends.length, MOST_ROWS))}`);
-  row.all.hidden = most === MOST_ROWS;
+  write(row.all, `Show ${count(Math.min(backends.length, MAX_ROWS))}`);
+  row.all.hidden = most === MAX_ROWS;
 }
 
 function showBackends(table, cluster, backends, most, rates) {

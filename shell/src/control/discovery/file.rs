@@ -18,10 +18,10 @@ use crate::sys::watch::{Change, Watch};
 
 /// How long a file that may be written yet may change on before it is read, and the least time from one
 /// reading to the next.
-const PAUSE: Duration = Duration::from_millis(50);
+const READ_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The least time from one look at the file to the next, in a directory where much happens.
-const MOMENT: Duration = Duration::from_millis(1);
+const MIN_LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How often the file is looked at where events may not be told, as on network file systems.
 const LOOK: Duration = Duration::from_secs(5);
@@ -30,11 +30,11 @@ const LOOK: Duration = Duration::from_secs(5);
 const LOOK_OFTEN: Duration = Duration::from_secs(1);
 
 /// The largest file that is read.
-const LARGEST: u64 = 64 << 20;
+const MAX_LEN: u64 = 64 << 20;
 
 pub(super) async fn follow(path: &Path, followed: &mut Followed) {
     let (mut seen, mut is_whole) = (None, true);
-    let mut readings = tokio::time::interval(PAUSE);
+    let mut readings = tokio::time::interval(READ_INTERVAL);
     readings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Before the file is looked at, so that no change is missed.
     let mut watch = Watch::start(path);
@@ -42,7 +42,7 @@ pub(super) async fn follow(path: &Path, followed: &mut Followed) {
         let now = stamp(path);
         if seen.as_ref() != Some(&now) {
             if !is_whole {
-                be_written(watch.as_ref(), PAUSE).await;
+                be_written(watch.as_ref(), READ_INTERVAL).await;
             }
             readings.tick().await;
             let now = stamp(path);
@@ -58,13 +58,13 @@ pub(super) async fn follow(path: &Path, followed: &mut Followed) {
                 }
                 Ok(Change::Begun) => {
                     is_whole = false;
-                    tokio::time::sleep(MOMENT).await;
+                    tokio::time::sleep(MIN_LOOK_INTERVAL).await;
                     Some(watch)
                 }
                 // It may be another directory by now.
                 Ok(Change::Gone) | Err(_) => {
                     is_whole = false;
-                    tokio::time::sleep(MOMENT).await;
+                    tokio::time::sleep(MIN_LOOK_INTERVAL).await;
                     Watch::start(path)
                 }
             },
@@ -99,8 +99,8 @@ fn read(path: &Path) -> Result<Vec<flowgate_config::Member>, String> {
     match std::fs::metadata(path) {
         // A pipe would be waited for.
         Ok(metadata) if !metadata.is_file() => Err("it is no regular file".to_owned()),
-        Ok(metadata) if metadata.len() > LARGEST => {
-            Err(format!("it has more than {LARGEST} bytes"))
+        Ok(metadata) if metadata.len() > MAX_LEN => {
+            Err(format!("it has more than {MAX_LEN} bytes"))
         }
         Ok(_) => {
             let text = std::fs::read(path).map_err(|error| error.to_string())?;

@@ -13,14 +13,14 @@ use hyper_util::rt::TokioExecutor;
 use super::{Followed, jittered};
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest answer that is read.
-const LONGEST: usize = 64 << 20;
+const MAX_LEN: usize = 64 << 20;
 
 /// However long an answer is good for, it is asked for again no sooner and no later than this.
-const SHORTEST: Duration = Duration::from_secs(1);
-const LATEST: Duration = Duration::from_secs(60 * 60);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 type Http = Client<HttpConnector, Empty<Bytes>>;
 
@@ -37,8 +37,8 @@ pub(super) async fn follow(url: &str, interval: Duration, followed: &mut Followe
     let mut etag = None;
     let mut good_for = interval;
     loop {
-        let asked = tokio::time::timeout(PATIENCE, ask(&http, url, etag.clone())).await;
-        let answer = asked.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
+        let asked = tokio::time::timeout(REPLY_TIMEOUT, ask(&http, url, etag.clone())).await;
+        let answer = asked.unwrap_or_else(|_| Err(format!("no answer within {REPLY_TIMEOUT:?}")));
         let failed = match answer {
             Ok(answer) => {
                 // What is as it was stays good for as long, unless it says otherwise (RFC 9111, 4.3.4).
@@ -76,7 +76,7 @@ async fn ask(http: &Http, url: &str, etag: Option<HeaderValue>) -> Result<Answer
     let request = request.body(Empty::new()).map_err(|error| error.to_string())?;
     let response = http.request(request).await.map_err(|error| chain(&error))?;
     let (status, headers) = (response.status(), response.headers().clone());
-    let read = Limited::new(response.into_body(), LONGEST).collect().await;
+    let read = Limited::new(response.into_body(), MAX_LEN).collect().await;
     let body = read.map_err(|error| chain(error.as_ref()))?.to_bytes();
     let body = match status {
         StatusCode::OK => Some(body),
@@ -91,7 +91,7 @@ fn good_for(headers: &HeaderMap) -> Option<Duration> {
     let control = headers.get(CACHE_CONTROL)?.to_str().ok()?;
     let age = control.split(',').find_map(|part| part.trim().strip_prefix("max-age="))?;
     let seconds = age.parse().ok()?;
-    Some(Duration::from_secs(seconds).clamp(SHORTEST, LATEST))
+    Some(Duration::from_secs(seconds).clamp(MIN_INTERVAL, MAX_INTERVAL))
 }
 
 /// What went wrong, with what it came from.
@@ -116,8 +116,8 @@ mod tests {
             HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static(value))])
         };
         assert_eq!(good_for(&headers("private, max-age=7")), Some(Duration::from_secs(7)));
-        assert_eq!(good_for(&headers("max-age=0")), Some(SHORTEST));
-        assert_eq!(good_for(&headers("max-age=999999")), Some(LATEST));
+        assert_eq!(good_for(&headers("max-age=0")), Some(MIN_INTERVAL));
+        assert_eq!(good_for(&headers("max-age=999999")), Some(MAX_INTERVAL));
         assert_eq!(good_for(&headers("no-store")), None);
         assert_eq!(good_for(&HeaderMap::new()), None);
     }

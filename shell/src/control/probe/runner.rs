@@ -27,7 +27,7 @@ pub(super) const WAKE: Token = Token(usize::MAX);
 const EVENTS: usize = 256;
 
 /// The largest datagram there is.
-const LARGEST_ANSWER: usize = 65_535;
+const MAX_REPLY_LEN: usize = 65_535;
 
 /// All that the thread has.
 pub(super) struct Runner<F> {
@@ -96,7 +96,7 @@ impl<F: Fn(HealthChange)> Runner<F> {
             outputs: VecDeque::new(),
             ids: HashMap::new(),
             probed: HashMap::new(),
-            buffer: vec![0; LARGEST_ANSWER],
+            buffer: vec![0; MAX_REPLY_LEN],
             short: HashSet::new(),
         }
     }

@@ -12,7 +12,7 @@ use super::question::{ExpectedReply, ProbePayload, ProbeRequest};
 use crate::sys::{errno, process, udp};
 
 /// A probe listens to no more wrong answers than this.
-const MOST_WRONG_ANSWERS: u32 = 64;
+const MAX_WRONG_REPLIES: u32 = 64;
 
 /// A question that waits for its answer.
 pub(super) struct UdpProbe {
@@ -51,7 +51,7 @@ impl UdpProbe {
         expect: &ExpectedReply,
         buffer: &mut [u8],
     ) -> Option<ProbeOutcome> {
-        while self.wrong_answers < MOST_WRONG_ANSWERS {
+        while self.wrong_answers < MAX_WRONG_REPLIES {
             match self.socket.recv(buffer) {
                 Ok(length) => {
                     let answer = &buffer[..length];
