@@ -197,6 +197,18 @@ impl UpstreamMode {
 }
 
 impl ClusterConfig {
+    /// How many other backends may get what a flow begins with, and after how long a silence; without
+    /// that only where it is refused. `None`: it is not kept.
+    pub(crate) fn attempts(&self) -> Option<(u8, Option<Duration>)> {
+        match self.retry.filter(|_| self.questions().is_some()) {
+            Some(Retry { after, times }) => Some((times, Some(after))),
+            None if matches!(self.mode, Mode::Session { .. }) && self.backends.len() > 1 => {
+                Some((crate::retry_buffer::MAX_OTHERS, None))
+            }
+            None => None,
+        }
+    }
+
     /// What names a question, where each is a flow of its own.
     pub const fn questions(&self) -> Option<Transactions> {
         if matches!(self.mode, Mode::Session { .. }) { self.transactions } else { None }

@@ -70,8 +70,7 @@
 //!    that comes too early or twice is harmless.
 //! 7. A datagram that is not admitted costs no flow, no socket and no allocation.
 //! 8. Every table has a limit and is allocated at start: handling an input allocates nothing, unless
-//!    it changes the configuration, a socket opens that flows share, or a question is kept to be asked
-//!    [again](config::Retry).
+//!    it changes the configuration or a socket opens that flows share.
 //!
 //! # A datagram and a deadline at the same instant
 //!

@@ -89,8 +89,7 @@ pub use expire::{Deadline, DeadlineReason};
 /// ([`Delivered`](ManagerInput::Delivered)): until then it is queued.
 ///
 /// A known flow's burst costs one table lookup and writes to one flow. The manager allocates when
-/// it is made, when it is configured again, when a socket opens that flows share, and for a question
-/// that is [kept](Self::kept); at no other time.
+/// it is made, when it is configured again, and when a socket opens that flows share; at no other time.
 #[derive(Clone, Debug)]
 pub struct UdpManager {
     config: ManagerConfig,
@@ -166,7 +165,7 @@ impl UdpManager {
             silences_known_from: now,
             sweep: None,
             has_lost_backends: false,
-            kept: RetryBuffer::default(),
+            kept: RetryBuffer::new(&config),
             last_partial_timeout: None,
             config,
         };

@@ -380,12 +380,8 @@ impl Subject for Frugal {
         // A shared socket has places for flows to all backends, as many as it takes.
         let opens_shared =
             |output: &Output<'_>| matches!(output, Output::OpenUpstream { connect: None, .. });
-        // A question that may be asked again is copied.
-        let keeps_questions = self.manager.config().cluster.retry.is_some();
         let may_allocate = self.waste == 0
-            && (keeps_questions
-                || matches!(input, ManagerInput::Configured(_))
-                || outputs.iter().any(opens_shared));
+            && (matches!(input, ManagerInput::Configured(_)) || outputs.iter().any(opens_shared));
         assert!(may_allocate || allocated.count_total == 0, "{input:?} makes the manager allocate");
     }
 

@@ -9,7 +9,6 @@ use crate::flow::{FlowLimits, UdpFlow};
 use crate::limits::SourceLimits;
 use crate::output::Outputs;
 use crate::reason::CloseReason;
-use crate::retry_buffer::RetryBuffer;
 use crate::time::Instant;
 
 impl UdpManager {
@@ -78,14 +77,16 @@ impl UdpManager {
                 self.source_limits.opened(flow.key().client.source());
             }
         }
-        if config.cluster.retry != self.config.cluster.retry {
-            self.kept = RetryBuffer::default();
+        let is_kept_on = config.cluster.attempts().is_some();
+        if config.cluster.retry != self.config.cluster.retry || !is_kept_on {
+            self.kept.clear();
         }
         if config.cluster.idle_timeout != self.config.cluster.idle_timeout {
             self.silences_known_from = now + STALE_TIMEOUT;
         }
         self.set_flow_limits(FlowLimits::new(&config.cluster), now);
         self.config.clone_from(config);
+        self.kept.reserve(config);
         self.upstreams.reserve(capacity_for_upstreams(config));
         if self.shares_upstreams() {
             if config.cluster.questions().is_none() {

@@ -45,7 +45,7 @@ impl UdpManager {
         let AcceptedRequests { now: accepted, beyond, confirms } =
             flow.accept_requests(burst, &self.limits, now);
         let (is_retired, backend) = (flow.is_retired(), flow.backend());
-        let client = flow.client();
+        let (client, sent) = (flow.client(), flow.to_backend().datagrams);
         if let Some(burst) = accepted {
             if confirms && self.config.accept == Accept::Confirmed {
                 outputs.emit(Output::OpenClient { flow: id, client });
@@ -53,7 +53,8 @@ impl UdpManager {
             let traffic = Traffic::of(&burst);
             self.counters.to_backend.queued.add(traffic);
             self.emit_requests((id, backend), is_first, recv_meta, burst, outputs);
-            if is_first && self.config.cluster.retry.is_some() {
+            let is_opening = sent == u64::from(burst.count());
+            if is_first && (is_opening || self.config.cluster.questions().is_some()) {
                 self.keep_question(id, recv_meta, &burst, now);
             }
             if is_mirrored {
@@ -220,7 +221,7 @@ impl UdpManager {
     ) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         let backend = flow.backend();
-        if !self.kept.is_empty() {
+        if !flow.is_heard() && !self.kept.is_empty() {
             self.kept.forget(id.index());
         }
         let Some(burst) = burst else {

@@ -47,6 +47,8 @@ impl UdpManager {
             let (backend, upstream) = (flow.backend(), flow.upstream());
             let (client, local) = (flow.client(), flow.local());
             let Some(address) = self.backends.get(backend).map(Backend::address) else { return };
+            // What it began with is long since there, and its answer may not come by here.
+            self.kept.forget(id.index());
             outputs.emit(Output::Offload { flow: id, upstream, backend, address, client, local });
         }
     }

@@ -1,6 +1,7 @@
-//! Asking another backend: a question that is refused, cannot be sent, or gets no answer in time.
+//! Asking another backend: where what a flow begins with is refused, cannot be sent, or, being a
+//! question, gets no answer in time.
 //!
-//! The question is [kept](crate::retry_buffer) until its flow is answered. To ask again, the flow
+//! It is [kept](crate::retry_buffer) until its flow is answered. To ask again, the flow
 //! [moves](UdpManager::move_flow_to) to a backend that was not asked yet, and the copy goes there. What
 //! it leaves behind is in quarantine, as ever, but an answer that comes there first is still its: then
 //! the two change places, and the answer is handled as any other. From then on the other place is one
@@ -9,23 +10,29 @@
 //! Branches of a ring, as copies to all backends have them, could not do it: what would link them is
 //! what names the question.
 
-use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::time::Duration;
 
 use super::UdpManager;
+use super::admit::first_of;
 use super::forward::RecvMeta;
 use crate::backend::Backend;
 use crate::burst::Burst;
-use crate::config::{Retry, SendProxyProtocol};
+use crate::config::SendProxyProtocol;
 use crate::counters::Traffic;
 use crate::flow::UdpFlow;
 use crate::flow::table::FlowTable;
 use crate::id::{BackendId, FlowId, SendId, UpstreamId};
 use crate::output::{Output, Outputs, Repeat};
 use crate::reason::DropReason;
-use crate::retry_buffer::{KeptDatagram, KeptQuestion, RetryBuffer};
+use crate::retry_buffer::{Keep, KeptDatagram, RetryBuffer};
 use crate::time::Instant;
 use crate::upstream::Carries;
+
+/// How old what a flow begins with is at most when one backend refuses it and another is to get it. Where a
+/// host does not answer who asks for its hardware address, the network says so after three seconds
+/// (`neigh/default/mcast_solicit`).
+const MAX_AGE: Duration = Duration::from_secs(5);
 
 /// Why another backend is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,15 +49,10 @@ impl UdpManager {
     /// The question of a flow, which an [`Output::Repeat`] tells to send. Until the next input.
     pub fn kept(&self, flow: FlowId) -> Option<KeptDatagram<'_>> {
         self.flows.get(flow)?;
-        self.kept.get(flow.index()).map(KeptQuestion::parts)
+        self.kept.datagram(flow.index())
     }
 
-    /// How to ask again, where that is wanted at all.
-    fn retry(&self) -> Option<Retry> {
-        self.config.cluster.retry.filter(|_| self.config.cluster.questions().is_some())
-    }
-
-    /// Keeps the question that a flow begins with.
+    /// Keeps the datagram that a flow begins with.
     pub(super) fn keep_question<'p>(
         &mut self,
         id: FlowId,
@@ -58,30 +60,28 @@ impl UdpManager {
         question: &Burst<'p>,
         now: Instant,
     ) {
-        let Some(Retry { after, times }) = self.retry() else { return };
+        let Some((times, after)) = self.config.cluster.attempts() else { return };
         let slot = id.index();
         let Some(flow) = self.flows.get(id) else { return };
         if flow.is_heard() || self.kept.get(slot).is_some() {
             return;
         }
-        let wire = match self.config.cluster.send_proxy_protocol {
-            SendProxyProtocol::Off => question.bytes().into(),
+        let header = match self.config.cluster.send_proxy_protocol {
+            SendProxyProtocol::Off => None,
             SendProxyProtocol::First | SendProxyProtocol::Every => {
-                let (prefix, tlvs) = self.proxy_header(&flow.key(), recv_meta);
-                let mut wire = prefix.as_bytes().to_vec();
-                tlvs.parts().into_iter().for_each(|part| wire.extend_from_slice(part));
-                wire.extend_from_slice(question.bytes());
-                wire.into_boxed_slice()
+                Some(self.proxy_header(&flow.key(), recv_meta))
             }
         };
-        if !self.kept.has_room(wire.len()) {
-            return;
-        }
-        let front = (wire.len() - question.bytes().len()) as u16;
-        let (asked, due) = (Vec::new(), Some(now + after));
+        let front = header.as_ref().map_or([&[][..]; 3], |(prefix, tlvs)| {
+            let [before, after] = tlvs.parts();
+            [prefix.as_bytes(), before, after]
+        });
+        let (datagram, due) = (first_of(question), after.map(|after| now + after));
         let &RecvMeta { tos, ttl, .. } = recv_meta;
-        self.kept.keep(slot, KeptQuestion { wire, front, tos, ttl, times_left: times, asked, due });
-        self.schedule(slot);
+        self.kept.keep(slot, &Keep { front, datagram, tos, ttl, times, due });
+        if due.is_some() {
+            self.schedule(slot);
+        }
     }
 
     /// Whether this is the question of a flow, which never left it for a reason that another backend may
@@ -131,13 +131,18 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) -> bool {
         let slot = id.index();
-        let (Some(flow), Some(retry)) = (self.flows.get(id), self.retry()) else { return false };
+        let (Some(flow), Some((_, after))) = (self.flows.get(id), self.config.cluster.attempts())
+        else {
+            return false;
+        };
         let (client, former, opened) = (flow.client(), flow.backend(), flow.opened());
         let (source, deadline) = (flow.key().client.source(), flow.deadline());
         let is_missed = flow.is_owed_an_answer(&self.limits);
         let Some(question) = self.kept.get_mut(slot) else { return false };
         question.due = None;
-        if question.times_left == 0 {
+        // An error that comes later is about something else.
+        let is_late = cause == RetryCause::Refused && after.is_none() && opened + MAX_AGE < now;
+        if question.times_left == 0 || is_late {
             return false;
         }
         if cause == RetryCause::Silent {
@@ -154,9 +159,7 @@ impl UdpManager {
             }
         }
         let Some(question) = self.kept.get_mut(slot) else { return false };
-        question.asked.push(former);
-        question.times_left -= 1;
-        question.due = Some(now + retry.after).filter(|_| question.times_left > 0);
+        question.turn_from(former, after.map(|after| now + after));
         let (tos, ttl) = (question.tos, question.ttl);
         let Ok(left) = self.move_flow_to(id, backend, ttl, now, outputs) else { return false };
         if let Some(left) = left {
@@ -186,9 +189,8 @@ impl UdpManager {
         former: BackendId,
     ) -> Option<BackendId> {
         let Self { balancer, backends, random, config, kept, .. } = self;
-        let asked = &kept.get(slot)?.asked;
+        let others = kept.get(slot)?.asked().chain([former]);
         let affinity = config.cluster.affinity;
-        let others = asked.iter().copied().chain([former]);
         backends.without(others, |backends| balancer.pick(backends, client, affinity, random))
     }
 

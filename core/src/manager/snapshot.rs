@@ -18,6 +18,7 @@ use crate::id::BackendId;
 use crate::limits::SourceLimits;
 use crate::proxy_protocol::table::Proxies;
 use crate::random::Random;
+use crate::retry_buffer::RetryBuffer;
 use crate::snapshot::error::require;
 use crate::snapshot::parts::{FlowsSnapshot, TimersSnapshot};
 use crate::snapshot::{ManagerSnapshot, RestoreError};
@@ -89,7 +90,7 @@ impl UdpManager {
             silences_known_from: self.silences_known_from,
             sweep: self.sweep,
             last_partial_timeout: self.last_partial_timeout,
-            kept: self.kept.clone(),
+            kept: self.kept.snapshot(),
             is_partial: false,
         }
     }
@@ -218,6 +219,8 @@ impl Before {
             backends.len(),
             is_alive,
         )?;
+        let kept = RetryBuffer::restored(&snapshot.kept, &config, flows.slots());
+        let kept = kept.ok_or(RestoreError::Broken("a question of no flow is kept"))?;
         let mut restored = UdpManager {
             limits: FlowLimits::new(&config.cluster),
             queues,
@@ -241,7 +244,7 @@ impl Before {
             drain: snapshot.drain,
             silences_known_from: snapshot.silences_known_from,
             last_partial_timeout: snapshot.last_partial_timeout,
-            kept: snapshot.kept,
+            kept,
             config,
         };
         require!(restored.is_kept_rightly(), "a question of no flow is kept");

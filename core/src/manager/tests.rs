@@ -902,7 +902,7 @@ fn a_flow_whose_socket_cannot_be_opened_ends() {
 
 #[test]
 fn an_icmp_error_is_counted_and_the_flow_goes_on() {
-    let mut harness = Harness::new(|_| {});
+    let mut harness = Harness::new(|config| config.cluster.backends.truncate(1));
     let flow = harness.open(client(1), at(0));
     for failure in [NetworkError::Refused, NetworkError::Unreachable] {
         assert_eq!(harness.input(harness.network_error(flow, failure), at(1)), []);

@@ -307,8 +307,7 @@ impl UdpManager {
             // Whose it was is not known any more, only that it was not long ago.
             (None, Some(remote)) => {
                 let now = now.as_nanos().saturating_sub(OLDEST_ERROR.as_nanos() as u64);
-                let is_known = self.upstreams.get(upstream).is_some();
-                let backend = self.backends.at(remote).next().filter(|_| is_known);
+                let backend = self.backends.at(remote).next();
                 backend.map(|backend| (backend, Instant::from_nanos(now)))
             }
             (None, None) => None,

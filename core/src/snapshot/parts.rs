@@ -19,7 +19,7 @@ use crate::id::UpstreamId;
 use crate::limits::answered::AnsweredClients;
 use crate::limits::overload::OpeningBudget;
 use crate::manager::failover::Sweep;
-use crate::retry_buffer::RetryBuffer;
+use crate::retry_buffer::RetrySnapshot;
 use crate::time::Instant;
 use crate::upstream::Carries;
 use crate::upstream::pool::Pool;
@@ -56,7 +56,7 @@ pub struct ManagerSnapshot {
     pub(crate) sweep: Option<Sweep>,
     pub(crate) last_partial_timeout: Option<Instant>,
     /// The questions that may be asked again.
-    pub(crate) kept: RetryBuffer,
+    pub(crate) kept: RetrySnapshot,
     /// Whether it only tells of flows and timers that have changed.
     pub(crate) is_partial: bool,
 }

@@ -223,7 +223,7 @@ fn flows(text: &mut Exposition, document: &StatusDocument) {
         (
             "flowgate_retries_total",
             Kind::Counter,
-            "Questions asked again of another backend.",
+            "Datagrams that went to another backend, since one refused them or was silent.",
             |l| l.retries,
         ),
     ] {

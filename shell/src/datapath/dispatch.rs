@@ -29,6 +29,7 @@ use crate::datapath::sockets::Sockets;
 use crate::datapath::token::Token;
 use crate::observe::tap::Taps;
 use one_way::{Mirrored, PendingRoles};
+use open::NotOpened;
 
 /// How much leaves by a listener until it is looked how full its send buffer is: a small part of that,
 /// so that it costs nothing.
@@ -44,7 +45,7 @@ pub struct Scratch {
     plan: Plan<'static>,
     pending: Vec<UpstreamId>,
     outcomes: Vec<SendOutcome>,
-    not_opened: Vec<(UpstreamId, DropReason)>,
+    not_opened: Vec<NotOpened>,
     pending_roles: PendingRoles,
     mirrored: Vec<Mirrored<'static>>,
     taps: Taps,
@@ -70,8 +71,8 @@ pub struct Dispatch<'a, 't, K: Kernel> {
     /// The upstream sockets that have something to send.
     pending: Vec<UpstreamId>,
     outcomes: Vec<SendOutcome>,
-    /// The upstream sockets that could not be opened in this tick, and why.
-    not_opened: Vec<(UpstreamId, DropReason)>,
+    /// The upstream sockets that could not be opened in this tick.
+    not_opened: Vec<NotOpened>,
     /// Whether a socket was to be opened in this tick when no local port was left.
     are_ports_gone: bool,
     /// On whose behalf what is emitted now is to be sent.
@@ -233,10 +234,7 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         self.pending = pending;
         self.flush_egress_sockets();
         self.flush_listener();
-        for (upstream, _) in self.not_opened.drain(..) {
-            let input = ManagerInput::UpstreamOpenFailed { upstream };
-            self.outcomes.push(SendOutcome::Input(Role::Primary, input));
-        }
+        self.report_not_opened();
     }
 
     fn flush_upstream(&mut self, id: UpstreamId) {
@@ -301,12 +299,6 @@ impl<'a, 't, K: Kernel> Dispatch<'a, 't, K> {
         let may_use_gso = upstream.may_use_gso(Direction::ToBackend);
         let ttl = beside.filter(|&ttl| ttl != upstream.ttl);
         self.outbox.push(&mut upstream.outgoing, Outgoing { may_use_gso, ttl, ..outgoing });
-    }
-
-    fn lose_for_want_of_a_socket(&mut self, id: UpstreamId, outgoing: &Outgoing<'_>) {
-        let failed = self.not_opened.iter().find(|(failed, _)| *failed == id);
-        let reason = failed.map_or(DropReason::Closed, |&(_, reason)| reason);
-        self.lose(outgoing, reason);
     }
 
     fn lose(&mut self, outgoing: &Outgoing<'_>, reason: DropReason) {

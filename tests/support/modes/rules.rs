@@ -86,10 +86,19 @@ impl<B: Balancer> World<B> {
             Output::OpenFlow { flow, upstream, backend, address, .. } => {
                 require!(mode.has_flows(), "a flow opens where there are none");
                 require!(self.sockets.contains_key(&upstream), "{flow:?} opens on no socket");
-                let &ManagerInput::ClientBurst { source: client, .. } = input else {
-                    return Err(Violation("a flow opens for nobody".into()));
+                let known = self.flows.get(&flow);
+                let client = match (input, known) {
+                    (&ManagerInput::ClientBurst { source, .. }, _) => source,
+                    // It goes to another backend, which one has refused it.
+                    (
+                        ManagerInput::UpstreamError { .. }
+                        | ManagerInput::Undelivered { .. }
+                        | ManagerInput::UpstreamBurst { .. },
+                        Some(known),
+                    ) => known.client,
+                    _ => return Err(Violation("a flow opens for nobody".into())),
                 };
-                let mirrored = self.flows.get(&flow).and_then(|flow| flow.mirrored);
+                let mirrored = known.and_then(|flow| flow.mirrored);
                 let route = Route { upstream, address };
                 self.flows.insert(flow, Flow { client, backend, route, mirrored });
                 self.heard.retain(|_, heard| *heard != flow);
@@ -117,8 +126,16 @@ impl<B: Balancer> World<B> {
                 *fates.by_flows.entry(backend.index()).or_default() += u32::from(burst.count());
                 fates.flow = Some(flow);
             }
-            Output::Repeat(Repeat { flow, .. }) => {
-                return Err(Violation(format!("{flow:?} asks again where that is not wanted")));
+            Output::Repeat(Repeat { flow, upstream, backend, .. }) => {
+                require!(matches!(mode, Mode::Session { .. }), "{flow:?} asks again in no session");
+                let is_refused = matches!(
+                    input,
+                    ManagerInput::UpstreamError { .. } | ManagerInput::Undelivered { .. }
+                );
+                require!(is_refused, "{flow:?} asks again though nobody refuses it");
+                let is_its =
+                    |known: &Flow| known.backend == backend && known.route.upstream == upstream;
+                require!(self.flows.get(&flow).is_some_and(is_its), "{flow:?} asks another's");
             }
             Output::SendOneWay { send_id, address, burst, .. } => {
                 let (to, fates) = match send_id {

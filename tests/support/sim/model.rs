@@ -386,7 +386,7 @@ impl Model {
             (flow.backend, flow.deadline.as_nanos().saturating_sub(timeout))
         } else {
             // Of nobody knows which datagram, but that it was not long ago.
-            let Some(remote) = remote.filter(|_| is_shared.is_some()) else { return Ok(vec![]) };
+            let Some(remote) = remote else { return Ok(vec![]) };
             let backend = (0..self.loads.len()).find(|&place| address(place) == remote);
             let Some(backend) = backend else { return Ok(vec![]) };
             (backend, now.as_nanos().saturating_sub(1_000_000_000))

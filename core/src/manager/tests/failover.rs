@@ -214,33 +214,35 @@ fn two_errors_of_the_network_put_a_backend_out_of_service_for_a_while() {
         c.cluster.health.passive = Some(PASSIVE);
         c.cluster.health.on_backend_down = OnBackendDown::Rehash;
     });
+    // So long ago that nothing of what it began with is sent to another.
     let flow = harness.open(client(1), at(0));
-    harness.refused(flow, at(1));
+    harness.refused(flow, at(6_001));
     assert_eq!(harness.state(0).as_str(), "unchecked", "one error can be forged");
-    harness.request(client(1), b"second", at(10));
-    harness.refused(flow, at(11));
+    harness.request(client(1), b"second", at(6_010));
+    harness.refused(flow, at(6_011));
     assert_eq!(harness.state(0).as_str(), "ejected");
     let out = harness.manager.backends().get(first()).unwrap();
-    assert_eq!((out.state_since(), out.state_until()), (at(11), Some(at(7_511))));
+    assert_eq!((out.state_since(), out.state_until()), (at(6_011), Some(at(13_511))));
     assert_eq!(out.ejections(EjectionCause::NetworkErrors), 1);
     assert!(out.state_reason().is_some() && harness.manager.backends().state_changes() > 0);
-    let third = harness.request(client(1), b"third", at(20));
+    let third = harness.request(client(1), b"third", at(6_020));
     assert!(matches!(third[0], Output::OpenFlow { address, .. } if address == backend(2)));
 
     let back = harness.manager.poll_timeout().unwrap();
-    assert_eq!((back.at, back.reason), (at(7_511), DeadlineReason::BackendEvent));
-    harness.run_until(at(7_511));
+    assert_eq!((back.at, back.reason), (at(13_511), DeadlineReason::BackendEvent));
+    harness.run_until(at(13_511));
     assert_eq!(harness.state(0).as_str(), "unchecked");
 }
 
 #[test]
 fn an_answer_puts_a_backend_back_into_service() {
     let mut harness = Harness::new(|c| c.cluster.health.passive = Some(PASSIVE));
+    // So long ago that nothing of what it began with is sent to another.
     let flow = harness.open(client(1), at(0));
-    harness.refused(flow, at(1));
-    harness.refused(flow, at(1));
+    harness.refused(flow, at(6_001));
+    harness.refused(flow, at(6_001));
     assert_eq!(harness.state(0).as_str(), "ejected");
-    harness.reply(flow, b"here", at(2));
+    harness.reply(flow, b"here", at(6_002));
     assert_eq!(harness.state(0).as_str(), "up");
 }
 
@@ -580,9 +582,10 @@ fn an_error_of_the_network_is_a_reason_to_probe_and_decides_nothing_while_probes
         c.cluster.health.passive = Some(PASSIVE);
         c.cluster.backends.push(BackendConfig::new(backend(2)));
     });
-    let flow = harness.open(client(1), at(1_000));
+    let flow = harness.open(client(1), at(0));
+    harness.request(client(1), b"more", at(6_000));
     let serves = BackendId::new(harness.backend_of(flow));
-    harness.event(serves, BackendEvent::Up, at(1_001));
+    harness.event(serves, BackendEvent::Up, at(6_001));
     let seen = |harness: &Harness| {
         let backends = harness.manager.backends();
         let backend = backends.get(serves).unwrap();
@@ -593,21 +596,21 @@ fn an_error_of_the_network_is_a_reason_to_probe_and_decides_nothing_while_probes
         harness.manager_only(error, now);
     };
     let before = seen(&harness);
-    for now in 1_002..1_010 {
+    for now in 6_002..6_010 {
         refused(&mut harness, at(now));
     }
     let after = seen(&harness);
     assert_eq!((after.0, after.1), (1, true), "many at once are one reason");
     assert_eq!(after.2, before.2 + 1, "and that is told");
-    refused(&mut harness, at(2_000));
+    refused(&mut harness, at(7_000));
     assert_eq!(seen(&harness).0, 2);
     // One that has answered since needs no look.
     let burst = Burst::single(b"here").unwrap();
     let upstream = harness.manager.flow(flow).unwrap().upstream();
     let sender = harness.manager.backends().get(serves).unwrap().address();
     harness
-        .manager_only(ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst }, at(3_000));
-    refused(&mut harness, at(3_001));
+        .manager_only(ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst }, at(8_000));
+    refused(&mut harness, at(8_001));
     assert_eq!(seen(&harness).0, 2);
 }
 
@@ -617,18 +620,19 @@ fn what_the_network_has_said_is_forgotten_when_it_changes_on_our_side_and_silenc
         c.cluster.health.passive = Some(PASSIVE);
         c.cluster.backends.push(BackendConfig::new(backend(2)));
     });
+    // So long ago that nothing of what it began with is sent to another.
     let flow = harness.open(client(1), at(0));
     let serves = BackendId::new(harness.backend_of(flow));
-    harness.refused(flow, at(1));
-    harness.refused(flow, at(2));
+    harness.refused(flow, at(6_001));
+    harness.refused(flow, at(6_002));
     let is_up = |harness: &Harness| harness.manager.backends().get(serves).unwrap().is_up();
     assert!(!is_up(&harness));
-    harness.input(ManagerInput::NetworkChanged, at(3));
+    harness.input(ManagerInput::NetworkChanged, at(6_003));
     assert!(is_up(&harness));
     // It takes two errors again, and the first time out is as short as ever.
-    harness.refused(flow, at(4));
+    harness.refused(flow, at(6_004));
     assert!(is_up(&harness));
-    harness.refused(flow, at(5));
+    harness.refused(flow, at(6_005));
     let ejection = harness.manager.backends().get(serves).unwrap().ejection().unwrap();
     assert_eq!(ejection.until - ejection.since, PASSIVE.back_off * 3 / 2);
 }

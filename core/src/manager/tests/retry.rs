@@ -187,7 +187,79 @@ fn no_more_is_kept_than_there_is_room_for() {
         harness.manager_only(input, at(1));
     }
     let kept = |(id, _): &(FlowId, &UdpFlow)| harness.manager.kept(*id).is_some();
-    let kept = harness.manager.flows().filter(kept).count();
-    assert_eq!(kept, 1 + (crate::retry_buffer::MAX_BYTES - 8) / 65_000);
+    let kept: Vec<_> = harness.manager.flows().filter(kept).map(|(id, _)| id.index()).collect();
+    // As many of the newest as two thousand bytes for each slot are room for.
+    let room = 2 * 256 * 2_048 / 65_000;
+    assert_eq!(kept, (71 - room..71).collect::<Vec<_>>());
     assert_eq!(harness.manager.flow_count(), 71);
+}
+
+/// A session of a client, whose backend refuses after a while what it has sent.
+#[track_caller]
+fn refused_session(
+    datagrams: &[&[u8]],
+    backends: usize,
+    after: Instant,
+) -> (Harness, FlowId, Vec<Output<'static>>) {
+    let mut harness = Harness::new(|config| {
+        let list = (1..=backends as u8).map(|number| BackendConfig::new(backend(number)));
+        config.cluster.backends = list.collect();
+        config.cluster.balance = Balance::RoundRobin;
+    });
+    let mut flow = None;
+    for datagram in datagrams {
+        let outputs = harness.request(client(1), datagram, at(0));
+        flow = flow.or(opened(&outputs));
+        harness.deliver(&outputs, at(0));
+    }
+    let flow = flow.expect("a flow");
+    let outputs = harness.input(harness.network_error(flow, NetworkError::Refused), after);
+    (harness, flow, outputs)
+}
+
+fn is_repeated(outputs: &[Output<'_>]) -> bool {
+    outputs.iter().any(|output| matches!(output, Output::Repeat(_)))
+}
+
+#[test]
+fn what_a_session_begins_with_goes_to_another_backend_when_one_refuses_it() {
+    let (mut harness, flow, outputs) = refused_session(&[b"hello"], 2, at(1));
+    assert!(is_repeated(&outputs), "{outputs:?}");
+    assert_eq!(harness.upstreams[&flow].2, backend(2));
+    let kept = harness.manager.kept(flow).expect("what it began with");
+    assert_eq!((kept.datagram, kept.due), (&b"hello"[..], None));
+    let (upstream, _, second) = harness.upstreams[&flow];
+    assert!(is_passed_on(&answered(&mut harness, (upstream, second), at(2))));
+    assert_eq!((harness.manager.kept(flow), harness.manager.counters().retries), (None, 1));
+    // Later refusals are about what was sent since.
+    harness.request(client(1), b"more", at(3));
+    let outputs = harness.input(harness.network_error(flow, NetworkError::Refused), at(4));
+    assert!(!is_repeated(&outputs));
+}
+
+#[test]
+fn of_several_datagrams_the_first_goes_to_another_backend_if_the_error_comes_soon() {
+    for (after, is_soon) in [(at(5_000), true), (at(5_001), false)] {
+        let (harness, flow, outputs) = refused_session(&[b"hello", b"are you there?"], 2, after);
+        assert_eq!(is_repeated(&outputs), is_soon);
+        assert_eq!(harness.manager.kept(flow).expect("the first").datagram, b"hello");
+        assert_eq!(harness.upstreams[&flow].2 == backend(2), is_soon);
+    }
+}
+
+#[test]
+fn three_others_are_tried_and_no_more() {
+    let (mut harness, flow, mut outputs) = refused_session(&[b"hello"], 6, at(1));
+    let mut tried = 0;
+    while is_repeated(&outputs) {
+        tried += 1;
+        outputs = harness.input(harness.network_error(flow, NetworkError::Refused), at(2));
+    }
+    assert_eq!((tried, harness.manager.counters().retries), (3, 3));
+}
+
+#[test]
+fn nothing_is_kept_where_there_is_one_backend() {
+    let (harness, flow, outputs) = refused_session(&[b"hello"], 1, at(1));
+    assert!(!is_repeated(&outputs) && harness.manager.kept(flow).is_none());
 }

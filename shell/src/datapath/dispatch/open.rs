@@ -3,17 +3,28 @@
 use std::net::SocketAddr;
 
 use flowgate_core::{
-    DropReason, FlowId, FlowRecord, LocalSource, ManagerInput, SendId, UpstreamId,
+    DropReason, FlowId, FlowRecord, LocalSource, ManagerInput, NetworkError, SendId, UpstreamId,
 };
 
 use super::{Dispatch, give_up, lost_to_backend};
 use crate::datapath::client::Room;
 use crate::datapath::kernel::Kernel;
 use crate::datapath::role::Role;
+use crate::datapath::send::outbox::Outgoing;
 use crate::datapath::send::transmit::SendOutcome;
 use crate::datapath::token::Token;
 use crate::datapath::upstream::{SendTtl, Upstream};
 use crate::sys::{errno, udp};
+
+/// An upstream without a socket.
+#[derive(Clone, Copy)]
+pub(super) struct NotOpened {
+    upstream: UpstreamId,
+    /// Why what was to leave by it is dropped.
+    reason: DropReason,
+    /// The backend that it was to be connected to, where that one cannot be reached.
+    theirs: Option<(SocketAddr, NetworkError)>,
+}
 
 impl<K: Kernel> Dispatch<'_, '_, K> {
     /// Opens an upstream socket. The kernel looks at every port there is before it says that none
@@ -26,7 +37,8 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
         ttl: u8,
     ) {
         if self.are_ports_gone {
-            self.not_opened.push((upstream, DropReason::NoPorts));
+            let reason = DropReason::NoPorts;
+            self.not_opened.push(NotOpened { upstream, reason, theirs: None });
             return;
         }
         let token = Token::Upstream { shard: self.sockets.shard, upstream };
@@ -42,18 +54,32 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
                 self.sockets.upstreams.insert(opened);
             }
             Err(error) => {
-                let (reason, failure) =
-                    (errno::drop_reason(&error), errno::connect_failure(&error));
+                let (reason, theirs) = (errno::drop_reason(&error), errno::connect_failure(&error));
                 let is_shared = !matches!(source, LocalSource::Client(_));
                 self.are_ports_gone = is_shared && reason == DropReason::NoPorts;
-                if let Some(error) = failure {
-                    let (remote, question) = (None, None);
-                    let input = ManagerInput::UpstreamError { upstream, remote, question, error };
-                    self.outcomes.push(SendOutcome::Input(Role::Primary, input));
-                }
-                self.not_opened.push((upstream, reason));
+                let theirs = connect.zip(theirs);
+                self.not_opened.push(NotOpened { upstream, reason, theirs });
             }
         }
+    }
+
+    /// What was to leave by a socket that there is not has been given up, so that it may have gone to
+    /// another backend: now it is said whose fault that was, and whose flows end by it.
+    pub(super) fn report_not_opened(&mut self) {
+        for NotOpened { upstream, theirs, .. } in self.not_opened.drain(..) {
+            let error = theirs.map(|(remote, error)| {
+                let (remote, question) = (Some(remote), None);
+                ManagerInput::UpstreamError { upstream, remote, question, error }
+            });
+            let failed = ManagerInput::UpstreamOpenFailed { upstream };
+            let inputs = error.into_iter().chain([failed]);
+            self.outcomes.extend(inputs.map(|input| SendOutcome::Input(Role::Primary, input)));
+        }
+    }
+
+    pub(super) fn lose_for_want_of_a_socket(&mut self, id: UpstreamId, outgoing: &Outgoing<'_>) {
+        let failed = self.not_opened.iter().find(|failed| failed.upstream == id);
+        self.lose(outgoing, failed.map_or(DropReason::Closed, |failed| failed.reason));
     }
 
     pub(super) fn open_client(&mut self, flow: FlowId, client: SocketAddr) {

@@ -172,6 +172,7 @@ impl<K: Kernel> Transmitter<'_, K> {
                 return true;
             };
             let send_id = account.send_id;
+            let before = outcomes.len();
             let mut send = |batch: Batch<'_>| try_send(kernel, socket, batch, send_id, outcomes);
             let refusal = match self.send_queue.with_first(&mut send) {
                 None | Some(Ok(_)) => None,
@@ -181,7 +182,7 @@ impl<K: Kernel> Transmitter<'_, K> {
             let bytes = self.send_queue.pop(self.send_queue_budget).map_or(0, |sent| sent.bytes);
             match refusal {
                 None => self.report_sent(account, 1, bytes),
-                Some(reason) => self.report_lost(account, reason, 1, bytes),
+                Some(reason) => self.report_lost(before, account, (reason, 1, bytes)),
             }
         }
     }
@@ -197,6 +198,7 @@ impl<K: Kernel> Transmitter<'_, K> {
             let account = SendAccount::of(outgoing);
             let SendAccount { role, send_id, direction, .. } = account;
             let socket = (self.socket, self.peer);
+            let before = self.outcomes.len();
             match try_send(self.kernel, socket, plan.batch(next), send_id, self.outcomes) {
                 Ok(sent) => {
                     self.report_all_sent(outbox, plan, next..next + sent);
@@ -213,8 +215,8 @@ impl<K: Kernel> Transmitter<'_, K> {
                     next += 1;
                 }
                 Err(Refusal::Lost(reason) | Refusal::NoGso { reason, .. }) => {
-                    let (datagrams, bytes) = (segments.datagrams, segments.bytes);
-                    self.report_lost(account, reason, datagrams, bytes);
+                    let lost = (reason, segments.datagrams, segments.bytes);
+                    self.report_lost(before, account, lost);
                     next += 1;
                 }
             }
@@ -233,19 +235,21 @@ impl<K: Kernel> Transmitter<'_, K> {
     fn keep(&mut self, outbox: &Outbox<'_>, from: Position, datagrams: usize) {
         for (_, outgoing, bytes) in outbox.datagrams(from).take(datagrams) {
             if !self.send_queue.push(outgoing, bytes, self.send_queue_budget) {
-                self.report_lost(SendAccount::of(outgoing), DropReason::QueueFull, 1, bytes.len());
+                let (now, lost) = (self.outcomes.len(), (DropReason::QueueFull, 1, bytes.len()));
+                self.report_lost(now, SendAccount::of(outgoing), lost);
             }
         }
     }
 
+    /// Tells that datagrams were lost, before what the network has said of them: what a flow begins
+    /// with may go to another backend, and is not to be taken for something that one has refused.
     fn report_lost(
         &mut self,
+        before: usize,
         account: SendAccount,
-        reason: DropReason,
-        datagrams: usize,
-        bytes: usize,
+        (reason, datagrams, bytes): (DropReason, usize, usize),
     ) {
-        self.outcomes.push(account.undelivered(reason, datagrams, bytes));
+        self.outcomes.insert(before, account.undelivered(reason, datagrams, bytes));
     }
 
     fn report_all_sent(&mut self, outbox: &Outbox<'_>, plan: &Plan<'_>, messages: Range<usize>) {
@@ -316,7 +320,7 @@ fn try_send<K: Kernel>(
                         || errno::lacks_its_peer(&error) =>
                 {
                     let failure = errno::connect_failure(&why);
-                    outcomes.extend(failure.and_then(|failure| failed(send_id, failure)));
+                    outcomes.extend(failure.and_then(|failure| failed(send_id, backend, failure)));
                     return Err(Refusal::Lost(errno::drop_reason(&why)));
                 }
                 Ok(false) | Err(_) => {}
@@ -357,8 +361,8 @@ fn tell_failure(
 ) {
     match peer {
         Peer::Nobody => {}
-        Peer::Backend { .. } => {
-            outcomes.extend(failure.and_then(|failure| failed(send_id, failure)));
+        Peer::Backend { backend, .. } => {
+            outcomes.extend(failure.and_then(|failure| failed(send_id, backend, failure)));
         }
         Peer::Backends(upstream, questions) => {
             let all = queued.iter().filter_map(|queued| of_queue(upstream, queued, questions));
@@ -385,10 +389,10 @@ pub fn of_queue(
 }
 
 /// What an error says of a flow's socket. Others are told nothing by the network.
-const fn failed(send_id: SendId, error: NetworkError) -> Option<SendOutcome> {
+const fn failed(send_id: SendId, backend: SocketAddr, error: NetworkError) -> Option<SendOutcome> {
     match send_id {
         SendId::Flow { upstream, .. } => {
-            let (remote, question) = (None, None);
+            let (remote, question) = (Some(backend), None);
             let input = ManagerInput::UpstreamError { upstream, remote, question, error };
             Some(SendOutcome::Input(Role::Primary, input))
         }

@@ -45,7 +45,9 @@ impl Model {
             self.rates = Rates::default();
         }
         self.take_over_backends(&new.cluster);
-        if new.cluster.retry != self.config.cluster.retry {
+        let is_kept_on =
+            new.cluster.backends.len() > 1 || (self.asks() && new.cluster.retry.is_some());
+        if new.cluster.retry != self.config.cluster.retry || !is_kept_on {
             self.flows.iter_mut().for_each(|flow| flow.kept = None);
             self.quarantined.iter_mut().for_each(|left| left.asker = None);
         }

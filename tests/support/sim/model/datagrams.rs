@@ -300,7 +300,8 @@ impl Model {
         self.go_on(place);
         let cluster = &self.config.cluster;
         let flow = &mut self.flows[place];
-        let is_first = !flow.introduced || flow.requests.datagrams == 0;
+        let is_opening = flow.requests.datagrams == 0;
+        let is_first = !flow.introduced || is_opening;
         let has_header = match cluster.send_proxy_protocol {
             SendProxyProtocol::Off => false,
             SendProxyProtocol::First => is_first,
@@ -312,7 +313,7 @@ impl Model {
         count(&mut self.counters.to_backend.queued, datagram);
 
         let header = ProxyHeader::new(flow.client, destination).followed_by(&tlvs);
-        if is_first {
+        if is_first && (is_opening || self.asks()) {
             let parts = tlvs.parts().into_iter().flatten();
             let front = header.as_bytes().iter().chain(parts).filter(|_| has_header);
             let front = front.copied().collect();

@@ -55,6 +55,7 @@ impl Model {
             return None;
         }
         (flow.offered, flow.asked_until, flow.by_sockets) = (true, None, 0);
+        flow.kept = None;
         let (backend, client, local) = (BackendId::new(flow.backend), flow.client, flow.local);
         Some(Effect::Offload { flow: id, backend, client, local })
     }

@@ -1,4 +1,6 @@
-//! Questions that are asked again of another backend.
+//! What flows begin with and another backend gets: questions, and what one has refused.
+
+use std::time::Duration;
 
 use flowgate_core::config::Retry;
 use flowgate_core::counters::Traffic;
@@ -11,8 +13,11 @@ use super::sockets::Quarantined;
 use super::{Flow, Model, Violation, require};
 use crate::sim::forge::backend_id;
 
-/// How many bytes of questions are kept at most.
-const MOST_KEPT: usize = 4 << 20;
+/// How many others, and bytes of them, may be kept behind one that is kept: it may make room for more.
+const MAX_BEHIND: (usize, usize) = (1_000, 60_000);
+
+/// How many others get what one refuses, where nothing is said of it.
+const OTHERS: u8 = 3;
 
 /// A question that may be asked again.
 #[derive(Clone, Debug)]
@@ -28,6 +33,8 @@ pub(super) struct Question {
     asked: Vec<usize>,
     /// When another is to be asked.
     pub(super) due: Option<Instant>,
+    /// How many others have been kept since, and their bytes and its own.
+    behind: (usize, usize),
 }
 
 /// Why another is asked.
@@ -39,11 +46,15 @@ pub(super) enum Cause {
 }
 
 impl Model {
-    fn retry(&self) -> Option<Retry> {
-        self.config.cluster.retry.filter(|_| self.asks())
+    /// How many others may be asked, and after how long. All flows are sessions.
+    fn attempts(&self) -> Option<(u8, Option<Duration>)> {
+        match self.config.cluster.retry.filter(|_| self.asks()) {
+            Some(Retry { after, times }) => Some((times, Some(after))),
+            None => (self.config.cluster.backends.len() > 1).then_some((OTHERS, None)),
+        }
     }
 
-    /// A flow begins with a question, or with the same again where another backend has it now.
+    /// A flow begins with something; a question may be the same again where another backend has it now.
     pub(super) fn keep(
         &mut self,
         place: usize,
@@ -51,16 +62,19 @@ impl Model {
         (tos, ttl): (u8, u8),
         now: Instant,
     ) {
-        let Some(Retry { after, times }) = self.retry() else { return };
-        let kept = self.flows.iter().filter_map(|flow| flow.kept.as_ref());
-        let bytes: usize = kept.map(|kept| kept.front.len() + kept.datagram.len()).sum();
-        let flow = &mut self.flows[place];
-        let has_room = bytes + front.len() + datagram.len() <= MOST_KEPT;
-        if flow.heard || flow.kept.is_some() || !has_room {
+        let Some((times, after)) = self.attempts() else { return };
+        if self.flows[place].heard || self.flows[place].kept.is_some() {
             return;
         }
-        let (datagram, asked, due) = (datagram.to_vec(), vec![], Some(now + after));
-        flow.kept = Some(Question { front, datagram, tos, ttl, times_left: times, asked, due });
+        let bytes = front.len() + datagram.len() + 1;
+        for kept in self.flows.iter_mut().filter_map(|flow| flow.kept.as_mut()) {
+            kept.behind = (kept.behind.0 + 1, kept.behind.1 + bytes);
+        }
+        let behind = (0, bytes);
+        let (datagram, asked, due) = (datagram.to_vec(), vec![], after.map(|after| now + after));
+        let times_left = times;
+        let kept = Question { front, datagram, tos, ttl, times_left, asked, due, behind };
+        self.flows[place].kept = Some(kept);
     }
 
     /// Another backend is asked for a flow, if there is one that may be. `None`: there is none.
@@ -71,10 +85,14 @@ impl Model {
         now: Instant,
         seen: &mut Seen,
     ) -> Result<Option<Vec<Effect<'p>>>, Violation> {
-        let (Some(retry), Some(kept)) = (self.retry(), &mut self.flows[place].kept) else {
+        let (Some((_, after)), Some(kept)) = (self.attempts(), &mut self.flows[place].kept) else {
             return Ok(None);
         };
         kept.due = None;
+        let is_late = self.flows[place].opened + Duration::from_secs(5) < now;
+        if cause == Cause::Refused && after.is_none() && is_late {
+            return Ok(None);
+        }
         let Some(able) = self.who_may_be_asked(place, cause) else { return Ok(None) };
         let flow = self.flows[place].clone();
         let Some(mut kept) = flow.kept.clone() else { return Ok(None) };
@@ -90,7 +108,7 @@ impl Model {
         self.has_to_sweep |= self.must_end(place).is_some();
         kept.asked.push(flow.backend);
         kept.times_left -= 1;
-        kept.due = Some(now + retry.after).filter(|_| kept.times_left > 0);
+        kept.due = after.map(|after| now + after).filter(|_| kept.times_left > 0);
         let (tos, ttl) = (kept.tos, kept.ttl);
         self.flows[place].kept = Some(kept);
         let left_before = self.quarantined.len();
@@ -230,6 +248,11 @@ impl Model {
                 require!(is.is_none(), "{id:?} keeps {is:?}, and needs it no more");
                 continue;
             };
+            let may_be_gone = should.behind.0 >= MAX_BEHIND.0 || should.behind.1 >= MAX_BEHIND.1;
+            if is.is_none() && may_be_gone {
+                self.flows[place].kept = None;
+                continue;
+            }
             let Some(is) = is else {
                 return Err(Violation(format!("{id:?} has forgotten what it asks")));
             };

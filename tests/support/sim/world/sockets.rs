@@ -55,7 +55,7 @@ impl World {
         now: Instant,
     ) -> Result<(), Violation> {
         let is_asked_by_client = matches!(input, ManagerInput::ClientBurst { .. });
-        let asks_again = self.config.cluster.retry.is_some() && self.upstreams.contains_key(&flow);
+        let asks_again = self.upstreams.contains_key(&flow);
         require!(is_asked_by_client || asks_again, "{flow:?} is opened for no client");
         let Some(&connected) = self.sockets.get(&id) else {
             return Err(Violation(format!("{flow:?} is opened on {id:?}, which is not open")));
