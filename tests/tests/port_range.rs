@@ -62,6 +62,10 @@ fn a_thousand_ports_are_one_listener_and_keep_flows_at_reload_and_upgrade() {
     assert_eq!(status["listeners"][0]["flows_active"], 4);
     assert_eq!(status["clusters"][0]["backends"][0]["datagrams_to"], 12);
 
+    let explained = flowgate.ask(&["explain", "--live", "192.0.2.1:4000"]);
+    let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(explained.contains(&format!(" on {address}:20000-20999\n")), "{explained}");
+
     // The range ends where it says: the next port is free.
     Peer::bind(&format!("{address}:21000"));
 }

@@ -45,8 +45,8 @@ pub(crate) struct Question<'p> {
 pub struct ExplainedListener {
     /// The listener.
     pub listener: String,
-    /// Its address.
-    pub address: SocketAddr,
+    /// Its address, with all its ports where it has a range of them.
+    pub address: String,
     /// None: it is not reached.
     pub cluster: Option<String>,
     /// The backend, where what is known decides.
@@ -75,7 +75,7 @@ fn explain_listener(
     let client = question.client;
     let mut explanation = ExplainedListener {
         listener: listener.name.clone(),
-        address: listener.address,
+        address: listener.written_address(),
         cluster: None,
         backend: None,
         because: Vec::new(),

@@ -18,10 +18,8 @@ use crate::datapath::shard::Shard;
 pub struct ListenerReport {
     /// Its name in the configuration.
     pub name: String,
-    /// The address it is bound to.
-    pub address: SocketAddr,
-    /// The same with all its ports.
-    pub described: String,
+    /// The address it is bound to, with all its ports where it has a range of them.
+    pub address: String,
     /// The name of its cluster.
     pub cluster: String,
     /// The name of the cluster that mirrors its cluster.

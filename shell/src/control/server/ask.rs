@@ -26,8 +26,7 @@ impl Server {
         let figures = self.figures();
         let described = self.listeners.iter().map(|listener| ListenerReport {
             name: listener.settings.name.clone(),
-            address: listener.address,
-            described: listener.described(),
+            address: listener.described(),
             cluster: listener.settings.cluster.name.clone(),
             mirror: listener.mirror.as_ref().map(|mirror| mirror.cluster.name.clone()),
             flows_max: listener.flows_max,

@@ -454,7 +454,7 @@ fn listener(report: &ListenerReport) -> ListenerStatus {
     let figures = &report.figures;
     ListenerStatus {
         name: report.name.clone(),
-        address: report.described.clone(),
+        address: report.address.clone(),
         cluster: report.cluster.clone(),
         flows_active: figures.flows_active,
         flows_max: report.flows_max,

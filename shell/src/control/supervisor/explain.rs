@@ -47,7 +47,7 @@ impl Supervisor {
                 reports.iter().filter(is_meant).find(|report| report.cluster == *cluster)
             });
             if let Some(report) = reached {
-                explanation.address = report.address;
+                explanation.address.clone_from(&report.address);
                 self.explain_limits(client, report, explanation);
             }
         }
