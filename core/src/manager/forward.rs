@@ -42,6 +42,7 @@ impl UdpManager {
     ) -> Option<Burst<'p>> {
         let flow = self.flows.get_mut(id)?;
         let (is_first, is_mirrored) = (flow.is_new_to_its_backend(), flow.is_mirrored());
+        let is_heard = flow.is_heard();
         let AcceptedRequests { now: accepted, beyond, confirms } =
             flow.accept_requests(burst, &self.limits, now);
         let (is_retired, backend) = (flow.is_retired(), flow.backend());
@@ -56,6 +57,8 @@ impl UdpManager {
             let is_opening = sent == u64::from(burst.count());
             if is_first && (is_opening || self.config.cluster.questions().is_some()) {
                 self.keep_question(id, recv_meta, &burst, now);
+            } else if !is_heard && !self.kept.is_empty() {
+                self.pass_kept(id);
             }
             if is_mirrored {
                 self.mirror(id, recv_meta, burst, outputs);

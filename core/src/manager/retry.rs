@@ -1,7 +1,8 @@
 //! Asking another backend: where what a flow begins with is refused, cannot be sent, or, being a
 //! question, gets no answer in time.
 //!
-//! It is [kept](crate::retry_buffer) until its flow is answered. To ask again, the flow
+//! It is [kept](crate::retry_buffer) until its flow is answered; in a session no longer than until its client
+//! sends more. To ask again, the flow
 //! [moves](UdpManager::move_flow_to) to a backend that was not asked yet, and the copy goes there. What
 //! it leaves behind is in quarantine, as ever, but an answer that comes there first is still its: then
 //! the two change places, and the answer is handled as any other. From then on the other place is one
@@ -14,7 +15,6 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::UdpManager;
-use super::admit::first_of;
 use super::forward::RecvMeta;
 use crate::backend::Backend;
 use crate::burst::Burst;
@@ -52,7 +52,7 @@ impl UdpManager {
         self.kept.datagram(flow.index())
     }
 
-    /// Keeps the datagram that a flow begins with.
+    /// Keeps what a flow begins with, if it is one datagram.
     pub(super) fn keep_question<'p>(
         &mut self,
         id: FlowId,
@@ -63,7 +63,7 @@ impl UdpManager {
         let Some((times, after)) = self.config.cluster.attempts() else { return };
         let slot = id.index();
         let Some(flow) = self.flows.get(id) else { return };
-        if flow.is_heard() || self.kept.get(slot).is_some() {
+        if question.count() > 1 || flow.is_heard() || self.kept.get(slot).is_some() {
             return;
         }
         let header = match self.config.cluster.send_proxy_protocol {
@@ -76,11 +76,19 @@ impl UdpManager {
             let [before, after] = tlvs.parts();
             [prefix.as_bytes(), before, after]
         });
-        let (datagram, due) = (first_of(question), after.map(|after| now + after));
+        let (datagram, due) = (question.bytes(), after.map(|after| now + after));
         let &RecvMeta { tos, ttl, .. } = recv_meta;
         self.kept.keep(slot, &Keep { front, datagram, tos, ttl, times, due });
         if due.is_some() {
             self.schedule(slot);
+        }
+    }
+
+    /// The client of a session has sent more, so that an error may be about that instead of about what is
+    /// kept, which may have arrived.
+    pub(super) fn pass_kept(&mut self, id: FlowId) {
+        if self.config.cluster.questions().is_none() {
+            self.kept.forget(id.index());
         }
     }
 

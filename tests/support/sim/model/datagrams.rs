@@ -318,6 +318,9 @@ impl Model {
             let front = header.as_bytes().iter().chain(parts).filter(|_| has_header);
             let front = front.copied().collect();
             self.keep(place, (front, datagram), (from.tos, from.ttl), now);
+        } else if !self.asks() {
+            // An error may be about this one.
+            self.flows[place].kept = None;
         }
         let flow = &self.flows[place];
         let to = self.sockets.get(&flow.upstream).filter(|socket| socket.is_shared);
