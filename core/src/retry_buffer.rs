@@ -7,7 +7,7 @@
 //! refusal comes soon, or not at all.
 
 use alloc::vec::Vec;
-use core::ops::{Range, RangeInclusive};
+use core::ops::Range;
 
 #[cfg(feature = "snapshot")]
 use serde::{Deserialize, Serialize};
@@ -16,14 +16,16 @@ use crate::config::{ManagerConfig, slots_for};
 use crate::id::{BackendId, FlowId};
 use crate::time::Instant;
 
-/// How many bytes a manager keeps at most.
-pub(crate) const MAX_BYTES: usize = 256 << 10;
+/// How many copies a manager keeps at most, and how many bytes of them.
+const MAX_COPIES: usize = 1 << 12;
+const MAX_BYTES: usize = 256 << 10;
 
-/// The same where datagrams are kept until another backend is asked since one is silent.
-pub(crate) const MAX_BYTES_TO_ASK_AGAIN: usize = 4 << 20;
+/// The same where they are kept until another backend is asked since one is silent.
+const MAX_COPIES_TO_ASK_AGAIN: usize = 1 << 14;
+const MAX_BYTES_TO_ASK_AGAIN: usize = 4 << 20;
 
-/// How many copies a manager with few flows, and any, keeps at most.
-const MAX_COPIES: RangeInclusive<usize> = 1 << 10..=1 << 14;
+/// How many copies a manager with few flows keeps at most.
+const MIN_COPIES: usize = 1 << 10;
 
 /// What a manager with few flows has room for in each slot.
 const BYTES_FOR_EACH: usize = 2_048;
@@ -108,12 +110,14 @@ impl RetryBuffer {
         if config.cluster.attempts().is_none() {
             return;
         }
-        let asks_again = config.cluster.retry.is_some();
-        let max_bytes = if asks_again { MAX_BYTES_TO_ASK_AGAIN } else { MAX_BYTES };
+        let (max_copies, max_bytes) = match config.cluster.retry {
+            None => (MAX_COPIES, MAX_BYTES),
+            Some(_) => (MAX_COPIES_TO_ASK_AGAIN, MAX_BYTES_TO_ASK_AGAIN),
+        };
         let slots = slots_for(config.max_flows as usize);
         // One of any size fits.
         self.max_bytes = self.max_bytes.max((slots * BYTES_FOR_EACH).clamp(1 << 17, max_bytes));
-        self.max_copies = self.max_copies.max(slots.clamp(*MAX_COPIES.start(), *MAX_COPIES.end()));
+        self.max_copies = self.max_copies.max(slots.clamp(MIN_COPIES, max_copies));
         self.copies.reserve_exact(2 * self.max_copies - self.copies.len());
         self.bytes.reserve_exact(2 * self.max_bytes - self.bytes.len());
         self.by_slot.reserve_exact(slots.saturating_sub(self.by_slot.len()));
