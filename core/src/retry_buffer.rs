@@ -141,7 +141,10 @@ impl RetryBuffer {
         while self.needed >= self.max_copies || self.needed_bytes + len > self.max_bytes {
             self.forget_oldest();
         }
-        if self.copies.len() >= 2 * self.max_copies || self.bytes.len() + len > 2 * self.max_bytes {
+        // Half of the copies are needed no more then: memory that is touched once stays resident.
+        if self.copies.len() >= (2 * self.needed).max(MIN_COPIES)
+            || self.bytes.len() + len > 2 * self.max_bytes
+        {
             self.compact();
         }
         let begin = self.bytes.len() as u32;
@@ -177,7 +180,7 @@ impl RetryBuffer {
         }
     }
 
-    /// Sweeps out the copies that are needed no more, which are half of them or more.
+    /// Sweeps out the copies that are needed no more.
     fn compact(&mut self) {
         let Self { copies, bytes, by_slot, .. } = self;
         let (mut at, mut len) = (0_usize, 0);

@@ -55,10 +55,12 @@ impl UdpManager {
             self.counters.to_backend.queued.add(traffic);
             self.emit_requests((id, backend), is_first, recv_meta, burst, outputs);
             let is_opening = sent == u64::from(burst.count());
-            if is_first && (is_opening || self.config.cluster.questions().is_some()) {
+            let asks = self.config.cluster.questions().is_some();
+            if is_first && (is_opening || asks) {
                 self.keep_question(id, recv_meta, &burst, now);
-            } else if !is_heard && !self.kept.is_empty() {
-                self.pass_kept(id);
+            } else if !asks && !is_heard && !self.kept.is_empty() {
+                // An error may be about this, and what is kept may have arrived.
+                self.kept.forget(id.index());
             }
             if is_mirrored {
                 self.mirror(id, recv_meta, burst, outputs);

@@ -84,14 +84,6 @@ impl UdpManager {
         }
     }
 
-    /// The client of a session has sent more, so that an error may be about that instead of about what is
-    /// kept, which may have arrived.
-    pub(super) fn pass_kept(&mut self, id: FlowId) {
-        if self.config.cluster.questions().is_none() {
-            self.kept.forget(id.index());
-        }
-    }
-
     /// Whether this is the question of a flow, which never left it for a reason that another backend may
     /// not give. What its client has sent besides is counted by itself, so it is not where the kept one
     /// is gone already and this is another.
@@ -148,7 +140,7 @@ impl UdpManager {
         let is_missed = flow.is_owed_an_answer(&self.limits);
         let Some(question) = self.kept.get_mut(slot) else { return false };
         question.due = None;
-        // An error that comes later is about something else.
+        // What is older is of no use to another.
         let is_late = cause == RetryCause::Refused && after.is_none() && opened + MAX_AGE < now;
         if question.times_left == 0 || is_late {
             return false;

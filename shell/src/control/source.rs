@@ -89,8 +89,8 @@ fn check_addresses(
         if usable.iter().any(|&address| serves(address)) {
             continue;
         }
-        let wanted: Vec<_> = missing.iter().map(|(address, _)| *address).collect();
-        let wanted = wanted.into_iter().filter(|&address| serves(address)).collect();
+        let wanted = missing.iter().map(|(address, _)| *address);
+        let wanted = wanted.filter(|&address| serves(address)).collect();
         if let Some(first) = missing.iter().position(|(address, _)| serves(*address)) {
             let (_, error) = missing.swap_remove(first);
             return Err(SourceError::new(cluster, &Source::Local(wanted), error));
