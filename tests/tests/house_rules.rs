@@ -1,5 +1,5 @@
-//! The rules of the house that a compiler does not check: where `unsafe` and the clock may be, who
-//! may import whom, and that documents name code that exists.
+//! The rules of the house that a compiler does not check: where `unsafe`, errnos, what is a kernel's
+//! and the clock may be, who may import whom, and that documents name code that exists.
 //!
 //! A document names code as `path#symbol` between backticks, the path from the root of the
 //! repository: `core/src/manager/admit.rs#handle_client_burst`.
@@ -115,6 +115,51 @@ fn unsafe_code_is_only_where_the_system_is_called() {
         |line| words(line).any(|word| word == "unsafe"),
     );
     assert!(found.is_empty(), "unsafe belongs under shell/src/sys and fastpath/src: {found:#?}");
+}
+
+/// Whether a line sorts errors by their numbers.
+fn names_an_errno(line: &str) -> bool {
+    const WORDS: [&str; 4] = ["Errno", "errno_location", "raw_os_error", "from_raw_os_error"];
+    let is_a_number = |word: &str| {
+        let name = word.strip_prefix("WSA").unwrap_or(word);
+        ["EAGAIN", "EINTR", "EINVAL", "EIO", "EWOULDBLOCK", "EPERM", "EACCES", "ENOENT"]
+            .contains(&name)
+            || name.starts_with("ECONN")
+            || name.starts_with("ENO")
+            || name.starts_with("EADDR")
+    };
+    words(line).any(|word| WORDS.contains(&word) || is_a_number(word))
+}
+
+#[test]
+fn errors_are_told_apart_by_their_numbers_where_the_system_is_called() {
+    let may = |path: &Path| {
+        let is_of_tests = path.ends_with("tests.rs");
+        path.starts_with("shell/src/sys") || is_of_tests
+    };
+    let found = violations(&["core/src", "config/src", "shell/src"], may, names_an_errno);
+    assert!(found.is_empty(), "errnos belong into shell/src/sys: {found:#?}");
+}
+
+/// Whether a line names what one kernel alone has for many datagrams at once.
+fn names_batches_of_linux(line: &str) -> bool {
+    const NAMES: [&str; 6] = ["mmsghdr", "msghdr", "cmsghdr", "recvmmsg", "sendmmsg", "iovec"];
+    words(line).any(|word| NAMES.contains(&word))
+}
+
+#[test]
+fn the_batches_of_linux_are_named_by_what_is_built_for_linux_alone() {
+    let may = |path: &Path| {
+        let of_linux =
+            ["mmsg", "mmsg.rs", "cmsg.rs", "scm.rs", "sockaddr.rs", "netlink", "netlink.rs"];
+        of_linux.iter().any(|name| path.starts_with(Path::new("shell/src/sys").join(name)))
+    };
+    let found = violations(
+        &["core/src", "config/src", "shell/src", "tests/support"],
+        may,
+        names_batches_of_linux,
+    );
+    assert!(found.is_empty(), "these are of Linux's own kernel: {found:#?}");
 }
 
 #[test]
@@ -247,6 +292,11 @@ fn a_broken_rule_would_be_found() {
     let found: Vec<_> =
         (0..code.len()).filter(|n| words(&code[*n]).any(|w| w == "unsafe")).collect();
     assert_eq!(found, [1]);
+    for line in ["Some(libc::EAGAIN)", "match error.raw_os_error() {", "WSAECONNRESET => {}"] {
+        assert!(names_an_errno(line), "{line}");
+    }
+    assert!(!names_an_errno("io::ErrorKind::WouldBlock => ENABLED"));
+    assert!(names_batches_of_linux("let header: libc::mmsghdr;"));
     assert_eq!(public_type("    pub struct Flow<'a> {"), Some("Flow"));
     assert_eq!(public_type("pub(crate) struct Flow;").or(public_type("pub use Flow;")), None);
 }

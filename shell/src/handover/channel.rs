@@ -14,7 +14,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::protocol::{NewWord, OldWord};
 use crate::sys::clock::IoDeadline;
-use crate::sys::scm;
+use crate::sys::{errno, scm};
 
 /// The largest packet, in bytes: it has to fit into a socket's buffer.
 const PACKET: usize = 64 << 10;
@@ -274,10 +274,12 @@ impl Channel {
             self.socket.set_write_timeout(Some(deadline.left()?))?;
             match scm::send(self.socket.as_fd(), bytes, descriptors) {
                 Ok(()) => return Ok(()),
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN | libc::EINTR) => {}
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
                     // The other side is to take in some first.
-                    Some(libc::ETOOMANYREFS) => std::thread::sleep(RETRY_INTERVAL),
+                    _ if errno::has_too_many_in_flight(&error) => {
+                        std::thread::sleep(RETRY_INTERVAL);
+                    }
                     _ => return Err(error.into()),
                 },
             }

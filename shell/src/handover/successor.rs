@@ -273,9 +273,9 @@ impl Successor {
 /// # Errors
 ///
 /// When there is none.
-pub fn kill_all(leader: u32) -> nix::Result<()> {
-    let group = i32::try_from(leader).map_err(|_| nix::errno::Errno::ESRCH)?;
-    killpg(Pid::from_raw(group), Signal::SIGKILL)
+pub fn kill_all(leader: u32) -> io::Result<()> {
+    let group = i32::try_from(leader).map_err(|_| io::ErrorKind::NotFound)?;
+    Ok(killpg(Pid::from_raw(group), Signal::SIGKILL)?)
 }
 
 impl Drop for Successor {

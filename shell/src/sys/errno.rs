@@ -118,6 +118,12 @@ pub fn is_no_reader(error: &io::Error) -> bool {
     number(error) == Some(numbers::ENXIO)
 }
 
+/// Whether more descriptors are on their way to other processes than may be (`ETOOMANYREFS`).
+#[cfg(target_os = "linux")]
+pub fn has_too_many_in_flight(error: &io::Error) -> bool {
+    number(error) == Some(numbers::ETOOMANYREFS)
+}
+
 /// What a kernel says that does not cut up what it is given to send.
 pub fn no_gso() -> io::Error {
     io::Error::from_raw_os_error(numbers::EIO)

@@ -8,7 +8,6 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -101,16 +100,17 @@ fn turn(path: &Path) -> io::Result<Flock<File>> {
     options.write(true).create(true).truncate(false).mode(0o600);
     let mut file = options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(lock)?;
     loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let (again, error) = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(turn) => return Ok(turn),
-            Err((again, Errno::EWOULDBLOCK | Errno::EINTR)) if clock.uptime() < TURN => {
+            Err((again, errno)) => (again, io::Error::from(errno)),
+        };
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted if clock.uptime() < TURN => {
                 file = again;
                 std::thread::sleep(STEP);
             }
-            Err((_, Errno::EWOULDBLOCK)) => {
-                return Err(io::Error::other("another process holds it"));
-            }
-            Err((_, error)) => return Err(error.into()),
+            io::ErrorKind::WouldBlock => return Err(io::Error::other("another process holds it")),
+            _ => return Err(error),
         }
     }
 }

@@ -23,7 +23,7 @@ mod unix {
     }
 
     #[cfg(target_os = "linux")]
-    pub(in super::super) use libc::ENONET;
+    pub(in super::super) use libc::{ENONET, ETOOMANYREFS};
     #[cfg(not(target_os = "linux"))]
     pub(in super::super) const ENONET: i32 = -1;
 }
