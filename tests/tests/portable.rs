@@ -39,8 +39,24 @@ fn what_cannot_be_had_is_refused_with_the_reason_by_check_by_start_and_by_reload
     let path = plain.replace("cluster = \"a\"", "cluster = \"a\"\nfast_path = \"tc\"");
     let path = path.replace("127.0.0.1:0", "0.0.0.0:53");
     assert!(check("portable", plain).0);
-    for (toml, key) in [(&source, "source"), (&accept, "accept"), (&path, "fast_path")] {
-        assert!(check("linux", toml).0);
+    let direct = plain.replace("127.0.0.1:0", "127.0.0.1:5300");
+    let direct = format!("{direct}return = \"direct\"\n");
+    // A cluster that only a route uses.
+    let of_route = plain.replace(
+        "cluster = \"a\"",
+        "cluster = \"a\"\nroute = [{ from = [\"10.0.0.0/8\"], cluster = \"b\" }]",
+    );
+    let of_route =
+        format!("{of_route}[cluster.b]\nbackends = [\"127.0.0.1:9\"]\nsource = \"client\"\n");
+    for (toml, key) in [
+        (&source, "source"),
+        (&accept, "accept"),
+        (&path, "fast_path"),
+        (&direct, "return"),
+        (&of_route, "cluster \"b\": source"),
+    ] {
+        let (is_valid, said) = check("linux", toml);
+        assert!(is_valid, "{said}");
         let (is_valid, said) = check("portable", toml);
         assert!(!is_valid && said.contains("FLOWGATE_IO=portable") && said.contains(key), "{said}");
     }
@@ -57,6 +73,32 @@ fn what_cannot_be_had_is_refused_with_the_reason_by_check_by_start_and_by_reload
     let Output { status, stderr, .. } = process.ask(&["reload"]);
     assert!(!status.success() && String::from_utf8_lossy(&stderr).contains("source"));
     process.reload(plain);
+}
+
+/// What has no key of its own is not refused: it is said.
+#[test]
+fn what_works_and_is_less_is_said_by_check() {
+    let plain = "[[listener]]\naddress = \"127.0.0.1:0\"\ncluster = \"a\"\n\
+                 [cluster.a]\nbackends = [\"127.0.0.1:9\"]\nupstream = \"shared\"\n";
+    let config = ConfigFile::new(plain);
+    let said = |io: &str, more: &[&str]| {
+        let mut command = Command::new(FLOWGATE);
+        command.args(["check", config.path()]).args(more).env("FLOWGATE_IO", io);
+        let output = command.output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let less = ["DSCP", "time to live", "health.probe"];
+    let (linux, portable) = (said("linux", &[]), said("portable", &[]));
+    for what in less {
+        assert!(!linux.contains(what) && portable.contains(what), "{linux}{portable}");
+    }
+    let remarks = |io| -> serde_json::Value {
+        let document: serde_json::Value = serde_json::from_str(&said(io, &["--json"])).unwrap();
+        document["remarks"].clone()
+    };
+    assert_eq!(remarks("linux"), serde_json::json!([]));
+    assert_eq!(remarks("portable").as_array().unwrap().len(), 2);
 }
 
 #[test]

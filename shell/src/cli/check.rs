@@ -63,6 +63,11 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What of a configuration is less here than on Linux.
+fn remarks(config: &Config) -> Vec<String> {
+    Io::of_this_process().map_or_else(|_| Vec::new(), |io| io::remarks(config, io))
+}
+
 /// What a configuration asks for that cannot be, if anything.
 fn unfit(config: &Config) -> Result<(), String> {
     let io = Io::of_this_process().map_err(|error| error.to_string())?;
@@ -95,6 +100,9 @@ fn summary(path: &Path, config: &Config) {
                 path.display()
             );
         }
+    }
+    for remark in remarks(config) {
+        println!("  {remark}");
     }
 }
 
@@ -129,6 +137,7 @@ fn document(loaded: &Result<Config, ConfigFileError>, unfit: Option<&str>, stric
             "valid": !strict || config.warnings.is_empty(),
             "errors": [],
             "warnings": config.warnings.iter().map(problem).collect::<Vec<_>>(),
+            "remarks": remarks(config),
             "listeners": config.listeners.iter().map(|listener| json!({
                 "name": listener.name,
                 "address": listener.written_address(),

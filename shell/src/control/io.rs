@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use flowgate_config::{Announce, AnnounceBy, Cluster, Config, FastPathMode, Listener, Workers};
-use flowgate_core::config::{Accept, Source};
+use flowgate_core::config::{Accept, Mode, Source, UpstreamMode};
 
 /// The environment variable that chooses.
 pub const VARIABLE: &str = "FLOWGATE_IO";
@@ -111,6 +111,32 @@ pub fn check(config: &Config, io: Io) -> Result<(), IoError> {
     if lacks.is_empty() { Ok(()) } else { Err(IoError::Lacks(lacks)) }
 }
 
+/// What is to be known of what a configuration asks for: it works, and is less than on Linux.
+pub fn remarks(config: &Config, io: Io) -> Vec<String> {
+    if io == Io::Linux {
+        return Vec::new();
+    }
+    let mut remarks = vec![format!(
+        "{WHERE} datagrams are passed on without their DSCP (the ECN bits pass) and their time to live: \
+         a loop over other hosts ends by what balancers know of addresses"
+    )];
+    for cluster in config.used_clusters().filter(|cluster| hears_no_refusal(cluster)) {
+        let name = &cluster.name;
+        remarks.push(format!(
+            "cluster {name:?}: {WHERE} nothing tells that a backend refuses datagrams of shared sockets: \
+             set health.probe"
+        ));
+    }
+    remarks
+}
+
+/// Whether what a cluster's backends say by ICMP would count, and does not arrive.
+fn hears_no_refusal(cluster: &Cluster) -> bool {
+    let policy = &cluster.policy;
+    let shares = policy.upstream == UpstreamMode::Shared || policy.mode == Mode::OneWay;
+    shares && policy.health.passive.is_some() && cluster.health.is_none()
+}
+
 /// How many workers a server has where nobody says it: as many as may share listeners.
 pub fn max_workers() -> usize {
     if HAS_OWN { usize::MAX } else { 1 }
@@ -195,5 +221,23 @@ mod tests {
             assert!(told.contains(part), "{told}");
         }
         assert!(!told.contains("unused"), "{told}");
+    }
+
+    #[test]
+    fn what_is_less_than_on_linux_is_remarked() {
+        let plain = "[[listener]]\naddress = \"192.0.2.53:53\"\ncluster = \"a\"\n\
+                     [cluster.a]\nbackends = [\"192.0.2.1:53\"]\n";
+        let remarks =
+            |text: &str, io| remarks(&flowgate_config::parse(text, "test.toml").unwrap(), io);
+        assert_eq!(remarks(plain, Io::Linux), [""; 0]);
+        let of_all = remarks(plain, Io::Portable);
+        assert!(of_all.len() == 1 && of_all[0].contains("DSCP"), "{of_all:?}");
+        for shared in ["upstream = \"shared\"\n", "mode = \"one-way\"\n"] {
+            let shared = format!("{plain}{shared}");
+            let told = remarks(&shared, Io::Portable);
+            assert!(told.len() == 2 && told[1].contains("\"a\""), "{told:?}");
+            let probed = format!("{shared}[cluster.a.health]\nprobe = \"tcp\"\n");
+            assert_eq!(remarks(&probed, Io::Portable), of_all);
+        }
     }
 }
