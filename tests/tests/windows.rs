@@ -7,7 +7,7 @@ use std::fs::Permissions;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use flowgate_tests::e2e::{Peer, eventually, simple_config};
 use flowgate_tests::process::{ConfigFile, Process, output};
@@ -17,6 +17,7 @@ use flowgate_tests::skip::{skip, skip_test};
 /// A Windows of its own, which ends when dropped.
 struct Wine {
     directory: Scratch,
+    wine: PathBuf,
     server: PathBuf,
 }
 
@@ -34,14 +35,14 @@ impl Wine {
             return skip("wine is not installed");
         };
         let directory = Scratch::new("wine");
-        let wine = Self { directory, server }.with(&wine, Path::new(&program));
-        Some(wine)
+        Some(Self { directory, wine, server }.with(Path::new(&program)))
     }
 
-    fn with(self, wine: &Path, program: &Path) -> Self {
+    fn with(self, program: &Path) -> Self {
         let script = format!(
-            "#!/bin/sh\nWINEPREFIX={:?} WINEDEBUG=-all exec {wine:?} {program:?} \"$@\"\n",
-            self.prefix()
+            "#!/bin/sh\nWINEPREFIX={:?} WINEDEBUG=-all exec {:?} {program:?} \"$@\"\n",
+            self.prefix(),
+            self.wine
         );
         std::fs::write(self.flowgate(), script).unwrap();
         std::fs::set_permissions(self.flowgate(), Permissions::from_mode(0o755)).unwrap();
@@ -62,6 +63,22 @@ impl Wine {
         let output = output(&self.flowgate(), arguments);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\r', "");
         (output.status.success(), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// In which state its service manager has the service, with what it says of how that has ended.
+    fn service(&self) -> (String, String) {
+        let mut query = Command::new(&self.wine);
+        query.args(["sc.exe", "query", "flowgate"]).env("WINEPREFIX", self.prefix());
+        let told = query.env("WINEDEBUG", "-all").stdin(Stdio::null()).output().expect("a child");
+        let told = String::from_utf8_lossy(&told.stdout).replace('\r', "");
+        let value = |key: &str| {
+            let line = told.lines().find(|line| line.trim_start().starts_with(key));
+            let value = line.and_then(|line| line.split_once(": "));
+            value.unwrap_or_else(|| panic!("no {key}: {told}")).1.trim().to_owned()
+        };
+        let state = value("STATE");
+        let state = state.split_whitespace().nth(1).expect("a name of a state");
+        (state.to_owned(), value("SERVICE_EXIT_CODE"))
     }
 }
 
@@ -85,6 +102,7 @@ fn the_program_for_windows_checks_runs_reloads_and_stops() {
     check_says_what_windows_lacks(&wine);
     the_demo_runs(&wine);
     datagrams_pass_and_commands_control(&wine);
+    operators_see_and_steer(&wine);
     it_is_a_service(&wine);
 }
 
@@ -94,6 +112,8 @@ fn check_says_what_windows_lacks(wine: &Wine) {
     let config = ConfigFile::new(&plain);
     let (is_valid, said, complaints) = wine.run(&["check", config.path()]);
     assert!(is_valid && said.contains("2 backends"), "{said}{complaints}");
+    // What works, and is less than on Linux.
+    assert!(said.contains("DSCP") && said.contains("time to live"), "{said}");
     config.rewrite(&format!("workers = 4\n{plain}source = \"client\"\n"));
     let (is_valid, _, complaints) = wine.run(&["check", config.path()]);
     assert!(!is_valid && complaints.contains("on this system this cannot be had"), "{complaints}");
@@ -103,7 +123,7 @@ fn check_says_what_windows_lacks(wine: &Wine) {
 }
 
 fn the_demo_runs(wine: &Wine) {
-    let (succeeds, said, complaints) = wine.run(&["demo", "--seconds", "1"]);
+    let (succeeds, said, complaints) = wine.run(&["demo", "--seconds", "5"]);
     assert!(succeeds && said.contains("Flowgate demo"), "{said}{complaints}");
 }
 
@@ -164,6 +184,56 @@ fn datagrams_pass_and_commands_control(wine: &Wine) {
     assert!(!Path::new(&process.control_socket()).exists(), "it leaves its file");
 }
 
+fn operators_see_and_steer(wine: &Wine) {
+    let (one, other) = (Peer::v4(), Peer::v4());
+    let flows = wine.directory.path().join("flows.json");
+    let more = format!("balance = \"round-robin\"\nresponses = 1\n[log]\nflows = {flows:?}\n");
+    let mut process =
+        Process::run(&wine.flowgate(), &simple_config("127.0.0.1:0", &[&one, &other], &more));
+    let listener = process.address();
+    let socket = process.control_socket();
+    let succeeds = |arguments: &[&str]| {
+        let arguments = [arguments, &["--socket", &socket]].concat();
+        let (is_done, said, complaints) = wine.run(&arguments);
+        assert!(is_done, "{arguments:?}: {said}{complaints}");
+        said
+    };
+    assert_eq!(succeeds(&["ready"]), "ready\n");
+
+    let drained = format!("test/{}", one.address());
+    succeeds(&["drain", &drained]);
+    let recording = wine.directory.path().join("recording");
+    let recording = recording.to_str().expect("a plain path");
+    let trace = std::thread::scope(|scope| {
+        let trace = scope.spawn(|| succeeds(&["trace", "--for", "6s"]));
+        let record = scope.spawn(|| succeeds(&["record", recording, "--for", "6s"]));
+        // Both take a moment to begin: asked until they are over, by clients that come and go.
+        while !(trace.is_finished() && record.is_finished()) {
+            let which = ask(&Peer::v4(), listener, &[&one, &other]).0;
+            assert_eq!(which, 1, "the first backend drains");
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        record.join().expect("a recording");
+        trace.join().expect("a trace")
+    });
+    assert!(trace.contains("new flow") && trace.contains(&other.address().to_string()), "{trace}");
+    let (is_same, said, complaints) = wine.run(&["replay", recording, "--verify"]);
+    assert!(is_same && said.contains("verified"), "{said}{complaints}");
+    succeeds(&["undrain", &drained]);
+    let explained = succeeds(&["explain", "--live", "192.0.2.1"]);
+    assert!(explained.contains(&one.address().to_string()), "{explained}");
+
+    // There is no signal to have the log of flows opened again: a reload does it.
+    let lines = |path: &Path| std::fs::read_to_string(path).is_ok_and(|text| !text.is_empty());
+    eventually("flows are logged", || lines(&flows).then_some(()));
+    std::fs::rename(&flows, flows.with_extension("old")).expect("renamed");
+    succeeds(&["reload"]);
+    ask(&Peer::v4(), listener, &[&one, &other]);
+    eventually("they are logged in a new file", || lines(&flows).then_some(()));
+    succeeds(&["stop", "--now"]);
+    assert!(process.wait().success());
+}
+
 /// By wine's own service manager, which knows no accounts.
 fn it_is_a_service(wine: &Wine) {
     let backend = Peer::v4();
@@ -179,20 +249,35 @@ fn it_is_a_service(wine: &Wine) {
         let (succeeds, said, complaints) = wine.run(arguments);
         assert!(succeeds, "{arguments:?}: {said}{complaints}");
     };
+    let configuration = std::fs::read_to_string(config.path()).expect("it was written");
+    config.rewrite(&format!("workers = 4\n{configuration}"));
+    let (succeeds_too, _, complaints) = wine.run(&["service", "install", config.path()]);
+    assert!(!succeeds_too && complaints.contains("workers"), "{complaints}");
+    config.rewrite(&configuration);
     succeeds(&["service", "install", config.path()]);
+
+    // One that cannot start says so, and so does who has started it.
+    config.rewrite(&configuration.replace("127.0.0.1:0", &backend.address().to_string()));
+    let (starts, _, complaints) = wine.run(&["service", "start"]);
+    assert!(!starts && complaints.contains("flowgate.log"), "{complaints}");
+    let (state, code) = wine.service();
+    assert!(state == "STOPPED" && code.starts_with('1'), "{state}, {code}");
+    config.rewrite(&configuration);
+
     succeeds(&["service", "start"]);
-    let status: serde_json::Value = eventually("the service answers", || {
-        let (_, status, _) = wine.run(&["status", "--json", "--socket", &socket]);
-        serde_json::from_str(&status).ok()
-    });
+    assert_eq!(wine.service().0, "RUNNING");
+    let (_, status, complaints) = wine.run(&["status", "--json", "--socket", &socket]);
+    let status: serde_json::Value = serde_json::from_str(&status).expect(&complaints);
     let address = status["listeners"][0]["address"].as_str().expect("an address");
     let client = Peer::v4();
     client.is_served_by(address.parse().expect("an address"), &backend);
     succeeds(&["reload", "--socket", &socket]);
     // It drains: its flow has to end first, and there is a way to hurry.
     succeeds(&["service", "stop"]);
+    assert_eq!(wine.service().0, "STOP_PENDING");
     succeeds(&["stop", "--now", "--socket", &socket]);
-    eventually("the service ends", || (!Path::new(&socket).exists()).then_some(()));
+    eventually("the service ends", || (wine.service().0 == "STOPPED").then_some(()));
+    assert!(wine.service().1.starts_with('0') && !Path::new(&socket).exists());
     succeeds(&["service", "uninstall"]);
     assert!(!wine.run(&["service", "start"]).0);
     assert!(other.ask(&["stop", "--now"]).status.success());

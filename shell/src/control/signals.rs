@@ -16,6 +16,9 @@ use windows as system;
 #[cfg(windows)]
 pub use windows::raise;
 
+/// What ends a process at once that lets flows end. A service of Windows is told to stop only once.
+pub const AT_ONCE: &str = if cfg!(windows) { "`flowgate stop --now`" } else { "a second SIGTERM" };
+
 /// What a process is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {

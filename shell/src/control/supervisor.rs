@@ -37,7 +37,7 @@ use crate::control::log::{self, LevelHandle};
 use crate::control::probe::{HealthChange, ProbeSnapshot, Prober};
 use crate::control::resolve::{Answer, Resolver};
 use crate::control::server::{Server, ServerOptions, StartError, WorkerEnd};
-use crate::control::signals::{self, Signal};
+use crate::control::signals::{self, AT_ONCE, Signal};
 use crate::control::systemd::{self, InheritError, Notifier};
 use crate::control::task;
 use crate::control::usage::Usage;
@@ -303,7 +303,7 @@ impl Supervisor {
     fn drain(&mut self) {
         let timeout = self.config.drain_timeout;
         info!(
-            "draining for at most {}; a second SIGTERM stops at once",
+            "draining for at most {}; {AT_ONCE} stops at once",
             humantime::format_duration(timeout)
         );
         self.is_draining = true;

@@ -22,12 +22,16 @@ pub fn default_path() -> PathBuf {
 /// Where a client looks when nobody names a file: at the [default](default_path), and if there is
 /// nothing, where the service has its own.
 pub fn path_to_ask() -> PathBuf {
-    let ours = default_path();
-    let windows = std::env::var_os("SystemRoot").unwrap_or_else(|| r"C:\Windows".into());
-    let of_service = Path::new(&windows).join(SERVICE).join(NAME);
+    let (ours, of_service) = (default_path(), of_service());
     // Where we may not look, there is one: anyone who is not permitted is to be told that.
     let may_exist = |path: &Path| path.try_exists().unwrap_or(true);
     if !may_exist(&ours) && may_exist(&of_service) { of_service } else { ours }
+}
+
+/// Where the service has its own.
+pub(crate) fn of_service() -> PathBuf {
+    let windows = std::env::var_os("SystemRoot").unwrap_or_else(|| r"C:\Windows".into());
+    Path::new(&windows).join(SERVICE).join(NAME)
 }
 
 fn path_in(variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {

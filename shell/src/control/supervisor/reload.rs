@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::Supervisor;
 use super::targets::{names, places};
+use crate::control::flow_log::FlowLogWriter;
 use crate::control::server::StartError;
 
 /// How long a reload waits for sources of backends that are new.
@@ -30,6 +31,10 @@ impl Supervisor {
         match &outcome {
             Ok(_) => {
                 self.reloads.ok += 1;
+                // There is no signal for that.
+                if cfg!(windows) {
+                    self.flow_log.iter().for_each(FlowLogWriter::reopen);
+                }
                 info!("reloaded");
             }
             Err(reasons) => {

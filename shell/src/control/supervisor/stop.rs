@@ -5,6 +5,7 @@ use flowgate_core::Instant;
 use tracing::info;
 
 use super::Supervisor;
+use crate::control::signals::AT_ONCE;
 
 /// The time in which everything is still served, though this instance is to stop.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +33,7 @@ impl Supervisor {
             return self.serve_no_more(may_keep);
         }
         info!(
-            "lame duck: everything is served for {}, then flows are let end; a second SIGTERM stops \
-             at once",
+            "lame duck: everything is served for {}, then flows are let end; {AT_ONCE} stops at once",
             humantime::format_duration(time)
         );
         self.notifier.stopping(time + self.config.drain_timeout);

@@ -1,30 +1,58 @@
-//! There is no systemd on this system: nobody wants to know how far this process is, and no sockets are
-//! open for it.
+//! There is no systemd on this system: no sockets are open for this process, and how far it is only the
+//! service manager of Windows wants to know.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::sys::fd::OwnedFd;
 
-/// Tells nobody anything.
+/// How far this process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It is up.
+    Ready,
+    /// It stops, which may take that long.
+    Stopping(Duration),
+}
+
+/// Who is told of it, if anybody wants to know.
+static LISTENER: OnceLock<fn(Progress)> = OnceLock::new();
+
+/// Has how far this process is told to whoever runs it. The first who asks is told.
+pub fn report_to(listener: fn(Progress)) {
+    let _ = LISTENER.set(listener);
+}
+
+fn report(progress: Progress) {
+    if let Some(listener) = LISTENER.get() {
+        listener(progress);
+    }
+}
+
+/// Tells how far this process is.
 #[derive(Debug, Default)]
 pub struct Notifier(());
 
 impl Notifier {
-    /// Nobody wants to know.
+    /// A way to whoever [wants to know](report_to).
     pub fn from_environment() -> Self {
         Self::default()
     }
 
     /// It is up.
-    pub const fn ready(&self) {}
+    pub fn ready(&self) {
+        report(Progress::Ready);
+    }
 
     /// It reads its configuration again.
     pub const fn reloading(&self) {}
 
-    /// It stops.
-    pub const fn stopping(&self, _drain: Duration) {}
+    /// It stops, and lets flows go on for `drain` at most.
+    pub fn stopping(&self, drain: Duration) {
+        report(Progress::Stopping(drain));
+    }
 
     /// What to show with the state of the service.
     pub const fn status(&self, _text: &str) {}
