@@ -76,7 +76,8 @@ impl BackendsFile {
             let _ = fs::remove_file(&draft);
             return replaced;
         }
-        File::open(folder)?.sync_all()
+        // Windows opens no folder; it keeps what was renamed by itself.
+        if cfg!(windows) { Ok(()) } else { File::open(folder)?.sync_all() }
     }
 }
 

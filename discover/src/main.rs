@@ -132,6 +132,26 @@ async fn main() -> ExitCode {
     }
 }
 
+/// By a console that is to end, or Windows with it.
+#[cfg(windows)]
+async fn told_to_stop() {
+    use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
+
+    match (ctrl_c(), ctrl_break(), ctrl_close(), ctrl_shutdown()) {
+        (Ok(mut interrupt), Ok(mut stop), Ok(mut close), Ok(mut shutdown)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = stop.recv() => {}
+                _ = close.recv() => {}
+                _ = shutdown.recv() => {}
+            }
+        }
+        // The event does what it does to every process.
+        _ => std::future::pending().await,
+    }
+}
+
+#[cfg(unix)]
 async fn told_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
 

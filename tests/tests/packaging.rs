@@ -4,8 +4,10 @@
 //! What needs a tool that is not there prints `SKIPPED:` and the reason.
 
 use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -100,6 +102,117 @@ fn a_release_is_an_archive_a_package_a_bill_of_materials_and_their_checksums() {
         assert!(is_ours || component["hashes"][0]["content"].is_string(), "{component}");
         assert!(component["licenses"][0]["expression"].is_string(), "{component}");
     }
+}
+
+/// Has `dist/build` find a program of this name first.
+fn stand_in(scratch: &Scratch, name: &str, script: &str) {
+    let path = scratch.path().join("bin").join(name);
+    std::fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+    std::fs::write(&path, format!("#!/bin/sh\n{script}")).expect("a script");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("a mode");
+}
+
+/// What is built is stood in for: what is released of it matters here.
+#[test]
+fn a_release_for_all_has_an_archive_for_each_system_and_says_what_is_left_out() {
+    if !["dpkg-deb", "python3", "git", "tar"].into_iter().all(has) {
+        return;
+    }
+    let scratch = Scratch::new("everything");
+    let cargo = printed(Command::new("sh").args(["-c", "command -v cargo"]));
+    stand_in(
+        &scratch,
+        "cargo",
+        &format!(
+            "[ \"$1\" = build ] || exec {} \"$@\"\n\
+             while [ $# -gt 0 ]; do case $1 in --target) target=$2;; --package) program=$2;; esac; shift; done\n\
+             case $target in *-windows-*) program=$program.exe;; esac\n\
+             mkdir -p $CARGO_TARGET_DIR/$target/release\n\
+             cp /bin/true $CARGO_TARGET_DIR/$target/release/$program\n",
+            cargo.trim()
+        ),
+    );
+    stand_in(&scratch, "rustup", "[ $3 != x86_64-unknown-linux-musl ]");
+    for compiler in ["musl-gcc", "x86_64-w64-mingw32-gcc", "aarch64-linux-gnu-gcc"] {
+        stand_in(&scratch, compiler, "exit 1");
+    }
+    let path = std::env::var("PATH").expect("a path");
+    let output = scratch.path().join("released");
+    let mut build = Command::new(root().join("dist/build"));
+    build.arg(&output).env("TARGETS", "all");
+    build.env("FLOWGATE_BINARY", FLOWGATE).env("FLOWGATE_DISCOVER_BINARY", "/bin/true");
+    build.env("PATH", format!("{}:{path}", scratch.path().join("bin").display()));
+    build.env("CARGO_TARGET_DIR", scratch.path().join("target"));
+    build.env("DEB_COMPRESSION", "gzip").env("DEBEMAIL", "a@example.org");
+    build.env("SOURCE_DATE_EPOCH", "1700000000");
+    let Output { status, stdout, stderr } = build.output().expect("a child process");
+    let (said, complaints) = (text(&stdout), text(&stderr));
+    assert!(status.success(), "{said}{complaints}");
+    assert!(complaints.contains("skipped: x86_64-unknown-linux-musl"), "{complaints}");
+    let sums = std::fs::read_to_string(output.join("SHA256SUMS")).expect("checksums");
+    let contents = |target: &str| {
+        let name = sums.split_whitespace().find(|name| name.contains(target));
+        let name = name.unwrap_or_else(|| panic!("{target}: {sums}"));
+        printed(Command::new("tar").arg("-tf").arg(output.join(name)))
+    };
+    let windows = contents("x86_64-pc-windows-gnu");
+    for program in ["/flowgate.exe\n", "/flowgate-discover.exe\n"] {
+        assert!(windows.contains(program), "{windows}");
+    }
+    let arm = contents("aarch64-unknown-linux-gnu");
+    assert!(arm.contains("/flowgate\n") && arm.contains("/flowgate-discover\n"), "{arm}");
+    assert!(!sums.contains("musl"), "{sums}");
+    printed(Command::new("sha256sum").args(["-c", "SHA256SUMS"]).current_dir(&output));
+}
+
+/// By what stands in for FreeBSD's rc.subr(8).
+#[test]
+fn the_script_for_freebsd_checks_and_names_a_command_that_runs() {
+    let scratch = Scratch::new("rc.d");
+    let config = scratch.path().join("flowgate.toml");
+    let directory = scratch.path().join("run");
+    std::fs::write(
+        &config,
+        "[[listener]]\naddress = \"127.0.0.1:0\"\ncluster = \"a\"\n[cluster.a]\nbackends = [\"127.0.0.1:9\"]\n",
+    )
+    .expect("a file");
+    let subr = "load_rc_config() { :; }\n\
+                run_rc_command() { $start_precmd && echo \"$flowgate_env: $command_args\"; }\n";
+    let script = read("dist/rc.d/flowgate")
+        .replace(". /etc/rc.subr\n", subr)
+        .replace("/usr/local/bin/flowgate", FLOWGATE)
+        .replace("=/var/run/flowgate", &format!("={}", directory.display()));
+    let run = |config: &Path| {
+        let mut shell = Command::new("sh");
+        shell.args(["-euc", &script, "flowgate", "start"]).env("flowgate_config", config);
+        shell.env("flowgate_user", nix::unistd::getuid().to_string());
+        shell.output().expect("a child process")
+    };
+    let Output { status, stdout, stderr } = run(&config);
+    let said = text(&stdout);
+    assert!(status.success() && directory.is_dir(), "{said}{}", text(&stderr));
+    let (environment, arguments) =
+        said.lines().last().and_then(|l| l.split_once(": ")).expect("both");
+    assert_eq!(environment, format!("RUNTIME_DIRECTORY={}", directory.display()));
+    let (_, arguments) = arguments.split_once(FLOWGATE).expect("the program");
+    assert_eq!(arguments, format!(" run {}", config.display()));
+    assert!(!run(&scratch.path().join("none.toml")).status.success());
+}
+
+#[test]
+fn the_job_for_launchd_is_a_property_list_that_names_a_command_that_runs() {
+    if !has("python3") {
+        return;
+    }
+    let read = "import json, plistlib, sys\n\
+                print(json.dumps(plistlib.load(open(sys.argv[1], 'rb'))))";
+    let path = root().join("dist/launchd/flowgate.plist");
+    let job = printed(Command::new("python3").args(["-c", read]).arg(path));
+    let job: serde_json::Value = serde_json::from_str(&job).expect("JSON");
+    assert_eq!(job["ProgramArguments"][1], "run");
+    assert_eq!(job["KeepAlive"]["SuccessfulExit"], false);
+    // Commands look there.
+    assert_eq!(job["EnvironmentVariables"]["RUNTIME_DIRECTORY"], "/var/run/flowgate");
 }
 
 #[test]

@@ -4,10 +4,11 @@
 //! `FLOWGATE_WINDOWS_BINARY` names the program, as `dist/targets` builds it.
 
 use std::fs::Permissions;
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use flowgate_tests::e2e::{Peer, eventually, simple_config};
 use flowgate_tests::process::{ConfigFile, Process, output};
@@ -19,6 +20,8 @@ struct Wine {
     directory: Scratch,
     wine: PathBuf,
     server: PathBuf,
+    /// What follows clusters: beside the program.
+    discover: PathBuf,
 }
 
 impl Wine {
@@ -35,7 +38,8 @@ impl Wine {
             return skip("wine is not installed");
         };
         let directory = Scratch::new("wine");
-        Some(Self { directory, wine, server }.with(Path::new(&program)))
+        let discover = Path::new(&program).with_file_name("flowgate-discover.exe");
+        Some(Self { directory, wine, server, discover }.with(Path::new(&program)))
     }
 
     fn with(self, program: &Path) -> Self {
@@ -60,17 +64,19 @@ impl Wine {
 
     /// What it prints to standard output and to standard error, and whether it has succeeded.
     fn run(&self, arguments: &[&str]) -> (bool, String, String) {
-        let output = output(&self.flowgate(), arguments);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\r', "");
-        (output.status.success(), text(&output.stdout), text(&output.stderr))
+        told(&output(&self.flowgate(), arguments))
+    }
+
+    /// The same of another program.
+    fn run_another(&self, program: &str, arguments: &[&str]) -> (bool, String, String) {
+        let mut command = Command::new(&self.wine);
+        command.arg(program).args(arguments).env("WINEPREFIX", self.prefix());
+        told(&command.env("WINEDEBUG", "-all").stdin(Stdio::null()).output().expect("a child"))
     }
 
     /// In which state its service manager has the service, with what it says of how that has ended.
     fn service(&self) -> (String, String) {
-        let mut query = Command::new(&self.wine);
-        query.args(["sc.exe", "query", "flowgate"]).env("WINEPREFIX", self.prefix());
-        let told = query.env("WINEDEBUG", "-all").stdin(Stdio::null()).output().expect("a child");
-        let told = String::from_utf8_lossy(&told.stdout).replace('\r', "");
+        let (_, told, _) = self.run_another("sc.exe", &["query", "flowgate"]);
         let value = |key: &str| {
             let line = told.lines().find(|line| line.trim_start().starts_with(key));
             let value = line.and_then(|line| line.split_once(": "));
@@ -80,6 +86,11 @@ impl Wine {
         let state = state.split_whitespace().nth(1).expect("a name of a state");
         (state.to_owned(), value("SERVICE_EXIT_CODE"))
     }
+}
+
+fn told(output: &Output) -> (bool, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\r', "");
+    (output.status.success(), text(&output.stdout), text(&output.stderr))
 }
 
 impl Drop for Wine {
@@ -103,6 +114,7 @@ fn the_program_for_windows_checks_runs_reloads_and_stops() {
     the_demo_runs(&wine);
     datagrams_pass_and_commands_control(&wine);
     operators_see_and_steer(&wine);
+    what_follows_clusters_writes_files(&wine);
     it_is_a_service(&wine);
 }
 
@@ -232,6 +244,38 @@ fn operators_see_and_steer(wine: &Wine) {
     eventually("they are logged in a new file", || lines(&flows).then_some(()));
     succeeds(&["stop", "--now"]);
     assert!(process.wait().success());
+}
+
+/// By a Consul that knows one service.
+fn what_follows_clusters_writes_files(wine: &Wine) {
+    if !wine.discover.exists() {
+        return skip_test("flowgate-discover.exe is not beside the program: see dist/targets");
+    }
+    let consul = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let server = format!("http://{}", consul.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        let health = r#"[{"Node": {"Address": "10.0.0.1"}, "Checks": [],
+            "Service": {"Address": "10.0.0.2", "Port": 53, "Weights": {"Passing": 1, "Warning": 1}}}]"#;
+        // Ends with the test.
+        for mut asking in consul.incoming().map_while(Result::ok) {
+            let request = BufReader::new(&asking).lines().map_while(Result::ok);
+            let _ = request.take_while(|line| !line.is_empty()).count();
+            let _ = write!(
+                asking,
+                "HTTP/1.1 200 OK\r\nX-Consul-Index: 7\r\nConnection: close\r\n\
+                 Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{health}",
+                health.len()
+            );
+        }
+    });
+    let file = wine.directory.path().join("dns.json");
+    let service = format!("dns={}", file.display());
+    let discover = wine.discover.to_str().expect("a plain path");
+    let arguments = ["--once", "consul", "--server", &server, &service];
+    let (succeeds, said, complaints) = wine.run_another(discover, &arguments);
+    assert!(succeeds, "{said}{complaints}");
+    let written = std::fs::read_to_string(&file).expect("it was written");
+    assert!(written.contains("10.0.0.2:53"), "{written}");
 }
 
 /// By wine's own service manager, which knows no accounts.

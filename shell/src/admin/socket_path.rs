@@ -15,7 +15,11 @@ const NAME: &str = "control.sock";
 
 /// The socket of the Flowgate that the service manager runs, whose `$RUNTIME_DIRECTORY` others do
 /// not see.
-const SERVICE: &str = "/run/flowgate/control.sock";
+const SERVICE: &str = if cfg!(target_os = "linux") {
+    "/run/flowgate/control.sock"
+} else {
+    "/var/run/flowgate/control.sock"
+};
 
 /// Where the control socket is unless someone says otherwise: `$RUNTIME_DIRECTORY/control.sock`,
 /// else `$XDG_RUNTIME_DIR/flowgate/control.sock`, else `/tmp/flowgate-UID/control.sock`.
