@@ -92,9 +92,14 @@ fn a_word_of_another_balancer_names_what_it_is_called_here() {
     let meant = |messages: Vec<String>, meant: &str| {
         assert!(messages[0].ends_with(&format!("did you mean {meant}?")), "{messages:?}");
     };
-    for (written, here) in
-        [("bind", "address"), ("maxconn", "max_flows"), ("proxy-pass", "cluster")]
-    {
+    for (written, here) in [
+        ("bind", "address"),
+        ("maxconn", "max_flows"),
+        ("proxy-pass", "cluster"),
+        ("dgram-bind", "address"),
+        ("acl", "route"),
+        ("rcvbuf", "receive_buffer"),
+    ] {
         meant(in_listener(&format!("{written} = 1")), &format!("`{here}`"));
     }
     for (written, here) in [
@@ -103,6 +108,12 @@ fn a_word_of_another_balancer_names_what_it_is_called_here() {
         ("proxy_responses", "responses"),
         ("Health_Check", "health"),
         ("hash", "affinity"),
+        ("least_conn", "balance"),
+        ("hash-type", "balance"),
+        ("stick-table", "affinity"),
+        ("timeout_server", "idle_timeout"),
+        ("proxy_next_upstream", "retry"),
+        ("limit_conn", "limits"),
     ] {
         meant(in_cluster(&format!("{written} = 1")), &format!("`{here}`"));
     }
@@ -111,6 +122,8 @@ fn a_word_of_another_balancer_names_what_it_is_called_here() {
         ("roundrobin", "round-robin"),
         ("ip_hash", "rendezvous"),
         ("ring_hash", "maglev"),
+        ("source", "rendezvous"),
+        ("static-rr", "round-robin"),
     ] {
         meant(in_cluster(&format!("balance = {written:?}")), &format!("{here:?}"));
     }
