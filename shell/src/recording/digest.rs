@@ -3,7 +3,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use flowgate_core::{Burst, FlowId, LocalAddr, LocalSource, Output, Repeat, SendId, UpstreamId};
+use flowgate_core::{
+    Burst, FlowId, FlowRecord, LocalAddr, LocalSource, Output, Repeat, SendId, UpstreamId,
+};
 
 /// Odd, and about half of its bits are set.
 const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -103,27 +105,27 @@ impl Digest {
         }
     }
 
-    /// Takes in what a manager emits.
+    /// Takes in what a manager emits. Each kind begins with a number of its own.
     #[inline]
     pub fn output(&mut self, output: &Output<'_>) {
         match output {
-            Output::OpenUpstream { upstream, connect, v6, ttl, source } => {
-                self.word(1 << 40 | u64::from(*ttl) << 8 | u64::from(*v6));
-                self.upstream(*upstream);
-                connect.iter().for_each(|connect| self.address(*connect));
-                self.source(*source);
+            Output::Send { .. }
+            | Output::Repeat(_)
+            | Output::SendOneWay { .. }
+            | Output::Mirror { .. }
+            | Output::SendToClient { .. } => self.sent(output),
+            Output::Drop { direction, reason, datagrams } => {
+                self.word(10 << 40 | (*direction as u64) << 16 | u64::from(*datagrams));
+                self.bytes(reason.as_str().as_bytes());
             }
-            Output::OpenFlow { flow, upstream, backend, address, has_moved } => {
-                self.word(11 << 40 | u64::from(*has_moved) << 32 | backend.index() as u64);
-                self.flow(*flow);
-                self.upstream(*upstream);
-                self.address(*address);
-            }
-            Output::OpenClient { flow, client } => {
-                self.word(2 << 40);
-                self.flow(*flow);
-                self.address(*client);
-            }
+            _ => self.arranged(output),
+        }
+    }
+
+    /// Takes in where datagrams go.
+    #[inline]
+    fn sent(&mut self, output: &Output<'_>) {
+        match output {
             Output::Send { flow, upstream, backend, to, prefix, tlvs, tos, ttl, burst } => {
                 self.word(3 << 40 | u64::from(*tos) << 8 | u64::from(*ttl));
                 self.word(backend.index() as u64);
@@ -166,6 +168,30 @@ impl Digest {
                 self.local(*local);
                 self.burst(burst);
             }
+            _ => {}
+        }
+    }
+
+    /// Takes in what becomes of flows and sockets.
+    fn arranged(&mut self, output: &Output<'_>) {
+        match output {
+            Output::OpenUpstream { upstream, connect, v6, ttl, source } => {
+                self.word(1 << 40 | u64::from(*ttl) << 8 | u64::from(*v6));
+                self.upstream(*upstream);
+                connect.iter().for_each(|connect| self.address(*connect));
+                self.source(*source);
+            }
+            Output::OpenFlow { flow, upstream, backend, address, has_moved } => {
+                self.word(11 << 40 | u64::from(*has_moved) << 32 | backend.index() as u64);
+                self.flow(*flow);
+                self.upstream(*upstream);
+                self.address(*address);
+            }
+            Output::OpenClient { flow, client } => {
+                self.word(2 << 40);
+                self.flow(*flow);
+                self.address(*client);
+            }
             Output::CloseFlow { flow, upstream, reason } => {
                 self.word(7 << 40);
                 self.flow(*flow);
@@ -176,18 +202,36 @@ impl Digest {
                 self.word(8 << 40);
                 self.upstream(*upstream);
             }
-            Output::RecordFlow { flow, record } => {
-                self.word(9 << 40 | record.backend.index() as u64);
-                self.flow(*flow);
-                self.address(record.client);
-                self.address(record.backend_address);
-                for traffic in [record.to_backend, record.to_client] {
-                    self.word(traffic.datagrams);
-                    self.word(traffic.bytes);
-                }
-                self.word(record.lasted_ns);
-                self.word(record.first_answer_ns.map_or(0, |nanos| nanos + 1));
-            }
+            Output::RecordFlow { flow, record } => self.ended(*flow, record),
+            Output::Offload { .. }
+            | Output::Recall { .. }
+            | Output::RecallBackend { .. }
+            | Output::AskActivity { .. } => self.kernel_path(output),
+            Output::Send { .. }
+            | Output::Repeat(_)
+            | Output::SendOneWay { .. }
+            | Output::Mirror { .. }
+            | Output::SendToClient { .. }
+            | Output::Drop { .. } => {}
+        }
+    }
+
+    fn ended(&mut self, flow: FlowId, record: &FlowRecord) {
+        self.word(9 << 40 | record.backend.index() as u64);
+        self.flow(flow);
+        self.address(record.client);
+        self.address(record.backend_address);
+        for traffic in [record.to_backend, record.to_client] {
+            self.word(traffic.datagrams);
+            self.word(traffic.bytes);
+        }
+        self.word(record.lasted_ns);
+        self.word(record.first_answer_ns.map_or(0, |nanos| nanos + 1));
+    }
+
+    /// Takes in what the kernel is to forward past the sockets.
+    fn kernel_path(&mut self, output: &Output<'_>) {
+        match output {
             Output::Offload { flow, upstream, backend, address, client, local } => {
                 self.word(12 << 40 | backend.index() as u64);
                 self.flow(*flow);
@@ -205,16 +249,17 @@ impl Digest {
                 self.word(15 << 40);
                 self.flow(*flow);
             }
-            Output::Drop { direction, reason, datagrams } => {
-                self.word(10 << 40 | (*direction as u64) << 16 | u64::from(*datagrams));
-                self.bytes(reason.as_str().as_bytes());
-            }
+            _ => {}
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use flowgate_core::counters::Traffic;
+    use flowgate_core::proxy_protocol::Tlvs;
+    use flowgate_core::{BackendId, CloseReason, Direction, DropReason};
+
     use super::*;
 
     #[test]
@@ -233,8 +278,8 @@ mod tests {
     #[test]
     fn the_same_outputs_in_another_order_are_others() {
         let drop = |datagrams| Output::Drop {
-            direction: flowgate_core::Direction::ToBackend,
-            reason: flowgate_core::DropReason::Denied,
+            direction: Direction::ToBackend,
+            reason: DropReason::Denied,
             datagrams,
         };
         let sum = |numbers: [u16; 2]| {
@@ -244,5 +289,65 @@ mod tests {
         };
         assert_eq!(sum([1, 2]), sum([1, 2]));
         assert_ne!(sum([1, 2]), sum([2, 1]));
+    }
+
+    #[test]
+    fn every_kind_of_output_counts() {
+        let (flow, upstream, backend) =
+            (FlowId::new(3, 1), UpstreamId::new(4, 2), BackendId::new(5));
+        let address: SocketAddr = ([10, 0, 0, 1], 53).into();
+        let (burst, tlvs) = (Burst::single(b"question").unwrap(), Tlvs::NONE);
+        let (local, prefix, source, to) = (None, None, None, None);
+        let (client, tos, ttl) = (address, 0, 64);
+        let send_id = SendId::Flow { flow, upstream };
+        let traffic = Traffic::default();
+        let record = FlowRecord {
+            client,
+            backend,
+            backend_address: address,
+            reason: CloseReason::Complete,
+            to_backend: traffic,
+            to_client: traffic,
+            lasted_ns: 1,
+            first_answer_ns: None,
+        };
+        let outputs = [
+            Output::OpenUpstream {
+                upstream,
+                connect: None,
+                v6: false,
+                ttl,
+                source: LocalSource::Any,
+            },
+            Output::OpenFlow { flow, upstream, backend, address, has_moved: false },
+            Output::OpenClient { flow, client },
+            Output::Send { flow, upstream, backend, to, prefix, tlvs, tos, ttl, burst },
+            Output::Repeat(Repeat { flow, upstream, backend, to, send_id, tos, ttl }),
+            Output::SendOneWay { send_id, address, source, prefix, tlvs, tos, ttl, burst },
+            Output::Mirror { client, local, proxy_info: None, tos, ttl, burst },
+            Output::SendToClient { flow, upstream, client, local, tos, burst },
+            Output::CloseFlow { flow, upstream, reason: CloseReason::Complete },
+            Output::CloseUpstream { upstream },
+            Output::RecordFlow { flow, record },
+            Output::Offload { flow, upstream, backend, address, client, local },
+            Output::Recall { flow },
+            Output::RecallBackend { backend },
+            Output::AskActivity { flow },
+            Output::Drop {
+                direction: Direction::ToBackend,
+                reason: DropReason::Denied,
+                datagrams: 1,
+            },
+        ];
+        let mut sums = vec![Digest::default().value()];
+        for output in &outputs {
+            let mut digest = Digest::default();
+            digest.output(output);
+            sums.push(digest.value());
+        }
+        let all = sums.len();
+        sums.sort_unstable();
+        sums.dedup();
+        assert_eq!(sums.len(), all, "two kinds have the same sum, or one has none");
     }
 }
