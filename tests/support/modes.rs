@@ -62,7 +62,7 @@ impl Balancer for UdpManager {
 /// How many clients there are.
 const CLIENTS: u64 = 10;
 
-/// The most backends, backups included.
+/// The most backends of a world that grows from a seed, backups included.
 const BACKENDS: usize = 4;
 
 /// How much later than planned a reply may come.
@@ -116,7 +116,7 @@ pub struct World<B> {
     choices: SeededChoices,
     now: Instant,
     /// Which backends are up, by the probes.
-    up: [bool; BACKENDS],
+    up: Vec<bool>,
     flows: BTreeMap<FlowId, Flow>,
     /// The flows that have ended not long ago, and by which sockets.
     ended: VecDeque<(FlowId, Route)>,
@@ -132,7 +132,7 @@ pub struct World<B> {
     is_blocked: bool,
     waiting: VecDeque<Order>,
     /// What each backend was delivered.
-    delivered: [u64; BACKENDS],
+    delivered: Vec<u64>,
     last: Counters,
     numbers: u64,
 }
@@ -150,10 +150,9 @@ impl<B: Balancer> World<B> {
         Self {
             last: balancer.counters(),
             balancer,
-            config,
             choices,
             now: Instant::ORIGIN,
-            up: [true; BACKENDS],
+            up: vec![true; config.cluster.backends.len()],
             flows: BTreeMap::new(),
             ended: VecDeque::new(),
             sockets: BTreeMap::new(),
@@ -162,8 +161,9 @@ impl<B: Balancer> World<B> {
             heard: BTreeMap::new(),
             is_blocked: false,
             waiting: VecDeque::new(),
-            delivered: [0; BACKENDS],
+            delivered: vec![0; config.cluster.backends.len()],
             numbers: 0,
+            config,
         }
     }
 

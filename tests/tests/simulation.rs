@@ -133,7 +133,7 @@ fn a_recording_is_a_scenario_and_is_shrunk_where_it_fails() {
         }
         return;
     }
-    let scenarios = Scenario::read_all(&recording("requests = 3")[..]).expect("a recording");
+    let scenarios = Scenario::read_all(&recording("requests = 3", 3)[..]).expect("a recording");
     let [Scenario { setting, actions, left_out: 0, .. }] = &scenarios[..] else {
         panic!("{scenarios:?}");
     };
@@ -156,7 +156,7 @@ fn recordings_one_way_and_fanned_out_are_scenarios_too() {
         ),
         ("mode = \"fan-out\"\nreply_from = \"first\"", &[modes::Bug::PassesOnLosers]),
     ] {
-        let scenarios = Scenario::read_all(&recording(more)[..]).expect("a recording");
+        let scenarios = Scenario::read_all(&recording(more, 3)[..]).expect("a recording");
         let [Scenario { setting, actions, left_out: 0, .. }] = &scenarios[..] else {
             panic!("{more}: {scenarios:?}");
         };
@@ -174,17 +174,43 @@ fn recordings_one_way_and_fanned_out_are_scenarios_too() {
     }
 }
 
+#[test]
+fn recordings_with_many_backends_are_scenarios_too() {
+    const BACKENDS: u8 = 40;
+    for more in ["", "mode = \"one-way\"", "mode = \"fan-out\"\nreply_from = \"first\""] {
+        let scenarios = Scenario::read_all(&recording(more, BACKENDS)[..]).expect("a recording");
+        let [Scenario { setting, actions, left_out: 0, .. }] = &scenarios[..] else {
+            panic!("{more}: {scenarios:?}");
+        };
+        assert_eq!(setting.config.cluster.backends.len(), usize::from(BACKENDS), "{more}");
+        assert!(actions.iter().any(|action| matches!(action, Action::News { .. })), "{more}");
+        if more.is_empty() {
+            assert_eq!(report_of(setting, actions, manager), None);
+        } else {
+            assert_eq!(modes::report_of(setting, actions, new_manager), None, "{more}");
+        }
+        if more.contains("fan-out") {
+            let bug = modes::Bug::IgnoresProbes;
+            let planted = |config, seed| modes::Planted::new(new_manager(config, seed), bug);
+            let report = modes::report_of(setting, actions, planted);
+            assert!(report.is_some(), "of the backend before the last");
+        }
+    }
+}
+
 fn new_manager(config: ManagerConfig, seed: u64) -> UdpManager {
     UdpManager::new(config, seed, Instant::ORIGIN)
 }
 
 /// Clients that ask and are answered, a backend that goes down and comes back, and flows that end.
-fn recording(more: &str) -> Vec<u8> {
+fn recording(more: &str, backends: u8) -> Vec<u8> {
+    let count = usize::from(backends);
+    let backends: Vec<_> = (1..=backends).map(|place| format!("10.0.0.{place}:53")).collect();
     let keeps = if more.contains("one-way") { "" } else { "idle_timeout = \"2s\"" };
     let toml = format!(
         "[[listener]]\nname = \"dns\"\naddress = \"192.0.2.1:53\"\ncluster = \"c\"\n\
          [cluster.c]\n{keeps}\n{more}\n\
-         backends = [\"10.0.0.1:53\", \"10.0.0.2:53\", \"10.0.0.3:53\"]\n"
+         backends = {backends:?}\n"
     );
     let config = flowgate_config::parse(&toml, "test.toml").expect("a configuration");
     let listener = &config.listeners[0];
@@ -221,7 +247,7 @@ fn recording(more: &str) -> Vec<u8> {
         match number {
             60 | 120 => {
                 let event = if number == 60 { BackendEvent::Down } else { BackendEvent::Up };
-                let backend = BackendId::new(1);
+                let backend = BackendId::new(count - 2);
                 tell(ManagerInput::BackendChanged { backend, event }, None);
             }
             90 | 150 => {

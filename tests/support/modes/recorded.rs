@@ -7,7 +7,7 @@ use flowgate_core::burst::MAX_BURST_BYTES;
 use flowgate_core::config::{Accept, HealthPolicy, Limits, ManagerConfig, OnBackendDown, Source};
 use flowgate_core::{BackendEvent, BackendId, Burst, ManagerInput};
 
-use super::{BACKENDS, Balancer, Flow, LONGEST_DELAY, World, client};
+use super::{Balancer, Flow, LONGEST_DELAY, World, client};
 use crate::sim::{
     Action, BackendPick, Change, News, Pause, SeededChoices, Setting, SocketFailure, Train,
     Violation, shrink,
@@ -38,14 +38,13 @@ pub fn can_play(action: &Action) -> bool {
         | Action::NetworkChanges
         | Action::Wait(Pause::Nanos(_) | Pause::Millis(_))
         | Action::Timeout(_) => true,
-        Action::News { backend: BackendPick::Known(place), event } => {
-            let is_known = matches!(event, News::Up | News::Down | News::Unprobed);
-            is_known && usize::from(*place) < BACKENDS
+        Action::News { backend: BackendPick::Known(_), event } => {
+            matches!(event, News::Up | News::Down | News::Unprobed)
         }
         Action::Reconfigure {
-            change: Change::Remove(place) | Change::Return(place) | Change::Weight(place, _),
+            change: Change::Remove(_) | Change::Return(_) | Change::Weight(..),
             ..
-        } => usize::from(*place) < BACKENDS,
+        } => true,
         _ => false,
     }
 }
@@ -174,6 +173,5 @@ fn configured(setting: &Setting) -> ManagerConfig {
     cluster.limits = Limits::default();
     let (on_backend_down, fail_open) = (OnBackendDown::Rehash, cluster.health.fail_open);
     cluster.health = HealthPolicy { on_backend_down, fail_open, ..HealthPolicy::default() };
-    cluster.backends.truncate(BACKENDS);
     config
 }

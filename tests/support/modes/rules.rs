@@ -9,7 +9,7 @@ use flowgate_core::{
     BackendId, Burst, Direction, DropReason, FlowId, ManagerInput, Output, Repeat, SendId,
 };
 
-use super::{BACKENDS, Balancer, Flow, Route, World};
+use super::{Balancer, Flow, Route, World};
 use crate::sim::Violation;
 
 /// How many flows that have ended are remembered.
@@ -393,8 +393,8 @@ impl<B: Balancer> World<B> {
             require!(queued == Traffic::default(), "{queued:?} stay queued");
         }
         let backends = self.balancer.manager().backends();
-        for (id, backend) in backends.iter().filter(|(id, _)| id.index() < BACKENDS) {
-            let (is, should) = (backend.to.datagrams, self.delivered[id.index()]);
+        for ((id, backend), &should) in backends.iter().zip(&self.delivered) {
+            let is = backend.to.datagrams;
             require!(is == should, "{id:?} was delivered {should}, and {is} are counted");
         }
         Ok(())

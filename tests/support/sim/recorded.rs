@@ -23,8 +23,8 @@ use super::{
     Train, When,
 };
 
-/// The most backends of a scenario.
-const MOST_BACKENDS: usize = 8;
+/// The most backends of a scenario: the cast has a byte for the place of each.
+const MOST_BACKENDS: usize = 250;
 
 /// The longest silence that is played: a recording that is idle for days is no longer than that.
 const LONGEST_SILENCE_MILLIS: u64 = 4_000_000;
