@@ -225,7 +225,12 @@ fn a_capture_is_played_to_any_configuration() {
 fn diff_says_what_a_reload_does_and_which_clients_go_elsewhere() {
     let (one, two) = (Peer::v4(), Peer::v4());
     let clients: Vec<_> = (0..10).map(|_| Peer::v4()).collect();
-    let both = simple_config("127.0.0.1:0", &[&one, &two], "affinity = \"source-ip-port\"");
+    let config = |address: &str, backends: &[&Peer], more: &str| {
+        let more = format!("affinity = \"source-ip-port\"\n{more}");
+        let config = simple_config(address, backends, &more);
+        config.replacen("[[listener]]", "[[listener]]\nname = \"l\"", 1)
+    };
+    let both = config("127.0.0.1:0", &[&one, &two], "");
     let mut flowgate = Process::run(FLOWGATE, &both);
     let address = flowgate.address();
     let mut recording = Recording::begin(&flowgate, &["--for", "2s"]);
@@ -237,10 +242,7 @@ fn diff_says_what_a_reload_does_and_which_clients_go_elsewhere() {
     assert_eq!(flows(&one).expect("a number") + of_two, 10, "{report}");
 
     let old = ConfigFile::new(&both);
-    let fewer = |more: &str| {
-        let more = format!("affinity = \"source-ip-port\"\n{more}");
-        ConfigFile::new(&simple_config("127.0.0.1:0", &[&one], &more))
-    };
+    let fewer = |more: &str| ConfigFile::new(&config("127.0.0.1:0", &[&one], more));
     let diff = |new: &ConfigFile| {
         let output =
             output(FLOWGATE, &["diff", old.path(), new.path(), recording.file(), "--json"]);
@@ -255,6 +257,12 @@ fn diff_says_what_a_reload_does_and_which_clients_go_elsewhere() {
     let (code, closes, complaints) = diff(&fewer("on_backend_down = \"close\""));
     assert_eq!((code, &closes["flows_lost"]), (Some(1), &true.into()));
     assert!(complaints.contains("flows would be lost"), "{complaints}");
+    // Who sends to a listener that moves is served no more, whatever it is called.
+    let elsewhere = ConfigFile::new(&config("127.0.0.2:0", &[&one, &two], ""));
+    let (code, gone, _) = diff(&elsewhere);
+    assert_eq!((code, &gone["traffic"]["flows_lost"]), (Some(1), &10.into()), "{gone}");
+    let moved = gone["traffic"]["moved"].as_array().expect("clients");
+    assert!(moved.len() == 10 && moved.iter().all(|client| client["to"].is_null()), "{gone}");
     let (code, same, _) = diff(&old);
     assert_eq!((code, same["settings"].as_array().map(Vec::len)), (Some(0), Some(0)), "{same}");
     let shown = output(FLOWGATE, &["diff", old.path(), fewer("").path()]);

@@ -11,7 +11,7 @@ use super::columns::{Align, Table};
 use super::human;
 use super::replay::{is_recording, play};
 use crate::admin::escape::{escaped, escaped_path};
-use crate::recording::compare::{Becomes, ConfigDiff, FlowsBecome, TrafficDiff};
+use crate::recording::compare::{Becomes, ConfigDiff, FlowsBecome, TrafficDiff, as_reloaded};
 use crate::recording::player::Player;
 
 /// How many clients that move are listed.
@@ -51,11 +51,10 @@ pub(super) fn run(arguments: &DiffArguments) -> Result<(), Failure> {
         }
         let (by_old, more, _) = play(path, Player::with(Some(&old)))?;
         notes.extend(more);
-        let (by_new, _, _) = play(path, Player::with(Some(&new)))?;
-        for (path, player) in [(&arguments.old, &by_old), (&arguments.new, &by_new)] {
-            let of_one = player.notes().iter().map(|note| format!("{}: {note}", path.display()));
-            notes.extend(of_one);
-        }
+        let reloaded = as_reloaded(&old, &new);
+        let (by_new, _, _) = play(path, Player::with(Some(&reloaded)))?;
+        let of_old = |note| format!("{}: {note}", arguments.old.display());
+        notes.extend(by_old.notes().iter().map(of_old));
         let destinations = (by_old.destinations(), by_new.destinations());
         let reports = (by_old.report(), by_new.report());
         diff = diff.with_traffic((&reports.0, &destinations.0), (&reports.1, &destinations.1));
@@ -131,11 +130,14 @@ fn text(diff: &ConfigDiff, notes: &[String]) -> String {
 }
 
 fn traffic_text(traffic: &TrafficDiff) -> String {
+    let (moved, lost) = (traffic.moved.len() as u64, traffic.flows_lost);
     let mut text = format!(
-        "\nOf {} recorded clients {} go elsewhere; {} flows are lost.\n",
+        "\nOf {} recorded clients {} {} elsewhere; {} {} lost.\n",
         human::count(traffic.clients),
-        human::count(traffic.moved.len() as u64),
-        human::count(traffic.flows_lost),
+        human::count(moved),
+        if moved == 1 { "goes" } else { "go" },
+        human::count(lost),
+        if lost == 1 { "flow is" } else { "flows are" },
     );
     let place = |backend: Option<std::net::SocketAddr>| {
         backend.map_or("nowhere".to_owned(), |backend| backend.to_string())

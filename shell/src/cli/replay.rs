@@ -1,5 +1,6 @@
 //! `flowgate replay`: a recording or a capture, played through the core.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -245,7 +246,7 @@ fn text(played: &Played, took: Duration) -> String {
     format!("{text}\n{}\n{}", shares(report), timeline(report))
 }
 
-fn listed(counts: &std::collections::BTreeMap<String, u64>, before: &str) -> String {
+fn listed<K: std::fmt::Display>(counts: &BTreeMap<K, u64>, before: &str) -> String {
     let listed: Vec<_> =
         counts.iter().map(|(reason, count)| format!("{} {reason}", human::count(*count))).collect();
     if listed.is_empty() { String::new() } else { format!("{before}{}", listed.join(", ")) }
@@ -272,18 +273,19 @@ fn shares(report: &PlayReport) -> Table<5> {
     table
 }
 
-fn timeline(report: &PlayReport) -> Table<4> {
+fn timeline(report: &PlayReport) -> Table<5> {
     let mut table = Table::new([
         ("FROM SECOND", Align::Right),
         ("DATAGRAMS", Align::Right),
         ("NEW FLOWS", Align::Right),
         ("DROPPED", Align::Right),
+        ("BECAUSE OF", Align::Left),
     ]);
     let last = report.timeline.keys().next_back().copied().unwrap_or(0);
     let step = (last / MAX_LINES + 1).max(1);
-    let mut lines = std::collections::BTreeMap::<u64, PlayStretch>::new();
+    let mut lines = BTreeMap::<u64, PlayStretch>::new();
     for (second, stretch) in &report.timeline {
-        *lines.entry(second / step * step).or_default() += *stretch;
+        *lines.entry(second / step * step).or_default() += stretch.clone();
     }
     for (second, stretch) in lines {
         table.row([
@@ -291,6 +293,7 @@ fn timeline(report: &PlayReport) -> Table<4> {
             human::count(stretch.datagrams),
             human::count(stretch.flows),
             human::count(stretch.dropped),
+            listed(&stretch.dropped_by, ""),
         ]);
     }
     table

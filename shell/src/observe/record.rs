@@ -27,8 +27,8 @@ use crate::recording::file::{RecordingBlock, RecordingHead, RecordingStart, Star
 /// How many bytes may wait to be written. What comes beyond is left out.
 const MAX_WAITING: usize = 64 << 20;
 
-/// How long a block is, about.
-const BLOCK: usize = 64 << 10;
+/// How long a block is, about: of a file that is cut short, or damaged, so much more is lost.
+const BLOCK: usize = 8 << 10;
 
 /// How long an input waits at most until it is in a block.
 const LATENCY: Duration = Duration::from_millis(200);
@@ -551,6 +551,25 @@ mod tests {
             assert!(matches!(next(), Poll::Ready(Some(RecordItem::Gap(0, 3)))));
             assert!(matches!(next(), Poll::Ready(Some(RecordItem::Start(0, _)))));
         }
+    }
+
+    #[test]
+    fn of_a_recording_that_is_cut_little_before_the_cut_is_lost() {
+        let (sender, mut feed) = channel(RecordingHead::default());
+        for _ in 0..400 {
+            let piece = InputPiece { bytes: vec![7; 100], inputs: 10, is_fresh: false };
+            assert!(sender.0.send(RecordItem::Inputs(0, piece, 0), 100));
+        }
+        let whole = [crate::recording::file::preamble(), feed.end()].concat();
+        let cut = &whole[..whole.len() / 2];
+        let mut reader = crate::recording::file::RecordingReader::new(cut).expect("a recording");
+        let mut inputs = 0;
+        while let Some(block) = reader.next_block().expect("a block") {
+            if let RecordingBlock::Inputs { piece, .. } = block {
+                inputs += piece.inputs;
+            }
+        }
+        assert!((1_200..=2_000).contains(&inputs), "{inputs} of 4,000");
     }
 
     #[test]

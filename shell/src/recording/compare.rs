@@ -6,7 +6,7 @@ mod settings;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use flowgate_config::{Cluster, Config};
+use flowgate_config::{Cluster, Config, Listener};
 use flowgate_core::config::OnBackendDown;
 use serde::Serialize;
 
@@ -99,7 +99,7 @@ pub struct TrafficDiff {
     pub dropped: BTreeMap<String, [u64; 2]>,
     /// Flows closed by reason, before and after.
     pub flows_closed: BTreeMap<String, [u64; 2]>,
-    /// How many flows are closed that would not be.
+    /// How many flows are closed that would not be, and clients left whose listener is gone.
     pub flows_lost: u64,
 }
 
@@ -114,6 +114,16 @@ pub struct MovedClient {
     pub from: Option<SocketAddr>,
     /// Where they go.
     pub to: Option<SocketAddr>,
+}
+
+/// What a reload makes of a configuration's listeners: each that stays, by the name that it had; of the new
+/// ones none, which nobody sent to.
+pub fn as_reloaded(old: &Config, new: &Config) -> Config {
+    let stays = |former: &Listener| {
+        let successor = new.listeners.iter().find(|new| new.has_sockets_of(former))?;
+        Some(Listener { name: former.name.clone(), ..successor.clone() })
+    };
+    Config { listeners: old.listeners.iter().filter_map(stays).collect(), ..new.clone() }
 }
 
 /// Why flows end that a change of the configuration ends.
@@ -147,7 +157,16 @@ impl ConfigDiff {
         old: (&PlayReport, &Destinations),
         new: (&PlayReport, &Destinations),
     ) -> Self {
-        let traffic = TrafficDiff::between(old, new);
+        let mut traffic = TrafficDiff::between(old, new);
+        // Nobody counts what a listener that goes closes: its clients are served no more.
+        let goes = |listener: &str| {
+            self.reload.iter().any(|effect| {
+                (effect.becomes, effect.flows) == (Becomes::Removed, FlowsBecome::Closed)
+                    && effect.listener == listener
+            })
+        };
+        let left = traffic.moved.iter().filter(|client| goes(&client.listener)).count();
+        traffic.flows_lost += left as u64;
         self.flows_lost |= traffic.flows_lost > 0;
         self.traffic = Some(traffic);
         self

@@ -100,7 +100,7 @@ impl AddAssign for BackendShare {
 }
 
 /// What came in a second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PlayStretch {
     /// Datagrams.
     pub datagrams: u64,
@@ -108,14 +108,19 @@ pub struct PlayStretch {
     pub flows: u64,
     /// Datagrams dropped.
     pub dropped: u64,
+    /// The same by reason.
+    pub dropped_by: BTreeMap<&'static str, u64>,
 }
 
 impl AddAssign for PlayStretch {
     fn add_assign(&mut self, more: Self) {
-        let Self { datagrams, flows, dropped } = more;
+        let Self { datagrams, flows, dropped, dropped_by } = more;
         self.datagrams += datagrams;
         self.flows += flows;
         self.dropped += dropped;
+        for (reason, count) in dropped_by {
+            *self.dropped_by.entry(reason).or_default() += count;
+        }
     }
 }
 
@@ -170,6 +175,8 @@ struct Tally {
     client: Option<SocketAddr>,
     dropped: u64,
     drops: BTreeMap<&'static str, u64>,
+    /// Those since the last stretch.
+    drops_now: BTreeMap<&'static str, u64>,
     closed: BTreeMap<&'static str, u64>,
     opened: u64,
     moved: u64,
@@ -357,6 +364,7 @@ impl ShardPlay {
             }
         }
         self.last = now;
+        let (opened, dropped) = (self.tally.opened, self.tally.dropped);
         if self.is_free {
             self.fire_timeouts(now);
         }
@@ -368,11 +376,11 @@ impl ShardPlay {
             _ => 0,
         };
         self.report.datagrams += datagrams;
-        let (opened, dropped) = (self.tally.opened, self.tally.dropped);
         self.decide(input, now);
-        let (opened, dropped) = (self.tally.opened - opened, self.tally.dropped - dropped);
-        if datagrams > 0 || opened > 0 || dropped > 0 {
-            self.note(now, PlayStretch { datagrams, flows: opened, dropped });
+        let (flows, dropped) = (self.tally.opened - opened, self.tally.dropped - dropped);
+        if datagrams > 0 || flows > 0 || dropped > 0 {
+            let dropped_by = std::mem::take(&mut self.tally.drops_now);
+            self.note(now, PlayStretch { datagrams, flows, dropped, dropped_by });
         }
     }
 
@@ -562,7 +570,9 @@ impl<'p> Outputs<'p> for Tally {
             }
             Output::Drop { reason, datagrams, .. } => {
                 self.dropped += u64::from(datagrams);
-                *self.drops.entry(reason.as_str()).or_default() += u64::from(datagrams);
+                for drops in [&mut self.drops, &mut self.drops_now] {
+                    *drops.entry(reason.as_str()).or_default() += u64::from(datagrams);
+                }
             }
             // What was asked before is counted there.
             Output::Repeat(_)

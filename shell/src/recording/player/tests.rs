@@ -148,6 +148,14 @@ fn what_is_decided_again_is_what_was_decided() {
         let closed: u64 =
             counters.flows_closed.iter().sum::<u64>() - at_start.flows_closed.iter().sum::<u64>();
         assert_eq!(report.flows_closed.values().sum::<u64>(), closed, "{more}");
+        // Second by second, what was dropped and why is as much as in all.
+        let mut by_second = BTreeMap::<String, u64>::new();
+        for (reason, count) in report.timeline.values().flat_map(|stretch| &stretch.dropped_by) {
+            *by_second.entry((*reason).to_owned()).or_default() += count;
+        }
+        assert_eq!(by_second, report.dropped, "{more}");
+        let is_limited = more.contains("flows_per_source");
+        assert!(!is_limited || by_second.contains_key("source_flows"), "{by_second:?}");
     }
 }
 
