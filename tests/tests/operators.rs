@@ -217,19 +217,31 @@ fn bash_completes_the_names_of_backends() {
     let listed = flowgate.ask(&["__backends"]);
     let names = [&one, &two].map(|peer| format!("test/{}", peer.address()));
     assert_eq!(String::from_utf8_lossy(&listed.stdout), format!("{}\n{}\n", names[0], names[1]));
-    // Bash takes the colon for the end of a word.
-    let script = format!(
-        "source <('{FLOWGATE}' completions bash)\n\
-         COMP_LINE='flowgate drain {start}:' COMP_POINT=${{#COMP_LINE}}\n\
-         COMP_WORDS=('{FLOWGATE}' drain '{start}' :) COMP_CWORD=3\n\
-         _flowgate_backends flowgate : '{start}'\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"",
-        start = "test/127.0.0.1",
-    );
-    let mut bash = Command::new("bash");
-    bash.args(["-c", &script]).env("FLOWGATE_SOCKET", flowgate.control_socket());
-    let Ok(completed) = bash.output() else { return skip_test("there is no bash") };
+    let socket = flowgate.control_socket().to_owned();
+    let completed = |command: &str, start: &str| {
+        // Bash takes the colon for the end of a word.
+        let script = format!(
+            "source <('{FLOWGATE}' completions bash)\n\
+             COMP_LINE='flowgate {command} {start}:' COMP_POINT=${{#COMP_LINE}}\n\
+             COMP_WORDS=('{FLOWGATE}' {command} '{start}' :) COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n\
+             _flowgate_backends flowgate : '{start}'\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        );
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &script]).env("FLOWGATE_SOCKET", &socket);
+        let output = bash.output().ok()?;
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{script}");
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
     let ports = [&one, &two].map(|peer| peer.address().port());
     let expected = format!("{}\n{}\n", ports[0], ports[1]);
-    let complaints = String::from_utf8_lossy(&completed.stderr);
-    assert_eq!(String::from_utf8_lossy(&completed.stdout), expected, "{complaints}");
+    for (command, start) in [
+        ("drain", "test/127.0.0.1"),
+        ("trace --drops --backend", "test/127.0.0.1"),
+        ("flows --backend", "127.0.0.1"),
+    ] {
+        let Some(completed) = completed(command, start) else {
+            return skip_test("there is no bash");
+        };
+        assert_eq!(completed, expected, "{command}");
+    }
 }

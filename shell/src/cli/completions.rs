@@ -39,8 +39,9 @@ fn bash() -> String {
     format!(
         r#"
 _flowgate_backends() {{
-    local line="${{COMP_LINE:0:COMP_POINT}}" each before at
+    local line="${{COMP_LINE:0:COMP_POINT}}" each before at takes=
     local word="${{line##*[[:space:]]}}"
+    local ahead="${{line%"$word"}}"
     local -a socket=()
     for ((at = 2; at < COMP_CWORD; at++)); do
         if [[ "${{COMP_WORDS[at]}}" == --socket ]]; then
@@ -48,9 +49,20 @@ _flowgate_backends() {{
         fi
     done
     if [[ "${{COMP_WORDS[1]}}" =~ ^({commands})$ && "$word" != -* ]]; then
+        takes=name
+    elif [[ "$ahead" =~ [[:space:]]--backend[[:space:]]+$ ]]; then
+        takes=name
+        if [[ "${{COMP_WORDS[1]}}" == flows ]]; then
+            takes=address
+        fi
+    fi
+    if [[ -n "$takes" ]]; then
         before="${{word%"${{word##*:}}"}}"
         COMPREPLY=()
         while IFS= read -r each; do
+            if [[ "$takes" == address ]]; then
+                each="${{each##*/}}"
+            fi
             if [[ "$each" == "$word"* ]]; then
                 COMPREPLY+=("${{each#"$before"}}")
             fi
@@ -73,10 +85,20 @@ _flowgate_backends() {
     backends=(${(f)"$(_call_program backends flowgate __backends 2>/dev/null)"})
     compadd -a backends
 }
+
+_flowgate_addresses() {
+    local -a backends
+    backends=(${(f)"$(_call_program backends flowgate __backends 2>/dev/null)"})
+    backends=(${backends##*/})
+    compadd -a backends
+}
 "#;
     let with_function = |line: &str| {
         let is_backend = line.trim_start().starts_with("':backend -- ");
-        let line = if is_backend {
+        let is_option = line.trim_start().starts_with("'--backend=[");
+        let line = if is_option && line.contains(":ADDR:") {
+            line.replace(":_default'", ":_flowgate_addresses'")
+        } else if is_backend || is_option {
             line.replace(":_default'", ":_flowgate_backends'")
         } else {
             line.into()
@@ -94,7 +116,15 @@ fn fish() -> String {
              -a \"(flowgate __backends 2>/dev/null)\"\n"
         )
     };
-    ABOUT_BACKENDS.into_iter().map(line).collect()
+    let option = |command: &str, only: &str| {
+        format!(
+            "complete -c flowgate -n \"__fish_flowgate_using_subcommand {command}\" -l backend -x \
+             -a \"(flowgate __backends 2>/dev/null{only})\"\n"
+        )
+    };
+    let options = [("trace", ""), ("flows", " | string replace -r '.*/' ''")];
+    let options = options.map(|(command, only)| option(command, only));
+    ABOUT_BACKENDS.into_iter().map(line).chain(options).collect()
 }
 
 #[cfg(test)]
@@ -109,7 +139,9 @@ mod tests {
             String::from_utf8(script).unwrap()
         };
         let zsh = zsh(&of(Shell::Zsh));
-        assert_eq!(zsh.matches(":_flowgate_backends'").count(), ABOUT_BACKENDS.len(), "{zsh}");
+        let trace = 1;
+        assert_eq!(zsh.matches(":_flowgate_backends'").count(), ABOUT_BACKENDS.len() + trace);
+        assert_eq!(zsh.matches(":_flowgate_addresses'").count(), 1, "of flows");
         assert!(of(Shell::Fish).contains("__fish_flowgate_using_subcommand"));
         assert!(of(Shell::Bash).contains("_flowgate() {"));
     }
