@@ -137,6 +137,24 @@ reasons! {
     }
 }
 
+impl DropReason {
+    /// Whether clients are refused on purpose, by what is configured or by an operator: no incident.
+    pub const fn is_on_purpose(self) -> bool {
+        matches!(
+            self,
+            Self::Draining
+                | Self::Denied
+                | Self::SourceFlows
+                | Self::SubnetFlows
+                | Self::SourceRate
+                | Self::SourceDatagrams
+                | Self::SourceBytes
+                | Self::Amplification
+                | Self::NotFirst
+        )
+    }
+}
+
 reasons! {
     /// Why a flow ended.
     CloseReason {

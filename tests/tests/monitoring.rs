@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
+use flowgate_core::DropReason;
 use flowgate_tests::e2e::{Peer, own_address, simple_config};
 use flowgate_tests::process::Process;
 use flowgate_tests::skip::skip_test;
@@ -123,6 +124,16 @@ fn rules_dashboard_and_guide_speak_of_metrics_that_exist() {
     assert!(all.len() > 20, "{all:?}");
     for query in all {
         assert_eq!(wrong(&query, &metrics), [""; 0], "{query}");
+    }
+    // Neither takes for an incident what clients are refused on purpose.
+    let dashboard_text = read("dist/grafana/flowgate.json");
+    for text in [&rules, &dashboard_text] {
+        let (_, except) = text.split_once("reason!~").expect("reasons that do not count");
+        let (except, _) = except.split_once('}').expect("the end of the selector");
+        let except: Vec<_> = except.split(['"', '|', '\\']).collect();
+        for reason in DropReason::ALL.iter().filter(|reason| reason.is_on_purpose()) {
+            assert!(except.contains(&reason.as_str()), "{reason} is not in {except:?}");
+        }
     }
     // No two panels cover each other.
     let panels = dashboard["panels"].as_array().expect("panels");

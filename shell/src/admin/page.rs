@@ -32,6 +32,13 @@ fn reasons() -> String {
     serde_json::json!(reasons).to_string().replace('<', "\\u003c")
 }
 
+/// The reasons for which clients are refused on purpose, as JSON.
+fn on_purpose() -> String {
+    let all = DropReason::ALL.iter().filter(|reason| reason.is_on_purpose());
+    let names: Vec<_> = all.map(|reason| reason.as_str()).collect();
+    serde_json::json!(names).to_string()
+}
+
 /// A number that nobody can guess, to mark what belongs to one copy of the page.
 pub(super) fn nonce() -> io::Result<String> {
     Ok(format!("{:016x}{:016x}", process::random_seed()?, process::random_seed()?))
@@ -39,9 +46,12 @@ pub(super) fn nonce() -> io::Result<String> {
 
 /// The page, its parts marked with `nonce`.
 pub(super) fn html(nonce: &str) -> String {
+    let script = SCRIPTS.concat();
+    let script = script.replace("/* reasons */{}", &reasons());
+    let script = script.replace("/* on purpose */[]", &on_purpose());
     DOCUMENT
         .replace("/* style */", STYLE)
-        .replace("/* script */", &SCRIPTS.concat().replace("/* reasons */{}", &reasons()))
+        .replace("/* script */", &script)
         .replace("{nonce}", nonce)
 }
 
@@ -70,6 +80,7 @@ mod tests {
             assert!(sentence.len() > 10 && !sentence.contains('`'), "{reason}: {sentence}");
         }
         assert!(html("").contains("const REASONS = {\""));
+        assert!(html("").contains("const DELIBERATE = new Set([\"draining\",\"denied\","));
     }
 
     #[test]

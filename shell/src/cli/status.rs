@@ -111,7 +111,7 @@ fn trouble(clusters: &[ClusterStatus]) -> Table<5> {
         ("OUT OF SERVICE", Align::Left),
         ("STATE", Align::Left),
         ("SINCE", Align::Right),
-        ("FOR", Align::Right),
+        ("TIME LEFT", Align::Right),
         ("WHY", Align::Left),
     ]);
     let all = clusters.iter().flat_map(|c| c.backends.iter().map(move |backend| (c, backend)));
@@ -203,16 +203,22 @@ fn listeners(listeners: &[ListenerStatus]) -> Table<6> {
         ("OPENED", Align::Right),
     ]);
     for listener in listeners {
+        let flows = |figure| flows_of(listener, figure);
         table.row([
             escaped(&listener.name),
             escaped(&listener.address),
             escaped(&listener.cluster),
-            human::count(listener.flows_active),
-            human::count(listener.flows_max),
-            human::count(listener.flows_opened),
+            flows(listener.flows_active),
+            flows(listener.flows_max),
+            flows(listener.flows_opened),
         ]);
     }
     table
+}
+
+/// A figure of a listener's flows. One that sends one way makes none, and has no limit of them.
+pub(super) fn flows_of(listener: &ListenerStatus, figure: u64) -> String {
+    if listener.flows_max == 0 { "-".to_owned() } else { human::count(figure) }
 }
 
 /// The way of clients' datagrams through a listener.

@@ -8,6 +8,7 @@ const EVERY = 1000;
 const FETCH_TIMEOUT = 4000;
 const KERNEL = 'kernel (full buffer, bad checksum)';
 const MAX_REASONS = 8;
+const GREYS = 4;
 
 const traffic = new Chart('traffic', { stacked: false });
 const drops = new Chart('drops', { stacked: true, quiet: 'no drops' });
@@ -122,9 +123,11 @@ function show() {
   traffic.show(directions, history, at);
   const shown = reasons.filter((reason) => dropHistory.some((sample) => sample.values.has(reason)));
   const others = dropHistory.some((sample) => sample.values.has('others')) ? ['others'] : [];
-  // What is refused on purpose is grey, as is what has no colour of its own.
+  // What is refused on purpose is grey, each reason in another one; as is what has no colour of its own.
+  const refused = reasons.filter((reason) => DELIBERATE.has(reason));
+  const grey = (reason) => MAX_REASONS + (refused.indexOf(reason) + 1) % GREYS;
   const isPlain = (reason) => reason === 'others' || DELIBERATE.has(reason);
-  const color = (reason) => isPlain(reason) ? MAX_REASONS : reasons.indexOf(reason) + 1;
+  const color = (reason) => isPlain(reason) ? grey(reason) : reasons.indexOf(reason) + 1;
   drops.show(
     [...shown, ...others].map((key) => ({
       key, label: DELIBERATE.has(key) ? `${key} (by configuration)` : key, color: `--c${color(key)}`, title: REASONS[key],
@@ -159,8 +162,8 @@ function showTiles(status) {
   const trouble = [...rates.listeners.values()].reduce((total, of) => total + of.trouble, 0);
   byId('now-dropped').classList.toggle('bad', trouble > 0);
   const soFar = [...dropsByReason(status).values()].reduce((a, b) => a + b, 0);
-  const onPurpose = dropped > trouble ? `${rate(dropped - trouble)}/s by configuration, ` : '';
-  write(byId('sub-dropped'), `${onPurpose}${count(soFar)} in total`);
+  write(byId('meant-dropped'), dropped > trouble ? `${rate(dropped - trouble)}/s by configuration` : '');
+  write(byId('sub-dropped'), `${count(soFar)} in total`);
   const sum = (read) => status.listeners.reduce((total, listener) => total + read(listener), 0);
   write(byId('now-flows'), count(sum((listener) => listener.flows_active)));
   write(byId('sub-flows'), `limit ${count(sum((listener) => listener.flows_max))}`);

@@ -18,9 +18,7 @@ const isTrouble = (backend) => backend.state === 'down' || backend.state === 'ej
 const serves = (backend) => backend.state === 'up' || backend.state === 'unchecked';
 
 // What clients are refused on purpose is no trouble.
-const DELIBERATE = new Set([
-  'denied', 'source_flows', 'subnet_flows', 'source_rate', 'source_datagrams', 'source_bytes', 'amplification', 'not_first', 'draining',
-]);
+const DELIBERATE = new Set(/* on purpose */[]);
 
 // Brings rows in line with items: makes, fills, orders and removes them.
 function rows(body, items, { key, make, fill }) {
@@ -67,9 +65,11 @@ function meter(cell) {
   bar.setAttribute('aria-hidden', 'true');
   box.append(bar, text);
   cell.append(box);
+  // Without a part there is nothing that could be full.
   return (part, label) => {
+    bar.hidden = part === null;
     bar.style.setProperty('--part', `${Math.min(100, part * 100)}%`);
-    box.classList.toggle('full', part > 0.9 && label.includes('/'));
+    box.classList.toggle('full', part !== null && part > 0.9 && label.includes('/'));
     write(text, label);
   };
 }
@@ -104,10 +104,12 @@ function showListeners(listeners, rates) {
       write(row.head.name, name);
       write(row.head.note, name === listener.address ? '' : listener.address);
       write(row.cells[1], visible(listener.cluster));
-      const part = listener.flows_max > 0 ? listener.flows_active / listener.flows_max : 0;
-      row.meter(part, `${count(listener.flows_active)} / ${count(listener.flows_max)}`);
+      // What goes one way makes no flows, and so has no limit of them.
+      const hasFlows = listener.flows_max > 0;
+      const flows = `${count(listener.flows_active)} / ${count(listener.flows_max)}`;
+      row.meter(hasFlows ? listener.flows_active / listener.flows_max : null, hasFlows ? flows : '–');
       write(row.cells[3], rate(rate_of?.toBackend ?? null));
-      write(row.cells[4], rate(rate_of?.toClient ?? null));
+      write(row.cells[4], hasFlows ? rate(rate_of?.toClient ?? null) : '–');
       write(row.cells[5], rate(rate_of?.dropped ?? null));
       row.cells[5].classList.toggle('warn', (rate_of?.trouble ?? 0) > 0);
       write(row.cells[6], count(droppedBy(listener)));
@@ -222,7 +224,7 @@ function showBackends(table, cluster, backends, most, rates) {
       row.state.title = why(backend);
       const part = share.get(backend.address);
       const of = cluster.mode === 'fan-out' ? 'each' : part === undefined ? '–' : percent(part);
-      row.meter(cluster.mode === 'fan-out' ? 0 : (part ?? 0) / longest, of);
+      row.meter(cluster.mode === 'fan-out' ? null : (part ?? 0) / longest, of);
       write(row.cells[3], cluster.mode === 'one-way' ? '–' : count(backend.flows_active));
       write(row.cells[4], rate(rate_of?.to ?? null));
       write(row.cells[5], cluster.mode === 'one-way' ? '–' : rate(rate_of?.from ?? null));

@@ -196,7 +196,7 @@ fn who_is_out_of_service_is_listed_with_why_and_since_when() {
     status.process.host = "lb1".into();
     let text = text(&status, false);
     for expected in [
-        r"resolvers/[2001:db8::3]:53  ejected  3m 12s  15s  the last probe \u{1b}timed out",
+        r"resolvers/[2001:db8::3]:53  ejected  3m 12s        15s  the last probe \u{1b}timed out",
         "gone.example  1m 0s               0  it does not exist (NXDOMAIN)",
         "/etc/flowgate/flowgate.toml on lb1\n",
     ] {

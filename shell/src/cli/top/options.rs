@@ -20,15 +20,15 @@ pub(super) enum Screen {
 /// The order of a cluster's backends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Sort {
-    /// That of the configuration.
+    /// Those that are out of service first, and the clusters that have some.
     #[default]
-    Configuration,
-    /// Those that are out of service first.
     Trouble,
     /// Those that are sent most first.
     Sent,
     /// Those with most flows first.
     Flows,
+    /// That of the configuration.
+    Configuration,
 }
 
 impl Sort {
@@ -44,10 +44,10 @@ impl Sort {
 
     const fn next(self) -> Self {
         match self {
-            Self::Configuration => Self::Trouble,
             Self::Trouble => Self::Sent,
             Self::Sent => Self::Flows,
             Self::Flows => Self::Configuration,
+            Self::Configuration => Self::Trouble,
         }
     }
 }
@@ -91,6 +91,17 @@ impl Options {
     /// To another screen, and back by the same key.
     fn switch(&mut self, screen: Screen) {
         self.screen = if self.screen == screen { Screen::Figures } else { screen };
+    }
+
+    /// The clusters, in order.
+    pub(super) fn clusters<'a>(&self, all: &'a [ClusterStatus]) -> Vec<&'a ClusterStatus> {
+        let mut clusters: Vec<_> = all.iter().collect();
+        if self.sort == Sort::Trouble {
+            let is_well =
+                |cluster: &&ClusterStatus| cluster.backends.iter().all(|b| !b.state.is_trouble());
+            clusters.sort_by_key(is_well);
+        }
+        clusters
     }
 
     /// The backends of a cluster that are to be shown, in order.

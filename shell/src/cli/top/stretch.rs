@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use flowgate_core::DropReason;
+
 use crate::admin::status::{
     BackendStatus, ByDirection, ClusterStatus, ListenerStatus, StatusDocument,
 };
@@ -17,9 +19,9 @@ pub(super) struct Stretch<'a> {
 }
 
 impl Stretch<'_> {
-    /// Datagrams received: from clients, and from backends.
-    pub(super) fn received(&self) -> [u64; 2] {
-        self.total(|status| status.counters.datagrams_received)
+    /// Datagrams forwarded: to backends, and to clients.
+    pub(super) fn forwarded(&self) -> [u64; 2] {
+        self.total(|status| status.counters.datagrams_forwarded)
     }
 
     /// Datagrams dropped, those that the kernel dropped included.
@@ -72,6 +74,12 @@ impl Stretch<'_> {
         drops
     }
 
+    /// What was dropped for other reasons than those for which clients are refused on purpose.
+    pub(super) fn trouble(&self) -> u64 {
+        let drops = self.now.listeners.iter().flat_map(|listener| self.drops_of(listener));
+        sum(drops.filter(|(reason, _)| !is_on_purpose(reason)).map(|(_, dropped)| dropped))
+    }
+
     /// By how much a figure of a backend grew. One that is new has grown from nothing.
     pub(super) fn of_backend(
         &self,
@@ -104,6 +112,11 @@ impl Stretch<'_> {
 /// A sum that stays at the largest number there is, since figures may be of anybody.
 pub(super) fn sum(numbers: impl IntoIterator<Item = u64>) -> u64 {
     numbers.into_iter().fold(0, u64::saturating_add)
+}
+
+/// Whether clients are refused on purpose for this reason.
+pub(super) fn is_on_purpose(reason: &str) -> bool {
+    DropReason::ALL.iter().any(|known| known.as_str() == reason && known.is_on_purpose())
 }
 
 /// What the kernel dropped of a listener's datagrams, either way.

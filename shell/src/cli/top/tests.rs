@@ -3,7 +3,7 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::KeyEvent;
 
 use super::*;
-use crate::admin::status::{StatusDocument, TrafficDoc};
+use crate::admin::status::{ClusterStatus, StatusDocument, TrafficDoc};
 use crate::cli::status::tests::document;
 use flowgate_core::Instant;
 
@@ -11,12 +11,12 @@ use flowgate_core::Instant;
 fn two_seconds_later() -> StatusDocument {
     let mut status = document();
     status.uptime_seconds += 2.0;
-    status.counters.datagrams_received.to_backend += 96_420;
-    status.counters.datagrams_received.to_client += 95_000;
+    status.counters.datagrams_forwarded.to_backend += 96_420;
+    status.counters.datagrams_forwarded.to_client += 95_000;
     status.counters.datagrams_dropped.to_backend += 40;
     let dns = &mut status.listeners[0];
-    dns.to_backend.received.datagrams += 96_420;
-    dns.to_client.received.datagrams += 95_000;
+    dns.to_backend.forwarded.datagrams += 96_420;
+    dns.to_client.forwarded.datagrams += 95_000;
     dns.to_backend.dropped.get_mut("max_flows").unwrap().datagrams += 30;
     dns.to_backend.dropped.insert("no_backend".into(), TrafficDoc { datagrams: 10, bytes: 90 });
     status.listeners[1].socket_drops += 3;
@@ -89,11 +89,11 @@ o\u{1b}[2Jd\nd [::]:5060            0 /s       0 /s     2 /s         0    65,536
   dropped: by the kernel 2 /s
 
 BACKEND                  STATE                SHARE    FLOWS    SENT/S REPLIES/S
-resolvers  rendezvous, 1 of 3 up
-  10.0.0.1:53            up        ████████  75.0 %    1,200  36.1 k/s  35.5 k/s
-  10.0.0.2:53            draining  ██▋       25.0 %      600  12.1 k/s  12.0 k/s
+resolvers  rendezvous, 1 of 3 in service
   [2001:db8::3]:53       down                 0.0 %      198      0 /s      0 /s
-e\u{1b}]0;mpty\u{7}  maglev, 0 of 0 up
+  10.0.0.2:53            draining  ██▋       25.0 %      600  12.1 k/s  12.0 k/s
+  10.0.0.1:53            up        ████████  75.0 %    1,200  36.1 k/s  35.5 k/s
+e\u{1b}]0;mpty\u{7}  maglev, 0 of 0 in service
 
 
 
@@ -142,11 +142,11 @@ o\u{1b}[2Jd\nd [::]:5060                                          0 /s       0 /
   dropped: by the kernel 2 /s
 
 BACKEND                                    STATE                            SHARE    FLOWS    SENT/S REPLIES/S
-resolvers  rendezvous, 1 of 3 up
-  10.0.0.1:53                              up        ████████████████████  75.0 %    1,200  36.1 k/s  35.5 k/s
-  10.0.0.2:53 (re\u{1b}solver.internal)    draining  ██████▋               25.0 %      600  12.1 k/s  12.0 k/s
+resolvers  rendezvous, 1 of 3 in service
   [2001:db8::3]:53 backup                  down                             0.0 %      198      0 /s      0 /s
-e\u{1b}]0;mpty\u{7}  maglev, 0 of 0 up
+  10.0.0.2:53 (re\u{1b}solver.internal)    draining  ██████▋               25.0 %      600  12.1 k/s  12.0 k/s
+  10.0.0.1:53                              up        ████████████████████  75.0 %    1,200  36.1 k/s  35.5 k/s
+e\u{1b}]0;mpty\u{7}  maglev, 0 of 0 in service
 
 
 
@@ -178,7 +178,7 @@ o\u{1…Jd\nd        0 /s       0 /s         0
   dropped: by the kernel 2 /s
 
 BACKEND                   STATE        FLOWS
-resolvers  rendezvous, 1 of 3 up
+resolvers  rendezvous, 1 of 3 in service
 q quits   ? help   ↑ ↓   lines 1 to 8 of 12
 ",
     );
@@ -265,10 +265,16 @@ fn place(text: &str, part: &str) -> usize {
 
 #[test]
 fn backends_are_sorted_and_filtered() {
-    let text = after(&[KeyCode::Char('s')], |_| ());
+    // Trouble comes first, unless something else is asked for.
+    let text = after(&[], |_| ());
     assert!(place(&text, "[2001:db8::3]:53") < place(&text, "10.0.0.2:53"), "{text}");
     assert!(place(&text, "10.0.0.2:53") < place(&text, "10.0.0.1:53"), "{text}");
-    assert!(text.contains("by trouble"), "{text}");
+    for (times, order) in [(1, "by sent"), (2, "by flows"), (3, "by configuration")] {
+        let text = after(&vec![KeyCode::Char('s'); times], |_| ());
+        assert!(place(&text, "10.0.0.1:53") < place(&text, "10.0.0.2:53"), "{text}");
+        assert!(place(&text, "10.0.0.2:53") < place(&text, "[2001:db8::3]:53"), "{text}");
+        assert!(text.contains(order), "{text}");
+    }
 
     let typed = "/DOWN".chars().map(KeyCode::Char).collect::<Vec<_>>();
     let text = after(&typed, |_| ());
@@ -278,6 +284,49 @@ fn backends_are_sorted_and_filtered() {
     assert!(text.contains("q quits   ? help   find down"), "{text}");
     let text = after(&[&typed[..], &[KeyCode::Esc]].concat(), |_| ());
     assert!(text.contains("10.0.0.1:53"), "{text}");
+}
+
+#[test]
+fn a_cluster_with_trouble_comes_before_those_without() {
+    let backend = document().clusters[0].backends[0].clone();
+    let healthy = ClusterStatus {
+        name: "healthy".into(),
+        balance: "random".into(),
+        backends: vec![backend],
+        ..ClusterStatus::default()
+    };
+    let add = |document: &mut StatusDocument| document.clusters.insert(0, healthy.clone());
+    let text = after(&[], add);
+    assert!(place(&text, "resolvers  ") < place(&text, "healthy  "), "{text}");
+    let text = after(&[KeyCode::Char('s')], add);
+    assert!(place(&text, "healthy  ") < place(&text, "resolvers  "), "{text}");
+}
+
+#[test]
+fn what_goes_one_way_has_no_flows_and_is_called_so() {
+    let text = after(&[], |document| {
+        document.listeners[0].flows_max = 0;
+        document.clusters[0].mode = "one-way".into();
+    });
+    assert!(text.contains("resolvers  one-way, rendezvous, 1 of 3 in service"), "{text}");
+    let line = text.lines().find(|line| line.starts_with("dns ")).expect("a line");
+    assert!(line.split_whitespace().rev().take(2).all(|cell| cell == "-"), "{text}");
+}
+
+#[test]
+fn what_clients_are_refused_on_purpose_is_no_trouble() {
+    let trouble = |reasons: &[&str]| {
+        let mut later = document();
+        for reason in reasons {
+            let dropped = TrafficDoc { datagrams: 10, bytes: 90 };
+            later.listeners[0].to_backend.dropped.insert((*reason).to_owned(), dropped);
+        }
+        let mut watch = Watch::new(document(), Instant::ORIGIN);
+        watch.add(later, Instant::ORIGIN + Duration::from_secs(2));
+        watch.stretch().trouble()
+    };
+    assert_eq!(trouble(&["denied", "source_flows", "not_first"]), 0);
+    assert_eq!(trouble(&["denied", "no_backend"]), 10);
 }
 
 #[test]

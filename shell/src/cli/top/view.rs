@@ -11,7 +11,7 @@ use ratatui::widgets::{Paragraph, RenderDirection, Sparkline};
 
 use super::cell::{Cell, fit, row};
 use super::options::{Options, Screen, Sort};
-use super::stretch::{Stretch, sum};
+use super::stretch::{Stretch, is_on_purpose, sum};
 use crate::admin::escape::escaped;
 use crate::admin::status::{BackendState, BackendStatus, ClusterStatus, ListenerStatus};
 use crate::cli::columns::Align;
@@ -88,7 +88,7 @@ pub(super) fn render(frame: &mut Frame<'_>, view: &View<'_>) -> Drawn {
 const HELP: &[&str] = &[
     "KEY         ACTION",
     "q           quits, as Ctrl-C does",
-    "s           sorts backends: as configured, trouble first, by rate, by flows",
+    "s           sorts backends: trouble first, by rate, by flows, as configured",
     "/           filters backends by address, name, cluster",
     "            or state; Enter keeps the filter, Esc clears it",
     "e           shows recent events: changes of backends, reloads",
@@ -101,7 +101,7 @@ const HELP: &[&str] = &[
 fn figures(stretch: &Stretch<'_>, options: &Options, width: usize) -> Vec<Line<'static>> {
     let mut lines = listener_lines(stretch, width);
     lines.extend([Line::default(), backend_heads(width)]);
-    for cluster in &stretch.now.clusters {
+    for cluster in options.clusters(&stretch.now.clusters) {
         let shown = options.backends(stretch, cluster);
         if options.filter.is_empty() || !shown.is_empty() {
             lines.extend(cluster_lines(stretch, cluster, &shown, width));
@@ -139,12 +139,12 @@ fn title_line(stretch: &Stretch<'_>) -> Line<'static> {
 
 fn traffic_line(stretch: &Stretch<'_>, width: u16) -> Line<'static> {
     let [to_backends, to_clients] = if width < 64 { ["→", "←"] } else { TO };
-    let [from_clients, from_backends] = stretch.received();
-    let dropped = stretch.dropped();
+    let [sent, replies] = stretch.forwarded();
+    let is_well = stretch.trouble() == 0;
     Line::from(vec![
-        Span::raw(format!("{to_backends} {}", stretch.rate(from_clients))),
-        Span::raw(format!("   {to_clients} {}   ", stretch.rate(from_backends))),
-        Span::styled(format!("dropped {}", stretch.rate(dropped)), alarm_unless(dropped == 0)),
+        Span::raw(format!("{to_backends} {}", stretch.rate(sent))),
+        Span::raw(format!("   {to_clients} {}   ", stretch.rate(replies))),
+        Span::styled(format!("dropped {}", stretch.rate(stretch.dropped())), alarm_unless(is_well)),
     ])
 }
 
@@ -169,15 +169,16 @@ fn listener_lines(stretch: &Stretch<'_>, width: usize) -> Vec<Line<'static>> {
     for listener in &stretch.now.listeners {
         let drops = stretch.drops_of(listener);
         let dropped = sum(drops.iter().map(|(_, dropped)| *dropped));
+        let is_well = drops.iter().all(|(reason, _)| is_on_purpose(reason));
         let grown = |figure: fn(&ListenerStatus) -> u64| {
             plain(stretch.rate(stretch.of_listener(listener, figure)))
         };
         let cells = [
-            grown(|listener| listener.to_backend.received.datagrams),
-            grown(|listener| listener.to_client.received.datagrams),
-            (stretch.rate(dropped), alarm_unless(dropped == 0)),
-            plain(human::count(listener.flows_active)),
-            plain(human::count(listener.flows_max)),
+            grown(|listener| listener.to_backend.forwarded.datagrams),
+            grown(|listener| listener.to_client.forwarded.datagrams),
+            (stretch.rate(dropped), alarm_unless(is_well)),
+            plain(status::flows_of(listener, listener.flows_active)),
+            plain(status::flows_of(listener, listener.flows_max)),
         ];
         let (name, address) = (escaped(&listener.name), escaped(&listener.address));
         let both = if name == address { name.clone() } else { format!("{name} {address}") };
@@ -187,7 +188,7 @@ fn listener_lines(stretch: &Stretch<'_>, width: usize) -> Vec<Line<'static>> {
                 .iter()
                 .map(|&(reason, dropped)| format!("{} {}", escaped(reason), stretch.rate(dropped)));
             let text = format!("  dropped: {}", reasons.collect::<Vec<_>>().join(", "));
-            lines.push(row(width, (&[&text], ALARM), []));
+            lines.push(row(width, (&[&text], alarm_unless(is_well)), []));
         }
     }
     lines
@@ -214,9 +215,16 @@ fn cluster_lines(
     };
     let up = cluster.backends.iter().filter(serve).count();
     let all = cluster.backends.len();
-    let (name, balance) = (escaped(&cluster.name), escaped(&cluster.balance));
-    let label = format!("{name}  {balance}, {up} of {all} up");
-    let mut lines = vec![row(width, (&[&label], TITLE), [])];
+    let name = escaped(&cluster.name);
+    let how = match cluster.mode.as_str() {
+        "one-way" => format!("one-way, {}", escaped(&cluster.balance)),
+        "fan-out" => "fan-out, a copy to each".to_owned(),
+        _ => escaped(&cluster.balance),
+    };
+    let label = format!("{name}  {how}, {up} of {all} in service");
+    let is_well = cluster.backends.iter().all(|backend| !backend.state.is_trouble());
+    let title = if is_well { TITLE } else { ALARM };
+    let mut lines = vec![row(width, (&[&label], title), [])];
 
     let sent = |backend| stretch.of_backend(cluster, backend, |backend| backend.datagrams_to);
     let total = sum(cluster.backends.iter().map(sent));
@@ -322,7 +330,7 @@ fn foot_line(view: &View<'_>, scroll: usize, page: usize, all: usize) -> Line<'s
         return Line::styled(format!("q quits   no event: {trouble}"), ALARM);
     }
     let mut text = "q quits   ? help".to_owned();
-    if options.sort != Sort::Configuration {
+    if options.sort != Sort::Trouble {
         text += &format!("   by {}", options.sort.as_str());
     }
     if !options.filter.is_empty() {

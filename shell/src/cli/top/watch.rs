@@ -38,7 +38,7 @@ impl Watch {
         self.elapsed = at.saturating_since(self.at);
         self.at = at;
         let stretch = self.stretch();
-        let rate = stretch.per_second(stretch.received().iter().sum());
+        let rate = stretch.per_second(stretch.forwarded().iter().sum());
         self.history.push_front(rate);
         self.history.truncate(REMEMBERED);
     }

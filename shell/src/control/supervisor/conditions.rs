@@ -149,7 +149,7 @@ fn change(key: &TargetKey, former: Option<&Condition>, now_is: &Condition, now: 
         info!(cluster, %backend, state, "the backend is ejected no more, after {lasted}");
     }
     let before = format!("{} for {lasted}", former.state.as_str());
-    if reason.is_empty() { format!("after {before}") } else { format!("{reason}; was {before}") }
+    if reason.is_empty() { format!("was {before}") } else { format!("{reason}; was {before}") }
 }
 
 /// A stretch of time for people: in seconds, if it is that long.

@@ -79,7 +79,11 @@ impl Supervisor {
                 .because
                 .push(format!("but it has a flow, which goes on to {}", flow.backend));
         } else if !flows.is_empty() {
-            explanation.because.push(format!("its address has {} flows now", flows.len()));
+            let flows = match flows.len() {
+                1 => "a flow".to_owned(),
+                several => format!("{several} flows"),
+            };
+            explanation.because.push(format!("its address has {flows} now"));
         }
         let mut limit = |what: &str, reason: DropReason, has: u64, most: u64| {
             if most > 0 && has >= most {

@@ -23,7 +23,7 @@ fn a_state_lasts_until_another_one_is_found_and_leaves_an_event() {
     let kinds: Vec<_> = conditions.events().into_iter().map(|e| (e.kind, e.text)).collect();
     let [(up, after), (ejected, why)] = &kinds[..] else { panic!("{kinds:?}") };
     assert_eq!((up.as_str(), ejected.as_str()), ("up", "ejected"));
-    assert!(after.starts_with("after ejected for "), "{after}");
+    assert!(after.starts_with("was ejected for "), "{after}");
     assert!(why.starts_with("3 clients got no answer; for 1"), "{why}");
     assert_eq!(conditions.events()[0].subject, "dns/10.0.0.1:53");
 }
