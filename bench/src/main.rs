@@ -30,6 +30,7 @@ mod scraper;
 mod table;
 mod train;
 mod watcher;
+mod watching;
 mod workload;
 
 use std::fs;
@@ -60,6 +61,8 @@ enum Action {
     ManyFlows(many_flows::Options),
     /// Measure what a fleet asks: thousands of backends of which one changes, a thousand ports in one range.
     Fleet(fleet::Options),
+    /// Measure what `flowgate trace` and `flowgate record` cost among many flows.
+    Watching(watching::Options),
     /// Run a bare relay: no limits, no timers, nothing but moving bytes.
     Relay {
         /// What its sockets are like.
@@ -103,6 +106,7 @@ fn main() -> ExitCode {
         Action::KernelPath(options) => kernel_path::run(&options),
         Action::ManyFlows(options) => many_flows::run(&options),
         Action::Fleet(options) => fleet::run(&options),
+        Action::Watching(options) => watching::run(&options),
         Action::Chart { json, svg } => redraw(&json, &svg),
         Action::Spin => process::spin(),
         Action::Launch { core, command } => process::launch(core, &command),

@@ -176,6 +176,8 @@ impl Programs {
 pub(crate) struct Balancer {
     /// Where the clients send to.
     pub(crate) targets: Vec<SocketAddr>,
+    /// The path of its control socket, if it has one.
+    pub(crate) control: String,
     process: Option<Guarded>,
     _scraper: Option<Scraper>,
     _watcher: Option<Watcher>,
@@ -199,7 +201,13 @@ impl Balancer {
         let command = match peer {
             Peer::Direct => {
                 let targets = backends.to_vec();
-                return Ok(Balancer { targets, process: None, _scraper: None, _watcher: None });
+                return Ok(Balancer {
+                    targets,
+                    control: String::new(),
+                    process: None,
+                    _scraper: None,
+                    _watcher: None,
+                });
             }
             Peer::Relay => relay_command("connected", workload.responses, address, backends)?,
             Peer::Pool => relay_command("pool", workload.responses, address, backends)?,
@@ -234,12 +242,13 @@ impl Balancer {
             None => None,
             Some(arguments) => {
                 let arguments = arguments.iter().map(ToString::to_string);
-                let arguments = arguments.chain(["--socket".to_owned(), socket]).collect();
+                let arguments = arguments.chain(["--socket".to_owned(), socket.clone()]).collect();
                 Some(Watcher::start(programs.flowgate.clone()?, arguments))
             }
         };
         Ok(Balancer {
             targets: vec![address],
+            control: socket,
             process: Some(process),
             _scraper: scraper,
             _watcher: watcher,
