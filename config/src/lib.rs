@@ -371,6 +371,7 @@ impl Listener {
             address,
             max_flows,
             max_slots: u32::MAX,
+            shares_max_flows: self.last_port.is_some(),
             max_datagram_size: self.max_datagram_size,
             accept_proxy_protocol: self.accept_proxy_protocol.clone(),
             allow: self.allow.clone(),

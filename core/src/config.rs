@@ -26,7 +26,16 @@ pub const fn slots_for(max_flows: usize) -> usize {
     max_flows * 2
 }
 
+/// For how many flows tables are allocated at start where other managers may have all of `max_flows`.
+const FIRST_FLOWS: u32 = 16;
+
 impl ManagerConfig {
+    /// For how many flows the tables are allocated at start.
+    pub(crate) fn reserved_flows(&self) -> usize {
+        let most = if self.shares_max_flows { FIRST_FLOWS } else { u32::MAX };
+        self.max_flows.min(most) as usize
+    }
+
     /// How many of them may be taken.
     pub(crate) fn available_slots(&self) -> usize {
         slots_for(self.max_flows as usize).min(self.max_slots as usize)
@@ -53,6 +62,10 @@ pub struct ManagerConfig {
     /// quarantine. It is for the descriptors and ports that there are; the flow table has slots for no
     /// more than twice `max_flows`.
     pub max_slots: u32,
+    /// Whether other managers have `max_flows` and `max_slots` together with this one. How much of them
+    /// the others hold is told as [`TakenElsewhere`](crate::ManagerInput::TakenElsewhere), and the
+    /// tables are not allocated for all of it, but grow with the flows.
+    pub shares_max_flows: bool,
     /// The longest datagram in bytes that is forwarded, either way. Longer ones are counted drops.
     pub max_datagram_size: u16,
     /// Proxies that speak for others: what comes from here has to begin with a PROXY v2 header,

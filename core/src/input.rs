@@ -142,6 +142,17 @@ pub enum ManagerInput<'p> {
     NetworkChanged,
     /// The configuration has changed.
     Configured(&'p PreparedConfig),
+    /// Other managers that [share](crate::config::ManagerConfig::shares_max_flows) `max_flows` and
+    /// `max_slots` with this one hold so much of them from now on.
+    TakenElsewhere {
+        /// How many flows they have alive.
+        flows: u32,
+        /// How many slots they have taken, by flows alive and in quarantine.
+        slots: u32,
+    },
+    /// One of those managers has refused a newcomer, since there are as many flows as may be and none of
+    /// its own can go for it. One of this manager's makes room for the next, if it may.
+    RoomWanted,
     /// The listener is about to be read.
     Reading {
         /// Whether so much waits there that datagrams may soon be lost.

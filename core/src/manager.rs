@@ -3,7 +3,7 @@
 mod admit;
 mod close;
 mod configure;
-mod evict;
+pub(crate) mod evict;
 mod expire;
 pub(crate) mod failover;
 mod forward;
@@ -63,9 +63,11 @@ const QUEUES: usize = 3;
 /// With fewer flows than this they stay in the cache by themselves. Unit tests prefetch always.
 const PREFETCH_FROM: usize = if cfg!(test) { 1 } else { 1_024 };
 
+use evict::TakenElsewhere;
 use failover::Sweep;
 use forward::RecvMeta;
 use offload::Activity;
+use place::placement_room;
 use upstream::capacity_for_upstreams;
 
 pub use expire::{Deadline, DeadlineReason};
@@ -89,10 +91,13 @@ pub use expire::{Deadline, DeadlineReason};
 /// ([`Delivered`](ManagerInput::Delivered)): until then it is queued.
 ///
 /// A known flow's burst costs one table lookup and writes to one flow. The manager allocates when
-/// it is made, when it is configured again, and when a socket opens that flows share; at no other time.
+/// it is made, when it is configured again, and when a socket opens that flows share; at no other time,
+/// unless it [shares](ManagerConfig::shares_max_flows) `max_flows`: then its tables double as flows open.
 #[derive(Clone, Debug)]
 pub struct UdpManager {
     config: ManagerConfig,
+    /// What others hold of `max_flows` and `max_slots`, where they share them.
+    elsewhere: TakenElsewhere,
     limits: FlowLimits,
     flows: FlowTable,
     upstreams: Upstreams,
@@ -140,7 +145,7 @@ impl UdpManager {
     pub fn configured(configuration: &PreparedConfig, seed: u64, now: Instant) -> Self {
         let mut random = Random::new(seed);
         let config = configuration.config().clone();
-        let capacity = config.max_flows as usize;
+        let capacity = config.reserved_flows();
         let backends =
             Backends::new(&config.cluster.backends, config.cluster.health).starting_at(now);
         let mut manager = Self {
@@ -152,7 +157,7 @@ impl UdpManager {
             queues: Lists::new(QUEUES, slots_for(capacity)),
             backends,
             source_limits: SourceLimits::new(&config.cluster.limits, capacity, &mut random),
-            placement: Placement::new(&config.cluster, slots_for(capacity), &mut random),
+            placement: Placement::new(&config.cluster, placement_room(&config), &mut random),
             salts: Salts::new(seed),
             proxies: Proxies::new(),
             counters: Counters::default(),
@@ -167,13 +172,15 @@ impl UdpManager {
             has_lost_backends: false,
             kept: RetryBuffer::new(&config),
             last_partial_timeout: None,
+            elsewhere: TakenElsewhere::default(),
             config,
         };
         if manager.shares_upstreams() {
-            manager.flows.reserve_routes();
+            manager.flows.reserve_routes(capacity);
         }
         if !manager.config.accept_proxy_protocol.is_empty() {
-            manager.proxies.reserve(capacity, &mut manager.random);
+            let max_flows = manager.config.max_flows as usize;
+            manager.proxies.reserve(max_flows, capacity, &mut manager.random);
         }
         manager
     }
@@ -243,6 +250,10 @@ impl UdpManager {
                 }
             }
             ManagerInput::Reading { is_behind } => self.openings.begin(is_behind),
+            ManagerInput::TakenElsewhere { flows, slots } => {
+                self.elsewhere = TakenElsewhere { flows, slots };
+            }
+            ManagerInput::RoomWanted => self.make_room_elsewhere(now, outputs),
             ManagerInput::Configured(configuration) => self.configure(configuration, now, outputs),
             ManagerInput::Drain { deadline } => self.drain = Some(deadline),
             ManagerInput::Timeout => self.handle_timeout(now, outputs),
@@ -295,6 +306,11 @@ impl UdpManager {
     /// How many flows are alive, retired ones too.
     pub fn flow_count(&self) -> usize {
         self.flows.len()
+    }
+
+    /// How many slots are taken, by flows alive and in quarantine.
+    pub fn taken_slots(&self) -> usize {
+        self.flows.taken()
     }
 
     /// One flow, if it is alive.

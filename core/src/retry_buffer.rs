@@ -114,7 +114,7 @@ impl RetryBuffer {
             None => (MAX_COPIES, MAX_BYTES),
             Some(_) => (MAX_COPIES_TO_ASK_AGAIN, MAX_BYTES_TO_ASK_AGAIN),
         };
-        let slots = slots_for(config.max_flows as usize);
+        let slots = slots_for(config.reserved_flows());
         // One of any size fits.
         self.max_bytes = self.max_bytes.max((slots * BYTES_FOR_EACH).clamp(1 << 17, max_bytes));
         self.max_copies = self.max_copies.max(slots.clamp(MIN_COPIES, max_copies));

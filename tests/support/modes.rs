@@ -399,6 +399,7 @@ fn config(choices: &mut SeededChoices) -> ManagerConfig {
     config.max_flows = choices.one_of(&[4, 16, 64]);
     // Who makes room where sockets are scarce is known to the first simulator.
     config.max_slots = u32::MAX;
+    config.shares_max_flows = false;
     config.max_datagram_size = 1_500;
     config.accept_proxy_protocol = vec![];
     (config.allow, config.deny, config.own_addresses) = (vec![], vec![], vec![]);

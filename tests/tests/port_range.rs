@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use flowgate_tests::e2e::{Peer, own_loopback};
+use flowgate_tests::e2e::{PATIENCE, Peer, own_loopback};
+use flowgate_tests::echo_server::EchoServer;
 use flowgate_tests::process::{ConfigFile, Process, output};
 use flowgate_tests::skip::lacks;
 
@@ -68,6 +69,93 @@ fn a_thousand_ports_are_one_listener_and_keep_flows_at_reload_and_upgrade() {
 
     // The range ends where it says: the next port is free.
     Peer::bind(&format!("{address}:21000"));
+}
+
+/// A hundred ports before a server that answers all, and how many flows they have, which is never more
+/// than they may.
+struct Hundred {
+    flowgate: Process,
+    address: String,
+    max_flows: u64,
+    _server: EchoServer,
+}
+
+impl Hundred {
+    fn start(workers: u32, max_flows: u64) -> Self {
+        let (address, server) = (own_loopback(), EchoServer::start("127.0.0.1:0", |_| true));
+        let cluster = format!("backends = [\"{}\"]", server.address());
+        let toml = config(&address, "22000-22099", &format!("max_flows = {max_flows}"), &cluster);
+        let mut flowgate = Process::run(FLOWGATE, &format!("workers = {workers}\n{toml}"));
+        flowgate.line("started");
+        Self { flowgate, address, max_flows, _server: server }
+    }
+
+    fn at(&self, place: u16) -> SocketAddr {
+        SocketAddr::new(self.address.parse().unwrap(), 22_000 + place)
+    }
+
+    fn flows(&self) -> u64 {
+        let status = self.flowgate.ask_json(&["status"]);
+        let flows = status["listeners"][0]["flows_active"].as_u64().expect("a number");
+        assert!(flows <= self.max_flows, "{flows} flows");
+        flows
+    }
+
+    fn refused(&self) -> u64 {
+        let status = self.flowgate.ask_json(&["status"]);
+        let dropped = &status["listeners"][0]["to_backend"]["dropped"]["max_flows"];
+        dropped["datagrams"].as_u64().unwrap_or(0)
+    }
+
+    /// Whether a client is answered that asks once.
+    fn answers(&self, client: &Peer, place: u16) -> bool {
+        client.send_to(b"question", self.at(place));
+        client.receive_soon().is_some()
+    }
+}
+
+#[test]
+fn one_port_may_have_all_the_flows_of_a_range_and_then_makes_room_for_the_others() {
+    let mut range = Hundred::start(1, 200);
+    let clients: Vec<Peer> = (0..200).map(|_| Peer::v4()).collect();
+    for client in &clients {
+        client.send_to(b"question", range.at(7));
+        client.receive();
+    }
+    assert_eq!(range.flows(), 200);
+    // As long as all are in use nobody goes for a newcomer, at that port or at another.
+    clients.iter().for_each(|client| client.send_to(b"again", range.at(7)));
+    let newcomers: Vec<Peer> = (0..20).map(|_| Peer::v4()).collect();
+    newcomers[0].send_to(b"question", range.at(8));
+    newcomers[1].send_to(b"question", range.at(7));
+    let start = Instant::now();
+    while range.refused() < 2 {
+        assert!(start.elapsed() < PATIENCE, "{} were refused", range.refused());
+    }
+    assert_eq!(range.flows(), 200);
+    if !lacks("upgrades") {
+        range.flowgate.upgrade(&[]);
+    }
+    // Then each newcomer is served at a port of its own, by its second datagram or soon after.
+    for (place, newcomer) in (20..).zip(&newcomers) {
+        let start = Instant::now();
+        while !range.answers(newcomer, place) {
+            assert!(start.elapsed() < PATIENCE, "no room at port {place}");
+            range.flows();
+        }
+    }
+    assert!(range.flows() >= 180);
+}
+
+#[test]
+fn two_workers_have_half_of_the_flows_of_a_range_each_at_whatever_port() {
+    let range = Hundred::start(2, 50);
+    let clients: Vec<Peer> = (0..200).map(|_| Peer::v4()).collect();
+    clients.iter().for_each(|client| client.send_to(b"question", range.at(3)));
+    let start = Instant::now();
+    while range.flows() < 50 {
+        assert!(start.elapsed() < PATIENCE, "{} flows", range.flows());
+    }
 }
 
 #[test]

@@ -335,6 +335,7 @@ fn a_listener_tells_its_manager_what_to_do() {
             address: address("[::]:53"),
             max_flows: 300,
             max_slots: u32::MAX,
+            shares_max_flows: false,
             max_datagram_size: 1472,
             accept_proxy_protocol: listener.accept_proxy_protocol.clone(),
             allow: listener.allow.clone(),

@@ -58,21 +58,21 @@ pub(crate) struct LearnedId {
 }
 
 impl LearnedIds {
-    pub(crate) fn new(max_flows: usize, keys: (u64, u64)) -> Self {
+    pub(crate) fn new((max_flows, reserved): (usize, usize), keys: (u64, u64)) -> Self {
         Self {
-            ids: HashTable::with_capacity(2 * max_flows + 1),
-            without_flow: VecDeque::with_capacity(max_flows + 1),
+            ids: HashTable::with_capacity(2 * reserved + 1),
+            without_flow: VecDeque::with_capacity(reserved + 1),
             lengths: 0,
             max_flows,
             keys,
         }
     }
 
-    /// Makes room for the ids of more flows.
-    pub(crate) fn reserve(&mut self, max_flows: usize) {
+    /// Allows for the ids of more flows, and makes room for those of some.
+    pub(crate) fn reserve(&mut self, (max_flows, reserved): (usize, usize)) {
         let Self { ids, without_flow, .. } = self;
-        ids.reserve((2 * max_flows + 1).saturating_sub(ids.len()), |known| known.hash);
-        without_flow.reserve((max_flows + 1).saturating_sub(without_flow.len()));
+        ids.reserve((2 * reserved + 1).saturating_sub(ids.len()), |known| known.hash);
+        without_flow.reserve((reserved + 1).saturating_sub(without_flow.len()));
         self.max_flows = self.max_flows.max(max_flows);
     }
 
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn an_id_is_known_while_a_flow_has_it_and_two_minutes_longer() {
-        let mut ids = LearnedIds::new(4, (1, 2));
+        let mut ids = LearnedIds::new((4, 4), (1, 2));
         let first = ids.learn(b"abcdefgh", A, 0, at(0));
         assert_eq!(backend(&ids, b"abcdefgh", true, at(1_000)), Some(A));
         ids.adopt(first);
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn an_id_of_unknown_length_is_found_by_the_lengths_that_were_announced() {
-        let mut ids = LearnedIds::new(4, (1, 2));
+        let mut ids = LearnedIds::new((4, 4), (1, 2));
         ids.learn(b"abcdefgh", A, 0, at(0));
         ids.learn(b"abcdef", B, 0, at(0));
         assert_eq!(backend(&ids, b"abcdefghijkl", false, at(1)), Some(A), "the longest that fits");
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_flow_has_the_last_id_that_was_announced_to_it() {
-        let mut ids = LearnedIds::new(4, (1, 2));
+        let mut ids = LearnedIds::new((4, 4), (1, 2));
         let first = ids.learn(b"first id", A, 0, at(0));
         let second = ids.learn(b"second id", A, first, at(0));
         assert_eq!(ids.learn(b"second id", A, second, at(1)), second);
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn there_are_never_more_than_two_for_each_flow() {
         const FLOWS: usize = 8;
-        let mut ids = LearnedIds::new(FLOWS, (1, 2));
+        let mut ids = LearnedIds::new((FLOWS, FLOWS), (1, 2));
         let mut had = [0; FLOWS];
         for step in 0_u64..10_000 {
             let flow = step as usize % FLOWS;

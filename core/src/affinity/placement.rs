@@ -126,7 +126,7 @@ pub struct Explanation<'p> {
 
 /// Explains what a datagram says, to a cluster with these backends.
 pub fn explain<'p>(cluster: &ClusterConfig, datagram: &'p [u8]) -> Explanation<'p> {
-    let placement = Placement::new(cluster, 0, &mut Random::new(0));
+    let placement = Placement::new(cluster, (0, 0), &mut Random::new(0));
     let place = placement.find(datagram, Instant::ORIGIN);
     let (by, named, id) = (place.by, place.named, place.id);
     Explanation { by, named, found: cluster.affinity.read(datagram), id }
@@ -134,7 +134,8 @@ pub fn explain<'p>(cluster: &ClusterConfig, datagram: &'p [u8]) -> Explanation<'
 
 /// How a cluster's flows are placed, and what the live ones were placed by.
 ///
-/// It allocates when it is made, and when the configuration changes.
+/// It allocates when it is made, when the configuration changes, and where more slots come to be used
+/// than it has room for.
 #[derive(Clone, Debug)]
 pub(crate) struct Placement {
     affinity: Affinity,
@@ -160,16 +161,22 @@ pub(super) struct PlacedFlow {
 }
 
 impl Placement {
-    pub(crate) fn new(cluster: &ClusterConfig, max_flows: usize, random: &mut Random) -> Self {
+    /// One for a flow table of so many slots at most. It makes room for some of them.
+    pub(crate) fn new(
+        cluster: &ClusterConfig,
+        (most, reserved): (usize, usize),
+        random: &mut Random,
+    ) -> Self {
         let (has_ids, reads_payload) =
             (cluster.affinity.has_ids(), cluster.affinity.reads_payload());
         let keys = if has_ids { (random.draw(), random.draw()) } else { (0, 0) };
-        let slots = if reads_payload { max_flows } else { 0 };
+        let slots = if reads_payload { reserved } else { 0 };
+        let ids = if has_ids { (most, reserved) } else { (0, 0) };
         Self {
             affinity: cluster.affinity,
             quic_lb: cluster.quic_lb.clone(),
             servers: servers(cluster),
-            learned: LearnedIds::new(if has_ids { max_flows } else { 0 }, keys),
+            learned: LearnedIds::new(ids, keys),
             fingerprints: vec![0; slots],
             flows: vec![PlacedFlow::default(); slots],
             former: Vec::with_capacity(MAX_FORMER),
@@ -181,18 +188,17 @@ impl Placement {
         &mut self,
         was: (&ClusterConfig, &Balancer),
         cluster: &ClusterConfig,
-        max_flows: usize,
+        (most, reserved): (usize, usize),
         now: Instant,
         random: &mut Random,
     ) {
         let (old, balancer) = was;
         if self.affinity != cluster.affinity {
             let former = core::mem::take(&mut self.former);
-            *self = Self { former, ..Self::new(cluster, max_flows, random) };
-        } else if self.flows.len() < max_flows && self.reads_payload() {
-            self.fingerprints.resize(max_flows, 0);
-            self.flows.resize(max_flows, PlacedFlow::default());
-            self.learned.reserve(if self.affinity.has_ids() { max_flows } else { 0 });
+            *self = Self { former, ..Self::new(cluster, (most, reserved), random) };
+        } else if self.reads_payload() {
+            self.make_room(reserved);
+            self.learned.reserve(if self.affinity.has_ids() { (most, reserved) } else { (0, 0) });
         }
         self.quic_lb = cluster.quic_lb.clone();
         self.servers = servers(cluster);
@@ -216,6 +222,13 @@ impl Placement {
             && self.former.len() < MAX_FORMER
         {
             self.former.push((now + ADDED_FOR, balancer.clone()));
+        }
+    }
+
+    fn make_room(&mut self, slots: usize) {
+        if self.flows.len() < slots {
+            self.fingerprints.resize(slots, 0);
+            self.flows.resize(slots, PlacedFlow::default());
         }
     }
 
@@ -291,6 +304,10 @@ impl Placement {
 
     /// A flow was opened, in a slot, by a datagram.
     pub(crate) fn opened(&mut self, slot: usize, place: &Place<'_>, datagram: &[u8]) {
+        if !self.reads_payload() {
+            return;
+        }
+        self.make_room(slot + 1);
         let Some(flow) = self.flows.get_mut(slot) else { return };
         *flow = PlacedFlow { learned: place.learned, placed: Placed::new(place) };
         self.fingerprints[slot] = self.affinity.fingerprint(datagram);

@@ -25,15 +25,15 @@ impl Placement {
         PlacementSnapshot { learned: self.learned.snapshot(), flows: flows.collect() }
     }
 
-    /// The same with room for this many flows. `is_alive` says in which slots there are any.
+    /// The same for a flow table of so many slots at most, with room for some. `is_alive` says in which slots there are any.
     pub(crate) fn restored(
         snapshot: &PlacementSnapshot,
         cluster: &ClusterConfig,
-        max_flows: usize,
+        slots: (usize, usize),
         backends: usize,
         is_alive: impl Fn(usize) -> bool,
     ) -> Result<Self, RestoreError> {
-        let mut placement = Self::new(cluster, max_flows, &mut Random::new(0));
+        let mut placement = Self::new(cluster, slots, &mut Random::new(0));
         placement.learned.restore(&snapshot.learned)?;
         let is_known = |backend: BackendId| backend.index() < backends;
         require!(snapshot.learned.ids.iter().all(|id| is_known(id.backend)), "an id of no backend");

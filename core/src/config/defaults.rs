@@ -36,6 +36,7 @@ impl ManagerConfig {
             address,
             max_flows: 1 << 16,
             max_slots: u32::MAX,
+            shares_max_flows: false,
             max_datagram_size: 65_507,
             accept_proxy_protocol: Vec::new(),
             allow: Vec::new(),

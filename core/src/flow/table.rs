@@ -30,14 +30,13 @@ const BY_ROUTE: usize = 1;
 /// The flows, in slots that are their ids' indices.
 ///
 /// Clients choose the keys, so they are hashed with SipHash under a secret: nobody who cannot see
-/// the seed can make them collide. All is allocated for `capacity` flows at start, the index by keys
-/// for twice as many, so that it never has to grow when flows come and go.
+/// the seed can make them collide. All is allocated for some flows at start, the index by keys for
+/// twice as many, so that it never has to grow when no more than those come and go.
 #[derive(Clone, Debug)]
 pub(crate) struct FlowTable {
     flows: IndexedSlab<UdpFlow, 2>,
     /// How many of them have ended and are in quarantine.
     quarantined: usize,
-    capacity: usize,
     next_generation: u32,
     expected: Expected,
 }
@@ -73,14 +72,14 @@ impl Expected {
 }
 
 impl FlowTable {
-    pub(crate) fn new(capacity: usize, random: &mut Random) -> Self {
-        Self::with_secret(capacity, (random.draw(), random.draw()))
+    pub(crate) fn new(flows: usize, random: &mut Random) -> Self {
+        Self::with_secret(flows, (random.draw(), random.draw()))
     }
 
-    fn with_secret(capacity: usize, secret: (u64, u64)) -> Self {
+    fn with_secret(reserved: usize, secret: (u64, u64)) -> Self {
         let (flows, expected) = (IndexedSlab::new(secret), Expected::NOTHING);
-        let mut table = Self { flows, quarantined: 0, capacity, next_generation: 0, expected };
-        table.set_capacity(capacity);
+        let mut table = Self { flows, quarantined: 0, next_generation: 0, expected };
+        table.reserve(reserved);
         table
     }
 
@@ -94,11 +93,10 @@ impl FlowTable {
         self.quarantined
     }
 
-    /// Allows another number of flows. Where there are more, they may stay.
-    pub(crate) fn set_capacity(&mut self, capacity: usize) {
-        self.flows.reserve(slots_for(capacity));
-        self.flows.reserve_index(BY_KEY, capacity * 2);
-        self.capacity = capacity;
+    /// Makes room for this many flows, if there is less.
+    pub(crate) fn reserve(&mut self, flows: usize) {
+        self.flows.reserve(slots_for(flows));
+        self.flows.reserve_index(BY_KEY, flows * 2);
     }
 
     /// How many slots there are to look at to see every flow.
@@ -115,11 +113,6 @@ impl FlowTable {
     /// Whether the flow in a slot has ended and is in quarantine.
     pub(crate) fn has_ended_at(&self, index: usize) -> bool {
         self.flows.get(index).is_some_and(UdpFlow::has_ended)
-    }
-
-    /// Whether there are as many flows as may be alive.
-    pub(crate) fn is_full(&self) -> bool {
-        self.len() >= self.capacity
     }
 
     /// How many slots are taken, by flows alive and in quarantine.
@@ -299,9 +292,9 @@ impl FlowTable {
         self.flows.remove_from(BY_ROUTE, slot);
     }
 
-    /// Makes room for the routes of as many flows as may be.
-    pub(crate) fn reserve_routes(&mut self) {
-        self.flows.reserve_index(BY_ROUTE, slots_for(self.capacity));
+    /// Makes room for the routes of this many flows, if there is less.
+    pub(crate) fn reserve_routes(&mut self, flows: usize) {
+        self.flows.reserve_index(BY_ROUTE, slots_for(flows));
     }
 
     /// Makes a flow unfindable by key, so that another may take the key.

@@ -2,6 +2,7 @@
 
 use super::UdpManager;
 use super::evict::STALE_TIMEOUT;
+use super::place::placement_room;
 use super::upstream::capacity_for_upstreams;
 use crate::config::prepared::PreparedConfig;
 use crate::config::slots_for;
@@ -28,8 +29,10 @@ impl UdpManager {
         self.recall_all(outputs);
         let config = new.config();
         let was = (&self.config.cluster, &self.balancer);
-        let slots = self.flows.slots().max(slots_for(config.max_flows as usize));
-        self.placement.configure(was, &config.cluster, slots, now, &mut self.random);
+        let (limit, reserved) = placement_room(config);
+        let slots = self.flows.slots();
+        let room = (slots.max(limit), slots.max(reserved));
+        self.placement.configure(was, &config.cluster, room, now, &mut self.random);
         // While it is known which backend they had.
         let replaced = self.backends.replaced_by(&config.cluster.backends);
         // One that serves on keeps its place in the order of turns.
@@ -59,18 +62,17 @@ impl UdpManager {
         }
 
         let is_resized = config.max_flows != self.config.max_flows;
-        if is_resized {
-            let capacity = config.max_flows as usize;
-            self.flows.set_capacity(capacity);
-            self.wheel.reserve(slots_for(capacity));
-            self.queues.reserve(slots_for(capacity));
-        }
+        let capacity = config.reserved_flows();
+        self.flows.reserve(capacity);
+        self.wheel.reserve(slots_for(capacity));
+        self.queues.reserve(slots_for(capacity));
         if !config.accept_proxy_protocol.is_empty() {
-            let capacity = self.flows.len().max(config.max_flows as usize);
-            self.proxies.reserve(capacity, &mut self.random);
+            let flows = self.flows.len();
+            let max_flows = flows.max(config.max_flows as usize);
+            self.proxies.reserve(max_flows, flows.max(capacity), &mut self.random);
         }
         if is_resized || config.cluster.limits != self.config.cluster.limits {
-            let capacity = self.flows.len().max(config.max_flows as usize);
+            let capacity = self.flows.len().max(capacity);
             let limits = &config.cluster.limits;
             self.source_limits = SourceLimits::new(limits, capacity, &mut self.random);
             for (_, flow) in self.flows.iter() {
@@ -92,7 +94,7 @@ impl UdpManager {
             if config.cluster.questions().is_none() {
                 self.upstreams.know_backends(self.backends.len());
             }
-            self.flows.reserve_routes();
+            self.flows.reserve_routes(capacity);
         }
         self.sweep_if_needed(now);
     }

@@ -23,8 +23,15 @@
 //! each time, and the eighth is theirs. It is not lost, since their flows end when they are answered.
 //! Without a pace the first would take the quarter at once, and nobody would be served until their
 //! quarantines end.
+//!
+//! Where managers share `max_flows` and `max_slots`, what the others hold counts as taken. One sends away
+//! flows of its own; where none of those can go, the newcomer is refused, and another manager sends one of
+//! its own away for the next.
 
 use core::time::Duration;
+
+#[cfg(feature = "serde")]
+use serde::{Deserialize, Serialize};
 
 use super::{CONTINUED, EXCHANGED, UNANSWERED, UdpManager};
 use crate::flow::UdpFlow;
@@ -47,6 +54,15 @@ const CATCH_UP: Duration = Duration::from_millis(10);
 
 /// How many flows of a queue one datagram without a flow looks at.
 const MAX_LOOKS: usize = 8;
+
+/// What other managers hold of the `max_flows` and `max_slots` that they share with one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+pub(crate) struct TakenElsewhere {
+    pub(crate) flows: u32,
+    /// Those of flows alive and in quarantine.
+    pub(crate) slots: u32,
+}
 
 /// Where a new flow finds room.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +91,7 @@ impl UdpManager {
         let limit = self.config.cluster.limits.unanswered_flows as usize;
         let (victim, reason) = if limit > 0 && self.queues.len(UNANSWERED) >= limit {
             (self.find_unanswered(now), DropReason::UnansweredFlows)
-        } else if self.flows.is_full() || !self.has_free_slot() {
+        } else if self.is_full() || !self.has_free_slot() {
             (self.find_victim(now), DropReason::MaxFlows)
         } else if are_scarce && !is_known {
             let is_old = |flow: &UdpFlow| flow.opened() + MIN_UNANSWERED <= now;
@@ -93,8 +109,9 @@ impl UdpManager {
         let Some(time) = self.quarantine_after(CloseReason::Evicted, flow) else { return Ok(room) };
         let kept_back =
             if is_known { 0 } else { self.quarter_of_slots() - self.slots_for_strangers() };
-        let is_for_later = self.flows.taken() + kept_back >= self.config.available_slots();
-        let are_enough = self.flows.quarantined() >= self.slots_for_strangers();
+        let is_for_later =
+            self.taken_by_all().saturating_add(kept_back) >= self.config.available_slots();
+        let are_enough = self.quarantined_by_all() >= self.slots_for_strangers();
         if is_for_later && are_enough || !self.may_go_into_quarantine(time, now) {
             return Err(reason);
         }
@@ -105,13 +122,33 @@ impl UdpManager {
         Ok(room)
     }
 
+    /// Whether there are as many flows as may be alive.
+    fn is_full(&self) -> bool {
+        let elsewhere = self.elsewhere().flows as usize;
+        self.flows.len().saturating_add(elsewhere) >= self.config.max_flows as usize
+    }
+
     /// Whether there is a slot for one more flow, alive or in quarantine.
     pub(super) fn has_free_slot(&self) -> bool {
-        self.flows.taken() < self.config.available_slots()
+        self.taken_by_all() < self.config.available_slots()
     }
 
     fn are_slots_scarce(&self) -> bool {
-        self.flows.taken() + self.quarter_of_slots() >= self.config.available_slots()
+        self.taken_by_all().saturating_add(self.quarter_of_slots()) >= self.config.available_slots()
+    }
+
+    fn elsewhere(&self) -> TakenElsewhere {
+        if self.config.shares_max_flows { self.elsewhere } else { TakenElsewhere::default() }
+    }
+
+    /// How many slots are taken, here and elsewhere.
+    fn taken_by_all(&self) -> usize {
+        self.flows.taken().saturating_add(self.elsewhere().slots as usize)
+    }
+
+    fn quarantined_by_all(&self) -> usize {
+        let TakenElsewhere { flows, slots } = self.elsewhere();
+        self.flows.quarantined().saturating_add(slots.saturating_sub(flows) as usize)
     }
 
     /// How many slots are kept for those that go into quarantine.
@@ -133,7 +170,10 @@ impl UdpManager {
         if self.next_into_quarantine > now + CATCH_UP {
             return false;
         }
+        // Of the slots that are taken, others send flows away from theirs meanwhile.
+        let share = self.taken_by_all() / self.flows.taken().max(1);
         let pace = quarantine / self.slots_for_strangers() as u32;
+        let pace = pace.saturating_mul(share as u32);
         self.next_into_quarantine = self.next_into_quarantine.max(now) + pace;
         true
     }
@@ -153,6 +193,19 @@ impl UdpManager {
                 }
                 self.close(id, CloseReason::Evicted, now, outputs);
             }
+        }
+    }
+
+    /// Makes room for a newcomer of another manager that shares the limits with this one.
+    pub(super) fn make_room_elsewhere<'p>(&mut self, now: Instant, outputs: &mut impl Outputs<'p>) {
+        if !self.config.shares_max_flows {
+            return;
+        }
+        let Some(victim) = self.find_victim(now) else { return };
+        let Some(flow) = self.flows.get(victim) else { return };
+        let time = self.quarantine_after(CloseReason::Evicted, flow);
+        if time.is_none_or(|time| self.may_go_into_quarantine(time, now)) {
+            self.make_room(Room::Evict(victim), now, outputs);
         }
     }
 

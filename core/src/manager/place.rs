@@ -5,9 +5,15 @@ use core::net::SocketAddr;
 
 use super::UdpManager;
 use crate::affinity::Place;
+use crate::config::{ManagerConfig, slots_for};
 use crate::id::{BackendId, FlowId};
 use crate::output::Outputs;
 use crate::time::Instant;
+
+/// How many slots the flow table has at most, and for how many there is room at start.
+pub(super) fn placement_room(config: &ManagerConfig) -> (usize, usize) {
+    (slots_for(config.max_flows as usize), slots_for(config.reserved_flows()))
+}
 
 impl UdpManager {
     /// What a datagram of no known flow says of where it belongs.

@@ -1,6 +1,7 @@
 //! A manager as plain data, and a manager of that.
 
 use super::invariants::queue_of;
+use super::place::placement_room;
 use super::upstream::{capacity_for_upstreams, shares_upstreams};
 use super::{CONTINUED, EXCHANGED, QUEUES, UNANSWERED, UdpManager};
 use crate::affinity::Placement;
@@ -83,6 +84,7 @@ impl UdpManager {
             answered_clients: self.answered_clients.clone(),
             first_answers: self.first_answers,
             next_into_quarantine: self.next_into_quarantine,
+            elsewhere: self.elsewhere,
             placement: self.placement.snapshot(),
             random: self.random.state(),
             salts: self.salts.clone(),
@@ -131,13 +133,14 @@ impl UdpManager {
             Some(ready) => ready.balancer().clone(),
             None => PreparedConfig::new(config.clone()).balancer().clone(),
         };
-        let slots = table.slots().len().max(slots_for(max_flows as usize));
         let mut config = config.clone();
+        let reserved = config.reserved_flows();
+        let slots = table.slots().len().max(slots_for(reserved));
         if let Some(prepared) = prepared {
             config.cluster.quic_lb = prepared.config().cluster.quic_lb.clone();
         }
         let before = Before {
-            flows: FlowTable::before(table, max_flows as usize),
+            flows: FlowTable::before(table, reserved),
             queues: Lists::new(QUEUES, slots),
             wheel: TimerWheel::new(slots, Instant::ORIGIN),
             backends: Backends::new(&[], config.cluster.health),
@@ -188,14 +191,17 @@ impl Before {
         require!(snapshot.answered_clients.is_sound(), "a table of clients of another size");
         let (backends, upstreams) = self.counts(&snapshot)?;
         let Self { flows, queues, mut wheel, mut balancer, config, .. } = self;
-        let capacity = flows.len().max(max_flows);
-        let slots = flows.slots().max(slots_for(max_flows));
+        let reserved = config.reserved_flows();
+        let capacity = flows.len().max(reserved);
+        let (limit, slots) = placement_room(&config);
+        let slots = (flows.slots().max(limit), flows.slots().max(slots));
         let mut source_limits =
             SourceLimits::restored(&snapshot.sources, &config.cluster.limits, capacity)?;
         if source_limits.totals().next().is_some() {
             flows.iter().for_each(|(_, flow)| source_limits.opened(flow.key().client.source()));
         }
         let proxied = if config.accept_proxy_protocol.is_empty() { 0 } else { max_flows };
+        let proxied = (proxied, capacity);
         let proxies = if self.has_proxies || !snapshot.proxies.known.is_empty() {
             let of_flows = flows.iter().filter_map(|(_, flow)| flow.proxy());
             Proxies::restored(&snapshot.proxies, proxied, of_flows)?
@@ -229,6 +235,7 @@ impl Before {
             answered_clients: snapshot.answered_clients,
             first_answers: snapshot.first_answers.restored(),
             next_into_quarantine: snapshot.next_into_quarantine,
+            elsewhere: snapshot.elsewhere,
             sweep,
             has_lost_backends: false,
             flows,
@@ -274,7 +281,7 @@ impl Before {
         }
         self.flows.update(table)?;
         if shares_upstreams(config) {
-            self.flows.reserve_routes();
+            self.flows.reserve_routes(config.reserved_flows());
         }
         for flow in &table.alive {
             backends.restore_flow(BackendId::new(flow.backend as usize))?;

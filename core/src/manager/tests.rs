@@ -1006,4 +1006,5 @@ mod quarantine;
 mod retry;
 mod room;
 mod shared;
+mod shared_max_flows;
 mod source;

@@ -42,7 +42,7 @@ pub(super) enum Recipient {
 
 /// How many upstreams to make room for at start. Shared ones are as many as they come to be.
 pub(super) fn capacity_for_upstreams(config: &ManagerConfig) -> usize {
-    if shares_upstreams(config) { 0 } else { slots_for(config.max_flows as usize) }
+    if shares_upstreams(config) { 0 } else { slots_for(config.reserved_flows()) }
 }
 
 /// Whether flows that open use upstreams that others use too. One that has its client's address

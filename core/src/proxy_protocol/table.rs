@@ -70,19 +70,19 @@ impl Proxies {
         Self { proxies: IndexedSlab::new((0, 0)), idle: Lists::new(1, 0), capacity: 0 }
     }
 
-    /// Makes room for the proxies of this many flows, if there is less.
-    pub(crate) fn reserve(&mut self, flows: usize, random: &mut Random) {
+    /// Allows for the proxies of this many flows, if they were fewer, and makes room for those of some.
+    pub(crate) fn reserve(&mut self, flows: usize, reserved: usize, random: &mut Random) {
         if self.capacity == 0 {
             self.proxies = IndexedSlab::new((random.draw(), random.draw()));
         }
-        self.make_room(self.capacity.max(flows + WITHOUT_FLOWS));
+        self.make_room(self.capacity.max(flows + WITHOUT_FLOWS), reserved + WITHOUT_FLOWS);
     }
 
-    fn make_room(&mut self, capacity: usize) {
+    fn make_room(&mut self, capacity: usize, reserved: usize) {
         self.capacity = capacity;
-        self.proxies.reserve(capacity);
-        self.proxies.reserve_index(BY_KEY, capacity * 2);
-        self.idle.reserve(capacity);
+        self.proxies.reserve(reserved);
+        self.proxies.reserve_index(BY_KEY, reserved * 2);
+        self.idle.reserve(reserved);
     }
 
     /// Notes what a proxy says in a header, and returns the proxy's number, which stands for it as

@@ -18,6 +18,7 @@ use crate::flow::{Offload, Stage};
 use crate::id::UpstreamId;
 use crate::limits::answered::AnsweredClients;
 use crate::limits::overload::OpeningBudget;
+use crate::manager::evict::TakenElsewhere;
 use crate::manager::failover::Sweep;
 use crate::retry_buffer::RetrySnapshot;
 use crate::time::Instant;
@@ -46,6 +47,8 @@ pub struct ManagerSnapshot {
     /// How long first answers take.
     pub(crate) first_answers: FirstAnswers,
     pub(crate) next_into_quarantine: Instant,
+    /// What others hold of what they share with it.
+    pub(crate) elsewhere: TakenElsewhere,
     pub(crate) placement: PlacementSnapshot,
     /// The state of the manager's randomness.
     pub(crate) random: u64,

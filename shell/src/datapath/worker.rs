@@ -5,6 +5,7 @@ mod fast_path;
 #[cfg_attr(not(target_os = "linux"), path = "worker/hand_over/none.rs")]
 mod hand_over;
 pub mod kernel;
+mod shared_flows;
 
 use std::io;
 use std::ops::Range;
@@ -36,6 +37,7 @@ use crate::sys::netlink::NetworkWatch;
 use crate::sys::sockopt;
 
 pub use hand_over::*;
+use shared_flows::{SharedFlows, SharingShard};
 
 /// How many bursts one tick can hold.
 const ARENA_SLOTS: usize = 256;
@@ -55,6 +57,8 @@ pub enum Command {
     AddShard {
         /// The shard.
         shard: u32,
+        /// The first shard of its listener.
+        first: u32,
         /// The name of the listener.
         name: Arc<str>,
         /// Its socket.
@@ -174,6 +178,7 @@ pub struct Worker<K: WorkerKernel> {
     arena: Arena,
     /// By their numbers.
     shards: Vec<Option<NamedShard<K>>>,
+    shared_flows: SharedFlows,
     commands: Receiver<Command>,
     flow_log: FlowLogger,
     /// Tells of addresses, links and routes. `None` where the system does not.
@@ -195,6 +200,7 @@ struct NamedShard<K: WorkerKernel> {
     shard: Shard<K>,
     /// How often backends had gone over to another state when that was told last.
     state_changes: u64,
+    sharing: SharingShard,
 }
 
 impl<K: WorkerKernel> Worker<K> {
@@ -222,6 +228,7 @@ impl<K: WorkerKernel> Worker<K> {
             clock,
             arena: Arena::new(ARENA_SLOTS),
             shards: Vec::new(),
+            shared_flows: SharedFlows::default(),
             commands,
             flow_log,
             held_since: None,
@@ -254,15 +261,19 @@ impl<K: WorkerKernel> Worker<K> {
             // There may be more events than fit, and the poll has yet to tell of what is watched again.
             let mut is_left = self.events.iter().count() == EVENTS;
             for number in 0..self.shards.len() {
-                let Some(NamedShard { shard, .. }) = &mut self.shards[number] else { continue };
-                is_left |= self.kernel.watch_more(shard)?;
-                if !shard.has_work() {
+                let Some(named) = &mut self.shards[number] else { continue };
+                is_left |= self.kernel.watch_more(&mut named.shard)?;
+                if !named.shard.has_work() {
                     continue;
                 }
+                self.shared_flows.tell(named, &mut self.kernel, now);
                 let mut routed = Vec::new();
-                shard.tick_routed(&mut self.kernel, &mut self.arena, &mut routed, now);
-                is_left |= shard.has_work();
-                pass_on(&mut self.shards, number, routed, &mut self.kernel, now);
+                named.shard.tick_routed(&mut self.kernel, &mut self.arena, &mut routed, now);
+                is_left |= named.shard.has_work();
+                self.shared_flows.count(named);
+                let shards = (&mut *self.shards, &mut self.shared_flows);
+                pass_on(shards, number, routed, &mut self.kernel, now);
+                self.shared_flows.make_room(&mut self.shards, number, &mut self.kernel, now);
             }
             if self.is_timeout_due(now) {
                 let is_first = self.held_since.is_none();
@@ -333,8 +344,9 @@ impl<K: WorkerKernel> Worker<K> {
                 writable: event.is_writable(),
                 error: event.is_error(),
             };
-            if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
-                shard.on_event(token, readiness, &mut self.kernel, now);
+            if let Some(Some(named)) = self.shards.get_mut(shard as usize) {
+                named.shard.on_event(token, readiness, &mut self.kernel, now);
+                self.shared_flows.count(named);
             }
         }
         if is_network_news {
@@ -374,8 +386,9 @@ impl<K: WorkerKernel> Worker<K> {
     fn handle_command(&mut self, command: Command, now: Instant) -> io::Result<()> {
         // Anyone who asks for an answer may have gone; then nobody needs it.
         match command {
-            Command::AddShard { shard, name, socket, manager } => {
-                self.add_shard(shard, name, socket, *manager, now)?;
+            Command::AddShard { shard, first, name, socket, manager } => {
+                let sharing = SharingShard::of_listener(first);
+                self.add_shard(shard, (name, sharing), socket, *manager, now)?;
             }
             Command::SetRoutes { shard, routes } => {
                 if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize)
@@ -498,7 +511,7 @@ impl<K: WorkerKernel> Worker<K> {
     fn add_shard(
         &mut self,
         number: u32,
-        name: Arc<str>,
+        (name, sharing): (Arc<str>, SharingShard),
         listener: Socket,
         manager: UdpManager,
         now: Instant,
@@ -509,11 +522,12 @@ impl<K: WorkerKernel> Worker<K> {
         shard.set_deaf(is_send_only);
         match_buffers(&mut shard);
         shard.open_egress_sockets(&mut self.kernel, now);
-        self.place(number, NamedShard { name, shard, state_changes: 0 });
+        self.place(number, NamedShard { name, shard, state_changes: 0, sharing });
         Ok(())
     }
 
-    fn place(&mut self, number: u32, shard: NamedShard<K>) {
+    fn place(&mut self, number: u32, mut shard: NamedShard<K>) {
+        self.shared_flows.count(&mut shard);
         let place = number as usize;
         if self.shards.len() <= place {
             self.shards.resize_with(place + 1, || None);
@@ -522,7 +536,9 @@ impl<K: WorkerKernel> Worker<K> {
     }
 
     fn remove_shard(&mut self, number: u32, now: Instant) -> Option<ShardReport> {
-        let NamedShard { name, mut shard, .. } = self.shards.get_mut(number as usize)?.take()?;
+        let mut named = self.shards.get_mut(number as usize)?.take()?;
+        self.shared_flows.forget(&mut named);
+        let NamedShard { name, mut shard, .. } = named;
         shard.close_all(&mut self.kernel, now);
         shard.take_records().for_each(|ended| self.flow_log.log(&name, &ended));
         let report = self.report_of(number, &shard);
@@ -533,8 +549,9 @@ impl<K: WorkerKernel> Worker<K> {
     }
 
     fn tell(&mut self, shard: u32, input: ManagerInput<'_>, now: Instant) {
-        if let Some(Some(NamedShard { shard, .. })) = self.shards.get_mut(shard as usize) {
-            shard.handle(input, &mut self.kernel, now);
+        if let Some(Some(named)) = self.shards.get_mut(shard as usize) {
+            named.shard.handle(input, &mut self.kernel, now);
+            self.shared_flows.count(named);
         }
     }
 
@@ -556,9 +573,11 @@ impl<K: WorkerKernel> Worker<K> {
     }
 
     fn fire_timeouts(&mut self, now: Instant) {
-        for NamedShard { shard, .. } in self.shards.iter_mut().flatten() {
-            if shard.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
-                shard.handle(ManagerInput::Timeout, &mut self.kernel, now);
+        for named in self.shards.iter_mut().flatten() {
+            if named.shard.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
+                self.shared_flows.tell(named, &mut self.kernel, now);
+                named.shard.handle(ManagerInput::Timeout, &mut self.kernel, now);
+                self.shared_flows.count(named);
             }
         }
     }
@@ -597,7 +616,7 @@ fn match_buffers<K: WorkerKernel>(shard: &mut Shard<K>) {
 /// Gives other shards what a shard has read for them, in order. What is for one that is gone is for
 /// the one that has read it.
 fn pass_on<'t, K: WorkerKernel>(
-    shards: &mut [Option<NamedShard<K>>],
+    (shards, shared_flows): (&mut [Option<NamedShard<K>>], &mut SharedFlows),
     reader: usize,
     mut routed: Vec<(u32, ManagerInput<'t>)>,
     kernel: &mut K,
@@ -607,8 +626,11 @@ fn pass_on<'t, K: WorkerKernel>(
         let (its, others): (Vec<_>, Vec<_>) = routed.into_iter().partition(|(to, _)| *to == next);
         let is_there = matches!(shards.get(next as usize), Some(Some(_)));
         let to = if is_there { next as usize } else { reader };
-        if let Some(Some(NamedShard { shard, .. })) = shards.get_mut(to) {
-            shard.take_in(its.into_iter().map(|(_, input)| input), kernel, now);
+        if let Some(Some(named)) = shards.get_mut(to) {
+            shared_flows.tell(named, kernel, now);
+            named.shard.take_in(its.into_iter().map(|(_, input)| input), kernel, now);
+            shared_flows.count(named);
+            shared_flows.make_room(shards, to, kernel, now);
         }
         routed = others;
     }

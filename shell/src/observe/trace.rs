@@ -135,11 +135,13 @@ impl TraceTap {
         };
         match input {
             ManagerInput::Reading { .. }
+            | ManagerInput::TakenElsewhere { .. }
             | ManagerInput::Delivered { .. }
             | ManagerInput::BackendChanged { .. } => false,
-            ManagerInput::Timeout | ManagerInput::Configured(_) | ManagerInput::Drain { .. } => {
-                !self.followed.is_empty()
-            }
+            ManagerInput::Timeout
+            | ManagerInput::RoomWanted
+            | ManagerInput::Configured(_)
+            | ManagerInput::Drain { .. } => !self.followed.is_empty(),
             ManagerInput::ClientBurst { .. } => {
                 !manager.config().accept_proxy_protocol.is_empty() || is_of(subject.client)
             }
@@ -155,7 +157,10 @@ impl TraceTap {
         upstream: &mut dyn FnMut(FlowId) -> Option<SocketAddr>,
     ) {
         match decided.input {
-            ManagerInput::Timeout | ManagerInput::Configured(_) | ManagerInput::Drain { .. } => {
+            ManagerInput::Timeout
+            | ManagerInput::RoomWanted
+            | ManagerInput::Configured(_)
+            | ManagerInput::Drain { .. } => {
                 self.see_ends(decided);
             }
             _ => self.see_burst(decided, upstream),

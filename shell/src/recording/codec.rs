@@ -37,6 +37,8 @@ mod kind {
     pub(super) const NETWORK_ERROR: u8 = 12;
     pub(super) const NETWORK_CHANGED: u8 = 13;
     pub(super) const FLOW_ACTIVITY: u8 = 14;
+    pub(super) const TAKEN_ELSEWHERE: u8 = 15;
+    pub(super) const ROOM_WANTED: u8 = 16;
 }
 
 /// No time has passed since the input before.
@@ -285,6 +287,8 @@ impl InputEncoder {
             ManagerInput::UpstreamError { .. } => kind::NETWORK_ERROR,
             ManagerInput::BackendChanged { .. } => kind::BACKEND_CHANGED,
             ManagerInput::NetworkChanged => kind::NETWORK_CHANGED,
+            ManagerInput::TakenElsewhere { .. } => kind::TAKEN_ELSEWHERE,
+            ManagerInput::RoomWanted => kind::ROOM_WANTED,
             ManagerInput::FlowActivity { .. } => kind::FLOW_ACTIVITY,
             ManagerInput::Configured(_) => kind::CONFIGURED,
             ManagerInput::Drain { .. } => kind::DRAIN,
@@ -359,6 +363,10 @@ impl InputEncoder {
                 self.bytes.extend(encoded);
             }
             ManagerInput::Drain { deadline } => self.number(deadline.as_nanos()),
+            ManagerInput::TakenElsewhere { flows, slots } => {
+                self.number(flows.into());
+                self.number(slots.into());
+            }
             ManagerInput::FlowActivity { flow, backend, to_backend, to_client, last } => {
                 self.flow(flow);
                 self.number(backend.index() as u64);
@@ -374,6 +382,7 @@ impl InputEncoder {
             | ManagerInput::Reading { .. }
             | ManagerInput::Timeout
             | ManagerInput::NetworkChanged
+            | ManagerInput::RoomWanted
             | ManagerInput::Mirrored { .. } => {}
         }
     }
@@ -677,6 +686,11 @@ impl<'a> Reader<'a> {
             kind::READING_BEHIND => ManagerInput::Reading { is_behind: true },
             kind::TIMEOUT => ManagerInput::Timeout,
             kind::NETWORK_CHANGED => ManagerInput::NetworkChanged,
+            kind::ROOM_WANTED => ManagerInput::RoomWanted,
+            kind::TAKEN_ELSEWHERE => ManagerInput::TakenElsewhere {
+                flows: self.number()?.try_into().ok()?,
+                slots: self.number()?.try_into().ok()?,
+            },
             kind::UNUSABLE => {
                 let (direction, reason, datagrams, bytes) = self.loss()?;
                 ManagerInput::Unusable { direction, reason, datagrams, bytes }

@@ -162,7 +162,7 @@ impl<B: Balancer> World<B> {
 /// The configuration of a scenario, without what the rules know nothing of.
 fn configured(setting: &Setting) -> ManagerConfig {
     let mut config = setting.config.clone();
-    config.max_slots = u32::MAX;
+    (config.max_slots, config.shares_max_flows) = (u32::MAX, false);
     config.max_datagram_size = u16::MAX;
     (config.record_flows, config.accept) = (false, Accept::Shared);
     let cluster = &mut config.cluster;

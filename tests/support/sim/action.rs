@@ -147,6 +147,15 @@ pub enum Action {
         /// Whether so much waits there that some may be lost.
         is_behind: bool,
     },
+    /// Others that share `max_flows` and `max_slots` come to hold so much of them.
+    Others {
+        /// How many flows they have.
+        flows: u32,
+        /// How many slots they have taken.
+        slots: u32,
+    },
+    /// Another of those has refused a newcomer, and one of this balancer's flows is to make room.
+    WantRoom,
     /// The state of the balancer is written down, and one that is made of that goes on.
     Snapshot,
     /// Time passes and nothing else happens.

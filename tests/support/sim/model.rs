@@ -79,6 +79,8 @@ pub struct Model {
     answers: BTreeMap<usize, Instant>,
     /// Clients that were answered where an answer is expected.
     answered_clients: BTreeSet<Source>,
+    /// How many flows others have, and slots, where they share the limits of both.
+    others: (usize, usize),
     /// Where the flow that opens next has its room from.
     room: Room,
     /// From when on deadlines tell how long flows have been silent.
@@ -164,6 +166,7 @@ impl Model {
             openings: Openings::default(),
             answers: BTreeMap::new(),
             answered_clients: BTreeSet::new(),
+            others: (0, 0),
             room: Room::default(),
             silences_known_from: setting.start,
             largest_table: setting.config.max_flows as usize,
@@ -328,6 +331,10 @@ impl Model {
                 }
             }
             ManagerInput::NetworkChanged => self.network_changed(),
+            ManagerInput::RoomWanted => return self.make_room_for_others(now),
+            ManagerInput::TakenElsewhere { flows, slots } => {
+                self.others = (flows as usize, slots as usize);
+            }
             ManagerInput::Drain { deadline } => self.drain = Some(deadline),
             ManagerInput::Reading { is_behind } => self.openings.read(is_behind),
             ManagerInput::ClientBurst { .. }

@@ -131,6 +131,7 @@ bugs! {
         IgnoresUnansweredFlows = "ignores `unanswered_flows`",
         IgnoresUnansweredTimeout = "ignores `unanswered_timeout`",
         IgnoresTheSlots = "uses more sockets than there are",
+        IgnoresTheOthers = "admits flows where others have all that there may be",
         EvictsAYoungerOne = "evicts a flow that is not the oldest without an answer",
         EvictsTheAnswered = "evicts a flow that was answered",
     }

@@ -173,6 +173,8 @@ impl Teller {
                 },
             },
             ManagerInput::NetworkChanged => Action::NetworkChanges,
+            ManagerInput::RoomWanted => Action::WantRoom,
+            ManagerInput::TakenElsewhere { flows, slots } => Action::Others { flows, slots },
             ManagerInput::Drain { deadline } => {
                 Action::Drain { patience: deadline.saturating_since(now) }
             }

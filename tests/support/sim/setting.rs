@@ -136,6 +136,7 @@ impl Setting {
             address: choices.one_of(&["192.0.2.53:53", "[2001:db8::53]:53"]).parse().unwrap(),
             max_flows: choose_max_flows(choices),
             max_slots: u32::MAX,
+            shares_max_flows: false,
             max_datagram_size: choose_max_datagram_size(choices),
             accept_proxy_protocol: vec![],
             allow: networks(choose_mask(choices)),
@@ -184,6 +185,7 @@ impl Setting {
         if manager_seed / 32_768 % 4 == 0 {
             config.max_slots = MAX_SLOTS[(manager_seed / 131_072 % 4) as usize];
         }
+        config.shares_max_flows = manager_seed / 524_288 % 4 == 0;
         config.offload = manager_seed / 256 % 2 == 0;
         if config.offload && manager_seed / 512 % 2 == 0 {
             // Nothing is in the way of the kernel.

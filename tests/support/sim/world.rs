@@ -203,6 +203,10 @@ impl World {
                 Some(Event::Told(ManagerInput::Drain { deadline }))
             }
             Action::Read { is_behind } => Some(Event::Told(ManagerInput::Reading { is_behind })),
+            Action::Others { flows, slots } => {
+                Some(Event::Told(ManagerInput::TakenElsewhere { flows, slots }))
+            }
+            Action::WantRoom => Some(Event::Told(ManagerInput::RoomWanted)),
             Action::NetworkChanges => Some(Event::Told(ManagerInput::NetworkChanged)),
             Action::Block => {
                 self.blocked = true;
@@ -245,6 +249,7 @@ impl World {
         let told =
             |event| (0..self.places()).map(move |place| told_of(backend_id(place), event, now));
         let mut events: Vec<Event> = told(News::Up).chain(told(News::Undrain)).collect();
+        events.push(Event::Told(ManagerInput::TakenElsewhere { flows: 0, slots: 0 }));
         // Time enough to catch up.
         let read = || Event::Told(ManagerInput::Reading { is_behind: false });
         events.extend((0..40).map(|_| read()));

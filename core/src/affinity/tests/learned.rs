@@ -74,7 +74,7 @@ impl List {
 proptest! {
     #[test]
     fn ids_are_known_as_a_list_knows_them(events in many(any_event(), 1..120)) {
-        let mut ids = LearnedIds::new(FLOWS, (1, 2));
+        let mut ids = LearnedIds::new((FLOWS, FLOWS), (1, 2));
         let mut list = List::default();
         let mut had = [0; 8];
         let mut now = Instant::from_millis(1_000_000);

@@ -10,9 +10,9 @@ use crate::snapshot::parts::{FlowSnapshot, FlowsSnapshot};
 
 impl FlowTable {
     /// A table without flows, as the one was before it had any whose snapshot this is.
-    pub(crate) fn before(snapshot: &FlowsSnapshot, capacity: usize) -> Self {
-        let mut table = Self::with_secret(capacity, snapshot.hash_keys);
-        table.flows.reserve_index(BY_KEY, capacity.max(snapshot.alive.len()) * 2);
+    pub(crate) fn before(snapshot: &FlowsSnapshot, reserved: usize) -> Self {
+        let mut table = Self::with_secret(reserved, snapshot.hash_keys);
+        table.flows.reserve_index(BY_KEY, reserved.max(snapshot.alive.len()) * 2);
         table
     }
 

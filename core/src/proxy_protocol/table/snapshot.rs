@@ -34,10 +34,10 @@ impl Proxies {
     }
 
     /// The proxies, where `of_flows` are the numbers of those of all flows. There must be room for
-    /// those of this many flows.
+    /// those of this many flows, and it is made for those of some.
     pub(crate) fn restored(
         snapshot: &ProxiesSnapshot,
-        flows: usize,
+        (flows, reserved): (usize, usize),
         of_flows: impl Iterator<Item = u32>,
     ) -> Result<Self, RestoreError> {
         let (capacity, used) =
@@ -56,7 +56,7 @@ impl Proxies {
         let numbers: Vec<u32> = known.clone().map(|(number, _)| number).collect();
         let numbers = [&numbers[..], &snapshot.vacant].concat();
         let mut restored = Self { proxies: IndexedSlab::new(snapshot.hash_keys), ..Self::new() };
-        restored.make_room(capacity);
+        restored.make_room(capacity, capacity.min(reserved + WITHOUT_FLOWS));
         let is_sound = restored.proxies.update(&numbers, known, &snapshot.vacant);
         require!(is_sound.is_some(), "the number of a proxy is named twice, or never");
         restored.restore_index(snapshot)?;

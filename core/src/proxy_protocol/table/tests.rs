@@ -20,7 +20,7 @@ fn at(millis: u64) -> Instant {
 
 fn with_room_for(flows: usize) -> Proxies {
     let mut proxies = Proxies::new();
-    proxies.reserve(flows, &mut Random::new(1));
+    proxies.reserve(flows, flows, &mut Random::new(1));
     proxies
 }
 

@@ -50,6 +50,7 @@ fn config() -> ManagerConfig {
         address: "[fe80::53%2]:53".parse().unwrap(),
         max_flows: 64,
         max_slots: 100,
+        shares_max_flows: true,
         max_datagram_size: 1_400,
         accept: Accept::Confirmed,
         accept_proxy_protocol: vec!["10.9.0.0/16".parse().unwrap()],

@@ -300,8 +300,11 @@ impl Server {
         let own_addresses = self.own_addresses();
         let offload = self.may_offload(&self.listeners[number].settings);
         let listeners = self.listeners.len() as u64;
+        let workers = self.workers.len() as u64;
         let listener = &mut self.listeners[number];
         let shards = listener.shards.len() as u64;
+        let parts =
+            if listener.settings.last_port.is_some() { shards.min(workers) } else { shards };
         listener.flows_max = match listener.settings.cluster.policy.mode {
             mode if mode.has_flows() => {
                 // With no port left no flow makes room for another, as in a full table one does.
@@ -333,8 +336,10 @@ impl Server {
             }
         };
         let config_of = |shard: u64| {
-            let share = |total: u64| total / shards + u64::from(shard < total % shards);
-            let share_of = |total| u32::try_from(share(total)).unwrap_or(u32::MAX).max(1);
+            let share =
+                |total: u64, parts: u64| total / parts + u64::from(shard % parts < total % parts);
+            // What the shards of a worker share each of them may have.
+            let share_of = |total| u32::try_from(share(total, parts)).unwrap_or(u32::MAX).max(1);
             let (max_flows, max_slots) = (share_of(listener.flows_max), share_of(max_slots));
             let port = listener.ports.get(shard as usize).copied();
             let mut backends = places.clone();
@@ -345,7 +350,7 @@ impl Server {
             }
             for backend in backends.iter_mut().filter(|backend| backend.max_flows > 0) {
                 // At least one, since 0 means no limit.
-                backend.max_flows = share(u64::from(backend.max_flows)).max(1) as u32;
+                backend.max_flows = share(u64::from(backend.max_flows), shards).max(1) as u32;
             }
             let mut address = listener.address;
             address.set_port(port.unwrap_or(address.port()));
@@ -429,13 +434,14 @@ impl Server {
             && (&listener.name, listener.buffers) == (&name, buffers);
         let mut sockets = std::mem::take(&mut listener.sockets).into_iter();
         if !is_up_to_date || sockets.len() > 0 {
+            let first = listener.first_shard();
             command_shards(&self.workers, &listener.shards, |place, shard| {
                 let (name, configuration) = (Arc::clone(&name), &configurations[place]);
                 match sockets.next() {
                     Some((socket, seed)) => {
                         let manager = UdpManager::configured(configuration, seed, now);
                         let manager = Box::new(manager.as_number(place));
-                        Command::AddShard { shard, name, socket, manager }
+                        Command::AddShard { shard, first, name, socket, manager }
                     }
                     None => {
                         let configuration = Box::new(configuration.clone());
@@ -506,6 +512,11 @@ impl BoundListener {
             told: Vec::new(),
             mirror: None,
         }
+    }
+
+    /// The number of its first shard, which no other listener has.
+    pub(super) fn first_shard(&self) -> u32 {
+        self.shards.first().copied().unwrap_or_default()
     }
 
     /// The backends that its managers know, each in its place.

@@ -14,7 +14,7 @@ use tracing::warn;
 use super::mirrors::Mirror;
 use super::past::PastBackends;
 use super::service_states::ServiceStates;
-use super::{BoundListener, Server, StartError, worker_of};
+use super::{BoundListener, Server, StartError, WorkerHandle, worker_of};
 use crate::datapath::kernel::{Linux, Socket};
 use crate::datapath::listener::{self, Buffers};
 use crate::datapath::shard::Shard;
@@ -274,13 +274,17 @@ impl Server {
     /// Serves shards, by the place of their listener and their place among its shards.
     pub fn serve(&self, shards: Vec<Vec<Adopted>>) {
         for (listener, shards) in self.listeners.iter().zip(shards) {
+            let first = listener.first_shard();
             for (place, (&shard, adopted)) in listener.shards.iter().zip(shards).enumerate() {
                 let (name, adopted) = (listener.name.clone(), Box::new(adopted));
                 let worker = worker_of(place, self.workers.len());
-                let adopt = HandOver::Adopt { shard, name, adopted };
-                self.workers[worker].command(Command::HandOver(adopt));
+                let adopt = HandOver::Adopt { shard, first, name, adopted };
+                // A worker that has ended takes no commands, and needs none.
+                let _ = self.workers[worker].commands.send(Command::HandOver(adopt));
             }
         }
+        // Only now: what shards share is not known before all of them are there.
+        self.workers.iter().for_each(WorkerHandle::wake);
         self.set_routes();
         self.acknowledged();
     }

@@ -7,7 +7,7 @@ use flowgate_core::Instant;
 use flowgate_fastpath::InheritedMaps;
 
 use super::kernel::WorkerKernel;
-use super::{NamedShard, OfShards, Worker};
+use super::{NamedShard, OfShards, SharingShard, Worker};
 use crate::datapath::fast_path::InheritedFlows;
 use crate::datapath::kernel::{Kernel, Linux};
 use crate::datapath::shard::Shard;
@@ -20,6 +20,8 @@ pub enum HandOver {
     Adopt {
         /// The shard.
         shard: u32,
+        /// The first shard of its listener.
+        first: u32,
         /// The name of the listener.
         name: Arc<str>,
         /// The shard, with its sockets.
@@ -101,7 +103,9 @@ impl<K: WorkerKernel> Worker<K> {
     pub(super) fn hand_over(&mut self, command: HandOver, now: Instant) -> io::Result<()> {
         // Anyone who asks for an answer may have gone; then nobody needs it.
         match command {
-            HandOver::Adopt { shard, name, adopted } => self.adopt(shard, name, *adopted, now)?,
+            HandOver::Adopt { shard, first, name, adopted } => {
+                self.adopt(shard, (name, first), *adopted, now)?;
+            }
             HandOver::Release(reply) => {
                 self.recall_all(now);
                 let _ = reply.send(self.release_all());
@@ -132,6 +136,7 @@ impl<K: WorkerKernel> Worker<K> {
 
     fn release_all(&mut self) -> Vec<(u32, Shard<Linux>)> {
         self.log_flows();
+        self.shared_flows.clear();
         let numbered = (0..).zip(self.shards.drain(..));
         let all = numbered.filter_map(|(number, named)| {
             let mut shard = named?.shard;
@@ -144,7 +149,7 @@ impl<K: WorkerKernel> Worker<K> {
     fn adopt(
         &mut self,
         number: u32,
-        name: Arc<str>,
+        (name, first): (Arc<str>, u32),
         adopted: Adopted,
         now: Instant,
     ) -> io::Result<()> {
@@ -153,7 +158,8 @@ impl<K: WorkerKernel> Worker<K> {
         // Nothing of theirs goes past the sockets when the first is read.
         let inherited = inherited.map(|maps| InheritedFlows::take_back(number, maps, flows, now));
         let Some(shard) = self.kernel.adopt(shard, missing, now)? else { return Ok(()) };
-        self.place(number, NamedShard { name, shard, state_changes: 0 });
+        let sharing = SharingShard::of_listener(first);
+        self.place(number, NamedShard { name, shard, state_changes: 0, sharing });
         self.inherit(inherited, now);
         Ok(())
     }

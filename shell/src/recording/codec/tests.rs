@@ -35,6 +35,8 @@ fn input_of((kind, client, number, bytes, stride, _): &Spec) -> ManagerInput<'_>
             ManagerInput::UpstreamBurst { upstream, sender: *client, tos: *number as u8, burst }
         }
         3 => ManagerInput::Reading { is_behind: number % 2 == 0 },
+        4 if number % 3 == 0 => ManagerInput::TakenElsewhere { flows: *number, slots: u32::MAX },
+        4 if number % 3 == 1 => ManagerInput::RoomWanted,
         4 => ManagerInput::Timeout,
         5 => ManagerInput::Undelivered {
             send_id: match number % 3 {

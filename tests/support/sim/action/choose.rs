@@ -35,7 +35,7 @@ const ACTIONS_TO_A_SNAPSHOT: u64 = 48;
 impl Action {
     /// Any action but a snapshot.
     pub fn choose(choices: &mut impl Choices) -> Self {
-        match choices.below(93) {
+        match choices.below(95) {
             0..22 => Self::Send {
                 party: choices.byte(),
                 tos: choices.byte(),
@@ -104,7 +104,13 @@ impl Action {
             },
             90 => Self::Tell { pick: choices.byte() },
             91 => Self::Forget { pick: choices.byte() },
-            _ => Self::TellRecalled,
+            92 => Self::TellRecalled,
+            93 => Self::WantRoom,
+            _ => {
+                let flows = choices.one_of(&[0, 0, 1, 6, 14, 30, u32::MAX]);
+                let quarantined = choices.one_of(&[0, 0, 1, 6, 20]);
+                Self::Others { flows, slots: flows.saturating_add(quarantined) }
+            }
         }
     }
 

@@ -99,15 +99,13 @@ impl Model {
             let quarter = self.quarter_of_slots();
             let is_known = self.answered_clients.contains(&client);
             let is_for_later = self.free_slots() <= if is_known { 0 } else { quarter / 8 };
-            if is_for_later && self.quarantined.len() >= quarter - quarter / 8 {
+            let (flows, slots) = self.others();
+            let quarantined = self.quarantined.len() + slots.saturating_sub(flows);
+            if is_for_later && quarantined >= quarter - quarter / 8 {
                 return Err(reason);
             }
-            if self.are_slots_scarce() {
-                if self.next_into_quarantine > now + CATCH_UP {
-                    return Err(reason);
-                }
-                let pace = time / (quarter - quarter / 8) as u32;
-                self.next_into_quarantine = self.next_into_quarantine.max(now) + pace;
+            if !self.may_go_into_quarantine(time, now) {
+                return Err(reason);
             }
             if is_for_later {
                 self.room = Room::Evict(victim);
@@ -116,6 +114,36 @@ impl Model {
         }
         self.room = Room::Evict(victim);
         Ok(())
+    }
+
+    /// Whether it is the turn of a flow to go into quarantine.
+    fn may_go_into_quarantine(&mut self, time: Duration, now: Instant) -> bool {
+        if !self.are_slots_scarce() {
+            return true;
+        }
+        if self.next_into_quarantine > now + CATCH_UP {
+            return false;
+        }
+        // The others do the same, each with as much of it as it has of the slots.
+        let (quarter, own) = (self.quarter_of_slots(), self.flows.len() + self.quarantined.len());
+        let share = own.saturating_add(self.others().1) / own.max(1);
+        let pace = time / (quarter - quarter / 8) as u32;
+        let pace = pace.saturating_mul(share as u32);
+        self.next_into_quarantine = self.next_into_quarantine.max(now) + pace;
+        true
+    }
+
+    /// Who has to go for a newcomer of another that shares the limits.
+    pub(super) fn make_room_for_others<'p>(&mut self, now: Instant) -> Vec<Effect<'p>> {
+        let victim = if self.config.shares_max_flows { self.who_goes(now) } else { None };
+        let Some(victim) = victim else { return vec![] };
+        let flow = &self.flows[self.place_of(victim).expect("a flow that is alive")];
+        let time = self.quarantine_after(CloseReason::Evicted, flow);
+        if time.is_some_and(|time| !self.may_go_into_quarantine(time, now)) {
+            return vec![];
+        }
+        self.room = Room::Evict(victim);
+        self.make_room(now)
     }
 
     /// Whether no more than a quarter of the slots is free.
@@ -141,7 +169,7 @@ impl Model {
             return (self.oldest_if_late(now).map(Some).ok_or(reason), reason);
         }
         let reason = DropReason::MaxFlows;
-        if self.flows.len() >= max_flows || !self.has_free_slot() {
+        if self.flows.len() + self.others().0 >= max_flows || !self.has_free_slot() {
             return (self.who_goes(now).map(Some).ok_or(reason), reason);
         }
         let late = self.oldest_if_late(now).filter(|&late| {

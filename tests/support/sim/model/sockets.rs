@@ -97,7 +97,13 @@ impl Model {
     }
 
     pub(super) fn free_slots(&self) -> usize {
-        self.slots().saturating_sub(self.flows.len() + self.quarantined.len())
+        let taken = self.flows.len() + self.quarantined.len();
+        self.slots().saturating_sub(taken + self.others().1)
+    }
+
+    /// How many flows others have of those that there may be, and how many slots.
+    pub(super) const fn others(&self) -> (usize, usize) {
+        if self.config.shares_max_flows { self.others } else { (0, 0) }
     }
 
     /// What is in quarantine has as many slots as there may be flows, as far as there are sockets.

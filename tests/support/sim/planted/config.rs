@@ -27,6 +27,7 @@ pub(super) fn misread(config: &mut ManagerConfig, bug: Bug) {
         Bug::LivesTooLong => cluster.idle_timeout += Duration::from_millis(1),
         Bug::AdmitsOneTooMany => config.max_flows += 1,
         Bug::IgnoresTheSlots => config.max_slots = u32::MAX,
+        Bug::IgnoresTheOthers => config.shares_max_flows = false,
         Bug::ForwardsTheTooLarge => config.max_datagram_size = u16::MAX,
         Bug::RepeatsTheHeader if cluster.send_proxy_protocol == SendProxyProtocol::First => {
             cluster.send_proxy_protocol = SendProxyProtocol::Every;
