@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use std::io::{BufRead, BufReader, Write};
 
+use flowgate_quic_lb::{FirstOctet, QuicLbConfig, ServerId};
 use flowgate_tests::e2e::{PATIENCE, Peer, eventually, pattern};
 use flowgate_tests::echo_server::EchoServer;
 use flowgate_tests::netns::{Namespace, Routed};
@@ -127,12 +128,11 @@ impl Network {
 
     /// Starts a balancer that the router is to send clients to.
     fn balance(&self, number: usize, backends: &[SocketAddr]) -> Process {
-        self.balance_with(number, backends, "responses = 1")
+        self.balance_with(number, &listed(backends), "responses = 1")
     }
 
-    /// The same with lines of the cluster.
-    fn balance_with(&self, number: usize, backends: &[SocketAddr], more: &str) -> Process {
-        let backends: Vec<_> = backends.iter().map(|address| format!("\"{address}\"")).collect();
+    /// The same with backends as a configuration has them, and lines of the cluster.
+    fn balance_with(&self, number: usize, backends: &[String], more: &str) -> Process {
         let config = format!(
             "lame_duck = \"2s\"\ndrain_timeout = \"2s\"\n\
              [announce]\nrise = 1\ninterval = \"100ms\"\n\
@@ -156,6 +156,24 @@ impl Network {
             (routes == count).then_some(())
         });
     }
+}
+
+impl Network {
+    /// Kills the first balancer, and has its route withdrawn as the unit's `ExecStopPost=` would.
+    fn kill_first(&self, balancer: &mut Process) {
+        balancer.signal(Signal::SIGKILL);
+        balancer.wait();
+        let mut bird = UnixStream::connect(self.birds[1].socket()).expect("bird");
+        bird.write_all(b"disable \"anycast\"\n").expect("written");
+        let answers = BufReader::new(&bird).lines().map_while(Result::ok);
+        assert!(answers.into_iter().any(|line| line.contains("disabled")));
+        self.wait_for_routes(1);
+    }
+}
+
+/// Backends as a configuration has them that says no more of them.
+fn listed(backends: &[SocketAddr]) -> Vec<String> {
+    backends.iter().map(|address| format!("\"{address}\"")).collect()
 }
 
 /// Servers that send back whatever they get, and where they are.
@@ -444,15 +462,15 @@ fn with_direct_return_all_flows_go_on_when_a_balancer_is_killed() {
         .map(|port| network.backends.inside(|| Peer::bind(&format!("10.72.0.2:{port}"))))
         .collect();
     let addresses: Vec<SocketAddr> = backends.iter().map(Peer::address).collect();
-    let listed: Vec<_> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+    let all = listed(&addresses);
     let config = format!(
         "[[listener]]\naddress = \"{ANYCAST}:5300\"\ncluster = \"web\"\n[cluster.web]\n\
          return = \"direct\"\nbackends = [{}]\n",
-        listed.join(", ")
+        all.join(", ")
     );
     let Some(()) = set_up(&network.backends, &network.balancers[0], &config) else { return };
     let lines = "return = \"direct\"\naffinity = \"source-ip-port\"";
-    let mut running = [1, 2].map(|number| network.balance_with(number, &addresses, lines));
+    let mut running = [1, 2].map(|number| network.balance_with(number, &all, lines));
     network.wait_for_routes(2);
     let to: SocketAddr = format!("{ANYCAST}:5300").parse().expect("an address");
     let clients: Vec<Peer> =
@@ -486,14 +504,89 @@ fn with_direct_return_all_flows_go_on_when_a_balancer_is_killed() {
     assert_eq!(shares.iter().sum::<u64>(), 16);
     assert!(shares.iter().all(|share| *share > 0), "one balancer has all flows: {shares:?}");
 
-    running[0].signal(Signal::SIGKILL);
-    running[0].wait();
-    // As the unit's ExecStopPost= would.
-    let mut bird = UnixStream::connect(network.birds[1].socket()).expect("bird");
-    bird.write_all(b"disable \"anycast\"\n").expect("written");
-    let answers = BufReader::new(&bird).lines().map_while(Result::ok);
-    assert!(answers.into_iter().any(|line| line.contains("disabled")));
-    network.wait_for_routes(1);
+    network.kill_first(&mut running[0]);
     assert_eq!(ask_all(), before);
     assert_eq!(carried(&running[1]), shares[1] + 16);
+}
+
+/// Asks for each client with a question of its own, and says which backend answered, by place, and whom
+/// it saw.
+fn ask_all(
+    clients: &[Peer],
+    backends: &[Peer],
+    question: impl Fn(usize) -> Vec<u8>,
+) -> Vec<(usize, SocketAddr)> {
+    let to: SocketAddr = format!("{ANYCAST}:5300").parse().expect("an address");
+    let ask = |(number, client): (usize, &Peer)| {
+        client.send_to(&question(number), to);
+        let seen = eventually("a backend is asked", || {
+            backends.iter().enumerate().find_map(|(place, backend)| {
+                let asked = backend.receive_soon()?;
+                assert_eq!(asked.bytes, question(number));
+                backend.send_to(b"answer", asked.from);
+                Some((place, asked.from))
+            })
+        });
+        let answer = client.receive();
+        assert_eq!((&answer.bytes[..], answer.from), (&b"answer"[..], to));
+        seen
+    };
+    clients.iter().enumerate().map(ask).collect()
+}
+
+/// Flows go on by the balancer that is left when the other one is killed: with the same backends, which
+/// see some of them from another address.
+#[track_caller]
+fn flows_keep_their_backends(
+    backend: impl Fn(usize, SocketAddr) -> String,
+    lines: &str,
+    question: impl Fn(usize) -> Vec<u8>,
+) -> Option<Vec<usize>> {
+    let network = Network::new()?;
+    let bind = |port| network.backends.inside(|| Peer::bind(&format!("10.72.0.2:{port}")));
+    let backends: Vec<Peer> = (9001..9004).map(bind).collect();
+    let listed: Vec<String> =
+        backends.iter().enumerate().map(|(place, peer)| backend(place, peer.address())).collect();
+    let mut running = [1, 2].map(|number| network.balance_with(number, &listed, lines));
+    network.wait_for_routes(2);
+    let clients: Vec<Peer> =
+        network.client.inside(|| (0..16).map(|_| Peer::bind("10.70.0.2:0")).collect());
+    let before = ask_all(&clients, &backends, &question);
+    network.kill_first(&mut running[0]);
+    let after = ask_all(&clients, &backends, &question);
+    let places = |seen: &[(usize, SocketAddr)]| -> Vec<usize> {
+        seen.iter().map(|(place, _)| *place).collect()
+    };
+    assert_eq!(places(&after), places(&before));
+    // Those that the other had are as they were.
+    let moved = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+    assert!((1..16).contains(&moved), "{moved} of 16 flows come from elsewhere");
+    Some(places(&after))
+}
+
+#[test]
+fn with_rendezvous_flows_keep_their_backends_when_a_balancer_is_killed() {
+    let lines = "balance = \"rendezvous\"\naffinity = \"source-ip-port\"";
+    flows_keep_their_backends(|_, address| format!("\"{address}\""), lines, |_| b"?".to_vec());
+}
+
+#[test]
+fn with_quic_lb_connections_keep_their_servers_when_a_balancer_is_killed() {
+    let ids = QuicLbConfig::new(0, 2, 4).expect("lengths that may be");
+    let server = |place: usize| ServerId::new(&[7, place as u8]).expect("short enough");
+    let backend = |place: usize, address: SocketAddr| {
+        format!("{{ address = \"{address}\", server_id = \"07{place:02x}\" }}")
+    };
+    let lines = "affinity = \"quic\"\n\
+                 quic_lb = [{ rotation = 0, server_id_length = 2, nonce_length = 4 }]";
+    // A short header, the id that a client's server has given it, and what is encrypted.
+    let question = |number: usize| {
+        let nonce = [3, 1, 4, number as u8];
+        let id = ids.encode(&server(number % 3), &nonce, FirstOctet::Length).expect("an id");
+        [&[0x40][..], id.as_ref(), &pattern(40, 9)].concat()
+    };
+    if let Some(places) = flows_keep_their_backends(backend, lines, question) {
+        let named: Vec<usize> = (0..16).map(|number| number % 3).collect();
+        assert_eq!(places, named, "each server has what names it");
+    }
 }
