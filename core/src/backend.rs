@@ -254,7 +254,7 @@ pub struct Backends {
     /// Those that get copies of what is copied to all: the ones in service, backups only while no
     /// other is.
     targets: Vec<BackendId>,
-    /// How many of the places of `targets`, of which there is one for each backend, are in use: so
+    /// How many of the entries of `targets`, of which there is one for each backend, are in use: so
     /// it never has to grow, also where it has been cloned.
     target_count: usize,
     policy: HealthPolicy,
@@ -523,7 +523,7 @@ impl Backends {
         self.list.iter().any(is_to_lose)
     }
 
-    /// Takes over a new configuration. A backend that is there already, in the same place, keeps
+    /// Takes over a new configuration. A backend that is there already, at the same index, keeps
     /// its flows, figures and standing; one that the list does not reach counts as removed.
     pub(crate) fn configure(
         &mut self,
@@ -531,8 +531,8 @@ impl Backends {
         policy: HealthPolicy,
         now: Instant,
     ) {
-        for (place, backend) in self.list.iter_mut().enumerate() {
-            let Some(&config) = configs.get(place) else {
+        for (index, backend) in self.list.iter_mut().enumerate() {
+            let Some(&config) = configs.get(index) else {
                 backend.config.removed = true;
                 continue;
             };
@@ -557,7 +557,7 @@ impl Backends {
     fn list_addresses(&mut self) {
         let all = self.list.iter().enumerate();
         self.by_address =
-            all.map(|(place, backend)| (backend.address(), BackendId::new(place))).collect();
+            all.map(|(index, backend)| (backend.address(), BackendId::new(index))).collect();
         self.by_address.sort_unstable();
     }
 
@@ -568,11 +568,11 @@ impl Backends {
         from_there.take_while(move |(other, _)| *other == address).map(|(_, id)| *id)
     }
 
-    /// Those in whose places others will be.
+    /// Those whose indices others will have.
     pub(crate) fn replaced_by(&self, configs: &[BackendConfig]) -> Vec<BackendId> {
         let pairs = self.list.iter().zip(configs).enumerate();
         let replaced = pairs.filter(|(_, (backend, config))| backend.address() != config.address);
-        replaced.map(|(place, _)| BackendId::new(place)).collect()
+        replaced.map(|(index, _)| BackendId::new(index)).collect()
     }
 
     /// Draws the conclusions from how all of them stand.
@@ -586,8 +586,8 @@ impl Backends {
         self.able = [able(false).count(), able(true).count()];
         self.is_open = self.policy.fail_open && self.able == [0; 2];
         self.primaries_are_back = self.are_primaries_back();
-        for place in 0..self.list.len() {
-            self.conclude(place, now);
+        for index in 0..self.list.len() {
+            self.conclude(index, now);
         }
         self.next_event = self.list.iter().filter_map(|backend| backend.event).min();
         self.find_targets();
@@ -629,8 +629,8 @@ impl Backends {
     }
 
     /// What becomes of one of them, and of its flows.
-    fn conclude(&mut self, place: usize, now: Instant) {
-        let backend = &mut self.list[place];
+    fn conclude(&mut self, index: usize, now: Instant) {
+        let backend = &mut self.list[index];
         let serves = backend.is_up() || self.is_open;
         backend.is_in_service = backend.is_wanted() && serves;
         backend.flow_action = match (self.policy.on_backend_down, backend.health.drain) {
@@ -662,8 +662,8 @@ impl Backends {
             let are_in_service =
                 |(_, b): &(usize, &Backend)| b.is_in_service && b.is_backup() == backup;
             let found = list.iter().enumerate().filter(are_in_service);
-            for (target, (place, _)) in targets.iter_mut().zip(found) {
-                *target = BackendId::new(place);
+            for (target, (index, _)) in targets.iter_mut().zip(found) {
+                *target = BackendId::new(index);
                 *target_count += 1;
             }
             if *target_count > 0 {

@@ -427,7 +427,7 @@ pub struct BackendConfig {
     /// Whether it can be the one backend of a flow. One that cannot gets only copies, and its
     /// answers are thrown away: see [`ReplyFrom::Chosen`].
     pub answers: bool,
-    /// Whether it has been removed from the configuration. Its place in the list is kept for as long
+    /// Whether it has been removed from the configuration. Its index in the list is kept for as long
     /// as flows refer to it.
     pub removed: bool,
     /// What names it in the connection ids of QUIC-LB.

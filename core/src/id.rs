@@ -43,7 +43,7 @@ impl FlowId {
     }
 }
 
-/// Names one backend of a manager's cluster: its place in [`ClusterConfig::backends`].
+/// Names one backend of a manager's cluster: its index in [`ClusterConfig::backends`].
 ///
 /// [`ClusterConfig::backends`]: crate::config::ClusterConfig::backends
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,12 +51,12 @@ impl FlowId {
 pub struct BackendId(u32);
 
 impl BackendId {
-    /// Names the backend at a place in that list.
+    /// Names the backend at an index of that list.
     pub const fn new(index: usize) -> Self {
         Self(index as u32)
     }
 
-    /// The backend's place in the list it was configured from.
+    /// The backend's index in the list it was configured from.
     pub const fn index(self) -> usize {
         self.0 as usize
     }

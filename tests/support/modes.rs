@@ -252,10 +252,10 @@ impl<B: Balancer> World<B> {
     }
 
     fn probe(&mut self) -> Result<(), Violation> {
-        let place = self.choices.below(self.config.cluster.backends.len() as u64) as usize;
-        self.up[place] = !self.up[place];
-        let event = if self.up[place] { BackendEvent::Up } else { BackendEvent::Down };
-        self.tell(ManagerInput::BackendChanged { backend: BackendId::new(place), event })
+        let index = self.choices.below(self.config.cluster.backends.len() as u64) as usize;
+        self.up[index] = !self.up[index];
+        let event = if self.up[index] { BackendEvent::Up } else { BackendEvent::Down };
+        self.tell(ManagerInput::BackendChanged { backend: BackendId::new(index), event })
     }
 
     fn reload_mode(&mut self) -> Result<(), Violation> {
@@ -265,14 +265,14 @@ impl<B: Balancer> World<B> {
     }
 
     fn reload_backends(&mut self) -> Result<(), Violation> {
-        let place = self.choices.below(self.config.cluster.backends.len() as u64) as usize;
+        let index = self.choices.below(self.config.cluster.backends.len() as u64) as usize;
         let kind = self.choices.below(3);
-        if kind == 0 && self.config.cluster.backends[place].removed {
+        if kind == 0 && self.config.cluster.backends[index].removed {
             // One that comes back is not held to what the probes have said of the former.
-            self.up[place] = true;
+            self.up[index] = true;
         }
         self.reload(|config| {
-            let backend = &mut config.cluster.backends[place];
+            let backend = &mut config.cluster.backends[index];
             match kind {
                 0 => backend.removed = !backend.removed,
                 1 => backend.weight = u32::from(backend.weight == 0),
@@ -426,9 +426,9 @@ fn config(choices: &mut SeededChoices) -> ManagerConfig {
     };
     let count = 1 + choices.below(BACKENDS as u64) as u8;
     cluster.backends = (0..count)
-        .map(|place| BackendConfig {
-            backup: place > 0 && choices.one_in(4),
-            ..BackendConfig::new(([10, 0, 0, place + 1], 53).into())
+        .map(|index| BackendConfig {
+            backup: index > 0 && choices.one_in(4),
+            ..BackendConfig::new(([10, 0, 0, index + 1], 53).into())
         })
         .collect();
     let mode = choices.one_of(&MODES);
@@ -441,7 +441,7 @@ fn config(choices: &mut SeededChoices) -> ManagerConfig {
 fn set_mode(config: &mut ManagerConfig, mode: Mode, mutes: u64) {
     config.cluster.mode = mode;
     let is_chosen = mode == Mode::FanOut { reply_from: ReplyFrom::Chosen };
-    for (place, backend) in config.cluster.backends.iter_mut().enumerate() {
-        backend.answers = !is_chosen || place == 0 || mutes >> place & 1 == 0;
+    for (index, backend) in config.cluster.backends.iter_mut().enumerate() {
+        backend.answers = !is_chosen || index == 0 || mutes >> index & 1 == 0;
     }
 }

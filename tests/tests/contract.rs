@@ -248,11 +248,11 @@ fn any_input<'p>(
     match (choices.below(10), flow) {
         (0, Some(_)) => ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst },
         (1, Some(flow)) => {
-            let place = BackendId::new(choices.below(25) as usize);
+            let index = BackendId::new(choices.below(25) as usize);
             let of_flow = SendId::Flow { flow, upstream };
-            let send_ids = [of_flow, SendId::OneWay(place), SendId::Copy(place)];
+            let send_ids = [of_flow, SendId::OneWay(index), SendId::Copy(index)];
             let send_id = choices.one_of(&send_ids);
-            let backend = choices.one_of(&[None, Some(place)]);
+            let backend = choices.one_of(&[None, Some(index)]);
             if choices.below(2) == 0 {
                 return ManagerInput::Delivered { send_id, backend, direction, datagrams, bytes };
             }

@@ -142,9 +142,9 @@ impl World {
         self.taken.get(&backend.parse().unwrap()).copied().unwrap_or(0)
     }
 
-    fn dropped(&self, place: usize) -> u64 {
+    fn dropped(&self, index: usize) -> u64 {
         let backends = self.shard.manager().backends();
-        backends.iter().nth(place).map(|(_, backend)| backend.dropped.datagrams).unwrap()
+        backends.iter().nth(index).map(|(_, backend)| backend.dropped.datagrams).unwrap()
     }
 }
 
@@ -187,7 +187,7 @@ fn storm(seed: u64, mode: &str) {
     let to_backend = &world.shard.manager().counters().to_backend;
     assert_eq!(to_backend.received.datagrams, u64::from(world.sent));
     let copies = if mode == FAN_OUT { 3 } else { 1 };
-    let dropped: u64 = (0..3).map(|place| world.dropped(place)).sum();
+    let dropped: u64 = (0..3).map(|index| world.dropped(index)).sum();
     let taken: u64 = world.taken.values().sum();
     assert_eq!(taken + dropped, copies * u64::from(world.sent), "seed {seed}");
 }

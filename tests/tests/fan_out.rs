@@ -217,7 +217,7 @@ fn a_stranger_cannot_answer_in_any_mode() {
 #[test]
 fn a_drained_backend_gets_no_copies_and_one_of_no_weight_never_does() {
     let peers = [Peer::v4(), Peer::v4(), Peer::v4()];
-    let [first, second, weightless] = [0, 1, 2].map(|place| peers[place].address());
+    let [first, second, weightless] = [0, 1, 2].map(|index| peers[index].address());
     let config = format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\ncluster = \"test\"\n[cluster.test]\n\
          mode = \"fan-out\"\n\

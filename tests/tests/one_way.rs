@@ -43,13 +43,13 @@ fn each_datagram_arrives_once_in_the_order_of_its_client_and_makes_no_flow() {
     balancer.assert_lossless(16 * 50, 0);
     assert_eq!((figures.flows_active, figures.counters.flows_opened), (0, 0));
     let mut home = BTreeMap::new();
-    for (place, backend) in [&first, &second].into_iter().enumerate() {
+    for (index, backend) in [&first, &second].into_iter().enumerate() {
         let mut next = BTreeMap::new();
-        for _ in 0..figures.backends[place].to.datagrams {
+        for _ in 0..figures.backends[index].to.datagrams {
             let (who, number) = numbered(backend);
             assert_eq!(number, *next.entry(who).or_insert(0), "of client {who}");
             next.insert(who, number + 1);
-            assert_eq!(*home.entry(who).or_insert(place), place, "client {who} has two homes");
+            assert_eq!(*home.entry(who).or_insert(index), index, "client {who} has two homes");
         }
     }
     assert_eq!(home.len(), 16);

@@ -89,7 +89,7 @@ fn forward(
     let parts =
         trains.iter().flat_map(|train| if singly { datagrams(train) } else { vec![*train] });
     for train in parts {
-        let (socket, backend) = flows.place_of(&train);
+        let (socket, backend) = flows.index_of(&train);
         while sockets.len() <= socket {
             let new = bind(Ipv4Addr::LOCALHOST, 0)?;
             epoll.add(&new, EpollEvent::new(EpollFlags::EPOLLIN, sockets.len() as u64))?;
@@ -124,7 +124,7 @@ struct Flows {
     told: Told,
     responses: u32,
     /// By client, in a pool.
-    places: HashMap<SocketAddrV4, (usize, usize)>,
+    indices: HashMap<SocketAddrV4, (usize, usize)>,
     /// By socket and backend, and by ID where those count.
     flows: HashMap<(usize, usize, u16), Flow>,
     /// The sockets on which a backend has no flow, in a pool.
@@ -139,7 +139,7 @@ impl Flows {
         Self {
             told,
             responses,
-            places: HashMap::new(),
+            indices: HashMap::new(),
             flows: HashMap::new(),
             free: vec![Vec::new(); backends],
             sockets: 0,
@@ -153,7 +153,7 @@ impl Flows {
     }
 
     /// The socket and the backend of a client's train.
-    fn place_of(&mut self, train: &Train<'_>) -> (usize, usize) {
+    fn index_of(&mut self, train: &Train<'_>) -> (usize, usize) {
         let flow = Flow { client: train.peer, answers: 0 };
         if self.told == Told::ById {
             let (id, backend) = (id_of(train), self.turn());
@@ -162,8 +162,8 @@ impl Flows {
             self.flows.insert((socket, backend, id), flow);
             return (socket, backend);
         }
-        if let Some(&place) = self.places.get(&train.peer.into()) {
-            return place;
+        if let Some(&index) = self.indices.get(&train.peer.into()) {
+            return index;
         }
         let backend = self.turn();
         let socket = self.free[backend].pop().unwrap_or_else(|| {
@@ -174,7 +174,7 @@ impl Flows {
             new
         });
         self.flows.insert((socket, backend, 0), flow);
-        self.places.insert(train.peer.into(), (socket, backend));
+        self.indices.insert(train.peer.into(), (socket, backend));
         (socket, backend)
     }
 
@@ -188,7 +188,7 @@ impl Flows {
         let Flow { client, answers } = *flow;
         if self.responses > 0 && answers >= self.responses {
             self.flows.remove(&(socket, backend, 0));
-            self.places.remove(&client.into());
+            self.indices.remove(&client.into());
             self.free[backend].push(socket);
         }
         Some(client)

@@ -43,7 +43,7 @@ impl Backends {
             backend.state_since = snapshot.state_since;
         }
         restored.latest_answer =
-            snapshot.latest_answer.map(|(place, at)| (BackendId::new(place as usize), at));
+            snapshot.latest_answer.map(|(index, at)| (BackendId::new(index as usize), at));
         restored.latest_other = snapshot.latest_other;
         Ok(restored)
     }

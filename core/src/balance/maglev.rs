@@ -123,10 +123,10 @@ struct Rounds {
 impl Rounds {
     fn new(members: &[Member]) -> Self {
         let mut by_weight = BTreeMap::<u32, Vec<u32>>::new();
-        for (place, member) in members.iter().enumerate() {
-            by_weight.entry(member.weight).or_default().push(place as u32);
+        for (index, member) in members.iter().enumerate() {
+            by_weight.entry(member.weight).or_default().push(index as u32);
         }
-        let first = |(place, &weight): (usize, &u32)| Reverse(Turn::first(place, weight));
+        let first = |(index, &weight): (usize, &u32)| Reverse(Turn::first(index, weight));
         Self {
             queue: by_weight.keys().enumerate().map(first).collect(),
             of_weight: by_weight.into_values().collect(),
@@ -187,7 +187,7 @@ impl Entries {
         } else {
             let coming = Coming::new(preference, self.size);
             let all = self.last.iter().map(|&entry| coming.at(entry)).enumerate();
-            let best = all.min_by_key(|&(_, at)| at).map_or(0, |(place, _)| place);
+            let best = all.min_by_key(|&(_, at)| at).map_or(0, |(index, _)| index);
             self.last.swap_remove(best)
         };
         preference.next = self.wrapped(entry + preference.step);

@@ -45,17 +45,17 @@ impl WeightedRandom {
     }
 
     pub(super) fn pick(&self, backends: &Backends, random: &mut Random) -> Option<BackendId> {
-        self.draw(backends, random, None).map(|place| self.id(place))
+        self.draw(backends, random, None).map(|index| self.id(index))
     }
 
-    /// The place of a backend that can take a flow and is not at the place `except`.
+    /// The index of a backend that can take a flow and is not at the index `except`.
     pub(super) fn draw(
         &self,
         backends: &Backends,
         random: &mut Random,
         except: Option<usize>,
     ) -> Option<usize> {
-        let excluded = except.map_or(0..0, |place| self.holders[place].tickets());
+        let excluded = except.map_or(0..0, |index| self.holders[index].tickets());
         let excluded_len = excluded.end - excluded.start;
         let issued = self.holders.last()?.end;
         for _ in 0..ATTEMPTS {
@@ -63,19 +63,19 @@ impl WeightedRandom {
             if ticket >= excluded.start {
                 ticket += excluded_len;
             }
-            let place = self.holders.partition_point(|holder| holder.end <= ticket);
+            let index = self.holders.partition_point(|holder| holder.end <= ticket);
             // There is no such holder where the excluded one has all tickets.
-            let holder = self.holders.get(place)?;
+            let holder = self.holders.get(index)?;
             if backends.can_take_a_flow(holder.id) {
-                return Some(place);
+                return Some(index);
             }
         }
         self.draw_among_the_able(backends, random, except)
     }
 
-    /// The id of the backend at a place that a draw returned.
-    pub(super) fn id(&self, place: usize) -> BackendId {
-        self.holders[place].id
+    /// The id of the backend at a index that a draw returned.
+    pub(super) fn id(&self, index: usize) -> BackendId {
+        self.holders[index].id
     }
 
     fn draw_among_the_able(
@@ -85,9 +85,9 @@ impl WeightedRandom {
         except: Option<usize>,
     ) -> Option<usize> {
         let able = || {
-            let is_able = |place, id| Some(place) != except && backends.can_take_a_flow(id);
+            let is_able = |index, id| Some(index) != except && backends.can_take_a_flow(id);
             let holders = self.holders.iter().enumerate();
-            holders.filter(move |&(place, holder)| is_able(place, holder.id))
+            holders.filter(move |&(index, holder)| is_able(index, holder.id))
         };
         let issued = able().map(|(_, holder)| u64::from(holder.weight)).sum();
         let ticket = random.below(issued);
@@ -97,7 +97,7 @@ impl WeightedRandom {
                 end += u64::from(holder.weight);
                 ticket < end
             })
-            .map(|(place, _)| place)
+            .map(|(index, _)| index)
     }
 }
 

@@ -80,7 +80,7 @@ impl RoundRobin {
         for Reverse(turn) in &mut turns {
             let id = self.ids[turn.member()];
             *turn = match known.binary_search_by_key(&id, |(id, _)| *id) {
-                Ok(place) => turn.in_place_of(&known[place].1, &next),
+                Ok(index) => turn.in_place_of(&known[index].1, &next),
                 Err(_) => turn.within_a_stride_from_the_start(),
             };
         }
@@ -129,8 +129,8 @@ impl RoundRobin {
             .enumerate()
             .filter(|(_, Reverse(turn))| backends.can_take_a_flow(self.ids[turn.member()]))
             .min_by_key(|(_, Reverse(turn))| *turn)
-            .map(|(place, _)| place);
-        let taken = soonest.map(|place| turns.swap_remove(place).0);
+            .map(|(index, _)| index);
+        let taken = soonest.map(|index| turns.swap_remove(index).0);
         if let Some(taken) = taken {
             let passed_over = turns.iter_mut().filter(|turn| turn.0 < taken);
             passed_over.for_each(|turn| turn.0 = turn.0.later_than(&taken));

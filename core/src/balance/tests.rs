@@ -19,7 +19,7 @@ pub(super) const ALL: [Balance; 6] = [
     Balance::Maglev,
 ];
 
-/// Backends and their balancer, with backends named by place and clients by number.
+/// Backends and their balancer, with backends named by index and clients by number.
 #[derive(Clone)]
 pub(super) struct Cluster {
     pub(super) backends: Backends,
@@ -46,18 +46,18 @@ impl Cluster {
 
     /// Picks, and counts the flow as one that stays.
     pub(super) fn open(&mut self, client: u32) -> Option<usize> {
-        let place = self.pick(client)?;
-        self.backend_mut(place).flows_active += 1;
-        Some(place)
+        let index = self.pick(client)?;
+        self.backend_mut(index).flows_active += 1;
+        Some(index)
     }
 
     /// Makes a backend unable to take a flow, by filling it, or able again, by emptying it.
-    pub(super) fn set_able(&mut self, place: usize, able: bool) {
-        self.backend_mut(place).flows_active = if able { 0 } else { u32::MAX };
+    pub(super) fn set_able(&mut self, index: usize, able: bool) {
+        self.backend_mut(index).flows_active = if able { 0 } else { u32::MAX };
     }
 
-    pub(super) fn backend_mut(&mut self, place: usize) -> &mut crate::backend::Backend {
-        self.backends.get_mut(BackendId::new(place)).unwrap()
+    pub(super) fn backend_mut(&mut self, index: usize) -> &mut crate::backend::Backend {
+        self.backends.get_mut(BackendId::new(index)).unwrap()
     }
 
     /// How many of a number of clients each backend gets.
@@ -65,8 +65,8 @@ impl Cluster {
         let mut cluster = self.clone();
         let mut counts = vec![0; cluster.backends.len()];
         for client in 0..clients {
-            let place = if flows_stay { cluster.open(client) } else { cluster.pick(client) };
-            counts[place.unwrap()] += 1;
+            let index = if flows_stay { cluster.open(client) } else { cluster.pick(client) };
+            counts[index.unwrap()] += 1;
         }
         counts
     }
@@ -74,8 +74,8 @@ impl Cluster {
 
 /// One backend for each weight, at 10.0.0.0:53 and on, with a limit of flows for tests to reach.
 pub(super) fn of_weights(weights: &[u32]) -> Vec<BackendConfig> {
-    let config = |(place, &weight): (usize, &u32)| {
-        let ip = Ipv4Addr::from_bits(0x0A00_0000 + place as u32);
+    let config = |(index, &weight): (usize, &u32)| {
+        let ip = Ipv4Addr::from_bits(0x0A00_0000 + index as u32);
         BackendConfig { weight, max_flows: u32::MAX, ..BackendConfig::new((ip, 53).into()) }
     };
     weights.iter().enumerate().map(config).collect()
@@ -186,13 +186,13 @@ fn without_backends_there_is_nothing_to_pick() {
 #[test]
 fn ten_thousand_backends_of_all_weights_are_served() {
     let weights: Vec<u32> =
-        (0..10_000).map(|place| [1, 7, 0, 1_000, u32::MAX][place % 5]).collect();
+        (0..10_000).map(|index| [1, 7, 0, 1_000, u32::MAX][index % 5]).collect();
     for balance in ALL {
         let mut cluster = Cluster::of_weights(balance, &weights);
         let heaviest = (0..100).filter(|&client| cluster.open(client).unwrap() % 5 == 4);
         assert!(heaviest.count() >= 98, "{balance:?}");
-        for place in 0..10_000 {
-            cluster.set_able(place, place == 5);
+        for index in 0..10_000 {
+            cluster.set_able(index, index == 5);
         }
         assert_eq!(cluster.pick(1), Some(5), "{balance:?}");
         cluster.set_able(5, false);
@@ -231,7 +231,7 @@ proptest! {
             cluster.set_able(changed.index(backends.len()), able);
             let expected = able_tier(&cluster.backends);
             match cluster.pick(client) {
-                Some(place) => prop_assert!(expected.contains(&place)),
+                Some(index) => prop_assert!(expected.contains(&index)),
                 None => prop_assert_eq!(expected, []),
             }
         }
@@ -251,7 +251,7 @@ proptest! {
     }
 }
 
-/// The places of the primaries that can take a flow, or, where there are none, of such backups.
+/// The indices of the primaries that can take a flow, or, where there are none, of such backups.
 fn able_tier(backends: &Backends) -> Vec<usize> {
     let able = |backup| -> Vec<usize> {
         let in_tier = backends.iter().filter(|(_, backend)| backend.is_backup() == backup);

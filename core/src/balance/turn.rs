@@ -30,7 +30,7 @@ impl Turn {
         turn
     }
 
-    /// The place of the member among all members.
+    /// The index of the member among all members.
     pub(super) const fn member(&self) -> usize {
         self.rank as usize
     }

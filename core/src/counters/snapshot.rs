@@ -110,13 +110,13 @@ fn by_reason<R: Copy, T: Copy + Default + PartialEq, const COUNT: usize>(
 ) -> Result<[T; COUNT], RestoreError> {
     let mut by_reason = [T::default(); COUNT];
     for (reason, figure) in figures {
-        let place = reasons.iter().position(|&known| name(known) == *reason);
-        let place = place.and_then(|place| by_reason.get_mut(place));
-        let Some(place) = place else {
+        let index = reasons.iter().position(|&known| name(known) == *reason);
+        let entry = index.and_then(|index| by_reason.get_mut(index));
+        let Some(entry) = entry else {
             return Err(RestoreError::UnknownReason(reason.clone().into_owned()));
         };
-        require!(*place == T::default(), "a reason is named twice");
-        *place = *figure;
+        require!(*entry == T::default(), "a reason is named twice");
+        *entry = *figure;
     }
     Ok(by_reason)
 }

@@ -34,7 +34,7 @@ pub(super) struct Bucket {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Level {
     bucket: Bucket,
-    place: usize,
+    index: usize,
     /// What is free of it.
     room: Duration,
 }
@@ -85,7 +85,7 @@ impl Rate {
         let emptiest = || (0..BUCKETS_OF_SET).min_by_key(|&at| set[at].empty_at).unwrap_or(0);
         Level {
             bucket: Bucket { fingerprint, empty_at },
-            place: first + own.unwrap_or_else(emptiest),
+            index: first + own.unwrap_or_else(emptiest),
             room: CAPACITY.saturating_sub(empty_at - now),
         }
     }
@@ -108,8 +108,8 @@ impl Rate {
     pub(super) fn fill(&mut self, level: Level, sizes: Sizes) {
         let Some(before_last) = sizes.count.checked_sub(1) else { return };
         let amount = self.cost(sizes.each) * u32::from(before_last) + self.cost(sizes.last);
-        let Level { bucket, place, .. } = level;
-        self.buckets[place] = Bucket { empty_at: bucket.empty_at + amount, ..bucket };
+        let Level { bucket, index, .. } = level;
+        self.buckets[index] = Bucket { empty_at: bucket.empty_at + amount, ..bucket };
     }
 
     /// How long it takes to run out again.

@@ -144,7 +144,7 @@ impl UdpManager {
         recv_meta: &RecvMeta<'p>,
     ) -> (ProxyHeader, Tlvs<'p>) {
         let (destination, tlvs) = match &recv_meta.proxy_info {
-            Some(told) => (told.destination, told.tlvs),
+            Some(info) => (info.destination, info.tlvs),
             None => (self.destination(key.local()), Tlvs::NONE),
         };
         (ProxyHeader::new(key.client.address(), destination).followed_by(&tlvs), tlvs)

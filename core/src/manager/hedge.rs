@@ -95,8 +95,8 @@ impl UdpManager {
         if head.is_none() {
             self.source_limits.admit(key.client.source(), now)?;
         }
-        for place in 0..self.backends.targets().len() {
-            let backend = self.backends.targets()[place];
+        for index in 0..self.backends.targets().len() {
+            let backend = self.backends.targets()[index];
             let head = self.flows.look_up(key);
             if self.branches(head).all(|branch| branch.1 != backend) {
                 if head.is_some() {

@@ -81,8 +81,8 @@ impl UdpManager {
             self.refuse(DropReason::MaxFlows, &burst, outputs);
             return;
         };
-        let told = ProxyInfo { destination: proxied.destination, tlvs: header.tlvs };
-        let recv_meta = RecvMeta { proxy_info: Some(told), ..recv_meta };
+        let proxy_info = ProxyInfo { destination: proxied.destination, tlvs: header.tlvs };
+        let recv_meta = RecvMeta { proxy_info: Some(proxy_info), ..recv_meta };
         let key = FlowKey::proxied(proxied.client, number);
         self.handle_datagrams(&key, proxy, &recv_meta, burst, now, outputs);
     }
@@ -101,8 +101,8 @@ impl UdpManager {
             self.refuse(DropReason::ProxyHeaderMissing, &burst, outputs);
             return;
         };
-        let told = ProxyInfo { destination: proxied.destination, tlvs: Tlvs::NONE };
-        let recv_meta = RecvMeta { proxy_info: Some(told), ..recv_meta };
+        let proxy_info = ProxyInfo { destination: proxied.destination, tlvs: Tlvs::NONE };
+        let recv_meta = RecvMeta { proxy_info: Some(proxy_info), ..recv_meta };
         let key = FlowKey::proxied(proxied.client, number);
         self.handle_datagrams(&key, proxy, &recv_meta, burst, now, outputs);
     }

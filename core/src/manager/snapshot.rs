@@ -161,9 +161,9 @@ impl UdpManager {
     /// As for [`restore`](Self::restore).
     pub fn update(self, changes: ManagerSnapshot) -> Result<Self, RestoreError> {
         let Self { flows, queues, wheel, backends, upstreams, balancer, config, .. } = self;
-        let mut told = changes.config.clone();
-        told.cluster.quic_lb.clone_from(&config.cluster.quic_lb);
-        require!(changes.is_partial && told == config, "changes of another manager");
+        let mut theirs = changes.config.clone();
+        theirs.cluster.quic_lb.clone_from(&config.cluster.quic_lb);
+        require!(changes.is_partial && theirs == config, "changes of another manager");
         let has_proxies = !self.proxies.is_empty();
         let before =
             Before { flows, queues, wheel, backends, upstreams, has_proxies, balancer, config };
@@ -344,7 +344,7 @@ impl UdpManager {
         snapshot: &FlowsSnapshot,
         timers: &TimersSnapshot,
     ) -> Result<(), RestoreError> {
-        let scheduled = timers.places.iter().flat_map(|place| place.timers.iter().copied());
+        let scheduled = timers.slots.iter().flat_map(|slot| slot.timers.iter().copied());
         for slot in snapshot.slots().into_iter().chain(scheduled).map(|slot| slot as usize) {
             let Some(flow) = self.flows.any_at(slot) else { continue };
             // That of a flow whose activity was asked for comes after its deadline.

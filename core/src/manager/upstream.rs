@@ -301,7 +301,7 @@ impl UdpManager {
             None => self.flow_of(upstream, remote, &[]),
         };
         let flow = id.and_then(|id| self.flows.get(id));
-        let told = match (flow, remote) {
+        let failed = match (flow, remote) {
             // What it quotes was sent when the flow was used last, or before.
             (Some(flow), _) => Some((flow.backend(), flow.last_used(&self.limits))),
             // Whose it was is not known any more, only that it was not long ago.
@@ -312,7 +312,7 @@ impl UdpManager {
             }
             (None, None) => None,
         };
-        if let Some((backend, sent)) = told
+        if let Some((backend, sent)) = failed
             && self.backends.network_failed(backend, sent, now)
         {
             self.sweep_if_needed(now);

@@ -88,9 +88,9 @@ impl ManagerSnapshot {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BackendsSnapshot {
     pub(crate) figures: Vec<BackendSnapshot>,
-    /// Those that have places beyond the end of the configuration's list, and count as removed.
+    /// Those whose indices are beyond the end of the configuration's list, and count as removed.
     pub(crate) beyond: Vec<BackendConfig>,
-    /// The place of the one that answered last, and when; and when another did.
+    /// The index of the one that answered last, and when; and when another did.
     pub(crate) latest_answer: Option<(u32, Instant)>,
     pub(crate) latest_other: Option<Instant>,
 }
@@ -219,12 +219,12 @@ pub(crate) struct UpstreamSnapshot {
 pub(crate) struct TimersSnapshot {
     /// The millisecond up to which everything has come up.
     pub(crate) elapsed: u64,
-    pub(crate) places: Vec<TimerPlaceSnapshot>,
+    pub(crate) slots: Vec<TimerSlotSnapshot>,
 }
 
 /// The timers that come up together, in the order in which they do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct TimerPlaceSnapshot {
+pub(crate) struct TimerSlotSnapshot {
     pub(crate) level: u8,
     pub(crate) slot: u8,
     /// The slots of their flows.

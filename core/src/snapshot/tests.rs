@@ -59,12 +59,12 @@ fn bytes_under_a_right_checksum_are_what_the_tests_say() {
 #[test]
 fn a_bit_that_has_flipped_is_found() {
     let encoded = encoded();
-    for place in 0..encoded.len() {
+    for index in 0..encoded.len() {
         for bit in 0..8 {
             let mut damaged = encoded.clone();
-            damaged[place] ^= 1 << bit;
+            damaged[index] ^= 1 << bit;
             let refused = decode_manager(&damaged).expect_err("damaged");
-            let is_right = match place {
+            let is_right = match index {
                 0..8 => refused == SnapshotError::BadMagic,
                 8..10 => matches!(
                     refused,
@@ -76,7 +76,7 @@ fn a_bit_that_has_flipped_is_found() {
                 ),
                 _ => refused == SnapshotError::ChecksumMismatch,
             };
-            assert!(is_right, "bit {bit} of byte {place}: {refused:?}");
+            assert!(is_right, "bit {bit} of byte {index}: {refused:?}");
         }
     }
 }
@@ -175,12 +175,12 @@ proptest! {
         is_cut in any::<bool>(),
     ) {
         let mut body = encoded()[HEADER..].to_vec();
-        for (place, value) in changes {
-            let place = place.index(body.len());
+        for (index, value) in changes {
+            let index = index.index(body.len());
             if is_cut {
-                body.remove(place);
+                body.remove(index);
             } else {
-                body[place] = value;
+                body[index] = value;
             }
         }
         if let Ok(snapshot) = decode_manager(&rewrap(&body)) {

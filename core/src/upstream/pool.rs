@@ -23,14 +23,14 @@ const DRAWS: usize = 4;
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub(crate) struct Pool {
     open: Vec<UpstreamId>,
-    /// By the places of backends.
-    backends: Vec<Places>,
+    /// By the indices of backends.
+    backends: Vec<PairPool>,
 }
 
 /// The sockets on which one backend has no flow. They may have closed since.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
-struct Places {
+struct PairPool {
     free: Vec<UpstreamId>,
     /// Those that are to have none before some time, in the order in which they came.
     quarantined: VecDeque<(UpstreamId, Instant)>,
@@ -55,27 +55,27 @@ impl Pool {
     ) {
         self.open.push(id);
         let open = self.open.len();
-        for places in &mut self.backends {
-            places.free.push(id);
-            places.forget_the_closed(open, &is_open);
+        for pairs in &mut self.backends {
+            pairs.free.push(id);
+            pairs.forget_the_closed(open, &is_open);
         }
         self.know_backends(backends.max(self.backends.len()));
     }
 
-    /// Makes places for this many backends.
+    /// Makes pools for this many backends.
     pub(crate) fn know_backends(&mut self, backends: usize) {
         if self.open.is_empty() {
             return;
         }
         while self.backends.len() < backends {
-            self.backends.push(Places { free: self.open.clone(), quarantined: VecDeque::new() });
+            self.backends.push(PairPool { free: self.open.clone(), quarantined: VecDeque::new() });
         }
         self.make_room();
     }
 
-    /// Makes the room that giving places back will need.
+    /// Makes the room that giving pairs back will need.
     pub(crate) fn make_room(&mut self) {
-        for Places { free, quarantined } in &mut self.backends {
+        for PairPool { free, quarantined } in &mut self.backends {
             // Beside what is there, which may have closed: each that is open may be given back.
             let most = free.len() + quarantined.len() + self.open.len();
             free.reserve(most.saturating_sub(free.len()));
@@ -95,7 +95,7 @@ impl Pool {
         if self.backends.len() <= backend.index() {
             self.know_backends(backend.index() + 1);
         }
-        let Places { free, quarantined } = self.backends.get_mut(backend.index())?;
+        let PairPool { free, quarantined } = self.backends.get_mut(backend.index())?;
         while let Some(&(id, until)) = quarantined.front()
             && until <= now
         {
@@ -143,10 +143,10 @@ impl Pool {
         backend: BackendId,
         quarantined_until: Option<Instant>,
     ) {
-        let Some(places) = self.backends.get_mut(backend.index()) else { return };
+        let Some(pairs) = self.backends.get_mut(backend.index()) else { return };
         match quarantined_until {
-            Some(until) => places.quarantined.push_back((id, until)),
-            None => places.free.push(id),
+            Some(until) => pairs.quarantined.push_back((id, until)),
+            None => pairs.free.push(id),
         }
     }
 
@@ -163,7 +163,7 @@ impl Pool {
     }
 }
 
-impl Places {
+impl PairPool {
     /// Those that have closed are passed over when they are drawn, unless they become many.
     fn forget_the_closed(&mut self, most: usize, is_open: impl Fn(UpstreamId) -> bool) {
         if self.free.len() + self.quarantined.len() > 2 * most {

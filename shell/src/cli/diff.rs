@@ -139,11 +139,11 @@ fn traffic_text(traffic: &TrafficDiff) -> String {
         human::count(lost),
         if lost == 1 { "flow is" } else { "flows are" },
     );
-    let place = |backend: Option<std::net::SocketAddr>| {
+    let index = |backend: Option<std::net::SocketAddr>| {
         backend.map_or("nowhere".to_owned(), |backend| backend.to_string())
     };
     for client in traffic.moved.iter().take(MAX_LISTED) {
-        let (from, to) = (place(client.from), place(client.to));
+        let (from, to) = (index(client.from), index(client.to));
         text += &format!("  {} of {}: {from} -> {to}\n", client.client, escaped(&client.listener));
     }
     if traffic.moved.len() > MAX_LISTED {
@@ -156,12 +156,12 @@ fn traffic_text(traffic: &TrafficDiff) -> String {
         ("SHARE", Align::Right),
         ("THEN", Align::Right),
     ]);
-    let all = |place: usize| -> u64 {
-        traffic.backends.values().map(|shares| shares[place].datagrams).sum()
+    let all = |index: usize| -> u64 {
+        traffic.backends.values().map(|shares| shares[index].datagrams).sum()
     };
     let all = [all(0), all(1)];
     for (backend, shares) in &traffic.backends {
-        let share = |place: usize| human::percent(shares[place].datagrams, all[place]);
+        let share = |index: usize| human::percent(shares[index].datagrams, all[index]);
         table.row([
             backend.to_string(),
             human::count(shares[0].flows),

@@ -7,8 +7,8 @@ use std::time::Duration;
 pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -72,14 +72,14 @@ pub(super) fn fraction(part: u64, whole: u64) -> f64 {
 /// A number in the first of `units`, each a thousand times the one before, in which it has at most
 /// three digits before the point.
 fn scaled(mut number: f64, units: &[&str]) -> String {
-    let mut place = 0;
+    let mut index = 0;
     // Compared with what rounds to 1,000, so that nothing is shown as "1000 k/s".
-    while number >= 999.5 && place + 1 < units.len() {
+    while number >= 999.5 && index + 1 < units.len() {
         number /= 1e3;
-        place += 1;
+        index += 1;
     }
-    let decimals = if place > 0 && number < 99.95 { 1 } else { 0 };
-    format!("{number:.decimals$} {}", units[place])
+    let decimals = if index > 0 && number < 99.95 { 1 } else { 0 };
+    format!("{number:.decimals$} {}", units[index])
 }
 
 /// A horizontal bar that fills `fraction` of `width` columns, to an eighth of a column.

@@ -110,10 +110,10 @@ pub(super) fn run(arguments: &ReplayArguments) -> Result<(), Failure> {
 /// Whether what was decided is what had been decided.
 fn verdict(report: &PlayReport, is_asked: bool) -> Result<(), Failure> {
     match &report.first_difference {
-        Some(place) => Err(Failure(format!(
+        Some(index) => Err(Failure(format!(
             "the core decides otherwise than it did when this was recorded, first in {}: it is \
              another version, or this is a bug, and the recording shows it",
-            escaped(place)
+            escaped(index)
         ))),
         None if is_asked && report.blocks_compared == 0 => {
             Err(Failure("nothing was recorded that could be verified".to_owned()))

@@ -30,7 +30,7 @@ use keep::Kept;
 pub(crate) use keep::directory;
 
 /// Where the backends of each cluster that has some to be found are, by the cluster's name.
-pub type Places = BTreeMap<String, BackendsFrom>;
+pub type DiscoverySources = BTreeMap<String, BackendsFrom>;
 
 /// A cluster, and all that was found of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub struct Discovered {
 #[derive(Debug)]
 pub struct Discoverer {
     /// None while it is being dropped.
-    places: Option<UnboundedSender<Places>>,
+    sources: Option<UnboundedSender<DiscoverySources>>,
     known: Arc<Known>,
     task: ControlTask,
 }
@@ -83,7 +83,7 @@ impl Discoverer {
         directory: Option<PathBuf>,
         on_found: impl Fn(Discovered) + Send + 'static,
     ) -> io::Result<Self> {
-        let (places, orders) = unbounded_channel();
+        let (sources, orders) = unbounded_channel();
         let known = Arc::new(Known::default());
         let duty = Duty {
             lookups,
@@ -98,31 +98,31 @@ impl Discoverer {
             runtime.shutdown_background();
         };
         let task = ControlTask::spawn_blocking("discovery", run)?;
-        Ok(Self { places: Some(places), known, task })
+        Ok(Self { sources: Some(sources), known, task })
     }
 
     /// Follows these from now on, and no others. What was followed before and has not changed goes
     /// on as it is.
-    pub fn set_places(&self, places: Places) {
-        self.known.lock().retain(|cluster, found| places.get(cluster) == Some(&found.from));
-        if let Some(sender) = &self.places {
+    pub fn set_sources(&self, sources: DiscoverySources) {
+        self.known.lock().retain(|cluster, found| sources.get(cluster) == Some(&found.from));
+        if let Some(sender) = &self.sources {
             // Fails only where the thread has ended, by a panic that has been printed.
-            let _ = sender.send(places);
+            let _ = sender.send(sources);
         }
     }
 
-    /// As [`set_places`](Self::set_places), then waits until something is known of each, or it is
-    /// known that nothing is, but not longer than `patience`. Returns what is known then. All of it
+    /// As [`set_sources`](Self::set_sources), then waits until something is known of each, or it is
+    /// known that nothing is, but not longer than `timeout`. Returns what is known then. All of it
     /// is told to `on_found` too.
-    pub fn find_now(&self, places: Places, patience: Duration) -> FoundBackends {
-        self.set_places(places.clone());
+    pub fn find_now(&self, sources: DiscoverySources, timeout: Duration) -> FoundBackends {
+        self.set_sources(sources.clone());
         // A task that is on its way out may tell of a former source once more.
-        let is_its = |cluster: &String, tried: &Tried| places.get(cluster) == Some(&tried.from);
+        let is_its = |cluster: &String, tried: &Tried| sources.get(cluster) == Some(&tried.from);
         let has_untried = |known: &mut BTreeMap<String, Tried>| {
             let is_tried = |cluster| known.get(cluster).is_some_and(|tried| is_its(cluster, tried));
-            !places.keys().all(is_tried)
+            !sources.keys().all(is_tried)
         };
-        let waited = self.known.tried.wait_timeout_while(self.known.lock(), patience, has_untried);
+        let waited = self.known.tried.wait_timeout_while(self.known.lock(), timeout, has_untried);
         drop(waited);
         let known = self.known.lock();
         let its = known.iter().filter(|(cluster, tried)| is_its(cluster, tried));
@@ -136,7 +136,7 @@ impl Discoverer {
 impl Drop for Discoverer {
     fn drop(&mut self) {
         self.task.release();
-        self.places = None;
+        self.sources = None;
         self.task.join();
     }
 }
@@ -171,18 +171,18 @@ struct Duty {
     on_found: Mutex<Box<dyn Fn(Discovered) + Send>>,
 }
 
-/// Keeps one task for each cluster, until nobody can send places any more.
-async fn follow_all(mut orders: UnboundedReceiver<Places>, duty: Arc<Duty>) {
+/// Keeps one task for each cluster, until nobody can send sources any more.
+async fn follow_all(mut orders: UnboundedReceiver<DiscoverySources>, duty: Arc<Duty>) {
     let mut tasks = BTreeMap::<String, (BackendsFrom, AbortHandle)>::new();
-    while let Some(places) = orders.recv().await {
+    while let Some(sources) = orders.recv().await {
         tasks.retain(|cluster, (from, task)| {
-            let stays = places.get(cluster) == Some(&*from);
+            let stays = sources.get(cluster) == Some(&*from);
             if !stays {
                 task.abort();
             }
             stays
         });
-        for (cluster, from) in places {
+        for (cluster, from) in sources {
             tasks.entry(cluster).or_insert_with_key(|cluster| {
                 let followed = Followed::new(cluster.clone(), from.clone(), Arc::clone(&duty));
                 (from, tokio::spawn(followed.follow()).abort_handle())

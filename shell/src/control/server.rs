@@ -50,7 +50,7 @@ use past::PastBackends;
 use service_states::ServiceStates;
 
 pub use apply::BoundListeners;
-pub use backend_index::assign as assign_places;
+pub use backend_index::assign as assign_indices;
 #[cfg(target_os = "linux")]
 pub use hand_over::{Released, ServerRestoreError};
 
@@ -152,7 +152,7 @@ pub struct ServerOptions {
 /// A listener, and what the workers know of it.
 struct BoundListener {
     /// The numbers of its shards, each of which no other of this server has. The workers share them
-    /// out among themselves by place, see [`worker_of`].
+    /// out among themselves by index, see [`worker_of`].
     shards: Vec<u32>,
     settings: Listener,
     address: SocketAddr,
@@ -161,9 +161,9 @@ struct BoundListener {
     ports: Vec<u16>,
     /// The backends that its managers know, each in its place, with the ports that the configuration
     /// gives them.
-    places: Vec<BackendConfig>,
+    backend_list: Vec<BackendConfig>,
     /// What they knew before that, until they are told.
-    former_places: Vec<BackendConfig>,
+    former_backends: Vec<BackendConfig>,
     /// A socket for each shard, until the workers have them, and a seed for its manager.
     sockets: Vec<(Socket, u64)>,
     /// What the workers call it.
@@ -171,8 +171,8 @@ struct BoundListener {
     buffers: Buffers,
     /// What the manager of each shard is told to do.
     configurations: Vec<PreparedConfig>,
-    /// What the managers have been told of each backend, by place.
-    told: Vec<ServiceState>,
+    /// What has been published to the managers of each backend, by index.
+    published: Vec<ServiceState>,
     /// What mirrors its cluster.
     mirror: Option<Mirror>,
 }
@@ -400,7 +400,8 @@ impl Server {
                 continue;
             }
             let cluster = &listener.settings.cluster.name;
-            let event = service_states.event(cluster, &listener.places, &mut listener.told);
+            let event =
+                service_states.event(cluster, &listener.backend_list, &mut listener.published);
             let of_mirror = listener.mirror.as_mut().map(|mirror| mirror.event(service_states));
             let of_mirror = of_mirror.into_iter().flatten().map(|event| (Role::Mirror, event));
             let all = event.into_iter().map(|event| (Role::Primary, event)).chain(of_mirror);
@@ -452,9 +453,9 @@ fn command_shards(
     shards: &[u32],
     mut command: impl FnMut(usize, u32) -> Command,
 ) {
-    for (place, &shard) in shards.iter().enumerate() {
+    for (index, &shard) in shards.iter().enumerate() {
         // A worker that has ended takes no commands, and needs none.
-        let _ = workers[worker_of(place, workers.len())].commands.send(command(place, shard));
+        let _ = workers[worker_of(index, workers.len())].commands.send(command(index, shard));
     }
     // Once for all: those of a range of ports have thousands.
     workers.iter().take(shards.len()).for_each(WorkerHandle::wake);
@@ -462,8 +463,8 @@ fn command_shards(
 
 /// Which of a number of workers has the shard in a place of its listener's. There are as many shards as
 /// workers, unless both came from a process that had more or fewer workers.
-const fn worker_of(place: usize, workers: usize) -> usize {
-    place % workers
+const fn worker_of(index: usize, workers: usize) -> usize {
+    index % workers
 }
 
 /// How many threads to run.

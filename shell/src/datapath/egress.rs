@@ -42,7 +42,7 @@ impl Default for Destination {
     }
 }
 
-/// The sockets of one way, by number: the shared ones, then one for each backend's place.
+/// The sockets of one way, by number: the shared ones, then one for each backend, by its index.
 #[derive(Debug)]
 pub struct EgressSockets<S> {
     egress_sockets: Vec<Option<EgressSocket<S>>>,
@@ -99,8 +99,8 @@ impl<S> EgressSockets<S> {
 
     /// Takes in a socket under a number for which there is room.
     pub fn open(&mut self, number: usize, socket: S) {
-        if let Some(place) = self.egress_sockets.get_mut(number) {
-            *place = Some(EgressSocket {
+        if let Some(egress) = self.egress_sockets.get_mut(number) {
+            *egress = Some(EgressSocket {
                 socket,
                 outgoing: Chain::EMPTY,
                 send_queue: SendQueue::default(),
@@ -111,15 +111,15 @@ impl<S> EgressSockets<S> {
     /// Takes in a socket under a number, with what waits for it.
     pub fn restore(&mut self, number: usize, socket: S, send_queue: SendQueue) {
         self.reserve((number + 1).saturating_sub(SHARED).max(1));
-        if let Some(place) = self.egress_sockets.get_mut(number) {
-            *place = Some(EgressSocket { socket, outgoing: Chain::EMPTY, send_queue });
+        if let Some(egress) = self.egress_sockets.get_mut(number) {
+            *egress = Some(EgressSocket { socket, outgoing: Chain::EMPTY, send_queue });
         }
     }
 
     /// Closes a socket.
     pub fn close(&mut self, number: usize) {
-        if let Some(place) = self.egress_sockets.get_mut(number) {
-            *place = None;
+        if let Some(egress) = self.egress_sockets.get_mut(number) {
+            *egress = None;
         }
     }
 

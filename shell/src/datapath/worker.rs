@@ -522,17 +522,17 @@ impl<K: WorkerKernel> Worker<K> {
         shard.set_deaf(is_send_only);
         match_buffers(&mut shard);
         shard.open_egress_sockets(&mut self.kernel, now);
-        self.place(number, NamedShard { name, shard, state_changes: 0, sharing });
+        self.insert(number, NamedShard { name, shard, state_changes: 0, sharing });
         Ok(())
     }
 
-    fn place(&mut self, number: u32, mut shard: NamedShard<K>) {
+    fn insert(&mut self, number: u32, mut shard: NamedShard<K>) {
         self.shared_flows.count(&mut shard);
-        let place = number as usize;
-        if self.shards.len() <= place {
-            self.shards.resize_with(place + 1, || None);
+        let index = number as usize;
+        if self.shards.len() <= index {
+            self.shards.resize_with(index + 1, || None);
         }
-        self.shards[place] = Some(shard);
+        self.shards[index] = Some(shard);
     }
 
     fn remove_shard(&mut self, number: u32, now: Instant) -> Option<ShardReport> {

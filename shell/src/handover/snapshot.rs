@@ -68,10 +68,10 @@ pub struct ListenerSnapshot {
     /// The address that it is bound to.
     #[serde(with = "address")]
     pub address: SocketAddr,
-    /// What its managers have been told of each backend, by place.
-    pub told: Vec<ServiceState>,
+    /// What has been published to its managers of each backend, by index.
+    pub published: Vec<ServiceState>,
     /// The same of the cluster that mirrors its own, and that cluster's name.
-    pub mirror_told: Option<(String, Vec<ServiceState>)>,
+    pub mirror_published: Option<(String, Vec<ServiceState>)>,
     /// Its shards, one for each socket.
     pub shards: Vec<ShardSnapshot>,
 }

@@ -302,13 +302,13 @@ impl RecordTap {
 
     /// What is said of backends, for whom the configuration is all there is.
     fn tell_states(&mut self, manager: &UdpManager, now: Instant) {
-        for (place, (_, backend)) in manager.backends().iter().enumerate() {
+        for (index, (_, backend)) in manager.backends().iter().enumerate() {
             let event = match backend.state() {
                 BackendState::Down => BackendEvent::Down,
                 BackendState::Draining => BackendEvent::Drain { deadline: None },
                 _ => continue,
             };
-            let input = ManagerInput::BackendChanged { backend: BackendId::new(place), event };
+            let input = ManagerInput::BackendChanged { backend: BackendId::new(index), event };
             self.encoder.input(&input, None, now);
             self.written += 1;
         }
@@ -397,8 +397,8 @@ impl RecordTap {
         }
         digest.word(0);
         // The upper bits are the better ones.
-        let place = (digest.value() >> 11) as f64 / (1_u64 << 53) as f64;
-        place < self.options.sample
+        let index = (digest.value() >> 11) as f64 / (1_u64 << 53) as f64;
+        index < self.options.sample
     }
 
     /// Fetches from memory what is needed when bursts of these clients come next.

@@ -190,9 +190,9 @@ impl TrafficDiff {
         };
         let flows_lost = LOST.iter().map(more).sum();
         let mut backends = BTreeMap::<_, [BackendShare; 2]>::new();
-        for (place, report) in [old.0, new.0].into_iter().enumerate() {
+        for (index, report) in [old.0, new.0].into_iter().enumerate() {
             for (backend, share) in &report.backends {
-                backends.entry(*backend).or_default()[place] = *share;
+                backends.entry(*backend).or_default()[index] = *share;
             }
         }
         Self {
@@ -208,9 +208,9 @@ impl TrafficDiff {
 
 fn both(old: &BTreeMap<String, u64>, new: &BTreeMap<String, u64>) -> BTreeMap<String, [u64; 2]> {
     let mut both = BTreeMap::<String, [u64; 2]>::new();
-    for (place, counts) in [old, new].into_iter().enumerate() {
+    for (index, counts) in [old, new].into_iter().enumerate() {
         for (reason, count) in counts {
-            both.entry(reason.clone()).or_default()[place] = *count;
+            both.entry(reason.clone()).or_default()[index] = *count;
         }
     }
     both

@@ -18,7 +18,7 @@ use flowgate_core::{
 };
 use serde::Serialize;
 
-use crate::control::server::assign_places;
+use crate::control::server::assign_indices;
 use crate::observe::tap::address_of;
 use crate::recording::codec::{InputDecoder, NoInputs, RecordedInput};
 use crate::recording::digest::Digest;
@@ -608,12 +608,12 @@ pub fn reconfigured(recorded: &ManagerConfig, new: &Listener) -> ManagerConfig {
     for backend in &mut wanted {
         backend.address = new.backend_at(recorded.address.port(), backend.address);
     }
-    let places = assign_places(&recorded.cluster.backends, &wanted, |_| false);
+    let backend_list = assign_indices(&recorded.cluster.backends, &wanted, |_| false);
     let max_flows = new.max_flows.map_or(recorded.max_flows, |flows| flows.get());
     let (own_addresses, record_flows) = (recorded.own_addresses.clone(), recorded.record_flows);
     ManagerConfig {
         max_slots: recorded.max_slots,
-        ..new.manager_config(recorded.address, max_flows, own_addresses, record_flows, places)
+        ..new.manager_config(recorded.address, max_flows, own_addresses, record_flows, backend_list)
     }
 }
 

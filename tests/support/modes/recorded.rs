@@ -58,9 +58,9 @@ impl<B: Balancer> World<B> {
     }
 
     fn play_actions(&mut self, actions: &[Action]) -> Result<(), Violation> {
-        for (place, action) in actions.iter().enumerate() {
+        for (index, action) in actions.iter().enumerate() {
             let outcome = self.act(action);
-            outcome.map_err(|found| Violation(format!("action {place}: {found}")))?;
+            outcome.map_err(|found| Violation(format!("action {index}: {found}")))?;
         }
         self.settle().map_err(|violation| Violation(format!("at rest: {violation}")))
     }
@@ -80,8 +80,8 @@ impl<B: Balancer> World<B> {
                 };
                 Ok(())
             }
-            Action::News { backend: BackendPick::Known(place), event } => {
-                self.hear_of(place.into(), event)
+            Action::News { backend: BackendPick::Known(index), event } => {
+                self.hear_of(index.into(), event)
             }
             Action::Reconfigure { change, .. } => self.change(change),
             _ => Ok(()),
@@ -123,8 +123,8 @@ impl<B: Balancer> World<B> {
         }
     }
 
-    fn hear_of(&mut self, place: usize, news: News) -> Result<(), Violation> {
-        if place >= self.config.cluster.backends.len() {
+    fn hear_of(&mut self, index: usize, news: News) -> Result<(), Violation> {
+        if index >= self.config.cluster.backends.len() {
             return Ok(());
         }
         let event = match news {
@@ -132,25 +132,25 @@ impl<B: Balancer> World<B> {
             News::Unprobed => BackendEvent::Unprobed,
             _ => BackendEvent::Up,
         };
-        self.up[place] = event != BackendEvent::Down;
-        self.tell(ManagerInput::BackendChanged { backend: BackendId::new(place), event })
+        self.up[index] = event != BackendEvent::Down;
+        self.tell(ManagerInput::BackendChanged { backend: BackendId::new(index), event })
     }
 
     fn change(&mut self, change: Change) -> Result<(), Violation> {
-        let (Change::Remove(place) | Change::Return(place) | Change::Weight(place, _)) = change
+        let (Change::Remove(index) | Change::Return(index) | Change::Weight(index, _)) = change
         else {
             return Ok(());
         };
-        let place = usize::from(place);
-        if place >= self.config.cluster.backends.len() {
+        let index = usize::from(index);
+        if index >= self.config.cluster.backends.len() {
             return Ok(());
         }
-        if matches!(change, Change::Return(_)) && self.config.cluster.backends[place].removed {
+        if matches!(change, Change::Return(_)) && self.config.cluster.backends[index].removed {
             // One that comes back is not held to what the probes have said of the former.
-            self.up[place] = true;
+            self.up[index] = true;
         }
         self.reload(|config| {
-            let backend = &mut config.cluster.backends[place];
+            let backend = &mut config.cluster.backends[index];
             match change {
                 Change::Weight(_, weight) => backend.weight = weight,
                 _ => backend.removed = matches!(change, Change::Remove(_)),

@@ -250,7 +250,7 @@ impl<B: Balancer> World<B> {
                 require!(fates.by_flows.len() <= 1, "two backends may answer: {fates:?}");
                 let chosen = fates.by_flows.keys().next().copied();
                 let answers =
-                    chosen.is_none_or(|place| self.config.cluster.backends[place].answers);
+                    chosen.is_none_or(|index| self.config.cluster.backends[index].answers);
                 require!(answers, "one that gets copies only has a flow");
                 require!(by_flows == 0 || by_flows == count, "{fates:?} of {count}");
                 if fates.dropped.keys().all(|reason| *reason == DropReason::NoBackend) {
@@ -262,8 +262,8 @@ impl<B: Balancer> World<B> {
             Mode::FanOut { reply_from: ReplyFrom::First } => {
                 require!(fates.copies.is_empty() && fates.one_way.is_empty(), "a copy in a race");
                 let targets = self.targets();
-                for (place, sent) in &fates.by_flows {
-                    require!(targets.contains(place), "{place} is no target: {fates:?}");
+                for (index, sent) in &fates.by_flows {
+                    require!(targets.contains(index), "{index} is no target: {fates:?}");
                     require!(*sent == count, "{fates:?} of {count}");
                 }
                 // Those in quarantine take slots too.
@@ -309,7 +309,7 @@ impl<B: Balancer> World<B> {
         let mut targets = self.targets();
         let has_none = targets.is_empty() && chosen.is_none();
         require!(dropped == if has_none { count } else { 0 }, "{fates:?} of {count}");
-        targets.retain(|place| Some(*place) != chosen);
+        targets.retain(|index| Some(*index) != chosen);
         let copied: Vec<usize> = fates.copies.keys().copied().collect();
         require!(copied == targets, "{targets:?} are to get copies: {fates:?}");
         let is_once = fates.copies.values().all(|&copies| copies == count);
@@ -318,27 +318,27 @@ impl<B: Balancer> World<B> {
     }
 
     /// Whether a backend may have anything new.
-    fn in_service(&self, place: usize) -> bool {
-        let is_wanted = |place: usize| {
-            let backend = &self.config.cluster.backends[place];
+    fn in_service(&self, index: usize) -> bool {
+        let is_wanted = |index: usize| {
+            let backend = &self.config.cluster.backends[index];
             !backend.removed && backend.weight > 0
         };
         let all = 0..self.config.cluster.backends.len();
         let is_open = self.config.cluster.health.fail_open
-            && !all.clone().any(|place| is_wanted(place) && self.up[place]);
-        is_wanted(place) && (self.up[place] || is_open)
+            && !all.clone().any(|index| is_wanted(index) && self.up[index]);
+        is_wanted(index) && (self.up[index] || is_open)
     }
 
     fn has_any_in_service(&self) -> bool {
-        (0..self.config.cluster.backends.len()).any(|place| self.in_service(place))
+        (0..self.config.cluster.backends.len()).any(|index| self.in_service(index))
     }
 
     /// Who gets copies: those in service, backups only where nobody else is.
     fn targets(&self) -> Vec<usize> {
         let of = |backup: bool| {
             let all = 0..self.config.cluster.backends.len();
-            let tier = all.filter(|&place| self.config.cluster.backends[place].backup == backup);
-            tier.filter(|&place| self.in_service(place)).collect::<Vec<_>>()
+            let tier = all.filter(|&index| self.config.cluster.backends[index].backup == backup);
+            tier.filter(|&index| self.in_service(index)).collect::<Vec<_>>()
         };
         let primaries = of(false);
         if primaries.is_empty() { of(true) } else { primaries }

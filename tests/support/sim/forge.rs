@@ -13,14 +13,14 @@ use super::setting::{PARTIES, Party, Setting};
 const BACKENDS: usize = 256;
 
 /// The name of a backend, whether a manager knows it or not.
-pub(super) fn backend_id(place: u8) -> BackendId {
+pub(super) fn backend_id(index: u8) -> BackendId {
     static IDS: OnceLock<Vec<BackendId>> = OnceLock::new();
     let ids = IDS.get_or_init(|| {
         let any = BackendConfig::new(([10, 0, 0, 1], 53).into());
         let backends = Backends::new(&[any; BACKENDS], HealthPolicy::default());
         backends.iter().map(|(id, _)| id).collect()
     });
-    ids[usize::from(place)]
+    ids[usize::from(index)]
 }
 
 /// Ids that another manager has given out: of slots and generations of all kinds.

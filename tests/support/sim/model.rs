@@ -57,7 +57,7 @@ pub struct Model {
     /// What flows that have ended have left on them, where something may still come.
     quarantined: Vec<Quarantined>,
     /// The same where nothing should come, on shared ones.
-    places: Vec<Quarantined>,
+    quarantined_pairs: Vec<Quarantined>,
     /// Every id ever given out: none may come twice.
     used_ids: BTreeSet<FlowId>,
     loads: Vec<Load>,
@@ -151,7 +151,7 @@ impl Model {
             flows: vec![],
             sockets: BTreeMap::new(),
             quarantined: vec![],
-            places: vec![],
+            quarantined_pairs: vec![],
             used_ids: BTreeSet::new(),
             loads: cluster.backends.iter().map(|&config| Load::none(config)).collect(),
             balance: Balance::new(cluster),
@@ -225,7 +225,7 @@ impl Model {
             "{emitted} outputs where {fewest} would do: {outputs:?}"
         );
         let is_timeout = matches!(input, ManagerInput::Timeout);
-        let has_to_end = (0..self.flows.len()).any(|place| self.must_end(place).is_some());
+        let has_to_end = (0..self.flows.len()).any(|index| self.must_end(index).is_some());
         self.has_to_sweep = has_to_end || (self.has_to_sweep && !is_timeout);
         Ok(())
     }
@@ -264,9 +264,9 @@ impl Model {
         let mut known = self.quarantined.clone();
         known.sort_by_key(|left| std::cmp::Reverse(left.until));
         for left in known {
-            let place = (left.upstream, BackendId::new(left.backend));
-            match there.iter().position(|other| *other == place) {
-                Some(place) => drop(there.swap_remove(place)),
+            let index = (left.upstream, BackendId::new(left.backend));
+            match there.iter().position(|other| *other == index) {
+                Some(index) => drop(there.swap_remove(index)),
                 None if left.until <= now => drop(self.end_of_quarantine(left, now)),
                 None => {}
             }
@@ -353,11 +353,11 @@ impl Model {
     fn open_failed<'p>(&mut self, upstream: UpstreamId, now: Instant) -> Vec<Effect<'p>> {
         self.retire_socket(upstream);
         let mut effects = vec![];
-        while let Some(place) = (0..self.flows.len())
-            .filter(|&place| self.flows[place].upstream == upstream)
-            .min_by_key(|&place| self.flows[place].id.index())
+        while let Some(index) = (0..self.flows.len())
+            .filter(|&index| self.flows[index].upstream == upstream)
+            .min_by_key(|&index| self.flows[index].id.index())
         {
-            effects.extend(self.close(place, CloseReason::UpstreamFailed, now));
+            effects.extend(self.close(index, CloseReason::UpstreamFailed, now));
         }
         let is_shared = self.sockets.get(&upstream).is_some_and(|socket| socket.is_shared);
         if is_shared && !self.is_used(upstream) {
@@ -375,10 +375,10 @@ impl Model {
     ) -> Result<Vec<Effect<'p>>, Violation> {
         let question = question.filter(|_| self.asks()).map(relay::name_of);
         let is_shared = self.sockets.get(&upstream).map(|socket| socket.is_shared);
-        let address = |place: usize| self.loads[place].config.address;
-        let place = match (is_shared, remote) {
+        let address = |index: usize| self.loads[index].config.address;
+        let index = match (is_shared, remote) {
             (Some(true), Some(remote)) => match self.recipient(upstream, remote, question) {
-                Recipient::Flow(place) => Some(place),
+                Recipient::Flow(index) => Some(index),
                 _ => None,
             },
             // By a socket of one flow no question is named.
@@ -387,20 +387,20 @@ impl Model {
             }
             _ => None,
         };
-        let (backend, sent) = if let Some(place) = place {
-            let flow = &self.flows[place];
+        let (backend, sent) = if let Some(index) = index {
+            let flow = &self.flows[index];
             let timeout = timeout_of(&self.config.cluster, flow.answered).as_nanos() as u64;
             (flow.backend, flow.deadline.as_nanos().saturating_sub(timeout))
         } else {
             // Of nobody knows which datagram, but that it was not long ago.
             let Some(remote) = remote else { return Ok(vec![]) };
-            let backend = (0..self.loads.len()).find(|&place| address(place) == remote);
+            let backend = (0..self.loads.len()).find(|&index| address(index) == remote);
             let Some(backend) = backend else { return Ok(vec![]) };
             (backend, now.as_nanos().saturating_sub(1_000_000_000))
         };
         self.note(backend, Sign::Error { sent: Instant::from_nanos(sent) }, now);
-        let Some(place) = place else { return Ok(vec![]) };
-        Ok(self.ask_another(place, Cause::Refused, now, seen)?.unwrap_or_default())
+        let Some(index) = index else { return Ok(vec![]) };
+        Ok(self.ask_another(index, Cause::Refused, now, seen)?.unwrap_or_default())
     }
 
     fn undelivered<'p>(
@@ -413,9 +413,9 @@ impl Model {
         // In sessions every datagram has a flow, but for those that were counted before.
         let SendId::Flow { flow: id, .. } = send_id else { return Ok(vec![]) };
         if direction == Direction::ToBackend
-            && let Some(place) = self.place_of(id)
+            && let Some(index) = self.index_of(id)
             && let Some(effects) =
-                self.undelivered_question((place, send_id), reason, traffic, now, seen)?
+                self.undelivered_question((index, send_id), reason, traffic, now, seen)?
         {
             return Ok(effects);
         }
@@ -453,9 +453,9 @@ impl Model {
         }
     }
 
-    fn close<'p>(&mut self, place: usize, reason: CloseReason, now: Instant) -> Vec<Effect<'p>> {
-        let quarantine = self.quarantine_after(reason, &self.flows[place]);
-        let flow = self.flows.remove(place);
+    fn close<'p>(&mut self, index: usize, reason: CloseReason, now: Instant) -> Vec<Effect<'p>> {
+        let quarantine = self.quarantine_after(reason, &self.flows[index]);
+        let flow = self.flows.remove(index);
         self.put_off(&flow, now);
         self.unconfirmed.retain(|&id| id != flow.id);
         self.continued.retain(|&id| id != flow.id);
@@ -484,7 +484,7 @@ impl Model {
         effects
     }
 
-    fn place_of(&self, id: FlowId) -> Option<usize> {
+    fn index_of(&self, id: FlowId) -> Option<usize> {
         self.flows.iter().position(|flow| flow.id == id)
     }
 

@@ -28,8 +28,8 @@ impl Tag {
         bytes[2..].copy_from_slice(&self.number.to_be_bytes());
         let len = datagram.len().min(TAG_LEN);
         datagram[..len].copy_from_slice(&bytes[..len]);
-        for (place, byte) in datagram.iter_mut().enumerate().skip(TAG_LEN) {
-            *byte = (place as u8).wrapping_add(self.number as u8);
+        for (index, byte) in datagram.iter_mut().enumerate().skip(TAG_LEN) {
+            *byte = (index as u8).wrapping_add(self.number as u8);
         }
     }
 

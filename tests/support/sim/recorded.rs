@@ -191,18 +191,18 @@ impl Teller {
     fn reconfigure(&mut self, config: &ManagerConfig) {
         let (old, new) = (&self.config.cluster.backends, &config.cluster.backends);
         let mut actions = Vec::new();
-        for (place, (old, new)) in old.iter().zip(new).take(MOST_BACKENDS).enumerate() {
-            let place = place as u8;
+        for (index, (old, new)) in old.iter().zip(new).take(MOST_BACKENDS).enumerate() {
+            let index = index as u8;
             let mut change = |change| {
                 actions.push(Action::Reconfigure { change, patient: false });
             };
             match (old.removed, new.removed) {
-                (false, true) => change(Change::Remove(place)),
-                (true, false) => change(Change::Return(place)),
+                (false, true) => change(Change::Remove(index)),
+                (true, false) => change(Change::Return(index)),
                 _ => {}
             }
             if old.weight != new.weight {
-                change(Change::Weight(place, new.weight));
+                change(Change::Weight(index, new.weight));
             }
         }
         self.left_out += u64::from(actions.is_empty());
@@ -260,8 +260,8 @@ fn setting(config: &ManagerConfig, answering: &HashSet<SocketAddr>) -> Setting {
     }
     let recorded: Vec<BackendConfig> =
         cluster.backends.iter().copied().take(MOST_BACKENDS).collect();
-    let of_cast = |(place, recorded): (usize, &BackendConfig)| BackendConfig {
-        address: ([10, 0, 0, place as u8], 53).into(),
+    let of_cast = |(index, recorded): (usize, &BackendConfig)| BackendConfig {
+        address: ([10, 0, 0, index as u8], 53).into(),
         server_id: None,
         answers: is_session || recorded.answers,
         ..*recorded

@@ -130,7 +130,7 @@ impl Setting {
     /// Any setting. Each one is small in some way, so that limits are met often.
     pub fn choose(choices: &mut impl Choices) -> Self {
         let count = choices.one_of(&[0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 4, 4, 5, 6]);
-        let backends: Vec<_> = (0..count).map(|place| choose_backend(place, choices)).collect();
+        let backends: Vec<_> = (0..count).map(|index| choose_backend(index, choices)).collect();
         let tempers = backends.iter().map(|_| choose_temper(choices)).collect();
         let mut config = ManagerConfig {
             address: choices.one_of(&["192.0.2.53:53", "[2001:db8::53]:53"]).parse().unwrap(),
@@ -336,11 +336,11 @@ pub(super) fn choose_balance(choices: &mut impl Choices) -> Balance {
     ])
 }
 
-fn choose_backend(place: u8, choices: &mut impl Choices) -> BackendConfig {
+fn choose_backend(index: u8, choices: &mut impl Choices) -> BackendConfig {
     let ip: IpAddr = if choices.one_in(4) {
-        Ipv6Addr::new(0x2001, 0xdb8, 0, 10, 0, 0, 0, place.into()).into()
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 10, 0, 0, 0, index.into()).into()
     } else {
-        Ipv4Addr::new(10, 0, 0, place).into()
+        Ipv4Addr::new(10, 0, 0, index).into()
     };
     BackendConfig {
         weight: choose_weight(choices),
@@ -470,8 +470,8 @@ impl Party {
 
     /// The interface of a link-local client; 0 for all others.
     fn link(self) -> u32 {
-        let place = LINK_LOCAL.iter().position(|&kind| kind == self.kind());
-        place.map_or(0, |place| place as u32 + 2)
+        let index = LINK_LOCAL.iter().position(|&kind| kind == self.kind());
+        index.map_or(0, |index| index as u32 + 2)
     }
 }
 

@@ -134,10 +134,10 @@ impl Wire {
 
     /// Takes one parcel, and joins to it those behind that the kernel would.
     pub(super) fn take(&mut self, pick: u8, coalesced: bool) -> Option<Parcel> {
-        let place = usize::from(pick).checked_rem(self.0.len())?;
-        let mut parcel = self.0.remove(place);
-        while coalesced && self.0.get(place).is_some_and(|next| parcel.can_absorb(next)) {
-            parcel.bytes.extend(self.0.remove(place).bytes);
+        let index = usize::from(pick).checked_rem(self.0.len())?;
+        let mut parcel = self.0.remove(index);
+        while coalesced && self.0.get(index).is_some_and(|next| parcel.can_absorb(next)) {
+            parcel.bytes.extend(self.0.remove(index).bytes);
         }
         Some(parcel)
     }

@@ -188,7 +188,7 @@ impl World {
             Action::Fail { flow, failure } => Some(Event::Told(self.fail(flow, failure))),
             Action::News { backend, event } => {
                 let backend = match backend {
-                    BackendPick::Known(n) => backend_id(n.checked_rem(self.places()).unwrap_or(n)),
+                    BackendPick::Known(n) => backend_id(n.checked_rem(self.backend_count()).unwrap_or(n)),
                     BackendPick::Serving(n) => match self.resolve(FlowPick::Live(n)).1 {
                         Some(upstream) => upstream.backend,
                         None => backend_id(n),
@@ -235,10 +235,10 @@ impl World {
         if config.cluster.balance == Balance::Maglev && !patient {
             return None;
         }
-        if let Some((place, newcomer)) = change.newcomer(self.config.cluster.backends.len()) {
+        if let Some((index, newcomer)) = change.newcomer(self.config.cluster.backends.len()) {
             self.newcomers += 1;
-            self.tempers.resize(self.tempers.len().max(place + 1), newcomer.temper);
-            self.tempers[place] = newcomer.temper;
+            self.tempers.resize(self.tempers.len().max(index + 1), newcomer.temper);
+            self.tempers[index] = newcomer.temper;
         }
         Some(Event::Configured(Box::new(PreparedConfig::new(config))))
     }
@@ -247,7 +247,7 @@ impl World {
     /// and at least one is there, if there ever was one.
     pub(super) fn heal(&mut self, now: Instant) -> Vec<Event> {
         let told =
-            |event| (0..self.places()).map(move |place| told_of(backend_id(place), event, now));
+            |event| (0..self.backend_count()).map(move |index| told_of(backend_id(index), event, now));
         let mut events: Vec<Event> = told(News::Up).chain(told(News::Undrain)).collect();
         events.push(Event::Told(ManagerInput::TakenElsewhere { flows: 0, slots: 0 }));
         // Time enough to catch up.
@@ -268,7 +268,7 @@ impl World {
     }
 
     /// How many backends there ever were.
-    fn places(&self) -> u8 {
+    fn backend_count(&self) -> u8 {
         self.tempers.len() as u8
     }
 

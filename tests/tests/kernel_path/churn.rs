@@ -76,18 +76,18 @@ impl Scene<'_> {
     fn change_backends(&mut self, has: [bool; 2]) {
         self.control.excuse(ANSWERS);
         self.has = has;
-        for place in (0..has.len()).filter(|&place| has[place]) {
-            self.control.set_gone(place, false);
+        for index in (0..has.len()).filter(|&index| has[index]) {
+            self.control.set_gone(index, false);
         }
         self.reload();
-        for place in (0..has.len()).filter(|&place| !has[place]) {
-            self.control.set_gone(place, true);
+        for index in (0..has.len()).filter(|&index| !has[index]) {
+            self.control.set_gone(index, true);
         }
         self.control.excuse(NOTHING);
     }
 
-    fn probe(&self, place: usize) -> TcpListener {
-        let address: SocketAddr = self.backends[place].parse().expect("an address");
+    fn probe(&self, index: usize) -> TcpListener {
+        let address: SocketAddr = self.backends[index].parse().expect("an address");
         let listener = self
             .network
             .backend
@@ -102,28 +102,28 @@ impl Scene<'_> {
         }
     }
 
-    fn until_state(&self, place: usize, state: &str) {
+    fn until_state(&self, index: usize, state: &str) {
         eventually("its probes tell", || {
             self.answer_probes();
             let status = self.process().ask_json(&["status"]);
             let all = status["clusters"][0]["backends"].as_array().cloned().unwrap_or_default();
-            let its = all.iter().find(|backend| backend["address"] == self.backends[place])?;
+            let its = all.iter().find(|backend| backend["address"] == self.backends[index])?;
             (its["state"] == state).then_some(())
         });
-        self.note(format!("backend {place} is {state}"));
+        self.note(format!("backend {index} is {state}"));
     }
 
-    fn let_one_die(&mut self, place: usize) {
+    fn let_one_die(&mut self, index: usize) {
         self.control.excuse(ANSWERS);
-        self.note(format!("backend {place} dies"));
-        self.probes[place] = None;
-        self.until_state(place, "down");
-        self.control.set_gone(place, true);
+        self.note(format!("backend {index} dies"));
+        self.probes[index] = None;
+        self.until_state(index, "down");
+        self.control.set_gone(index, true);
         self.control.excuse(NOTHING);
         self.until_offloaded();
-        self.control.set_gone(place, false);
-        self.probes[place] = Some(self.probe(place));
-        self.until_state(place, "up");
+        self.control.set_gone(index, false);
+        self.probes[index] = Some(self.probe(index));
+        self.until_state(index, "up");
     }
 
     /// How often a datagram may have been overtaken, as this process and those before it count.
@@ -274,7 +274,7 @@ fn numbers(name: &str, value: &Value, all: &mut Figures) {
         }
         Value::Array(items) => {
             let numbered = items.iter().enumerate();
-            numbered.for_each(|(place, value)| numbers(&format!("{name}.{place}"), value, all));
+            numbered.for_each(|(index, value)| numbers(&format!("{name}.{index}"), value, all));
         }
         _ => {}
     }
@@ -301,7 +301,7 @@ fn churn(listen: &str, client: &str, backends: [&str; 2], seed: u64) {
             overtaken: 0,
             before: Figures::new(),
         };
-        scene.probes = [0, 1].map(|place| Some(scene.probe(place)));
+        scene.probes = [0, 1].map(|index| Some(scene.probe(index)));
         scene.process = Some(network.run(&scene.toml()));
         let load = scope.spawn(|| load.run(&control));
         let mut random = Random::new(seed);

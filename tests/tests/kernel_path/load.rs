@@ -44,7 +44,7 @@ pub(crate) struct Control {
     pub(crate) answered: AtomicU64,
     /// How often one came after one that was sent later.
     pub(crate) reordered: AtomicU64,
-    /// Since when each backend is to get nothing more, by place.
+    /// Since when each backend is to get nothing more, by index.
     gone: Mutex<[Option<Instant>; 2]>,
     /// What has been lost, in words.
     lost: OnceLock<String>,
@@ -150,11 +150,11 @@ impl Load {
         listener: SocketAddr,
         seed: u64,
     ) -> Self {
-        let client = |(place, peer)| Client {
+        let client = |(index, peer)| Client {
             peer,
             sent: Vec::new(),
             open: Vec::new(),
-            window: 1 + place % 4,
+            window: 1 + index % 4,
         };
         let clients = clients.into_iter().enumerate().map(client).collect();
         let (random, last) = (Random::new(seed), HashMap::new());
@@ -196,7 +196,7 @@ impl Load {
 
     /// What has been lost, and what happened about then.
     fn lost(&self, control: &Control) -> String {
-        let of = |(place, client): (usize, &Client)| {
+        let of = |(index, client): (usize, &Client)| {
             let lost = |number: &usize| {
                 let Sent { at, delivered, .. } = client.sent[*number];
                 let what = match delivered {
@@ -207,7 +207,7 @@ impl Load {
                     None => "no backend had".to_owned(),
                 };
                 let (count, about) = (client.sent.len(), control.about(at));
-                format!("{what} number {number} of {count} of client {place}, sent {about}")
+                format!("{what} number {number} of {count} of client {index}, sent {about}")
             };
             client.open.iter().map(lost).collect::<Vec<_>>()
         };
@@ -226,7 +226,7 @@ impl Load {
     }
 
     fn send(&mut self) {
-        for (place, client) in self.clients.iter_mut().enumerate() {
+        for (index, client) in self.clients.iter_mut().enumerate() {
             let room = client.window.saturating_sub(client.open.len());
             if room == 0 || self.random.below(4) == 0 {
                 continue;
@@ -236,7 +236,7 @@ impl Load {
                 let at = Instant::now();
                 client.sent.push(Sent { at, delivered: None, is_answered: false, excuse: NOTHING });
                 client.open.push(number);
-                let mut bytes = (place as u16).to_be_bytes().to_vec();
+                let mut bytes = (index as u16).to_be_bytes().to_vec();
                 bytes.extend((number as u32).to_be_bytes());
                 bytes.resize(200, number as u8);
                 bytes
@@ -253,31 +253,31 @@ impl Load {
 
     fn receive(&mut self, control: &Control) -> bool {
         let mut has_news = false;
-        for place in 0..self.backends.len() {
-            while let Some(question) = self.backends[place].receive_now() {
+        for index in 0..self.backends.len() {
+            while let Some(question) = self.backends[index].receive_now() {
                 let (client, number) = self.known(&question.bytes);
                 let sent = &mut self.clients[client].sent[number];
                 assert!(sent.delivered.is_none(), "{client}, {number}: a backend has it twice");
-                sent.delivered = Some((Instant::now(), place));
-                let gone = control.gone.lock().expect("nobody has panicked")[place];
+                sent.delivered = Some((Instant::now(), index));
+                let gone = control.gone.lock().expect("nobody has panicked")[index];
                 let is_too_late = gone.is_some_and(|since| since < sent.at);
-                assert!(!is_too_late, "{client}, {number}: backend {place} is no more, and has it");
+                assert!(!is_too_late, "{client}, {number}: backend {index} is no more, and has it");
                 if sent.excuse >= ANSWERS {
                     self.clients[client].open.retain(|open| *open != number);
                 }
                 control.delivered.fetch_add(1, Ordering::SeqCst);
-                self.note_order((false, client, place), number, control);
-                let answer = [&question.bytes[..], &[place as u8]].concat();
-                self.backends[place].send_to(&answer, question.from);
+                self.note_order((false, client, index), number, control);
+                let answer = [&question.bytes[..], &[index as u8]].concat();
+                self.backends[index].send_to(&answer, question.from);
                 has_news = true;
             }
         }
-        for place in 0..self.clients.len() {
-            while let Some(answer) = self.clients[place].peer.receive_now() {
+        for index in 0..self.clients.len() {
+            while let Some(answer) = self.clients[index].peer.receive_now() {
                 assert_eq!(answer.from, self.listener);
                 let (payload, mark) = answer.bytes.split_at(answer.bytes.len() - MARK);
                 let (client, number) = self.known(payload);
-                assert_eq!(client, place, "another client's answer");
+                assert_eq!(client, index, "another client's answer");
                 let Client { sent, open, .. } = &mut self.clients[client];
                 let is_first = !std::mem::replace(&mut sent[number].is_answered, true);
                 assert!(is_first, "{client}, {number}: an answer comes twice");

@@ -82,10 +82,10 @@ fn beside_a_flood_of_forged_sources_whoever_tries_again_is_served_soon_and_goes_
         let now = Instant::from_millis(milli);
         assert!(send(&mut manager, known, now, true), "an answered client, at {milli} ms");
         // At another place among the forged ones each time.
-        let place = milli.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        let index = milli.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         for number in 0..FORGED_PER_MILLI {
             let now = now + Duration::from_millis(number) / FORGED_PER_MILLI as u32;
-            if number == place % FORGED_PER_MILLI
+            if number == index % FORGED_PER_MILLI
                 && milli >= 50
                 && send(&mut manager, newcomer.0, now, true)
             {

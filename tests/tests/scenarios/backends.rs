@@ -42,9 +42,9 @@ impl Scenario {
         self.manager().backends().iter().map(|(_, backend)| backend.flows_active).collect()
     }
 
-    fn state(&self, place: usize) -> BackendState {
+    fn state(&self, index: usize) -> BackendState {
         let state = |(_, backend): (_, &flowgate_core::backend::Backend)| backend.state();
-        self.manager().backends().iter().nth(place).map(state).expect("there is one")
+        self.manager().backends().iter().nth(index).map(state).expect("there is one")
     }
 
     fn moved(&self) -> u64 {
@@ -105,8 +105,8 @@ fn removing_a_backend_moves_its_flows_and_no_others_whatever_balances() {
                 }
             }
             let all: u32 = gained.iter().sum();
-            for place in [0, 2, 3] {
-                let share = f64::from(gained[place]) / f64::from(all);
+            for index in [0, 2, 3] {
+                let share = f64::from(gained[index]) / f64::from(all);
                 assert!((share - 1.0 / 3.0).abs() < 0.05, "{balance} {policy:?}: {gained:?}");
             }
             let new = served_by(&mut manager, CLIENTS..2 * CLIENTS);

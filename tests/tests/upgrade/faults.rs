@@ -47,14 +47,14 @@ impl Scene {
             client.send_to(b"question", self.address);
             let found = eventually("a backend is asked", || {
                 let heard =
-                    |(place, backend): (usize, &Peer)| Some((place, backend.receive_soon()?));
+                    |(index, backend): (usize, &Peer)| Some((index, backend.receive_soon()?));
                 self.backends.iter().enumerate().find_map(heard)
             });
-            let (place, question) = found;
+            let (index, question) = found;
             assert_eq!(question.bytes, b"question");
-            self.backends[place].send_to(b"answer", question.from);
+            self.backends[index].send_to(b"answer", question.from);
             assert_eq!(client.receive().bytes, b"answer");
-            (place, question.from)
+            (index, question.from)
         };
         self.clients.iter().map(ask).collect()
     }
@@ -67,8 +67,8 @@ impl Scene {
     }
 }
 
-fn places(paths: &Paths) -> Vec<usize> {
-    paths.iter().map(|(place, _)| *place).collect()
+fn indices(paths: &Paths) -> Vec<usize> {
+    paths.iter().map(|(index, _)| *index).collect()
 }
 
 /// The old process goes on as if nothing had been, and a good successor takes over from it later.
@@ -181,7 +181,7 @@ fn the_new_one_goes_on(word: &str, has_sockets: bool) {
     scene.address = address.as_str().unwrap().parse().unwrap();
     assert_ne!(scene.flowgate.pid(), former, "{word}");
     let after = scene.ask();
-    assert_eq!(places(&after), places(&before), "{word}");
+    assert_eq!(indices(&after), indices(&before), "{word}");
     assert_eq!(after == before, has_sockets, "{word}");
 
     scene.flowgate.upgrade(&["--binary", FLOWGATE]);

@@ -52,14 +52,14 @@ impl Scene {
     /// Has the backends answer what every client has asked, and says which was asked from where.
     fn answer(&self) -> Vec<(usize, SocketAddr)> {
         let answer = |client: &Peer| {
-            let (place, question) = flowgate_tests::e2e::eventually("a backend is asked", || {
+            let (index, question) = flowgate_tests::e2e::eventually("a backend is asked", || {
                 let heard =
-                    |(place, backend): (usize, &Peer)| Some((place, backend.receive_soon()?));
+                    |(index, backend): (usize, &Peer)| Some((index, backend.receive_soon()?));
                 self.backends.iter().enumerate().find_map(heard)
             });
-            self.backends[place].send_to(b"answer", question.from);
+            self.backends[index].send_to(b"answer", question.from);
             let _ = client;
-            (place, question.from)
+            (index, question.from)
         };
         let mut asked: Vec<_> = self.clients.iter().map(answer).collect();
         for client in &self.clients {
@@ -115,8 +115,8 @@ fn a_crash_keeps_the_listeners_and_hashing_finds_the_backends_again() {
 
     scene.send();
     let _second = scene.start();
-    let places = |asked: &[(usize, SocketAddr)]| asked.iter().map(|(p, _)| *p).collect::<Vec<_>>();
-    assert_eq!(places(&scene.answer()), places(&before));
+    let indices = |asked: &[(usize, SocketAddr)]| asked.iter().map(|(p, _)| *p).collect::<Vec<_>>();
+    assert_eq!(indices(&scene.answer()), indices(&before));
 }
 
 #[test]

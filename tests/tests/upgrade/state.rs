@@ -153,7 +153,7 @@ fn clients_keep_their_own_sockets_and_what_waits_in_them() {
     let ask_all = |round: u8| {
         for (number, client) in (0..).zip(&clients) {
             // Several, so that their order shows.
-            let questions = [0, 1, 2].map(|place| [round, number, place]);
+            let questions = [0, 1, 2].map(|index| [round, number, index]);
             questions.iter().for_each(|question| client.send_to(question, address));
             for question in questions {
                 assert_eq!(backend.answer(&question).bytes, question);

@@ -8,8 +8,8 @@ fn cluster(weights: &[u32]) -> Cluster {
 #[test]
 fn the_one_with_the_fewest_flows_for_its_weight_is_picked() {
     let mut cluster = cluster(&[1, 2, 3]);
-    for (place, flows) in [10, 19, 31].into_iter().enumerate() {
-        cluster.backend_mut(place).flows_active = flows;
+    for (index, flows) in [10, 19, 31].into_iter().enumerate() {
+        cluster.backend_mut(index).flows_active = flows;
     }
     assert_eq!(cluster.pick(1), Some(1));
 }

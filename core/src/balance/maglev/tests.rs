@@ -52,7 +52,7 @@ fn disturbance(weights: &[u32], gone: usize) -> f64 {
 fn placements_never_change() {
     let placements = |weights: &[u32], unable: &[usize]| -> Vec<usize> {
         let mut cluster = cluster(weights);
-        unable.iter().for_each(|&place| cluster.set_able(place, false));
+        unable.iter().for_each(|&index| cluster.set_able(index, false));
         (0..32).map(|client| cluster.pick(client).unwrap()).collect()
     };
     assert_eq!(
@@ -83,7 +83,7 @@ fn placements_never_change() {
 fn described(members: &[Member]) -> Vec<usize> {
     let size = table_size(members.len());
     let mut owners = std::vec![usize::MAX; size];
-    let first = |(place, member): (usize, &Member)| Reverse(Turn::first(place, member.weight));
+    let first = |(index, member): (usize, &Member)| Reverse(Turn::first(index, member.weight));
     let mut queue: BinaryHeap<_> = members.iter().enumerate().map(first).collect();
     let mut preferences: Vec<_> = members.iter().map(|m| Preference::new(m.hash, size)).collect();
     for _ in 0..size {
@@ -201,7 +201,7 @@ fn the_displaced_spread_by_weight_and_nobody_else_moves() {
 #[test]
 fn clients_stay_put_when_hardly_any_backend_can_serve() {
     let mut cluster = cluster(&[1; 200]);
-    (0..197).for_each(|place| cluster.set_able(place, false));
+    (0..197).for_each(|index| cluster.set_able(index, false));
     let before: Vec<_> = (0..10_000).map(|client| cluster.pick(client).unwrap()).collect();
     cluster.set_able(198, false);
     let mut displaced = [0; 2];
@@ -217,11 +217,11 @@ fn clients_stay_put_when_hardly_any_backend_can_serve() {
 
 #[test]
 fn more_members_than_a_narrow_entry_counts_get_wide_entries() {
-    let place = (1 << 16) + 7;
+    let index = (1 << 16) + 7;
     assert!(matches!(Table::new(1, 1 << 16), Table::Narrow(_)));
-    let mut table = Table::new(3, place + 1);
-    table.set(2, place);
-    assert_eq!((table.get(1), table.get(2), table.get(3)), (Some(0), Some(place), None));
+    let mut table = Table::new(3, index + 1);
+    table.set(2, index);
+    assert_eq!((table.get(1), table.get(2), table.get(3)), (Some(0), Some(index), None));
 }
 
 proptest! {

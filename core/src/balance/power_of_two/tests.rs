@@ -19,8 +19,8 @@ fn the_most_loaded_backend_is_never_picked_while_two_can() {
     let mut cluster = cluster(&[1, 1, 1, 1]);
     cluster.backend_mut(2).flows_active = 1;
     assert!((0..1_000).all(|client| cluster.pick(client) != Some(2)));
-    for place in [0, 1, 3] {
-        cluster.set_able(place, false);
+    for index in [0, 1, 3] {
+        cluster.set_able(index, false);
     }
     assert_eq!(cluster.pick(1), Some(2));
 }

@@ -13,7 +13,7 @@ fn cluster(weights: &[u32]) -> Cluster {
 }
 
 /// Where a number of clients land, by the addresses of the backends.
-fn places(configs: &[BackendConfig], clients: u32) -> Vec<core::net::SocketAddr> {
+fn indices(configs: &[BackendConfig], clients: u32) -> Vec<core::net::SocketAddr> {
     let mut cluster = Cluster::new(Balance::Rendezvous, configs);
     (0..clients).map(|client| configs[cluster.pick(client).unwrap()].address).collect()
 }
@@ -65,8 +65,8 @@ proptest! {
         let all = of_weights(&weights);
         let mut remaining = all.clone();
         remaining.remove(gone);
-        let before = places(&all, 500);
-        let after = places(&remaining, 500);
+        let before = indices(&all, 500);
+        let after = indices(&remaining, 500);
         for (before, after) in before.into_iter().zip(after) {
             prop_assert!(before == after || before == all[gone].address);
         }
@@ -83,7 +83,7 @@ proptest! {
         remaining.remove(gone);
         let mut cluster = cluster(&weights);
         cluster.set_able(gone, false);
-        for (client, address) in (0..).zip(places(&remaining, 500)) {
+        for (client, address) in (0..).zip(indices(&remaining, 500)) {
             prop_assert_eq!(all[cluster.pick(client).unwrap()].address, address);
         }
     }
@@ -98,8 +98,8 @@ proptest! {
         let all = of_weights(&weights);
         let mut with_more = all.clone();
         with_more[grown].weight += gain;
-        let before = places(&all, 500);
-        let after = places(&with_more, 500);
+        let before = indices(&all, 500);
+        let after = indices(&with_more, 500);
         for (before, after) in before.into_iter().zip(after) {
             prop_assert!(before == after || after == all[grown].address);
         }
@@ -113,7 +113,7 @@ proptest! {
         let configs = of_weights(&weights);
         let mut turned = configs.clone();
         turned.rotate_left(turn.index(weights.len()));
-        prop_assert_eq!(places(&configs, 500), places(&turned, 500));
+        prop_assert_eq!(indices(&configs, 500), indices(&turned, 500));
     }
 
     #[test]

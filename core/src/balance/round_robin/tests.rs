@@ -31,10 +31,10 @@ fn the_turns_of_a_heavy_backend_are_spread() {
 fn a_backend_that_was_away_has_nothing_to_make_up() {
     let mut cluster = cluster(&[1, 1, 2]);
     cluster.set_able(2, false);
-    assert!(picks(&mut cluster, 1_001).iter().all(|&place| place != 2));
+    assert!(picks(&mut cluster, 1_001).iter().all(|&index| index != 2));
     cluster.set_able(2, true);
-    let shares = picks(&mut cluster, 8).iter().fold([0; 3], |mut shares, &place| {
-        shares[place] += 1;
+    let shares = picks(&mut cluster, 8).iter().fold([0; 3], |mut shares, &index| {
+        shares[index] += 1;
         shares
     });
     assert_eq!(shares, [2, 2, 4]);
@@ -44,9 +44,9 @@ fn a_backend_that_was_away_has_nothing_to_make_up() {
 fn the_rhythm_outlives_a_time_when_nobody_can() {
     let mut cluster = cluster(&[1, 1, 1]);
     assert_eq!(picks(&mut cluster, 1), [0]);
-    (0..3).for_each(|place| cluster.set_able(place, false));
+    (0..3).for_each(|index| cluster.set_able(index, false));
     assert_eq!((cluster.pick(0), cluster.pick(0)), (None, None));
-    (0..3).for_each(|place| cluster.set_able(place, true));
+    (0..3).for_each(|index| cluster.set_able(index, true));
     assert_eq!(picks(&mut cluster, 4), [1, 2, 0, 1]);
 }
 
@@ -54,10 +54,10 @@ fn the_rhythm_outlives_a_time_when_nobody_can() {
 fn turns_are_taken_in_order_past_any_number_of_unable_backends() {
     for unable in [STALE_TIMEOUT - 1, STALE_TIMEOUT, STALE_TIMEOUT + 1, 1_000] {
         let mut cluster = cluster(&std::vec![1; unable + 2]);
-        (1..=unable).for_each(|place| cluster.set_able(place, false));
+        (1..=unable).for_each(|index| cluster.set_able(index, false));
         let last = unable + 1;
         assert_eq!(picks(&mut cluster, 5), [0, last, 0, last, 0]);
-        (1..=unable).for_each(|place| cluster.set_able(place, true));
+        (1..=unable).for_each(|index| cluster.set_able(index, true));
         assert_eq!(picks(&mut cluster, 3), [1, 2, 3]);
     }
 }
@@ -72,9 +72,9 @@ fn members_of(backends: &Backends) -> Vec<Member> {
 }
 
 fn backends(weights: &[u32]) -> Backends {
-    let config = |(place, &weight): (usize, &u32)| crate::config::BackendConfig {
+    let config = |(index, &weight): (usize, &u32)| crate::config::BackendConfig {
         weight,
-        ..crate::config::BackendConfig::new(([10, 0, 0, place as u8], 53).into())
+        ..crate::config::BackendConfig::new(([10, 0, 0, index as u8], 53).into())
     };
     let configs: Vec<_> = weights.iter().enumerate().map(config).collect();
     Backends::new(&configs, crate::config::HealthPolicy::default())
@@ -105,7 +105,7 @@ fn a_weight_that_changes_keeps_the_order_and_changes_the_shares() {
     next.go_on_from(&former, &[]);
     let picks = turns(&mut next, &after, 40);
     assert_eq!(picks[0], 1);
-    assert_eq!(picks.iter().filter(|place| **place == 1).count(), 30);
+    assert_eq!(picks.iter().filter(|index| **index == 1).count(), 30);
 }
 
 #[test]
@@ -129,8 +129,8 @@ proptest! {
         let mut cluster = cluster(&weights);
         let total: u32 = weights.iter().sum();
         let mut counts = std::vec![0_u32; weights.len()];
-        for place in picks(&mut cluster, total * 2) {
-            counts[place] += 1;
+        for index in picks(&mut cluster, total * 2) {
+            counts[index] += 1;
             let progress = counts.iter().zip(&weights).map(|(&count, &weight)| {
                 let weight = f64::from(weight);
                 ((f64::from(count) - 1.0) / weight, (f64::from(count) + 1.0) / weight)

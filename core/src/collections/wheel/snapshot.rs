@@ -4,7 +4,7 @@ use super::{LEVELS, SLOTS, TICK, TimerWheel};
 use crate::collections::slot_set::SlotSet;
 use crate::snapshot::RestoreError;
 use crate::snapshot::error::require;
-use crate::snapshot::parts::{TimerPlaceSnapshot, TimersSnapshot};
+use crate::snapshot::parts::{TimerSlotSnapshot, TimersSnapshot};
 use crate::time::Instant;
 
 impl TimerWheel {
@@ -15,15 +15,14 @@ impl TimerWheel {
 
     /// All timers, or those that have been scheduled since that is noted.
     pub(crate) fn snapshot(&self) -> TimersSnapshot {
-        let place = |list: usize| TimerPlaceSnapshot {
+        let slot = |list: usize| TimerSlotSnapshot {
             level: (list / SLOTS) as u8,
             slot: (list % SLOTS) as u8,
             timers: self.slots.pushed_front(list),
         };
-        let places =
-            (0..LEVELS * SLOTS).filter(|&list| self.slots.first(list).is_some()).map(place);
-        let places = places.filter(|place| !place.timers.is_empty()).collect();
-        TimersSnapshot { elapsed: self.elapsed, places }
+        let slots = (0..LEVELS * SLOTS).filter(|&list| self.slots.first(list).is_some()).map(slot);
+        let slots = slots.filter(|slot| !slot.timers.is_empty()).collect();
+        TimersSnapshot { elapsed: self.elapsed, slots }
     }
 
     /// Schedules the timers of a snapshot, of which none may be for a slot of the flow table that
@@ -41,12 +40,12 @@ impl TimerWheel {
             "the timers are beyond the end of time"
         );
         gone.iter().for_each(|&timer| self.cancel(timer as usize));
-        let (mut timers, mut places) = (SlotSet::default(), SlotSet::default());
-        for TimerPlaceSnapshot { level, slot, timers: its } in &snapshot.places {
+        let (mut timers, mut slots) = (SlotSet::default(), SlotSet::default());
+        for TimerSlotSnapshot { level, slot, timers: its } in &snapshot.slots {
             let (level, slot) = (usize::from(*level), usize::from(*slot));
             require!(level < LEVELS && slot < SLOTS, "a timer beyond the wheel");
-            let is_new = places.insert(level * SLOTS + slot);
-            require!(is_new && !its.is_empty(), "a place of timers is named in vain");
+            let is_new = slots.insert(level * SLOTS + slot);
+            require!(is_new && !its.is_empty(), "a slot of timers is named in vain");
             for &timer in its {
                 require!(is_taken(timer as usize), "a timer of no flow");
                 require!(timers.insert(timer as usize), "a timer that is scheduled twice");
@@ -54,9 +53,9 @@ impl TimerWheel {
             }
         }
         self.pass(elapsed)?;
-        for place in &snapshot.places {
-            for &timer in place.timers.iter().rev() {
-                self.link(timer as usize, place.level.into(), place.slot.into());
+        for slot in &snapshot.slots {
+            for &timer in slot.timers.iter().rev() {
+                self.link(timer as usize, slot.level.into(), slot.slot.into());
             }
         }
         Ok(())
@@ -66,9 +65,9 @@ impl TimerWheel {
     fn pass(&mut self, elapsed: u64) -> Result<(), RestoreError> {
         let begin = |wheel: &Self| {
             let occupied = wheel.occupied;
-            let places = (0..LEVELS).flat_map(|level| (0..SLOTS).map(move |slot| (level, slot)));
-            let places = places.filter(move |&(level, slot)| occupied[level] >> slot & 1 == 1);
-            places.map(|(level, slot)| wheel.begins(level, slot)).collect::<alloc::vec::Vec<_>>()
+            let slots = (0..LEVELS).flat_map(|level| (0..SLOTS).map(move |slot| (level, slot)));
+            let slots = slots.filter(move |&(level, slot)| occupied[level] >> slot & 1 == 1);
+            slots.map(|(level, slot)| wheel.begins(level, slot)).collect::<alloc::vec::Vec<_>>()
         };
         let before = begin(self);
         self.elapsed = elapsed;

@@ -41,8 +41,8 @@ impl Harness {
         self.manager.flow(flow).unwrap().backend().index()
     }
 
-    fn state(&self, place: usize) -> crate::backend::BackendState {
-        self.manager.backends().get(BackendId::new(place)).unwrap().state()
+    fn state(&self, index: usize) -> crate::backend::BackendState {
+        self.manager.backends().get(BackendId::new(index)).unwrap().state()
     }
 }
 
@@ -319,7 +319,7 @@ fn where_nobody_is_answered_silence_is_no_sign() {
     let mut harness = with_a_client_that_was_answered(1);
     ask(&mut harness, client, 9, false);
     harness.run_until(at(60_020));
-    assert_eq!([0, 1].map(|place| harness.state(place).as_str()), ["up", "up"]);
+    assert_eq!([0, 1].map(|index| harness.state(index).as_str()), ["up", "up"]);
 }
 
 #[test]

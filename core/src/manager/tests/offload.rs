@@ -130,11 +130,11 @@ fn what_the_kernel_forwards_is_received_and_forwarded_and_of_its_backend() {
     let [to_backend, to_client, to, from] = figures(&harness.manager);
     assert_eq!(harness.activity(flow, (3, 5), Some(at(50)), at(60)), []);
     let after = harness.manager.counters();
-    for (direction, told) in [(Direction::ToBackend, 3), (Direction::ToClient, 5)] {
+    for (direction, count) in [(Direction::ToBackend, 3), (Direction::ToClient, 5)] {
         let (is, was) = (after.ledger(direction), before.ledger(direction));
-        assert_eq!(is.received, was.received.plus(traffic(told)));
-        assert_eq!(is.forwarded, was.forwarded.plus(traffic(told)));
-        assert_eq!(is.by_kernel, traffic(told));
+        assert_eq!(is.received, was.received.plus(traffic(count)));
+        assert_eq!(is.forwarded, was.forwarded.plus(traffic(count)));
+        assert_eq!(is.by_kernel, traffic(count));
     }
     let carried = harness.manager.flow(flow).expect("alive");
     assert_eq!(carried.deadline(), at(50) + MINUTE);

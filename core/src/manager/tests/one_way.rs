@@ -1,6 +1,6 @@
 //! Datagrams without answers, copies to all backends, races and mirrors.
 
-use super::proxied::{proxy, told};
+use super::proxied::{proxy, with_header};
 use super::*;
 use std::collections::BTreeMap;
 
@@ -18,8 +18,8 @@ fn fan_out(reply_from: ReplyFrom) -> Harness {
     })
 }
 
-fn id(place: usize) -> BackendId {
-    BackendId::new(place)
+fn id(index: usize) -> BackendId {
+    BackendId::new(index)
 }
 
 /// The backends that outputs send to, and the bytes for each, in order.
@@ -170,7 +170,7 @@ fn nothing_is_sent_from_an_address_that_no_host_has_or_that_is_of_another_family
     for nobody in
         ["0.0.0.0:7", "192.0.2.8:0", "255.255.255.255:7", "224.0.0.1:7", "[2001:db8::7]:7"]
     {
-        let datagram = told(nobody.parse().unwrap(), &[], b"x");
+        let datagram = with_header(nobody.parse().unwrap(), &[], b"x");
         let outputs = harness.request(proxy(1), &datagram, at(0));
         let expected = DropReason::NoSource;
         assert!(
@@ -178,7 +178,7 @@ fn nothing_is_sent_from_an_address_that_no_host_has_or_that_is_of_another_family
             "{nobody}: {outputs:?}"
         );
     }
-    let datagram = told(client(9), &[], b"x");
+    let datagram = with_header(client(9), &[], b"x");
     assert_eq!(sources(&harness.request(proxy(1), &datagram, at(0))), [Some(client(9))]);
     assert_eq!(harness.drops(Direction::ToBackend, DropReason::NoSource), 5);
 }
@@ -227,7 +227,7 @@ fn one_way_shares_follow_the_weights() {
             let outputs = harness.requests(client(1), &[0; 40], 1);
             harness.deliver(&outputs, at(0));
         }
-        let to = |place| harness.manager.backends().get(id(place)).unwrap().to.datagrams;
+        let to = |index| harness.manager.backends().get(id(index)).unwrap().to.datagrams;
         assert_eq!(to(0) + to(1), 4_000);
         assert!((2_900..=3_100).contains(&to(1)), "{balance}: {}", to(1));
     }
@@ -367,16 +367,16 @@ fn the_last_answer_ends_the_race_for_all() {
 
 #[test]
 fn a_race_goes_on_when_a_leg_ends_and_a_backend_that_returns_gets_another() {
-    for place in 0..3 {
+    for index in 0..3 {
         let (mut harness, branches) = race();
-        harness.input(harness.open_failed(branches[place]), at(1));
+        harness.input(harness.open_failed(branches[index]), at(1));
         assert_eq!(harness.manager.flow_count(), 2);
-        harness.event(id(place), BackendEvent::Down, at(1));
+        harness.event(id(index), BackendEvent::Down, at(1));
         let outputs = harness.request(client(1), b"?", at(2));
         assert_eq!(outputs.len(), 2, "{outputs:?}");
-        harness.event(id(place), BackendEvent::Up, at(3));
+        harness.event(id(index), BackendEvent::Up, at(3));
         let outputs = harness.request(client(1), b"?", at(4));
-        assert!(matches!(outputs[0], Output::OpenFlow { backend, .. } if backend == id(place)));
+        assert!(matches!(outputs[0], Output::OpenFlow { backend, .. } if backend == id(index)));
         assert_eq!(outputs.len(), 4, "{outputs:?}");
         assert_eq!(harness.manager.flow_count(), 3);
     }
@@ -442,8 +442,8 @@ impl Heard {
         }
     }
 
-    fn answered(&mut self, place: usize) -> bool {
-        let is_heard = *self.speaker.get_or_insert(place) == place;
+    fn answered(&mut self, index: usize) -> bool {
+        let is_heard = *self.speaker.get_or_insert(index) == index;
         self.has_answered_since |= is_heard;
         is_heard
     }
@@ -466,9 +466,9 @@ proptest! {
                     let is_send = |o: &&Output<'_>| matches!(o, Output::Send { .. });
                     prop_assert_eq!(outputs.iter().filter(is_send).count(), 3);
                 }
-                Some(place) => {
-                    let passed_on = is_passed_on(&harness.reply(branches[place], b"!", now));
-                    prop_assert_eq!(passed_on, rule.answered(place));
+                Some(index) => {
+                    let passed_on = is_passed_on(&harness.reply(branches[index], b"!", now));
+                    prop_assert_eq!(passed_on, rule.answered(index));
                 }
             }
         }
@@ -534,7 +534,7 @@ proptest! {
         });
         let (mut now, mut flows, mut orders) = (at(0), vec![], vec![]);
         let bytes = [0; 8];
-        let relayed: Vec<_> = (0..6).map(|port| told(client(port), b"", b"x")).collect();
+        let relayed: Vec<_> = (0..6).map(|port| with_header(client(port), b"", b"x")).collect();
         for event in events {
             let outputs = match event {
                 Event::Request { .. } | Event::Relayed { .. } => {

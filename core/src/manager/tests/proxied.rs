@@ -12,7 +12,7 @@ pub(super) fn proxy(number: u16) -> SocketAddr {
 }
 
 /// A datagram of `client` as a proxy sends it.
-pub(super) fn told(client: SocketAddr, tlvs: &[u8], payload: &[u8]) -> Vec<u8> {
+pub(super) fn with_header(client: SocketAddr, tlvs: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut header = ProxyHeader::new(client, CALLED.parse().unwrap()).as_bytes().to_vec();
     let block_len = u16::from_be_bytes([header[14], header[15]]) + tlvs.len() as u16;
     header[14..16].copy_from_slice(&block_len.to_be_bytes());
@@ -43,7 +43,7 @@ fn sent<'p>(outputs: &[Output<'p>]) -> Vec<(FlowId, &'p [u8])> {
 #[test]
 fn the_client_that_a_proxy_names_has_the_flow_and_the_proxy_gets_the_answers() {
     let mut harness = trusting(|_| {});
-    let datagram = told(client(1), b"", b"question");
+    let datagram = with_header(client(1), b"", b"question");
     let outputs = harness.request(proxy(1), &datagram, at(0));
     let [Output::OpenFlow { flow, .. }, Output::Send { prefix: None, .. }] = outputs[..] else {
         panic!("{outputs:?}")
@@ -60,7 +60,7 @@ fn the_client_that_a_proxy_names_has_the_flow_and_the_proxy_gets_the_answers() {
 fn answers_leave_from_the_address_that_the_proxy_called() {
     let mut harness = trusting(|_| {});
     let local = Some(LocalAddr { ip: [127, 0, 0, 7].into(), interface: 3 });
-    let datagram = told(client(1), b"", b"question");
+    let datagram = with_header(client(1), b"", b"question");
     let burst = Burst::single(&datagram).unwrap();
     let input = ManagerInput::ClientBurst { source: proxy(1), local, tos: 0, ttl: 64, burst };
     let Output::OpenFlow { flow, .. } = harness.input(input, at(0))[0] else { panic!() };
@@ -72,7 +72,7 @@ fn answers_leave_from_the_address_that_the_proxy_called() {
 #[test]
 fn from_elsewhere_a_header_is_payload() {
     let mut harness = trusting(|_| {});
-    let datagram = told(client(1), b"", b"question");
+    let datagram = with_header(client(1), b"", b"question");
     let outputs = harness.request(client(2), &datagram, at(0));
     let [(flow, payload)] = sent(&outputs)[..] else { panic!("{outputs:?}") };
     assert_eq!(payload, datagram);
@@ -82,7 +82,7 @@ fn from_elsewhere_a_header_is_payload() {
 #[test]
 fn what_follows_without_a_header_is_the_last_clients() {
     let mut harness = trusting(|_| {});
-    let first = told(client(1), b"", b"1");
+    let first = with_header(client(1), b"", b"1");
     let flow = sent(&harness.request(proxy(1), &first, at(0)))[0].0;
     let outputs = harness.requests(proxy(1), b"aabbc", 2);
     assert_eq!(sent(&outputs), [(flow, &b"aa"[..]), (flow, b"bb"), (flow, b"c")]);
@@ -92,7 +92,7 @@ fn what_follows_without_a_header_is_the_last_clients() {
 #[test]
 fn one_socket_of_a_proxy_can_carry_several_clients() {
     let mut harness = trusting(|_| {});
-    let [one, two] = [1, 2].map(|number| told(client(number), b"", b"x"));
+    let [one, two] = [1, 2].map(|number| with_header(client(number), b"", b"x"));
     let first = sent(&harness.request(proxy(1), &one, at(0)))[0].0;
     let second = sent(&harness.request(proxy(1), &two, at(0)))[0].0;
     assert_ne!(first, second);
@@ -107,7 +107,7 @@ fn one_socket_of_a_proxy_can_carry_several_clients() {
 #[test]
 fn a_client_that_comes_by_two_proxies_and_by_itself_has_three_flows() {
     let mut harness = trusting(|_| {});
-    let datagram = told(client(1), b"", b"x");
+    let datagram = with_header(client(1), b"", b"x");
     let mut flows = vec![harness.open(client(1), at(0))];
     for number in [1, 2] {
         flows.push(sent(&harness.request(proxy(number), &datagram, at(0)))[0].0);
@@ -138,10 +138,10 @@ fn without_a_valid_header_a_proxys_datagrams_are_dropped() {
     harness.requests(proxy(1), b"aabbc", 2);
     assert_eq!(drops(&harness, DropReason::ProxyHeaderMissing), 4);
 
-    let mut datagram = told(client(1), b"", b"x");
+    let mut datagram = with_header(client(1), b"", b"x");
     datagram[12] = 0x31;
     harness.request(proxy(1), &datagram, at(0));
-    let whole = told(client(1), b"\x02\0\x09short", b"");
+    let whole = with_header(client(1), b"\x02\0\x09short", b"");
     harness.request(proxy(1), &whole, at(0));
     harness.request(proxy(1), &whole[..20], at(0));
     assert_eq!(drops(&harness, DropReason::ProxyHeader), 3);
@@ -154,7 +154,8 @@ fn without_a_valid_header_a_proxys_datagrams_are_dropped() {
 fn a_burst_in_which_every_datagram_has_a_header_is_taken_apart() {
     let mut harness = trusting(|_| {});
     let datagrams = [(1, "aa"), (2, "bb"), (1, "c")];
-    let bytes = datagrams.map(|(port, text)| told(client(port), b"", text.as_bytes())).concat();
+    let bytes =
+        datagrams.map(|(port, text)| with_header(client(port), b"", text.as_bytes())).concat();
     let stride = 28 + 2;
     let outputs = harness.requests(proxy(1), &bytes, stride);
     let payloads: Vec<_> = sent(&outputs).into_iter().map(|(_, payload)| payload).collect();
@@ -165,8 +166,8 @@ fn a_burst_in_which_every_datagram_has_a_header_is_taken_apart() {
 #[test]
 fn a_burst_may_change_from_headers_to_none_and_back() {
     let mut harness = trusting(|_| {});
-    let one = told(client(1), b"", b"aa");
-    let two = told(client(2), b"", b"bb");
+    let one = with_header(client(1), b"", b"aa");
+    let two = with_header(client(2), b"", b"bb");
     let plain = [b'p'; 30];
     let bytes = [&one[..], &plain, &plain, &two, b"end"].concat();
     let outputs = harness.requests(proxy(1), &bytes, 30);
@@ -187,7 +188,7 @@ fn a_burst_may_change_from_headers_to_none_and_back() {
 #[test]
 fn a_header_alone_is_an_empty_datagram() {
     let mut harness = trusting(|_| {});
-    let datagram = told(client(1), b"", b"");
+    let datagram = with_header(client(1), b"", b"");
     let outputs = harness.request(proxy(1), &datagram, at(0));
     assert_eq!(sent(&outputs)[0].1, b"");
 }
@@ -196,7 +197,7 @@ fn a_header_alone_is_an_empty_datagram() {
 fn the_client_the_called_address_and_the_tlvs_are_passed_on() {
     let mut harness = trusting(|c| c.cluster.send_proxy_protocol = SendProxyProtocol::First);
     let tlvs = b"\x02\0\x03abc\x05\0\x01i";
-    let datagram = told(client(1), tlvs, b"question");
+    let datagram = with_header(client(1), tlvs, b"question");
     let outputs = harness.request(proxy(1), &datagram, at(0));
     let Output::Send { prefix: Some(prefix), tlvs: onward, burst, .. } = outputs[1] else {
         panic!("{outputs:?}")
@@ -211,7 +212,7 @@ fn the_client_the_called_address_and_the_tlvs_are_passed_on() {
 #[test]
 fn a_header_is_made_for_what_came_without_one() {
     let mut harness = trusting(|c| c.cluster.send_proxy_protocol = SendProxyProtocol::Every);
-    let datagram = told(client(1), b"\x02\0\x03abc", b"question");
+    let datagram = with_header(client(1), b"\x02\0\x03abc", b"question");
     harness.request(proxy(1), &datagram, at(0));
     let outputs = harness.request(proxy(1), b"another", at(1));
     let [Output::Send { prefix, tlvs, .. }] = outputs[..] else { panic!("{outputs:?}") };
@@ -223,12 +224,12 @@ fn a_header_is_made_for_what_came_without_one() {
 fn limits_hold_for_the_client_and_not_for_the_proxy() {
     let mut harness = trusting(|c| c.cluster.limits.flows_per_source = 2);
     for number in 1..=2 {
-        harness.request(proxy(1), &told(client(number), b"", b"x"), at(0));
+        harness.request(proxy(1), &with_header(client(number), b"", b"x"), at(0));
     }
-    harness.request(proxy(2), &told(client(3), b"", b"x"), at(0));
+    harness.request(proxy(2), &with_header(client(3), b"", b"x"), at(0));
     assert_eq!(drops(&harness, DropReason::SourceFlows), 1);
     let another = "198.51.100.9:9".parse().unwrap();
-    harness.request(proxy(1), &told(another, b"", b"x"), at(0));
+    harness.request(proxy(1), &with_header(another, b"", b"x"), at(0));
     assert_eq!(harness.manager.flow_count(), 3);
 }
 
@@ -238,10 +239,10 @@ fn allow_and_deny_judge_the_client_and_not_the_proxy() {
         c.allow = vec!["192.0.2.0/24".parse().unwrap()];
         c.deny = vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.128/25".parse().unwrap()];
     });
-    harness.request(proxy(1), &told(client(1), b"", b"x"), at(0));
+    harness.request(proxy(1), &with_header(client(1), b"", b"x"), at(0));
     assert_eq!(harness.manager.flow_count(), 1);
     for denied in ["192.0.2.200:1", "198.51.100.1:1"] {
-        harness.request(proxy(2), &told(denied.parse().unwrap(), b"", b"x"), at(0));
+        harness.request(proxy(2), &with_header(denied.parse().unwrap(), b"", b"x"), at(0));
         harness.request(proxy(2), b"more", at(0));
     }
     assert_eq!(drops(&harness, DropReason::Denied), 4);
@@ -252,7 +253,7 @@ fn a_client_has_the_same_backend_by_a_proxy_as_by_itself() {
     let mut harness = trusting(|c| c.cluster.balance = Balance::Rendezvous);
     for number in 0..30 {
         let direct = harness.open(client(number), at(0));
-        let datagram = told(client(number), b"", b"x");
+        let datagram = with_header(client(number), b"", b"x");
         let relayed = sent(&harness.request(proxy(number % 3), &datagram, at(0)))[0].0;
         let backend = |flow| harness.manager.flow(flow).unwrap().backend();
         assert_eq!(backend(direct), backend(relayed));
@@ -262,11 +263,11 @@ fn a_client_has_the_same_backend_by_a_proxy_as_by_itself() {
 #[test]
 fn a_proxy_with_our_own_address_is_a_loop() {
     let mut harness = trusting(|c| c.own_addresses = vec![proxy(1).into()]);
-    harness.request(proxy(1), &told(client(1), b"", b"x"), at(0));
+    harness.request(proxy(1), &with_header(client(1), b"", b"x"), at(0));
     assert_eq!(drops(&harness, DropReason::OwnAddress), 1);
     let mut zero = proxy(1);
     zero.set_port(0);
-    harness.request(zero, &told(client(1), b"", b"x"), at(0));
+    harness.request(zero, &with_header(client(1), b"", b"x"), at(0));
     assert_eq!(drops(&harness, DropReason::PortZero), 1);
 }
 
@@ -274,16 +275,16 @@ fn a_proxy_with_our_own_address_is_a_loop() {
 fn a_header_does_not_count_as_length() {
     let mut harness = trusting(|c| c.max_datagram_size = 4);
     let outputs =
-        harness.request(proxy(1), &told(client(1), b"\x02\0\x03abc", b"four"), at(0)).len();
+        harness.request(proxy(1), &with_header(client(1), b"\x02\0\x03abc", b"four"), at(0)).len();
     assert_eq!(outputs, 2);
-    harness.request(proxy(1), &told(client(1), b"", b"five!"), at(0));
+    harness.request(proxy(1), &with_header(client(1), b"", b"five!"), at(0));
     assert_eq!(drops(&harness, DropReason::TooLarge), 1);
 }
 
 #[test]
 fn the_next_flow_of_a_client_needs_no_header() {
     let mut harness = trusting(|c| c.cluster.requests = 1);
-    let bytes = [&told(client(1), b"", b"aa")[..], &[b'p'; 30], &[b'q'; 30]].concat();
+    let bytes = [&with_header(client(1), b"", b"aa")[..], &[b'p'; 30], &[b'q'; 30]].concat();
     let outputs = harness.requests(proxy(1), &bytes, 30);
     assert_eq!(sent(&outputs).len(), 3);
     assert_eq!(harness.manager.flow_count(), 3);
@@ -293,7 +294,7 @@ fn the_next_flow_of_a_client_needs_no_header() {
 #[test]
 fn a_proxys_word_holds_an_idle_timeout_longer_than_its_last_flow() {
     let mut harness = trusting(|c| c.cluster.responses = 1);
-    let flow = sent(&harness.request(proxy(1), &told(client(1), b"", b"x"), at(0)))[0].0;
+    let flow = sent(&harness.request(proxy(1), &with_header(client(1), b"", b"x"), at(0)))[0].0;
     harness.reply(flow, b"y", at(1_000));
     assert_eq!(harness.manager.flow_count(), 0);
     let outputs = harness.request(proxy(1), b"x", at(60_999));
@@ -310,7 +311,7 @@ fn a_proxys_word_holds_for_a_client_that_had_to_wait_for_room() {
     let flow = harness.open(client(9), at(0));
     harness.reply(flow, b"y", at(0));
     harness.request(client(9), b"thanks", at(0));
-    harness.request(proxy(1), &told(client(1), b"", b"x"), at(1_000));
+    harness.request(proxy(1), &with_header(client(1), b"", b"x"), at(1_000));
     assert_eq!(drops(&harness, DropReason::MaxFlows), 1);
     let outputs = harness.request(proxy(1), b"x", at(2_000));
     assert_eq!(harness.manager.flow(sent(&outputs)[0].0).unwrap().client(), client(1));
@@ -322,7 +323,7 @@ fn flows_of_a_proxy_outlive_the_trust_in_it() {
     let mut trusting = config();
     trusting.accept_proxy_protocol = vec!["10.9.0.0/16".parse().unwrap()];
     harness.input(ManagerInput::Configured(&PreparedConfig::new(trusting)), at(0));
-    let datagram = told(client(1), b"", b"x");
+    let datagram = with_header(client(1), b"", b"x");
     let flow = sent(&harness.request(proxy(1), &datagram, at(1)))[0].0;
     harness.input(ManagerInput::Configured(&PreparedConfig::new(config())), at(2));
     let answer = harness.reply(flow, b"y", at(3));
@@ -337,7 +338,7 @@ fn a_flow_of_a_proxys_client_moves_to_another_backend() {
         c.cluster.health.on_backend_down = OnBackendDown::Rehash;
         c.cluster.send_proxy_protocol = SendProxyProtocol::First;
     });
-    let flow = sent(&harness.request(proxy(1), &told(client(1), b"", b"x"), at(0)))[0].0;
+    let flow = sent(&harness.request(proxy(1), &with_header(client(1), b"", b"x"), at(0)))[0].0;
     let backend = harness.manager.flow(flow).unwrap().backend();
     harness.input(ManagerInput::BackendChanged { backend, event: BackendEvent::Down }, at(1));
     let outputs = harness.request(proxy(1), b"x", at(2));
@@ -386,7 +387,7 @@ proptest! {
             let (from, of, datagram) = match step {
                 Step::ProxyInfo { proxy: from, client: of } => {
                     named.insert(from, of);
-                    (proxy(from), Some(of), told(client(of), b"", b"x"))
+                    (proxy(from), Some(of), with_header(client(of), b"", b"x"))
                 }
                 Step::Untold { proxy: from } => {
                     (proxy(from), named.get(&from).copied(), b"x".to_vec())
@@ -429,7 +430,7 @@ proptest! {
         let mut harness = trusting(|c| c.cluster.send_proxy_protocol = SendProxyProtocol::Every);
         let mut bytes = vec![];
         for (at, turn, value) in cuts {
-            let mut datagram = told(client(1), b"\x02\0\x03abc", b"payload");
+            let mut datagram = with_header(client(1), b"\x02\0\x03abc", b"payload");
             if turn {
                 let at = at % datagram.len();
                 datagram[at] = value;

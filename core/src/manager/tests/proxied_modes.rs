@@ -1,6 +1,6 @@
 //! Clients that come by a proxy, where their datagrams make no flow, or several, or are mirrored.
 
-use super::proxied::{CALLED, proxy, told, trusting};
+use super::proxied::{CALLED, proxy, trusting, with_header};
 use super::*;
 
 const TLVS: &[u8] = b"\x02\0\x03abc";
@@ -49,7 +49,7 @@ fn one_way_is_balanced_by_the_client_that_the_proxy_names() {
     });
     for port in 0..50 {
         let direct = send_ids(&harness.request(client(port), b"x", at(0)));
-        let datagram = told(client(port), b"", b"x");
+        let datagram = with_header(client(port), b"", b"x");
         let relayed = send_ids(&harness.request(proxy(1), &datagram, at(0)));
         let follows = send_ids(&harness.request(proxy(1), b"without a header", at(1)));
         assert_eq!(direct.len(), 1);
@@ -63,7 +63,7 @@ fn without_flows_what_a_proxy_has_said_holds_for_a_minute() {
         c.cluster.mode = Mode::OneWay;
         c.cluster.idle_timeout = Duration::from_millis(1);
     });
-    harness.request(proxy(1), &told(client(1), b"", b"x"), at(0));
+    harness.request(proxy(1), &with_header(client(1), b"", b"x"), at(0));
     assert_eq!(send_ids(&harness.request(proxy(1), b"x", at(59_999))).len(), 1);
     assert_eq!(send_ids(&harness.request(proxy(1), b"x", at(119_999))).len(), 0);
     assert_eq!(harness.drops(Direction::ToBackend, DropReason::ProxyHeaderMissing), 1);
@@ -79,7 +79,7 @@ fn in_every_mode_the_backends_are_told_what_the_proxy_said() {
     ];
     for (mode, copies) in modes {
         let mut harness = every_header(mode);
-        let datagram = told(client(1), TLVS, b"question");
+        let datagram = with_header(client(1), TLVS, b"question");
         let wires = wires(&harness.request(proxy(1), &datagram, at(0)));
         assert_eq!(wires, vec![datagram; copies], "what came goes on: {mode:?}");
     }
@@ -96,10 +96,10 @@ fn in_every_mode_it_is_the_client_that_may_be_denied() {
     for mode in modes {
         let mut harness = every_header(mode);
         harness.configure(at(0), |c| c.deny = vec!["198.51.100.0/24".parse().unwrap()]);
-        let denied = told("198.51.100.9:7".parse().unwrap(), b"", b"x");
+        let denied = with_header("198.51.100.9:7".parse().unwrap(), b"", b"x");
         assert!(wires(&harness.request(proxy(1), &denied, at(0))).is_empty());
         assert_eq!(harness.drops(Direction::ToBackend, DropReason::Denied), 1);
-        let allowed = told("203.0.113.9:7".parse().unwrap(), b"", b"x");
+        let allowed = with_header("203.0.113.9:7".parse().unwrap(), b"", b"x");
         assert!(!wires(&harness.request(proxy(1), &allowed, at(0))).is_empty(), "{mode:?}");
     }
 }
@@ -107,7 +107,7 @@ fn in_every_mode_it_is_the_client_that_may_be_denied() {
 #[test]
 fn the_first_answer_of_a_race_goes_to_the_proxy_and_no_other() {
     let mut harness = every_header(fan_out(ReplyFrom::First));
-    let datagram = told(client(1), b"", b"?");
+    let datagram = with_header(client(1), b"", b"?");
     let outputs = harness.request(proxy(1), &datagram, at(0));
     let branches: Vec<_> = outputs
         .iter()
@@ -150,7 +150,7 @@ fn a_leg_that_has_lost_and_been_silent_since_makes_room() {
 fn a_mirror_is_told_what_the_proxy_said() {
     let mut harness =
         trusting(|c| c.cluster.mode = Mode::Session { mirrored_per_million: 1_000_000 });
-    let datagram = told(client(1), TLVS, b"question");
+    let datagram = with_header(client(1), TLVS, b"question");
     let outputs = harness.request(proxy(1), &datagram, at(0));
     let copy = outputs.iter().find_map(|output| match *output {
         Output::Mirror { client, local, proxy_info, tos, ttl, burst } => {
@@ -162,17 +162,17 @@ fn a_mirror_is_told_what_the_proxy_said() {
     assert_eq!(wires(&mirror.input(copy.unwrap(), at(0))), vec![datagram; 3]);
 
     let outputs = harness.request(proxy(1), b"more", at(1));
-    let [.., Output::Mirror { client: of, proxy_info: Some(told), .. }] = outputs[..] else {
+    let [.., Output::Mirror { client: of, proxy_info: Some(info), .. }] = outputs[..] else {
         panic!("{outputs:?}")
     };
-    assert_eq!((of, told.destination), (client(1), CALLED.parse().unwrap()));
-    assert!(told.tlvs.is_empty());
+    assert_eq!((of, info.destination), (client(1), CALLED.parse().unwrap()));
+    assert!(info.tlvs.is_empty());
 }
 
 #[test]
 fn a_mirror_believes_no_header_itself() {
     let mut mirror = every_header(Mode::OneWay);
-    let payload = told(client(1), b"", b"x");
+    let payload = with_header(client(1), b"", b"x");
     let burst = Burst::single(&payload).unwrap();
     let (client, local, proxy_info) = (proxy(1), None, None);
     let copy = ManagerInput::Mirrored { client, local, proxy_info, tos: 0, ttl: 64, burst };

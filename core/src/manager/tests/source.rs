@@ -1,6 +1,6 @@
 //! What an upstream socket is bound to.
 
-use super::proxied::{proxy, told, trusting};
+use super::proxied::{proxy, trusting, with_header};
 use super::*;
 use crate::config::{PortRange, SourceAddress};
 
@@ -78,7 +78,7 @@ fn a_change_of_the_source_has_effect_on_new_sockets_alone() {
 #[test]
 fn a_client_that_a_proxy_names_is_the_one_that_its_backend_sees() {
     let mut harness = trusting(|config| config.cluster.source = Source::Client);
-    let datagram = told(client(7), b"", b"question");
+    let datagram = with_header(client(7), b"", b"question");
     harness.request(proxy(1), &datagram, at(0));
     assert_eq!(source_of(&mut harness), LocalSource::Client(client(7)));
 }

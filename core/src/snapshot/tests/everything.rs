@@ -127,7 +127,7 @@ fn answer(manager: &mut UdpManager, flow: FlowId, now: Instant) {
     tell(manager, ManagerInput::UpstreamBurst { upstream, sender, tos: 0, burst }, now);
 }
 
-pub(super) fn told(client: SocketAddr) -> Vec<u8> {
+pub(super) fn with_header(client: SocketAddr) -> Vec<u8> {
     let header = ProxyHeader::new(client, "203.0.113.1:443".parse().unwrap());
     [header.as_bytes(), b"x"].concat()
 }
@@ -182,12 +182,12 @@ fn flows(manager: &mut UdpManager) {
     ask(manager, "[fe80::7%2]:4000".parse().unwrap(), called, b"local", after(27));
     let called = Some(LocalAddr { ip: IpAddr::from([192, 0, 2, 53]), interface: 0 });
     ask(manager, client(30), called, b"local", after(28));
-    ask(manager, proxy(1), None, &told(client(31)), after(29));
-    ask(manager, proxy(1), None, &told(client(32)), after(30));
-    let proxied = ask(manager, proxy(2), None, &told(client(33)), after(31)).unwrap();
+    ask(manager, proxy(1), None, &with_header(client(31)), after(29));
+    ask(manager, proxy(1), None, &with_header(client(32)), after(30));
+    let proxied = ask(manager, proxy(2), None, &with_header(client(33)), after(31)).unwrap();
     let upstream = manager.flow(proxied).unwrap().upstream();
     tell(manager, ManagerInput::UpstreamOpenFailed { upstream }, after(32));
-    ask(manager, proxy(3), None, &told("192.0.2.66:9".parse().unwrap()), after(33));
+    ask(manager, proxy(3), None, &with_header("192.0.2.66:9".parse().unwrap()), after(33));
 }
 
 /// Backends that are down, out of service and draining.
@@ -231,12 +231,12 @@ pub(super) fn survive(mut manager: UdpManager) {
     for number in 0..40 {
         ask(&mut manager, client(number), None, b"x", after(60));
     }
-    ask(&mut manager, proxy(1), None, &told(client(31)), after(61));
+    ask(&mut manager, proxy(1), None, &with_header(client(31)), after(61));
     ask(&mut manager, proxy(3), None, b"follows", after(61));
     flows.iter().for_each(|&flow| answer(&mut manager, flow, after(62)));
     manager.assert_invariants();
-    for place in 0..7 {
-        event(&mut manager, place, BackendEvent::Down, after(63));
+    for index in 0..7 {
+        event(&mut manager, index, BackendEvent::Down, after(63));
     }
     configure(&mut manager, after(64), |config| {
         config.max_flows = 8;

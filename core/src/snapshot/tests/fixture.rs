@@ -67,7 +67,7 @@ fn the_fixture_holds_what_was_put_into_it() {
     assert_eq!(manager.flow_count(), 17);
     assert!(manager.quarantined() > 0);
 
-    let state = |place| manager.backends().get(BackendId::new(place)).unwrap().state();
+    let state = |index| manager.backends().get(BackendId::new(index)).unwrap().state();
     assert_eq!([0, 1, 2, 3].map(state), {
         use BackendState::{Down, Draining, Ejected, Up};
         [Ejected, Up, Draining, Down]

@@ -259,7 +259,7 @@ fn after(keys: &[KeyCode], change: impl FnOnce(&mut StatusDocument)) -> String {
     drawn(90, 30, &top.view())
 }
 
-fn place(text: &str, part: &str) -> usize {
+fn index(text: &str, part: &str) -> usize {
     text.find(part).unwrap_or_else(|| panic!("{part} in {text}"))
 }
 
@@ -267,12 +267,12 @@ fn place(text: &str, part: &str) -> usize {
 fn backends_are_sorted_and_filtered() {
     // Trouble comes first, unless something else is asked for.
     let text = after(&[], |_| ());
-    assert!(place(&text, "[2001:db8::3]:53") < place(&text, "10.0.0.2:53"), "{text}");
-    assert!(place(&text, "10.0.0.2:53") < place(&text, "10.0.0.1:53"), "{text}");
+    assert!(index(&text, "[2001:db8::3]:53") < index(&text, "10.0.0.2:53"), "{text}");
+    assert!(index(&text, "10.0.0.2:53") < index(&text, "10.0.0.1:53"), "{text}");
     for (times, order) in [(1, "by sent"), (2, "by flows"), (3, "by configuration")] {
         let text = after(&vec![KeyCode::Char('s'); times], |_| ());
-        assert!(place(&text, "10.0.0.1:53") < place(&text, "10.0.0.2:53"), "{text}");
-        assert!(place(&text, "10.0.0.2:53") < place(&text, "[2001:db8::3]:53"), "{text}");
+        assert!(index(&text, "10.0.0.1:53") < index(&text, "10.0.0.2:53"), "{text}");
+        assert!(index(&text, "10.0.0.2:53") < index(&text, "[2001:db8::3]:53"), "{text}");
         assert!(text.contains(order), "{text}");
     }
 

@@ -281,8 +281,8 @@ fn backend_cells(
     let bar = (bar_width(width), 74);
     let sizes = [(9, 30), bar, (7, 60), (8, 38), (9, 46), (9, 54)];
     // The states and the bars begin where their columns do.
-    cells(texts, otherwise, sizes).enumerate().map(|(place, cell)| Cell {
-        align: if place < 2 { Align::Left } else { Align::Right },
+    cells(texts, otherwise, sizes).enumerate().map(|(index, cell)| Cell {
+        align: if index < 2 { Align::Left } else { Align::Right },
         ..cell
     })
 }

@@ -1,6 +1,6 @@
 //! The thread that probes: waits for all sockets at once, and carries out what the core decides.
 
-use std::collections::hash_map::Entry as Place;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -186,18 +186,18 @@ impl<F: Fn(HealthChange)> Runner<F> {
     /// Adds a target, or changes what is known under its key.
     fn add(&mut self, target: ProbeTarget) {
         let now = self.clock.now();
-        let place = match self.ids.entry(target.key.clone()) {
-            Place::Occupied(place) => place,
-            Place::Vacant(place) => {
-                let opinion = self.known.remove(place.key()).unwrap_or_default();
+        let entry = match self.ids.entry(target.key.clone()) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => {
+                let opinion = self.known.remove(entry.key()).unwrap_or_default();
                 let id = self.checker.add_known(target.policy, opinion, now);
-                place.insert(id);
+                entry.insert(id);
                 let probed = Probed { target, running: None, got_wrong_answers: false };
                 self.probed.insert(id, probed);
                 return;
             }
         };
-        let id = *place.get();
+        let id = *entry.get();
         let Some(probed) = self.probed.get_mut(&id) else { return };
         if probed.target.policy != target.policy {
             self.checker.set_policy(id, target.policy, now);

@@ -103,9 +103,9 @@ impl Server {
                 former.iter().position(|listener| settings.has_sockets_of(&listener.settings));
             let new = || fresh.iter().position(|listener| listener.settings == *settings);
             let listener = match kept {
-                Some(place) => former.remove(place),
+                Some(index) => former.remove(index),
                 None => match new() {
-                    Some(place) => fresh.remove(place),
+                    Some(index) => fresh.remove(index),
                     None => continue,
                 },
             };
@@ -136,8 +136,8 @@ impl Server {
                 };
                 self.listeners.iter().find(is_its).map_or(&listener.shards, |other| &other.shards)
             };
-            command_shards(&self.workers, &listener.shards, |place, shard| {
-                let target = |cluster: &String| shards_of(cluster).get(place).copied();
+            command_shards(&self.workers, &listener.shards, |index, shard| {
+                let target = |cluster: &String| shards_of(cluster).get(index).copied();
                 let all = routes.iter().filter_map(|(from, to)| Some((from.clone(), target(to)?)));
                 let routes = Routes::new(all.collect());
                 let routes = (!routes.is_empty()).then(|| Arc::new(routes));
@@ -180,10 +180,10 @@ impl Server {
         let mut kept: Vec<&BoundListener> = self.listeners.iter().collect();
         let mut fresh: Vec<BoundListener> = Vec::new();
         for settings in &config.listeners {
-            if let Some(place) =
+            if let Some(index) =
                 kept.iter().position(|listener| settings.has_sockets_of(&listener.settings))
             {
-                kept.remove(place);
+                kept.remove(index);
                 continue;
             }
             if let Some(parent) = &settings.routed_from {
@@ -264,7 +264,7 @@ impl Server {
         let figures = self.figures_of_removed();
         for number in 0..self.listeners.len() {
             let configs = self.manager_configs(number, &figures);
-            let affordable = self.affordable(number, &self.listeners[number].places);
+            let affordable = self.affordable(number, &self.listeners[number].backend_list);
             self.listeners[number].warn_of_limit(affordable);
             self.configure(number, configs);
             self.set_mirror(number);
@@ -295,8 +295,8 @@ impl Server {
 
     /// What the manager of each shard of a listener is to be told to do.
     fn manager_configs(&mut self, number: usize, figures: &Figures) -> Vec<ManagerConfig> {
-        let places = self.places(number, figures);
-        let affordable = self.affordable(number, &places);
+        let backend_list = self.backend_list(number, figures);
+        let affordable = self.affordable(number, &backend_list);
         let own_addresses = self.own_addresses();
         let offload = self.may_offload(&self.listeners[number].settings);
         let listeners = self.listeners.len() as u64;
@@ -329,7 +329,7 @@ impl Server {
                 let local = source::local_ports(&listener.settings.cluster);
                 let flows_each = match listener.sharing() {
                     Sharing::Nothing => 1,
-                    _ => places.len().max(1) as u64,
+                    _ => backend_list.len().max(1) as u64,
                 };
                 let local = local.saturating_mul(flows_each);
                 (listener.flows_max + unasked).min(ports).min(local)
@@ -342,7 +342,7 @@ impl Server {
             let share_of = |total| u32::try_from(share(total, parts)).unwrap_or(u32::MAX).max(1);
             let (max_flows, max_slots) = (share_of(listener.flows_max), share_of(max_slots));
             let port = listener.ports.get(shard as usize).copied();
-            let mut backends = places.clone();
+            let mut backends = backend_list.clone();
             if let Some(port) = port {
                 for backend in &mut backends {
                     backend.address = listener.settings.backend_at(port, backend.address);
@@ -364,12 +364,12 @@ impl Server {
             ManagerConfig { max_slots, offload, ..config }
         };
         let configs = (0..shards).map(config_of).collect();
-        listener.former_places = std::mem::replace(&mut listener.places, places);
+        listener.former_backends = std::mem::replace(&mut listener.backend_list, backend_list);
         configs
     }
 
-    /// The backends that a listener is to have, each in its place.
-    fn places(&self, number: usize, figures: &Figures) -> Vec<BackendConfig> {
+    /// The backends that a listener is to have, each at its index.
+    fn backend_list(&self, number: usize, figures: &Figures) -> Vec<BackendConfig> {
         let listener = &self.listeners[number];
         let mut wanted = self.backends_of(&listener.settings.cluster);
         // Of the addresses that are written none is ours: that has been looked at. What a name
@@ -387,8 +387,8 @@ impl Server {
             !is_itself
         });
         let figures = figures.of(&listener.shards);
-        backend_index::assign(listener.backends(), &wanted, |place| {
-            let backend = figures.backends.get(place);
+        backend_index::assign(listener.backends(), &wanted, |index| {
+            let backend = figures.backends.get(index);
             backend.is_some_and(|b| b.flows_active == 0)
         })
     }
@@ -416,8 +416,8 @@ impl Server {
         let Some(first) = configurations.first() else { return };
 
         if !listener.configurations.is_empty() {
-            let former = std::mem::take(&mut listener.former_places);
-            forget_news_of_strangers(&mut listener.told, &former, &listener.places);
+            let former = std::mem::take(&mut listener.former_backends);
+            forget_news_of_strangers(&mut listener.published, &former, &listener.backend_list);
         } else {
             info!(
                 listener = listener.settings.name.as_str(),
@@ -427,7 +427,7 @@ impl Server {
                 "listening"
             );
         }
-        listener.told.resize(first.config().cluster.backends.len(), ServiceState::default());
+        listener.published.resize(first.config().cluster.backends.len(), ServiceState::default());
         let is_same = |pair: (&PreparedConfig, &PreparedConfig)| pair.0.config() == pair.1.config();
         let is_up_to_date = listener.configurations.len() == configurations.len()
             && listener.configurations.iter().zip(&configurations).all(is_same)
@@ -435,12 +435,12 @@ impl Server {
         let mut sockets = std::mem::take(&mut listener.sockets).into_iter();
         if !is_up_to_date || sockets.len() > 0 {
             let first = listener.first_shard();
-            command_shards(&self.workers, &listener.shards, |place, shard| {
-                let (name, configuration) = (Arc::clone(&name), &configurations[place]);
+            command_shards(&self.workers, &listener.shards, |index, shard| {
+                let (name, configuration) = (Arc::clone(&name), &configurations[index]);
                 match sockets.next() {
                     Some((socket, seed)) => {
                         let manager = UdpManager::configured(configuration, seed, now);
-                        let manager = Box::new(manager.as_number(place));
+                        let manager = Box::new(manager.as_number(index));
                         Command::AddShard { shard, first, name, socket, manager }
                     }
                     None => {
@@ -503,13 +503,13 @@ impl BoundListener {
             address,
             flows_max: 0,
             ports,
-            places: Vec::new(),
-            former_places: Vec::new(),
+            backend_list: Vec::new(),
+            former_backends: Vec::new(),
             sockets,
             name: settings.name.as_str().into(),
             buffers: Buffers::of(settings),
             configurations: Vec::new(),
-            told: Vec::new(),
+            published: Vec::new(),
             mirror: None,
         }
     }
@@ -519,9 +519,9 @@ impl BoundListener {
         self.shards.first().copied().unwrap_or_default()
     }
 
-    /// The backends that its managers know, each in its place.
+    /// The backends that its managers know, each at its index.
     fn backends(&self) -> &[BackendConfig] {
-        &self.places
+        &self.backend_list
     }
 
     /// Its address with all its ports.
@@ -590,16 +590,16 @@ fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
     address
 }
 
-/// Where another backend takes a place, or one that was removed comes back, the managers know
+/// Where another backend takes an index, or one that was removed comes back, the managers know
 /// nothing of it.
 pub(super) fn forget_news_of_strangers(
-    told: &mut [ServiceState],
+    published: &mut [ServiceState],
     former: &[BackendConfig],
     new: &[BackendConfig],
 ) {
-    for ((told, former), new) in told.iter_mut().zip(former).zip(new) {
+    for ((published, former), new) in published.iter_mut().zip(former).zip(new) {
         if former.address != new.address || former.removed && !new.removed {
-            *told = ServiceState::default();
+            *published = ServiceState::default();
         }
     }
 }

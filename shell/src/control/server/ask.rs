@@ -54,14 +54,14 @@ impl Server {
         };
         let limit = filter.limit.min(FlowFilter::MAX);
         for listener in self.listeners.iter().filter(is_meant) {
-            for (place, &shard) in listener.shards.iter().enumerate() {
-                let all = self.flows_of(shard, worker_of(place, self.workers.len()));
+            for (index, &shard) in listener.shards.iter().enumerate() {
+                let all = self.flows_of(shard, worker_of(index, self.workers.len()));
                 for flow in all.filter(|flow| fits(flow, filter)) {
                     if document.flows.len() == limit {
                         document.truncated = true;
                         return document;
                     }
-                    document.flows.push(describe(&flow, listener, place));
+                    document.flows.push(describe(&flow, listener, index));
                 }
             }
         }
@@ -178,15 +178,15 @@ fn fits(flow: &FlowFigures, filter: &FlowFilter) -> bool {
 impl BoundListener {
     /// Figures with the addresses of backends that the configuration gives them.
     fn with_its_addresses(&self, mut figures: ShardReport) -> ShardReport {
-        for (backend, place) in figures.backends.iter_mut().zip(&self.places) {
-            backend.address = place.address;
+        for (backend, known) in figures.backends.iter_mut().zip(&self.backend_list) {
+            backend.address = known.address;
         }
         figures
     }
 }
 
-fn describe(flow: &FlowFigures, listener: &BoundListener, place: usize) -> FlowStatus {
-    let port = listener.ports.get(place).copied().unwrap_or(listener.address.port());
+fn describe(flow: &FlowFigures, listener: &BoundListener, index: usize) -> FlowStatus {
+    let port = listener.ports.get(index).copied().unwrap_or(listener.address.port());
     let millis =
         |from: Instant, to: Instant| (to - from).as_millis().try_into().unwrap_or(u64::MAX);
     let local = flow.local.map(|local| (local.ip, port).into());

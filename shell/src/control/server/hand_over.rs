@@ -26,7 +26,7 @@ use crate::handover::snapshot::{
 
 /// What nobody serves at the moment: the shards of a server, with their sockets.
 pub struct Released {
-    /// By the listener's place and their place among its shards.
+    /// By the listener's index and their own among its shards.
     shards: Vec<Vec<Shard<Linux>>>,
     /// What a process needs to go on with the flows that the kernel forwards, where it still does.
     fast_path: Vec<OwnedFd>,
@@ -143,8 +143,8 @@ impl Server {
     ) -> ServerSnapshot {
         let snapshot = |listener: &BoundListener| ListenerSnapshot {
             address: listener.address,
-            told: listener.told.clone(),
-            mirror_told: listener.mirror.as_ref().map(Mirror::told),
+            published: listener.published.clone(),
+            mirror_published: listener.mirror.as_ref().map(Mirror::published),
             shards: shards(listener),
         };
         ServerSnapshot {
@@ -199,11 +199,11 @@ impl Server {
         let (listeners, has_fast_path) = (snapshot.listeners, snapshot.has_fast_path);
         let mut number = 0..;
         let mut all = Vec::new();
-        for ((place, listener), prepared) in listeners.into_iter().enumerate().zip(prepared.0) {
-            let settings = &config.listeners[place];
+        for ((index, listener), prepared) in listeners.into_iter().enumerate().zip(prepared.0) {
+            let settings = &config.listeners[index];
             let mut restored = self.describe(settings, &listener, &prepared);
             let mut shards = Vec::new();
-            let sockets = std::mem::take(&mut groups[place]);
+            let sockets = std::mem::take(&mut groups[index]);
             for ((shard, socket), number) in
                 prepared.shards.into_iter().zip(sockets).zip(&mut number)
             {
@@ -235,23 +235,25 @@ impl Server {
         prepared: &PreparedListener,
     ) -> BoundListener {
         let of_mirrors = prepared.shards.first().and_then(RestoredShard::mirror_config);
-        let mirror =
-            snapshot.mirror_told.as_ref().zip(of_mirrors).and_then(|((name, told), config)| {
+        let mirror = snapshot.mirror_published.as_ref().zip(of_mirrors).and_then(
+            |((name, published), config)| {
                 let cluster = self.clusters.iter().find(|cluster| cluster.name == *name)?;
                 let configuration = match &prepared.configs[1] {
                     Some(like) => like.updated(config.clone()),
                     None => PreparedConfig::new(config.clone()),
                 };
-                Some(Mirror::restore(cluster.clone(), configuration, told.clone()))
-            });
+                Some(Mirror::restore(cluster.clone(), configuration, published.clone()))
+            },
+        );
         let configs = || prepared.shards.iter().map(RestoredShard::config);
         let ports = configs().map(|config| config.address.port());
-        let mut places = configs().next().map(|c| c.cluster.backends.clone()).unwrap_or_default();
+        let mut backend_list =
+            configs().next().map(|c| c.cluster.backends.clone()).unwrap_or_default();
         if settings.same_port {
             let configured = settings.cluster.backends(|host| self.addresses_of(host));
-            for place in &mut places {
-                let its = configured.iter().find(|other| other.address.ip() == place.address.ip());
-                place.address = its.map_or(place.address, |its| its.address);
+            for backend in &mut backend_list {
+                let its = configured.iter().find(|other| other.address.ip() == backend.address.ip());
+                backend.address = its.map_or(backend.address, |its| its.address);
             }
         }
         BoundListener {
@@ -260,24 +262,24 @@ impl Server {
             address: snapshot.address,
             flows_max: 0,
             ports: if settings.last_port.is_some() { ports.collect() } else { Vec::new() },
-            places,
-            former_places: Vec::new(),
+            backend_list,
+            former_backends: Vec::new(),
             sockets: Vec::new(),
             name: settings.name.as_str().into(),
             buffers: Buffers::of(settings),
             configurations: Vec::new(),
-            told: snapshot.told.clone(),
+            published: snapshot.published.clone(),
             mirror,
         }
     }
 
-    /// Serves shards, by the place of their listener and their place among its shards.
+    /// Serves shards, by the index of their listener and their index among its shards.
     pub fn serve(&self, shards: Vec<Vec<Adopted>>) {
         for (listener, shards) in self.listeners.iter().zip(shards) {
             let first = listener.first_shard();
-            for (place, (&shard, adopted)) in listener.shards.iter().zip(shards).enumerate() {
+            for (index, (&shard, adopted)) in listener.shards.iter().zip(shards).enumerate() {
                 let (name, adopted) = (listener.name.clone(), Box::new(adopted));
-                let worker = worker_of(place, self.workers.len());
+                let worker = worker_of(index, self.workers.len());
                 let adopt = HandOver::Adopt { shard, first, name, adopted };
                 // A worker that has ended takes no commands, and needs none.
                 let _ = self.workers[worker].commands.send(Command::HandOver(adopt));
@@ -299,13 +301,13 @@ fn sockets(
     descriptors: &mut impl Iterator<Item = Option<OwnedFd>>,
 ) -> Result<Vec<Vec<Socket>>, StartError> {
     let mut groups: Vec<Vec<Socket>> = Vec::new();
-    for (place, (listener, settings)) in listeners.iter().zip(&config.listeners).enumerate() {
-        let count = prepared.0.get(place).map_or(0, |prepared| prepared.shards.len());
+    for (index, (listener, settings)) in listeners.iter().zip(&config.listeners).enumerate() {
+        let count = prepared.0.get(index).map_or(0, |prepared| prepared.shards.len());
         let bound = descriptors.by_ref().take(count).flatten().collect();
         let settings = Listener { address: listener.address, ..settings.clone() };
         let all = listeners.iter().zip(&config.listeners).enumerate();
         let has_sockets = |(_, s): &(_, &Listener)| s.routed_from.is_none();
-        let others = all.filter(|(other, pair)| *other != place && has_sockets(pair));
+        let others = all.filter(|(other, pair)| *other != index && has_sockets(pair));
         let others = others.map(|(_, (other, settings))| (other.address, settings.v6_only));
         if let Some(parent) = &settings.routed_from {
             // They are the sockets of the listener that it is a route of.

@@ -16,7 +16,7 @@ use crate::sys::process;
 pub(super) struct Mirror {
     pub(super) cluster: Arc<Cluster>,
     configuration: PreparedConfig,
-    told: Vec<ServiceState>,
+    published: Vec<ServiceState>,
 }
 
 impl Server {
@@ -54,11 +54,11 @@ impl Server {
         let present: &[BackendConfig] =
             former.map_or(&[], |former| &former.configuration.config().cluster.backends);
         let wanted = self.backends_of(&cluster);
-        // No flow refers to a place.
+        // No flow refers to an index.
         let backends = backend_index::assign(present, &wanted, |_| true);
-        let mut told = former.map(|former| former.told.clone()).unwrap_or_default();
-        super::apply::forget_news_of_strangers(&mut told, present, &backends);
-        told.resize(backends.len(), ServiceState::default());
+        let mut published = former.map(|former| former.published.clone()).unwrap_or_default();
+        super::apply::forget_news_of_strangers(&mut published, present, &backends);
+        published.resize(backends.len(), ServiceState::default());
 
         let listener = &self.listeners[number];
         let own_addresses = self.own_addresses();
@@ -68,32 +68,32 @@ impl Server {
             Some(former) => former.configuration.updated(config),
             None => PreparedConfig::new(config),
         };
-        Mirror { cluster, configuration, told }
+        Mirror { cluster, configuration, published }
     }
 }
 
 impl Mirror {
-    /// A mirror whose managers have been told so much of each backend.
+    /// A mirror whose managers know this of each backend.
     pub(super) const fn restore(
         cluster: Arc<Cluster>,
         configuration: PreparedConfig,
-        told: Vec<ServiceState>,
+        published: Vec<ServiceState>,
     ) -> Self {
-        Self { cluster, configuration, told }
+        Self { cluster, configuration, published }
     }
 
-    /// The name of its cluster, and what its managers have been told.
-    pub(super) fn told(&self) -> (String, Vec<ServiceState>) {
-        (self.cluster.name.clone(), self.told.clone())
+    /// The name of its cluster, and what has been published to its managers.
+    pub(super) fn published(&self) -> (String, Vec<ServiceState>) {
+        (self.cluster.name.clone(), self.published.clone())
     }
 
-    /// What its managers are to hear of its backends. They count as told from now on.
+    /// What its managers are to hear of its backends. It counts as published from now on.
     pub(super) fn event(
         &mut self,
         service_states: &ServiceStates,
     ) -> Vec<(BackendId, BackendEvent)> {
         let backends = &self.configuration.config().cluster.backends;
-        service_states.event(&self.cluster.name, backends, &mut self.told)
+        service_states.event(&self.cluster.name, backends, &mut self.published)
     }
 }
 

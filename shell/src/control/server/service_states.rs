@@ -29,19 +29,19 @@ impl ServiceStates {
         self.by_cluster.is_empty()
     }
 
-    /// What has been said of the backends of a cluster that managers, which know what `told` says
-    /// of each place, are to hear. They count as told from now on.
+    /// What has been said of the backends of a cluster that managers, which know what `published` says
+    /// of each index, are to hear. It counts as published from now on.
     pub(super) fn event(
         &self,
         cluster: &str,
         backends: &[BackendConfig],
-        told: &mut [ServiceState],
+        published: &mut [ServiceState],
     ) -> Vec<(BackendId, BackendEvent)> {
         let (mut all, of_cluster) = (Vec::new(), self.of(cluster));
-        for (place, (backend, told)) in backends.iter().zip(told).enumerate() {
+        for (index, (backend, published)) in backends.iter().zip(published).enumerate() {
             let now = of_cluster(backend.address);
-            let event = now.events_since(std::mem::replace(told, now));
-            all.extend(event.map(|event| (BackendId::new(place), event)));
+            let event = now.events_since(std::mem::replace(published, now));
+            all.extend(event.map(|event| (BackendId::new(index), event)));
         }
         all
     }

@@ -47,16 +47,16 @@ impl Supervisor {
             .collect();
         // Who is told stays, even if it is of another listener now.
         wanted.retain(|(listener, settings)| {
-            let Some(place) = former.iter().position(|f| f.settings.by == settings.by) else {
+            let Some(index) = former.iter().position(|f| f.settings.by == settings.by) else {
                 return true;
             };
             let (listener, settings) = (listener.clone(), settings.clone());
-            self.announcing.all.push(Announced { listener, settings, ..former.swap_remove(place) });
+            self.announcing.all.push(Announced { listener, settings, ..former.swap_remove(index) });
             false
         });
         for (listener, settings) in wanted {
-            let place = former.iter().position(|former| former.listener == listener);
-            let former = place.map(|place| former.swap_remove(place));
+            let index = former.iter().position(|former| former.listener == listener);
+            let former = index.map(|index| former.swap_remove(index));
             self.begin_announcing(listener, settings, former);
         }
         for left in former {

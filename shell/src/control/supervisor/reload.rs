@@ -6,7 +6,7 @@ use flowgate_config::{Config, ConfigFileError, FoundBackends};
 use tracing::{info, warn};
 
 use super::Supervisor;
-use super::targets::{names, places};
+use super::targets::{discovery_sources, names};
 use crate::control::flow_log::FlowLogWriter;
 use crate::control::server::StartError;
 
@@ -71,13 +71,13 @@ impl Supervisor {
             let former = self.written.listeners.iter().find(|l| listener.has_sockets_of(l));
             listener.accept = former.map_or(listener.accept, |former| former.accept);
         }
-        let found = self.discoverer.find_now(places(&written), DISCOVERY_TIMEOUT);
+        let found = self.discoverer.find_now(discovery_sources(&written), DISCOVERY_TIMEOUT);
         let (config, found, trouble) = match self.go_over_to(&written, found) {
             Ok(gone_over) => gone_over,
             Err(error) => {
                 // Until here the names of both were kept fresh.
                 self.follow_names();
-                self.discoverer.set_places(places(&self.written));
+                self.discoverer.set_sources(discovery_sources(&self.written));
                 return Err(vec![error.to_string()]);
             }
         };

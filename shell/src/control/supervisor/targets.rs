@@ -11,7 +11,7 @@ use flowgate_core::config::{Source, SourceAddress};
 use flowgate_core::probe::ProbePolicy;
 use regex::bytes::Regex;
 
-use crate::control::discovery::Places;
+use crate::control::discovery::DiscoverySources;
 use crate::control::probe::preset::Preset;
 use crate::control::probe::{ExpectedReply, ProbeMethod, ProbePayload, ProbeTarget, TargetKey};
 
@@ -34,7 +34,7 @@ pub(super) fn holds(config: &Config) -> BTreeMap<String, Duration> {
 }
 
 /// Where clusters have backends to be found.
-pub(super) fn places(config: &Config) -> Places {
+pub(super) fn discovery_sources(config: &Config) -> DiscoverySources {
     let from = |cluster: &Arc<Cluster>| Some((cluster.name.clone(), cluster.from.clone()?));
     config.clusters.iter().filter_map(from).collect()
 }

@@ -20,7 +20,7 @@ use crate::sys::errno;
 /// What has something to send in this tick that no flow carries.
 #[derive(Default)]
 pub(super) struct PendingRoles {
-    /// Backends, by place.
+    /// Backends, by index.
     backends: Vec<(Role, usize)>,
     /// Their sockets, by number.
     egress_sockets: Vec<(Role, usize)>,

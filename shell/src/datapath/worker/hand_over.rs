@@ -159,7 +159,7 @@ impl<K: WorkerKernel> Worker<K> {
         let inherited = inherited.map(|maps| InheritedFlows::take_back(number, maps, flows, now));
         let Some(shard) = self.kernel.adopt(shard, missing, now)? else { return Ok(()) };
         let sharing = SharingShard::of_listener(first);
-        self.place(number, NamedShard { name, shard, state_changes: 0, sharing });
+        self.insert(number, NamedShard { name, shard, state_changes: 0, sharing });
         self.inherit(inherited, now);
         Ok(())
     }

@@ -145,9 +145,9 @@ impl Settings {
         self.note(key("v6_only"), v6_only);
         self.note(key("cluster"), &cluster.name);
         // Two routes may be to one cluster, and which is the first may count.
-        for (place, (from, cluster)) in routes.iter().enumerate() {
-            let place = place + 1;
-            self.note(key(&format!("route.{place}")), format!("{} -> {cluster}", networks(from)));
+        for (index, (from, cluster)) in routes.iter().enumerate() {
+            let index = index + 1;
+            self.note(key(&format!("route.{index}")), format!("{} -> {cluster}", networks(from)));
         }
         self.note(key("max_flows"), max_flows.map_or(0, |flows| flows.get()));
         self.note(key("max_datagram_size"), max_datagram_size);
@@ -175,13 +175,13 @@ impl Settings {
         for member in members {
             self.note(key(&format!("backends.{}", member.target)), described(member));
         }
-        if let Some(BackendsFrom { place, allow_empty }) = from {
-            let (kind, place, interval) = match place {
+        if let Some(BackendsFrom { index, allow_empty }) = from {
+            let (kind, index, interval) = match index {
                 Place::File(path) => ("file", path.to_string_lossy(), None),
                 Place::Http { url, interval } => ("http", url.into(), Some(*interval)),
                 Place::Srv(name) => ("srv", name.into(), None),
             };
-            self.note(key(&format!("backends_from.{kind}")), place);
+            self.note(key(&format!("backends_from.{kind}")), index);
             self.note(key("backends_from.allow_empty"), allow_empty);
             if let Some(interval) = interval {
                 self.note(key("backends_from.interval"), span(interval));

@@ -4,7 +4,7 @@ use flowgate_core::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::control::server::assign_places;
+use crate::control::server::assign_indices;
 use crate::recording::codec::InputEncoder;
 use crate::recording::file::{
     RecordingBlock, RecordingReader, RecordingStart, StartState, preamble,
@@ -96,8 +96,8 @@ proptest! {
         let mut reloaded = manager.clone();
         let listener = &new.listeners[0];
         let wanted = listener.cluster.backends(|_| Vec::new());
-        let places = assign_places(&backends, &wanted, |_| false);
-        let told = listener.manager_config(listener.address, 100, Vec::new(), false, places);
+        let backend_list = assign_indices(&backends, &wanted, |_| false);
+        let told = listener.manager_config(listener.address, 100, Vec::new(), false, backend_list);
         let prepared = PreparedConfig::new(told);
         reloaded.handle_input(ManagerInput::Configured(&prepared), at(0), &mut outputs);
         let closed = |outputs: &[Output<'_>]| {

@@ -195,21 +195,21 @@ impl Change {
     pub(in crate::sim) fn apply(self, config: &mut ManagerConfig, newcomer: u16) {
         let cluster = &mut config.cluster;
         let known = cluster.backends.len();
-        let mut change_backend = |place: u8, change: &dyn Fn(&mut BackendConfig)| {
-            if let Some(place) = usize::from(place).checked_rem(known) {
-                change(&mut cluster.backends[place]);
+        let mut change_backend = |index: u8, change: &dyn Fn(&mut BackendConfig)| {
+            if let Some(index) = usize::from(index).checked_rem(known) {
+                change(&mut cluster.backends[index]);
             }
         };
         match self {
-            Self::Remove(place) => change_backend(place, &|backend| backend.removed = true),
-            Self::Return(place) => change_backend(place, &|backend| backend.removed = false),
+            Self::Remove(index) => change_backend(index, &|backend| backend.removed = true),
+            Self::Return(index) => change_backend(index, &|backend| backend.removed = false),
             Self::Add(new) if known < MOST_BACKENDS => cluster.backends.push(new.at(newcomer)),
             Self::Add(_) => {}
-            Self::Replace(place, new) => change_backend(place, &|old| *old = new.at(newcomer)),
+            Self::Replace(index, new) => change_backend(index, &|old| *old = new.at(newcomer)),
             Self::Shorten => drop(cluster.backends.pop()),
-            Self::Weight(place, weight) => change_backend(place, &|b| b.weight = weight),
-            Self::Backup(place, backup) => change_backend(place, &|b| b.backup = backup),
-            Self::BackendFlows(place, flows) => change_backend(place, &|b| b.max_flows = flows),
+            Self::Weight(index, weight) => change_backend(index, &|b| b.weight = weight),
+            Self::Backup(index, backup) => change_backend(index, &|b| b.backup = backup),
+            Self::BackendFlows(index, flows) => change_backend(index, &|b| b.max_flows = flows),
             Self::Balance(balance) => cluster.balance = balance,
             Self::Affinity(affinity) => cluster.affinity = affinity,
             Self::IdleTimeout(timeout) => cluster.idle_timeout = timeout,
@@ -285,8 +285,8 @@ impl Change {
     pub(in crate::sim) fn newcomer(self, known: usize) -> Option<(usize, Newcomer)> {
         match self {
             Self::Add(new) => (known < MOST_BACKENDS).then_some((known, new)),
-            Self::Replace(place, new) => {
-                usize::from(place).checked_rem(known).map(|place| (place, new))
+            Self::Replace(index, new) => {
+                usize::from(index).checked_rem(known).map(|index| (index, new))
             }
             _ => None,
         }

@@ -50,11 +50,11 @@ impl Model {
         if asked.takes_too_much(&caller, datagram, now).is_some() || is_malformed {
             return false;
         }
-        if let Some(place) = self.flow_of(&caller) {
-            match self.fate(self.flows[place].backend) {
+        if let Some(index) = self.flow_of(&caller) {
+            match self.fate(self.flows[index].backend) {
                 Fate::Stays | Fate::Returns => return true,
                 Fate::Moves => return self.able().contains(&true),
-                Fate::Ends(reason) => drop(asked.close(place, reason, now)),
+                Fate::Ends(reason) => drop(asked.close(index, reason, now)),
             }
         }
         asked.refusal(&caller, now).is_none()

@@ -70,23 +70,23 @@ impl Balance {
         for backup in [false, true] {
             let is_in_tier =
                 |backend: &BackendConfig| is_member(backend) && backend.backup == backup;
-            let former = |place: usize| loads.get(place).map(|load| &load.config);
-            let is_known = |place: usize| {
+            let former = |index: usize| loads.get(index).map(|load| &load.config);
+            let is_known = |index: usize| {
                 let is_same = |former: &&BackendConfig| {
-                    is_in_tier(former) && former.address == new.backends[place].address
+                    is_in_tier(former) && former.address == new.backends[index].address
                 };
-                former(place).filter(is_same).is_some()
+                former(index).filter(is_same).is_some()
             };
             let tier: Vec<usize> =
                 (0..new.backends.len()).filter(|&p| is_in_tier(&new.backends[p])).collect();
-            let known = tier.iter().copied().filter(|&place| is_known(place));
-            let Some(start) = known.map(|place| self.turns[place]).min() else { continue };
-            for place in tier {
-                let new_stride = stride(&new.backends[place]);
-                next.turns[place] = match former(place).filter(|_| is_known(place)) {
+            let known = tier.iter().copied().filter(|&index| is_known(index));
+            let Some(start) = known.map(|index| self.turns[index]).min() else { continue };
+            for index in tier {
+                let new_stride = stride(&new.backends[index]);
+                next.turns[index] = match former(index).filter(|_| is_known(index)) {
                     Some(former) => {
                         let former_stride = stride(former);
-                        let wait = (self.turns[place] - start).min(former_stride);
+                        let wait = (self.turns[index] - start).min(former_stride);
                         wait * new_stride / former_stride
                     }
                     None => new_stride - 1,
@@ -137,13 +137,13 @@ impl Balance {
     fn next_in_turn(&mut self, candidates: &[usize], loads: &[Load]) -> usize {
         let chosen = *candidates.iter().min_by_key(|&&c| (self.turns[c], c)).unwrap_or(&0);
         let (time, is_backup) = (self.turns[chosen], loads[chosen].config.backup);
-        for (place, load) in loads.iter().enumerate() {
+        for (index, load) in loads.iter().enumerate() {
             let is_passed_over = is_member(&load.config)
                 && load.config.backup == is_backup
-                && (self.turns[place], place) < (time, chosen);
+                && (self.turns[index], index) < (time, chosen);
             if is_passed_over {
                 let stride = stride(&load.config);
-                self.turns[place] += stride * ((time - self.turns[place]) / stride + 1);
+                self.turns[index] += stride * ((time - self.turns[index]) / stride + 1);
             }
         }
         self.turns[chosen] += stride(&loads[chosen].config);
@@ -168,7 +168,7 @@ impl Balance {
 /// The primaries that can take a flow, or, where none can, the backups that can.
 fn candidates(loads: &[Load], able: &[bool]) -> Vec<usize> {
     let able_in_tier = |backup: bool| {
-        let is_able = |&place: &usize| loads[place].config.backup == backup && able[place];
+        let is_able = |&index: &usize| loads[index].config.backup == backup && able[index];
         (0..loads.len()).filter(is_able).collect::<Vec<_>>()
     };
     let primaries = able_in_tier(false);
@@ -186,11 +186,11 @@ fn first_turns(backends: &[BackendConfig]) -> Vec<u128> {
     let mut turns = vec![0; backends.len()];
     for backup in [false, true] {
         let in_tier =
-            |place: &usize| backends[*place].backup == backup && is_member(&backends[*place]);
+            |index: &usize| backends[*index].backup == backup && is_member(&backends[*index]);
         let tier: Vec<usize> = (0..backends.len()).filter(in_tier).collect();
-        for (rank, &place) in tier.iter().enumerate() {
+        for (rank, &index) in tier.iter().enumerate() {
             let halves = 2 * rank as u128 + 1;
-            turns[place] = stride(&backends[place]) * halves / (2 * tier.len() as u128);
+            turns[index] = stride(&backends[index]) * halves / (2 * tier.len() as u128);
         }
     }
     turns
@@ -203,8 +203,8 @@ fn stride(backend: &BackendConfig) -> u128 {
 /// Each backend draws a number for the client; the draw, evenly spread between 0 and 1, becomes a
 /// waiting time `-ln(u) / weight`; the shortest one wins.
 fn shortest_wait(client: ClientHash, candidates: &[usize], loads: &[Load]) -> usize {
-    let bid = |place: usize| {
-        let backend = loads[place].config;
+    let bid = |index: usize| {
+        let backend = loads[index].config;
         let draw = mix(client.as_u64() ^ BackendHash::new(backend.address).as_u64());
         let evenly_spread = ((draw >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
         (-evenly_spread.ln() / f64::from(backend.weight), Reverse(draw))

@@ -21,11 +21,11 @@ impl Model {
         now: Instant,
         observed: &[Effect<'_>],
     ) -> Vec<Effect<'p>> {
-        let is_other = |place: usize| {
-            let backend = new.cluster.backends.get(place);
-            backend.is_some_and(|new| new.address != self.loads[place].config.address)
+        let is_other = |index: usize| {
+            let backend = new.cluster.backends.get(index);
+            backend.is_some_and(|new| new.address != self.loads[index].config.address)
         };
-        let replaced: Vec<usize> = (0..self.loads.len()).filter(|&place| is_other(place)).collect();
+        let replaced: Vec<usize> = (0..self.loads.len()).filter(|&index| is_other(index)).collect();
         let mut effects = self.end_all_of(&replaced, observed, now);
         // What is open is bound to the former source.
         if new.cluster.upstream != self.config.cluster.upstream
@@ -70,20 +70,20 @@ impl Model {
         now: Instant,
     ) -> Vec<Effect<'p>> {
         let mut effects = vec![];
-        let is_affected = |place: usize| replaced.contains(&place);
+        let is_affected = |index: usize| replaced.contains(&index);
         for id in self.in_order_of(observed) {
-            if let Some(place) = self.place_of(id)
-                && is_affected(self.flows[place].backend)
+            if let Some(index) = self.index_of(id)
+                && is_affected(self.flows[index].backend)
             {
-                effects.extend(self.close(place, CloseReason::BackendRemoved, now));
+                effects.extend(self.close(index, CloseReason::BackendRemoved, now));
             }
         }
         effects
     }
 
     fn take_over_backends(&mut self, cluster: &ClusterConfig) {
-        for (place, &new) in cluster.backends.iter().enumerate() {
-            match self.loads.get_mut(place) {
+        for (index, &new) in cluster.backends.iter().enumerate() {
+            match self.loads.get_mut(index) {
                 Some(load) if load.config.address == new.address => {
                     if load.config.removed && !new.removed {
                         load.health = Health::default();

@@ -80,19 +80,19 @@ impl Model {
                     Some(_) => self.make_room(now),
                 });
             }
-            let place = self.flow_of(&caller);
-            current = place.map(|place| self.flows[place].id);
-            if let (None, Some(place)) = (refused, place) {
-                effects.extend(self.opens_client_by_confirming(place));
+            let index = self.flow_of(&caller);
+            current = index.map(|index| self.flows[index].id);
+            if let (None, Some(index)) = (refused, index) {
+                effects.extend(self.opens_client_by_confirming(index));
             }
-            effects.push(match (refused, place) {
-                (None, Some(place)) => self.request(place, from, &call, now),
+            effects.push(match (refused, index) {
+                (None, Some(index)) => self.request(index, from, &call, now),
                 (reason, _) => {
                     let reason = reason.unwrap_or(DropReason::NoBackend);
                     self.drop(Direction::ToBackend, reason, datagram)
                 }
             });
-            self.retire_if_full(place.filter(|_| refused.is_none()));
+            self.retire_if_full(index.filter(|_| refused.is_none()));
         }
         let offer = self.offer(&effects);
         effects.extend(offer);
@@ -100,8 +100,8 @@ impl Model {
     }
 
     /// The first request after an answer shows that the client is where it says.
-    pub(super) fn opens_client_by_confirming<'p>(&self, place: usize) -> Option<Effect<'p>> {
-        let flow = &self.flows[place];
+    pub(super) fn opens_client_by_confirming<'p>(&self, index: usize) -> Option<Effect<'p>> {
+        let flow = &self.flows[index];
         let is_wanted = self.config.accept == Accept::Confirmed;
         let confirms = flow.answered && !flow.confirmed;
         let (flow, client) = (flow.id, flow.client);
@@ -120,29 +120,29 @@ impl Model {
         seen: &mut Seen,
         effects: &mut Vec<Effect<'p>>,
     ) -> Result<Option<DropReason>, Violation> {
-        let Some(place) = self.flow_of(caller) else { return Ok(None) };
-        match self.fate(self.flows[place].backend) {
+        let Some(index) = self.flow_of(caller) else { return Ok(None) };
+        match self.fate(self.flows[index].backend) {
             Fate::Stays => {}
             Fate::Moves if !self.able().contains(&true) => return Ok(Some(DropReason::NoBackend)),
-            Fate::Moves => effects.extend(self.move_flow(place, ttl, now, seen)?),
-            Fate::Returns if current == Some(self.flows[place].id) => {}
+            Fate::Moves => effects.extend(self.move_flow(index, ttl, now, seen)?),
+            Fate::Returns if current == Some(self.flows[index].id) => {}
             Fate::Returns => {
                 let able = self.able();
-                let is_primary = |place: &usize| !self.loads[*place].config.backup;
-                if (0..able.len()).filter(is_primary).any(|place| able[place]) {
-                    effects.extend(self.move_flow(place, ttl, now, seen)?);
+                let is_primary = |index: &usize| !self.loads[*index].config.backup;
+                if (0..able.len()).filter(is_primary).any(|index| able[index]) {
+                    effects.extend(self.move_flow(index, ttl, now, seen)?);
                 }
             }
             Fate::Ends(reason) => {
-                effects.extend(self.close(place, reason, now));
+                effects.extend(self.close(index, reason, now));
                 return Ok(None);
             }
         }
-        if self.has_had_all_requests(place) {
-            let flow = &mut self.flows[place];
+        if self.has_had_all_requests(index) {
+            let flow = &mut self.flows[index];
             flow.postpone(&self.config.cluster, now);
             flow.retired = true;
-            self.go_on(place);
+            self.go_on(index);
         }
         Ok(None)
     }
@@ -150,42 +150,42 @@ impl Model {
     /// A flow goes on with another backend, by another socket. Nothing else about it changes.
     fn move_flow<'p>(
         &mut self,
-        place: usize,
+        index: usize,
         ttl: u8,
         now: Instant,
         seen: &mut Seen,
     ) -> Result<Vec<Effect<'p>>, Violation> {
         if let Some((_, backend, _)) = seen.opened.front() {
-            let (client, able) = (self.flows[place].client, self.able());
+            let (client, able) = (self.flows[index].client, self.able());
             self.balance.check(client, backend.index(), &self.loads, &able)?;
         }
-        self.move_unchecked(place, ttl, now, seen)
+        self.move_unchecked(index, ttl, now, seen)
     }
 
     /// The same, where it is known that the other backend is a right one.
     pub(super) fn move_unchecked<'p>(
         &mut self,
-        place: usize,
+        index: usize,
         ttl: u8,
         now: Instant,
         seen: &mut Seen,
     ) -> Result<Vec<Effect<'p>>, Violation> {
-        let id = self.flows[place].id;
+        let id = self.flows[index].id;
         let Some((opened, backend, upstream)) = seen.opened.pop_front() else {
             return Err(Violation(format!("{id:?} goes on with no other backend")));
         };
         require!(opened == id, "{opened:?} is opened where {id:?} has to move");
         let Flow { client, question, backend: former, upstream: former_upstream, .. } =
-            self.flows[place];
+            self.flows[index];
         self.loads[former].flows -= 1;
         self.loads[backend.index()].flows += 1;
         self.counters.flows_moved += 1;
         let mut effects = vec![];
-        let flow = &mut self.flows[place];
+        let flow = &mut self.flows[index];
         effects.extend(flow.offered.then_some(Effect::Recall { flow: id }));
         (flow.offered, flow.asked_until) = (false, None);
         let has_room = self.has_free_slot();
-        let flow = &mut self.flows[place];
+        let flow = &mut self.flows[index];
         let has_sent = flow.introduced && flow.requests.datagrams > 0;
         // It is nowhere, for as long as it takes to find another place.
         flow.upstream = NOWHERE;
@@ -200,15 +200,15 @@ impl Model {
         let ttl = sent_with(ttl).unwrap_or(0);
         let to = (backend.index(), address);
         effects.extend(self.socket_for(upstream, to, (client, question), ttl, now)?);
-        let flow = &mut self.flows[place];
+        let flow = &mut self.flows[index];
         (flow.backend, flow.upstream, flow.introduced) = (backend.index(), upstream, false);
         effects.push(Effect::Open { flow: id, upstream, backend, address });
         Ok(effects)
     }
 
     /// The client sends something, perhaps after an answer.
-    pub(super) fn go_on(&mut self, place: usize) {
-        let flow = &mut self.flows[place];
+    pub(super) fn go_on(&mut self, index: usize) {
+        let flow = &mut self.flows[index];
         if flow.answered && !flow.confirmed {
             flow.confirmed = true;
             let id = flow.id;
@@ -217,14 +217,14 @@ impl Model {
         }
     }
 
-    fn has_had_all_requests(&self, place: usize) -> bool {
+    fn has_had_all_requests(&self, index: usize) -> bool {
         let limit = u64::from(self.config.cluster.requests);
-        limit > 0 && self.flows[place].requests.datagrams >= limit
+        limit > 0 && self.flows[index].requests.datagrams >= limit
     }
 
-    fn retire_if_full(&mut self, place: Option<usize>) {
-        if let Some(place) = place.filter(|&place| self.has_had_all_requests(place)) {
-            self.flows[place].retired = true;
+    fn retire_if_full(&mut self, index: Option<usize>) {
+        if let Some(index) = index.filter(|&index| self.has_had_all_requests(index)) {
+            self.flows[index].retired = true;
         }
     }
 
@@ -291,15 +291,15 @@ impl Model {
 
     fn request<'p>(
         &mut self,
-        place: usize,
+        index: usize,
         from: Sender,
         call: &Call<'p>,
         now: Instant,
     ) -> Effect<'p> {
         let &Call { destination, tlvs, datagram, .. } = call;
-        self.go_on(place);
+        self.go_on(index);
         let cluster = &self.config.cluster;
-        let flow = &mut self.flows[place];
+        let flow = &mut self.flows[index];
         let is_opening = flow.requests.datagrams == 0;
         let is_first = !flow.introduced || is_opening;
         let has_header = match cluster.send_proxy_protocol {
@@ -317,12 +317,12 @@ impl Model {
             let parts = tlvs.parts().into_iter().flatten();
             let front = header.as_bytes().iter().chain(parts).filter(|_| has_header);
             let front = front.copied().collect();
-            self.keep(place, (front, datagram), (from.tos, from.ttl), now);
+            self.keep(index, (front, datagram), (from.tos, from.ttl), now);
         } else if !self.asks() {
             // An error may be about this one.
-            self.flows[place].kept = None;
+            self.flows[index].kept = None;
         }
-        let flow = &self.flows[place];
+        let flow = &self.flows[index];
         let to = self.sockets.get(&flow.upstream).filter(|socket| socket.is_shared);
         Effect::Request {
             flow: flow.id,
@@ -368,36 +368,36 @@ impl Model {
             && self.loads[left.backend].config.address == sender
         {
             let fits = first.len() <= usize::from(self.config.max_datagram_size);
-            if let Some((place, effect)) = self.goes_back(&left, fits, now) {
+            if let Some((index, effect)) = self.goes_back(&left, fits, now) {
                 effects.push(effect);
-                recipient = Recipient::Flow(place);
+                recipient = Recipient::Flow(index);
             }
         }
-        let (place, vain) = match recipient {
+        let (index, vain) = match recipient {
             Recipient::Nobody(reason) => (None, reason),
-            Recipient::Ended(place) => {
-                self.disturb(place, now);
+            Recipient::Ended(index) => {
+                self.disturb(index, now);
                 (None, DropReason::UnknownFlow)
             }
             // Also an answer that goes no further shows that the backend is there.
-            Recipient::Flow(place) => {
-                self.flows[place].heard = true;
-                self.flows[place].kept = None;
-                self.has_answered(self.flows[place].backend, now);
-                (Some(place), DropReason::UnknownFlow)
+            Recipient::Flow(index) => {
+                self.flows[index].heard = true;
+                self.flows[index].kept = None;
+                self.has_answered(self.flows[index].backend, now);
+                (Some(index), DropReason::UnknownFlow)
             }
         };
-        let mut expected = place.map_or(0, |place| self.replies_expected(place));
+        let mut expected = index.map_or(0, |index| self.replies_expected(index));
         let mut is_over_budget = false;
         let mut may_complete = None;
         for datagram in burst.datagrams() {
             count(&mut self.counters.to_client.received, datagram);
             let unfit = if datagram.len() > usize::from(self.config.max_datagram_size) {
                 Some(DropReason::TooLarge)
-            } else if let Some(place) = place {
-                may_complete = Some(place);
+            } else if let Some(index) = index {
+                may_complete = Some(index);
                 // Once one cannot be afforded, none behind it may overtake it.
-                is_over_budget |= !self.can_afford(place, datagram);
+                is_over_budget |= !self.can_afford(index, datagram);
                 let is_expected = expected > 0;
                 expected = expected.saturating_sub(1);
                 match (is_expected, is_over_budget) {
@@ -408,8 +408,8 @@ impl Model {
             } else {
                 Some(vain)
             };
-            effects.push(match (unfit, place) {
-                (None, Some(place)) => self.reply(place, tos, datagram, now),
+            effects.push(match (unfit, index) {
+                (None, Some(index)) => self.reply(index, tos, datagram, now),
                 (reason, _) => {
                     let reason = reason.unwrap_or(DropReason::UnknownFlow);
                     self.drop(Direction::ToClient, reason, datagram)
@@ -417,17 +417,17 @@ impl Model {
             });
         }
         // A burst is one event: the flow goes on or ends after all of it, not in the middle.
-        if let Some(place) = may_complete {
-            self.flows[place].postpone(&self.config.cluster, now);
-            if self.replies_expected(place) == 0 {
-                effects.extend(self.close(place, CloseReason::Complete, now));
+        if let Some(index) = may_complete {
+            self.flows[index].postpone(&self.config.cluster, now);
+            if self.replies_expected(index) == 0 {
+                effects.extend(self.close(index, CloseReason::Complete, now));
             }
         }
         effects
     }
 
-    fn reply<'p>(&mut self, place: usize, tos: u8, datagram: &'p [u8], now: Instant) -> Effect<'p> {
-        let flow = &mut self.flows[place];
+    fn reply<'p>(&mut self, index: usize, tos: u8, datagram: &'p [u8], now: Instant) -> Effect<'p> {
+        let flow = &mut self.flows[index];
         if !flow.answered {
             flow.first_answer = Some(now);
             self.unconfirmed.push_back(flow.id);
@@ -446,8 +446,8 @@ impl Model {
 
     /// How many replies may still come. With a limit there are as many as it says, but no fewer
     /// than requests.
-    fn replies_expected(&self, place: usize) -> u64 {
-        let flow = &self.flows[place];
+    fn replies_expected(&self, index: usize) -> u64 {
+        let flow = &self.flows[index];
         let responses = u64::from(self.config.cluster.responses);
         if responses == 0 && !flow.retired {
             return u64::MAX;
@@ -457,8 +457,8 @@ impl Model {
 
     /// Whether a reply may go to a client, which may not be who it says: it gets this many bytes for
     /// each of its own, and no more, as long as its flow lives.
-    fn can_afford(&self, place: usize, reply: &[u8]) -> bool {
-        let flow = &self.flows[place];
+    fn can_afford(&self, index: usize, reply: &[u8]) -> bool {
+        let flow = &self.flows[index];
         let factor = u64::from(self.config.cluster.limits.amplification);
         let after = flow.replies.bytes + reply.len() as u64;
         factor == 0 || reply.is_empty() || after <= factor * flow.requests.bytes

@@ -46,17 +46,17 @@ impl Model {
                     effects.extend(self.end_of(flow, reason, is_over, now));
                 }
                 Effect::Open { flow, upstream, .. } => {
-                    let is_silent = |place: &usize| !is_over && self.is_silent(*place, now);
-                    if let Some(place) = self.place_of(flow).filter(is_silent) {
+                    let is_silent = |index: &usize| !is_over && self.is_silent(*index, now);
+                    if let Some(index) = self.index_of(flow).filter(is_silent) {
                         self.make_room_to_ask(upstream, now);
-                        let asks = self.ask_another(place, Cause::Silent, now, &mut seen)?;
+                        let asks = self.ask_another(index, Cause::Silent, now, &mut seen)?;
                         effects.extend(asks.into_iter().flatten());
                     }
                 }
                 Effect::AskActivity { flow } => {
                     let may_ask = |flow: &Flow| flow.offered && flow.deadline <= now && !is_over;
-                    let place = self.place_of(flow).filter(|&place| may_ask(&self.flows[place]));
-                    effects.extend(place.map(|place| self.ask(place, now)));
+                    let index = self.index_of(flow).filter(|&index| may_ask(&self.flows[index]));
+                    effects.extend(index.map(|index| self.ask(index, now)));
                 }
                 // It may have closed with its flow.
                 Effect::CloseSocket { upstream }
@@ -68,23 +68,23 @@ impl Model {
             }
         }
         // Another must have been asked, if there is one.
-        for place in 0..self.flows.len() {
-            let due = self.flows[place].kept.as_ref().and_then(|kept| kept.due);
+        for index in 0..self.flows.len() {
+            let due = self.flows[index].kept.as_ref().and_then(|kept| kept.due);
             let must_ask = due.is_some_and(|due| self.due(due) <= now);
             let is_sure = !is_over && !flows_may_be_left && !self.was_tight;
-            if must_ask && is_sure && self.is_silent(place, now) {
-                let asks = self.ask_another(place, Cause::Silent, now, &mut seen)?;
+            if must_ask && is_sure && self.is_silent(index, now) {
+                let asks = self.ask_another(index, Cause::Silent, now, &mut seen)?;
                 effects.extend(asks.into_iter().flatten());
             }
         }
         // What is left must not be there.
-        while let Some((place, reason)) = self.must_have_ended(is_over, now)
+        while let Some((index, reason)) = self.must_have_ended(is_over, now)
             && !flows_may_be_left
         {
-            if reason == CloseReason::Idle && self.flows[place].offered {
-                effects.push(self.ask(place, now));
+            if reason == CloseReason::Idle && self.flows[index].offered {
+                effects.push(self.ask(index, now));
             } else {
-                effects.extend(self.close(place, reason, now));
+                effects.extend(self.close(index, reason, now));
             }
         }
         for left in self.quarantined.clone() {
@@ -123,15 +123,15 @@ impl Model {
         is_over: bool,
         now: Instant,
     ) -> Vec<Effect<'p>> {
-        let Some(place) = self.place_of(id) else { return vec![] };
-        let flow = &self.flows[place];
+        let Some(index) = self.index_of(id) else { return vec![] };
+        let flow = &self.flows[index];
         let may_be_idle = !is_over && flow.deadline <= now && !flow.offered;
         let is_right = match reason {
             CloseReason::Idle => may_be_idle,
             CloseReason::Drained if is_over => true,
-            _ => self.must_end(place) == Some(reason),
+            _ => self.must_end(index) == Some(reason),
         };
-        if is_right { self.close(place, reason, now) } else { vec![] }
+        if is_right { self.close(index, reason, now) } else { vec![] }
     }
 
     /// The end of a socket that is said to close, if it may: what was left on it may be over, or it
@@ -159,23 +159,23 @@ impl Model {
         left: Quarantined,
         now: Instant,
     ) -> Option<Effect<'p>> {
-        let place = self.quarantined.iter().position(|other| other.is(&left))?;
-        self.quarantined.remove(place);
+        let index = self.quarantined.iter().position(|other| other.is(&left))?;
+        self.quarantined.remove(index);
         self.leave(left.upstream, left.backend, false, now)
     }
 
     /// A flow that a timeout must have brought to its end, and why.
     fn must_have_ended(&self, is_over: bool, now: Instant) -> Option<(usize, CloseReason)> {
-        (0..self.flows.len()).find_map(|place| {
-            let is_idle = self.due(self.flows[place].next_check()) <= now;
+        (0..self.flows.len()).find_map(|index| {
+            let is_idle = self.due(self.flows[index].next_check()) <= now;
             let reason = if is_over {
                 Some(CloseReason::Drained)
             } else if is_idle {
                 Some(CloseReason::Idle)
             } else {
-                self.must_end(place)
+                self.must_end(index)
             };
-            reason.map(|reason| (place, reason))
+            reason.map(|reason| (index, reason))
         })
     }
 
@@ -220,7 +220,7 @@ impl Model {
         let ended = self.quarantined.iter().map(|left| self.due(left.until));
         let idle = self.idle_sockets().into_iter().map(|(_, at)| self.due(at));
         let drain_end = self.drain.filter(|_| !self.flows.is_empty());
-        let has_to_end = (0..self.flows.len()).any(|place| self.must_end(place).is_some());
+        let has_to_end = (0..self.flows.len()).any(|index| self.must_end(index).is_some());
         let sweep = has_to_end.then_some(now);
         let others = [drain_end, sweep, self.next_backend_event()];
         flows.chain(ended).chain(idle).chain(others.into_iter().flatten()).min()

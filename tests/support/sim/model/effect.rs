@@ -118,7 +118,7 @@ impl Bound {
     pub(super) fn chosen(source: &Source, client: SocketAddr) -> Self {
         match source {
             Source::Any => Self::Any,
-            Source::Local(all) => Self::Local([0, 1].map(|place| all.get(place).copied())),
+            Source::Local(all) => Self::Local([0, 1].map(|index| all.get(index).copied())),
             Source::Client => Self::Client(client),
         }
     }

@@ -213,33 +213,33 @@ impl Signs {
 
 impl Model {
     /// Whether a backend could serve if it were up.
-    fn is_wanted(&self, place: usize) -> bool {
-        let backend = &self.loads[place];
+    fn is_wanted(&self, index: usize) -> bool {
+        let backend = &self.loads[index];
         !backend.config.removed && backend.config.weight > 0 && backend.health.drain == Drain::No
     }
 
     /// Whether backends count as up since all are down that could serve.
     fn fails_open(&self) -> bool {
-        let can_serve = |place| self.is_wanted(place) && self.loads[place].health.is_up();
+        let can_serve = |index| self.is_wanted(index) && self.loads[index].health.is_up();
         self.config.cluster.health.fail_open && !(0..self.loads.len()).any(can_serve)
     }
 
-    fn counts_as_up(&self, place: usize) -> bool {
-        self.loads[place].health.is_up() || self.fails_open()
+    fn counts_as_up(&self, index: usize) -> bool {
+        self.loads[index].health.is_up() || self.fails_open()
     }
 
     /// Which backends may be given a flow.
     pub(super) fn able(&self) -> Vec<bool> {
-        let is_able = |place: usize| {
-            self.is_wanted(place) && self.counts_as_up(place) && !self.loads[place].is_full()
+        let is_able = |index: usize| {
+            self.is_wanted(index) && self.counts_as_up(index) && !self.loads[index].is_full()
         };
         (0..self.loads.len()).map(is_able).collect()
     }
 
     /// What becomes of the flows of a backend.
-    pub(super) fn fate(&self, place: usize) -> Fate {
+    pub(super) fn fate(&self, index: usize) -> Fate {
         let policy = self.config.cluster.health.on_backend_down;
-        let backend = &self.loads[place];
+        let backend = &self.loads[index];
         if backend.config.removed {
             return match policy {
                 OnBackendDown::Close => Fate::Ends(CloseReason::BackendRemoved),
@@ -249,10 +249,10 @@ impl Model {
         if backend.health.drain == Drain::Over {
             return Fate::Ends(CloseReason::Drained);
         }
-        if self.counts_as_up(place) {
-            let is_primary_up = |place: usize| {
-                let is_backup = self.loads[place].config.backup;
-                !is_backup && self.is_wanted(place) && self.loads[place].health.is_up()
+        if self.counts_as_up(index) {
+            let is_primary_up = |index: usize| {
+                let is_backup = self.loads[index].config.backup;
+                !is_backup && self.is_wanted(index) && self.loads[index].health.is_up()
             };
             let returns = self.config.cluster.health.failback == Failback::All
                 && backend.config.backup
@@ -270,28 +270,28 @@ impl Model {
         self.loads.iter_mut().for_each(|load| load.health.network_changed());
     }
 
-    pub(super) fn note(&mut self, place: usize, sign: Sign, now: Instant) {
+    pub(super) fn note(&mut self, index: usize, sign: Sign, now: Instant) {
         if let Some(passive) = self.config.cluster.health.passive {
-            self.loads[place].health.note(sign, &passive, now);
+            self.loads[index].health.note(sign, &passive, now);
         }
     }
 
     /// A backend has answered someone.
-    pub(super) fn has_answered(&mut self, place: usize, now: Instant) {
-        self.loads[place].health.answered(now);
-        self.answers.insert(place, now);
+    pub(super) fn has_answered(&mut self, index: usize, now: Instant) {
+        self.loads[index].health.answered(now);
+        self.answers.insert(index, now);
     }
 
     /// A flow ends without the answer that it should have had. That is a sign where its client was
     /// answered before or its backend never answered anybody; and where someone could serve
     /// instead, and those beside it have answered since.
     pub(super) fn miss_answer(&mut self, flow: &Flow, now: Instant) {
-        let is_able = |place: usize| self.is_wanted(place) && self.loads[place].health.is_up();
-        let is_backup = |place: usize| self.loads[place].config.backup;
-        let others = (0..self.loads.len()).filter(|&place| place != flow.backend && is_able(place));
+        let is_able = |index: usize| self.is_wanted(index) && self.loads[index].health.is_up();
+        let is_backup = |index: usize| self.loads[index].config.backup;
+        let others = (0..self.loads.len()).filter(|&index| index != flow.backend && is_able(index));
         let (beside, instead): (Vec<usize>, Vec<usize>) =
-            others.partition(|&place| is_backup(place) == is_backup(flow.backend));
-        let answers = self.answers.iter().filter(|(place, _)| **place != flow.backend);
+            others.partition(|&index| is_backup(index) == is_backup(flow.backend));
+        let answers = self.answers.iter().filter(|(index, _)| **index != flow.backend);
         let are_answered = answers.into_iter().any(|(_, &at)| at >= flow.opened);
         let is_missed = if beside.is_empty() { !instead.is_empty() } else { are_answered };
         let is_known = self.answered_clients.contains(&source(flow.client));
@@ -306,8 +306,8 @@ impl Model {
     }
 
     /// Why a flow has to end whether anything comes on it or not, if it has to.
-    pub(super) fn must_end(&self, place: usize) -> Option<CloseReason> {
-        match self.fate(self.flows[place].backend) {
+    pub(super) fn must_end(&self, index: usize) -> Option<CloseReason> {
+        match self.fate(self.flows[index].backend) {
             Fate::Ends(reason) => Some(reason),
             Fate::Stays | Fate::Moves | Fate::Returns => None,
         }

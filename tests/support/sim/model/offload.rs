@@ -44,8 +44,8 @@ impl Model {
         {
             return None;
         }
-        let place = self.place_of(id)?;
-        let flow = &mut self.flows[place];
+        let index = self.index_of(id)?;
+        let flow = &mut self.flows[index];
         if flow.via.is_some() || flow.retired {
             return None;
         }
@@ -61,8 +61,8 @@ impl Model {
     }
 
     /// A flow's time is over as far as the sockets know.
-    pub(super) fn ask<'p>(&mut self, place: usize, now: Instant) -> Effect<'p> {
-        let flow = &mut self.flows[place];
+    pub(super) fn ask<'p>(&mut self, index: usize, now: Instant) -> Effect<'p> {
+        let flow = &mut self.flows[index];
         let timeout = timeout_of(&self.config.cluster, flow.answered);
         let again = timeout.clamp(Duration::from_nanos(1), Duration::from_secs(1));
         flow.asked_until = Some(now + again);
@@ -93,17 +93,17 @@ impl Model {
                 load.health.answered(now);
             }
         }
-        let Some(place) = self.place_of(id) else { return vec![] };
-        let flow = &mut self.flows[place];
+        let Some(index) = self.index_of(id) else { return vec![] };
+        let flow = &mut self.flows[index];
         flow.requests = flow.requests.plus(to_backend);
         flow.replies = flow.replies.plus(to_client);
         flow.heard |= has_answered;
         let mut effects = vec![];
         if to_backend.datagrams > 0 {
-            effects.extend(self.opens_client_by_confirming(place));
-            self.go_on(place);
+            effects.extend(self.opens_client_by_confirming(index));
+            self.go_on(index);
         }
-        let flow = &mut self.flows[place];
+        let flow = &mut self.flows[index];
         if has_answered && !flow.answered {
             flow.answered = true;
             flow.first_answer = Some(last.unwrap_or(flow.opened).max(flow.opened));
@@ -115,7 +115,7 @@ impl Model {
         }
         let was_asked = flow.asked_until.take().is_some();
         if was_asked && flow.deadline <= now {
-            effects.extend(self.close(place, CloseReason::Idle, now));
+            effects.extend(self.close(index, CloseReason::Idle, now));
         }
         effects
     }

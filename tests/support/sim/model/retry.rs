@@ -57,13 +57,13 @@ impl Model {
     /// A flow begins with something; a question may be the same again where another backend has it now.
     pub(super) fn keep(
         &mut self,
-        place: usize,
+        index: usize,
         (front, datagram): (Vec<u8>, &[u8]),
         (tos, ttl): (u8, u8),
         now: Instant,
     ) {
         let Some((times, after)) = self.attempts() else { return };
-        if self.flows[place].heard || self.flows[place].kept.is_some() {
+        if self.flows[index].heard || self.flows[index].kept.is_some() {
             return;
         }
         let bytes = front.len() + datagram.len() + 1;
@@ -74,27 +74,27 @@ impl Model {
         let (datagram, asked, due) = (datagram.to_vec(), vec![], after.map(|after| now + after));
         let times_left = times;
         let kept = Question { front, datagram, tos, ttl, times_left, asked, due, behind };
-        self.flows[place].kept = Some(kept);
+        self.flows[index].kept = Some(kept);
     }
 
     /// Another backend is asked for a flow, if there is one that may be. `None`: there is none.
     pub(super) fn ask_another<'p>(
         &mut self,
-        place: usize,
+        index: usize,
         cause: Cause,
         now: Instant,
         seen: &mut Seen,
     ) -> Result<Option<Vec<Effect<'p>>>, Violation> {
-        let (Some((_, after)), Some(kept)) = (self.attempts(), &mut self.flows[place].kept) else {
+        let (Some((_, after)), Some(kept)) = (self.attempts(), &mut self.flows[index].kept) else {
             return Ok(None);
         };
         kept.due = None;
-        let is_late = self.flows[place].opened + Duration::from_secs(5) < now;
+        let is_late = self.flows[index].opened + Duration::from_secs(5) < now;
         if cause == Cause::Refused && after.is_none() && is_late {
             return Ok(None);
         }
-        let Some(able) = self.who_may_be_asked(place, cause) else { return Ok(None) };
-        let flow = self.flows[place].clone();
+        let Some(able) = self.who_may_be_asked(index, cause) else { return Ok(None) };
+        let flow = self.flows[index].clone();
         let Some(mut kept) = flow.kept.clone() else { return Ok(None) };
         if let Some((_, backend, _)) = seen.opened.front() {
             let client = flow.client;
@@ -105,14 +105,14 @@ impl Model {
             self.miss_answer(&flow, now);
         }
         // That backend may be to have no flows, and this one leaves it before that is seen to.
-        self.has_to_sweep |= self.must_end(place).is_some();
+        self.has_to_sweep |= self.must_end(index).is_some();
         kept.asked.push(flow.backend);
         kept.times_left -= 1;
         kept.due = after.map(|after| now + after).filter(|_| kept.times_left > 0);
         let (tos, ttl) = (kept.tos, kept.ttl);
-        self.flows[place].kept = Some(kept);
+        self.flows[index].kept = Some(kept);
         let left_before = self.quarantined.len();
-        let mut effects = self.move_unchecked(place, ttl, now, seen)?;
+        let mut effects = self.move_unchecked(index, ttl, now, seen)?;
         if self.quarantined.len() > left_before
             && let Some(left) = self.quarantined.last_mut()
         {
@@ -120,7 +120,7 @@ impl Model {
             left.asker = Some(flow.id);
         }
         self.counters.retries += 1;
-        let flow = &mut self.flows[place];
+        let flow = &mut self.flows[index];
         flow.introduced = true;
         let (id, upstream, backend) = (flow.id, flow.upstream, backend_id(flow.backend as u8));
         let is_shared = self.sockets.get(&upstream).is_some_and(|socket| socket.is_shared);
@@ -141,8 +141,8 @@ impl Model {
     }
 
     /// Which backends another may be chosen from, if there is any.
-    fn who_may_be_asked(&self, place: usize, cause: Cause) -> Option<Vec<bool>> {
-        let flow = &self.flows[place];
+    fn who_may_be_asked(&self, index: usize, cause: Cause) -> Option<Vec<bool>> {
+        let flow = &self.flows[index];
         let kept = flow.kept.as_ref().filter(|kept| kept.times_left > 0)?;
         // What may still be answered is to find the flow.
         let may_wait = self.quarantine().is_some() && self.has_free_slot();
@@ -157,15 +157,15 @@ impl Model {
     /// Whether room may run out, or come free, for some of those that are to ask now: then it depends on
     /// the order who does.
     pub(super) fn is_tight(&self, now: Instant) -> bool {
-        let asking = (0..self.flows.len()).filter(|&place| self.is_silent(place, now)).count();
+        let asking = (0..self.flows.len()).filter(|&index| self.is_silent(index, now)).count();
         let used = self.flows.len() + self.quarantined.len() + asking;
         let is_limited = self.loads.iter().any(|load| load.config.max_flows > 0);
         asking > 0 && (is_limited || used > self.slots())
     }
 
     /// Whether a flow's backend is silent for so long that another is to be asked.
-    pub(super) fn is_silent(&self, place: usize, now: Instant) -> bool {
-        let flow = &self.flows[place];
+    pub(super) fn is_silent(&self, index: usize, now: Instant) -> bool {
+        let flow = &self.flows[index];
         let due = flow.kept.as_ref().and_then(|kept| kept.due);
         flow.deadline > now && due.is_some_and(|due| due <= now)
     }
@@ -173,13 +173,13 @@ impl Model {
     /// A question that could not be sent goes elsewhere. It stays queued then.
     pub(super) fn undelivered_question<'p>(
         &mut self,
-        (place, send_id): (usize, SendId),
+        (index, send_id): (usize, SendId),
         reason: DropReason,
         unsent: Traffic,
         now: Instant,
         seen: &mut Seen,
     ) -> Result<Option<Vec<Effect<'p>>>, Violation> {
-        let flow = &self.flows[place];
+        let flow = &self.flows[index];
         let is_theirs = matches!(
             reason,
             DropReason::Refused
@@ -194,9 +194,9 @@ impl Model {
         if !is_theirs || !is_its || !is_it {
             return Ok(None);
         }
-        let effects = self.ask_another(place, Cause::Unsent, now, seen)?;
+        let effects = self.ask_another(index, Cause::Unsent, now, seen)?;
         if effects.is_none() {
-            self.flows[place].kept = None;
+            self.flows[index].kept = None;
         }
         Ok(effects)
     }
@@ -209,12 +209,12 @@ impl Model {
         now: Instant,
     ) -> Option<(usize, Effect<'p>)> {
         let asker = left.asker?;
-        let place = self.place_of(asker).filter(|&place| self.flows[place].kept.is_some() && fits);
-        let Some(place) = place else {
+        let index = self.index_of(asker).filter(|&index| self.flows[index].kept.is_some() && fits);
+        let Some(index) = index else {
             self.has_answered(left.backend, now);
             return None;
         };
-        let flow = &mut self.flows[place];
+        let flow = &mut self.flows[index];
         let former = (flow.upstream, flow.backend);
         (flow.upstream, flow.backend) = (left.upstream, left.backend);
         for other in &mut self.quarantined {
@@ -226,10 +226,10 @@ impl Model {
         self.loads[left.backend].flows += 1;
         self.counters.flows_moved += 1;
         // That backend may be to have no flows meanwhile, and this one may be over before that is seen to.
-        self.has_to_sweep |= self.must_end(place).is_some();
+        self.has_to_sweep |= self.must_end(index).is_some();
         let (upstream, backend) = (left.upstream, backend_id(left.backend as u8));
         let address = self.loads[left.backend].config.address;
-        Some((place, Effect::Open { flow: asker, upstream, backend, address }))
+        Some((index, Effect::Open { flow: asker, upstream, backend, address }))
     }
 
     /// What is kept is what flows have sent. Between the time when another is to be asked and the end of
@@ -239,18 +239,18 @@ impl Model {
         manager: &UdpManager,
         now: Instant,
     ) -> Result<(), Violation> {
-        for place in 0..self.flows.len() {
-            let id = self.flows[place].id;
+        for index in 0..self.flows.len() {
+            let id = self.flows[index].id;
             let is = manager.kept(id);
-            let is_nobody = self.who_may_be_asked(place, Cause::Silent).is_none();
-            let may_be_over = self.is_silent(place, now) && (is_nobody || self.was_tight);
-            let Flow { kept: Some(should), .. } = &mut self.flows[place] else {
+            let is_nobody = self.who_may_be_asked(index, Cause::Silent).is_none();
+            let may_be_over = self.is_silent(index, now) && (is_nobody || self.was_tight);
+            let Flow { kept: Some(should), .. } = &mut self.flows[index] else {
                 require!(is.is_none(), "{id:?} keeps {is:?}, and needs it no more");
                 continue;
             };
             let may_be_gone = should.behind.0 >= MAX_BEHIND.0 || should.behind.1 >= MAX_BEHIND.1;
             if is.is_none() && may_be_gone {
-                self.flows[place].kept = None;
+                self.flows[index].kept = None;
                 continue;
             }
             let Some(is) = is else {

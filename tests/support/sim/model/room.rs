@@ -94,7 +94,7 @@ impl Model {
     pub(super) fn find_room(&mut self, client: Source, now: Instant) -> Result<(), DropReason> {
         let (victim, reason) = self.victim(client, now);
         let Some(victim) = victim? else { return Ok(()) };
-        let flow = &self.flows[self.place_of(victim).expect("a flow that is alive")];
+        let flow = &self.flows[self.index_of(victim).expect("a flow that is alive")];
         if let Some(time) = self.quarantine_after(CloseReason::Evicted, flow) {
             let quarter = self.quarter_of_slots();
             let is_known = self.answered_clients.contains(&client);
@@ -173,8 +173,8 @@ impl Model {
             return (self.who_goes(now).map(Some).ok_or(reason), reason);
         }
         let late = self.oldest_if_late(now).filter(|&late| {
-            let place = self.place_of(late).expect("a flow that is alive");
-            let is_old = now >= self.flows[place].opened + MIN_UNANSWERED;
+            let index = self.index_of(late).expect("a flow that is alive");
+            let is_old = now >= self.flows[index].opened + MIN_UNANSWERED;
             self.are_slots_scarce() && is_old && !self.answered_clients.contains(&client)
         });
         (Ok(late), reason)
@@ -201,7 +201,7 @@ impl Model {
 
     /// For how long a flow has been silent, as deadlines tell.
     fn silence_of(&self, id: FlowId, now: Instant) -> Duration {
-        let flow = &self.flows[self.place_of(id).expect("a flow that is alive")];
+        let flow = &self.flows[self.index_of(id).expect("a flow that is alive")];
         (now + timeout_of(&self.config.cluster, flow.answered)).saturating_since(flow.deadline)
     }
 
@@ -215,7 +215,7 @@ impl Model {
             if silence >= IN_USE {
                 return Some(id);
             }
-            let first_answer = self.flows[self.place_of(id)?].first_answer?;
+            let first_answer = self.flows[self.index_of(id)?].first_answer?;
             if first_answer + silence >= now {
                 return None;
             }
@@ -241,9 +241,9 @@ impl Model {
         match self.room {
             Room::Free => vec![],
             Room::Evict(id) => {
-                let place = self.place_of(id).expect("a flow that is alive");
-                self.first_answers.evicted += u32::from(!self.flows[place].answered);
-                self.close(place, CloseReason::Evicted, now)
+                let index = self.index_of(id).expect("a flow that is alive");
+                self.first_answers.evicted += u32::from(!self.flows[index].answered);
+                self.close(index, CloseReason::Evicted, now)
             }
         }
     }

@@ -164,10 +164,10 @@ impl Model {
         };
         let alive = self.flows.iter().any(|it| is_it(it.upstream, it.backend, it.question));
         let left = self.quarantined.iter().any(|it| is_it(it.upstream, it.backend, it.question));
-        let is_left = |place: &Quarantined| {
-            is_it(place.upstream, place.backend, place.question) && place.until > now
+        let is_left = |pair: &Quarantined| {
+            is_it(pair.upstream, pair.backend, pair.question) && pair.until > now
         };
-        !alive && !left && !self.places.iter().any(is_left)
+        !alive && !left && !self.quarantined_pairs.iter().any(is_left)
     }
 
     /// A flow has left a socket, which may close; or its place on that is in quarantine, if something may come
@@ -190,14 +190,14 @@ impl Model {
         }
         if let (true, Some(time), false) = (is_quarantined, time, asks) {
             let (question, until, asker) = (None, now + time, None);
-            self.places.push(Quarantined { upstream, backend, question, until, asker });
+            self.quarantined_pairs.push(Quarantined { upstream, backend, question, until, asker });
         }
         None
     }
 
     pub(super) fn close_socket<'p>(&mut self, upstream: UpstreamId) -> Option<Effect<'p>> {
         self.sockets.remove(&upstream)?;
-        self.places.retain(|place| place.upstream != upstream);
+        self.quarantined_pairs.retain(|it| it.upstream != upstream);
         Some(Effect::CloseSocket { upstream })
     }
 
@@ -220,10 +220,10 @@ impl Model {
         self.sockets.values_mut().for_each(|socket| socket.is_retired |= socket.is_shared);
         let mut idle: Vec<UpstreamId> = self.idle_sockets().iter().map(|(id, _)| *id).collect();
         // The one that has been idle longest goes first. Which of two is that, is left open.
-        let place = |id: &UpstreamId| {
+        let index = |id: &UpstreamId| {
             observed.iter().position(|effect| effect.closed_socket() == Some(*id))
         };
-        idle.sort_by_key(place);
+        idle.sort_by_key(index);
         idle.into_iter().filter_map(|id| self.close_socket(id)).collect()
     }
 
@@ -244,12 +244,12 @@ impl Model {
         let Some(socket) = self.sockets.get(&upstream) else {
             return Recipient::Nobody(DropReason::UnknownFlow);
         };
-        let address = |place: usize| self.loads[place].config.address;
+        let address = |index: usize| self.loads[index].config.address;
         let is_here = |flow: &Flow| flow.upstream == upstream;
         if !socket.is_shared {
             return match self.flows.iter().position(is_here) {
-                Some(place) if address(self.flows[place].backend) == sender => {
-                    Recipient::Flow(place)
+                Some(index) if address(self.flows[index].backend) == sender => {
+                    Recipient::Flow(index)
                 }
                 Some(_) => Recipient::Nobody(DropReason::ForeignSource),
                 None => match self.quarantined.iter().find(|left| left.upstream == upstream) {
@@ -259,7 +259,7 @@ impl Model {
             };
         }
         let senders: Vec<usize> =
-            (0..self.loads.len()).filter(|&place| address(place) == sender).collect();
+            (0..self.loads.len()).filter(|&index| address(index) == sender).collect();
         if senders.is_empty() {
             return Recipient::Nobody(DropReason::ForeignSource);
         }
@@ -269,8 +269,8 @@ impl Model {
         for backend in senders {
             let of_it =
                 |flow: &Flow| is_here(flow) && flow.backend == backend && flow.question == question;
-            if let Some(place) = self.flows.iter().position(of_it) {
-                return Recipient::Flow(place);
+            if let Some(index) = self.flows.iter().position(of_it) {
+                return Recipient::Flow(index);
             }
             let left = |left: &&Quarantined| {
                 left.upstream == upstream && left.backend == backend && left.question == question

@@ -20,8 +20,8 @@ pub(super) fn forget(bug: Bug, snapshot: ManagerSnapshot) -> ManagerSnapshot {
         }
         Bug::LosesTheRandomness => document["random"] = 0.into(),
         Bug::LosesTheOrderOfTimers => {
-            let places = list(&mut document["timers"]["places"]);
-            places.iter_mut().for_each(|place| list(&mut place["timers"]).reverse());
+            let slots = list(&mut document["timers"]["slots"]);
+            slots.iter_mut().for_each(|slot| list(&mut slot["timers"]).reverse());
         }
         Bug::LosesTheOrderOfSlots => list(&mut document["flows"]["vacant"]).reverse(),
         Bug::LosesTheGeneration => document["flows"]["next_generation"] = 0.into(),

@@ -15,8 +15,8 @@ use crate::sim::{Violation, require};
 /// What has been said of backends.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
-    /// Every place that the list of backends ever had, with who has it now.
-    places: Vec<BackendConfig>,
+    /// Every index that the list of backends ever had, with who has it now.
+    list: Vec<BackendConfig>,
     down: BTreeSet<BackendId>,
     draining: BTreeSet<BackendId>,
     /// Whether signs in datagrams have ever counted.
@@ -30,12 +30,12 @@ impl Known {
         known
     }
 
-    /// A backend that comes to a place, or back to it, is as good as any.
+    /// A backend that comes to an index, or back to it, is as good as any.
     pub(super) fn configure(&mut self, config: &ManagerConfig) {
         let backends = &config.cluster.backends;
-        for (place, &new) in backends.iter().enumerate() {
-            let id = backend_id(place as u8);
-            match self.places.get_mut(place) {
+        for (index, &new) in backends.iter().enumerate() {
+            let id = backend_id(index as u8);
+            match self.list.get_mut(index) {
                 Some(old) => {
                     if old.address != new.address || (old.removed && !new.removed) {
                         self.down.remove(&id);
@@ -43,15 +43,15 @@ impl Known {
                     }
                     *old = new;
                 }
-                None => self.places.push(new),
+                None => self.list.push(new),
             }
         }
-        self.places.iter_mut().skip(backends.len()).for_each(|place| place.removed = true);
+        self.list.iter_mut().skip(backends.len()).for_each(|backend| backend.removed = true);
         self.signs_count |= config.cluster.health.passive.is_some();
     }
 
     pub(super) fn hear(&mut self, backend: BackendId, event: BackendEvent) {
-        if backend.index() >= self.places.len() {
+        if backend.index() >= self.list.len() {
             return;
         }
         match event {
@@ -63,23 +63,23 @@ impl Known {
     }
 
     fn is_there(&self, backend: BackendId, address: SocketAddr) -> bool {
-        let place = self.places.get(backend.index());
-        place.is_some_and(|place| !place.removed && place.address == address)
+        let known = self.list.get(backend.index());
+        known.is_some_and(|known| !known.removed && known.address == address)
     }
 
     fn is_backup(&self, backend: BackendId) -> bool {
-        self.places.get(backend.index()).is_some_and(|place| place.backup)
+        self.list.get(backend.index()).is_some_and(|backend| backend.backup)
     }
 
     fn is_wanted(&self, backend: BackendId) -> bool {
-        let place = self.places.get(backend.index());
-        let is_member = place.is_some_and(|place| !place.removed && place.weight > 0);
+        let known = self.list.get(backend.index());
+        let is_member = known.is_some_and(|known| !known.removed && known.weight > 0);
         is_member && !self.draining.contains(&backend)
     }
 
     /// Whether a backend that the probes find down may count as up, since all are.
     fn may_fail_open(&self, config: &ManagerConfig) -> bool {
-        let mut all = (0..self.places.len()).map(|place| backend_id(place as u8));
+        let mut all = (0..self.list.len()).map(|index| backend_id(index as u8));
         let has_better = all.any(|id| self.is_wanted(id) && !self.down.contains(&id));
         config.cluster.health.fail_open && (self.signs_count || !has_better)
     }

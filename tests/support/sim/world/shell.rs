@@ -253,8 +253,8 @@ impl World {
 
     /// Some of what waits for the sockets is never sent.
     pub(super) fn give_up(&mut self, pick: u8, datagrams: u8, reason: DropReason) -> Option<Event> {
-        let place = usize::from(pick).checked_rem(self.outbox.len())?;
-        let unsent = self.outbox.remove(place)?;
+        let index = usize::from(pick).checked_rem(self.outbox.len())?;
+        let unsent = self.outbox.remove(index)?;
         if unsent.direction == Direction::ToBackend {
             // Nobody answers what was never sent.
             self.given_up.insert(unsent.flow);
