@@ -1,6 +1,7 @@
 //! What operators ask of a running process and have it do: another weight, an explanation, figures of how
 //! fast backends answer, less to transfer, names to complete.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -9,6 +10,8 @@ use std::process::{Command, Stdio};
 use flowgate_tests::e2e::{Peer, eventually, simple_config};
 use flowgate_tests::process::{Process, output};
 use flowgate_tests::skip::skip_test;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::pty::{Winsize, openpty};
 use serde_json::Value;
 
 const FLOWGATE: &str = env!("CARGO_BIN_EXE_flowgate-under-test");
@@ -244,4 +247,32 @@ fn bash_completes_the_names_of_backends() {
         };
         assert_eq!(completed, expected, "{command}");
     }
+}
+
+#[test]
+fn top_ends_with_its_terminal() {
+    let backend = Peer::v4();
+    let mut flowgate = Process::run(FLOWGATE, &simple_config("127.0.0.1:0", &[&backend], ""));
+    flowgate.address();
+    let size = Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
+    let terminal = openpty(Some(&size), None).expect("a terminal");
+    // Nobody but the test has it, who need not wait.
+    for flag in [FcntlArg::F_SETFL(OFlag::O_NONBLOCK), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)] {
+        fcntl(&terminal.master, flag).expect("it is set");
+    }
+    let slave = || Stdio::from(terminal.slave.try_clone().expect("a descriptor"));
+    // In a session of its own, whose terminal it is.
+    let mut top = Command::new("setsid");
+    top.args(["--ctty", "--wait", FLOWGATE, "top", "--socket", &flowgate.control_socket()]);
+    top.stdin(slave()).stdout(slave()).stderr(slave());
+    let Ok(mut top) = top.spawn() else { return skip_test("there is no setsid") };
+    let mut screen = File::from(terminal.master);
+    let (mut shown, mut piece) = (String::new(), [0; 4_096]);
+    eventually("it is drawn", || {
+        let len = screen.read(&mut piece).unwrap_or(0);
+        shown.push_str(&String::from_utf8_lossy(&piece[..len]));
+        shown.contains("127.0.0.1").then_some(())
+    });
+    drop((screen, terminal.slave));
+    eventually("it has ended", || top.try_wait().expect("its state"));
 }

@@ -25,7 +25,7 @@ use self::options::Options;
 use self::watch::Watch;
 use super::Failure;
 use super::ask::SocketOption;
-use crate::control::signals;
+use crate::control::signals::{self, Signal};
 use crate::sys::clock::Clock;
 
 /// How long a key, an answer or a signal may wait to be seen.
@@ -50,7 +50,14 @@ pub(super) fn run(arguments: &TopArguments) -> Result<(), Failure> {
     let (first, answers) = fetch::start(arguments.socket_option.path())?;
     let is_over = Arc::new(AtomicBool::new(false));
     let over = Arc::clone(&is_over);
-    signals::listen(move |_| over.store(true, Ordering::Relaxed))?;
+    signals::listen(move |signal| {
+        if signal == Signal::Reload {
+            // The terminal is gone (SIGHUP): crossterm would look for a key there for ever.
+            let _ = ratatui::try_restore();
+            std::process::exit(0);
+        }
+        over.store(true, Ordering::Relaxed);
+    })?;
     let mut top = Top {
         watch: Watch::new(first, clock.now()),
         clock,
