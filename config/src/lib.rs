@@ -266,6 +266,8 @@ pub struct Listener {
     pub receive_buffer: usize,
     /// The send buffer to ask of the kernel for the socket, in bytes.
     pub send_buffer: usize,
+    /// Whether nothing that is sent, to clients or to backends, may be cut into fragments (DF).
+    pub dont_fragment: bool,
     /// Proxies whose PROXY v2 headers tell the client. From elsewhere a header is payload.
     pub accept_proxy_protocol: Vec<IpNet>,
     /// Whether a client gets a socket of its own, and when.

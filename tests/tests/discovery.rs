@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use flowgate::control::discovery::{Discoverer, Places};
+use flowgate::control::discovery::{Discoverer, DiscoverySources};
 use flowgate_config::{BackendsFrom, Place};
 use flowgate_tests::e2e::{PATIENCE, Peer, eventually};
 use flowgate_tests::echo_server::EchoServer;
@@ -304,12 +304,13 @@ fn srv_records_say_port_weight_and_who_stands_by() {
         return;
     };
     let place = Place::Srv("_dns._udp.test".to_owned());
-    let places = Places::from([("dns".to_owned(), BackendsFrom { place, allow_empty: false })]);
+    let sources =
+        DiscoverySources::from([("dns".to_owned(), BackendsFrom { place, allow_empty: false })]);
     let (sender, found) = mpsc::channel();
     let on_found = move |discovered| drop(sender.send(discovered));
     let timeout = Duration::from_secs(2);
     let discoverer = Discoverer::start_with(&[server.address()], timeout, None, on_found).unwrap();
-    discoverer.set_places(places);
+    discoverer.set_sources(sources);
     // It may be asked before it listens, and is asked again then.
     let discovered = found.recv_timeout(PATIENCE).unwrap();
     let members: Vec<_> = discovered

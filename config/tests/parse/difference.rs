@@ -148,6 +148,7 @@ fn every_other_key_of_a_listener_changes_it_in_place() {
         "max_datagram_size = 9",
         "receive_buffer = \"1MiB\"",
         "send_buffer = \"1MiB\"",
+        "dont_fragment = true",
         "allow = [\"10.0.0.0/8\"]",
         "deny = [\"10.0.0.0/8\"]",
     ] {

@@ -37,6 +37,7 @@ max_flows = 0
 max_datagram_size = 65507
 receive_buffer = "4MiB"
 send_buffer = "4MiB"
+dont_fragment = false
 accept_proxy_protocol = []
 fast_path = "off"
 allow = []
@@ -96,6 +97,7 @@ max_flows = 20_000
 max_datagram_size = 1472
 receive_buffer = "8MiB"
 send_buffer = 1048576
+dont_fragment = true
 accept_proxy_protocol = ["fd00::/8", "2001:db8::7"]
 fast_path = "auto"
 allow = ["10.0.0.0/8", "2001:db8::/32"]
@@ -258,6 +260,7 @@ fn a_full_example_sets_every_supported_key() {
             max_datagram_size: 1472,
             receive_buffer: 8 << 20,
             send_buffer: 1 << 20,
+            dont_fragment: true,
             accept: Accept::Shared,
             fast_path: FastPathMode::Auto,
             accept_proxy_protocol: vec![network("fd00::/8"), network("2001:db8::7/128")],

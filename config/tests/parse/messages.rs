@@ -32,7 +32,7 @@ backends = ["10.0.0.1:53", { address = "10.0.0.2:53", weigth = 2 }, "10.0.0.1:53
         "8:11: listener[0].address: found \"0.0.0.0:99999\"; allowed: an IP address and port, such as \"0.0.0.0:53\" or \"[::]:53\"",
         "9:11: listener[0].cluster: found \"resolver\"; allowed: \"resolvers\", \"empty\"; did you mean \"resolvers\"?",
         "10:21: listener[0].max_datagram_size: found 70000; allowed: a whole number from 1 to 65507",
-        "11:1: listener[0].colour: unknown key; allowed: accept, accept_proxy_protocol, address, allow, announce, backend_port, cluster, deny, fast_path, interface, max_datagram_size, max_flows, name, receive_buffer, route, send_buffer, v6_only",
+        "11:1: listener[0].colour: unknown key; allowed: accept, accept_proxy_protocol, address, allow, announce, backend_port, cluster, deny, dont_fragment, fast_path, interface, max_datagram_size, max_flows, name, receive_buffer, route, send_buffer, v6_only",
         "14:11: cluster.resolvers.balance: found \"rendezvou\"; allowed: round-robin, random, least-flows, power-of-two, rendezvous, maglev; did you mean \"rendezvous\"?",
         "15:8: cluster.resolvers.mode: found \"on-way\"; allowed: session, one-way, fan-out; did you mean \"one-way\"?",
         "16:55: cluster.resolvers.backends[1].weigth: unknown key; allowed: address, backup, max_flows, server_id, weight; did you mean `weight`?",
@@ -201,7 +201,7 @@ fn control_characters_are_shown_escaped() {
         ),
         [
             "3:11: listener[0].cluster: found \"\\u001b[2J\"; allowed: the NAME of a [cluster.NAME] table",
-            "4:1: listener[0].\"\\u{1b}\\n\": unknown key; allowed: accept, accept_proxy_protocol, address, allow, announce, backend_port, cluster, deny, fast_path, interface, max_datagram_size, max_flows, name, receive_buffer, route, send_buffer, v6_only",
+            "4:1: listener[0].\"\\u{1b}\\n\": unknown key; allowed: accept, accept_proxy_protocol, address, allow, announce, backend_port, cluster, deny, dont_fragment, fast_path, interface, max_datagram_size, max_flows, name, receive_buffer, route, send_buffer, v6_only",
         ]
     );
     let errors = parse("workers = \"\u{202e}\"", "a\u{1b}b\n").unwrap_err().to_string();

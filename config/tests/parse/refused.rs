@@ -1,6 +1,6 @@
 //! Which values are refused, key by key.
 
-use crate::{at_top, in_cluster, in_listener, messages};
+use crate::{MINIMAL, at_top, in_cluster, in_listener, messages, without_place};
 
 #[test]
 fn a_number_out_of_range_is_refused_with_the_range() {
@@ -230,4 +230,24 @@ fn what_knows_no_interface_is_refused_beside_one() {
         let refused = of_listeners(&[&listener]);
         assert!(refused[0].contains("the datagrams of one interface only"), "{refused:?}");
     }
+}
+
+#[test]
+fn what_leaves_by_raw_sockets_cannot_be_kept_from_being_cut() {
+    for lines in ["return = \"direct\"", "mode = \"one-way\"\nsource = \"client\""] {
+        let text = format!("{MINIMAL}\n{lines}");
+        let text = text.replace("[[listener]]", "[[listener]]\ndont_fragment = true");
+        let said = without_place(messages(&text), "listener[0].");
+        assert!(said.len() == 1 && said[0].starts_with("dont_fragment: "), "{lines}: {said:?}");
+    }
+}
+
+#[test]
+fn quic_is_not_cut_unless_it_is_said() {
+    let quic = format!("{MINIMAL}\naffinity = \"quic\"");
+    let is_whole = |text: &str| {
+        flowgate_config::parse(text, "test.toml").expect("it is valid").listeners[0].dont_fragment
+    };
+    assert!(is_whole(&quic) && !is_whole(MINIMAL));
+    assert!(!is_whole(&quic.replace("[[listener]]", "[[listener]]\ndont_fragment = false")));
 }

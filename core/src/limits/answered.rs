@@ -70,7 +70,7 @@ impl AnsweredClients {
 
     /// Remembers a client.
     pub(crate) fn insert(&mut self, client: u128) {
-        let (set, fingerprint) = self.place_of(client);
+        let (set, fingerprint) = self.index_of(client);
         let set = &mut self.fingerprints[set * WAYS..][..WAYS];
         let last = set.iter().position(|&other| other == fingerprint).unwrap_or(WAYS - 1);
         set[..=last].rotate_right(1);
@@ -79,11 +79,11 @@ impl AnsweredClients {
 
     /// Whether a client is remembered.
     pub(crate) fn contains(&self, client: u128) -> bool {
-        let (set, fingerprint) = self.place_of(client);
+        let (set, fingerprint) = self.index_of(client);
         self.fingerprints[set * WAYS..][..WAYS].contains(&fingerprint)
     }
 
-    fn place_of(&self, client: u128) -> (usize, u32) {
+    fn index_of(&self, client: u128) -> (usize, u32) {
         let hash = hash(client, self.keys);
         ((hash % (CAPACITY / WAYS) as u64) as usize, (hash >> 32) as u32 | 1)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use flowgate_config::{Announce, AnnounceBy, Cluster, Config, FastPathMode, Listener, Workers};
-use flowgate_core::config::{Accept, Mode, Source, UpstreamMode};
+use flowgate_core::config::{Accept, Affinity, Mode, Source, UpstreamMode};
 
 /// The environment variable that chooses.
 pub const VARIABLE: &str = "FLOWGATE_IO";
@@ -157,6 +157,14 @@ fn lacks_of_system(config: &Config) -> Vec<String> {
         let name = &listener.name;
         lacks.push(format!(
             "listener {name:?}: interface: no socket hears one interface alone; remove it"
+        ));
+    }
+    // Of QUIC it is no more than a hint, which nobody has written.
+    let whole = |l: &&Listener| l.dont_fragment && l.cluster.policy.affinity != Affinity::Quic;
+    for listener in config.listeners.iter().filter(whole) {
+        let name = &listener.name;
+        lacks.push(format!(
+            "listener {name:?}: dont_fragment: it cannot be asked for; set it to false"
         ));
     }
     let by_bird = |announce: &Announce| matches!(announce.by, AnnounceBy::Bird { .. });

@@ -36,7 +36,7 @@ use crate::control::service_state::ServiceState;
 use crate::control::source::SourceError;
 use crate::datapath::fast_path::SharedFastPath;
 use crate::datapath::kernel::{Native, Portable, Socket};
-use crate::datapath::listener::{BindError, Buffers};
+use crate::datapath::listener::{BindError, SocketOptions};
 use crate::datapath::role::Role;
 use crate::datapath::token::Token;
 use crate::datapath::worker::kernel::WorkerKernel;
@@ -168,7 +168,7 @@ struct BoundListener {
     sockets: Vec<(Socket, u64)>,
     /// What the workers call it.
     name: Arc<str>,
-    buffers: Buffers,
+    options: SocketOptions,
     /// What the manager of each shard is told to do.
     configurations: Vec<PreparedConfig>,
     /// What has been published to the managers of each backend, by index.

@@ -48,7 +48,7 @@ use crate::sys::{files, process};
 use announcing::Announcing;
 use conditions::Conditions;
 use stop::LameDuck;
-use targets::{holds, indices, names, probe_targets};
+use targets::{discovery_sources, holds, names, probe_targets};
 
 /// How long the start waits for the names of backends to be resolved. After that it goes on with
 /// those that are known, and the others follow.
@@ -387,7 +387,7 @@ impl Runtime {
         });
         let resolver = Resolver::start(sending(&sender, Event::Resolved))?;
         let discoverer = Discoverer::start(discovery::directory(), sending(&sender, Event::Found))?;
-        let found = discoverer.find_now(indices(&written), DISCOVERY_TIMEOUT);
+        let found = discoverer.find_now(discovery_sources(&written), DISCOVERY_TIMEOUT);
         let config = written.with_found(&found);
         let mut hosts = known;
         resolver.set_holds(holds(&config));

@@ -121,6 +121,10 @@ pub trait Kernel {
     /// Those of `setsockopt(2)`.
     fn set_ttl(&mut self, socket: &Self::Socket, ttl: u8) -> io::Result<()>;
 
+    /// Has what a socket sends leave whole or not at all (DF), or allows fragments again. A hint, where
+    /// the system has no such thing.
+    fn set_dont_fragment(&mut self, _socket: &Self::Socket, _never: bool) {}
+
     /// Receives into free slots and says how many it filled. Fewer than there are means that the
     /// socket is drained, unless it has an error pending.
     ///

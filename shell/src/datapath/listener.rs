@@ -255,20 +255,25 @@ fn prepare(socket: &socket2::Socket, listener: &Listener) -> io::Result<()> {
     Ok(())
 }
 
-/// The buffers to ask of the kernel for a listener's sockets, in bytes.
+/// What to ask of the kernel for a listener's sockets, as far as a reload may change it: buffers in bytes,
+/// and whether what they send may not be cut into fragments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Buffers {
+pub struct SocketOptions {
     receive: usize,
     send: usize,
+    v6: bool,
+    dont_fragment: bool,
 }
 
-impl Buffers {
+impl SocketOptions {
     /// What a listener asks for.
     pub const fn of(listener: &Listener) -> Self {
-        Self { receive: listener.receive_buffer, send: listener.send_buffer }
+        let &Listener { receive_buffer, send_buffer, dont_fragment, .. } = listener;
+        let v6 = listener.address.is_ipv6();
+        Self { receive: receive_buffer, send: send_buffer, v6, dont_fragment }
     }
 
-    /// Asks for them. What is larger already stays: a service manager may have done what this
+    /// Asks for it. A buffer that is larger already stays: a service manager may have done what this
     /// process may not.
     pub fn set(self, fd: BorrowedFd<'_>) {
         let socket = socket2::SockRef::from(&fd);
@@ -280,19 +285,23 @@ impl Buffers {
         if is_short(socket.send_buffer_size(), self.send) {
             sockopt::ask_send_buffer(fd, self.send);
         }
+        if sockopt::dont_fragment(fd) != self.dont_fragment {
+            // Every kernel that there is knows it.
+            let _ = sockopt::set_dont_fragment(fd, self.v6, self.dont_fragment);
+        }
     }
 }
 
 /// Gives a listener's sockets the buffers it asks for.
-pub fn size_buffers_quietly(listener: &Listener, group: &Group) {
-    let asked = Buffers::of(listener);
+pub fn set_options_quietly(listener: &Listener, group: &Group) {
+    let asked = SocketOptions::of(listener);
     group.sockets.iter().for_each(|socket| asked.set(socket.as_fd()));
 }
 
 /// Gives a listener's sockets the buffers it asks for, and warns where the kernel grants less.
-pub fn size_buffers(listener: &Listener, group: &Group) {
-    let asked = Buffers::of(listener);
-    size_buffers_quietly(listener, group);
+pub fn set_options(listener: &Listener, group: &Group) {
+    let asked = SocketOptions::of(listener);
+    set_options_quietly(listener, group);
     let Some(first) = group.sockets.first() else {
         return;
     };

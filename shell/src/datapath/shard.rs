@@ -109,6 +109,13 @@ impl<K: Kernel> Shard<K> {
         self.sockets.receive_buffer = bytes;
     }
 
+    /// Lets nothing that is sent be cut into fragments, or lets all be, whichever socket it leaves by.
+    pub fn set_dont_fragment(&mut self, never: bool, kernel: &mut K) {
+        if std::mem::replace(&mut self.sockets.dont_fragment, never) != never {
+            self.sockets.all().for_each(|socket| kernel.set_dont_fragment(socket, never));
+        }
+    }
+
     /// What the kernel path has to know of it when another process goes on with it.
     pub const fn offloads(&self) -> &ShardOffloads {
         &self.offloads
@@ -120,7 +127,7 @@ impl<K: Kernel> Shard<K> {
     }
 
     /// Leaves it to another shard to read the listener.
-    pub const fn set_deaf(&mut self, is_send_only: bool) {
+    pub const fn set_send_only(&mut self, is_send_only: bool) {
         self.is_send_only = is_send_only;
     }
 

@@ -40,6 +40,8 @@ pub struct Sockets<K: Kernel> {
     /// The receive buffer to ask of the kernel for upstream sockets, in bytes: the listener's. 0: the
     /// usual one.
     pub receive_buffer: usize,
+    /// Whether nothing that is sent may be cut into fragments, as at the listener.
+    pub dont_fragment: bool,
     /// The longest payload that goes either way.
     pub max_datagram_size: u16,
     /// How many datagrams upstream sockets are known to have lost since their receive buffers were
@@ -64,10 +66,19 @@ impl<K: Kernel> Sockets<K> {
             orphaned_queues: Vec::new(),
             send_queue_budget: QUEUE_BUDGET,
             receive_buffer: 0,
+            dont_fragment: false,
             max_datagram_size: 0,
             upstream_drops: 0,
             questions: None,
         }
+    }
+
+    /// All that it may send by.
+    pub fn all(&self) -> impl Iterator<Item = &K::Socket> {
+        let egress = self.egress_sockets.iter().flat_map(|sockets| sockets.iter());
+        let upstreams = self.upstreams.iter().map(|upstream| &upstream.socket);
+        let egress = egress.map(|(_, egress)| &egress.socket);
+        [&self.listener].into_iter().chain(upstreams).chain(self.clients.sockets()).chain(egress)
     }
 
     /// Whether something waits for room in a send buffer.

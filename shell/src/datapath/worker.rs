@@ -21,7 +21,7 @@ use tracing::debug;
 use crate::control::flow_log::FlowLogger;
 use crate::datapath::fast_path::{InheritedFlows, Offloads};
 use crate::datapath::kernel::Socket;
-use crate::datapath::listener::Buffers;
+use crate::datapath::listener::SocketOptions;
 use crate::datapath::report::{FlowFigures, ShardReport};
 use crate::datapath::role::Role;
 use crate::datapath::shard::{Readiness, Shard};
@@ -81,8 +81,8 @@ pub enum Command {
         shard: u32,
         /// The name of the listener.
         name: Arc<str>,
-        /// The buffers to ask of the kernel for its socket.
-        buffers: Buffers,
+        /// What to ask of the kernel for its socket.
+        options: SocketOptions,
         /// What its manager is told to do.
         configuration: Box<PreparedConfig>,
     },
@@ -404,11 +404,11 @@ impl<K: WorkerKernel> Worker<K> {
                     let _ = reply.send(last);
                 }
             }
-            Command::Configure { shard, name, buffers, configuration } => {
+            Command::Configure { shard, name, options, configuration } => {
                 if let Some(Some(named)) = self.shards.get_mut(shard as usize) {
                     named.name = name;
-                    buffers.set(named.shard.listener().as_fd());
-                    match_buffers(&mut named.shard);
+                    options.set(named.shard.listener().as_fd());
+                    match_listener(&mut named.shard, &mut self.kernel);
                 }
                 self.tell(shard, ManagerInput::Configured(&configuration), now);
             }
@@ -519,8 +519,8 @@ impl<K: WorkerKernel> Worker<K> {
         let is_send_only = listener.is_send_only();
         let listener = self.kernel.listen(listener, Token::Listener { shard: number })?;
         let mut shard = Shard::new(number, listener, manager);
-        shard.set_deaf(is_send_only);
-        match_buffers(&mut shard);
+        shard.set_send_only(is_send_only);
+        match_listener(&mut shard, &mut self.kernel);
         shard.open_egress_sockets(&mut self.kernel, now);
         self.insert(number, NamedShard { name, shard, state_changes: 0, sharing });
         Ok(())
@@ -606,11 +606,15 @@ impl<K: WorkerKernel> Worker<K> {
     }
 }
 
-/// Has a shard's upstream sockets open with receive buffers like its listener's.
-fn match_buffers<K: WorkerKernel>(shard: &mut Shard<K>) {
-    let of_listener = socket2::SockRef::from(&shard.listener().as_fd()).recv_buffer_size();
+/// Has a shard's other sockets be like its listener's: upstream sockets open with such receive buffers,
+/// and none sends fragments if that does not.
+fn match_listener<K: WorkerKernel>(shard: &mut Shard<K>, kernel: &mut K) {
+    let listener = shard.listener().as_fd();
+    let of_listener = socket2::SockRef::from(&listener).recv_buffer_size();
+    let never = sockopt::dont_fragment(listener);
     shard
         .set_receive_buffer(of_listener.map_or(0, |bytes| bytes / sockopt::REPORTED_BUFFER_FACTOR));
+    shard.set_dont_fragment(never, kernel);
 }
 
 /// Gives other shards what a shard has read for them, in order. What is for one that is gone is for

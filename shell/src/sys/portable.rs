@@ -106,6 +106,11 @@ impl Datagrams {
         &self.socket
     }
 
+    /// Whether it is a socket of IPv6, which may send IPv4 too.
+    pub const fn is_v6(&self) -> bool {
+        self.v6
+    }
+
     /// Sends with this time to live or hop limit from now on.
     ///
     /// # Errors

@@ -75,6 +75,33 @@ pub fn set_receive_ttl(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     set(socket, sockopt::Ipv4RecvTtl, &true)
 }
 
+/// Whether what the socket sends may not be cut into fragments. Then it leaves with DF (RFC 791), and
+/// what is longer than the interface takes is refused (`EMSGSIZE`), whatever ICMP has said of the path
+/// (`IP_PMTUDISC_PROBE`). An IPv6 socket is asked for both, since it may send IPv4.
+///
+/// # Errors
+///
+/// Those of `setsockopt(2)`.
+pub fn set_dont_fragment(socket: BorrowedFd<'_>, v6: bool, never: bool) -> io::Result<()> {
+    use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
+    use rustix::net::sockopt::{set_ip_mtu_discover, set_ipv6_mtu_discover};
+    let (of_v4, of_v6) = match never {
+        true => (Ipv4PathMtuDiscovery::PROBE, Ipv6PathMtuDiscovery::PROBE),
+        false => (Ipv4PathMtuDiscovery::WANT, Ipv6PathMtuDiscovery::WANT),
+    };
+    if v6 {
+        set_ipv6_mtu_discover(socket, of_v6)?;
+        set(socket, sockopt::Ipv6DontFrag, &never)?;
+    }
+    Ok(set_ip_mtu_discover(socket, of_v4)?)
+}
+
+/// Whether a socket sends with DF and nothing else, as [`set_dont_fragment`] has it.
+pub fn dont_fragment(socket: BorrowedFd<'_>) -> bool {
+    use rustix::net::sockopt::{Ipv4PathMtuDiscovery, ip_mtu_discover};
+    ip_mtu_discover(socket).is_ok_and(|how| how == Ipv4PathMtuDiscovery::PROBE)
+}
+
 /// Sends with this time to live or hop limit (`IP_TTL`, `IPV6_UNICAST_HOPS`).
 ///
 /// # Errors

@@ -188,7 +188,9 @@ impl World {
             Action::Fail { flow, failure } => Some(Event::Told(self.fail(flow, failure))),
             Action::News { backend, event } => {
                 let backend = match backend {
-                    BackendPick::Known(n) => backend_id(n.checked_rem(self.backend_count()).unwrap_or(n)),
+                    BackendPick::Known(n) => {
+                        backend_id(n.checked_rem(self.backend_count()).unwrap_or(n))
+                    }
                     BackendPick::Serving(n) => match self.resolve(FlowPick::Live(n)).1 {
                         Some(upstream) => upstream.backend,
                         None => backend_id(n),
@@ -246,8 +248,9 @@ impl World {
     /// What makes all backends serve again: the probes and the operator have nothing against any,
     /// and at least one is there, if there ever was one.
     pub(super) fn heal(&mut self, now: Instant) -> Vec<Event> {
-        let told =
-            |event| (0..self.backend_count()).map(move |index| told_of(backend_id(index), event, now));
+        let told = |event| {
+            (0..self.backend_count()).map(move |index| told_of(backend_id(index), event, now))
+        };
         let mut events: Vec<Event> = told(News::Up).chain(told(News::Undrain)).collect();
         events.push(Event::Told(ManagerInput::TakenElsewhere { flows: 0, slots: 0 }));
         // Time enough to catch up.

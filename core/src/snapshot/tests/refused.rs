@@ -66,8 +66,8 @@ fn there_is_something_of_everything() {
     let (free, late) = (&flows.vacant, &flows.unanswered);
     assert!(free.len() > 1 && late.len() > 1 && flows.unconfirmed.len() > 1);
     assert!(!free.is_sorted() && !free.is_sorted_by(|a, b| a > b), "an order of its own: {free:?}");
-    assert!(!flows.quarantined.is_empty() && snapshot.timers.indices.len() > 1);
-    assert!(snapshot.timers.indices.iter().any(|index| index.timers.len() > 1));
+    assert!(!flows.quarantined.is_empty() && snapshot.timers.slots.len() > 1);
+    assert!(snapshot.timers.slots.iter().any(|slot| slot.timers.len() > 1));
     assert!(snapshot.sweep.is_some() && snapshot.drain.is_some());
     let proxies = &snapshot.proxies;
     assert!(!proxies.idle.is_empty() && proxies.known.len() > proxies.idle.len());
@@ -148,26 +148,26 @@ fn queues_and_timers_that_do_not_fit_the_flows_are_refused() {
             snapshot.flows.unconfirmed.pop();
         }),
         ("the timers are beyond the end of time", |snapshot| snapshot.timers.elapsed = 1 << 45),
-        ("a timer beyond the wheel", |snapshot| snapshot.timers.indices[0].level = 8),
-        ("a timer beyond the wheel", |snapshot| snapshot.timers.indices[0].slot = 64),
-        ("a place of timers is named in vain", |snapshot| {
-            let first = snapshot.timers.indices[0].clone();
-            snapshot.timers.indices.push(first);
+        ("a timer beyond the wheel", |snapshot| snapshot.timers.slots[0].level = 8),
+        ("a timer beyond the wheel", |snapshot| snapshot.timers.slots[0].slot = 64),
+        ("a slot of timers is named in vain", |snapshot| {
+            let first = snapshot.timers.slots[0].clone();
+            snapshot.timers.slots.push(first);
         }),
         ("a timer that is scheduled twice", |snapshot| {
-            let timers = &mut snapshot.timers.indices[0].timers;
+            let timers = &mut snapshot.timers.slots[0].timers;
             timers.push(timers[0]);
         }),
         ("a timer of no flow", |snapshot| {
-            snapshot.timers.indices[0].timers[0] = u32::MAX;
+            snapshot.timers.slots[0].timers[0] = u32::MAX;
         }),
         ("a flow without a timer, or a late one", |snapshot| {
-            snapshot.timers.indices.pop();
+            snapshot.timers.slots.pop();
         }),
-        ("a flow without a timer, or a late one", |snapshot| snapshot.timers.indices[0].level = 7),
+        ("a flow without a timer, or a late one", |snapshot| snapshot.timers.slots[0].level = 7),
         ("a timer of no flow", |snapshot| {
             let vacant = snapshot.flows.vacant[0];
-            snapshot.timers.indices[0].timers.push(vacant);
+            snapshot.timers.slots[0].timers.push(vacant);
         }),
         ("a search beyond all flows", |snapshot| {
             snapshot.sweep.as_mut().expect("a sweep").next_slot = 1_000;

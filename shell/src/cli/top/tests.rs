@@ -297,9 +297,9 @@ fn a_cluster_with_trouble_comes_before_those_without() {
     };
     let add = |document: &mut StatusDocument| document.clusters.insert(0, healthy.clone());
     let text = after(&[], add);
-    assert!(place(&text, "resolvers  ") < place(&text, "healthy  "), "{text}");
+    assert!(index(&text, "resolvers  ") < index(&text, "healthy  "), "{text}");
     let text = after(&[KeyCode::Char('s')], add);
-    assert!(place(&text, "healthy  ") < place(&text, "resolvers  "), "{text}");
+    assert!(index(&text, "healthy  ") < index(&text, "resolvers  "), "{text}");
 }
 
 #[test]

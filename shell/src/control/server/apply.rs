@@ -22,7 +22,7 @@ use crate::control::io::{self, Io};
 use crate::control::service_state::ServiceState;
 use crate::control::{accept, reach, source};
 use crate::datapath::kernel::{Native, Portable, Socket};
-use crate::datapath::listener::{self, Buffers};
+use crate::datapath::listener::{self, SocketOptions};
 use crate::datapath::worker::Command;
 use crate::datapath::worker::kernel::WorkerKernel;
 use crate::sys::fd::AsFd;
@@ -217,8 +217,8 @@ impl Server {
                 let ours = ours.iter().copied();
                 let group = listener::bind(&at, count, ours, &mut self.inherited)?;
                 match address {
-                    None => listener::size_buffers(settings, &group),
-                    Some(_) => listener::size_buffers_quietly(settings, &group),
+                    None => listener::set_options(settings, &group),
+                    Some(_) => listener::set_options_quietly(settings, &group),
                 }
                 address.get_or_insert(group.address);
                 for socket in group.sockets {
@@ -404,7 +404,7 @@ impl Server {
         let now = self.clock.now();
         let listener = &mut self.listeners[number];
         let name: Arc<str> = listener.settings.name.as_str().into();
-        let buffers = Buffers::of(&listener.settings);
+        let options = SocketOptions::of(&listener.settings);
         let mut configurations: Vec<PreparedConfig> = Vec::with_capacity(configs.len());
         for config in configs {
             let like = configurations.first().or(listener.configurations.first());
@@ -431,7 +431,7 @@ impl Server {
         let is_same = |pair: (&PreparedConfig, &PreparedConfig)| pair.0.config() == pair.1.config();
         let is_up_to_date = listener.configurations.len() == configurations.len()
             && listener.configurations.iter().zip(&configurations).all(is_same)
-            && (&listener.name, listener.buffers) == (&name, buffers);
+            && (&listener.name, listener.options) == (&name, options);
         let mut sockets = std::mem::take(&mut listener.sockets).into_iter();
         if !is_up_to_date || sockets.len() > 0 {
             let first = listener.first_shard();
@@ -445,13 +445,13 @@ impl Server {
                     }
                     None => {
                         let configuration = Box::new(configuration.clone());
-                        Command::Configure { shard, name, buffers, configuration }
+                        Command::Configure { shard, name, options, configuration }
                     }
                 }
             });
         }
         listener.configurations = configurations;
-        (listener.name, listener.buffers) = (name, buffers);
+        (listener.name, listener.options) = (name, options);
     }
 
     /// How many flows a listener can have, as far as open files go. A socket that flows share has one
@@ -507,7 +507,7 @@ impl BoundListener {
             former_backends: Vec::new(),
             sockets,
             name: settings.name.as_str().into(),
-            buffers: Buffers::of(settings),
+            options: SocketOptions::of(settings),
             configurations: Vec::new(),
             published: Vec::new(),
             mirror: None,

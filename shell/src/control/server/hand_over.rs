@@ -16,7 +16,7 @@ use super::past::PastBackends;
 use super::service_states::ServiceStates;
 use super::{BoundListener, Server, StartError, WorkerHandle, worker_of};
 use crate::datapath::kernel::{Linux, Socket};
-use crate::datapath::listener::{self, Buffers};
+use crate::datapath::listener::{self, SocketOptions};
 use crate::datapath::shard::Shard;
 use crate::datapath::worker::{Adopted, Command, HandOver};
 use crate::handover::prepared::{PreparedListener, PreparedListeners};
@@ -252,7 +252,8 @@ impl Server {
         if settings.same_port {
             let configured = settings.cluster.backends(|host| self.addresses_of(host));
             for backend in &mut backend_list {
-                let its = configured.iter().find(|other| other.address.ip() == backend.address.ip());
+                let its =
+                    configured.iter().find(|other| other.address.ip() == backend.address.ip());
                 backend.address = its.map_or(backend.address, |its| its.address);
             }
         }
@@ -266,7 +267,7 @@ impl Server {
             former_backends: Vec::new(),
             sockets: Vec::new(),
             name: settings.name.as_str().into(),
-            buffers: Buffers::of(settings),
+            options: SocketOptions::of(settings),
             configurations: Vec::new(),
             published: snapshot.published.clone(),
             mirror,

@@ -118,8 +118,11 @@ impl<'t, K: Kernel> Dispatch<'_, 't, K> {
         let sockets = &mut *self.sockets;
         let token = Token::EgressSocket { shard: sockets.shard, role, egress: number as u32 };
         let egress_sockets = &mut sockets.egress_sockets[role as usize];
-        egress_sockets
-            .open(number, self.kernel.open_egress_socket(v6, &egress_sockets.source, token)?);
+        let socket = self.kernel.open_egress_socket(v6, &egress_sockets.source, token)?;
+        if sockets.dont_fragment {
+            self.kernel.set_dont_fragment(&socket, true);
+        }
+        egress_sockets.open(number, socket);
         Ok(())
     }
 

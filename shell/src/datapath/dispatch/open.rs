@@ -46,6 +46,9 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
         let all = &self.sockets.egress_sockets[Role::Primary as usize].source;
         let opened = udp::open_from(all, (source, v6), |source| {
             let socket = self.kernel.open_upstream((connect, v6), source, ttl, buffer, token)?;
+            if self.sockets.dont_fragment {
+                self.kernel.set_dont_fragment(&socket, true);
+            }
             Ok((socket, source))
         });
         match opened {
@@ -87,7 +90,12 @@ impl<K: Kernel> Dispatch<'_, '_, K> {
         let Room::New(slot) = sockets.clients.ask(flow, client) else { return };
         let token = Token::Client { shard: sockets.shard, slot };
         match self.kernel.open_client(&sockets.listener, client, token) {
-            Ok(socket) => sockets.clients.insert(socket, flow, client),
+            Ok(socket) => {
+                if sockets.dont_fragment {
+                    self.kernel.set_dont_fragment(&socket, true);
+                }
+                sockets.clients.insert(socket, flow, client);
+            }
             // It stays with the listener.
             Err(_) => sockets.clients.not_opened += 1,
         }

@@ -208,6 +208,11 @@ impl Kernel for Linux {
         sockopt::is_half_full(socket.as_fd()).unwrap_or(false)
     }
 
+    fn set_dont_fragment(&mut self, socket: &Socket, never: bool) {
+        // A raw socket sends headers that are made here.
+        let _ = sockopt::set_dont_fragment(socket.as_fd(), socket.v6, never);
+    }
+
     fn set_ttl(&mut self, socket: &Socket, ttl: u8) -> io::Result<()> {
         sockopt::set_ttl(socket.as_fd(), socket.v6, ttl)
     }

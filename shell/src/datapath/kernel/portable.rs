@@ -158,6 +158,10 @@ impl Kernel for Portable {
         false
     }
 
+    fn set_dont_fragment(&mut self, socket: &PortableSocket, never: bool) {
+        let _ = sockopt::set_dont_fragment(socket.as_fd(), socket.datagrams.is_v6(), never);
+    }
+
     fn set_ttl(&mut self, socket: &PortableSocket, ttl: u8) -> io::Result<()> {
         socket.datagrams.set_ttl(ttl)
     }

@@ -37,6 +37,9 @@ impl Shard<Linux> {
                 ((snapshot.connect(), snapshot.v6), self.sockets.receive_buffer);
             match kernel.open_upstream(connection, snapshot.source, snapshot.ttl, buffer, token) {
                 Ok(socket) => {
+                    if self.sockets.dont_fragment {
+                        kernel.set_dont_fragment(&socket, true);
+                    }
                     let mut upstream = Upstream::restore(socket, snapshot);
                     upstream.drops = 0;
                     self.sockets.upstreams.insert(upstream);

@@ -127,6 +127,7 @@ impl Settings {
             max_datagram_size,
             receive_buffer,
             send_buffer,
+            dont_fragment,
             accept_proxy_protocol,
             accept,
             fast_path,
@@ -153,6 +154,7 @@ impl Settings {
         self.note(key("max_datagram_size"), max_datagram_size);
         self.note(key("receive_buffer"), receive_buffer);
         self.note(key("send_buffer"), send_buffer);
+        self.note(key("dont_fragment"), dont_fragment);
         self.note(key("accept_proxy_protocol"), networks(accept_proxy_protocol));
         let accept = match accept {
             Accept::Shared => "shared",
@@ -175,13 +177,13 @@ impl Settings {
         for member in members {
             self.note(key(&format!("backends.{}", member.target)), described(member));
         }
-        if let Some(BackendsFrom { index, allow_empty }) = from {
-            let (kind, index, interval) = match index {
+        if let Some(BackendsFrom { place, allow_empty }) = from {
+            let (kind, place, interval) = match place {
                 Place::File(path) => ("file", path.to_string_lossy(), None),
                 Place::Http { url, interval } => ("http", url.into(), Some(*interval)),
                 Place::Srv(name) => ("srv", name.into(), None),
             };
-            self.note(key(&format!("backends_from.{kind}")), index);
+            self.note(key(&format!("backends_from.{kind}")), place);
             self.note(key("backends_from.allow_empty"), allow_empty);
             if let Some(interval) = interval {
                 self.note(key("backends_from.interval"), span(interval));

@@ -29,6 +29,20 @@ pub fn prepare_portable(socket: BorrowedFd<'_>, v6: bool, is_wildcard: bool) -> 
     system::prepare(socket, v6, is_wildcard)
 }
 
+/// Whether what a socket sends may not be cut into fragments. Nobody asks for it here.
+pub fn dont_fragment(_socket: BorrowedFd<'_>) -> bool {
+    false
+}
+
+/// Leaves it to the system whether what a socket sends may be cut into fragments.
+///
+/// # Errors
+///
+/// Where it is asked for anything else.
+pub fn set_dont_fragment(_socket: BorrowedFd<'_>, _v6: bool, never: bool) -> io::Result<()> {
+    if never { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
+}
+
 /// Asks for a receive buffer.
 pub fn ask_receive_buffer(socket: BorrowedFd<'_>, bytes: usize) {
     let _ = SockRef::from(&socket).set_recv_buffer_size(bytes);

@@ -137,7 +137,7 @@ impl Model {
     pub(super) fn make_room_for_others<'p>(&mut self, now: Instant) -> Vec<Effect<'p>> {
         let victim = if self.config.shares_max_flows { self.who_goes(now) } else { None };
         let Some(victim) = victim else { return vec![] };
-        let flow = &self.flows[self.place_of(victim).expect("a flow that is alive")];
+        let flow = &self.flows[self.index_of(victim).expect("a flow that is alive")];
         let time = self.quarantine_after(CloseReason::Evicted, flow);
         if time.is_some_and(|time| !self.may_go_into_quarantine(time, now)) {
             return vec![];

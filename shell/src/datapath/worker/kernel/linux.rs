@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use flowgate_core::Instant;
 use mio::Registry;
 
-use super::super::{HandsOver, match_buffers};
+use super::super::{HandsOver, match_listener};
 use super::WorkerKernel;
 use crate::datapath::fast_path::Offloads;
 use crate::datapath::kernel::{Linux, Socket};
@@ -72,8 +72,8 @@ impl HandsOver for Linux {
         missing: Vec<UpstreamSnapshot>,
         now: Instant,
     ) -> io::Result<Option<Shard<Self>>> {
-        shard.set_deaf(shard.listener().is_send_only());
-        match_buffers(&mut shard);
+        shard.set_send_only(shard.listener().is_send_only());
+        match_listener(&mut shard, self);
         shard.begin(missing, self, now)?;
         Ok(Some(shard))
     }
