@@ -164,9 +164,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let watcher = Watcher::start(watch.command(&program, &balancer.control, &file)?)?;
             let taken = stretch(&mut driver, &balancer, length, Some(&file))?;
             drop(watcher);
-            if (taken.bytes > 0.0) != (watch != Watch::Nobody) {
-                return Err(format!("{}: {} bytes came", watch.name(), taken.bytes).into());
-            }
             watched.push(taken);
             fs::remove_file(&file)?;
             unwatched.push(stretch(&mut driver, &balancer, length, None)?);
@@ -174,6 +171,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         eprintln!("round {round} of {}", options.rounds.max(1));
     }
     print(options, &unwatched, &watched);
+    for (place, watch) in Watch::ALL.into_iter().enumerate() {
+        let all = watched.iter().skip(place).step_by(Watch::ALL.len());
+        let bytes: f64 = all.map(|taken| taken.bytes).sum();
+        if (bytes > 0.0) != (watch != Watch::Nobody) {
+            return Err(format!("{}: {bytes} bytes came", watch.name()).into());
+        }
+    }
     Ok(())
 }
 
