@@ -69,14 +69,28 @@ fn assert_whole(outcome: &Outcome, answers: u64) {
     assert!(outcome.answers >= answers, "{outcome:?}");
 }
 
-/// Forty clients that move and change their id.
+/// Has every address below 10.70 be the clients', and its way back by the router.
+fn give_clients_addresses(network: &Routed) {
+    network.client.ip("route add local 10.70.0.0/16 dev lo");
+    network.router.ip("route add 10.70.0.0/16 via 10.70.0.2");
+}
+
+/// Where servers are, in a namespace of their own.
+fn behind(port: u16) -> SocketAddr {
+    SocketAddr::new([10, 72, 0, 2].into(), port)
+}
+
+/// Forty clients that move and change their id: they, the balancer and the servers each have a namespace.
 fn envoy_keeps_forty(naming: Naming) {
     let Some(peers) = QuicPeers::find() else { return };
-    let (at, scratch) = (free(), Scratch::new("moved"));
-    let _envoys = envoys(&peers, &at, naming);
-    let config = config("127.0.0.1:0", &at, &[naming], scratch.path());
-    let mut flowgate = Process::run(FLOWGATE, &config);
-    let clients = peers.clients(flowgate.address(), "127.9", 40, false);
+    let Some(network) = Routed::new() else { return };
+    give_clients_addresses(&network);
+    let (at, scratch) = ([9_001, 9_002].map(behind), Scratch::new("moved"));
+    let _envoys = network.backends.inside(|| envoys(&peers, &at, naming));
+    let config = config("10.71.1.2:443", &at, &[naming], scratch.path());
+    let mut flowgate = network.balancers[0].inside(|| Process::run(FLOWGATE, &config));
+    let to = flowgate.address();
+    let clients = network.client.inside(|| peers.clients(to, "10.70", 40, false));
     assert_whole(&clients.finish(Move::AddressAndId), 80);
 }
 
@@ -160,12 +174,9 @@ fn of_two_balancers_behind_a_router_one_is_killed_and_no_connection_is_lost() {
     let Some(peers) = QuicPeers::find() else { return };
     let Some(network) = Routed::new() else { return };
     let scratch = Scratch::new("ecmp");
-    // Every address below is the clients'.
-    network.client.ip("route add local 10.70.0.0/16 dev lo");
-    network.router.ip("route add 10.70.0.0/16 via 10.70.0.2");
+    give_clients_addresses(&network);
     network.balancers.iter().for_each(|one| one.ip(&format!("address add {SERVICE}/32 dev lo")));
-    let at: Vec<SocketAddr> =
-        [9001, 9002].map(|port| SocketAddr::new([10, 72, 0, 2].into(), port)).to_vec();
+    let at = [9_001, 9_002].map(behind);
     let _envoys = network.backends.inside(|| envoys(&peers, &at, ENCRYPTED));
     let config = config(&format!("{SERVICE}:443"), &at, &[ENCRYPTED], scratch.path());
     let mut running = [0, 1].map(|number| {

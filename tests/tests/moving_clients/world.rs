@@ -1,121 +1,17 @@
-//! Clients that move, and a third party that sees their ids and forges them: nobody gets an answer
-//! who has not sent to its flow, and no connection is lost whose id is known.
-//!
-//! A simulation of its own beside `sim/`, whose model knows addresses only: QUIC with ids that servers
-//! announce, QUIC with ids that name a server (QUIC-LB), and WireGuard. A seed is a list of events;
-//! the judge knows what servers, clients and the third party have sent, and nothing of how flows are
-//! placed.
+//! Events, and what the judge makes of what comes of them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use flowgate_core::affinity::Affinity;
-use flowgate_core::config::{BackendConfig, ManagerConfig, QuicLb};
 use flowgate_core::random::Random;
 use flowgate_core::{
-    BackendId, Burst, FlowId, Instant, ManagerInput, Output, UdpManager, UpstreamId,
+    BackendId, Burst, FlowId, Instant, ManagerInput, Output, PreparedConfig, UdpManager, UpstreamId,
 };
-use flowgate_quic_lb::{Decoder, FirstOctet, QuicLbConfig, ServerId};
+use flowgate_quic_lb::FirstOctet;
 
-const SEEDS: u64 = 60;
-const STEPS: usize = 250;
-
-/// A bug that takes more seeds than this is as good as not found.
-const SEEDS_FOR_A_BUG: u64 = 60;
-
-const BACKENDS: usize = 3;
-const CONNECTIONS: usize = 4;
-const FORGERS: usize = 2;
-
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long an id is known after its last use: what the guide promises.
-const GRACE: Duration = Duration::from_secs(120);
-
-/// Which ids there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Protocol {
-    QuicLearned,
-    QuicLb,
-    WireGuard,
-}
-
-/// What is done wrong on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bug {
-    /// An id moves its flow to the address that it came from last.
-    AnswersFollowTheId,
-    /// Everybody who has sent an id gets its answers.
-    AnswersGoToAll,
-    /// Ids are not looked at.
-    IgnoresIds,
-    /// What servers announce is not remembered.
-    LearnsNothing,
-    /// What an id says of its server is not read.
-    CannotReadIds,
-    /// A known flow stays where it is, whatever its client's id says.
-    KnownFlowsStay,
-    /// An id that a client has made up moves its flow.
-    OpeningsMoveFlows,
-}
-
-const BUGS: [Bug; 7] = [
-    Bug::AnswersFollowTheId,
-    Bug::AnswersGoToAll,
-    Bug::IgnoresIds,
-    Bug::LearnsNothing,
-    Bug::CannotReadIds,
-    Bug::KnownFlowsStay,
-    Bug::OpeningsMoveFlows,
-];
-
-#[test]
-fn nobody_gets_an_answer_who_has_not_sent_to_its_flow_and_no_connection_is_lost() {
-    let mut seen = Seen::default();
-    for protocol in [Protocol::QuicLearned, Protocol::QuicLb, Protocol::WireGuard] {
-        for seed in 0..SEEDS {
-            if let Err(violation) = play(protocol, seed, None, &mut seen) {
-                panic!("{protocol:?}, seed {seed}: {violation}");
-            }
-        }
-    }
-    // A simulation proves nothing about what never happens in it.
-    let Seen { moved, moved_to_a_new_id, followed, forged, answered, openings } = seen;
-    for (what, times) in [
-        ("connections moved", moved),
-        ("and took another id with them", moved_to_a_new_id),
-        ("flows followed another id", followed),
-        ("ids were forged", forged),
-        ("answers came", answered),
-        ("first flights had the id of a server", openings),
-    ] {
-        assert!(times > 100, "{what}: {times} times");
-    }
-}
-
-#[test]
-fn every_planted_bug_is_found() {
-    let is_found = |bug| {
-        [Protocol::QuicLearned, Protocol::QuicLb, Protocol::WireGuard].iter().any(|&protocol| {
-            (0..SEEDS_FOR_A_BUG)
-                .any(|seed| play(protocol, seed, Some(bug), &mut Seen::default()).is_err())
-        })
-    };
-    let missed: Vec<_> = BUGS.into_iter().filter(|&bug| !is_found(bug)).collect();
-    assert!(missed.is_empty(), "not found within {SEEDS_FOR_A_BUG} seeds: {missed:?}");
-}
-
-/// What has happened in all seeds.
-#[derive(Default)]
-struct Seen {
-    moved: u32,
-    moved_to_a_new_id: u32,
-    followed: u32,
-    forged: u32,
-    answered: u32,
-    openings: u32,
-}
+use super::protocol::{Protocol, client, config, forger, quic_lb, server_id, stranger};
+use super::{ADDED_FOR, BACKENDS, Bug, CONNECTIONS, FORGERS, GRACE, STEPS, Seen};
 
 type Id = Vec<u8>;
 
@@ -153,10 +49,18 @@ struct World<'s> {
     sent: BTreeMap<SocketAddr, Id>,
     last_sender: BTreeMap<Id, SocketAddr>,
     flow_ids: BTreeMap<FlowId, Id>,
+    /// When another backend was added.
+    added: Option<Instant>,
+    strangers: u16,
     seen: &'s mut Seen,
 }
 
-fn play(protocol: Protocol, seed: u64, bug: Option<Bug>, seen: &mut Seen) -> Result<(), String> {
+pub(super) fn play(
+    protocol: Protocol,
+    seed: u64,
+    bug: Option<Bug>,
+    seen: &mut Seen,
+) -> Result<(), String> {
     let mut world = World::new(protocol, seed, bug, seen);
     for step in 0..STEPS {
         world.step().map_err(|violation| format!("step {step}: {violation}"))?;
@@ -170,7 +74,7 @@ impl<'s> World<'s> {
         Self {
             protocol,
             bug,
-            manager: UdpManager::new(config(protocol, bug), seed, now),
+            manager: UdpManager::new(config(protocol, bug, BACKENDS), seed, now),
             random: Random::new(seed),
             now,
             connections: (0..CONNECTIONS).map(|_| Connection::default()).collect(),
@@ -180,6 +84,8 @@ impl<'s> World<'s> {
             sent: BTreeMap::new(),
             last_sender: BTreeMap::new(),
             flow_ids: BTreeMap::new(),
+            added: None,
+            strangers: 0,
             seen,
         }
     }
@@ -190,7 +96,7 @@ impl<'s> World<'s> {
 
     fn step(&mut self) -> Result<(), String> {
         let number = self.below(CONNECTIONS);
-        match self.below(16) {
+        match self.below(18) {
             0 | 1 => self.connect(number),
             2..7 => self.go_on(number),
             7..10 => {
@@ -206,6 +112,8 @@ impl<'s> World<'s> {
             }
             10..13 => self.forge(),
             13 => self.stray(),
+            14 if self.protocol.has_ids() && self.added.is_none() => self.add_a_backend(),
+            14 | 15 => self.come_from_nowhere(),
             _ => {
                 self.now += Duration::from_millis(self.random.below(20_000));
                 self.fire()
@@ -221,47 +129,47 @@ impl<'s> World<'s> {
         let made_up = self.made_up_id();
         let hello = self.protocol.hello(&made_up);
         let Some(flow) = self.arrive(from, &hello, &made_up)? else { return Ok(()) };
-        let (id, spare) = self.accept(flow)?;
+        let (id, spare) = self.accept(flow, &made_up)?;
         let connection = &mut self.connections[number];
         (connection.id, connection.spare) = (Some(id), spare);
         Ok(())
     }
 
     /// A server takes a connection, and announces its id by the flow that it came by.
-    fn accept(&mut self, flow: FlowId) -> Result<(Id, Vec<Id>), String> {
+    fn accept(&mut self, flow: FlowId, made_up: &[u8]) -> Result<(Id, Vec<Id>), String> {
         let server = self.flows[&flow].0.index();
-        let id = self.issue(server);
+        let id = self.issue(server, made_up);
         self.flow_ids.insert(flow, id.clone());
         let answer = self.protocol.announcement(&id);
         self.answer(flow, &answer)?;
         // What is told under encryption nobody can learn: it has to be read.
         let spare = match self.protocol {
-            Protocol::QuicLb => (0..2).map(|_| self.issue(server)).collect(),
-            Protocol::QuicLearned | Protocol::WireGuard => Vec::new(),
+            Protocol::QuicLb => (0..2).map(|_| self.issue(server, &[])).collect(),
+            _ => Vec::new(),
         };
         Ok((id, spare))
     }
 
-    fn issue(&mut self, server: usize) -> Id {
+    /// The id that a server gives a client; where clients have keys, it keeps its own.
+    fn issue(&mut self, server: usize, made_up: &[u8]) -> Id {
         let id = match self.protocol {
             Protocol::QuicLb => {
                 let nonce = self.random.draw().to_be_bytes();
                 let id = quic_lb().encode(&server_id(server), &nonce, FirstOctet::Length);
                 id.expect("the configured lengths").as_ref().to_vec()
             }
-            Protocol::QuicLearned => self.random.draw().to_be_bytes().to_vec(),
-            Protocol::WireGuard => self.random.draw().to_be_bytes()[..4].to_vec(),
+            Protocol::Sip => made_up.to_vec(),
+            protocol => protocol.id_of(self.random.draw().to_be_bytes()),
         };
         let known_until = self.known_until();
-        self.issued.insert(id.clone(), Issued { server, known_until });
+        // What a key has come to first holds for all who have it.
+        let first = Issued { server, known_until };
+        self.issued.entry(id.clone()).or_insert(first).known_until = known_until;
         id
     }
 
     fn known_until(&self) -> Instant {
-        match self.protocol {
-            Protocol::QuicLb => Instant::FAR_FUTURE,
-            Protocol::QuicLearned | Protocol::WireGuard => self.now + GRACE,
-        }
+        if self.protocol.learns() { self.now + GRACE } else { Instant::FAR_FUTURE }
     }
 
     /// An id that no server has chosen; now and then it happens to be one's all the same.
@@ -321,7 +229,58 @@ impl<'s> World<'s> {
         let made_up = self.made_up_id();
         let hello = self.protocol.hello(&made_up);
         let Some(flow) = self.arrive(from, &hello, &made_up)? else { return Ok(()) };
-        self.accept(flow).map(drop)
+        // Where a key is another's than the flow's, the flow's server answers, and has no call of its own.
+        if !self.protocol.has_ids() {
+            return self.answer(flow, &self.protocol.reply());
+        }
+        self.accept(flow, &made_up).map(drop)
+    }
+
+    /// Another backend is there from now on.
+    fn add_a_backend(&mut self) -> Result<(), String> {
+        self.added = Some(self.now);
+        let config = PreparedConfig::new(config(self.protocol, self.bug, BACKENDS + 1));
+        self.tell(ManagerInput::Configured(&config), None).map(drop)
+    }
+
+    /// Somebody who has not been here before begins, or goes on with what nobody here knows.
+    fn come_from_nowhere(&mut self) -> Result<(), String> {
+        if !self.protocol.has_ids() {
+            return Ok(());
+        }
+        self.strangers += 1;
+        let from = stranger(self.strangers);
+        let is_underway = self.below(2) == 0;
+        let id = self.protocol.id_of(self.random.draw().to_be_bytes());
+        let datagram = if is_underway { self.protocol.data(&id) } else { self.protocol.hello(&id) };
+        let is_lately = self.added.is_some_and(|added| self.now < added + ADDED_FOR);
+        let all = BACKENDS + usize::from(self.added.is_some());
+        let (before, after) = (self.place_of(from, BACKENDS), self.place_of(from, all));
+        if is_lately && before != after {
+            let seen = &mut *self.seen;
+            *(if is_underway { &mut seen.orphans } else { &mut seen.new_beside_orphans }) += 1;
+        }
+        let expected = if is_lately && is_underway { before } else { after };
+        let flow = self.arrive(from, &datagram, &id)?.ok_or("a stranger was refused")?;
+        let to = self.flows[&flow].0;
+        if to != expected {
+            return Err(format!("a stranger has come to {to:?} and not to {expected:?}"));
+        }
+        Ok(())
+    }
+
+    /// Where a client that says nothing goes, if there are so many backends.
+    fn place_of(&self, source: SocketAddr, backends: usize) -> BackendId {
+        let config = config(self.protocol, None, backends);
+        let mut outputs = Vec::new();
+        let burst = Burst::single(b"x").expect("short enough");
+        let input = ManagerInput::ClientBurst { source, local: None, tos: 0, ttl: 64, burst };
+        UdpManager::new(config, 0, self.now).handle_input(input, self.now, &mut outputs);
+        let opened = outputs.iter().find_map(|output| match output {
+            Output::OpenFlow { backend, .. } => Some(*backend),
+            _ => None,
+        });
+        opened.expect("a flow")
     }
 
     fn fire(&mut self) -> Result<(), String> {
@@ -340,7 +299,12 @@ impl<'s> World<'s> {
     ) -> Result<Option<FlowId>, String> {
         let is_known_flow = self.flows.values().any(|&(_, client)| client == source);
         let is_data = datagram == self.protocol.data(id);
-        let bytes = self.misread(source, datagram, is_known_flow);
+        let is_held =
+            self.flows.keys().any(|flow| self.flow_ids.get(flow).is_some_and(|it| it == id));
+        let issued = self.issued.get(id);
+        let is_known = issued.is_some_and(|issued| is_data && self.now < issued.known_until);
+        self.seen.without_flow += u32::from(is_known && self.protocol.learns() && !is_held);
+        let bytes = self.misread(source, datagram, is_known_flow, is_data && !is_held);
         let burst = Burst::single(&bytes).expect("short enough");
         let input = ManagerInput::ClientBurst { source, local: None, tos: 0, ttl: 64, burst };
         let before = self.flow_of(source);
@@ -348,7 +312,19 @@ impl<'s> World<'s> {
         self.sent.insert(source, datagram.to_vec());
         self.last_sender.insert(id.to_vec(), source);
         let Some(flow) = flow else { return Ok(None) };
+        let stays = before.is_some_and(|(old, _)| old == flow) && !self.protocol.has_ids();
+        self.move_by_key(flow, id, stays);
         let to = self.flows[&flow].0.index();
+        if stays {
+            // A key is where its flow is, whatever another flow has made of it.
+            let (_, was) = before.ok_or("a flow out of nowhere")?;
+            let elsewhere = self.issued.get(id).is_some_and(|issued| issued.server != to);
+            self.seen.stayed += u32::from(elsewhere);
+            if was.index() != to {
+                return Err("a key has moved a flow".into());
+            }
+            return Ok(Some(flow));
+        }
         if let Some((old, was)) = before
             && old == flow
             && was.index() != to
@@ -360,7 +336,8 @@ impl<'s> World<'s> {
                 return Err("a first flight has moved a flow".into());
             }
         }
-        let issued = self.issued.get(id).filter(|issued| is_data && self.now < issued.known_until);
+        let counts = is_data || !self.protocol.has_ids();
+        let issued = self.issued.get(id).filter(|issued| counts && self.now < issued.known_until);
         match issued {
             Some(issued) if issued.server != to => {
                 Err(format!("an id of server {} has led to {to}", issued.server))
@@ -369,13 +346,32 @@ impl<'s> World<'s> {
         }
     }
 
+    /// Has a known flow go where its client's key leads, as a bug has it.
+    fn move_by_key(&mut self, flow: FlowId, id: &[u8], stays: bool) {
+        if stays
+            && self.bug == Some(Bug::KeysMoveFlows)
+            && let Some(issued) = self.issued.get(id)
+            && let Some((to, _)) = self.flows.get_mut(&flow)
+        {
+            *to = BackendId::new(issued.server);
+        }
+    }
+
     fn flow_of(&self, client: SocketAddr) -> Option<(FlowId, BackendId)> {
         let mut flows = self.flows.iter();
         flows.find(|(_, flow)| flow.1 == client).map(|(&id, flow)| (id, flow.0))
     }
 
-    /// What a bug makes of a client's datagram.
-    fn misread(&self, source: SocketAddr, datagram: &[u8], is_known_flow: bool) -> Vec<u8> {
+    /// What a bug makes of a client's datagram. `has_no_flow`: no flow has its id.
+    fn misread(
+        &self,
+        source: SocketAddr,
+        datagram: &[u8],
+        is_known_flow: bool,
+        has_no_flow: bool,
+    ) -> Vec<u8> {
+        let is_strangers = source.ip() == stranger(self.strangers).ip();
+        let unknown = self.protocol.id_of([0xEE; 8]);
         match (self.bug, self.sent.get(&source)) {
             (Some(Bug::KnownFlowsStay), Some(last)) if is_known_flow => last.clone(),
             (Some(Bug::OpeningsMoveFlows), _) if datagram[0] == 0xC0 => {
@@ -383,6 +379,11 @@ impl<'s> World<'s> {
                 datagram[0] = 0xE0;
                 datagram
             }
+            (Some(Bug::ForgetsWithTheFlow), _) if self.protocol.learns() && has_no_flow => {
+                self.protocol.data(&unknown)
+            }
+            (Some(Bug::ForgetsOrphans), _) if is_strangers => self.protocol.hello(&unknown),
+            (Some(Bug::TakesAllForOrphans), _) if is_strangers => self.protocol.data(&unknown),
             _ => datagram.to_vec(),
         }
     }
@@ -451,102 +452,4 @@ impl<'s> World<'s> {
             _ => vec![client],
         }
     }
-}
-
-impl Protocol {
-    const fn affinity(self) -> Affinity {
-        match self {
-            Self::QuicLearned | Self::QuicLb => Affinity::Quic,
-            Self::WireGuard => Affinity::WireGuard,
-        }
-    }
-
-    /// How a client begins, with an id of its own making.
-    fn hello(self, id: &[u8]) -> Vec<u8> {
-        match self {
-            Self::QuicLearned | Self::QuicLb => long_header(0xC0, id, b"of client"),
-            Self::WireGuard => wireguard(1, &id[..4], &[], 148),
-        }
-    }
-
-    /// How a server answers that, with the id that it has chosen.
-    fn announcement(self, id: &[u8]) -> Vec<u8> {
-        match self {
-            Self::QuicLearned | Self::QuicLb => long_header(0xE0, b"of client", id),
-            Self::WireGuard => wireguard(2, id, b"ours", 92),
-        }
-    }
-
-    /// How a client goes on.
-    fn data(self, id: &[u8]) -> Vec<u8> {
-        match self {
-            Self::QuicLearned | Self::QuicLb => [&[0x41], id, &[7; 40]].concat(),
-            Self::WireGuard => wireguard(4, id, &[], 96),
-        }
-    }
-
-    /// What a server sends that announces nothing.
-    fn reply(self) -> Vec<u8> {
-        match self {
-            Self::QuicLearned | Self::QuicLb => vec![0x41; 40],
-            Self::WireGuard => wireguard(4, b"ours", &[], 96),
-        }
-    }
-}
-
-fn long_header(first: u8, destination: &[u8], source: &[u8]) -> Vec<u8> {
-    let mut packet = vec![first, 0, 0, 0, 1];
-    for id in [destination, source] {
-        packet.push(id.len() as u8);
-        packet.extend(id);
-    }
-    packet.extend([0; 40]);
-    packet
-}
-
-fn wireguard(kind: u8, index: &[u8], other: &[u8], length: usize) -> Vec<u8> {
-    let mut message = [&[kind, 0, 0, 0], &index[..index.len().min(4)], other].concat();
-    message.resize(length, 0);
-    message
-}
-
-fn client(number: usize, place: u16) -> SocketAddr {
-    SocketAddr::from(([10, 1, number as u8, place as u8], 4_000 + place))
-}
-
-fn forger(number: usize, place: u16) -> SocketAddr {
-    SocketAddr::from(([10, 66, number as u8, 6], 6_000 + place))
-}
-
-fn quic_lb() -> QuicLbConfig {
-    QuicLbConfig::new(0, 4, 8).expect("lengths that may be").with_key(&[9; 16])
-}
-
-fn server_id(server: usize) -> ServerId {
-    ServerId::new(&[0, 0, 7, server as u8]).expect("short enough")
-}
-
-/// As little configuration as makes a cluster of three.
-fn config(protocol: Protocol, bug: Option<Bug>) -> ManagerConfig {
-    let text = "[[listener]]\naddress = \"192.0.2.1:443\"\ncluster = \"web\"\n\
-                [cluster.web]\nbalance = \"rendezvous\"\nbackends = [\"10.0.0.1:443\"]\n";
-    let parsed = flowgate_config::parse(text, "simulated.toml").expect("a valid configuration");
-    let backends = (0..BACKENDS).map(|server| BackendConfig {
-        server_id: (protocol == Protocol::QuicLb).then(|| server_id(server)),
-        ..BackendConfig::new(SocketAddr::from(([10, 0, 0, server as u8 + 1], 443)))
-    });
-    let address = SocketAddr::from(([192, 0, 2, 1], 443));
-    let listener = &parsed.listeners[0];
-    let mut config =
-        listener.manager_config(address, 4_096, vec![address.into()], false, backends.collect());
-    config.cluster.idle_timeout = IDLE_TIMEOUT;
-    if bug != Some(Bug::IgnoresIds) {
-        config.cluster.affinity = protocol.affinity();
-    }
-    if protocol == Protocol::QuicLb && bug != Some(Bug::CannotReadIds) {
-        let mut decoder = Decoder::default();
-        decoder.insert(quic_lb());
-        config.cluster.quic_lb = QuicLb(decoder.into());
-    }
-    config
 }
