@@ -96,11 +96,10 @@ impl Balancer {
     pub(crate) fn pick_primary(
         &mut self,
         backends: &Backends,
-        client: SocketAddr,
-        affinity: Affinity,
+        hash: &impl Fn() -> ClientHash,
         random: &mut Random,
     ) -> Option<BackendId> {
-        self.primaries.pick(backends, &|| ClientHash::new(client, affinity), random)
+        self.primaries.pick(backends, hash, random)
     }
 
     /// Goes on with the turns of `former`, which was there before a change: the backend that was

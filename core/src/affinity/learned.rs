@@ -148,6 +148,16 @@ impl LearnedIds {
         }
     }
 
+    /// Forgets what some backends have announced.
+    pub(super) fn forget_ids_of(&mut self, is_gone: impl Fn(BackendId) -> bool) {
+        self.ids.retain(|known| !is_gone(known.backend));
+    }
+
+    /// Whether there is an id of this number.
+    pub(super) fn is_known(&self, hash: u64) -> bool {
+        self.ids.find(hash, |known| known.hash == hash).is_some()
+    }
+
     /// Forgets two at most, so that ids never become more than their flows.
     fn forget_some(&mut self, now: Instant) {
         for _ in 0..2 {

@@ -3,6 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 use core::hint::black_box;
+use core::net::SocketAddr;
 use core::time::Duration;
 
 use flowgate_quic_lb::ServerId;
@@ -108,6 +109,14 @@ pub(crate) struct Place<'p> {
 impl Place<'_> {
     pub(crate) const BY_SOURCE: Self =
         Self { by: PlacedBy::Source, named: None, is_opening: true, id: &[], learned: 0 };
+
+    /// What decides among backends where none is named: the hash of the key, or of the client.
+    pub(crate) fn hash(&self, client: SocketAddr, affinity: Affinity) -> ClientHash {
+        match self.by {
+            PlacedBy::Key => ClientHash::of_key(self.id),
+            _ => ClientHash::new(client, affinity),
+        }
+    }
 }
 
 /// What a datagram of no known flow says of the backend it is for, as a manager that has just been
@@ -203,9 +212,15 @@ impl Placement {
         self.quic_lb = cluster.quic_lb.clone();
         self.servers = servers(cluster);
         self.former.retain(|&(until, _)| now < until);
-        let places = old.backends.iter().zip(&cluster.backends);
-        let mut places = places;
-        if places.any(|(old, new)| old.address != new.address) || old.balance != cluster.balance {
+        let is_replaced = |at: usize| match (old.backends.get(at), cluster.backends.get(at)) {
+            (Some(old), Some(new)) => old.address != new.address,
+            _ => false,
+        };
+        let has_replaced = (0..old.backends.len()).any(is_replaced);
+        if has_replaced {
+            self.forget_ids_of(|backend| is_replaced(backend.index()));
+        }
+        if has_replaced || old.balance != cluster.balance {
             self.former.clear();
         }
         let is_added = |at: usize| {
@@ -232,9 +247,25 @@ impl Placement {
         }
     }
 
+    /// Forgets what some backends have announced, which are others now.
+    fn forget_ids_of(&mut self, is_gone: impl Fn(BackendId) -> bool) {
+        self.learned.forget_ids_of(is_gone);
+        let Self { learned, flows, .. } = self;
+        for flow in flows.iter_mut().filter(|flow| flow.learned != 0) {
+            if !learned.is_known(flow.learned) {
+                flow.learned = 0;
+            }
+        }
+    }
+
     /// Whether a client's datagrams say where they belong.
     pub(crate) const fn reads_payload(&self) -> bool {
         self.affinity.reads_payload()
+    }
+
+    /// What a datagram says of the backend that it is for, if anything in it counts.
+    pub(crate) fn place<'p>(&self, datagram: &'p [u8], now: Instant) -> Place<'p> {
+        if self.reads_payload() { self.find(datagram, now) } else { Place::BY_SOURCE }
     }
 
     /// What a datagram of no known flow says of the backend that it is for.
@@ -279,7 +310,7 @@ impl Placement {
     pub(crate) fn pick(
         &self,
         place: &Place<'_>,
-        client: core::net::SocketAddr,
+        client: SocketAddr,
         balancer: &mut Balancer,
         backends: &Backends,
         random: &mut Random,
@@ -290,16 +321,15 @@ impl Placement {
         {
             return Some(named);
         }
-        match place.by {
-            PlacedBy::Key => balancer.pick_by(backends, &|| ClientHash::of_key(place.id), random),
-            PlacedBy::Orphan => {
-                let before = self.former.iter().find(|&&(until, _)| now < until);
-                let hash = ClientHash::new(client, self.affinity);
-                let backend = before.and_then(|(_, former)| former.pick_hashed(backends, hash));
-                backend.or_else(|| balancer.pick(backends, client, self.affinity, random))
+        let hash = || place.hash(client, self.affinity);
+        if place.by == PlacedBy::Orphan {
+            let before = self.former.iter().find(|&&(until, _)| now < until);
+            let backend = before.and_then(|(_, former)| former.pick_hashed(backends, hash()));
+            if backend.is_some() {
+                return backend;
             }
-            _ => balancer.pick(backends, client, self.affinity, random),
         }
+        balancer.pick_by(backends, &hash, random)
     }
 
     /// A flow was opened, in a slot, by a datagram.

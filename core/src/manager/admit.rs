@@ -192,7 +192,7 @@ impl UdpManager {
         outputs: &mut impl Outputs<'p>,
     ) -> Result<FlowId, DropReason> {
         if let Some(flow) = self.flows.find(key)
-            && let Some(flow) = self.settle(flow, ttl, now, outputs)?
+            && let Some(flow) = self.settle(flow, ttl, datagram, now, outputs)?
         {
             self.follow_id(flow, ttl, datagram, now, outputs);
             return Ok(flow);

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::UdpManager;
+use crate::affinity::PlacedBy;
 use crate::backend::FlowAction;
 use crate::backend::event::BackendEvent;
 use crate::flow::UdpFlow;
@@ -40,8 +41,8 @@ impl UdpManager {
         self.sweep_if_needed(now);
     }
 
-    /// The flow, if it may have its client's next datagram: with the backend it has, or with
-    /// another. `None` where it has ended instead.
+    /// The flow, if it may have its client's next datagram, which is this: with the backend it has, or
+    /// with another. `None` where it has ended instead.
     ///
     /// # Errors
     ///
@@ -52,15 +53,16 @@ impl UdpManager {
         &mut self,
         id: FlowId,
         ttl: u8,
+        datagram: &[u8],
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) -> Result<Option<FlowId>, DropReason> {
         let (_, flow) = self.flows.at(id.index());
         match self.backends.flow_action(flow.backend()) {
             FlowAction::Stay => Ok(Some(id)),
-            FlowAction::Move => self.move_flow(id, ttl, now, outputs).map(|()| Some(id)),
+            FlowAction::Move => self.move_flow(id, ttl, datagram, now, outputs).map(|()| Some(id)),
             FlowAction::Return => {
-                self.return_flow(id, ttl, now, outputs);
+                self.return_flow(id, ttl, datagram, now, outputs);
                 Ok(Some(id))
             }
             FlowAction::Close(reason) => {
@@ -70,40 +72,50 @@ impl UdpManager {
         }
     }
 
-    /// Gives a flow that a backup has to a primary, if one can take it.
+    /// Gives a flow that a backup has to a primary, if one can take it: by the key of its client's next
+    /// datagram, where keys decide.
     #[cold]
     fn return_flow<'p>(
         &mut self,
         id: FlowId,
         ttl: u8,
+        datagram: &[u8],
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) {
         let Some(flow) = self.flows.get(id) else { return };
         let client = flow.client();
-        // The server that an id names is the one that knows the connection.
-        if !self.placement.of(id.index()).id().is_empty() {
+        let (placed, place) = (self.placement.of(id.index()).by(), self.place(datagram, now));
+        let is_named =
+            matches!(placed, PlacedBy::ServerId | PlacedBy::LearnedId) || place.named.is_some();
+        // The server that an id names is the one that knows the connection; and what says nothing of
+        // the key that the flow was placed by does not say where it belongs.
+        if is_named || (placed == PlacedBy::Key && place.by != PlacedBy::Key) {
             return;
         }
         let Self { balancer, backends, random, config, .. } = self;
         let affinity = config.cluster.affinity;
-        if let Some(primary) = balancer.pick_primary(backends, client, affinity, random) {
+        let hash = || place.hash(client, affinity);
+        if let Some(primary) = balancer.pick_primary(backends, &hash, random) {
             // It fails only where there is no such backend, and this one can take the flow.
             let _ = self.move_flow_to(id, primary, ttl, now, outputs);
         }
     }
 
-    /// Gives a flow another backend. To the client it is the same flow.
+    /// Gives a flow another backend: the one that its client's next datagram would open a flow to. To
+    /// the client it is the same flow.
     fn move_flow<'p>(
         &mut self,
         id: FlowId,
         ttl: u8,
+        datagram: &[u8],
         now: Instant,
         outputs: &mut impl Outputs<'p>,
     ) -> Result<(), DropReason> {
         let Some(flow) = self.flows.get(id) else { return Ok(()) };
         let client = flow.client();
-        let backend = self.pick_by_source(client).ok_or(DropReason::NoBackend)?;
+        let place = self.place(datagram, now);
+        let backend = self.pick(client, &place, now).ok_or(DropReason::NoBackend)?;
         self.move_flow_to(id, backend, ttl, now, outputs).map(|_| ())
     }
 

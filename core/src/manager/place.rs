@@ -18,11 +18,7 @@ pub(super) fn placement_room(config: &ManagerConfig) -> (usize, usize) {
 impl UdpManager {
     /// What a datagram of no known flow says of where it belongs.
     pub(super) fn place<'d>(&self, datagram: &'d [u8], now: Instant) -> Place<'d> {
-        if self.placement.reads_payload() {
-            self.placement.find(datagram, now)
-        } else {
-            Place::BY_SOURCE
-        }
+        self.placement.place(datagram, now)
     }
 
     /// The backend for something new of a client, if any can take it.
@@ -34,12 +30,6 @@ impl UdpManager {
     ) -> Option<BackendId> {
         let Self { placement, balancer, backends, random, .. } = self;
         placement.pick(place, client, balancer, backends, random, now)
-    }
-
-    /// The same where nothing is known of it but the client.
-    pub(super) fn pick_by_source(&mut self, client: SocketAddr) -> Option<BackendId> {
-        let affinity = self.config.cluster.affinity;
-        self.balancer.pick(&self.backends, client, affinity, &mut self.random)
     }
 
     /// Where a known flow's datagram has the id of another backend, the flow goes to that one: its

@@ -151,7 +151,7 @@ impl UdpManager {
                 return false;
             }
         }
-        let Some(backend) = self.pick_another(client, slot, former) else { return false };
+        let Some(backend) = self.pick_another(client, slot, former, now) else { return false };
         if cause == RetryCause::Silent && is_missed {
             let is_known = self.answered_clients.contains(source);
             if self.backends.record_unanswered(former, opened, is_known, now) {
@@ -181,17 +181,22 @@ impl UdpManager {
         true
     }
 
-    /// A backend that was not asked for the flow in a slot.
+    /// A backend that was not asked for the flow in a slot: by the key of what it has asked, where
+    /// keys decide.
     fn pick_another(
         &mut self,
         client: SocketAddr,
         slot: usize,
         former: BackendId,
+        now: Instant,
     ) -> Option<BackendId> {
-        let Self { balancer, backends, random, config, kept, .. } = self;
+        let Self { placement, balancer, backends, random, config, kept, .. } = self;
         let others = kept.get(slot)?.asked().chain([former]);
         let affinity = config.cluster.affinity;
-        backends.without(others, |backends| balancer.pick(backends, client, affinity, random))
+        let asked = kept.datagram(slot)?.datagram;
+        let place = placement.place(asked, now);
+        let hash = || place.hash(client, affinity);
+        backends.without(others, |backends| balancer.pick_by(backends, &hash, random))
     }
 
     /// The flow that has left a slot behind to ask another backend, and whom it had asked there, if that

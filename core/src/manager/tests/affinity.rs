@@ -257,3 +257,125 @@ fn clusters_on_the_same_hosts_choose_alike_where_ports_are_left_out() {
     assert_eq!(hosts(500, Affinity::Host), hosts(4_500, Affinity::Host));
     assert_ne!(hosts(500, Affinity::SourceIp), hosts(4_500, Affinity::SourceIp));
 }
+
+fn by_call_id(config: &mut ManagerConfig) {
+    quic(config);
+    config.cluster.affinity = Affinity::SipCallId;
+}
+
+fn message(call: u16) -> Vec<u8> {
+    format!("INVITE sip:a SIP/2.0\r\nCall-ID: {call}@here\r\n\r\n").into_bytes()
+}
+
+/// Where two sockets get to with one call, and their flows.
+fn both_sockets(harness: &mut Harness, call: u16, now: Instant) -> (SocketAddr, [FlowId; 2]) {
+    let (one, two) = (peer(2 * call), peer(2 * call + 1));
+    let (to, first) = sent_to(harness, one, &message(call), now);
+    let (other, second) = sent_to(harness, two, &message(call), now);
+    assert_eq!(to, other, "call {call} is at two backends");
+    (to, [first, second])
+}
+
+const CALLS: Range<u16> = 0..20;
+
+#[test]
+fn another_key_moves_no_flow() {
+    let mut harness = Harness::new(by_call_id);
+    let places: Vec<_> = CALLS.map(|call| both_sockets(&mut harness, call, at(0))).collect();
+    let elsewhere = places.iter().position(|place| place.0 != places[0].0).expect("all calls");
+    // The answers of two calls at once would get lost on the way from one backend to the other.
+    let other = message(elsewhere as u16);
+    assert_eq!(sent_to(&mut harness, peer(0), &other, at(1)), (places[0].0, places[0].1[0]));
+    assert_eq!(sent_to(&mut harness, peer(1_000), &other, at(1)).0, places[elsewhere].0);
+}
+
+#[test]
+fn calls_of_a_backend_that_is_down_go_on_together() {
+    let mut harness = Harness::new(|config| {
+        by_call_id(config);
+        config.cluster.health.on_backend_down = OnBackendDown::Rehash;
+    });
+    let before: Vec<_> = CALLS.map(|call| both_sockets(&mut harness, call, at(0)).0).collect();
+    harness.event(BackendId::new(0), BackendEvent::Down, at(1));
+    let mut moved_to = std::collections::BTreeSet::new();
+    for (call, before) in CALLS.zip(before) {
+        let (now_at, _) = both_sockets(&mut harness, call, at(2));
+        match before == backend(1) {
+            true => moved_to.insert(now_at),
+            false => {
+                assert_eq!(now_at, before);
+                false
+            }
+        };
+    }
+    assert_eq!(moved_to, [backend(2), backend(3)].into());
+}
+
+#[test]
+fn calls_that_a_backup_has_go_back_together() {
+    let with_backup = |config: &mut ManagerConfig| {
+        by_call_id(config);
+        config.cluster.health.failback = Failback::All;
+        let backup = BackendConfig { backup: true, ..BackendConfig::new(backend(4)) };
+        config.cluster.backends.push(backup);
+    };
+    let mut harness = Harness::new(with_backup);
+    let news = |harness: &mut Harness, event, now| {
+        (0..3).for_each(|number| harness.event(BackendId::new(number), event, now));
+    };
+    news(&mut harness, BackendEvent::Down, at(0));
+    for call in CALLS {
+        assert_eq!(both_sockets(&mut harness, call, at(1)).0, backend(4));
+    }
+    news(&mut harness, BackendEvent::Up, at(2));
+    // What has no key does not say where it belongs.
+    assert_eq!(sent_to(&mut harness, peer(0), b"\r\n\r\n", at(3)).0, backend(4));
+    let mut fresh = Harness::new(with_backup);
+    for call in CALLS {
+        let (to, _) = both_sockets(&mut harness, call, at(3));
+        assert_eq!(to, both_sockets(&mut fresh, call, at(3)).0, "call {call}");
+    }
+}
+
+#[test]
+fn a_call_that_is_refused_goes_to_one_other_backend_whichever_socket_it_comes_from() {
+    let mut harness = Harness::new(by_call_id);
+    for call in CALLS {
+        let mut places = std::collections::BTreeSet::new();
+        for from in [2 * call, 2 * call + 1] {
+            let message = message(call);
+            let outputs = harness.request(peer(from), &message, at(0));
+            let Some(Output::OpenFlow { flow, address: former, .. }) = outputs.first().copied()
+            else {
+                panic!("{outputs:?}");
+            };
+            harness.deliver(&outputs, at(0));
+            harness.input(harness.network_error(flow, NetworkError::Refused), at(1));
+            let now_at = harness.upstreams[&flow].2;
+            assert_ne!(now_at, former);
+            places.insert(now_at);
+        }
+        assert_eq!(places.len(), 1, "call {call}: {places:?}");
+    }
+}
+
+#[test]
+fn what_a_backend_has_announced_does_not_lead_to_its_successor() {
+    let mut harness = Harness::new(|config| {
+        quic(config);
+        config.cluster.quic_lb = QuicLb::default();
+    });
+    let (to, flow) = sent_to(&mut harness, peer(1), &long_header(0, &[1; 8], &[2; 8]), at(0));
+    harness.reply(flow, &long_header(2, &[2; 8], b"its own id"), at(1));
+    let data = b"\x41its own id and more";
+    let (_, moved) = sent_to(&mut harness, peer(2), data, at(2));
+    assert_eq!(harness.manager.placed(moved).by(), PlacedBy::LearnedId);
+    harness.configure(at(3), |config| {
+        let backends = &mut config.cluster.backends;
+        let place = backends.iter().position(|backend| backend.address == to).unwrap();
+        backends[place] = BackendConfig::new(backend(9));
+    });
+    assert_eq!(harness.manager.flow_count(), 0);
+    let (_, after) = sent_to(&mut harness, peer(3), data, at(4));
+    assert_ne!(harness.manager.placed(after).by(), PlacedBy::LearnedId);
+}
