@@ -97,18 +97,19 @@ fn dtls_announced(bencher: Bencher) {
 }
 
 /// The Call-ID is in the seventh line, as in the INVITE of RFC 3261, section 24.2.
+const SIP_INVITE: &[u8] = b"INVITE sip:bob@biloxi.example.com SIP/2.0\r\n\
+    Via: SIP/2.0/UDP bigbox3.site3.atlanta.example.com;branch=z9hG4bK77ef4c2312983.1\r\n\
+    Via: SIP/2.0/UDP pc33.atlanta.example.com;branch=z9hG4bKnashds8;received=192.0.2.1\r\n\
+    Max-Forwards: 69\r\n\
+    To: Bob <sip:bob@biloxi.example.com>\r\n\
+    From: Alice <sip:alice@atlanta.example.com>;tag=1928301774\r\n\
+    Call-ID: a84b4c76e66710\r\n\
+    CSeq: 314159 INVITE\r\n\
+    Contact: <sip:alice@pc33.atlanta.example.com>\r\n\r\n";
+
 #[divan::bench]
 fn sip_invite(bencher: Bencher) {
-    let message = b"INVITE sip:bob@biloxi.example.com SIP/2.0\r\n\
-        Via: SIP/2.0/UDP bigbox3.site3.atlanta.example.com;branch=z9hG4bK77ef4c2312983.1\r\n\
-        Via: SIP/2.0/UDP pc33.atlanta.example.com;branch=z9hG4bKnashds8;received=192.0.2.1\r\n\
-        Max-Forwards: 69\r\n\
-        To: Bob <sip:bob@biloxi.example.com>\r\n\
-        From: Alice <sip:alice@atlanta.example.com>;tag=1928301774\r\n\
-        Call-ID: a84b4c76e66710\r\n\
-        CSeq: 314159 INVITE\r\n\
-        Contact: <sip:alice@pc33.atlanta.example.com>\r\n\r\n";
-    read(bencher, Affinity::SipCallId, message);
+    read(bencher, Affinity::SipCallId, SIP_INVITE);
 }
 
 #[divan::bench]
@@ -160,6 +161,11 @@ fn transaction_ntp(bencher: Bencher) {
 #[divan::bench]
 fn transaction_stun(bencher: Bencher) {
     transaction(bencher, Transactions::Stun, b"\0\x01\0\0\x21\x12\xa4\x42abcdefghijkl");
+}
+
+#[divan::bench]
+fn transaction_sip(bencher: Bencher) {
+    transaction(bencher, Transactions::Sip, SIP_INVITE);
 }
 
 fn transaction(bencher: Bencher, transactions: Transactions, question: &[u8]) {

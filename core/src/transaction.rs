@@ -11,6 +11,7 @@
 mod dns;
 mod ntp;
 mod pattern;
+mod sip;
 mod stun;
 
 use core::hash::Hasher;
@@ -39,6 +40,8 @@ pub enum Transactions {
         /// How many bytes it has, in both. Zero is no identifier.
         length: u8,
     },
+    /// In the Call-ID of SIP (RFC 3261): what belongs together is a call.
+    Sip,
 }
 
 impl Transactions {
@@ -51,6 +54,7 @@ impl Transactions {
             Self::Pattern { request_offset, length, .. } => {
                 pattern::id(datagram, request_offset, length)
             }
+            Self::Sip => sip::id(datagram),
         }
     }
 
@@ -64,7 +68,13 @@ impl Transactions {
             Self::Pattern { answer_offset, length, .. } => {
                 pattern::id(datagram, answer_offset, length)
             }
+            Self::Sip => sip::id(datagram),
         }
+    }
+
+    /// Whether a transaction is over with its first answer. A call has as many messages as it likes.
+    pub const fn has_one_answer(&self) -> bool {
+        !matches!(self, Self::Sip)
     }
 }
 
@@ -91,6 +101,14 @@ impl TransactionId {
             Some(place) => place.copy_from_slice(bytes),
             None => kept.copy_from_slice(&digest(bytes).to_be_bytes()[..BYTES]),
         }
+        Self::from_bytes(kept)
+    }
+
+    /// The same of what may be short or long: there is always a hash, so that nothing that is sent
+    /// looks like the hash of something else.
+    fn of_text(bytes: &[u8]) -> Self {
+        let mut kept = [0; BYTES];
+        kept.copy_from_slice(&digest(bytes).to_be_bytes()[..BYTES]);
         Self::from_bytes(kept)
     }
 

@@ -123,8 +123,7 @@ fn cluster(name: &str, table: &Table<'_>, item: &Item<'_>, known: &Known) -> Opt
     let idle_timeout = table.get("idle_timeout", duration(IDLE));
     let upstreams = Upstreams::read(table, &modes);
     let retry = upstream::retry(table, upstreams.are_named());
-    // A question has one answer.
-    let usual = u32::from(upstreams.are_named());
+    let usual = upstreams.usual_responses();
     let responses = modes.fit(table.get("responses", count), 0, "0").or(usual);
     let requests = modes.fit(table.get("requests", count), 0, "0");
     let requests = requests.when(|n| !modes.is_race() || *n == 0, NOT_IN_A_RACE).or(0);

@@ -334,6 +334,7 @@ impl RecordTap {
             Some(Transactions::Dns) => 512,
             Some(Transactions::Ntp) => 48,
             Some(Transactions::Stun) => 20,
+            Some(Transactions::Sip) => u16::MAX,
             Some(Transactions::Pattern { request_offset, answer_offset, length }) => {
                 (*request_offset).max(*answer_offset).saturating_add((*length).into())
             }

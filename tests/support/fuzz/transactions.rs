@@ -2,6 +2,7 @@
 //! identifier of its question.
 
 use flowgate_core::Transactions;
+use flowgate_core::affinity::{Affinity, Found};
 
 /// Any datagram is a question, an answer or neither, and never both where the protocol tells them
 /// apart; and anyone who answers a question by its book is understood.
@@ -16,6 +17,19 @@ pub fn transactions(data: &[u8]) {
         }
     }
     pattern(data);
+    sip(data);
+}
+
+/// Both sides of a call name it alike, and what stands in its body names nothing.
+fn sip(data: &[u8]) {
+    let id = Transactions::Sip.request_id(data);
+    assert_eq!(id, Transactions::Sip.answer_id(data));
+    let is_key = matches!(Affinity::SipCallId.read(data), Found::Key(_));
+    assert_eq!(id.is_some(), is_key, "what places a call names it");
+    let with_body = [data, b"\r\n\r\nCall-ID: another\r\n"].concat();
+    if id.is_some() {
+        assert_eq!(Transactions::Sip.request_id(&with_body), id);
+    }
 }
 
 /// A question that its server sends back, changed no more than it has to be.
@@ -29,7 +43,7 @@ fn answer_to(transactions: Transactions, question: &[u8]) -> Vec<u8> {
             answer[40..48].fill(0xEE);
         }
         Transactions::Stun => answer[0] |= 1,
-        Transactions::Pattern { .. } => {}
+        Transactions::Pattern { .. } | Transactions::Sip => {}
     }
     answer
 }

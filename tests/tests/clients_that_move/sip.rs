@@ -1,5 +1,5 @@
-//! SIP by sipp (Debian: sip-tester), with a socket for each call: whichever socket a call's messages come
-//! from, they go to the server that its Call-ID says.
+//! SIP by sipp (Debian: sip-tester), with a socket for each call, and with one for all: whichever socket
+//! a call's messages come from, they go to the server that its Call-ID says.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -130,10 +130,11 @@ fn calls(scratch: &Scratch, notes: &str) -> BTreeSet<String> {
     ids.map(str::to_owned).collect()
 }
 
-#[test]
-fn each_call_has_one_server_whichever_socket_it_comes_from() {
+/// Has callers at two addresses set up the same calls, one after the other, and says where they came to.
+/// Each caller sends by so many sockets as `transport` says. None: there is no sipp.
+fn called(transport: &str, cluster: &str) -> Option<[BTreeSet<String>; 2]> {
     if let Err(error) = Command::new("sipp").arg("-v").output() {
-        return skip(&format!("sipp (Debian: sip-tester): {error}")).unwrap_or_default();
+        return skip(&format!("sipp (Debian: sip-tester): {error}"));
     }
     let scratch = Scratch::new("sipp");
     for (name, scenario) in [("caller", CALLER), ("server", SERVER)] {
@@ -143,17 +144,17 @@ fn each_call_has_one_server_whichever_socket_it_comes_from() {
     let servers = notes.map(|notes| server(&scratch, notes));
     let config = format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\ncluster = \"sip\"\n\
-         [cluster.sip]\naffinity = \"sip-call-id\"\nbackends = [\"{}\", \"{}\"]\n",
+         [cluster.sip]\naffinity = \"sip-call-id\"\n{cluster}\nbackends = [\"{}\", \"{}\"]\n",
         servers[0].1, servers[1].1
     );
     let mut flowgate = Process::run(FLOWGATE, &config);
     let to = flowgate.address().to_string();
     let count = CALLS.to_string();
-    // Twice the same calls, each time from other sockets.
     for (address, flows) in [("127.0.0.2", CALLS), ("127.0.0.3", 2 * CALLS)] {
-        let many = ["-m", &count, "-l", &count, "-r", "1000", "-t", "un", "-max_socket", "1000"];
+        let many = ["-m", &count, "-l", &count, "-r", "1000", "-t", transport];
         let ids = ["-cid_str", "call-%u@flowgate.test", "-timeout", "60s", "-timeout_error", &to];
-        let arguments = [&["-sf", "caller.xml"][..], &many, &ids].concat();
+        let sockets = ["-max_socket", "1000"];
+        let arguments = [&["-sf", "caller.xml"][..], &many, &sockets, &ids].concat();
         let output = sipp(&scratch, address, &arguments).output().expect("sipp");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(0), "{said}");
@@ -161,7 +162,24 @@ fn each_call_has_one_server_whichever_socket_it_comes_from() {
         assert_eq!(status["listeners"][0]["flows_opened"], flows);
     }
     drop(servers);
-    let [one, two] = notes.map(|notes| calls(&scratch, notes));
+    Some(notes.map(|notes| calls(&scratch, notes)))
+}
+
+#[track_caller]
+fn assert_shared_out([one, two]: &[BTreeSet<String>; 2]) {
     assert_eq!(one.len() + two.len(), CALLS as usize, "a call is at one server: {one:?} {two:?}");
     assert!(!one.is_empty() && !two.is_empty(), "all calls are at one server");
+}
+
+#[test]
+fn each_call_has_one_server_whichever_socket_it_comes_from() {
+    let Some(calls) = called("un", "") else { return };
+    assert_shared_out(&calls);
+}
+
+/// A trunk has one socket for all its calls: each of them is a flow, and has its own server.
+#[test]
+fn each_call_of_a_trunk_has_its_own_server() {
+    let Some(calls) = called("u1", "transactions = \"sip\"") else { return };
+    assert_shared_out(&calls);
 }

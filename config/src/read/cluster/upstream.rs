@@ -37,6 +37,7 @@ const TRANSACTIONS: &[(&str, Option<Transactions>)] = &[
     ("dns", Some(Transactions::Dns)),
     ("ntp", Some(Transactions::Ntp)),
     ("stun", Some(Transactions::Stun)),
+    ("sip", Some(Transactions::Sip)),
 ];
 
 const OFF_OR_TABLE: &str = "off, or a table such as { after = \"300ms\", times = 1 }";
@@ -84,6 +85,12 @@ impl<'t> Upstreams<'t> {
     /// Whether each question is a flow of its own.
     pub(super) fn are_named(&self) -> bool {
         self.transactions.value.is_some_and(|named| named.is_some())
+    }
+
+    /// How many answers end a flow unless it is said: a question has one.
+    pub(super) fn usual_responses(&self) -> u32 {
+        let named = self.transactions.value.flatten();
+        u32::from(named.is_some_and(|named| named.has_one_answer()))
     }
 
     /// Which sockets flows are to use, if that is said.
@@ -147,7 +154,7 @@ fn off_or_retry(item: &Item<'_>) -> Option<Option<Retry>> {
 
 fn transactions(item: &Item<'_>) -> Option<Option<Transactions>> {
     const TABLE: &str =
-        "off, dns, ntp, stun, or a table such as { request = [0, 4], answer = [0, 4] }";
+        "off, dns, ntp, stun, sip, or a table such as { request = [0, 4], answer = [0, 4] }";
     table_or_word(item, TABLE, TRANSACTIONS, pattern)
 }
 

@@ -379,3 +379,35 @@ fn what_a_backend_has_announced_does_not_lead_to_its_successor() {
     let (_, after) = sent_to(&mut harness, peer(3), data, at(4));
     assert_ne!(harness.manager.placed(after).by(), PlacedBy::LearnedId);
 }
+
+#[test]
+fn each_call_of_a_trunk_is_a_flow_of_its_own() {
+    let mut harness = Harness::new(|config| {
+        by_call_id(config);
+        config.cluster.transactions = Some(Transactions::Sip);
+        config.cluster.upstream = UpstreamMode::Shared;
+    });
+    let trunk = peer(1);
+    let mut flows = vec![];
+    for call in CALLS {
+        let (to, flow) = sent_to(&mut harness, trunk, &message(call), at(0));
+        assert_eq!(to, both_sockets(&mut Harness::new(by_call_id), call, at(0)).0);
+        flows.push(flow);
+    }
+    for (call, flow) in CALLS.zip(flows) {
+        for line in ["SIP/2.0 180 Ringing", "SIP/2.0 200 OK", "BYE sip:a SIP/2.0"] {
+            let answer = format!("{line}\r\ni: {call}@here\r\n\r\n").into_bytes();
+            match harness.reply(flow, &answer, at(1))[..] {
+                [Output::SendToClient { flow: of, client, .. }] => {
+                    assert_eq!((of, client), (flow, trunk));
+                }
+                ref other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(sent_to(&mut harness, trunk, &message(call), at(2)).1, flow);
+    }
+    let keep_alive = harness.request(trunk, b"\r\n\r\n", at(3));
+    let is_malformed =
+        |output: &Output<'_>| matches!(output, Output::Drop { reason: DropReason::Malformed, .. });
+    assert!(keep_alive.iter().all(is_malformed), "{keep_alive:?}");
+}

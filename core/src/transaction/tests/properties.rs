@@ -3,12 +3,14 @@
 use super::*;
 use proptest::collection::vec as many;
 use proptest::prelude::*;
+use std::format;
 
 fn any_transactions() -> impl Strategy<Value = Transactions> {
     prop_oneof![
         Just(Transactions::Dns),
         Just(Transactions::Ntp),
         Just(Transactions::Stun),
+        Just(Transactions::Sip),
         (0..80_u16, 0..80_u16, any::<u8>()).prop_map(|(request_offset, answer_offset, length)| {
             Transactions::Pattern { request_offset, answer_offset, length }
         }),
@@ -111,6 +113,25 @@ proptest! {
         let is_same = Transactions::Stun.answer_id(&message(class, other)) == asked;
         prop_assert_eq!(is_same, id == other);
         assert_none(Transactions::Stun, &message(0x0010, id));
+    }
+
+    #[test]
+    fn messages_of_one_call_have_one_identifier_and_those_of_others_another(
+        call in "[!-9;-~]{1,60}",
+        other in "[!-9;-~]{1,60}",
+        from_server: bool,
+        lines in 0..10_usize,
+    ) {
+        let message = |start: &str, call: &str| {
+            let via = "Via: SIP/2.0/UDP host.example.com\r\n".repeat(lines);
+            format!("{start}\r\n{via}Call-ID: {call}\r\nCSeq: 1 INVITE\r\n\r\n").into_bytes()
+        };
+        let asked = Transactions::Sip.request_id(&message("INVITE sip:a@b SIP/2.0", &call));
+        prop_assert!(asked.is_some());
+        let start = if from_server { "BYE sip:c@d SIP/2.0" } else { "SIP/2.0 200 OK" };
+        prop_assert_eq!(Transactions::Sip.answer_id(&message(start, &call)), asked);
+        let is_same = Transactions::Sip.answer_id(&message(start, &other)) == asked;
+        prop_assert_eq!(is_same, call == other);
     }
 
     #[test]

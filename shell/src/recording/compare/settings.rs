@@ -387,6 +387,7 @@ fn questions(transactions: Transactions) -> String {
         Transactions::Dns => "dns".to_owned(),
         Transactions::Ntp => "ntp".to_owned(),
         Transactions::Stun => "stun".to_owned(),
+        Transactions::Sip => "sip".to_owned(),
         Transactions::Pattern { request_offset, answer_offset, length } => format!(
             "{{ request = [{request_offset}, {length}], answer = [{answer_offset}, {length}] }}"
         ),
