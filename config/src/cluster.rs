@@ -62,6 +62,16 @@ impl Cluster {
 }
 
 impl Cluster {
+    /// Whether nothing but what its backends announce says to whom a client belongs that has moved. What
+    /// is announced is known to the worker that hears it.
+    pub fn learns_ids(&self) -> bool {
+        let is_learned = match self.policy.affinity {
+            Affinity::Quic => self.quic_lb.is_empty(),
+            affinity => affinity.has_ids(),
+        };
+        is_learned && self.policy.mode.has_flows()
+    }
+
     /// How it serves as another cluster's mirror. Nothing comes back, and of a cluster that is not
     /// made for that each client's datagrams go to one backend, as those of its flow would.
     pub fn as_mirror(&self) -> ClusterConfig {

@@ -297,6 +297,13 @@ impl Listener {
         }
     }
 
+    /// Whether one worker has to serve all its clients: where it has a cluster, or a route to one of
+    /// `clusters`, that [learns ids](Cluster::learns_ids).
+    pub fn needs_one_worker(&self, clusters: &[Arc<Cluster>]) -> bool {
+        let learns = |name: &String| clusters.iter().any(|c| c.name == *name && c.learns_ids());
+        self.cluster.learns_ids() || self.routes.iter().any(|(_, cluster)| learns(cluster))
+    }
+
     /// Whether the sockets that serve `other` are those that it asks for: they are bound alike, and
     /// where they are a route's, it is one to the same cluster. With port 0 they have the port that
     /// the kernel chose for the listener of that name.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use flowgate_config::{Config, parse};
-use flowgate_core::config::Affinity;
+use flowgate_core::config::{Affinity, Transactions, UpstreamMode};
 use flowgate_quic_lb::{FirstOctet, QuicLbConfig};
 
 fn text(cluster: &str) -> String {
@@ -185,4 +185,36 @@ fn a_key_that_others_can_use_or_that_is_none_is_refused_with_its_place() {
         assert!(error.contains("flowgate.toml:11:12: cluster.web.quic_lb[0].key_file"), "{error}");
         assert!(!error.contains("8f95"), "{error}");
     }
+}
+
+#[test]
+fn a_call_is_a_flow_that_does_not_end_with_its_first_answer() {
+    let config = valid(&format!("transactions = \"sip\"\n{BACKENDS}"));
+    let policy = &config.clusters[0].policy;
+    assert_eq!(policy.transactions, Some(Transactions::Sip));
+    assert_eq!((policy.responses, policy.upstream), (0, UpstreamMode::Shared));
+    let question = valid(&format!("transactions = \"stun\"\n{BACKENDS}"));
+    assert_eq!(question.clusters[0].policy.responses, 1);
+}
+
+#[test]
+fn one_worker_serves_a_listener_whose_backends_only_announce_ids() {
+    let needs_one = |cluster: &str| {
+        let config = valid(cluster);
+        config.listeners[0].needs_one_worker(&config.clusters)
+    };
+    for affinity in ["\"wireguard\"", "{ dtls-cid = 8 }", "\"quic\""] {
+        assert!(needs_one(&format!("affinity = {affinity}\n{BACKENDS}")), "{affinity}");
+    }
+    for affinity in ["\"source-ip\"", "\"host\"", "\"sip-call-id\"", "{ offset = 0, length = 4 }"] {
+        assert!(!needs_one(&format!("affinity = {affinity}\n{BACKENDS}")), "{affinity}");
+    }
+    assert!(!needs_one(&quic_lb("")), "ids that can be read need nobody who has heard them");
+    let route = "[[listener.route]]\nfrom = [\"10.0.0.0/8\"]\ncluster = \"gateways\"\n";
+    let gateways = format!("[cluster.gateways]\naffinity = \"wireguard\"\n{BACKENDS}");
+    let routed = format!("{BACKENDS}{gateways}");
+    let text = text(&routed).replacen("[cluster.web]", &format!("{route}[cluster.web]"), 1);
+    let config = parse(&text, "f.toml").unwrap_or_else(|errors| panic!("{errors}"));
+    let listener = config.listeners.iter().find(|l| l.routed_from.is_none()).unwrap();
+    assert!(listener.needs_one_worker(&config.clusters), "a route's cluster counts");
 }

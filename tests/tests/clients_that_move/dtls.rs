@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use flowgate_tests::e2e::{Balancer, Peer, eventually};
+use flowgate_tests::e2e::{Balancer, Peer, eventually, simple_config};
 
 const CLIENTS: u8 = 24;
 
@@ -67,7 +67,9 @@ fn asked(backends: &[Peer], datagram: &[u8]) -> (usize, SocketAddr) {
 fn a_client_of_dtls_that_moves_is_known_by_the_id_that_its_server_has_announced() {
     let backends = [Peer::v4(), Peer::v4(), Peer::v4()];
     let more = format!("affinity = {{ dtls-cid = {LENGTH} }}");
-    let balancer = Balancer::between("127.0.0.1:0", &backends.each_ref(), &more);
+    let config = simple_config("127.0.0.1:0", &backends.each_ref(), &more);
+    // What is announced is known to all, also where several workers could serve.
+    let balancer = Balancer::start(&format!("workers = 3\n{config}"));
     let mut served = [0; 3];
     for number in 0..CLIENTS {
         let client = Peer::bind(&format!("127.9.3.{}:0", number + 1));

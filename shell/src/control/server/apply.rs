@@ -112,6 +112,11 @@ impl Server {
             if kept.is_none() || listener.settings.fast_path != settings.fast_path {
                 self.say_obstacle(settings);
             }
+            let has_needed_one =
+                kept.is_some() && listener.settings.needs_one_worker(&self.clusters);
+            if settings.needs_one_worker(&config.clusters) && !has_needed_one {
+                self.say_who_learns(&listener);
+            }
             self.listeners.push(BoundListener { settings: settings.clone(), ..listener });
         }
         former.into_iter().for_each(|listener| self.remove(&listener));
@@ -123,6 +128,31 @@ impl Server {
         self.record_flows = config.log.flows != FlowLog::Off;
         self.reconfigure();
         self.set_routes();
+    }
+
+    /// Says that one worker serves a listener's clients, whose backends announce ids; or that several do,
+    /// by sockets that there were before, so that some clients that move are not known again.
+    fn say_who_learns(&self, listener: &BoundListener) {
+        let is_part = listener.settings.routed_from.is_some();
+        if is_part || self.workers.len() < 2 {
+            return;
+        }
+        let sockets = listener.sockets.len().max(listener.shards.len());
+        let listener_name = listener.settings.name.as_str();
+        if sockets > listener.settings.ports().len() {
+            warn!(
+                listener = listener_name,
+                sockets,
+                "several workers serve it by sockets that it had: an id that a backend announces is \
+                 known to one of them, so that a client that moves to another is placed by its \
+                 address. Restart, or have ids name their servers (quic_lb)"
+            );
+        } else {
+            info!(
+                listener = listener_name,
+                "one worker serves it, which knows all ids that its backends announce"
+            );
+        }
     }
 
     /// Has the listeners pass on what is for the clusters of their routes.
@@ -210,7 +240,8 @@ impl Server {
             let ours: Vec<_> = ours.flat_map(with_family).collect();
             // What is sent to a group goes to each of its sockets, and would come once for each worker.
             let is_group = settings.address.ip().is_multicast();
-            let count = if is_group { 1 } else { self.workers.len() };
+            let is_alone = is_group || settings.needs_one_worker(&config.clusters);
+            let count = if is_alone { 1 } else { self.workers.len() };
             let (mut sockets, mut ports, mut address) = (Vec::new(), Vec::new(), None);
             for port in settings.ports() {
                 let at = settings.at_port(port);
