@@ -21,7 +21,7 @@ mod upstream;
 use core::net::SocketAddr;
 use core::ops::Range;
 
-use crate::affinity::{Placed, Placement};
+use crate::affinity::{Placed, PlacedBy, Placement};
 use crate::backend::Backends;
 use crate::balance::Balancer;
 use crate::collections::lists::Lists;
@@ -343,6 +343,14 @@ impl UdpManager {
     /// What a live flow was placed by, and the id or key, as much of it as is kept.
     pub fn placed(&self, id: FlowId) -> Placed {
         self.placement.of(id.index())
+    }
+
+    /// The backend that an id in a client's datagram names now, and how it is known, if there is one that
+    /// can take it.
+    pub fn named_by(&self, datagram: &[u8], now: Instant) -> Option<(PlacedBy, BackendId)> {
+        let place = self.place(datagram, now);
+        let can_take = |&named: &BackendId| self.backends.can_take(named, place.is_opening);
+        place.named.filter(can_take).map(|named| (place.by, named))
     }
 
     /// How many flows have ended, and keep what they were answered by from others for a while.

@@ -41,7 +41,8 @@ pub(super) fn run(
     reach::check(&config)?;
     let look = |cluster: &Cluster| {
         let all = cluster.backends(addresses_of).into_iter();
-        all.map(|backend| ExplainedBackend { backend, is_out: None }).collect()
+        let stands = |backend| ExplainedBackend { backend, is_out: None, is_down: false };
+        all.map(stands).collect()
     };
     let payload = payload.map(|payload| &*payload.0);
     print(client, &explain_all(&config, Question { client, payload }, &look), json)

@@ -26,6 +26,8 @@ pub(crate) struct ExplainedBackend {
     pub(crate) backend: BackendConfig,
     /// Why it takes no new flow, if it does not.
     pub(crate) is_out: Option<String>,
+    /// Whether it takes nothing at all, not even of connections that it knows.
+    pub(crate) is_down: bool,
 }
 
 /// How the backends of a cluster stand.
@@ -53,6 +55,9 @@ pub struct ExplainedListener {
     pub backend: Option<SocketAddr>,
     /// Why, and what else there is to know.
     pub because: Vec<String>,
+    /// Whether an id names the backend, to which a flow that there is goes over.
+    #[serde(skip)]
+    pub is_named: bool,
 }
 
 /// What a client gets from each listener.
@@ -79,6 +84,7 @@ fn explain_listener(
         cluster: None,
         backend: None,
         because: Vec::new(),
+        is_named: false,
     };
     let because = &mut explanation.because;
     let proxies = &listener.accept_proxy_protocol;
@@ -105,7 +111,7 @@ fn explain_listener(
     let listener =
         &Listener { cluster: routed.unwrap_or(&listener.cluster).clone(), ..listener.clone() };
     explanation.cluster = Some(listener.cluster.name.clone());
-    let (backend, lines) = explain(listener, question, look);
+    let (backend, lines) = explain(listener, question, look, &mut explanation.is_named);
     explanation.backend = backend;
     because.extend(lines);
     because.extend(explain_source(listener, client, backend, look));
@@ -144,12 +150,13 @@ fn explain(
     listener: &Listener,
     Question { client, payload }: Question<'_>,
     look: Look<'_>,
+    is_named: &mut bool,
 ) -> (Option<SocketAddr>, Vec<String>) {
     let policy = &listener.cluster.policy;
     let explained = look(&listener.cluster);
     let manager = manager_of(listener, &explained);
     let backends = manager.backends();
-    let why_out = |ExplainedBackend { backend, is_out }: &ExplainedBackend| {
+    let why_out = |ExplainedBackend { backend, is_out, .. }: &ExplainedBackend| {
         Some(format!("not {}: {}", backend.address, is_out.as_ref()?))
     };
     let mut lines: Vec<String> = explained.iter().filter_map(why_out).collect();
@@ -166,8 +173,17 @@ fn explain(
     };
     let (says, line) = payload::read(&resolved, payload);
     lines.extend(line);
+    let takes = |named: SocketAddr, is_new: bool| {
+        let known = explained.iter().find(|known| known.backend.address == named);
+        known.is_some_and(|known| if is_new { known.is_out.is_none() } else { !known.is_down })
+    };
     let key = match says {
-        Says::Backend(backend) => {
+        Says::Backend { address, is_new } if !takes(address, is_new) => {
+            lines.push(format!("its server id is that of {address}, which does not take it"));
+            None
+        }
+        Says::Backend { address: backend, .. } => {
+            *is_named = true;
             lines.push(format!("backend {backend}"));
             lines.push("because its server id is in the connection id".to_owned());
             return (Some(backend), lines);

@@ -8,11 +8,13 @@ pub mod kernel;
 mod shared_flows;
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
+use flowgate_core::affinity::PlacedBy;
 use flowgate_core::route::Routes;
 use flowgate_core::{BackendEvent, BackendId, Instant, ManagerInput, PreparedConfig, UdpManager};
 use mio::{Events, Poll};
@@ -129,6 +131,15 @@ pub enum Command {
         slots: Range<usize>,
         /// Where to.
         reply: Sender<Flows>,
+    },
+    /// Say which backend an id in a client's datagram names, if there is one that can take it.
+    NamedBy {
+        /// The shard.
+        shard: u32,
+        /// The datagram.
+        datagram: Arc<[u8]>,
+        /// Where to.
+        reply: Sender<(PlacedBy, SocketAddr)>,
     },
     /// Have a trace watch a shard, as long as its reader reads.
     Trace {
@@ -446,6 +457,14 @@ impl<K: WorkerKernel> Worker<K> {
                     });
                     let flows = flows.collect();
                     let _ = reply.send(Flows { flows, slots: shard.manager().slots() });
+                }
+            }
+            Command::NamedBy { shard, datagram, reply } => {
+                if let Some(Some(NamedShard { shard, .. })) = self.shards.get(shard as usize)
+                    && let Some((by, named)) = shard.manager().named_by(&datagram, now)
+                    && let Some(backend) = shard.manager().backends().get(named)
+                {
+                    let _ = reply.send((by, backend.address()));
                 }
             }
             Command::Trace { shard, filter, sender } => {

@@ -2,6 +2,7 @@
 //! them, and DTLS by records that the test makes.
 
 mod dtls;
+mod explained;
 mod quic;
 mod sip;
 mod wireguard;

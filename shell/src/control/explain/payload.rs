@@ -8,8 +8,8 @@ use flowgate_core::config::ClusterConfig;
 
 /// What counts beside the client's address.
 pub(super) enum Says<'p> {
-    /// This is the backend.
-    Backend(SocketAddr),
+    /// This is the backend, of something new or of what it knows.
+    Backend { address: SocketAddr, is_new: bool },
     /// This key is hashed.
     Key(&'p [u8]),
     /// Nothing.
@@ -31,7 +31,10 @@ pub(super) fn read<'p>(
     let explanation = affinity::explain(cluster, payload);
     let named = explanation.named.and_then(|id| cluster.backends.get(id.index()));
     let says = match named {
-        Some(named) => Says::Backend(named.address),
+        Some(named) => {
+            let is_new = matches!(explanation.found, Found::Opening { .. });
+            Says::Backend { address: named.address, is_new }
+        }
         None if explanation.by == PlacedBy::Key => Says::Key(explanation.id),
         None => Says::Nothing,
     };

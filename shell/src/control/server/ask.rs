@@ -1,10 +1,12 @@
 //! How things stand, asked of all workers.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc;
 
 use flowgate_core::Instant;
+use flowgate_core::affinity::PlacedBy;
 use flowgate_core::counters::Counters;
 
 use super::{BoundListener, Server, command_shards, worker_of};
@@ -66,6 +68,20 @@ impl Server {
             }
         }
         document
+    }
+
+    /// The backend that an id in a client's datagram to a listener names, and how it is known, if there is
+    /// one that can take it.
+    pub fn named_by(&self, listener: &str, datagram: &[u8]) -> Option<(PlacedBy, SocketAddr)> {
+        let listener = self.listeners.iter().find(|l| l.settings.name == listener)?;
+        let (sender, named) = mpsc::channel();
+        let datagram: Arc<[u8]> = datagram.into();
+        command_shards(&self.workers, &listener.shards, |_, shard| {
+            let (datagram, reply) = (Arc::clone(&datagram), sender.clone());
+            Command::NamedBy { shard, datagram, reply }
+        });
+        drop(sender);
+        named.recv().ok()
     }
 
     /// Has a trace watch all listeners whose cluster, or whose mirror, has this name, or all.

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use flowgate_config::{Cluster, hex};
 use flowgate_core::DropReason;
-use flowgate_core::config::BackendConfig;
+use flowgate_core::affinity::PlacedBy;
+use flowgate_core::config::{BackendConfig, OnBackendDown};
 use ipnet::IpNet;
 
 use super::Supervisor;
@@ -32,7 +33,12 @@ impl Supervisor {
             let all = self.server.backends_of(cluster).into_iter();
             let with_standing = all.map(|backend| {
                 let said = said.iter().find(|said| said.address == backend.address);
-                ExplainedBackend { backend, is_out: said.and_then(|said| why_out(said, &backend)) }
+                let is_out = said.and_then(|said| why_out(said, &backend));
+                let is_lost = said.is_some_and(|said| {
+                    matches!(said.state, BackendState::Down | BackendState::Ejected)
+                });
+                let is_pinned = cluster.policy.health.on_backend_down == OnBackendDown::Pin;
+                ExplainedBackend { backend, is_out, is_down: is_lost && !is_pinned }
             });
             with_standing.collect()
         };
@@ -48,6 +54,14 @@ impl Supervisor {
             });
             if let Some(report) = reached {
                 explanation.address.clone_from(&report.address);
+                if let Some(datagram) = question.payload
+                    && let Some((PlacedBy::LearnedId, backend)) =
+                        self.server.named_by(&report.name, datagram)
+                {
+                    let line = format!("but {backend} has announced this id: it goes there");
+                    explanation.because.push(line);
+                    (explanation.backend, explanation.is_named) = (Some(backend), true);
+                }
                 self.explain_limits(client, report, explanation);
             }
         }
@@ -74,10 +88,13 @@ impl Supervisor {
         let flows = has(host);
         let goes_on = flows.iter().find(|flow| flow.client == client);
         if let Some(flow) = goes_on.filter(|_| listener.cluster.policy.transactions.is_none()) {
-            explanation.backend = Some(flow.backend);
-            explanation
-                .because
-                .push(format!("but it has a flow, which goes on to {}", flow.backend));
+            let to = explanation.backend.filter(|_| explanation.is_named).unwrap_or(flow.backend);
+            explanation.backend = Some(to);
+            let line = match to == flow.backend {
+                true => format!("but it has a flow, which goes on to {to}"),
+                false => format!("and its flow to {} goes over to {to}", flow.backend),
+            };
+            explanation.because.push(line);
         } else if !flows.is_empty() {
             let flows = match flows.len() {
                 1 => "a flow".to_owned(),
