@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use flowgate_config::{Announce, AnnounceBy, Cluster, Config, FastPathMode, Listener, Workers};
-use flowgate_core::config::{Accept, Affinity, Mode, Source, UpstreamMode};
+use flowgate_core::config::{Accept, Affinity, Source, UpstreamMode};
 
 /// The environment variable that chooses.
 pub const VARIABLE: &str = "FLOWGATE_IO";
@@ -133,7 +133,7 @@ pub fn remarks(config: &Config, io: Io) -> Vec<String> {
 /// Whether what a cluster's backends say by ICMP would count, and does not arrive.
 fn hears_no_refusal(cluster: &Cluster) -> bool {
     let policy = &cluster.policy;
-    let shares = policy.upstream == UpstreamMode::Shared || policy.mode == Mode::OneWay;
+    let shares = policy.upstream == UpstreamMode::Shared;
     shares && policy.health.passive.is_some() && cluster.health.is_none()
 }
 
@@ -240,12 +240,10 @@ mod tests {
         assert_eq!(remarks(plain, Io::Linux), [""; 0]);
         let of_all = remarks(plain, Io::Portable);
         assert!(of_all.len() == 1 && of_all[0].contains("DSCP"), "{of_all:?}");
-        for shared in ["upstream = \"shared\"\n", "mode = \"one-way\"\n"] {
-            let shared = format!("{plain}{shared}");
-            let told = remarks(&shared, Io::Portable);
-            assert!(told.len() == 2 && told[1].contains("\"a\""), "{told:?}");
-            let probed = format!("{shared}[cluster.a.health]\nprobe = \"tcp\"\n");
-            assert_eq!(remarks(&probed, Io::Portable), of_all);
-        }
+        let shared = format!("{plain}upstream = \"shared\"\n");
+        let told = remarks(&shared, Io::Portable);
+        assert!(told.len() == 2 && told[1].contains("\"a\""), "{told:?}");
+        let probed = format!("{shared}[cluster.a.health]\nprobe = \"tcp\"\n");
+        assert_eq!(remarks(&probed, Io::Portable), of_all);
     }
 }
