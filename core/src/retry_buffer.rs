@@ -118,10 +118,14 @@ impl RetryBuffer {
         // One of any size fits.
         self.max_bytes = self.max_bytes.max((slots * BYTES_FOR_EACH).clamp(1 << 17, max_bytes));
         self.max_copies = self.max_copies.max(slots.clamp(MIN_COPIES, max_copies));
-        self.copies.reserve_exact(2 * self.max_copies - self.copies.len());
-        self.bytes.reserve_exact(2 * self.max_bytes - self.bytes.len());
+        self.make_room();
         self.by_slot.reserve_exact(slots.saturating_sub(self.by_slot.len()));
         self.askers.reserve_exact(slots.saturating_sub(self.askers.len()));
+    }
+
+    fn make_room(&mut self) {
+        self.copies.reserve_exact((2 * self.max_copies).saturating_sub(self.copies.len()));
+        self.bytes.reserve_exact((2 * self.max_bytes).saturating_sub(self.bytes.len()));
     }
 
     /// Whether nothing is kept.
@@ -313,6 +317,9 @@ pub(crate) struct RetrySnapshot {
     /// In the order in which they were kept.
     copies: Vec<CopySnapshot>,
     askers: Vec<(u32, FlowId)>,
+    /// How many copies and bytes there may be, which a former configuration may have made more.
+    max_copies: u32,
+    max_bytes: u32,
 }
 
 #[cfg(feature = "snapshot")]
@@ -341,7 +348,12 @@ impl RetryBuffer {
             Some(CopySnapshot { slot, front, datagram, tos, ttl, times_left, asked, due })
         });
         let askers = (0..).zip(&self.askers).filter_map(|(slot, asker)| Some((slot, (*asker)?)));
-        RetrySnapshot { copies: copies.collect(), askers: askers.collect() }
+        RetrySnapshot {
+            copies: copies.collect(),
+            askers: askers.collect(),
+            max_copies: self.max_copies as u32,
+            max_bytes: self.max_bytes as u32,
+        }
     }
 
     /// What a snapshot says, of flows in no more slots than `slots`. `None`: it is of others.
@@ -351,6 +363,10 @@ impl RetryBuffer {
         slots: usize,
     ) -> Option<Self> {
         let mut buffer = Self::new(config);
+        let (copies, bytes) = (snapshot.max_copies as usize, snapshot.max_bytes as usize);
+        buffer.max_copies = buffer.max_copies.max(copies.min(MAX_COPIES_TO_ASK_AGAIN));
+        buffer.max_bytes = buffer.max_bytes.max(bytes.min(MAX_BYTES_TO_ASK_AGAIN));
+        buffer.make_room();
         for copy in &snapshot.copies {
             let slot = Some(copy.slot as usize).filter(|&slot| slot < slots)?;
             let (tos, ttl, times, due) = (copy.tos, copy.ttl, copy.times_left, copy.due);
